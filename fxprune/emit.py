@@ -1,0 +1,286 @@
+"""Write a Program as an ONNX file or as a .pt2 file, and prove that the ONNX file computes the same.
+
+Both files come from one ExportedProgram (`lower`), so that a caller who wants both pays for one export. A file is written
+under another name in the same folder, checked there, and only then moved into place.
+"""
+
+import contextlib
+import io
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from fxprune import runtime
+from fxprune.errors import ExportError
+from fxprune.points import Point, axis_names, call_inputs, example_point, feeds
+from fxprune.program import Program
+
+# Largest relative difference between ONNX Runtime and the Program, by the output's precision.
+BARS = {np.dtype(np.float16): 1e-2}
+BAR = 1e-4
+
+# From opset 23 on, attention is one operator, the fastest form on ONNX Runtime's CPU (by a tenth on MiniLM). Where its
+# converter or its kernel falls short, the exporter's own opset writes attention out.
+ATTENTION_OPSET = 23
+
+Outputs = list[np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """An ONNX file that was written and checked.
+
+    `relative` is the largest difference to the Program over all outputs and `points`, relative to each output's
+    largest value. `seconds` is what exporting and writing took, `check_seconds` what the checks took.
+    """
+
+    path: Path
+    bytes: int
+    relative: float
+    points: tuple[Point, ...]
+    opset: int
+    seconds: float
+    check_seconds: float
+
+
+def lower(program: Program) -> ExportedProgram:
+    """Export the program's graph once more, for `export` and `save` to share."""
+    kwargs = dict(program.kwargs)
+    with quiet(), _inference():
+        try:
+            return torch.export.export(
+                program.graph, program.args, kwargs, dynamic_shapes=program.dynamic, strict=False
+            )
+        except Exception as error:
+            raise ExportError(f"torch.export could not export the program again: {reason(error)}") from error
+
+
+def export(
+    program: Program, path: str | Path, overwrite: bool = False, exported: ExportedProgram | None = None
+) -> Emitted:
+    """Write the program as an ONNX file and check it: onnx.checker, then ONNX Runtime against the program.
+
+    Weights over 2 GB lie beside the file, in `<name>.data`.
+    """
+    *preferred, last = _opsets(program)
+    with _draft(path, overwrite) as draft:
+        start = time.perf_counter()
+        exported = lower(program) if exported is None else exported
+        lowered = time.perf_counter() - start
+        for opset in preferred:
+            with contextlib.suppress(ExportError):
+                emitted = _emit(program, exported, draft, opset)
+                break
+        else:
+            emitted = _emit(program, exported, draft, last)
+    return replace(emitted, path=Path(path), seconds=emitted.seconds + lowered)
+
+
+def save(
+    program: Program, path: str | Path, overwrite: bool = False, exported: ExportedProgram | None = None
+) -> Path:
+    """Write the program as a .pt2 file, which `torch.export.load` and `fxprune.capture` read."""
+    with _draft(path, overwrite) as draft:
+        exported = lower(program) if exported is None else exported
+        try:
+            with quiet():
+                torch.export.save(exported, draft)
+        except Exception as error:
+            raise ExportError(f"torch.export could not save {path}: {reason(error)}") from error
+    return Path(path)
+
+
+def plain_export(model: Any, path: Path, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, opset: int) -> float:
+    """Export an untouched model the way its owner would, for comparison, and give the seconds that it took."""
+    start = time.perf_counter()
+    with quiet(), _inference():
+        try:
+            torch.onnx.export(
+                model, args, path, kwargs=kwargs, dynamic_shapes=dynamic, dynamo=True, verbose=False,
+                opset_version=opset, external_data=False,
+            )
+        except Exception as error:
+            raise ExportError(f"torch.onnx could not export the original: {reason(error)}") from error
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings, log lines and prints of the exporters off the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def reason(error: BaseException) -> str:
+    """Say why torch failed in a sentence or two: the innermost cause, without the pages of graph."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return runtime.first_line(error)
+
+
+@contextlib.contextmanager
+def _inference() -> Iterator[None]:
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextlib.contextmanager
+def _draft(path: str | Path, overwrite: bool) -> Iterator[Path]:
+    """Give a name to write to, in a folder beside the target; move all that lies there into place at the end."""
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists; give another name, or allow overwriting")
+    if not target.parent.is_dir():
+        raise ExportError(f"the folder {target.parent} does not exist; make it first")
+    with tempfile.TemporaryDirectory(prefix=".fxprune-", dir=target.parent) as folder:
+        yield Path(folder) / target.name
+        (target.parent / f"{target.name}.data").unlink(missing_ok=True)
+        # The model comes last: weights without a model are harmless, a model without its weights is not.
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name):
+            file.replace(target.parent / file.name)
+
+
+def _emit(program: Program, exported: ExportedProgram, draft: Path, opset: int) -> Emitted:
+    for stale in draft.parent.iterdir():
+        stale.unlink()
+    start = time.perf_counter()
+    _write(program, exported, draft, opset)
+    written = time.perf_counter()
+    relative, points = _compare(program, draft)
+    size = sum(file.stat().st_size for file in draft.parent.iterdir())
+    return Emitted(draft, size, relative, points, opset, written - start, time.perf_counter() - written)
+
+
+def _opsets(program: Program) -> tuple[int, ...]:
+    from torch.onnx import ops  # noqa: F401 - loads the exporter, whose default is asked for next
+    from torch.onnx._constants import ONNX_DEFAULT_OPSET
+
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    fused = any(node.target is attention for node in program.graph.graph.nodes)
+    return (ATTENTION_OPSET, ONNX_DEFAULT_OPSET) if fused else (ONNX_DEFAULT_OPSET,)
+
+
+def _write(program: Program, exported: ExportedProgram, draft: Path, opset: int) -> None:
+    import onnx
+
+    try:
+        with quiet(), _inference():
+            made = torch.onnx.export(
+                exported,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=program.input_names(),
+                output_names=program.output_names(),
+            )
+            assert made is not None
+            made.rename_axes(_symbols(program, made.model.graph.inputs))
+            _drop_traces(made.model)
+            made.save(draft, external_data=False)
+        onnx.checker.check_model(str(draft))
+    except Exception as error:
+        raise ExportError(f"torch.onnx could not export the program: {reason(error)}") from error
+
+
+def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[str, str]:
+    """Map torch's symbols (s72) to axis names (batch); the first place where a symbol occurs names it."""
+    names = axis_names(program)
+    found: dict[str, str] = {}
+    for value in graph_inputs:
+        for dim, axis in names.get(value.name, {}).items():
+            symbol = getattr(value.shape[dim], "value", None)
+            if isinstance(symbol, str):
+                found.setdefault(symbol, axis)
+    return found
+
+
+def _drop_traces(model: Any) -> None:
+    """Drop what the exporter notes for its debugging: source lines of this machine, the signature in full."""
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
+            node.metadata_props.pop(key, None)
+
+
+def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:
+    """Give the largest relative difference at the examples and, where axes are dynamic, at a second point."""
+    opened = runtime.session(draft)
+    axes = set(runtime.file_axes(draft))
+    worst, compared = 0.0, []
+    for point in _points(program, axes):
+        expected = _outputs(program, point)
+        if expected is None:
+            continue
+        worst = max(worst, _difference(program, expected, runtime.run(opened, feeds(program, point)), point))
+        compared.append(point)
+    return worst, tuple(compared)
+
+
+def _points(program: Program, axes: set[str]) -> list[Point]:
+    """The examples, then every axis of the file larger; a model whose own limits forbid that is compared at the first only."""
+    here = example_point(program)
+    larger = {axis: size + 2 if axis in {"batch", "length"} else size * 2 for axis, size in here.items()}
+    there = {axis: larger[axis] if axis in axes else size for axis, size in here.items()}
+    return [here] if there == here else [here, there]
+
+
+def _outputs(program: Program, point: Point) -> Outputs | None:
+    args, kwargs = call_inputs(program, point)
+    try:
+        with _inference():
+            leaves = pytree.tree_leaves(program(*args, **kwargs))
+    except RuntimeError:
+        return None
+    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _difference(program: Program, expected: Outputs, found: Outputs, point: Point) -> float:
+    names = program.output_names()
+    if len(expected) != len(found):
+        raise ExportError(f"the ONNX file has {len(found)} outputs, the program {len(expected)}: {names}")
+    worst = 0.0
+    for name, ours, theirs in zip(names, expected, found, strict=True):
+        if ours.shape != theirs.shape:
+            raise ExportError(f"output {name!r} has the shape {theirs.shape} in ONNX Runtime, {ours.shape} here")
+        difference, bar = _relative(ours, theirs), BARS.get(ours.dtype, BAR)
+        if not difference <= bar:
+            raise ExportError(
+                f"output {name!r} differs by {difference:.1e} between ONNX Runtime and the program"
+                f" at {dict(point)}; the bar is {bar:.0e}"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _relative(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
+    """The largest difference over the largest value; equal infinities and NaN agree."""
+    if ours.size == 0:
+        return 0.0
+    left, right = ours.astype(np.float64), theirs.astype(np.float64)
+    same = (left == right) | (np.isnan(left) & np.isnan(right))
+    finite = np.abs(left[np.isfinite(left)])
+    scale = max(float(finite.max(initial=0.0)), float(np.finfo(np.float32).tiny))
+    with np.errstate(invalid="ignore"):
+        gaps = np.where(same, 0.0, np.abs(left - right))
+    return float(gaps.max()) / scale

@@ -1,0 +1,145 @@
+"""One walk over a program: the dims of every value, and the facts that rules state about dims."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune import dims as algebra
+from fxprune.dims import Dim, atom
+from fxprune.program import Program, attribute
+from fxprune.rules import REFUSED, find_rule, packet_of
+from fxprune.rules.op import Flow, Op, Shape, hint, operands, shape_of
+
+
+def walk(program: Program) -> Flow:
+    """The dims of every value of a program."""
+    flow = Flow()
+    storages: dict[Any, Shape] = {}
+    for node in program.graph.graph.nodes:
+        if any(source in flow.varies for source in operands(node)) or node.op == "placeholder":
+            flow.varies.add(node)
+        _visit(program, node, flow, storages)
+    _pin_overlaps(program, flow)
+    return flow
+
+
+def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shape]) -> None:
+    if node.op == "placeholder":
+        _assign(flow, node, _pinned_atoms(node, "an input of the graph"))
+    elif node.op == "get_attr":
+        value = attribute(program.graph, str(node.target))
+        if isinstance(value, Tensor):
+            _assign(flow, node, storages.setdefault(identity(value), tuple(atom(n) for n in value.shape)))
+    elif node.op == "output":
+        for result in operands(node):
+            _pin_value(flow, result, "an output of the graph", node.name)
+    else:
+        _call(node, flow)
+
+
+def identity(tensor: Tensor) -> Any:
+    """Equal for tensors that are the same memory read the same way; on meta, the tensor itself."""
+    if tensor.device.type == "meta" or tensor.layout != torch.strided:
+        return id(tensor)
+    if not tensor.numel():
+        return id(tensor)
+    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def _call(node: fx.Node, flow: Flow) -> None:
+    if node.target is operator.getitem:
+        source, place = node.args[0], node.args[1]
+        if source in flow.dims:
+            _assign(flow, node, flow.dims[source][place])
+        return
+    if _no_tensor(node.meta.get("val")):
+        return
+    found = find_rule(node.target)
+    if found is None:
+        _unknown(node, flow, REFUSED.get(packet_of(node.target)) or f"no rule for {node.target}")
+        return
+    op = Op(node, flow)
+    try:
+        result = found.function(op)
+    except Exception as error:  # a rule that fails is a refusal, never a crash
+        _unknown(node, flow, f"the rule of {node.target} failed: {type(error).__name__}: {error}")
+        return
+    _checked(node, flow, result)
+
+
+def _no_tensor(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_no_tensor(item) for item in value)
+    return not isinstance(value, Tensor)
+
+
+def _checked(node: fx.Node, flow: Flow, result: Any) -> None:
+    """Accept what a rule says only if it has the sizes that torch gives."""
+    said = tuple(tuple(d.size for d in s) for s in result) if _is_many(node) else tuple(d.size for d in result)
+    if said != _sizes(node.meta["val"]):
+        _unknown(node, flow, f"the rule of {node.target} failed: it says {said}, torch says {_sizes(node.meta['val'])}")
+        return
+    _assign(flow, node, tuple(result))
+
+
+def _is_many(node: fx.Node) -> bool:
+    return isinstance(node.meta["val"], (tuple, list))
+
+
+def _sizes(value: Any) -> Any:
+    return tuple(_sizes(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
+
+
+def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
+    flow.dims[node] = dims
+
+
+def _pinned_atoms(node: fx.Node, why: str) -> Any:
+    value = node.meta.get("val")
+    if isinstance(value, (tuple, list)):
+        return tuple(_pin_shape(item, node, why) for item in value)
+    return _pin_shape(value, node, why)
+
+
+def _pin_shape(value: Any, node: fx.Node, why: str) -> Shape:
+    if not isinstance(value, Tensor):
+        return ()
+    shape = tuple(Dim(hint(size)) for size in value.shape)
+    for dim in shape:
+        algebra.pin(dim, why, node.name)
+    return shape
+
+
+def _pin_value(flow: Flow, node: fx.Node, why: str, at: str) -> None:
+    for dim in flat_dims(flow.dims.get(node, ())):
+        algebra.pin(dim, why, at)
+
+
+def flat_dims(shape: Any) -> list[Dim]:
+    """All dims of a value, or of several."""
+    return [shape] if isinstance(shape, Dim) else [dim for item in shape for dim in flat_dims(item)]
+
+
+def _unknown(node: fx.Node, flow: Flow, why: str) -> None:
+    """Nothing is known of this operator: all that it touches stays whole."""
+    flow.unknown[node] = why
+    for source in operands(node):
+        _pin_value(flow, source, why, node.name)
+    _assign(flow, node, _pinned_atoms(node, why))
+
+
+def _pin_overlaps(program: Program, flow: Flow) -> None:
+    """Different views of one storage can't shrink apart: pin them."""
+    seen: dict[int, tuple[Any, fx.Node]] = {}
+    for node in program.graph.graph.find_nodes(op="get_attr"):
+        value = attribute(program.graph, str(node.target))
+        if not isinstance(value, Tensor) or value.device.type == "meta" or not value.numel():
+            continue
+        key, other = seen.setdefault(value.untyped_storage().data_ptr(), (identity(value), node))
+        if key != identity(value):
+            for each in (node, other):
+                _pin_value(flow, each, f"{node.target} and {other.target} are different views of one storage", each.name)

@@ -1,0 +1,115 @@
+"""Clean-up that changes no result: constants are computed once, and what no result needs is removed with its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.graphs import add_buffer
+from fxprune.program import attribute
+from fxprune.rules.op import operands
+from fxprune.writes import is_written
+
+aten = torch.ops.aten
+
+LARGEST = 4_000_000
+"""A constant of more elements than this is computed, not stored."""
+
+FILLS = (
+    aten.zeros.default,
+    aten.ones.default,
+    aten.full.default,
+    aten.empty.memory_format,
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.full_like.default,
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+    aten.scalar_tensor.default,
+)
+"""Pure fills stay as they are: only their size changes."""
+
+
+def fold_constants(graph: fx.GraphModule) -> None:
+    """What depends on no input and no parameter becomes a buffer; nothing random, written, symbolic, large or on meta does."""
+    written = {node for node in graph.graph.nodes if is_written(node)}
+    values: dict[fx.Node, Any] = {}
+    for node in graph.graph.nodes:
+        value = _constant(graph, node, values, written)
+        if value is not None:
+            values[node] = value
+    for node in [n for n in values if _is_frontier(n, values)]:
+        _store(graph, node, values[node])
+
+
+def _constant(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], written: set[fx.Node]) -> Any:
+    """The value of a node that is constant; None for others."""
+    if node.op == "get_attr":
+        value = attribute(graph, str(node.target))
+        is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+        return value if is_buffer and value.device.type != "meta" and node not in written else None
+    if node.op != "call_function" or not _is_foldable(node, written) or not all(s in values for s in operands(node)):
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _is_foldable(node: fx.Node, written: set[fx.Node]) -> bool:
+    value = node.meta.get("val")
+    if not isinstance(node.target, torch._ops.OpOverload) or node in written or not isinstance(value, Tensor):
+        return False
+    if value.device.type == "meta" or not all(isinstance(size, int) for size in value.shape) or value.numel() > LARGEST:
+        return False
+    return torch.Tag.nondeterministic_seeded not in node.target.tags and not node.target._schema.is_mutable
+
+
+def _is_frontier(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """A computed constant that something else than a constant reads."""
+    computed = node.op == "call_function" and node.target not in FILLS
+    return computed and any(user not in values for user in node.users)
+
+
+def _store(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
+    with graph.graph.inserting_before(node):
+        stored = add_buffer(graph, f"_folded_{node.name}", value.detach().clone().contiguous())
+    stored.meta.update({key: node.meta[key] for key in ("stack_trace", "nn_module_stack") if key in node.meta})
+    node.replace_all_uses_with(stored)
+    graph.graph.erase_node(node)
+
+
+def remove_dead(graph: fx.GraphModule) -> int:
+    """Erase nodes that no result needs, and weights that no node reads; the number of nodes that went.
+
+    FX's own dead-code elimination keeps dropout and attention, which it takes for impure; here only writes and assertions are.
+    """
+    gone = 0
+    for node in reversed(list(graph.graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output") and not _has_effect(node):
+            graph.graph.erase_node(node)
+            gone += 1
+    _drop_unread(graph)
+    return gone
+
+
+def _has_effect(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    if node.op == "get_attr":
+        return False
+    return schema is None and node.op == "call_function" and _is_effectful(node.target) or bool(schema and schema.is_mutable)
+
+
+def _is_effectful(target: Any) -> bool:
+    return isinstance(target, torch._ops.HigherOrderOperator)
+
+
+def _drop_unread(graph: fx.GraphModule) -> None:
+    read = {str(node.target) for node in graph.graph.find_nodes(op="get_attr")}
+    for path, module in list(graph.named_modules(remove_duplicate=False)):
+        for store in (module._parameters, module._buffers):
+            for name in [n for n in store if f"{path}.{n}".lstrip(".") not in read]:
+                del store[name]
+    graph.delete_all_unused_submodules()

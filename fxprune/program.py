@@ -1,0 +1,175 @@
+"""A Program: one captured graph with its weights, example inputs and input/output trees."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+
+_TORCH = os.path.dirname(torch.__file__)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A captured model.
+
+    `graph` is called like the model that it came from and returns the same type; parameters keep their names. `args` and `kwargs`
+    are the example inputs, `dynamic` their dynamic dimensions as torch.export takes them (None: all sizes are fixed), `labels`
+    carries the names of axes from the program that this one was shrunk from.
+    """
+
+    graph: fx.GraphModule
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    dynamic: Any = None
+    labels: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self.graph(*args, **kwargs)
+
+    def module(self) -> nn.Module:
+        """An independent nn.Module with the original's signature and output type; training it changes nothing else."""
+        return copy.deepcopy(self.graph)
+
+    def replace(self, **changes: Any) -> Program:
+        """This program with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers that the graph reads, by name, in graph order."""
+        nodes = self.graph.graph.find_nodes(op="get_attr")
+        found = {str(node.target): attribute(self.graph, str(node.target)) for node in nodes}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters by name, shared ones once."""
+        return dict(self.graph.named_parameters())
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters().values())
+
+    def parameter_bytes(self) -> int:
+        """Bytes of parameters and buffers, shared storages once."""
+        return sum(value.numel() * value.element_size() for value in self.graph.state_dict(keep_vars=True).values())
+
+    def placeholders(self) -> list[fx.Node]:
+        return list(self.graph.graph.find_nodes(op="placeholder"))
+
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the tensor inputs, in order."""
+        return tuple(node.name for node in self.placeholders() if isinstance(node.meta.get("val"), Tensor))
+
+    def output_names(self) -> tuple[str, ...]:
+        """Readable names of the outputs: the keys of the output tree (`last_hidden_state`), or `output_0`…"""
+        spec = self.graph.graph._codegen.pytree_info.out_spec  # type: ignore[attr-defined]
+        tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+        paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+        names = [_path_name(path) or f"output_{i}" for i, path in enumerate(paths)]
+        return tuple(name for name, node in zip(names, self.outputs(), strict=True) if node is not None)
+
+    def outputs(self) -> list[Any]:
+        """The flat results of the graph: nodes, or constants such as None."""
+        flat: list[Any] = pytree.tree_leaves(self.graph.graph.output_node().args[0], is_leaf=lambda x: x is None)
+        return flat
+
+    def flat_inputs(self) -> list[Any]:
+        """The example inputs in the order of the placeholders."""
+        return flatten_inputs(self, self.args, self.kwargs)
+
+    def free_dims(self) -> dict[str, tuple[int, ...]]:
+        """Which dimensions of which inputs stayed dynamic."""
+        free: dict[str, tuple[int, ...]] = {}
+        for node in self.placeholders():
+            value = node.meta.get("val")
+            if isinstance(value, Tensor):
+                free[node.name] = tuple(i for i, size in enumerate(value.shape) if not isinstance(size, int))
+        return {name: dims for name, dims in free.items() if dims}
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    keys = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path]
+    if not any(isinstance(key, str) for key in keys):
+        return ""
+    return ".".join(str(key) for key in keys)
+
+
+def flatten_inputs(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Inputs as a flat list in the order of the placeholders, whatever the order of the keywords."""
+    info = program.graph.graph._codegen.pytree_info  # type: ignore[attr-defined]
+    names = info.orig_args
+    bound = {**dict(zip(names, args, strict=False)), **kwargs}
+    positional = info.in_spec.child(0).num_children
+    ordered = tuple(bound[name] for name in names)
+    keyed = dict(zip(info.in_spec.child(1).context, ordered[positional:], strict=True))
+    return pytree.tree_leaves((ordered[:positional], keyed), is_leaf=lambda x: x is None)
+
+
+def attribute(module: nn.Module, name: str) -> Any:
+    """What a dotted name refers to."""
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def set_attribute(module: nn.Module, name: str, value: Any) -> None:
+    """Put a parameter, a buffer or an object under a dotted name, making plain modules on the way."""
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            module.add_module(part, nn.Module())
+        module = getattr(module, part)
+    module._parameters.pop(last, None)
+    module._buffers.pop(last, None)
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        module.register_buffer(last, value)
+    else:
+        setattr(module, last, value)
+
+
+def rebuild(program: Program, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Program:
+    """A Program of a new graph that holds exactly the tensors that the graph reads: given ones, else the program's own."""
+    root = nn.Module()
+    for node in graph.find_nodes(op="get_attr"):
+        name = str(node.target)
+        set_attribute(root, name, tensors[name] if name in tensors else attribute(program.graph, name))
+    module = fx.GraphModule(root, graph)
+    module.graph.lint()
+    module.eval()
+    return program.replace(graph=module)
+
+
+def copy_graph(program: Program) -> fx.Graph:
+    """A copy of the graph that keeps names, metadata and the input and output trees."""
+    source = program.graph.graph
+    graph = fx.Graph()
+    mapped: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(source, mapped)
+    graph.output(output)
+    graph.output_node().meta = dict(source.output_node().meta)
+    graph.set_codegen(copy.copy(source._codegen))
+    return graph
+
+
+def source_line(node: fx.Node) -> str:
+    """The user's own line that a node comes from, as `file.py:12 in forward: code`; empty where torch kept none."""
+    lines = (node.meta.get("stack_trace") or "").strip().splitlines()
+    frames = list(_frames(lines))
+    own = [frame for frame in frames if not frame.startswith(_TORCH)]
+    return (own or frames or [""])[-1]
+
+
+def _frames(lines: list[str]) -> Iterator[str]:
+    for line, code in zip(lines, [*lines[1:], ""], strict=False):
+        if line.strip().startswith("File "):
+            file, number, where = [part.strip() for part in line.strip().removeprefix("File ").split(",", 2)]
+            yield f"{file.strip(chr(34))}:{number.removeprefix('line ')} {where}: {code.strip()}"

@@ -1,0 +1,82 @@
+"""What each ATen operator does to dimensions: one table, a family a file.
+
+To write a rule, say it in notation where notation can speak, else as a function that returns the dims of the result:
+
+    declare(aten.linear, notation="* i, o i, o? -> * o", zero="affine")
+
+    @rule(aten.unsqueeze, zero="keep")
+    def unsqueeze(op): ...
+
+An operator without a rule pins all that it touches. Third parties register theirs with `fxprune.register_rule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fxprune.rules import (
+    attention,
+    contraction,
+    convolution,
+    creation,
+    indexing,
+    movement,
+    normalization,
+    pointwise,
+    reduction,
+)
+from fxprune.rules.op import Dims, Flow, Op
+from fxprune.rules.registry import REFUSED, RULES, Rule, declare, lookup, packet_of, rule
+
+FAMILIES = (
+    attention,
+    contraction,
+    convolution,
+    creation,
+    indexing,
+    movement,
+    normalization,
+    pointwise,
+    reduction,
+)
+
+
+def find_rule(target: Any) -> Rule | None:
+    """The rule of an operator: its row in the table, or the pointwise tag."""
+    return lookup(target) or pointwise.tagged_rule(target)
+
+
+def register_rule(
+    operator: Any,
+    notation: str | None = None,
+    function: Callable[[Op], Dims] | None = None,
+    zero: str = "lose",
+) -> None:
+    """Teach fxprune an operator, by notation or by a function `Op -> dims`.
+
+    `operator` is a packet such as `torch.ops.mylib.scale`; `zero` is its law about zeros (see `fxprune.rules.registry`).
+    RuleError if it has a rule already, or if neither notation nor function is given.
+    """
+    if notation is not None:
+        declare(operator, notation=notation, zero=zero)
+    elif function is not None:
+        rule(operator, zero=zero)(function)
+    else:
+        raise ValueError(f"register_rule({operator}): give a notation or a function")
+
+
+__all__ = [
+    "FAMILIES",
+    "REFUSED",
+    "RULES",
+    "Dims",
+    "Flow",
+    "Op",
+    "Rule",
+    "declare",
+    "find_rule",
+    "packet_of",
+    "register_rule",
+    "rule",
+]

@@ -1,0 +1,170 @@
+"""Convolutions contract over channels, Product(groups, m) where grouped; pooling and resizing act per channel."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune import dims as algebra
+from fxprune.dims import Dim, atom, product
+from fxprune.rules.op import Op, Shape
+from fxprune.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+def spatial(op: Op, sizes: tuple[int, ...]) -> Shape:
+    """Dims of places: new, and whole by nature."""
+    result = tuple(atom(size) for size in sizes)
+    op.pin(result, "places (spatial or sequence positions) stay whole")
+    return result
+
+
+@rule(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten._convolution, zero="affine")
+def convolution(op: Op) -> Shape:
+    """`b (g i) *, (g o) i *!, (g o)? -> b (g o) *!`; transposed, the weight is `(g i) o *!`."""
+    shape, weight = op.dims("input"), op.dims("weight")
+    rank = len(weight) - 2
+    lead, channels = shape[: len(shape) - rank - 1], shape[-rank - 1]
+    groups = atom(op.int("groups"))
+    if op["transposed"]:
+        inner, outer, out = _transposed(op, channels, weight, groups)
+    else:
+        inner, outer, out = _direct(op, channels, weight, groups)
+    return _finish(op, (lead, shape[-rank:], weight[2:]), (groups, inner, outer, out))
+
+
+@rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d, zero="affine")
+def transposed(op: Op) -> Shape:
+    """`b (g i) *, (g i) o *!, (g o)? -> b (g o) *!`."""
+    shape, weight = op.dims("input"), op.dims("weight")
+    rank = len(weight) - 2
+    groups = atom(op.int("groups"))
+    inner, outer, out = _transposed(op, shape[-rank - 1], weight, groups)
+    return _finish(
+        op, (shape[: len(shape) - rank - 1], shape[-rank:], weight[2:]), (groups, inner, outer, out)
+    )
+
+
+def _direct(op: Op, channels: Dim, weight: Shape, groups: Dim) -> tuple[Dim, Dim, Dim]:
+    outer = atom(weight[0].size // groups.size)
+    op.unify(weight[0], product([groups, outer]))
+    op.unify(channels, product([groups, weight[1]]))
+    return weight[1], outer, weight[0]
+
+
+def _transposed(op: Op, channels: Dim, weight: Shape, groups: Dim) -> tuple[Dim, Dim, Dim]:
+    inner = atom(weight[0].size // groups.size)
+    op.unify(weight[0], product([groups, inner]))
+    op.unify(channels, weight[0])
+    return inner, weight[1], product([groups, weight[1]])
+
+
+def _finish(op: Op, places: tuple[Shape, Shape, Shape], roles: tuple[Dim, Dim, Dim, Dim]) -> Shape:
+    lead, before, kernel = places
+    groups, inner, outer, out = roles
+    op.pin((*before, *kernel), "places (spatial or sequence positions) stay whole")
+    if op.has("bias"):
+        op.unify(out, op.dims("bias")[0])
+    if inner.size > 1:
+        op.contract(inner, "input", "weight")
+    op.size(groups, "groups")
+    op.role(groups, "groups" if inner.size > 1 and outer.size > 1 else "channels")
+    op.role((inner, outer), "channels")
+    return (*lead, out, *spatial(op, op.out[len(lead) + 1 :]))
+
+
+_POOLS_1 = (aten.avg_pool1d, aten.adaptive_avg_pool1d, aten.max_pool1d)
+_POOLS_2 = (
+    aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d, aten.fractional_max_pool2d,
+    aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
+    aten._upsample_nearest_exact2d, aten.reflection_pad2d, aten.replication_pad2d, aten.grid_sampler_2d,
+)  # fmt: skip
+_POOLS_3 = (
+    aten.max_pool3d, aten.avg_pool3d, aten.adaptive_avg_pool3d, aten._adaptive_avg_pool3d, aten.upsample_nearest3d,
+    aten.upsample_trilinear3d, aten.reflection_pad3d, aten.replication_pad3d,
+)  # fmt: skip
+_PLACES_1 = (
+    aten.upsample_nearest1d,
+    aten.upsample_linear1d,
+    aten._upsample_nearest_exact1d,
+    aten.reflection_pad1d,
+    aten.replication_pad1d,
+)
+
+
+def _pool(op: Op, rank: int) -> Shape:
+    shape = op.dims("self" if "self" in op.arguments else "input")
+    op.pin(shape[-rank:], "places (spatial or sequence positions) stay whole")
+    return (*shape[:-rank], *spatial(op, op.out[-rank:]))
+
+
+@rule(*_POOLS_1, *_PLACES_1, zero="keep")
+def pool1d(op: Op) -> Shape:
+    """The last dim is places."""
+    return _pool(op, 1)
+
+
+@rule(*_POOLS_2, zero="keep")
+def pool2d(op: Op) -> Shape:
+    """The last two dims are places."""
+    return _pool(op, 2)
+
+
+@rule(*_POOLS_3, zero="keep")
+def pool3d(op: Op) -> Shape:
+    """The last three dims are places."""
+    return _pool(op, 3)
+
+
+@rule(
+    aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.adaptive_max_pool1d,
+    aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, zero="lose",
+)  # fmt: skip
+def pool_with_indices(op: Op) -> tuple[Shape, ...]:
+    """Values and the places where they were found."""
+    shape = op.dims("self")
+    lead = shape[:2] if len(shape) == len(op.outs[0]) and len(shape) > 2 else shape[:1]
+    op.pin(shape[len(lead) :], "places (spatial or sequence positions) stay whole")
+    result = (*lead, *spatial(op, op.outs[0][len(lead) :]))
+    return result, result
+
+
+@rule(aten.pad, zero="value")
+def pad(op: Op) -> Shape:
+    """Constant padding is a Sum with free parts; circular, reflect and replicate padding read by position."""
+    from fxprune.rules.movement import constant_pad
+
+    if op["mode"] == "constant":
+        return constant_pad(op)
+    shape, count = op.dims("self"), len(op.ints("pad")) // 2
+    op.pin(shape[-count:], f"{op['mode']} padding reads by position")
+    return (*shape[:-count], *spatial(op, op.out[-count:]))
+
+
+@rule(aten.pixel_shuffle, zero="keep")
+def pixel_shuffle(op: Op) -> Shape:
+    """Channels are Product(c, r, r): r and the places stay whole."""
+    *lead, channels, _, _ = op.dims("self")
+    kept = atom(op.out[-3])
+    block = spatial(op, (channels.size // kept.size,))
+    algebra.unify(channels, product([kept, *block]), op.node.name)
+    return (*lead, kept, *spatial(op, op.out[-2:]))
+
+
+@rule(aten.pixel_unshuffle, zero="keep")
+def pixel_unshuffle(op: Op) -> Shape:
+    """Channels become Product(c, r, r)."""
+    *lead, channels, _, _ = op.dims("self")
+    block = spatial(op, (op.out[-3] // channels.size,))
+    return (*lead, product([channels, *block]), *spatial(op, op.out[-2:]))
+
+
+@rule(aten.channel_shuffle, zero="keep")
+def channel_shuffle(op: Op) -> Shape:
+    """Product(g, m) becomes Product(m, g)."""
+    shape = op.dims("self")
+    groups = atom(op.int("groups"))
+    inner = atom(shape[1].size // groups.size)
+    algebra.unify(shape[1], product([groups, inner]), op.node.name)
+    op.size(groups, "groups")
+    return (shape[0], product([inner, groups]), *shape[2:])

@@ -1,0 +1,134 @@
+"""Pointwise operators: element by element, with broadcasting, so every dimension of the result is the operands' own.
+
+`torch.Tag.pointwise` says which operators these are, and the tag is the rule; the operators that lack the tag are listed.
+The table of laws about zeros says which of them keep a zero a zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.registry import Rule, lookup, packet_of, register
+
+aten = torch.ops.aten
+
+
+def _packets(names: str) -> frozenset[Any]:
+    """The ATen packets of these names; one that this torch does not have is left out."""
+    return frozenset(getattr(aten, name) for name in names.split() if hasattr(aten, name))
+
+
+ZERO: dict[str, frozenset[Any]] = {
+    "times": _packets("""
+        mul multiply bitwise_and logical_and __and__
+    """),
+    "plus": _packets("""
+        add sub rsub subtract maximum minimum bitwise_or logical_or __or__ lerp
+    """),
+    "first": _packets("""
+        div divide true_divide floor_divide dropout native_dropout alpha_dropout feature_dropout
+        feature_alpha_dropout copysign
+    """),
+    "value": _packets("""
+        pow masked_fill where clamp clamp_min clamp_max hardtanh threshold square
+    """),
+    "keep": _packets("""
+        neg relu relu6 gelu silu mish tanh sin asin sinh asinh atan tan atanh erf expm1 log1p abs sign
+        sqrt round trunc floor ceil elu selu celu leaky_relu hardswish softshrink hardshrink prelu
+        _prelu_kernel to _to_copy clone contiguous alias detach nan_to_num zeros_like positive conj real
+        imag type_as lift_fresh_copy lift_fresh tanhshrink frac deg2rad rad2deg _conj resolve_conj rrelu
+        softsign
+    """),
+}
+UNTAGGED = _packets("""
+    to _to_copy clone contiguous alias detach detach_ dropout alpha_dropout hardswish hardsigmoid
+    hardtanh relu6 selu celu mish leaky_relu rrelu softshrink log_sigmoid floor_divide __and__ __or__
+    __xor__ complex polar type_as zeros_like ones_like full_like empty_like rand_like randn_like
+    randint_like where masked_fill lerp prelu multiply subtract divide true_divide square nan_to_num
+    real imag conj _conj resolve_conj lift_fresh_copy lift_fresh float_power clamp_max clamp_min
+    isfinite isinf isnan isneginf isposinf softplus threshold bernoulli tanhshrink gelu feature_dropout
+    feature_alpha_dropout fill copy isclose rsub not_equal greater less greater_equal less_equal
+    bitwise_not logical_not negative log1p copy_ fill_ zero_ clamp_ add_ mul_ div_ sub_ masked_fill_
+    relu_ silu_ hardswish_ hardsigmoid_ hardtanh_ relu6_ leaky_relu_ elu_ gelu_ mish_ sigmoid_ tanh_
+    neg_ exp_ sqrt_ rsqrt_ pow_ dropout_ erf_ clamp_min_ clamp_max_ selu_ celu_ logical_or_ logical_and_
+    bitwise_or_ bitwise_and_ abs_ sin_ cos_ threshold_ log_ reciprocal_ addcmul_ addcdiv_ lerp_ normal_
+    uniform_ bernoulli_ alpha_dropout_ detach_copy alias_copy softsign
+""")
+
+_SCALED = (aten.prelu, aten._prelu_kernel)
+
+
+def pointwise(op: Op) -> Shape:
+    """Every dimension of the result is the operands' own; a sum of two activations is evidence for a residual stream."""
+    tensors = op.tensors()
+    shapes = [op.flow.dims[node] for node in tensors]
+    result = broadcast(op, shapes, op.out)
+    if law(op.node.target) == "plus" and sum(node in op.flow.varies for node in tensors) > 1:
+        op.role([dim for dim in result if _carried_by_two(dim, shapes)], "sum")
+    return result
+
+
+def _carried_by_two(dim: Any, shapes: list[Shape]) -> bool:
+    return sum(any(one.size == dim.size for one in shape) for shape in shapes) > 1
+
+
+def in_place(op: Op) -> Shape:
+    """An in-place operator: the result's dims are self's, the others unify with them."""
+    target, *others = [op.flow.dims[node] for node in op.tensors()]
+    for shape in others:
+        for dim, other in zip(reversed(target), reversed(shape), strict=False):
+            op.unify(dim, other)
+    return target  # type: ignore[no-any-return]
+
+
+def law(target: Any) -> str:
+    """The law about zeros of a pointwise operator; what is not listed loses them."""
+    packet = packet_of(target)
+    return next((name for name, packets in ZERO.items() if packet in packets), "lose")
+
+
+def is_in_place(packet: Any) -> bool:
+    """An operator whose schema says that it writes its first argument and returns it."""
+    schema = getattr(packet, packet.overloads()[0])._schema
+    alias = schema.arguments[0].alias_info if schema.arguments else None
+    return bool(alias and alias.is_write)
+
+
+def tagged_rule(target: Any) -> Rule | None:
+    """The rule that `torch.Tag.pointwise` is, for an operator that has the tag and no rule of its own."""
+    if lookup(target) is not None or not isinstance(target, torch._ops.OpOverload):
+        return None
+    if torch.Tag.pointwise not in target.tags or len(target._schema.returns) != 1:
+        return None
+    written = is_in_place(target.overloadpacket)
+    return Rule(in_place if written else pointwise, "lose" if written else law(target))
+
+
+def prelu(op: Op) -> Shape:
+    """prelu's weight lies along dimension 1 of its input."""
+    shape = op.dims("self")
+    weight = op.dims("weight")
+    if len(shape) > 1 and weight:
+        op.unify(shape[1], weight[-1 if len(weight) == 1 else 1])
+    return shape
+
+
+def _register() -> None:
+    register(_SCALED, Rule(prelu, "first"))
+    for packet in UNTAGGED:
+        if packet not in _SCALED:
+            written = is_in_place(packet)
+            register((packet,), Rule(in_place if written else pointwise, "lose" if written else law(packet)))
+
+
+_register()
+
+
+def scalar_operand(node: Node, place: int) -> float | None:
+    """A literal operand as a number; None where it is a tensor or absent."""
+    value = node.args[place] if place < len(node.args) else None
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,117 @@
+"""Reductions: a sum is a contraction (exact), a mean or a maximum over a dim is not, and what depends on order or position pins."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.dims import Dim, atom
+from fxprune.rules.op import Op, Shape
+from fxprune.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+def reduced(op: Op) -> tuple[Shape, Shape]:
+    """(the dims that are reduced, the dims of the result)."""
+    name = "self" if "self" in op.arguments else "input"
+    shape = op.dims(name)
+    given = op.ints("dim") if "dim" in op.arguments else op.ints("axis")
+    places = {i % max(1, len(shape)) for i in given} or set(range(len(shape)))
+    gone = tuple(shape[i] for i in sorted(places) if shape)
+    if op["keepdim"]:
+        return gone, tuple(atom(1) if i in places else dim for i, dim in enumerate(shape))
+    return gone, tuple(dim for i, dim in enumerate(shape) if i not in places)
+
+
+@rule(aten.sum, aten.nansum, zero="keep")
+def sum_(op: Op) -> Shape:
+    """A contraction with nothing."""
+    gone, result = reduced(op)
+    for dim in gone:
+        op.contract(dim, "self")
+    return result
+
+
+@rule(
+    aten.mean,
+    aten.var,
+    aten.std,
+    aten.nanmean,
+    aten.norm,
+    aten.linalg_vector_norm,
+    aten.prod,
+    aten.logsumexp,
+    aten.any,
+    aten.all,
+    zero="lose",
+)
+def mean(op: Op) -> Shape:
+    """The statistic over a dim changes with its members."""
+    gone, result = reduced(op)
+    _statistic(op, gone)
+    return result
+
+
+def _statistic(op: Op, gone: tuple[Dim, ...]) -> None:
+    op.inexact(gone, f"{op.node.target} over it at {op.node.name}: the statistic changes")
+    op.role(gone, "norm")
+
+
+@rule(aten.amax, aten.amin, zero="keep")
+def amax(op: Op) -> Shape:
+    """A maximum over zeros is not a maximum over fewer."""
+    gone, result = reduced(op)
+    _statistic(op, gone)
+    return result
+
+
+@rule(aten.max, aten.min, aten.var_mean, aten.std_mean, aten.median, aten.mode, aten.aminmax, zero="lose")
+def pair(op: Op) -> Shape | tuple[Shape, ...]:
+    """Two results over a dim, one of them possibly its position; between two tensors max and min are pointwise."""
+    if op.has("other"):
+        from fxprune.rules.pointwise import pointwise
+
+        return pointwise(op)
+    gone, result = reduced(op)
+    positional = op.node.target.overloadpacket not in (aten.var_mean, aten.std_mean)  # type: ignore[union-attr]
+    if positional and "dim" in op.arguments:
+        op.pin(gone, f"{op.node.target} gives positions along it")
+    _statistic(op, gone)
+    return (result, result) if isinstance(op.node.meta["val"], (tuple, list)) else result
+
+
+@rule(aten.argmax, aten.argmin, aten.count_nonzero, zero="lose")
+def positional(op: Op) -> Shape:
+    """The result is a position, or counts."""
+    gone, result = reduced(op)
+    op.pin(gone, f"{op.node.target} gives positions along it")
+    return result
+
+
+@rule(aten.cumsum, aten.cumprod, aten.logcumsumexp, aten.argsort, zero="lose")
+def ordered(op: Op) -> Shape:
+    """The order along the dim matters."""
+    shape = op.dims("self")
+    op.pin(shape[op.int("dim") % max(1, len(shape))], f"{op.node.target} depends on the order")
+    return shape
+
+
+@rule(aten.sort, aten.topk, aten.cummax, aten.cummin, aten.kthvalue, zero="lose")
+def ranked(op: Op) -> tuple[Shape, ...]:
+    """Values and positions along a dim that stays whole."""
+    shape = list(op.dims("self"))
+    place = op.int("dim") % max(1, len(shape))
+    op.pin(shape[place], f"{op.node.target} gives positions along it")
+    if op.outs[0] != tuple(dim.size for dim in shape):
+        shape = [dim if i != place else atom(0) for i, dim in enumerate(shape)]
+        shape = shape if len(shape) == len(op.outs[0]) else shape[:place] + shape[place + 1 :]
+    result = tuple(
+        dim if dim.size == size else _whole(op, size) for dim, size in zip(shape, op.outs[0], strict=True)
+    )
+    return result, result
+
+
+def _whole(op: Op, size: int) -> Dim:
+    dim = atom(size)
+    op.pin(dim, f"{op.node.target} gives it its order")
+    return dim

@@ -1,0 +1,88 @@
+"""The one table of operator rules, keyed by OpOverloadPacket: what an operator does to dimensions and to zeros.
+
+A rule is a function `Op -> dims of the result`, or a notation (see `fxprune.notation`). `zero` is the operator's law about zeros,
+from which exactness is proved (see `fxprune.silence`):
+
+    lose     the result may be non-zero where its operands are zero                    (exp, sigmoid, batch_norm)
+    keep     zero where all operands that carry the dimension are zero                 (relu, view, cat)
+    times    zero where any operand is zero                                            (mul, matmul)
+    plus     zero where all operands are zero, and each carries the dimension          (add)
+    first    zero where the first operand is zero                                      (div, dropout, embedding)
+    affine   (first or second) and the third where present                             (linear, convolution)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from fxprune.errors import RuleError
+from fxprune.rules.op import Dims, Op, apply_notation
+
+RuleFunction: TypeAlias = Callable[[Op], Dims]
+
+ZERO_LAWS = ("lose", "keep", "times", "plus", "first", "affine", "value", "self")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an operator does to dimensions (`function`) and to zeros (`zero`); `notation` where it was declared in one."""
+
+    function: RuleFunction
+    zero: str
+    notation: str = ""
+
+
+RULES: dict[Any, Rule] = {}
+REFUSED: dict[Any, str] = {}
+
+
+def register(packets: tuple[Any, ...], entry: Rule) -> None:
+    """Put one rule under several operators; an operator that has one already, or a line in REFUSED, is an error."""
+    if entry.zero not in ZERO_LAWS:
+        raise RuleError(f"zero={entry.zero!r} is no law about zeros; laws: {', '.join(ZERO_LAWS)}")
+    for packet in packets:
+        key = packet_of(packet)
+        if key in RULES or key in REFUSED:
+            raise RuleError(f"{key} has a rule already: one operator, one rule")
+        RULES[key] = entry
+
+
+def packet_of(target: Any) -> Any:
+    """The packet of an overload; packets and plain functions are themselves."""
+    return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
+
+
+def declare(*packets: Any, notation: str, zero: str = "lose", roles: dict[str, str] | None = None) -> None:
+    """A rule in notation; `roles` says what use of a word is evidence for (`{"i": "ffn"}`)."""
+
+    def function(op: Op) -> Dims:
+        return apply_notation(op, notation, roles or {})
+
+    register(packets, Rule(function, zero, notation))
+
+
+def rule(*packets: Any, zero: str = "lose") -> Callable[[RuleFunction], RuleFunction]:
+    """A rule as a function."""
+
+    def decorate(function: RuleFunction) -> RuleFunction:
+        register(packets, Rule(function, zero))
+        return function
+
+    return decorate
+
+
+def refuse(*packets: Any, why: str) -> None:
+    """Operators that are known and refused: everything they touch stays whole."""
+    for packet in packets:
+        if packet in RULES or packet in REFUSED:
+            raise RuleError(f"{packet} has a rule already: one operator, one rule")
+        REFUSED[packet] = why
+
+
+def lookup(target: Any) -> Rule | None:
+    """The rule of a node's target, or None."""
+    return RULES.get(packet_of(target))

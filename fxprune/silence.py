@@ -1,0 +1,198 @@
+"""Exactness, proved: which parameters must be zero along an axis so that every sum over it loses the removed units.
+
+`silence(value, axis)` walks backwards from an operand of a contraction and answers with the smallest set of parameters whose zeros make
+that operand zero at the removed indices, or None where no zeros of weights can do it (a sigmoid, a bias without the axis).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.dims import Dim, find, leaves
+from fxprune.flow import flat_dims
+from fxprune.rules import find_rule, packet_of
+from fxprune.rules.op import Flow, bind, operands
+from fxprune.writes import is_written
+
+aten = torch.ops.aten
+
+Zeros = frozenset[str]
+
+
+class Silence:
+    """Answers for one axis of one program."""
+
+    def __init__(self, flow: Flow, leaf: Dim) -> None:
+        self.flow = flow
+        self.leaf = find(leaf)
+        self.known: dict[fx.Node, Zeros | None] = {}
+
+    def carries(self, node: Any) -> bool:
+        """Whether a value has the axis among its dims."""
+        dims = flat_dims(self.flow.dims.get(node, ())) if isinstance(node, fx.Node) else []
+        return any(leaf is self.leaf for dim in dims for leaf in leaves(dim))
+
+    def of(self, node: Any) -> Zeros | None:
+        """The parameters that silence a value, or None."""
+        if not isinstance(node, fx.Node) or not self.carries(node):
+            return None
+        if node not in self.known:
+            self.known[node] = None
+            self.known[node] = self._of(node)
+        return self.known[node]
+
+    def _of(self, node: fx.Node) -> Zeros | None:
+        if node.op == "get_attr":
+            return frozenset([str(node.target)]) if node.meta["val"].is_floating_point() else None
+        if node.target is operator.getitem:
+            return self.of(node.args[0])
+        rule = find_rule(node.target) if node.op == "call_function" else None
+        if rule is None or is_written(node):
+            return None
+        return LAWS[rule.zero](self, node)
+
+    def any(self, nodes: Iterable[Any]) -> Zeros | None:
+        """The smallest answer among operands; constants of the graph come first."""
+        ordered = sorted((n for n in nodes if isinstance(n, fx.Node)), key=lambda n: n in self.flow.varies)
+        answers: list[Zeros] = []
+        for node in ordered:
+            if answers and node in self.flow.varies:
+                break
+            found = self.of(node)
+            answers += [found] if found is not None else []
+        return min(answers, key=len, default=None)
+
+    def all(self, nodes: Iterable[Any]) -> Zeros | None:
+        """What silences every one of the operands."""
+        answers = [self.of(node) for node in nodes]
+        return frozenset().union(*[a for a in answers if a is not None]) if all(a is not None for a in answers) else None
+
+
+def _keep(s: Silence, node: fx.Node) -> Zeros | None:
+    return s.all([n for n in operands(node) if s.carries(n)])
+
+
+def _times(s: Silence, node: fx.Node) -> Zeros | None:
+    return s.any(operands(node))
+
+
+def _plus(s: Silence, node: fx.Node) -> Zeros | None:
+    numbers = [a.value for name, a in bind(node).items() if name in ("self", "other") and not isinstance(a.value, fx.Node)]
+    tensors = [a.value for name, a in bind(node).items() if name in ("self", "other", "end") and isinstance(a.value, fx.Node)]
+    if any(number not in (0, None) for number in numbers):
+        return None
+    return s.all(tensors)
+
+
+def _first(s: Silence, node: fx.Node) -> Zeros | None:
+    first, *rest = list(operands(node))
+    return None if any(s.carries(other) and other is not first for other in rest) else s.of(first)
+
+
+def _affine(s: Silence, node: fx.Node) -> Zeros | None:
+    bound = bind(node)
+    return _with(s, s.any([bound["input"].value, bound["weight"].value]), bound["bias"].value)
+
+
+def _with(s: Silence, zeros: Zeros | None, addend: Any) -> Zeros | None:
+    if zeros is None or not isinstance(addend, fx.Node):
+        return zeros
+    more = s.of(addend)
+    return zeros | more if more is not None else None
+
+
+def _bounds(low: str, high: str) -> Callable[[Silence, fx.Node], Zeros | None]:
+    """Clamping keeps a zero if zero lies within the bounds."""
+
+    def law(s: Silence, node: fx.Node) -> Zeros | None:
+        bound = bind(node)
+        least, most = (bound[name].value if name in bound else None for name in (low, high))
+        if isinstance(least, fx.Node) or isinstance(most, fx.Node):
+            return None
+        inside = (least is None or least <= 0) and (most is None or most >= 0)
+        return s.of(node.args[0]) if inside else None
+
+    return law
+
+
+def _pow(s: Silence, node: fx.Node) -> Zeros | None:
+    exponent = bind(node)["exponent"].value
+    return s.of(node.args[0]) if isinstance(exponent, (int, float)) and exponent > 0 else None
+
+
+def _fill(s: Silence, node: fx.Node) -> Zeros | None:
+    value = bind(node)["value"].value
+    return s.of(node.args[0]) if value is None or value == 0 else None
+
+
+def _where(s: Silence, node: fx.Node) -> Zeros | None:
+    bound = bind(node)
+    chosen = [bound[name].value for name in ("self", "other") if name in bound]
+    literals = [value for value in chosen if not isinstance(value, fx.Node)]
+    if any(value != 0 for value in literals):
+        return None
+    return s.all([value for value in chosen if isinstance(value, fx.Node)])
+
+
+def _addmm(first: str, second: str) -> Callable[[Silence, fx.Node], Zeros | None]:
+    def law(s: Silence, node: fx.Node) -> Zeros | None:
+        bound = bind(node)
+        return _with(s, s.any([bound[first].value, bound[second].value]), bound["self"].value)
+
+    return law
+
+
+def _by_value(s: Silence, node: fx.Node) -> Zeros | None:
+    found = VALUE.get(packet_of(node.target))
+    return found(s, node) if found else None
+
+
+def _self(s: Silence, node: fx.Node) -> Zeros | None:
+    return s.of(bind(node)["g"].value)
+
+
+LAWS: dict[str, Callable[[Silence, fx.Node], Zeros | None]] = {
+    "lose": lambda s, node: None,
+    "keep": _keep,
+    "times": _times,
+    "plus": _plus,
+    "first": _first,
+    "affine": _affine,
+    "value": _by_value,
+    "self": _self,
+}
+
+VALUE: dict[Any, Callable[[Silence, fx.Node], Zeros | None]] = {
+    aten.pow: _pow,
+    aten.square: _keep,
+    aten.masked_fill: _fill,
+    aten.constant_pad_nd: _fill,
+    aten.pad: _fill,
+    aten.where: _where,
+    aten.clamp: _bounds("min", "max"),
+    aten.clamp_min: _bounds("min", "-"),
+    aten.clamp_max: _bounds("-", "max"),
+    aten.hardtanh: _bounds("min_val", "max_val"),
+    aten.addmm: _addmm("mat1", "mat2"),
+    aten.baddbmm: _addmm("batch1", "batch2"),
+    aten.scaled_dot_product_attention: lambda s, node: s.of(bind(node)["value"].value),
+}
+
+
+def readers(flow: Flow, leaf: Dim) -> tuple[Zeros, str]:
+    """(the parameters to zero so that every contraction over the axis is silent, why that is impossible or "")."""
+    silence = Silence(flow, leaf)
+    zeros: Zeros = frozenset()
+    why = ""
+    for contraction in flow.contractions:
+        if not any(one is silence.leaf for one in leaves(contraction.dim)):
+            continue
+        found = silence.any(contraction.operands)
+        zeros |= found or frozenset()
+        why = why or ("" if found is not None else f"no zeros of weights silence it at {contraction.node.name}")
+    return zeros, why

@@ -1,0 +1,37 @@
+"""Which values of a graph are written in place, directly or through a view."""
+
+from __future__ import annotations
+
+import operator
+
+from torch import fx
+
+from fxprune.rules.op import bind
+
+
+def returns_alias(node: fx.Node) -> bool:
+    """Whether a node's result may share memory with an operand."""
+    if node.target is operator.getitem:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
+
+
+def writes(user: fx.Node, node: fx.Node) -> bool:
+    """Whether an operator writes into this operand."""
+    schema = getattr(user.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return False
+    bound = bind(user)
+    written = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return any(bound[name].value is node for name in written)
+
+
+def is_written(node: fx.Node) -> bool:
+    """Whether some operator writes into this value, or into a view of it."""
+    return any(writes(user, node) or (returns_alias(user) and not _is_mutable(user) and is_written(user)) for user in node.users)
+
+
+def _is_mutable(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)

@@ -1,0 +1,214 @@
+"""The shape of the code base, read from the source: nothing is imported, so these tests take no time.
+
+A new module under `fxprune/` gets its place in `LAYERS` here, or the first test says so.
+"""
+
+import ast
+import tomllib
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = ("fxprune", "passes", "tools")
+LINES_A_FILE = 400
+LINES_A_FUNCTION = 60
+
+# From the top down: a module may import from its own layer and from those below it.
+# A name stands for all modules inside it.
+LAYERS = (
+    ("fxprune.tools",),
+    ("fxprune",),  # the public names: nothing below may import them from here
+    ("fxprune.passes",),
+    ("fxprune.pipeline",),
+    ("fxprune.emit", "fxprune.runtime", "fxprune.verify", "fxprune.cost", "fxprune.select", "fxprune.score"),
+    ("fxprune.shrink", "fxprune.capture", "fxprune.normalize", "fxprune.points"),
+    ("fxprune.analysis", "fxprune.flow", "fxprune.names", "fxprune.silence"),
+    ("fxprune.rules",),
+    ("fxprune.dims", "fxprune.notation"),
+    ("fxprune.program", "fxprune.text", "fxprune.errors", "fxprune.selection"),
+)
+
+# Each heavy library has one adapter, the only place to mend when the library changes.
+ONNX = {"fxprune.emit", "fxprune.runtime"}
+HUGGING_FACE = {"fxprune.tools.models"}
+ADAPTERS = {
+    "onnx": ONNX,
+    "onnx_ir": ONNX,
+    "onnxruntime": ONNX,
+    "onnxscript": ONNX,
+    "transformers": HUGGING_FACE,
+    "optimum": HUGGING_FACE,
+}
+
+
+def test_every_module_has_a_layer() -> None:
+    assert [name for name in product_trees() if layer(name) is None] == []
+
+
+def test_imports_run_downwards() -> None:
+    assert upward(internal_imports()) == []
+
+
+def test_imports_have_no_cycles() -> None:
+    assert cycle(internal_imports()) == []
+
+
+def test_type_checking_blocks_hide_no_import() -> None:
+    users = [name for name, tree in product_trees().items() if "TYPE_CHECKING" in mentioned(tree)]
+    assert users == []
+
+
+def test_heavy_libraries_are_imported_by_their_adapters_only() -> None:
+    strays = [
+        f"{name} imports {library}"
+        for name, tree in product_trees().items()
+        for library in roots_of(tree) & ADAPTERS.keys()
+        if name not in ADAPTERS[library]
+    ]
+    assert strays == []
+
+
+def test_only_tools_print() -> None:
+    core = {name: tree for name, tree in product_trees().items() if not inside(name, "fxprune.tools")}
+    assert [name for name, tree in core.items() if prints(tree)] == []
+
+
+def test_packages_listed_are_the_folders() -> None:
+    folders = {name_of(path.parent) for folder in PRODUCT for path in files(folder)}
+    assert set(project()["tool"]["setuptools"]["packages"]) == folders
+
+
+def test_links_lead_to_the_mapped_folders() -> None:
+    places = project()["tool"]["setuptools"]["package-dir"]
+    for package, folder in places.items():
+        assert ROOT.joinpath(*package.split(".")).resolve() == ROOT / folder
+
+
+def test_files_and_functions_are_small() -> None:
+    assert [row for folder in (*PRODUCT, "tests") for path in files(folder) for row in outgrown(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("imports", "complaint"),
+    [
+        ({"fxprune.dims": {"fxprune.passes.heads"}}, "fxprune.dims imports fxprune.passes.heads"),
+        ({"fxprune.rules.view": {"fxprune"}}, "fxprune.rules.view imports fxprune"),
+        ({"fxprune.errors": {"fxprune.rules"}}, "fxprune.errors imports fxprune.rules"),
+    ],
+)
+def test_an_import_from_above_is_seen(imports: dict[str, set[str]], complaint: str) -> None:
+    assert upward(imports) == [complaint]
+
+
+@pytest.mark.parametrize(
+    "source", ["print(1)", "import rich.table", "import sys\nsys.stderr.write('x')", "from sys import stdout"]
+)
+def test_printing_is_seen(source: str) -> None:
+    assert prints(ast.parse(source))
+
+
+def project() -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def files(folder: str) -> Iterator[Path]:
+    # Links are left out by hand: not every version of rglob does it.
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if not any(place.is_symlink() for place in path.parents):
+            yield path
+
+
+def name_of(path: Path) -> str:
+    """Return the import name of a file or folder of the product."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    home = () if parts[0] == "fxprune" else ("fxprune",)
+    return ".".join((*home, *parts)).removesuffix(".__init__")
+
+
+def product_trees() -> dict[str, ast.Module]:
+    return {name_of(path): ast.parse(path.read_text()) for folder in PRODUCT for path in files(folder)}
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def layer(name: str) -> int | None:
+    """Return the number of the layer, counted from the top, with the longest entry that holds `name`."""
+    fits = [
+        (len(entry), number)
+        for number, entries in enumerate(LAYERS)
+        for entry in entries
+        if (name == entry if entry == "fxprune" else inside(name, entry))
+    ]
+    return max(fits)[1] if fits else None
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield what a module imports, anywhere in it; `from a import b` is `a.b`, module or not."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import of {node.module}: write the full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def roots_of(tree: ast.AST) -> set[str]:
+    return {name.split(".")[0] for name in imported(tree)}
+
+
+def internal_imports() -> dict[str, set[str]]:
+    trees = product_trees()
+    return {
+        name: {known(target, trees) for target in imported(tree) if inside(target, "fxprune")}
+        for name, tree in trees.items()
+    }
+
+
+def known(target: str, modules: Mapping[str, object]) -> str:
+    """Return the module that `target` is, or is a name of."""
+    return target if target in modules else target.rpartition(".")[0]
+
+
+def upward(imports: Mapping[str, set[str]]) -> list[str]:
+    return [
+        f"{name} imports {target}"
+        for name, targets in imports.items()
+        for target in sorted(targets)
+        if (high := layer(name)) is not None and (low := layer(target)) is not None and low < high
+    ]
+
+
+def cycle(imports: Mapping[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def mentioned(tree: ast.AST) -> set[str]:
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return names | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def prints(tree: ast.AST) -> bool:
+    means = {"print", "stdout", "stderr", "rich", "sys.stdout", "sys.stderr"}
+    return not means.isdisjoint(mentioned(tree) | roots_of(tree) | set(imported(tree)))
+
+
+def outgrown(path: Path) -> Iterator[str]:
+    text = path.read_text()
+    place = path.relative_to(ROOT)
+    if text.count("\n") > LINES_A_FILE:
+        yield f"{place}: {text.count(chr(10))} lines, the ceiling is {LINES_A_FILE}"
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        if lines > LINES_A_FUNCTION:
+            yield f"{place}:{node.lineno} {node.name}: {lines} lines, the ceiling is {LINES_A_FUNCTION}"
