@@ -40,14 +40,14 @@ class Member:
     dim: int
     notation: str
     learned: bool
-    _dim: Dim = field(repr=False, compare=False)
+    carrier: Dim = field(repr=False, compare=False)
     _leaf: Dim = field(repr=False, compare=False)
 
     def indices(self, unit: int) -> list[int]:
         """The flat positions along `dim` that belong to one unit of the axis."""
         kept = torch.ones(self._leaf.size, dtype=torch.bool)
         kept[unit] = False
-        return (~keep_mask(self._dim, {self._leaf: kept})).nonzero().flatten().tolist()  # type: ignore[no-any-return]
+        return (~keep_mask(self.carrier, {self._leaf: kept})).nonzero().flatten().tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,17 @@ def analyze(program: Program) -> Analysis:
     """Infer which dimensions of a program are coupled, and which of them can shrink; no weight is read or allocated."""
     flow = walk(program)
     places = _places(program, flow)
-    learned = {leaf for leaf, members in places.items() if any(_is_learned(program, name) for name, _, _ in members)}
+    learned = {
+        leaf for leaf, members in places.items() if any(_is_learned(program, name) for name, _, _ in members)
+    }
     free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not algebra.is_pinned(leaf)]
     roles = _roles(flow)
     chosen = {leaf: _role(roles.get(leaf, set())) for leaf in free}
     names = axis_names(chosen, places, program.labels)
     notes = _inexact(flow)
-    axes = tuple(_axis(program, flow, leaf, (names[leaf], chosen[leaf]), (places[leaf], names, notes)) for leaf in free)
+    axes = tuple(
+        _axis(program, flow, leaf, (names[leaf], chosen[leaf]), (places[leaf], names, notes)) for leaf in free
+    )
     whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and algebra.is_pinned(leaf)]
     return Analysis(program, flow, axes, _refusals(program, flow, whole, places))
 
@@ -165,14 +169,21 @@ def _axis(
     zeros, why = readers(flow, leaf)
     why = notes.get(leaf, "") or why
     short = {other: full.rpartition(".")[2] for other, full in names.items()}
-    members = tuple(Member(n, d, algebra.text(dim, short), _is_learned(program, n), dim, leaf) for n, d, dim in places)
+    members = tuple(
+        Member(n, d, algebra.text(dim, short), _is_learned(program, n), dim, leaf) for n, d, dim in places
+    )
     return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf)
 
 
-def _refusals(program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]) -> tuple[Refusal, ...]:
+def _refusals(
+    program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]
+) -> tuple[Refusal, ...]:
     nodes = {node.name: node for node in program.graph.graph.nodes}
     found = [_refusal(_what(places[leaf]), leaf.size, algebra.pinned(leaf), nodes) for leaf in whole]
-    unknown = [_refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes) for node, why in flow.unknown.items()]
+    unknown = [
+        _refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes)
+        for node, why in flow.unknown.items()
+    ]
     return (*unknown, *found)
 
 

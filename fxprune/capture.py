@@ -42,7 +42,9 @@ def capture(
         given_args, given_kwargs = model.example_inputs or ((), {})
         return _program(model, tuple(args or given_args), dict(kwargs or given_kwargs), _dynamic_of(model))
     if not isinstance(model, nn.Module):
-        raise CaptureError(f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path")
+        raise CaptureError(
+            f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
+        )
     kwargs = dict(kwargs or {})
     shapes = _dynamic_shapes(model, args, kwargs, dynamic)
     extra = _quiet_cache(model, kwargs)
@@ -128,7 +130,11 @@ def first_line(error: BaseException) -> str:
 def _last_user_frame(error: BaseException) -> str:
     """The innermost line of the traceback that is neither torch's nor ours."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    inner = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.filename and f"{os.sep}fxprune{os.sep}" not in f.filename]
+    inner = [
+        f
+        for f in frames
+        if f"{os.sep}torch{os.sep}" not in f.filename and f"{os.sep}fxprune{os.sep}" not in f.filename
+    ]
     inner = [f for f in inner if not f.filename.startswith("<")]
     if not inner:
         return ""
@@ -165,7 +171,11 @@ def _auto_symbolic(value: Any) -> Any:
 
 
 def _program(
-    exported: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, drop: set[str] = frozenset()  # type: ignore[assignment]
+    exported: ExportedProgram,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic: Any,
+    drop: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> Program:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -199,6 +209,8 @@ def drop_inputs(graph: fx.GraphModule, names: set[str]) -> None:
     for node in list(graph.graph.find_nodes(op="placeholder")):
         if node.name in names and not node.users:
             graph.graph.erase_node(node)
-    graph.graph._codegen.pytree_info = info._replace(orig_args=[n for n in info.orig_args if n not in names], in_spec=spec)  # type: ignore[attr-defined]
+    graph.graph._codegen.pytree_info = info._replace(
+        orig_args=[n for n in info.orig_args if n not in names], in_spec=spec
+    )  # type: ignore[attr-defined]
     graph._in_spec = spec
     graph.recompile()

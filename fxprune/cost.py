@@ -48,15 +48,15 @@ def flops(program: Program, point: Point | None = None) -> int:
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     """Scores and their sum over the values: each query head meets every key once, grouped or not."""
-    return 2 * prod(query[:-1]) * int(key[-2]) * int(query[-1] + value[-1])
+    return int(2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 
 
 def _matrix_vector(matrix: Any, *_: Any, **__: Any) -> int:
-    return 2 * prod(matrix)
+    return int(2 * prod(matrix))
 
 
 def _recurrent(x: Any, to_gates: Any, from_state: Any, *_: Any, **__: Any) -> int:
-    return 2 * prod(x[:2]) * (prod(to_gates) + prod(from_state))
+    return int(2 * prod(x[:2]) * (prod(to_gates) + prod(from_state)))
 
 
 # FlopCounterMode knows the CUDA names of these and counts nothing for the CPU's.

@@ -1,7 +1,7 @@
 """Write a Program as an ONNX file or as a .pt2 file, and prove that the ONNX file computes the same.
 
-Both files come from one ExportedProgram (`lower`), so that a caller who wants both pays for one export. A file is written
-under another name in the same folder, checked there, and only then moved into place.
+Both files come from one ExportedProgram (`lower`), so that a caller who wants both pays for one export. A file
+is written in a draft folder beside its place, checked there, and only then moved.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune import runtime
+from fxprune.capture import exporting
 from fxprune.errors import ExportError
 from fxprune.points import Point, axis_names, call_inputs, example_point, feeds
 from fxprune.program import Program
@@ -29,8 +30,8 @@ from fxprune.program import Program
 BARS = {np.dtype(np.float16): 1e-2}
 BAR = 1e-4
 
-# From opset 23 on, attention is one operator, the fastest form on ONNX Runtime's CPU (by a tenth on MiniLM). Where its
-# converter or its kernel falls short, the exporter's own opset writes attention out.
+# From opset 23 on, attention is one operator, the fastest form on ONNX Runtime's CPU (by a tenth on MiniLM).
+# Where its converter or its kernel falls short, the exporter's own opset writes attention out.
 ATTENTION_OPSET = 23
 
 Outputs = list[np.ndarray[Any, Any]]
@@ -40,8 +41,8 @@ Outputs = list[np.ndarray[Any, Any]]
 class Emitted:
     """An ONNX file that was written and checked.
 
-    `relative` is the largest difference to the Program over all outputs and `points`, relative to each output's
-    largest value. `seconds` is what exporting and writing took, `check_seconds` what the checks took.
+    `relative` is the largest difference to the Program over all outputs and `points`, relative to the largest
+    value of each. `seconds` is what exporting and writing took, `check_seconds` what the checks took.
     """
 
     path: Path
@@ -100,18 +101,34 @@ def save(
     return Path(path)
 
 
-def plain_export(model: Any, path: Path, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, opset: int) -> float:
-    """Export an untouched model the way its owner would, for comparison, and give the seconds that it took."""
+def plain_export(
+    model: Any, path: Path, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Any, opset: int
+) -> float:
+    """Export an untouched model as its owner would, for comparison, and give the seconds that it took."""
     start = time.perf_counter()
-    with quiet(), _inference():
+    with quiet(), exporting(model) if isinstance(model, torch.nn.Module) else _inference():
         try:
             torch.onnx.export(
-                model, args, path, kwargs=kwargs, dynamic_shapes=dynamic, dynamo=True, verbose=False,
-                opset_version=opset, external_data=False,
+                model,
+                args,
+                path,
+                kwargs=dict(kwargs),
+                dynamic_shapes=dynamic,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                external_data=False,
             )
         except Exception as error:
             raise ExportError(f"torch.onnx could not export the original: {reason(error)}") from error
     return time.perf_counter() - start
+
+
+def warm_up() -> None:
+    """Export one layer and throw it away, so that what is timed next does not pay for loading."""
+    model = torch.nn.Linear(2, 2).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        plain_export(model, Path(folder) / "warm.onnx", (torch.zeros(3, 2),), {}, None, ATTENTION_OPSET)
 
 
 @contextlib.contextmanager
@@ -147,7 +164,7 @@ def _inference() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _draft(path: str | Path, overwrite: bool) -> Iterator[Path]:
-    """Give a name to write to, in a folder beside the target; move all that lies there into place at the end."""
+    """Give a name to write to, in a folder beside the target; move what lies there into place at the end."""
     target = Path(path)
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists; give another name, or allow overwriting")
@@ -203,10 +220,10 @@ def _write(program: Program, exported: ExportedProgram, draft: Path, opset: int)
         raise ExportError(f"torch.onnx could not export the program: {reason(error)}") from error
 
 
-def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[str, str]:
+def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
     """Map torch's symbols (s72) to axis names (batch); the first place where a symbol occurs names it."""
     names = axis_names(program)
-    found: dict[str, str] = {}
+    found: dict[Any, str] = {}
     for value in graph_inputs:
         for dim, axis in names.get(value.name, {}).items():
             symbol = getattr(value.shape[dim], "value", None)
@@ -238,7 +255,7 @@ def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:
 
 
 def _points(program: Program, axes: set[str]) -> list[Point]:
-    """The examples, then every axis of the file larger; a model whose own limits forbid that is compared at the first only."""
+    """The examples, then every axis that the file left dynamic larger."""
     here = example_point(program)
     larger = {axis: size + 2 if axis in {"batch", "length"} else size * 2 for axis, size in here.items()}
     there = {axis: larger[axis] if axis in axes else size for axis, size in here.items()}
@@ -246,6 +263,7 @@ def _points(program: Program, axes: set[str]) -> list[Point]:
 
 
 def _outputs(program: Program, point: Point) -> Outputs | None:
+    """The program's own outputs; None where its limits forbid the point (a table of positions ends)."""
     args, kwargs = call_inputs(program, point)
     try:
         with _inference():
@@ -262,7 +280,9 @@ def _difference(program: Program, expected: Outputs, found: Outputs, point: Poin
     worst = 0.0
     for name, ours, theirs in zip(names, expected, found, strict=True):
         if ours.shape != theirs.shape:
-            raise ExportError(f"output {name!r} has the shape {theirs.shape} in ONNX Runtime, {ours.shape} here")
+            raise ExportError(
+                f"output {name!r} has the shape {theirs.shape} in ONNX Runtime, {ours.shape} here"
+            )
         difference, bar = _relative(ours, theirs), BARS.get(ours.dtype, BAR)
         if not difference <= bar:
             raise ExportError(

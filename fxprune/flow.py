@@ -47,7 +47,13 @@ def identity(tensor: Tensor) -> Any:
         return id(tensor)
     if not tensor.numel():
         return id(tensor)
-    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    return (
+        tensor.untyped_storage().data_ptr(),
+        tensor.storage_offset(),
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+    )
 
 
 def _call(node: fx.Node, flow: Flow) -> None:
@@ -79,9 +85,15 @@ def _no_tensor(value: Any) -> bool:
 
 def _checked(node: fx.Node, flow: Flow, result: Any) -> None:
     """Accept what a rule says only if it has the sizes that torch gives."""
-    said = tuple(tuple(d.size for d in s) for s in result) if _is_many(node) else tuple(d.size for d in result)
+    said = (
+        tuple(tuple(d.size for d in s) for s in result) if _is_many(node) else tuple(d.size for d in result)
+    )
     if said != _sizes(node.meta["val"]):
-        _unknown(node, flow, f"the rule of {node.target} failed: it says {said}, torch says {_sizes(node.meta['val'])}")
+        _unknown(
+            node,
+            flow,
+            f"the rule of {node.target} failed: it says {said}, torch says {_sizes(node.meta['val'])}",
+        )
         return
     _assign(flow, node, tuple(result))
 
@@ -91,7 +103,9 @@ def _is_many(node: fx.Node) -> bool:
 
 
 def _sizes(value: Any) -> Any:
-    return tuple(_sizes(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
+    return (
+        tuple(_sizes(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
+    )
 
 
 def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
@@ -142,4 +156,9 @@ def _pin_overlaps(program: Program, flow: Flow) -> None:
         key, other = seen.setdefault(value.untyped_storage().data_ptr(), (identity(value), node))
         if key != identity(value):
             for each in (node, other):
-                _pin_value(flow, each, f"{node.target} and {other.target} are different views of one storage", each.name)
+                _pin_value(
+                    flow,
+                    each,
+                    f"{node.target} and {other.target} are different views of one storage",
+                    each.name,
+                )

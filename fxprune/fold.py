@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.graphs import add_buffer
-from fxprune.program import attribute
+from fxprune.graphs import add_buffer, move_uses
+from fxprune.program import Program, attribute, copy_graph, rebuild
 from fxprune.rules.op import operands
 from fxprune.writes import is_written
 
@@ -51,7 +51,11 @@ def _constant(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], 
         value = attribute(graph, str(node.target))
         is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
         return value if is_buffer and value.device.type != "meta" and node not in written else None
-    if node.op != "call_function" or not _is_foldable(node, written) or not all(s in values for s in operands(node)):
+    if (
+        node.op != "call_function"
+        or not _is_foldable(node, written)
+        or not all(s in values for s in operands(node))
+    ):
         return None
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
     with torch.no_grad():
@@ -62,7 +66,11 @@ def _is_foldable(node: fx.Node, written: set[fx.Node]) -> bool:
     value = node.meta.get("val")
     if not isinstance(node.target, torch._ops.OpOverload) or node in written or not isinstance(value, Tensor):
         return False
-    if value.device.type == "meta" or not all(isinstance(size, int) for size in value.shape) or value.numel() > LARGEST:
+    if (
+        value.device.type == "meta"
+        or not all(isinstance(size, int) for size in value.shape)
+        or value.numel() > LARGEST
+    ):
         return False
     return torch.Tag.nondeterministic_seeded not in node.target.tags and not node.target._schema.is_mutable
 
@@ -76,7 +84,9 @@ def _is_frontier(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
 def _store(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     with graph.graph.inserting_before(node):
         stored = add_buffer(graph, f"_folded_{node.name}", value.detach().clone().contiguous())
-    stored.meta.update({key: node.meta[key] for key in ("stack_trace", "nn_module_stack") if key in node.meta})
+    stored.meta.update(
+        {key: node.meta[key] for key in ("stack_trace", "nn_module_stack") if key in node.meta}
+    )
     node.replace_all_uses_with(stored)
     graph.graph.erase_node(node)
 
@@ -99,7 +109,12 @@ def _has_effect(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     if node.op == "get_attr":
         return False
-    return schema is None and node.op == "call_function" and _is_effectful(node.target) or bool(schema and schema.is_mutable)
+    return (
+        schema is None
+        and node.op == "call_function"
+        and _is_effectful(node.target)
+        or bool(schema and schema.is_mutable)
+    )
 
 
 def _is_effectful(target: Any) -> bool:
@@ -113,3 +128,47 @@ def _drop_unread(graph: fx.GraphModule) -> None:
             for name in [n for n in store if f"{path}.{n}".lstrip(".") not in read]:
                 del store[name]
     graph.delete_all_unused_submodules()
+
+
+def folded(program: Program) -> Program:
+    """The program with constants computed, operators that do nothing dropped, and weights that no result needs gone."""
+    clean = rebuild(program, copy_graph(program), {})
+    drop_idle(clean.graph)
+    fold_constants(clean.graph)
+    remove_dead(clean.graph)
+    clean.graph.graph.lint()
+    clean.graph.recompile()
+    return clean
+
+
+def drop_idle(graph: fx.GraphModule) -> None:
+    """Movements whose result is their operand: whole slices, views and expansions to the same sizes."""
+    for node in list(graph.graph.nodes):
+        if (
+            node.target in _MOVEMENTS
+            and _same_sizes(node)
+            and not is_written(node)
+            and not is_written(node.args[0])
+        ):
+            move_uses(graph, node, node.args[0])
+
+
+_MOVEMENTS = (
+    aten.slice.Tensor,
+    aten.view.default,
+    aten.reshape.default,
+    aten.expand.default,
+    aten.contiguous.default,
+)
+
+
+def _same_sizes(node: fx.Node) -> bool:
+    """The same sizes as the operand, symbolically; a slice must start at 0 with step 1 (equal sizes say so)."""
+    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
+    return len(before) == len(after) and all(
+        _same(one, other) for one, other in zip(before, after, strict=True)
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one == other if isinstance(one, int) and isinstance(other, int) else str(one) == str(other)

@@ -21,7 +21,9 @@ def fake_mode(graph: fx.GraphModule) -> FakeTensorMode:
     return FakeTensorMode()
 
 
-def call(graph: fx.GraphModule, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
+def call(
+    graph: fx.GraphModule, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> fx.Node:
     """A new call at the insertion point, with its value computed on fake tensors."""
     node = graph.graph.call_function(target, args, kwargs or {})
     node.meta["val"] = fake_value(graph, node)

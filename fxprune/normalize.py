@@ -116,7 +116,9 @@ def explicit_squeeze(graph: fx.GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.target is aten.squeeze.default:
             shape = node.args[0].meta["val"].shape
-            _become(node, aten.squeeze.dims, (node.args[0], [i for i, size in enumerate(shape) if _is_one(size)]))
+            _become(
+                node, aten.squeeze.dims, (node.args[0], [i for i, size in enumerate(shape) if _is_one(size)])
+            )
 
 
 def _is_one(size: Any) -> bool:
@@ -125,7 +127,13 @@ def _is_one(size: Any) -> bool:
 
 def explicit_splits(graph: fx.GraphModule) -> None:
     """chunk and split by a size become split_with_sizes; narrow and unsafe variants become slices and splits."""
-    splits = (aten.chunk.default, aten.split.Tensor, aten.unsafe_split.Tensor, aten.unsafe_chunk.default, aten.tensor_split.sections)
+    splits = (
+        aten.chunk.default,
+        aten.split.Tensor,
+        aten.unsafe_split.Tensor,
+        aten.unsafe_chunk.default,
+        aten.tensor_split.sections,
+    )
     for node in list(graph.graph.nodes):
         bound = bind(node) if node.op == "call_function" else {}
         if node.target in splits:
@@ -170,7 +178,9 @@ def _functional_form(node: fx.Node) -> Any:
         return None
     packet = getattr(aten, node.target._schema.name.removeprefix("aten::").rstrip("_"), None)
     found = getattr(packet, node.target._overloadname, None)
-    return found if node.args and isinstance(node.args[0], fx.Node) and node.target.namespace == "aten" else None
+    return (
+        found if node.args and isinstance(node.args[0], fx.Node) and node.target.namespace == "aten" else None
+    )
 
 
 def _is_fresh(source: fx.Node, at: int, order: dict[fx.Node, int]) -> bool:
@@ -189,7 +199,12 @@ def _keeps_type(source: fx.Node, node: fx.Node) -> bool:
 def no_aliases(graph: fx.GraphModule) -> None:
     """A value that is passed on as it is (`alias`, `detach`, a cast to its own dtype) is the value, unless something writes into it."""
     for node in list(graph.graph.nodes):
-        if node.target in _PASSED_ON and _same_kind(node) and not is_written(node) and not is_written(node.args[0]):
+        if (
+            node.target in _PASSED_ON
+            and _same_kind(node)
+            and not is_written(node)
+            and not is_written(node.args[0])
+        ):
             move_uses(graph, node, node.args[0])
 
 

@@ -1,8 +1,9 @@
 """Inputs at a point: the example inputs of a Program, grown or cut along its dynamic axes.
 
-A *point* gives sizes to the named dynamic axes: `{"batch": 8, "length": 64}`. The names are the ones in the ONNX file:
-the first dimension of an input is `batch`, the last of a token sequence or the second of a feature sequence `length`,
-the last two of an image `height` and `width`. Inputs at a point repeat the examples, so that values stay in range.
+A *point* gives sizes to the named dynamic axes: `{"batch": 8, "length": 64}`. The names are the ones in the
+ONNX file: the first dimension of an input is `batch`, the last of a token sequence or the second of a feature
+sequence `length`, the last two of an image `height` and `width`. Inputs at a point repeat the examples, so that
+values stay in their range.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,9 @@ def axis_names(program: Program) -> dict[str, dict[int, str]]:
     taken: dict[str, int] = {}
     free = program.free_dims()
     return {
-        name: {dim: _claim(taken, name, _wanted(tensor, dim), tensor.shape[dim]) for dim in free.get(name, ())}
+        name: {
+            dim: _claim(taken, name, _wanted(tensor, dim), tensor.shape[dim]) for dim in free.get(name, ())
+        }
         for name, tensor in inputs(program).items()
     }
 

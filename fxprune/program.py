@@ -59,7 +59,9 @@ class Program:
 
     def parameter_bytes(self) -> int:
         """Bytes of parameters and buffers, shared storages once."""
-        return sum(value.numel() * value.element_size() for value in self.graph.state_dict(keep_vars=True).values())
+        return sum(
+            value.numel() * value.element_size() for value in self.graph.state_dict(keep_vars=True).values()
+        )
 
     def placeholders(self) -> list[fx.Node]:
         return list(self.graph.graph.find_nodes(op="placeholder"))
@@ -78,7 +80,9 @@ class Program:
 
     def outputs(self) -> list[Any]:
         """The flat results of the graph: nodes, or constants such as None."""
-        flat: list[Any] = pytree.tree_leaves(self.graph.graph.output_node().args[0], is_leaf=lambda x: x is None)
+        flat: list[Any] = pytree.tree_leaves(
+            self.graph.graph.output_node().args[0], is_leaf=lambda x: x is None
+        )
         return flat
 
     def flat_inputs(self) -> list[Any]:

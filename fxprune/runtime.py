@@ -1,5 +1,4 @@
-"""Run ONNX files in ONNX Runtime, and measure how long each takes and how much it computes.
-"""
+"""Run ONNX files in ONNX Runtime, and measure how long each takes and how much it computes."""
 
 import json
 import statistics
@@ -35,7 +34,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds that one run of one file takes: the median, the quartiles and how many runs stand behind them."""
+    """Milliseconds that one run of one file takes: median, quartiles, and how many runs stand behind them."""
 
     median: float
     low: float
@@ -43,7 +42,7 @@ class Timing:
     runs: int
 
 
-def session(path: Path, settings: Settings = Settings()) -> Any:  # noqa: B008 - frozen
+def session(path: Path, settings: Settings = Settings()) -> Any:
     """Open an ONNX file in ONNX Runtime on the CPU."""
     import onnxruntime
 
@@ -65,7 +64,7 @@ def run(opened: Any, given: Feeds) -> list[np.ndarray[Any, Any]]:
 
 
 def file_axes(path: Path) -> dict[str, int]:
-    """Name the dynamic axes of an ONNX file, each with the size 1; a nameless one is named after its place."""
+    """Name the dynamic axes of an ONNX file, each of size 1; a nameless one is named after its place."""
     named = [_file_dims(entry) for entry in session(path).get_inputs()]
     return {dim: 1 for dims in named for dim in dims if isinstance(dim, str)}
 
@@ -82,7 +81,7 @@ def file_feeds(path: Path, point: Point, seed: int = 0) -> Feeds:
 def measure(
     files: Mapping[str, Path],
     given: Mapping[str, Feeds],
-    settings: Settings = Settings(),  # noqa: B008 - frozen
+    settings: Settings = Settings(),
     seconds: float = 2.0,
 ) -> dict[str, Timing]:
     """Time several files on their inputs, taking turns, for about `seconds` in all.
@@ -158,7 +157,7 @@ def _draw(random: np.random.Generator, entry: Any, point: Point) -> np.ndarray[A
     shape = [dim if isinstance(dim, int) else point.get(dim, 1) for dim in _file_dims(entry)]
     kind = entry.type.removeprefix("tensor(").removesuffix(")")
     if kind in {"float", "float16", "double"}:
-        return random.standard_normal(shape).astype({"float": np.float32, "double": np.float64}.get(kind, np.float16))
+        return random.standard_normal(shape).astype({"float": "float32", "double": "float64"}.get(kind, kind))
     if kind == "bool":
         return np.ones(shape, dtype=np.bool_)
     if kind.startswith(("int", "uint")):

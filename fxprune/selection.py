@@ -24,7 +24,9 @@ class Selection:
     def __post_init__(self) -> None:
         checked = {name: tuple(_indices(name, kept)) for name, kept in self.axes.items()}
         object.__setattr__(self, "axes", dict(sorted(checked.items())))
-        object.__setattr__(self, "sizes", {name: self.sizes[name] for name in sorted(self.sizes) if name in checked})
+        object.__setattr__(
+            self, "sizes", {name: self.sizes[name] for name in sorted(self.sizes) if name in checked}
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.axes)
@@ -58,8 +60,14 @@ class Selection:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise SelectionError(f"this is no selection: not JSON ({error})") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("axes"), dict):
-            raise SelectionError(f"this is no selection: expected a JSON object with \"format\": \"{FORMAT}\" and \"axes\"")
+        if (
+            not isinstance(data, dict)
+            or data.get("format") != FORMAT
+            or not isinstance(data.get("axes"), dict)
+        ):
+            raise SelectionError(
+                f'this is no selection: expected a JSON object with "format": "{FORMAT}" and "axes"'
+            )
         return Selection(data["axes"], data.get("sizes") or {})
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -82,10 +90,16 @@ class Selection:
 
 def _indices(name: str, kept: Sequence[int]) -> list[int]:
     """Ascending distinct indices, at least one."""
-    if isinstance(kept, (str, bytes)) or not all(isinstance(i, int) and not isinstance(i, bool) for i in kept):
+    if isinstance(kept, (str, bytes)) or not all(
+        isinstance(i, int) and not isinstance(i, bool) for i in kept
+    ):
         raise SelectionError(f"axis {name}: kept indices must be integers, got {kept!r}")
     if not kept:
-        raise SelectionError(f"axis {name}: nothing is kept; keep at least one index (removing all is not shrinking)")
+        raise SelectionError(
+            f"axis {name}: nothing is kept; keep at least one index (removing all is not shrinking)"
+        )
     if sorted(set(kept)) != list(kept) or kept[0] < 0:
-        raise SelectionError(f"axis {name}: kept indices must be ascending, distinct and not negative, got {list(kept)[:8]}")
+        raise SelectionError(
+            f"axis {name}: kept indices must be ascending, distinct and not negative, got {list(kept)[:8]}"
+        )
     return list(kept)

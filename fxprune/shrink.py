@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ def shrink(program: Program, selection: Selection) -> Program:
     _freeze_sizes(analysis, nodes, kept)
     _resize(analysis, nodes, kept)
     slim = rebuild(program, graph, tensors).replace(labels=_labels(analysis, kept))
-    propagate(slim)
+    propagate(slim, {nodes[node] for node in analysis.flow.sizes} | (set(graph.nodes) - set(nodes.values())))
     _check_sizes(analysis, slim, nodes, kept)
     return slim
 
@@ -55,7 +56,9 @@ def zeroed(program: Program, selection: Selection) -> Program:
     inexact = [name for name in selection if not analysis.axis(name).exact]
     if inexact:
         why = analysis.axis(inexact[0]).why_inexact
-        raise SelectionError(f"no zeros equal removal on {', '.join(inexact)} ({why}); leave inexact axes out of the claim")
+        raise SelectionError(
+            f"no zeros equal removal on {', '.join(inexact)} ({why}); leave inexact axes out of the claim"
+        )
     graph, _ = _copy(program)
     zeros: dict[str, list[str]] = {}
     for name in selection:
@@ -73,7 +76,9 @@ def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, Tensor]:
         said = selection.sizes.get(name, axis.size)
         if indices[-1] >= axis.size or said != axis.size:
             asked = f"a size of {said}" if said != axis.size else f"index {indices[-1]}"
-            raise SelectionError(f"axis {name} has {axis.size} indices, the selection speaks of {asked}: it is for another model")
+            raise SelectionError(
+                f"axis {name} has {axis.size} indices, the selection speaks of {asked}: it is for another model"
+            )
         mask = torch.zeros(axis.size, dtype=torch.bool)
         mask[list(indices)] = True
         masks[axis.leaf] = mask
@@ -149,8 +154,6 @@ def _freeze_sizes(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Ke
 
 
 def _scaled_uses(node: fx.Node, divide: int, times: int) -> None:
-    import operator
-
     with node.graph.inserting_after(node):
         quotient = node.graph.call_function(operator.floordiv, (node, divide))
     with node.graph.inserting_after(quotient):
@@ -174,12 +177,13 @@ def _resized(node: fx.Node, value: Any, dim: Dim, kept: Kept) -> Any:
         return size if value > 0 else -size
     if value == -1:
         return value
-    raise VerifyError(f"{node.name}: an argument is {value}, its dim has {dim.size} indices (a bug of the rule: please report)", node.name)
+    raise VerifyError(
+        f"{node.name}: an argument is {value}, its dim has {dim.size} indices (a bug of the rule: please report)",
+        node.name,
+    )
 
 
 def _scaled(node: fx.Node, value: fx.Node, old: int, new: int) -> fx.Node:
-    import operator
-
     with node.graph.inserting_before(node):
         quotient = node.graph.call_function(operator.floordiv, (value, old))
         return node.graph.call_function(operator.mul, (quotient, new))
@@ -206,26 +210,54 @@ def _at(value: Any, path: list[str | int], change: Any) -> Any:
     return items
 
 
-def propagate(program: Program) -> None:
-    """Recompute every value of the graph on fake tensors."""
+def propagate(program: Program, edited: set[fx.Node]) -> None:
+    """Recompute, on fake tensors, the values of edited nodes and of all that reads a value whose sizes changed."""
     mode = fake_mode(program.graph)
+    changed = set(edited)
     with mode, torch.no_grad():
         for node in program.graph.graph.nodes:
-            _propagate(program, node, mode)
+            if (
+                node in changed
+                or node.op == "get_attr"
+                or any(source in changed for source in node.all_input_nodes)
+            ):
+                _propagate(program, node, mode, changed)
 
 
-def _propagate(program: Program, node: fx.Node, mode: FakeTensorMode) -> None:
+def _propagate(program: Program, node: fx.Node, mode: FakeTensorMode, changed: set[fx.Node]) -> None:
+    before = node.meta.get("val")
+    after = _value(program, node, mode)
+    if before is not None and _sizes_text(before) == _sizes_text(after):
+        changed.discard(node)
+        return
+    node.meta["val"] = after
+    changed.add(node)
+
+
+def _sizes_text(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ", ".join(_sizes_text(item) for item in value)
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else str(value)
+
+
+def _value(program: Program, node: fx.Node, mode: FakeTensorMode) -> Any:
     if node.op == "get_attr":
         value = attribute(program.graph, str(node.target))
-        if isinstance(value, Tensor):
-            node.meta["val"] = mode.from_tensor(value, static_shapes=True)
-    elif node.op == "call_function":
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-        try:
-            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise VerifyError(f"{node.name} = {node.target}: shrunk shapes do not fit: {reason}", node.name) from error
+        before = node.meta.get("val")
+        same = isinstance(value, Tensor) and isinstance(before, Tensor) and value.shape == before.shape
+        return (
+            before if same or not isinstance(value, Tensor) else mode.from_tensor(value, static_shapes=True)
+        )
+    if node.op != "call_function":
+        return node.meta.get("val")
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    try:
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise VerifyError(
+            f"{node.name} = {node.target}: shrunk shapes do not fit: {reason}", node.name
+        ) from error
 
 
 def _check_sizes(analysis: Analysis, slim: Program, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
@@ -234,7 +266,9 @@ def _check_sizes(analysis: Analysis, slim: Program, nodes: Mapping[fx.Node, fx.N
         promised = _promised(analysis.flow.dims.get(old), kept)
         found = _found(new.meta.get("val"))
         if old in analysis.flow.dims and promised != found:
-            raise VerifyError(f"{new.name} = {new.target}: its dims promise sizes {promised}, it has {found}", new.name)
+            raise VerifyError(
+                f"{new.name} = {new.target}: its dims promise sizes {promised}, it has {found}", new.name
+            )
 
 
 def _promised(dims: Any, kept: Kept) -> Any:
@@ -254,7 +288,7 @@ def _labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
     labels: dict[Label, str] = {}
     for axis in analysis.axes:
         for member in axis.members:
-            for ordinal, leaf in enumerate(counted(member._dim, sizes)):
+            for ordinal, leaf in enumerate(counted(member.carrier, sizes)):
                 if leaf in names:
                     labels[(member.name, member.dim, ordinal)] = names[leaf]
     return labels

@@ -70,7 +70,11 @@ class Silence:
     def all(self, nodes: Iterable[Any]) -> Zeros | None:
         """What silences every one of the operands."""
         answers = [self.of(node) for node in nodes]
-        return frozenset().union(*[a for a in answers if a is not None]) if all(a is not None for a in answers) else None
+        return (
+            frozenset().union(*[a for a in answers if a is not None])
+            if all(a is not None for a in answers)
+            else None
+        )
 
 
 def _keep(s: Silence, node: fx.Node) -> Zeros | None:
@@ -82,8 +86,16 @@ def _times(s: Silence, node: fx.Node) -> Zeros | None:
 
 
 def _plus(s: Silence, node: fx.Node) -> Zeros | None:
-    numbers = [a.value for name, a in bind(node).items() if name in ("self", "other") and not isinstance(a.value, fx.Node)]
-    tensors = [a.value for name, a in bind(node).items() if name in ("self", "other", "end") and isinstance(a.value, fx.Node)]
+    numbers = [
+        a.value
+        for name, a in bind(node).items()
+        if name in ("self", "other") and not isinstance(a.value, fx.Node)
+    ]
+    tensors = [
+        a.value
+        for name, a in bind(node).items()
+        if name in ("self", "other", "end") and isinstance(a.value, fx.Node)
+    ]
     if any(number not in (0, None) for number in numbers):
         return None
     return s.all(tensors)
@@ -194,5 +206,7 @@ def readers(flow: Flow, leaf: Dim) -> tuple[Zeros, str]:
             continue
         found = silence.any(contraction.operands)
         zeros |= found or frozenset()
-        why = why or ("" if found is not None else f"no zeros of weights silence it at {contraction.node.name}")
+        why = why or (
+            "" if found is not None else f"no zeros of weights silence it at {contraction.node.name}"
+        )
     return zeros, why

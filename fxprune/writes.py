@@ -29,7 +29,10 @@ def writes(user: fx.Node, node: fx.Node) -> bool:
 
 def is_written(node: fx.Node) -> bool:
     """Whether some operator writes into this value, or into a view of it."""
-    return any(writes(user, node) or (returns_alias(user) and not _is_mutable(user) and is_written(user)) for user in node.users)
+    return any(
+        writes(user, node) or (returns_alias(user) and not _is_mutable(user) and is_written(user))
+        for user in node.users
+    )
 
 
 def _is_mutable(node: fx.Node) -> bool:

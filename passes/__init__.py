@@ -1,0 +1,36 @@
+"""The suite: one pass, one file, one name. `PASSES` is the table; third parties add theirs by the entry-point group `fxprune.passes`."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from fxprune.errors import PipelineError
+from fxprune.passes.channels import Channels
+from fxprune.passes.ffn import Ffn
+from fxprune.passes.fold import Fold
+from fxprune.passes.heads import Heads
+from fxprune.passes.hidden import Hidden
+from fxprune.pipeline import Pass, Pipeline, parse_pipeline
+
+PASSES: tuple[type[Pass], ...] = (Heads, Ffn, Channels, Hidden, Fold)
+
+
+def table() -> dict[str, type[Pass]]:
+    """All passes by name, those of installed plug-ins included; a name that is taken is an error."""
+    found = {each.name: each for each in PASSES}
+    for entry in entry_points(group="fxprune.passes"):
+        each = entry.load()
+        if each.name in found:
+            raise PipelineError(
+                f"the plug-in {entry.value} brings a pass {each.name!r}, which exists already; uninstall or rename it"
+            )
+        found[each.name] = each
+    return found
+
+
+def pipeline(text: str) -> Pipeline:
+    """Read a pipeline such as `heads(ratio=0.25), ffn(ratio=0.5), fold`; PipelineError points at what can't be read."""
+    return parse_pipeline(text, table())
+
+
+__all__ = ["PASSES", "Channels", "Ffn", "Fold", "Heads", "Hidden", "pipeline", "table"]

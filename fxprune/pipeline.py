@@ -1,0 +1,196 @@
+"""Pipelines: an ordered list of passes, written as text and printed back to the same text.
+
+    heads(ratio=0.25), ffn(ratio=0.5), fold
+
+The text is a Python expression list, read with `ast` and never evaluated. A pass is a frozen dataclass: its fields are its options, the
+first sentence of its docstring is its help.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_type_hints
+
+from fxprune.analysis import Axis, analyze
+from fxprune.errors import FxpruneError, PassError, PipelineError
+from fxprune.program import Program
+from fxprune.selection import Selection
+from fxprune.shrink import shrink
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step of a pipeline: it plans a selection, and rewrites the program by it."""
+
+    name: ClassVar[str] = ""
+    preserves: ClassVar[bool] = False
+
+    def plan(self, program: Program) -> Selection:
+        """What each axis keeps; empty for a pass that removes no units."""
+        return Selection()
+
+    def rewrite(self, program: Program, selection: Selection) -> Program:
+        """The program after this pass."""
+        return shrink(program, selection)
+
+    def __str__(self) -> str:
+        shown = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in shown)
+        return f"{self.name}({options})" if options else self.name
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one pass did: seconds, axes cut, parameters before and after, and a note where it found nothing to do."""
+
+    text: str
+    seconds: float
+    axes: int
+    parameters: tuple[int, int]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The program after a pipeline, and the selection that leads there, in indices of the original."""
+
+    program: Program
+    selection: Selection
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order."""
+
+    passes: tuple[Pass, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(str(each) for each in self.passes)
+
+    def run(self, program: Program, observe: Callable[[str, int, int], None] | None = None) -> Result:
+        """Run the passes; `observe(text, index, count)` is called before each. PassError says which pass failed, and why."""
+        selection, steps = Selection(), []
+        for index, each in enumerate(self.passes):
+            if observe:
+                observe(str(each), index, len(self.passes))
+            program, part, step = self._step(program, index)
+            selection = selection.compose(part)
+            steps.append(step)
+        return Result(program, selection, tuple(steps))
+
+    def _step(self, program: Program, index: int) -> tuple[Program, Selection, Step]:
+        each, start = self.passes[index], time.perf_counter()
+        try:
+            part = each.plan(program)
+            after = each.rewrite(program, part)
+        except FxpruneError as error:
+            done = ", ".join(str(p) for p in self.passes[:index])
+            raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error
+        counts = program.parameter_count(), after.parameter_count()
+        note = "" if len(part) or each.preserves else "found nothing to remove"
+        return after, part, Step(str(each), time.perf_counter() - start, len(part), counts, note)
+
+
+def planned(
+    program: Program, choose: Callable[[Axis], bool], keep: Callable[[Axis], Iterable[int]]
+) -> Selection:
+    """A selection over the axes that `choose` accepts, each keeping what `keep` says; axes that keep all are left out."""
+    axes = [axis for axis in analyze(program).axes if choose(axis)]
+    kept = {axis.name: tuple(keep(axis)) for axis in axes}
+    sizes = {axis.name: axis.size for axis in axes}
+    return Selection({name: indices for name, indices in kept.items() if len(indices) < sizes[name]}, sizes)
+
+
+def parse_pipeline(text: str, table: Mapping[str, type[Pass]]) -> Pipeline:
+    """Read a pipeline's text; PipelineError points at the place with a caret and lists what was possible."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise _error(text.strip(), (error.offset or 1) - 1, f"can't read the pipeline: {error.msg}") from None
+    items = tree.elts if isinstance(tree, ast.Tuple) else [tree]
+    return Pipeline(tuple(_parse_pass(text.strip(), item, table) for item in items))
+
+
+def _error(text: str, column: int, message: str) -> PipelineError:
+    return PipelineError(f"{message}\n  {text}\n  {' ' * column}^")
+
+
+def _parse_pass(text: str, item: ast.expr, table: Mapping[str, type[Pass]]) -> Pass:
+    function = item.func if isinstance(item, ast.Call) else item
+    if not isinstance(function, ast.Name):
+        raise _error(text, item.col_offset, "expected a pass such as heads(ratio=0.25)")
+    found = table.get(function.id)
+    if found is None:
+        near = difflib.get_close_matches(function.id, table, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise _error(text, item.col_offset, f"no pass {function.id!r}{hint}; passes: {', '.join(table)}")
+    options = _options(text, item, found) if isinstance(item, ast.Call) else {}
+    missing = [
+        f.name
+        for f in dataclasses.fields(found)
+        if f.default is dataclasses.MISSING and f.name not in options
+    ]
+    if missing:
+        raise _error(
+            text, item.col_offset, f"{found.name} needs {missing[0]}, as in {found.name}({missing[0]}=…)"
+        )
+    try:
+        return found(**{name: value for name, (value, _) in options.items()})
+    except PipelineError as error:
+        column = next((c for name, (_, c) in options.items() if name in str(error)), item.col_offset)
+        raise _error(text, column, str(error)) from None
+
+
+def _options(text: str, item: ast.Call, found: type[Pass]) -> dict[str, tuple[Any, int]]:
+    """Option values with their columns."""
+    hints = get_type_hints(found)
+    names = [f.name for f in dataclasses.fields(found)]
+    if len(item.args) > len(names):
+        raise _error(
+            text,
+            item.args[len(names)].col_offset,
+            f"{found.name} takes {len(names)} options: {', '.join(names)}",
+        )
+    options: dict[str, tuple[Any, int]] = {}
+    given = [(name, value, value.col_offset) for name, value in zip(names, item.args, strict=False)]
+    given += [(keyword.arg or "**", keyword.value, keyword.col_offset) for keyword in item.keywords]
+    for name, value, column in given:
+        if name not in names:
+            near = ", ".join(names) or "none"
+            raise _error(text, column, f"{found.name} has no option {name!r}; options: {near}")
+        if name in options:
+            raise _error(text, column, f"{found.name}: option {name!r} is given twice")
+        options[name] = (_value(text, found.name, name, value, hints[name]), column)
+    return options
+
+
+def _value(text: str, owner: str, name: str, node: ast.expr, wanted: Any) -> Any:
+    """A literal of the option's type (an integer is a number too)."""
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        raise _error(
+            text, node.col_offset, f"{owner}: {name} must be a literal {_type_name(wanted)}"
+        ) from None
+    kinds = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}.get(wanted, (object,))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and wanted is not bool):
+        raise _error(text, node.col_offset, f"{owner}: {name} must be {_type_name(wanted)}, got {value!r}")
+    return float(value) if wanted is float else value
+
+
+def _type_name(wanted: Any) -> str:
+    return {float: "a number", int: "an integer", str: "a text", bool: "True or False"}.get(
+        wanted, str(wanted)
+    )
+
+
+def require(condition: bool, message: str) -> None:
+    """PipelineError with this message unless the condition holds."""
+    if not condition:
+        raise PipelineError(message)

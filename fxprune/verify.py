@@ -1,0 +1,167 @@
+"""Verify: the shrunk program equals the original with the removed units' readers set to zero, or the first node that differs is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.analysis import Analysis, analyze, keep_mask
+from fxprune.dims import Dim
+from fxprune.errors import VerifyError
+from fxprune.program import Program, source_line
+from fxprune.selection import Selection
+from fxprune.shrink import kept_masks, shrink, zeroed
+
+BARS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+"""The largest relative difference that rounding explains, by the coarsest floating type among the outputs."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was proved: `relative` is the largest difference of an output over its largest magnitude, on the example inputs.
+
+    `exact` are the axes of the claim, `inexact` those left out of it; `change` is how much pruning moved the outputs (the same
+    measure against the original), which shows that the claim is not empty.
+    """
+
+    relative: float
+    bar: float
+    exact: tuple[str, ...]
+    inexact: tuple[str, ...]
+    change: float
+
+
+def verify(program: Program, slim: Program, selection: Selection) -> Verdict:
+    """Prove a shrunk program against the zeroed original; VerifyError names the first node that differs in shape or value.
+
+    Inexact axes are no part of the claim: with them, equality is shown for the exact part of the selection, and `slim` must be what
+    `shrink` gives for the whole of it.
+    """
+    analysis = analyze(program)
+    exact = tuple(name for name in selection if analysis.axis(name).exact)
+    inexact = tuple(name for name in selection if not analysis.axis(name).exact)
+    claim = selection.only(set(exact))
+    got = _outputs(slim, program)
+    candidate = (shrink(program, claim), None) if inexact else (slim, got)
+    relative, bar = _compare(analysis, zeroed(program, claim), candidate, claim)
+    if inexact:
+        whole = shrink(program, selection)
+        _compare(analyze(whole), whole, (slim, got), Selection())
+    return Verdict(relative, bar, exact, inexact, difference(got or [], run(program)))
+
+
+def _outputs(slim: Program, program: Program) -> list[Tensor] | None:
+    """The outputs, or None where the program does not even run (the first bad node is looked for afterwards)."""
+    try:
+        return run(slim, program)
+    except RuntimeError:
+        return None
+
+
+def _compare(
+    analysis: Analysis, oracle: Program, candidate: tuple[Program, list[Tensor] | None], claim: Selection
+) -> tuple[float, float]:
+    expected = run(oracle)
+    got = candidate[1] if candidate[1] is not None else _outputs(candidate[0], oracle)
+    bar = max((BARS.get(value.dtype, 0.0) for value in expected), default=0.0)
+    relative = difference(got, expected) if got is not None and len(got) == len(expected) else float("inf")
+    if not relative <= bar:
+        raise _first_difference(analysis, oracle, candidate[0], claim, (relative, bar))
+    return relative, bar
+
+
+def run(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
+    """The tensor outputs on the example inputs, with a fixed seed for random operators."""
+    source = inputs_of or program
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = program(*source.args, **source.kwargs)
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def difference(got: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest |got − expected| over the largest |expected|, over all outputs; equal infinities and NaNs don't count."""
+    return max((_relative(one, other) for one, other in zip(got, expected, strict=False)), default=0.0)
+
+
+def _relative(got: Tensor, expected: Tensor) -> float:
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return float("inf")
+    if not got.numel() or torch.equal(got, expected):
+        return 0.0
+    wide = torch.complex128 if got.is_complex() else torch.float64
+    one, other = got.to(wide), expected.to(wide)
+    same = (one == other) | (one.isnan() & other.isnan())
+    gap = torch.where(same, 0.0, (one - other).abs()).max()
+    finite = other.abs()[other.isfinite()]
+    scale = finite.max() if finite.numel() else torch.ones(())
+    return float(gap / scale.clamp_min(1e-30))
+
+
+def _first_difference(
+    analysis: Analysis, oracle: Program, candidate: Program, claim: Selection, gap: tuple[float, float]
+) -> VerifyError:
+    kept = kept_masks(analysis, claim)
+    values = dict(_values(candidate, oracle))
+    dims = {node.name: analysis.flow.dims.get(node) for node in analysis.program.graph.graph.nodes}
+    nodes = {node.name: node for node in candidate.graph.graph.nodes}
+    for name, expected in _values(oracle, oracle):
+        if name in values and isinstance(expected, Tensor):
+            fault = _fault(expected, values[name], _kept_part(dims.get(name), expected, kept), gap[1])
+            if fault:
+                where = source_line(nodes[name])
+                place = f" [{where}]" if where else ""
+                return VerifyError(f"{name} = {nodes[name].target}: {fault}{place}", name)
+    return VerifyError(
+        f"the outputs differ by {gap[0]:.3g} (allowed {gap[1]:.0e}), though every common node agrees", None
+    )
+
+
+def _kept_part(dims: Any, expected: Tensor, kept: Mapping[Dim, Tensor]) -> Tensor:
+    """The part of the oracle's value that the shrunk program should hold."""
+    if not dims or not all(isinstance(dim, Dim) for dim in dims) or len(dims) != expected.dim():
+        return expected
+    for place, dim in enumerate(dims):
+        mask = keep_mask(dim, kept)
+        if mask.numel() == expected.shape[place]:
+            expected = expected.index_select(place, mask.nonzero().flatten().to(expected.device))
+    return expected
+
+
+def _fault(whole: Tensor, got: Any, expected: Tensor, bar: float) -> str:
+    if not isinstance(got, Tensor) or got.shape != expected.shape:
+        found = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+        return f"shape {found}, expected {tuple(expected.shape)} (of {tuple(whole.shape)})"
+    gap = _relative(got, expected)
+    return f"its value differs by {gap:.3g} relative (allowed {bar:.0e})" if not gap <= bar else ""
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps every value."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.values: list[tuple[str, Any]] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.values.append((n.name, value.clone() if isinstance(value, Tensor) else value))
+        return value
+
+
+def _values(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
+    recorder = _Recorder(program.graph)
+    inputs = inputs_of.flat_inputs()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            recorder.run(*inputs, enable_io_processing=False)
+    except Exception as error:  # the values up to the failing node are what is asked for
+        if not recorder.values:
+            raise VerifyError(f"the program does not run: {error}") from error
+    yield from recorder.values

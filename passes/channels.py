@@ -1,0 +1,16 @@
+"""Channels of convolutional nets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fxprune.passes.base import Fraction
+
+
+@dataclass(frozen=True)
+class Channels(Fraction):
+    """Remove channels of convolutions, with the batch norms between and all that residuals and concatenations tie to them."""
+
+    name: ClassVar[str] = "channels"
+    roles: ClassVar[frozenset[str]] = frozenset({"channels"})
