@@ -47,7 +47,7 @@ class Member:
         """The flat positions along `dim` that belong to one unit of the axis."""
         kept = torch.ones(self._leaf.size, dtype=torch.bool)
         kept[unit] = False
-        return (~keep_mask(self.carrier, {self._leaf: kept})).nonzero().flatten().tolist()  # type: ignore[no-any-return]
+        return (~keep_mask(self.carrier, {self._leaf: kept})).nonzero().flatten().tolist()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
 from fxprune.normalize import normalize
-from fxprune.program import Program
+from fxprune.program import Program, trees
 
 
 def capture(
@@ -49,7 +49,7 @@ def capture(
     shapes = _dynamic_shapes(model, args, kwargs, dynamic)
     extra = _quiet_cache(model, kwargs)
     exported = _export(model, tuple(args), {**kwargs, **extra}, _with_constants(shapes, extra))
-    return _program(exported, tuple(args), kwargs, shapes, set(extra))
+    return _program(exported, tuple(args), kwargs, shapes, frozenset(extra))
 
 
 def _load(path: Path) -> ExportedProgram:
@@ -71,7 +71,7 @@ def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     """`dynamic` in torch.export's form, keyed by parameter name."""
     if dynamic is None or dynamic is False:
         return None
-    names = [name for name in inspect.signature(model.forward).parameters][: len(args)]
+    names = list(inspect.signature(model.forward).parameters)[: len(args)]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if dynamic is True:
         return {name: pytree.tree_map(_auto, value) for name, value in given.items()}
@@ -156,7 +156,7 @@ def _dynamic_of(exported: ExportedProgram) -> Any:
 
 
 def _keyed(exported: ExportedProgram, args: Any, kwargs: Any) -> dict[str, Any]:
-    names = exported.module(check_guards=False).graph._codegen.pytree_info.orig_args  # type: ignore[union-attr]
+    names = trees(exported.module(check_guards=False)).orig_args
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
@@ -175,7 +175,7 @@ def _program(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     dynamic: Any,
-    drop: set[str] = frozenset(),  # type: ignore[assignment]
+    drop: frozenset[str] = frozenset(),
 ) -> Program:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -196,12 +196,12 @@ def own_buffers(graph: fx.GraphModule) -> None:
                 module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
 
 
-def drop_inputs(graph: fx.GraphModule, names: set[str]) -> None:
+def drop_inputs(graph: fx.GraphModule, names: frozenset[str]) -> None:
     """Remove constant keyword inputs that capture itself had added."""
     if not names:
         return
-    info = graph.graph._codegen.pytree_info  # type: ignore[attr-defined]
-    args_spec, kwargs_spec = info.in_spec.children()
+    info = trees(graph)
+    kwargs_spec = info.in_spec.child(1)
     kept = [i for i, name in enumerate(kwargs_spec.context) if name not in names]
     keyed = {kwargs_spec.context[i]: kwargs_spec.child(i) for i in kept}
     tree = pytree.tree_unflatten([0] * info.in_spec.num_leaves, info.in_spec)
@@ -209,8 +209,7 @@ def drop_inputs(graph: fx.GraphModule, names: set[str]) -> None:
     for node in list(graph.graph.find_nodes(op="placeholder")):
         if node.name in names and not node.users:
             graph.graph.erase_node(node)
-    graph.graph._codegen.pytree_info = info._replace(
-        orig_args=[n for n in info.orig_args if n not in names], in_spec=spec
-    )  # type: ignore[attr-defined]
+    kept_names = [name for name in info.orig_args if name not in names]
+    graph.graph._codegen.pytree_info = info._replace(orig_args=kept_names, in_spec=spec)  # type: ignore[attr-defined]
     graph._in_spec = spec
     graph.recompile()

@@ -61,7 +61,7 @@ def _recurrent(x: Any, to_gates: Any, from_state: Any, *_: Any, **__: Any) -> in
 
 # FlopCounterMode knows the CUDA names of these and counts nothing for the CPU's.
 _CPU_ONLY: dict[Any, Callable[..., int]] = {
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # noqa: SLF001 - the only name that it has
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten.mkldnn_rnn_layer: _recurrent,
     aten.mv: _matrix_vector,
 }

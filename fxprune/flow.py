@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from fxprune import dims as algebra
 from fxprune.dims import Dim, atom
+from fxprune.errors import RuleError
 from fxprune.program import Program, attribute
 from fxprune.rules import REFUSED, find_rule, packet_of
 from fxprune.rules.op import Flow, Op, Shape, hint, operands, shape_of
@@ -58,9 +59,9 @@ def identity(tensor: Tensor) -> Any:
 
 def _call(node: fx.Node, flow: Flow) -> None:
     if node.target is operator.getitem:
-        source, place = node.args[0], node.args[1]
+        source: Any = node.args[0]
         if source in flow.dims:
-            _assign(flow, node, flow.dims[source][place])
+            _assign(flow, node, flow.dims[source][node.args[1]])
         return
     if _no_tensor(node.meta.get("val")):
         return
@@ -70,8 +71,9 @@ def _call(node: fx.Node, flow: Flow) -> None:
         return
     op = Op(node, flow)
     try:
-        result = found.function(op)
-    except Exception as error:  # a rule that fails is a refusal, never a crash
+        said = found.function(op)
+        agreed = _said_sizes(node, said) == _sizes(node.meta["val"])
+    except Exception as error:  # noqa: BLE001 - a rule that fails is a refusal, never a crash
         _unknown(node, flow, f"the rule of {node.target} failed: {type(error).__name__}: {error}")
         return
     _checked(node, flow, result)
@@ -83,19 +85,13 @@ def _no_tensor(value: Any) -> bool:
     return not isinstance(value, Tensor)
 
 
-def _checked(node: fx.Node, flow: Flow, result: Any) -> None:
-    """Accept what a rule says only if it has the sizes that torch gives."""
-    said = (
-        tuple(tuple(d.size for d in s) for s in result) if _is_many(node) else tuple(d.size for d in result)
-    )
+def _checked(node: fx.Node, result: Any) -> Any:
+    """What a rule says, if it has the sizes that torch gives."""
+    many = _is_many(node)
+    said = tuple(tuple(d.size for d in s) for s in result) if many else tuple(d.size for d in result)
     if said != _sizes(node.meta["val"]):
-        _unknown(
-            node,
-            flow,
-            f"the rule of {node.target} failed: it says {said}, torch says {_sizes(node.meta['val'])}",
-        )
-        return
-    _assign(flow, node, tuple(result))
+        raise RuleError(f"it says {said}, torch says {_sizes(node.meta['val'])}")
+    return tuple(result)
 
 
 def _is_many(node: fx.Node) -> bool:

@@ -109,11 +109,8 @@ def _has_effect(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     if node.op == "get_attr":
         return False
-    return (
-        schema is None
-        and node.op == "call_function"
-        and _is_effectful(node.target)
-        or bool(schema and schema.is_mutable)
+    return (schema is None and node.op == "call_function" and _is_effectful(node.target)) or bool(
+        schema and schema.is_mutable
     )
 
 

@@ -72,7 +72,7 @@ def _inline(graph: fx.GraphModule, node: fx.Node, body: fx.Node, inputs: tuple[A
     results = inner.output_node().args[0]
     for user in list(node.users):
         assert user.target is operator.getitem
-        user.replace_all_uses_with(values[results[user.args[1]]])  # type: ignore[index]
+        user.replace_all_uses_with(values[results[user.args[1]]])
         graph.graph.erase_node(user)
     graph.graph.erase_node(node)
     if not body.users:
@@ -126,7 +126,7 @@ def _is_one(size: Any) -> bool:
 
 
 def explicit_splits(graph: fx.GraphModule) -> None:
-    """chunk and split by a size become split_with_sizes; narrow and unsafe variants become slices and splits."""
+    """Chunk and split by a size become split_with_sizes; narrow and unsafe variants become slices and splits."""
     splits = (
         aten.chunk.default,
         aten.split.Tensor,
@@ -187,8 +187,13 @@ def _is_fresh(source: fx.Node, at: int, order: dict[fx.Node, int]) -> bool:
     """A value that an operator made, of which no view is read after the write."""
     if source.op != "call_function" or returns_alias(source) or source.target is operator.getitem:
         return False
+    return not any(order.get(reader, at) > at for view in _views(source, at, order) for reader in view.users)
+
+
+def _views(source: fx.Node, at: int, order: dict[fx.Node, int]) -> list[fx.Node]:
+    """What was made before a write and may share memory with a value, views of views included."""
     views = [user for user in source.users if returns_alias(user) and order.get(user, at) < at]
-    return not any(order.get(reader, at) > at for view in views for reader in view.users)
+    return [*views, *(deeper for view in views for deeper in _views(view, at, order))]
 
 
 def _keeps_type(source: fx.Node, node: fx.Node) -> bool:
@@ -209,7 +214,8 @@ def no_aliases(graph: fx.GraphModule) -> None:
 
 
 def _same_kind(node: fx.Node) -> bool:
-    before, after = node.args[0].meta["val"], node.meta["val"]
+    source: Any = node.args[0]
+    before, after = source.meta["val"], node.meta["val"]
     copies = node.kwargs.get("copy") or node.kwargs.get("memory_format") is not None or True in node.args[1:]
     return before.dtype == after.dtype and before.device == after.device and not copies
 

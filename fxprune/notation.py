@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from fxprune.errors import RuleError
 
@@ -49,7 +49,7 @@ class Signature:
         return tuple(dict.fromkeys(word for word in words if word not in carried | pinned))
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(notation: str) -> Signature:
     """Read a notation once; RuleError quotes it where it can't be read."""
     left, arrow, right = notation.partition("->")

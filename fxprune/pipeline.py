@@ -181,7 +181,7 @@ def _value(text: str, owner: str, name: str, node: ast.expr, wanted: Any) -> Any
     kinds = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}.get(wanted, (object,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and wanted is not bool):
         raise _error(text, node.col_offset, f"{owner}: {name} must be {_type_name(wanted)}, got {value!r}")
-    return float(value) if wanted is float else value
+    return float(str(value)) if wanted is float else value
 
 
 def _type_name(wanted: Any) -> str:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-
-_TORCH = os.path.dirname(torch.__file__)
+_TORCH = str(Path(torch.__file__).parent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +70,8 @@ class Program:
         return tuple(node.name for node in self.placeholders() if isinstance(node.meta.get("val"), Tensor))
 
     def output_names(self) -> tuple[str, ...]:
-        """Readable names of the outputs: the keys of the output tree (`last_hidden_state`), or `output_0`…"""
-        spec = self.graph.graph._codegen.pytree_info.out_spec  # type: ignore[attr-defined]
+        """Readable names of the outputs: the keys of the output tree (`last_hidden_state`), or `output_0` and so on."""
+        spec = trees(self.graph).out_spec
         tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
         paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
         names = [_path_name(path) or f"output_{i}" for i, path in enumerate(paths)]
@@ -108,13 +107,18 @@ def _path_name(path: tuple[Any, ...]) -> str:
 
 def flatten_inputs(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """Inputs as a flat list in the order of the placeholders, whatever the order of the keywords."""
-    info = program.graph.graph._codegen.pytree_info  # type: ignore[attr-defined]
+    info = trees(program.graph)
     names = info.orig_args
     bound = {**dict(zip(names, args, strict=False)), **kwargs}
     positional = info.in_spec.child(0).num_children
     ordered = tuple(bound[name] for name in names)
     keyed = dict(zip(info.in_spec.child(1).context, ordered[positional:], strict=True))
     return pytree.tree_leaves((ordered[:positional], keyed), is_leaf=lambda x: x is None)
+
+
+def trees(graph: Any) -> Any:
+    """The trees of a graph module's inputs and outputs: `orig_args`, `in_spec`, `out_spec`."""
+    return graph.graph._codegen.pytree_info
 
 
 def attribute(module: nn.Module, name: str) -> Any:

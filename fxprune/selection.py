@@ -77,7 +77,7 @@ class Selection:
             raise ExportError(f"{target} exists; pass overwrite=True to replace it")
         with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
             file.write(self.to_json())
-        os.replace(file.name, target)
+        Path(file.name).replace(target)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Selection:

@@ -14,7 +14,7 @@ from fxprune.analysis import Analysis, analyze, keep_mask
 from fxprune.dims import Dim, leaves
 from fxprune.errors import SelectionError, VerifyError
 from fxprune.flow import identity
-from fxprune.graphs import call, fake_mode
+from fxprune.graphs import fake_mode
 from fxprune.names import Label, counted
 from fxprune.program import Program, attribute, copy_graph, rebuild
 from fxprune.rules.op import Path, hint
@@ -41,7 +41,7 @@ def shrink(program: Program, selection: Selection) -> Program:
     _resize(analysis, nodes, kept)
     slim = rebuild(program, graph, tensors).replace(labels=_labels(analysis, kept))
     propagate(slim, {nodes[node] for node in analysis.flow.sizes} | (set(graph.nodes) - set(nodes.values())))
-    _check_sizes(analysis, slim, nodes, kept)
+    _check_sizes(analysis, nodes, kept)
     return slim
 
 
@@ -96,6 +96,7 @@ def new_size(dim: Dim, kept: Kept) -> int:
 
 
 def changes(dim: Dim, kept: Kept) -> bool:
+    """Whether a dim carries an atom of which the selection speaks."""
     return any(leaf in kept for leaf in leaves(dim))
 
 
@@ -145,12 +146,17 @@ def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor
 def _freeze_sizes(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
     """Integers of the graph keep speaking of original sizes: a size read from a dim that shrinks is scaled back."""
     for old, new in nodes.items():
-        if old.target is not aten.sym_size.int or old.args[0] not in analysis.flow.dims:
+        if old.target is not aten.sym_size.int or _pair(old)[0] not in analysis.flow.dims:
             continue
-        source, place = old.args
+        source, place = _pair(old)
         dim = analysis.flow.dims[source][place]
         if changes(dim, kept):
             _scaled_uses(new, new_size(dim, kept), dim.size)
+
+
+def _pair(node: fx.Node) -> tuple[Any, Any]:
+    """The two arguments of sym_size: a value and a place."""
+    return node.args[0], node.args[1]
 
 
 def _scaled_uses(node: fx.Node, divide: int, times: int) -> None:
@@ -260,7 +266,7 @@ def _value(program: Program, node: fx.Node, mode: FakeTensorMode) -> Any:
         ) from error
 
 
-def _check_sizes(analysis: Analysis, slim: Program, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
+def _check_sizes(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
     """Every value has the sizes that its dims promise."""
     for old, new in nodes.items():
         promised = _promised(analysis.flow.dims.get(old), kept)

@@ -32,10 +32,22 @@ class Silence:
         self.leaf = find(leaf)
         self.known: dict[fx.Node, Zeros | None] = {}
 
+    def count(self, node: Any) -> int:
+        """At how many places of a value the axis lies (of several results: the one with most)."""
+        shape = self.flow.dims.get(node, ()) if isinstance(node, fx.Node) else ()
+        shapes = [shape] if all(isinstance(dim, Dim) for dim in shape) else shape
+        return max((self._count(flat_dims(one)) for one in shapes), default=0)
+
+    def _count(self, dims: Iterable[Dim]) -> int:
+        return sum(leaf is self.leaf for dim in dims for leaf in leaves(dim))
+
     def carries(self, node: Any) -> bool:
         """Whether a value has the axis among its dims."""
-        dims = flat_dims(self.flow.dims.get(node, ())) if isinstance(node, fx.Node) else []
-        return any(leaf is self.leaf for dim in dims for leaf in leaves(dim))
+        return self.count(node) > 0
+
+    def contracts(self, node: fx.Node) -> bool:
+        """Whether a node sums over the axis."""
+        return any(c.node is node and self._count([c.dim]) for c in self.flow.contractions)
 
     def of(self, node: Any) -> Zeros | None:
         """The parameters that silence a value, or None."""
@@ -48,7 +60,8 @@ class Silence:
 
     def _of(self, node: fx.Node) -> Zeros | None:
         if node.op == "get_attr":
-            return frozenset([str(node.target)]) if node.meta["val"].is_floating_point() else None
+            zeros = node.meta["val"].is_floating_point() and not is_written(node)
+            return frozenset([str(node.target)]) if zeros else None
         if node.target is operator.getitem:
             return self.of(node.args[0])
         rule = find_rule(node.target) if node.op == "call_function" else None
@@ -67,6 +80,11 @@ class Silence:
             answers += [found] if found is not None else []
         return min(answers, key=len, default=None)
 
+    def everywhere(self, nodes: Iterable[Any], result: fx.Node) -> Zeros | None:
+        """What silences every one of the operands, if each carries the axis wherever the result does."""
+        nodes = list(nodes)
+        return self.all(nodes) if all(self.count(node) >= self.count(result) for node in nodes) else None
+
     def all(self, nodes: Iterable[Any]) -> Zeros | None:
         """What silences every one of the operands."""
         answers = [self.of(node) for node in nodes]
@@ -78,43 +96,47 @@ class Silence:
 
 
 def _keep(s: Silence, node: fx.Node) -> Zeros | None:
-    return s.all([n for n in operands(node) if s.carries(n)])
+    """Where an operator adds a place for the axis (expand, repeat), zeros of the operand do not reach it."""
+    carriers = [n for n in operands(node) if s.carries(n)]
+    return s.all(carriers) if sum(map(s.count, carriers)) >= s.count(node) else None
 
 
 def _times(s: Silence, node: fx.Node) -> Zeros | None:
-    return s.any(operands(node))
+    return _product(s, node, operands(node))
+
+
+def _product(s: Silence, node: fx.Node, factors: Iterable[Any]) -> Zeros | None:
+    """One factor is enough if it carries the axis wherever the result does, else all: y[i, j] = a[i] * b[j] needs both."""
+    carriers = [n for n in factors if s.carries(n)]
+    enough = [n for n in carriers if s.count(n) >= s.count(node) and not s.contracts(node)]
+    if len(carriers) == 1 or not enough:
+        return s.all(carriers) if carriers else None
+    return s.any(enough)
 
 
 def _plus(s: Silence, node: fx.Node) -> Zeros | None:
-    numbers = [
-        a.value
-        for name, a in bind(node).items()
-        if name in ("self", "other") and not isinstance(a.value, fx.Node)
-    ]
+    bound = bind(node)
+    numbers = [a.value for name, a in bound.items() if name in ("self", "other") and not isinstance(a.value, fx.Node)]
     tensors = [
-        a.value
-        for name, a in bind(node).items()
-        if name in ("self", "other", "end") and isinstance(a.value, fx.Node)
+        a.value for name, a in bound.items() if name in ("self", "other", "end") and isinstance(a.value, fx.Node)
     ]
-    if any(number not in (0, None) for number in numbers):
-        return None
-    return s.all(tensors)
+    return None if any(number not in (0, None) for number in numbers) else s.everywhere(tensors, node)
 
 
 def _first(s: Silence, node: fx.Node) -> Zeros | None:
     first, *rest = list(operands(node))
-    return None if any(s.carries(other) and other is not first for other in rest) else s.of(first)
+    return None if any(s.carries(other) and other is not first for other in rest) else s.everywhere([first], node)
 
 
 def _affine(s: Silence, node: fx.Node) -> Zeros | None:
     bound = bind(node)
-    return _with(s, s.any([bound["input"].value, bound["weight"].value]), bound["bias"].value)
+    return _with(s, node, _product(s, node, [bound["input"].value, bound["weight"].value]), bound["bias"].value)
 
 
-def _with(s: Silence, zeros: Zeros | None, addend: Any) -> Zeros | None:
+def _with(s: Silence, node: fx.Node, zeros: Zeros | None, addend: Any) -> Zeros | None:
     if zeros is None or not isinstance(addend, fx.Node):
         return zeros
-    more = s.of(addend)
+    more = s.everywhere([addend], node)
     return zeros | more if more is not None else None
 
 
@@ -127,7 +149,7 @@ def _bounds(low: str, high: str) -> Callable[[Silence, fx.Node], Zeros | None]:
         if isinstance(least, fx.Node) or isinstance(most, fx.Node):
             return None
         inside = (least is None or least <= 0) and (most is None or most >= 0)
-        return s.of(node.args[0]) if inside else None
+        return s.everywhere(node.args[:1], node) if inside else None
 
     return law
 
@@ -139,7 +161,7 @@ def _pow(s: Silence, node: fx.Node) -> Zeros | None:
 
 def _fill(s: Silence, node: fx.Node) -> Zeros | None:
     value = bind(node)["value"].value
-    return s.of(node.args[0]) if value is None or value == 0 else None
+    return s.everywhere(node.args[:1], node) if value is None or value == 0 else None
 
 
 def _where(s: Silence, node: fx.Node) -> Zeros | None:
@@ -148,13 +170,13 @@ def _where(s: Silence, node: fx.Node) -> Zeros | None:
     literals = [value for value in chosen if not isinstance(value, fx.Node)]
     if any(value != 0 for value in literals):
         return None
-    return s.all([value for value in chosen if isinstance(value, fx.Node)])
+    return s.everywhere([value for value in chosen if isinstance(value, fx.Node)], node)
 
 
 def _addmm(first: str, second: str) -> Callable[[Silence, fx.Node], Zeros | None]:
     def law(s: Silence, node: fx.Node) -> Zeros | None:
         bound = bind(node)
-        return _with(s, s.any([bound[first].value, bound[second].value]), bound["self"].value)
+        return _with(s, node, _product(s, node, [bound[first].value, bound[second].value]), bound["self"].value)
 
     return law
 
@@ -165,12 +187,13 @@ def _by_value(s: Silence, node: fx.Node) -> Zeros | None:
 
 
 def _self(s: Silence, node: fx.Node) -> Zeros | None:
-    return s.of(bind(node)["g"].value)
+    return s.everywhere([bind(node)["g"].value], node)
 
 
 LAWS: dict[str, Callable[[Silence, fx.Node], Zeros | None]] = {
     "lose": lambda s, node: None,
     "keep": _keep,
+    "zero": lambda s, node: frozenset(),
     "times": _times,
     "plus": _plus,
     "first": _first,
@@ -192,7 +215,7 @@ VALUE: dict[Any, Callable[[Silence, fx.Node], Zeros | None]] = {
     aten.hardtanh: _bounds("min_val", "max_val"),
     aten.addmm: _addmm("mat1", "mat2"),
     aten.baddbmm: _addmm("batch1", "batch2"),
-    aten.scaled_dot_product_attention: lambda s, node: s.of(bind(node)["value"].value),
+    aten.scaled_dot_product_attention: lambda s, node: s.everywhere([bind(node)["value"].value], node),
 }
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fxprune.analysis import Axis, analyze
+from fxprune.passes.base import Fraction
 from fxprune.pipeline import planned
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.passes.base import Fraction
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def bilinear(op: Op) -> Shape:
 def einsum(op: Op) -> Shape:
     """The equation is the rule: equal letters unify, letters without a result are summed over."""
     left, _, right = op["equation"].replace(" ", "").partition("->")
-    if "." in left or not right and "->" not in op["equation"]:
+    if "." in left or (not right and "->" not in op["equation"]):
         return _opaque(op, "an einsum with '...' or without '->' has no rule")
     words: dict[str, Dim] = {}
     carriers: dict[str, list[torch.fx.Node]] = {}

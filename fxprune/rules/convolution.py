@@ -6,6 +6,7 @@ import torch
 
 from fxprune import dims as algebra
 from fxprune.dims import Dim, atom, product
+from fxprune.rules.movement import constant_pad
 from fxprune.rules.op import Op, Shape
 from fxprune.rules.registry import rule
 
@@ -25,7 +26,7 @@ def convolution(op: Op) -> Shape:
     shape, weight = op.dims("input"), op.dims("weight")
     rank = len(weight) - 2
     lead, channels = shape[: len(shape) - rank - 1], shape[-rank - 1]
-    groups = atom(op.int("groups"))
+    groups = atom(op.integer("groups"))
     if op["transposed"]:
         inner, outer, out = _transposed(op, channels, weight, groups)
     else:
@@ -38,7 +39,7 @@ def transposed(op: Op) -> Shape:
     """`b (g i) *, (g i) o *!, (g o)? -> b (g o) *!`."""
     shape, weight = op.dims("input"), op.dims("weight")
     rank = len(weight) - 2
-    groups = atom(op.int("groups"))
+    groups = atom(op.integer("groups"))
     inner, outer, out = _transposed(op, shape[-rank - 1], weight, groups)
     return _finish(
         op, (shape[: len(shape) - rank - 1], shape[-rank:], weight[2:]), (groups, inner, outer, out)
@@ -75,9 +76,9 @@ def _finish(op: Op, places: tuple[Shape, Shape, Shape], roles: tuple[Dim, Dim, D
 
 _POOLS_1 = (aten.avg_pool1d, aten.adaptive_avg_pool1d, aten.max_pool1d)
 _POOLS_2 = (
-    aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d, aten.fractional_max_pool2d,
+    aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d, 
     aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
-    aten._upsample_nearest_exact2d, aten.reflection_pad2d, aten.replication_pad2d, aten.grid_sampler_2d,
+    aten._upsample_nearest_exact2d, aten.reflection_pad2d, aten.replication_pad2d,
 )  # fmt: skip
 _POOLS_3 = (
     aten.max_pool3d, aten.avg_pool3d, aten.adaptive_avg_pool3d, aten._adaptive_avg_pool3d, aten.upsample_nearest3d,
@@ -129,14 +130,20 @@ def pool_with_indices(op: Op) -> tuple[Shape, ...]:
     return result, result
 
 
+@rule(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d, zero="keep")
+def grid_sampler(op: Op) -> Shape:
+    """Values are looked up at the places that the grid tells; batch and channels pass."""
+    shape, grid = op.dims("input"), op.dims("grid")
+    op.pin((*shape[2:], *grid[1:]), "the grid says at which places values are read")
+    return (op.unify(shape[0], grid[0]), shape[1], *spatial(op, op.out[2:]))
+
+
 @rule(aten.pad, zero="value")
 def pad(op: Op) -> Shape:
     """Constant padding is a Sum with free parts; circular, reflect and replicate padding read by position."""
-    from fxprune.rules.movement import constant_pad
-
     if op["mode"] == "constant":
         return constant_pad(op)
-    shape, count = op.dims("self"), len(op.ints("pad")) // 2
+    shape, count = op.dims("self"), len(op.integers("pad")) // 2
     op.pin(shape[-count:], f"{op['mode']} padding reads by position")
     return (*shape[:-count], *spatial(op, op.out[-count:]))
 
@@ -163,7 +170,7 @@ def pixel_unshuffle(op: Op) -> Shape:
 def channel_shuffle(op: Op) -> Shape:
     """Product(g, m) becomes Product(m, g)."""
     shape = op.dims("self")
-    groups = atom(op.int("groups"))
+    groups = atom(op.integer("groups"))
     inner = atom(shape[1].size // groups.size)
     algebra.unify(shape[1], product([groups, inner]), op.node.name)
     op.size(groups, "groups")

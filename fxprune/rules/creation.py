@@ -10,7 +10,7 @@ from fxprune.rules.registry import rule
 aten = torch.ops.aten
 
 
-@rule(aten.zeros, aten.new_zeros, zero="keep")
+@rule(aten.zeros, aten.new_zeros, zero="zero")
 def zeros(op: Op) -> Shape:
     """Zeros of any size are zeros."""
     return fill(op)

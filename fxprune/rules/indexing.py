@@ -65,7 +65,7 @@ def gather(op: Op) -> Shape:
     """The gathered dim is looked up by value; the others are the index's own where the sizes agree."""
     name = "index" if "index" in op.arguments else "indices"
     shape, positions = op.dims("self"), op.dims(name)
-    place = op.int("dim") % max(1, len(shape))
+    place = op.integer("dim") % max(1, len(shape))
     for i, (dim, other) in enumerate(zip(shape, positions, strict=True)):
         if i == place:
             op.pin(dim, "gather looks positions up by value")
@@ -89,7 +89,7 @@ def scatter(op: Op) -> Shape:
     """Written positions stay whole; dims unify where all sizes agree."""
     shape = op.dims("self")
     others = [op.dims(name) for name in ("index", "src") if op.has(name)]
-    place = op.int("dim") % max(1, len(shape))
+    place = op.integer("dim") % max(1, len(shape))
     for i, dim in enumerate(shape):
         mates = [other[i] for other in others]
         if i != place and all(mate.size == dim.size for mate in mates):
@@ -103,7 +103,7 @@ def scatter(op: Op) -> Shape:
 @rule(aten.index_select, zero="first")
 def index_select(op: Op) -> Shape:
     """One dim is looked up by value."""
-    shape, place = op.dims("self"), op.int("dim") % max(1, len(op.dims("self")))
+    shape, place = op.dims("self"), op.integer("dim") % max(1, len(op.dims("self")))
     op.pin(shape[place], "rows are looked up by value")
     rows = op.dims("index")
     return (*shape[:place], rows[0] if rows else atom(1), *shape[place + 1 :])
@@ -113,7 +113,7 @@ def index_select(op: Op) -> Shape:
 def index_add(op: Op) -> Shape:
     """Rows are written by value along one dim; the others unify."""
     shape, source = op.dims("self"), op.dims("source")
-    place = op.int("dim") % max(1, len(shape))
+    place = op.integer("dim") % max(1, len(shape))
     for i, (dim, other) in enumerate(zip(shape, source, strict=True)):
         if i == place:
             op.pin((dim, other), "rows are written by value")

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 def axis(op: Op, name: str = "dim", tensor: str = "self") -> int:
     """A dimension argument as a non-negative number."""
-    return op.int(name) % max(1, len(op.dims(tensor)))
+    return op.integer(name) % max(1, len(op.dims(tensor)))
 
 
 @rule(
@@ -42,7 +42,7 @@ def view(op: Op) -> Shape:
 def flatten(op: Op) -> Shape:
     """Dims start…end become their product."""
     shape = op.dims("self")
-    start, end = op.int("start_dim") % max(1, len(shape)), op.int("end_dim") % max(1, len(shape))
+    start, end = op.integer("start_dim") % max(1, len(shape)), op.integer("end_dim") % max(1, len(shape))
     return (*shape[:start], product(shape[start : end + 1]), *shape[end + 1 :])
 
 
@@ -61,7 +61,7 @@ def unflatten(op: Op) -> Shape:
 def permute(op: Op) -> Shape:
     """`self.dims[i]` for i in dims."""
     shape = op.dims("self")
-    return tuple(shape[i] for i in op.ints("dims"))
+    return tuple(shape[i] for i in op.integers("dims"))
 
 
 @rule(aten.transpose, aten.swapaxes, aten.swapdims, aten.transpose_copy, zero="keep")
@@ -69,7 +69,7 @@ def transpose(op: Op) -> Shape:
     """Two dims change places."""
     shape = list(op.dims("self"))
     first, second = ("dim0", "dim1") if "dim0" in op.arguments else ("axis0", "axis1")
-    one, other = op.int(first), op.int(second)
+    one, other = op.integer(first), op.integer(second)
     shape[one], shape[other] = shape[other], shape[one]
     return tuple(shape)
 
@@ -85,8 +85,8 @@ def turned(op: Op) -> Shape:
 def movedim(op: Op) -> Shape:
     """The dims `source` stand at `destination`."""
     shape = op.dims("self")
-    source = [i % len(shape) for i in op.ints("source")]
-    destination = [i % len(shape) for i in op.ints("destination")]
+    source = [i % len(shape) for i in op.integers("source")]
+    destination = [i % len(shape) for i in op.integers("destination")]
     rest = iter(i for i in range(len(shape)) if i not in source)
     place = dict(zip(destination, source, strict=True))
     return tuple(shape[place[i] if i in place else next(rest)] for i in range(len(shape)))
@@ -96,7 +96,7 @@ def movedim(op: Op) -> Shape:
 def unsqueeze(op: Op) -> Shape:
     """A dim of size 1 comes in."""
     shape = op.dims("self")
-    place = op.int("dim") % (len(shape) + 1)
+    place = op.integer("dim") % (len(shape) + 1)
     return (*shape[:place], atom(1), *shape[place:])
 
 
@@ -104,7 +104,7 @@ def unsqueeze(op: Op) -> Shape:
 def squeeze(op: Op) -> Shape:
     """Dims of size 1 go: the named ones, or all."""
     shape = op.dims("self")
-    named = op.ints("dim") if "dim" in op.arguments else tuple(range(len(shape)))
+    named = op.integers("dim") if "dim" in op.arguments else tuple(range(len(shape)))
     places = {i % max(1, len(shape)) for i in named}
     for i in places:
         op.pin(shape[i], "squeeze looks at whether its size is 1")
@@ -131,12 +131,12 @@ def repeat(op: Op) -> Shape:
     """repeat(r) of d is Product(r, d)."""
     shape = op.dims("self")
     name = "repeats" if "repeats" in op.arguments else "dims"
-    times = op.ints(name)
+    times = op.integers(name)
     lead = max(0, len(times) - len(shape))
     times = (1,) * max(0, len(shape) - len(times)) + times
     shape = (*(atom(1) for _ in range(lead)), *shape)
     counts = [atom(count) for count in times]
-    for place, count in enumerate(counts[len(counts) - len(op.ints(name)) :]):
+    for place, count in enumerate(counts[len(counts) - len(op.integers(name)) :]):
         op.size(count, name, place)
     return tuple(product([count, dim]) for count, dim in zip(counts, shape, strict=True))
 
@@ -147,9 +147,12 @@ def repeat_interleave(op: Op) -> Shape:
     shape = op.dims("self")
     if "dim" not in op.arguments or op["dim"] is None or isinstance(op["repeats"], torch.fx.Node):
         return _pin_all(op, "repeat_interleave without a dim, or by a tensor, depends on values")
-    place, count = axis(op), atom(op.int("repeats"))
+    place, count = axis(op), atom(op.integer("repeats"))
+    joined = product([shape[place], count])
     op.size(count, "repeats")
-    return (*shape[:place], product([shape[place], count]), *shape[place + 1 :])
+    if op["output_size"] is not None:
+        op.size(joined, "output_size")
+    return (*shape[:place], joined, *shape[place + 1 :])
 
 
 @rule(aten.cat, aten.concat, aten.concatenate, zero="keep")
@@ -157,7 +160,7 @@ def cat(op: Op) -> Shape:
     """The dim that is joined is a Sum; the others unify. Legacy empty operands of one dim are skipped."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
     shapes = [shape for shape in shapes if len(shape) == len(op.out)]
-    place = op.int("dim") % len(op.out)
+    place = op.integer("dim") % len(op.out)
     result = list(shapes[0])
     for shape in shapes[1:]:
         for i, dim in enumerate(shape):
@@ -172,7 +175,7 @@ def stack(op: Op) -> Shape:
     shapes = [op.flow.dims[node] for node in op.tensors()]
     for shape in shapes[1:]:
         op.unify_all(shapes[0], shape)
-    place = op.int("dim") % len(op.out)
+    place = op.integer("dim") % len(op.out)
     new = atom(len(shapes))
     op.pin(new, "stack: the position says which operand")
     return (*shapes[0][:place], new, *shapes[0][place:])
@@ -207,14 +210,14 @@ def cut(op: Op, dim: Dim, start: int, length: int) -> tuple[Dim, Dim, Dim]:
 @rule(aten.slice, aten.slice_copy, zero="keep")
 def slice_(op: Op) -> Shape:
     """start…end is the middle of a Sum; a step that divides makes Product(m, step)."""
-    shape, place, step = op.dims("self"), axis(op), op.int("step")
+    shape, place, step = op.dims("self"), axis(op), op.integer("step")
     dim, length = shape[place], op.out[axis(op)]
     start, end = _bounds(op, dim.size)
     if step != 1:
         kept = _strided(op, dim, start, end, step, length)
     elif length == dim.size:
         kept = dim
-        if op["end"] is not None and op.int("end") == dim.size:
+        if op["end"] is not None and op.integer("end") == dim.size:
             op.size(dim, "end")
     elif length == 0:
         kept = atom(0)
@@ -224,8 +227,8 @@ def slice_(op: Op) -> Shape:
 
 
 def _bounds(op: Op, size: int) -> tuple[int, int]:
-    start = op.int("start") if op["start"] is not None else 0
-    end = op.int("end") if op["end"] is not None else size
+    start = op.integer("start") if op["start"] is not None else 0
+    end = op.integer("end") if op["end"] is not None else size
     start, end = (value + size if value < 0 else value for value in (start, end))
     return min(max(start, 0), size), min(max(end, 0), size)
 
@@ -236,13 +239,13 @@ def _middle(op: Op, dim: Dim, start: int, length: int) -> Dim:
         op.pin(kept, "a slice of what stays whole")
         return kept
     before, kept, after = cut(op, dim, start, length)
-    if op["start"] is not None and op.int("start") >= 0:
+    if op["start"] is not None and op.integer("start") >= 0:
         op.size(before, "start")
     elif op["start"] is not None:
         op.size(total([kept, after]), "start")
-    if op["end"] is not None and 0 <= op.int("end") <= dim.size:
+    if op["end"] is not None and 0 <= op.integer("end") <= dim.size:
         op.size(total([before, kept]), "end")
-    elif op["end"] is not None and op.int("end") < 0:
+    elif op["end"] is not None and op.integer("end") < 0:
         op.size(after, "end")
     return kept
 
@@ -255,7 +258,7 @@ def _strided(op: Op, dim: Dim, start: int, end: int, step: int, length: int) -> 
     phase = atom(step)
     op.pin(phase, f"a slice with step {step} reads it by position")
     algebra.unify(dim, product([kept, phase]), op.node.name)
-    if op["end"] is not None and op.int("end") == dim.size:
+    if op["end"] is not None and op.integer("end") == dim.size:
         op.size(dim, "end")
     return kept
 
@@ -264,17 +267,17 @@ def _strided(op: Op, dim: Dim, start: int, end: int, step: int, length: int) -> 
 def select(op: Op) -> Shape:
     """One position of a dim is read; the others may go."""
     shape, place = op.dims("self"), axis(op)
-    dim, index = shape[place], op.int("index") % max(1, shape[place].size)
+    dim, index = shape[place], op.integer("index") % max(1, shape[place].size)
     if algebra.pinned(dim) is None:
         before, _, after = cut(op, dim, index, 1)
-        op.size(before if op.int("index") >= 0 else total([atom(1), after]), "index")
+        op.size(before if op.integer("index") >= 0 else total([atom(1), after]), "index")
     return shape[:place] + shape[place + 1 :]
 
 
 @rule(aten.constant_pad_nd, zero="value")
 def constant_pad(op: Op) -> Shape:
     """Padding is a Sum with free parts, so that they shrink with what they meet (ResNet's option-A shortcut)."""
-    shape, amounts = list(op.dims("self")), op.ints("pad")
+    shape, amounts = list(op.dims("self")), op.integers("pad")
     for i in range(0, len(amounts), 2):
         place = len(shape) - 1 - i // 2
         shape[place] = _padded(op, shape[place], i, (amounts[i], amounts[i + 1]))
@@ -307,7 +310,7 @@ def _pin_all(op: Op, why: str) -> Shape:
 def ordered(op: Op) -> Shape:
     """The order of a dim matters, so it stays whole."""
     shape = op.dims("self")
-    named = op.ints("dims") if "dims" in op.arguments else tuple(range(len(shape)))
+    named = op.integers("dims") if "dims" in op.arguments else tuple(range(len(shape)))
     for i in named or range(len(shape)):
         op.pin(shape[i], f"{op.node.target} depends on the order")
     return shape if tuple(d.size for d in shape) == op.out else op.fresh()

@@ -16,7 +16,7 @@ aten = torch.ops.aten
 def layer_norm(op: Op) -> Shape:
     """The last dims are normalised; weight and bias lie along them."""
     shape = op.dims("input")
-    normalized = shape[len(shape) - len(op.ints("normalized_shape")) :]
+    normalized = shape[len(shape) - len(op.integers("normalized_shape")) :]
     _over(op, normalized, "normalisation")
     for name in ("weight", "bias"):
         if op.has(name):
@@ -35,15 +35,16 @@ def _over(op: Op, dims: Shape, what: str) -> None:
 def native_layer_norm(op: Op) -> tuple[Shape, ...]:
     """As layer_norm, with mean and rstd."""
     shape = layer_norm(op)
-    kept = len(shape) - len(op.ints("normalized_shape"))
-    return shape, *((*shape[:kept], *(atom(1) for _ in shape[kept:])) for _ in range(2))
+    kept = len(shape) - len(op.integers("normalized_shape"))
+    statistic = (*shape[:kept], *(atom(1) for _ in shape[kept:]))
+    return shape, statistic, statistic
 
 
 @rule(aten.group_norm, zero="lose")
 def group_norm(op: Op) -> Shape:
     """Channels are Product(groups, m): a whole group may go exactly, m is normalised over."""
     shape = op.dims("input")
-    groups = atom(op.int("num_groups"))
+    groups = atom(op.integer("num_groups"))
     inner = atom(shape[1].size // groups.size)
     op.unify(shape[1], product([groups, inner]))
     op.size(groups, "num_groups")
@@ -77,14 +78,14 @@ def native_batch_norm(op: Op) -> tuple[Shape, ...]:
 def softmax(op: Op) -> Shape:
     """The normalised dim stays whole: a removed position would move its share to the others."""
     shape = op.dims("self")
-    op.pin(shape[op.int("dim") % max(1, len(shape))], "softmax over it")
+    op.pin(shape[op.integer("dim") % max(1, len(shape))], "softmax over it")
     return shape
 
 
 @rule(aten._weight_norm, zero="self")
 def weight_norm(op: Op) -> Shape:
     """g·v/‖v‖, the norm over all dims but `dim`: those are normalised over; g lies along `dim`."""
-    shape, place = op.dims("v"), op.int("dim") % len(op.dims("v"))
+    shape, place = op.dims("v"), op.integer("dim") % len(op.dims("v"))
     for one, other in zip(shape, op.dims("g"), strict=True):
         op.unify(one, other)
     op.inexact(
@@ -98,7 +99,7 @@ def weight_norm(op: Op) -> Shape:
 def glu(op: Op) -> Shape:
     """The dim is Sum(r, r): the second half gates the first."""
     shape = list(op.dims("self"))
-    place = op.int("dim") % len(shape)
+    place = op.integer("dim") % len(shape)
     half: Dim = atom(shape[place].size // 2)
     algebra.unify(shape[place], algebra.total([half, half]), op.node.name)
     shape[place] = half

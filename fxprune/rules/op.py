@@ -82,13 +82,13 @@ class Op:
         shape: Shape = self.flow.dims[self[name]]
         return shape
 
-    def ints(self, name: str) -> tuple[int, ...]:
+    def integers(self, name: str) -> tuple[int, ...]:
         """A list of integers (or one integer) as numbers, symbolic ones by their value in the example."""
         value = self[name]
         items = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
         return tuple(as_int(item) for item in items)
 
-    def int(self, name: str) -> int:
+    def integer(self, name: str) -> int:
         return as_int(self[name])
 
     @property

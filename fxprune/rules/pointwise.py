@@ -23,6 +23,7 @@ def _packets(names: str) -> frozenset[Any]:
 
 
 ZERO: dict[str, frozenset[Any]] = {
+    "zero": _packets("zeros_like"),
     "times": _packets("""
         mul multiply bitwise_and logical_and __and__
     """),
@@ -39,7 +40,7 @@ ZERO: dict[str, frozenset[Any]] = {
     "keep": _packets("""
         neg relu relu6 gelu silu mish tanh sin asin sinh asinh atan tan atanh erf expm1 log1p abs sign
         sqrt round trunc floor ceil elu selu celu leaky_relu hardswish softshrink hardshrink prelu
-        _prelu_kernel to _to_copy clone contiguous alias detach nan_to_num zeros_like positive conj real
+        _prelu_kernel to _to_copy clone contiguous alias detach nan_to_num positive conj real
         imag type_as lift_fresh_copy lift_fresh tanhshrink frac deg2rad rad2deg _conj resolve_conj rrelu
         softsign
     """),
@@ -109,7 +110,7 @@ def tagged_rule(target: Any) -> Rule | None:
 
 
 def prelu(op: Op) -> Shape:
-    """prelu's weight lies along dimension 1 of its input."""
+    """Prelu's weight lies along dimension 1 of its input."""
     shape = op.dims("self")
     weight = op.dims("weight")
     if len(shape) > 1 and weight:

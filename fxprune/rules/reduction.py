@@ -6,6 +6,7 @@ import torch
 
 from fxprune.dims import Dim, atom
 from fxprune.rules.op import Op, Shape
+from fxprune.rules.pointwise import pointwise
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten
@@ -15,7 +16,7 @@ def reduced(op: Op) -> tuple[Shape, Shape]:
     """(the dims that are reduced, the dims of the result)."""
     name = "self" if "self" in op.arguments else "input"
     shape = op.dims(name)
-    given = op.ints("dim") if "dim" in op.arguments else op.ints("axis")
+    given = op.integers("dim") if "dim" in op.arguments else op.integers("axis")
     places = {i % max(1, len(shape)) for i in given} or set(range(len(shape)))
     gone = tuple(shape[i] for i in sorted(places) if shape)
     if op["keepdim"]:
@@ -69,8 +70,6 @@ def amax(op: Op) -> Shape:
 def pair(op: Op) -> Shape | tuple[Shape, ...]:
     """Two results over a dim, one of them possibly its position; between two tensors max and min are pointwise."""
     if op.has("other"):
-        from fxprune.rules.pointwise import pointwise
-
         return pointwise(op)
     gone, result = reduced(op)
     positional = op.node.target.overloadpacket not in (aten.var_mean, aten.std_mean)  # type: ignore[union-attr]
@@ -92,7 +91,7 @@ def positional(op: Op) -> Shape:
 def ordered(op: Op) -> Shape:
     """The order along the dim matters."""
     shape = op.dims("self")
-    op.pin(shape[op.int("dim") % max(1, len(shape))], f"{op.node.target} depends on the order")
+    op.pin(shape[op.integer("dim") % max(1, len(shape))], f"{op.node.target} depends on the order")
     return shape
 
 
@@ -100,7 +99,7 @@ def ordered(op: Op) -> Shape:
 def ranked(op: Op) -> tuple[Shape, ...]:
     """Values and positions along a dim that stays whole."""
     shape = list(op.dims("self"))
-    place = op.int("dim") % max(1, len(shape))
+    place = op.integer("dim") % max(1, len(shape))
     op.pin(shape[place], f"{op.node.target} gives positions along it")
     if op.outs[0] != tuple(dim.size for dim in shape):
         shape = [dim if i != place else atom(0) for i, dim in enumerate(shape)]

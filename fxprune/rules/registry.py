@@ -5,6 +5,7 @@ from which exactness is proved (see `fxprune.silence`):
 
     lose     the result may be non-zero where its operands are zero                    (exp, sigmoid, batch_norm)
     keep     zero where all operands that carry the dimension are zero                 (relu, view, cat)
+    zero     zero everywhere                                                           (zeros)
     times    zero where any operand is zero                                            (mul, matmul)
     plus     zero where all operands are zero, and each carries the dimension          (add)
     first    zero where the first operand is zero                                      (div, dropout, embedding)
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -24,7 +25,7 @@ from fxprune.rules.op import Dims, Op, apply_notation
 
 RuleFunction: TypeAlias = Callable[[Op], Dims]
 
-ZERO_LAWS = ("lose", "keep", "times", "plus", "first", "affine", "value", "self")
+ZERO_LAWS = ("lose", "keep", "zero", "times", "plus", "first", "affine", "value", "self")
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,13 @@ def declare(*packets: Any, notation: str, zero: str = "lose", roles: dict[str, s
     register(packets, Rule(function, zero, notation))
 
 
-def rule(*packets: Any, zero: str = "lose") -> Callable[[RuleFunction], RuleFunction]:
+F = TypeVar("F", bound=Callable[[Op], Any])
+
+
+def rule(*packets: Any, zero: str = "lose") -> Callable[[F], F]:
     """A rule as a function."""
 
-    def decorate(function: RuleFunction) -> RuleFunction:
+    def decorate(function: F) -> F:
         register(packets, Rule(function, zero))
         return function
 
