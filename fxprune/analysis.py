@@ -105,16 +105,17 @@ def analyze(program: Program) -> Analysis:
     """Infer which dimensions of a program are coupled, and which of them can shrink; no weight is read or allocated."""
     flow = walk(program)
     places = _places(program, flow)
-    learned = {
-        leaf for leaf, members in places.items() if any(_is_learned(program, name) for name, _, _ in members)
-    }
+    names = {name for members in places.values() for name, _, _ in members}
+    parameters = {name for name in names if _is_learned(program, name)}
+    learned = {leaf for leaf, members in places.items() if any(name in parameters for name, _, _ in members)}
     free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not algebra.is_pinned(leaf)]
     roles = _roles(flow)
     chosen = {leaf: _role(roles.get(leaf, set())) for leaf in free}
-    names = axis_names(chosen, places, program.labels)
+    called = axis_names(chosen, places, program.labels, parameters)
     notes = _inexact(flow)
     axes = tuple(
-        _axis(program, flow, leaf, (names[leaf], chosen[leaf]), (places[leaf], names, notes)) for leaf in free
+        _axis(program, flow, leaf, (called[leaf], chosen[leaf]), (places[leaf], called, notes))
+        for leaf in free
     )
     whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and algebra.is_pinned(leaf)]
     return Analysis(program, flow, axes, _refusals(program, flow, whole, places))

@@ -1,10 +1,11 @@
 """Write a Program as an ONNX file or as a .pt2 file, and prove that the ONNX file computes the same.
 
-Both files come from one ExportedProgram (`lower`), so that a caller who wants both pays for one export. A file
-is written in a draft folder beside its place, checked there, and only then moved.
+Both files come from one ExportedProgram (`lower`), so that a caller who wants both pays for one export. A
+file is written in a draft folder beside its place, checked there, and only then moved.
 """
 
 import contextlib
+import copy
 import io
 import logging
 import tempfile
@@ -34,6 +35,7 @@ BAR = 1e-4
 # Where its converter or its kernel falls short, the exporter's own opset writes attention out.
 ATTENTION_OPSET = 23
 
+aten = torch.ops.aten
 Outputs = list[np.ndarray[Any, Any]]
 
 
@@ -193,7 +195,7 @@ def _opsets(program: Program) -> tuple[int, ...]:
     from torch.onnx import ops  # noqa: F401 - loads the exporter, whose default is asked for next
     from torch.onnx._constants import ONNX_DEFAULT_OPSET
 
-    attention = torch.ops.aten.scaled_dot_product_attention.default
+    attention = aten.scaled_dot_product_attention.default
     fused = any(node.target is attention for node in program.graph.graph.nodes)
     return (ATTENTION_OPSET, ONNX_DEFAULT_OPSET) if fused else (ONNX_DEFAULT_OPSET,)
 
@@ -204,7 +206,7 @@ def _write(program: Program, exported: ExportedProgram, draft: Path, opset: int)
     try:
         with quiet(), _inference():
             made = torch.onnx.export(
-                exported,
+                _lean(exported),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
@@ -218,6 +220,29 @@ def _write(program: Program, exported: ExportedProgram, draft: Path, opset: int)
         onnx.checker.check_model(str(draft))
     except Exception as error:
         raise ExportError(f"torch.onnx could not export the program: {reason(error)}") from error
+
+
+def _lean(exported: ExportedProgram) -> ExportedProgram:
+    """The same program without what does nothing in inference: the exporter traces each node twice over."""
+    graph = copy.deepcopy(exported.graph)
+    outputs = set(graph.output_node().all_input_nodes)  # the signature knows these by name
+    for node in list(graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif node.target is aten.dropout.default and node.args[2] is False and node not in outputs:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    return ExportedProgram(
+        exported.graph_module,
+        graph,
+        exported.graph_signature,
+        exported.state_dict,
+        exported.range_constraints,
+        exported.module_call_graph,
+        exported.example_inputs,
+        exported.constants,
+        verifiers=[exported.verifier],
+    )
 
 
 def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:

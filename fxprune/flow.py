@@ -71,12 +71,11 @@ def _call(node: fx.Node, flow: Flow) -> None:
         return
     op = Op(node, flow)
     try:
-        said = found.function(op)
-        agreed = _said_sizes(node, said) == _sizes(node.meta["val"])
+        result = _checked(node, found.function(op))
     except Exception as error:  # noqa: BLE001 - a rule that fails is a refusal, never a crash
         _unknown(node, flow, f"the rule of {node.target} failed: {type(error).__name__}: {error}")
         return
-    _checked(node, flow, result)
+    _assign(flow, node, result)
 
 
 def _no_tensor(value: Any) -> bool:

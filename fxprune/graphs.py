@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxprune.program import set_attribute
@@ -34,10 +35,16 @@ def call(
     return node
 
 
+def size_of(graph: fx.GraphModule, node: fx.Node, place: int) -> Any:
+    """A size of a value as a number, or as a new node where it is symbolic."""
+    size = node.meta["val"].shape[place]
+    return size if isinstance(size, int) else call(graph, torch.ops.aten.sym_size.int, (node, place))
+
+
 def fake_value(graph: fx.GraphModule, node: fx.Node) -> Any:
     """What a node computes from its operands' values, on fake tensors."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    with fake_mode(graph), torch.no_grad():
+    with fake_mode(graph), torch.no_grad(), enable_python_dispatcher():
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 

@@ -12,20 +12,24 @@ Label = tuple[str, int, int]
 
 
 def axis_names(
-    roles: Mapping[Dim, str], places: Mapping[Dim, list[Place]], labels: Mapping[Label, str]
+    roles: Mapping[Dim, str],
+    places: Mapping[Dim, list[Place]],
+    labels: Mapping[Label, str],
+    learned: set[str],
 ) -> dict[Dim, str]:
     """One name for each axis: the one that it had before shrinking, else a new one; names are unique."""
+    own = {leaf: [name for name, _, _ in places[leaf] if name in learned] for leaf in roles}
     known = {leaf: _label(leaf, places[leaf], labels) for leaf in roles}
     names = {leaf: name for leaf, name in known.items() if name}
     new = [leaf for leaf in roles if leaf not in names]
-    short = {leaf: _join(_shared_path([p[0] for p in places[leaf]]), roles[leaf]) for leaf in new}
+    short = {leaf: _join(_shared_path(own[leaf]), roles[leaf]) for leaf in new}
     taken = set(names.values())
     rivals: dict[str, list[Dim]] = {}
     for leaf in new:
         rivals.setdefault(short[leaf], []).append(leaf)
     for leaf in new:
         first = _leader(rivals[short[leaf]], places) is leaf and short[leaf] not in taken
-        wanted = short[leaf] if first else _join(_module(places[leaf][0][0]), roles[leaf])
+        wanted = short[leaf] if first else _join(_module(own[leaf][0]), roles[leaf])
         names[leaf] = _free(wanted, set(names.values()))
     return names
 

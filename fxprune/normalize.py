@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.decouple import decouple
 from fxprune.fold import fold_constants, remove_dead
-from fxprune.graphs import call, move_uses
+from fxprune.graphs import move_uses, size_of
 from fxprune.program import Program, attribute
 from fxprune.rules.op import bind
+from fxprune.unstack import unstack
 from fxprune.writes import is_written, returns_alias
 
 aten = torch.ops.aten
@@ -49,7 +51,7 @@ def normalize(program: Program) -> Program:
     program.graph.delete_all_unused_submodules()
     program.graph.recompile()
     program.graph.eval()
-    return program
+    return decouple(program)
 
 
 def inline_regions(graph: fx.GraphModule) -> None:
@@ -97,13 +99,8 @@ def explicit_sizes(graph: fx.GraphModule) -> None:
         if node.target in targets:
             source, other = node.args
             with graph.graph.inserting_before(node):
-                sizes = [_size(graph, other, i) for i in range(other.meta["val"].dim())]
+                sizes = [size_of(graph, other, i) for i in range(other.meta["val"].dim())]
             _become(node, targets[node.target], (source, sizes))
-
-
-def _size(graph: fx.GraphModule, node: fx.Node, place: int) -> Any:
-    size = node.meta["val"].shape[place]
-    return size if isinstance(size, int) else call(graph, aten.sym_size.int, (node, place))
 
 
 def _become(node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
@@ -239,6 +236,8 @@ NORMALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
     explicit_scale,
     functional,
     no_aliases,
+    unstack,
+    clean,
     fold,
     clean,
 )

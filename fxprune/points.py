@@ -2,8 +2,8 @@
 
 A *point* gives sizes to the named dynamic axes: `{"batch": 8, "length": 64}`. The names are the ones in the
 ONNX file: the first dimension of an input is `batch`, the last of a token sequence or the second of a feature
-sequence `length`, the last two of an image `height` and `width`. Inputs at a point repeat the examples, so that
-values stay in their range.
+sequence `length`, the last two of an image `height` and `width`. Inputs at a point repeat the examples, so
+that values stay in their range.
 """
 
 from collections.abc import Mapping

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.analysis import Analysis, analyze, keep_mask
@@ -160,6 +162,7 @@ def _pair(node: fx.Node) -> tuple[Any, Any]:
 
 
 def _scaled_uses(node: fx.Node, divide: int, times: int) -> None:
+    divide, times = _lowest_terms(divide, times)
     with node.graph.inserting_after(node):
         quotient = node.graph.call_function(operator.floordiv, (node, divide))
     with node.graph.inserting_after(quotient):
@@ -189,7 +192,14 @@ def _resized(node: fx.Node, value: Any, dim: Dim, kept: Kept) -> Any:
     )
 
 
+def _lowest_terms(old: int, new: int) -> tuple[int, int]:
+    """The ratio of two sizes without what they share: batch times heads, 12 → 6, halves at every batch."""
+    shared = math.gcd(old, new)
+    return old // shared, new // shared
+
+
 def _scaled(node: fx.Node, value: fx.Node, old: int, new: int) -> fx.Node:
+    old, new = _lowest_terms(old, new)
     with node.graph.inserting_before(node):
         quotient = node.graph.call_function(operator.floordiv, (value, old))
         return node.graph.call_function(operator.mul, (quotient, new))
@@ -220,7 +230,7 @@ def propagate(program: Program, edited: set[fx.Node]) -> None:
     """Recompute, on fake tensors, the values of edited nodes and of all that reads a value whose sizes changed."""
     mode = fake_mode(program.graph)
     changed = set(edited)
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), enable_python_dispatcher():
         for node in program.graph.graph.nodes:
             if (
                 node in changed

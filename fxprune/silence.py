@@ -116,21 +116,31 @@ def _product(s: Silence, node: fx.Node, factors: Iterable[Any]) -> Zeros | None:
 
 def _plus(s: Silence, node: fx.Node) -> Zeros | None:
     bound = bind(node)
-    numbers = [a.value for name, a in bound.items() if name in ("self", "other") and not isinstance(a.value, fx.Node)]
+    numbers = [
+        a.value for name, a in bound.items() if name in ("self", "other") and not isinstance(a.value, fx.Node)
+    ]
     tensors = [
-        a.value for name, a in bound.items() if name in ("self", "other", "end") and isinstance(a.value, fx.Node)
+        a.value
+        for name, a in bound.items()
+        if name in ("self", "other", "end") and isinstance(a.value, fx.Node)
     ]
     return None if any(number not in (0, None) for number in numbers) else s.everywhere(tensors, node)
 
 
 def _first(s: Silence, node: fx.Node) -> Zeros | None:
     first, *rest = list(operands(node))
-    return None if any(s.carries(other) and other is not first for other in rest) else s.everywhere([first], node)
+    return (
+        None
+        if any(s.carries(other) and other is not first for other in rest)
+        else s.everywhere([first], node)
+    )
 
 
 def _affine(s: Silence, node: fx.Node) -> Zeros | None:
     bound = bind(node)
-    return _with(s, node, _product(s, node, [bound["input"].value, bound["weight"].value]), bound["bias"].value)
+    return _with(
+        s, node, _product(s, node, [bound["input"].value, bound["weight"].value]), bound["bias"].value
+    )
 
 
 def _with(s: Silence, node: fx.Node, zeros: Zeros | None, addend: Any) -> Zeros | None:
@@ -176,7 +186,9 @@ def _where(s: Silence, node: fx.Node) -> Zeros | None:
 def _addmm(first: str, second: str) -> Callable[[Silence, fx.Node], Zeros | None]:
     def law(s: Silence, node: fx.Node) -> Zeros | None:
         bound = bind(node)
-        return _with(s, node, _product(s, node, [bound[first].value, bound[second].value]), bound["self"].value)
+        return _with(
+            s, node, _product(s, node, [bound[first].value, bound[second].value]), bound["self"].value
+        )
 
     return law
 

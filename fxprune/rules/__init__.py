@@ -20,11 +20,13 @@ from fxprune.rules import (
     contraction,
     convolution,
     creation,
+    experts,
     indexing,
     movement,
     normalization,
     pointwise,
     reduction,
+    spectral,
 )
 from fxprune.rules.op import Dims, Flow, Op
 from fxprune.rules.registry import REFUSED, RULES, Rule, declare, lookup, packet_of, rule
@@ -34,11 +36,13 @@ FAMILIES = (
     contraction,
     convolution,
     creation,
+    experts,
     indexing,
     movement,
     normalization,
     pointwise,
     reduction,
+    spectral,
 )
 
 

@@ -76,7 +76,7 @@ def _finish(op: Op, places: tuple[Shape, Shape, Shape], roles: tuple[Dim, Dim, D
 
 _POOLS_1 = (aten.avg_pool1d, aten.adaptive_avg_pool1d, aten.max_pool1d)
 _POOLS_2 = (
-    aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d, 
+    aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d,
     aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
     aten._upsample_nearest_exact2d, aten.reflection_pad2d, aten.replication_pad2d,
 )  # fmt: skip

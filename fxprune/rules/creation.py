@@ -36,8 +36,8 @@ def fill(op: Op) -> Shape:
 
 
 @rule(
-    aten.arange, aten.linspace, aten.logspace, aten.eye, aten.scalar_tensor, aten.randperm, aten.tril_indices, aten.triu_indices, aten.range,
-    aten.hann_window, aten.hamming_window, zero="lose",
+    aten.arange, aten.linspace, aten.logspace, aten.eye, aten.scalar_tensor, aten.randperm, aten.tril_indices, aten.triu_indices,
+    aten.range, aten.hann_window, aten.hamming_window, zero="lose",
 )  # fmt: skip
 def counted(op: Op) -> Shape:
     """The values tell the position."""

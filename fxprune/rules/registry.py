@@ -1,5 +1,7 @@
 """The one table of operator rules, keyed by OpOverloadPacket: what an operator does to dimensions and to zeros.
 
+An operator of a library that may not be loaded is keyed by its qualified name, `transformers::grouped_mm_fallback`.
+
 A rule is a function `Op -> dims of the result`, or a notation (see `fxprune.notation`). `zero` is the operator's law about zeros,
 from which exactness is proved (see `fxprune.silence`):
 
@@ -89,4 +91,5 @@ def refuse(*packets: Any, why: str) -> None:
 
 def lookup(target: Any) -> Rule | None:
     """The rule of a node's target, or None."""
-    return RULES.get(packet_of(target))
+    packet = packet_of(target)
+    return RULES.get(packet) or RULES.get(getattr(packet, "_qualified_op_name", None))
