@@ -15,12 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fxprune.analysis import Analysis, analyze, keep_mask
 from fxprune.dims import Dim, leaves
 from fxprune.errors import SelectionError, VerifyError
-from fxprune.flow import identity
+from fxprune.flow import flat_dims, identity
 from fxprune.graphs import fake_mode
 from fxprune.names import Label, counted
 from fxprune.program import Program, attribute, copy_graph, rebuild
 from fxprune.rules.op import Path, hint
 from fxprune.selection import Selection
+from fxprune.writes import is_written
 
 aten = torch.ops.aten
 
@@ -41,6 +42,7 @@ def shrink(program: Program, selection: Selection) -> Program:
     tensors = _cut_tensors(program, analysis, kept)
     _freeze_sizes(analysis, nodes, kept)
     _resize(analysis, nodes, kept)
+    _loosen_views(analysis, nodes, kept)
     slim = rebuild(program, graph, tensors).replace(labels=_labels(analysis, kept))
     propagate(slim, {nodes[node] for node in analysis.flow.sizes} | (set(graph.nodes) - set(nodes.values())))
     _check_sizes(analysis, nodes, kept)
@@ -176,6 +178,14 @@ def _resize(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Kept) ->
         for path, dim in sizes:
             if changes(dim, kept):
                 _set(nodes[old], path, lambda value, d=dim, n=nodes[old]: _resized(n, value, d, kept))
+
+
+def _loosen_views(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
+    """A view that is possible for the strides of the original may not be for the cut value: it becomes a reshape."""
+    for old, new in nodes.items():
+        dims = flat_dims(analysis.flow.dims.get(old, ()))
+        if old.target is aten.view.default and any(changes(dim, kept) for dim in dims) and not is_written(old):
+            new.target = aten.reshape.default
 
 
 def _resized(node: fx.Node, value: Any, dim: Dim, kept: Kept) -> Any:

@@ -118,7 +118,7 @@ def follow(start: Link) -> tuple[list[Link], list[Link]]:
 
 
 def _ends(node: fx.Node, place: int) -> bool:
-    rank = len(node.args[0].meta["val"].shape) if node.args and isinstance(node.args[0], fx.Node) else 1  # type: ignore[union-attr]
+    rank = len(node.args[0].meta["val"].shape) if node.args and isinstance(node.args[0], fx.Node) else 1
     dim = node.args[1] if len(node.args) > 1 else 0
     if node.target is aten.select.int:
         return as_int(dim) % rank == place and isinstance(node.args[2], int)

@@ -40,12 +40,22 @@ class Flow:
     unknown: dict[Node, str] = field(default_factory=dict)
 
 
+UNKNOWN = 17
+"""What a size that depends on data counts as."""
+
+
 def hint(size: Any) -> int:
-    """A size as a number: a symbolic one by its value in the example inputs."""
+    """A size as a number: a symbolic one by its value in the example inputs, a data-dependent one by a stand-in."""
     if isinstance(size, int):
         return size
     value = getattr(size.node, "hint", None)
-    return int(value) if value is not None else 17
+    return int(value) if value is not None else _stand_in(size)
+
+
+def _stand_in(size: Any) -> int:
+    expression = size.node.expr
+    known = getattr(size.node.shape_env, "backed_var_to_val", {})
+    return int(expression.xreplace({symbol: known.get(symbol, UNKNOWN) for symbol in expression.free_symbols}))
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
