@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxprune import dims as algebra
-from fxprune.dims import Dim, Pin, find, leaves
+from fxprune.dependent import outer_atoms
+from fxprune.dims import Dim, Pin, leaves
 from fxprune.errors import SelectionError
-from fxprune.flow import flat_dims, walk
+from fxprune.flow import walk
+from fxprune.masks import keep_mask
 from fxprune.names import axis_names
 from fxprune.program import Program, attribute, source_line
 from fxprune.rules.op import Flow
@@ -91,6 +93,11 @@ class Analysis:
     @cached_property
     def by_name(self) -> dict[str, Axis]:
         return {axis.name: axis for axis in self.axes}
+
+    def within(self, name: str) -> tuple[str, ...]:
+        """The axes for whose units this one may keep different indices (each head its own); empty where nothing may differ."""
+        outer, _ = outer_atoms(self.flow, self.axis(name).leaf)
+        return tuple(axis.name for axis in self.axes if axis.leaf in outer)
 
     def axis(self, name: str) -> Axis:
         """The axis of this name; SelectionError with the nearest names where there is none."""
@@ -198,23 +205,3 @@ def _refusal(what: str, size: int, pin: Pin | None, nodes: Mapping[str, fx.Node]
     why, name = (pin.why, pin.node) if pin else ("", "")
     node = nodes.get(name)
     return Refusal(what, size, why, name, str(node.target) if node else "", source_line(node) if node else "")
-
-
-def keep_mask(dim: Dim, kept: Mapping[Dim, Tensor]) -> Tensor:
-    """Which positions along a dim stay, as booleans [size], when atoms keep what `kept` says (absent: all)."""
-    dim = find(dim)
-    if dim.kind == "atom":
-        mask = kept.get(dim)
-        return mask if mask is not None else torch.ones(dim.size, dtype=torch.bool)
-    masks = [keep_mask(part, kept) for part in dim.parts]
-    if dim.kind == "sum":
-        return torch.cat(masks)
-    result = masks[0]
-    for mask in masks[1:]:
-        result = (result[:, None] & mask[None, :]).flatten()
-    return result
-
-
-def atoms_of(flow: Flow, node: fx.Node) -> set[Dim]:
-    """The atoms among the dims of a value."""
-    return {leaf for dim in flat_dims(flow.dims.get(node, ())) for leaf in leaves(dim)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis import Axis
-from fxprune.dims import Dim, find
+from fxprune.masks import coordinates
 from fxprune.program import Program, attribute
 
 
@@ -48,20 +48,6 @@ def _by_unit(value: Tensor, dim: int, units: Tensor, size: int) -> Tensor:
     along = squares.sum(others) if others else squares
     carried = units >= 0
     return torch.zeros(size, dtype=torch.float64).index_add_(0, units[carried], along.cpu()[carried])
-
-
-def coordinates(dim: Dim, leaf: Dim) -> Tensor:
-    """Which unit of an atom each position along a dim belongs to, −1 where none, int64 [dim.size]."""
-    dim, leaf = find(dim), find(leaf)
-    if dim.kind == "atom":
-        return torch.arange(dim.size) if dim is leaf else torch.full((dim.size,), -1)
-    parts = [coordinates(part, leaf) for part in dim.parts]
-    if dim.kind == "sum":
-        return torch.cat(parts)
-    result = parts[0]
-    for part in parts[1:]:
-        result = torch.maximum(result[:, None], part[None, :]).flatten()
-    return result
 
 
 SCORES: dict[str, Score] = {

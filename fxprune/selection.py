@@ -8,25 +8,34 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from fxprune.errors import ExportError, SelectionError
 
 FORMAT = "fxprune.selection/1"
 
 
+Indices: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Kept indices by axis name, ascending; an axis that is absent keeps all. `sizes` (optional) are the axes' sizes before."""
+    """Kept indices by axis name, ascending; an axis that is absent keeps all.
 
-    axes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    An axis may keep other indices for each unit of another axis (each head its own): then it has a list of lists, one for each unit of the
+    axis that `within` names, all of one length. `sizes` (optional) are the axes' sizes before.
+    """
+
+    axes: Mapping[str, Indices] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    within: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        checked = {name: tuple(_indices(name, kept)) for name, kept in self.axes.items()}
+        checked = {name: _checked(name, kept) for name, kept in self.axes.items()}
         object.__setattr__(self, "axes", dict(sorted(checked.items())))
-        object.__setattr__(
-            self, "sizes", {name: self.sizes[name] for name in sorted(self.sizes) if name in checked}
-        )
+        for extra in ("sizes", "within"):
+            given = getattr(self, extra)
+            object.__setattr__(self, extra, {name: given[name] for name in sorted(given) if name in checked})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.axes)
@@ -35,23 +44,71 @@ class Selection:
         return len(self.axes)
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
-        return tuple(self.axes[name])
+        """The kept indices of an axis that keeps the same everywhere."""
+        if is_dependent(self.axes[name]):
+            raise SelectionError(
+                f"axis {name} keeps other indices for each unit of {self.within.get(name, 'another axis')}"
+            )
+        return tuple(self.flat(name))
+
+    def rows(self, name: str) -> tuple[tuple[int, ...], ...]:
+        """The kept indices of an axis for each unit of the axis it depends on."""
+        return tuple(tuple(row) for row in self.axes[name] if not isinstance(row, int))
+
+    def flat(self, name: str) -> list[int]:
+        """All indices that occur."""
+        return [i for item in self.axes[name] for i in ([item] if isinstance(item, int) else item)]
 
     def only(self, names: set[str]) -> Selection:
         """The part of the selection that speaks of these axes."""
-        return Selection({name: kept for name, kept in self.axes.items() if name in names}, self.sizes)
+        return Selection(
+            {name: kept for name, kept in self.axes.items() if name in names}, self.sizes, self.within
+        )
 
     def compose(self, later: Selection) -> Selection:
         """This selection followed by one on what it left, in indices of the original."""
         axes = dict(self.axes)
-        sizes = {**later.sizes, **self.sizes}
-        for name, kept in later.axes.items():
-            axes[name] = [self.axes[name][i] for i in kept] if name in self.axes else kept
-        return Selection(axes, sizes)
+        sizes, within = {**later.sizes, **self.sizes}, {**later.within, **self.within}
+        for name in later:
+            axes[name] = self._after(name, later)
+        return Selection(axes, sizes, within)
+
+    def _after(self, name: str, later: Selection) -> Indices:
+        """What an axis keeps after both."""
+        mine, theirs = self.axes.get(name), later.axes[name]
+        outer = self.axes.get(later.within.get(name, "")) if is_dependent(theirs) else None
+        if outer is None and mine is None:
+            return theirs
+        if not is_dependent(theirs):
+            last = later[name]
+            return (
+                [[row[i] for i in last] for row in self.rows(name)]
+                if is_dependent(mine)
+                else [self[name][i] for i in last]
+            )
+        return self._after_rows(name, later)
+
+    def _after_rows(self, name: str, later: Selection) -> Indices:
+        """Rows on what is left of their outer axis become rows of the original; units that went get any as many indices."""
+        rows, outer = later.rows(name), later.within.get(name, "")
+        kept = self[outer] if outer in self.axes else tuple(range(len(rows)))
+        count = self.sizes.get(outer, (max(kept) + 1) if kept else 0) if outer in self.axes else len(rows)
+        unit = {original: place for place, original in enumerate(kept)}
+        return [self._row(name, original, rows[unit.get(original, 0)]) for original in range(count)]
+
+    def _row(self, name: str, unit: int, row: Sequence[int]) -> list[int]:
+        if name not in self.axes:
+            return list(row)
+        mine = self.rows(name)[unit] if is_dependent(self.axes[name]) else self[name]
+        return [mine[i] for i in row]
 
     def to_json(self) -> str:
         """The same selection always gives the same text."""
-        return json.dumps({"format": FORMAT, "axes": self.axes, "sizes": self.sizes}, indent=1) + "\n"
+        data = {"format": FORMAT, "axes": self.axes, "sizes": self.sizes, "within": self.within}
+        return (
+            json.dumps({key: value for key, value in data.items() if value or key != "within"}, indent=1)
+            + "\n"
+        )
 
     @staticmethod
     def from_json(text: str) -> Selection:
@@ -68,7 +125,7 @@ class Selection:
             raise SelectionError(
                 f'this is no selection: expected a JSON object with "format": "{FORMAT}" and "axes"'
             )
-        return Selection(data["axes"], data.get("sizes") or {})
+        return Selection(data["axes"], data.get("sizes") or {}, data.get("within") or {})
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the JSON; a file that exists stays unless `overwrite`."""
@@ -88,9 +145,27 @@ class Selection:
             raise SelectionError(f"can't read the selection {path}: {error}") from None
 
 
-def _indices(name: str, kept: Sequence[int]) -> list[int]:
+def is_dependent(kept: Indices | None) -> bool:
+    """Whether an axis keeps other indices for each unit of another one."""
+    return kept is not None and len(kept) > 0 and not isinstance(kept[0], int)
+
+
+def _checked(name: str, kept: Indices) -> tuple[Any, ...]:
+    if not isinstance(kept, Sequence) or isinstance(kept, (str, bytes)):
+        raise SelectionError(f"axis {name}: kept indices must be a list of integers, got {kept!r}")
+    if not is_dependent(kept):
+        return tuple(_indices(name, kept))
+    rows = tuple(tuple(_indices(name, row)) for row in kept)
+    if len({len(row) for row in rows}) > 1:
+        raise SelectionError(
+            f"axis {name}: every unit must keep equally many indices, got {[len(row) for row in rows]}"
+        )
+    return rows
+
+
+def _indices(name: str, kept: Any) -> list[int]:
     """Ascending distinct indices, at least one."""
-    if isinstance(kept, (str, bytes)) or not all(
+    if isinstance(kept, (str, bytes, int)) or not all(
         isinstance(i, int) and not isinstance(i, bool) for i in kept
     ):
         raise SelectionError(f"axis {name}: kept indices must be integers, got {kept!r}")

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fxprune.analysis import Analysis, analyze, keep_mask
-from fxprune.dims import Dim, leaves
+from fxprune.analysis import Analysis, analyze
+from fxprune.dims import Dim
 from fxprune.errors import SelectionError, VerifyError
-from fxprune.flow import flat_dims, identity
+from fxprune.fit import kept_masks
+from fxprune.flow import identity
 from fxprune.graphs import fake_mode
+from fxprune.masks import Kept, changes, cut, kept_size, new_size, zero
 from fxprune.names import Label, counted
 from fxprune.program import Program, attribute, copy_graph, rebuild
-from fxprune.rules.op import Path, hint
+from fxprune.resize import freeze_sizes, loosen_views, resize
+from fxprune.rules.op import hint
 from fxprune.selection import Selection
-from fxprune.writes import is_written
-
-aten = torch.ops.aten
-
-Kept = Mapping[Dim, Tensor]
 
 
 def shrink(program: Program, selection: Selection) -> Program:
@@ -36,13 +32,13 @@ def shrink(program: Program, selection: Selection) -> Program:
     """
     analysis = analyze(program)
     kept = kept_masks(analysis, selection)
-    if all(bool(mask.all()) for mask in kept.values()):
+    if all(kept_size(part) == leaf.size for leaf, part in kept.items()):
         return program
     graph, nodes = _copy(program)
     tensors = _cut_tensors(program, analysis, kept)
-    _freeze_sizes(analysis, nodes, kept)
-    _resize(analysis, nodes, kept)
-    _loosen_views(analysis, nodes, kept)
+    freeze_sizes(analysis.flow, nodes, kept)
+    resize(analysis.flow, nodes, kept)
+    loosen_views(analysis.flow, nodes, kept)
     slim = rebuild(program, graph, tensors).replace(labels=_labels(analysis, kept))
     propagate(slim, {nodes[node] for node in analysis.flow.sizes} | (set(graph.nodes) - set(nodes.values())))
     _check_sizes(analysis, nodes, kept)
@@ -72,70 +68,29 @@ def zeroed(program: Program, selection: Selection) -> Program:
     return rebuild(program, graph, _with_ties(program, tensors))
 
 
-def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, Tensor]:
-    """The selection as booleans by atom; SelectionError where it names no axis of the program or indices out of range."""
-    masks: dict[Dim, Tensor] = {}
-    for name in selection:
-        axis, indices = analysis.axis(name), selection[name]
-        said = selection.sizes.get(name, axis.size)
-        if indices[-1] >= axis.size or said != axis.size:
-            asked = f"a size of {said}" if said != axis.size else f"index {indices[-1]}"
-            raise SelectionError(
-                f"axis {name} has {axis.size} indices, the selection speaks of {asked}: it is for another model"
-            )
-        mask = torch.zeros(axis.size, dtype=torch.bool)
-        mask[list(indices)] = True
-        masks[axis.leaf] = mask
-    return masks
-
-
 def _copy(program: Program) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     graph = copy_graph(program)
     return graph, dict(zip(program.graph.graph.nodes, graph.nodes, strict=True))
 
 
-def new_size(dim: Dim, kept: Kept) -> int:
-    """The size of a dim when atoms keep what `kept` says."""
-    return int(keep_mask(dim, kept).sum()) if changes(dim, kept) else dim.size
-
-
-def changes(dim: Dim, kept: Kept) -> bool:
-    """Whether a dim carries an atom of which the selection speaks."""
-    return any(leaf in kept for leaf in leaves(dim))
-
-
 def _cut_tensors(program: Program, analysis: Analysis, kept: Kept) -> dict[str, Tensor]:
     """New tensors for the members that lose indices; what was one tensor stays one."""
-    cut: dict[str, Tensor] = {}
+    cuts: dict[str, Tensor] = {}
     made: dict[Any, Tensor] = {}
     for node in program.graph.graph.find_nodes(op="get_attr"):
         dims = analysis.flow.dims.get(node, ())
         if any(changes(dim, kept) for dim in dims):
             value = attribute(program.graph, str(node.target))
             key = identity(value)
-            made[key] = made[key] if key in made else _cut(value, dims, kept)
-            cut[str(node.target)] = made[key]
-    return cut
-
-
-def _cut(value: Tensor, dims: tuple[Dim, ...], kept: Kept) -> Tensor:
-    result = value.detach()
-    for place, dim in enumerate(dims):
-        if changes(dim, kept):
-            index = keep_mask(dim, kept).nonzero().flatten().to(value.device)
-            result = result.index_select(place, index)
-    return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
+            made[key] = made[key] if key in made else cut(value, dims, kept)
+            cuts[str(node.target)] = made[key]
+    return cuts
 
 
 def _zeroed(program: Program, analysis: Analysis, name: str, axes: list[str], kept: Kept) -> Tensor:
     node = next(n for n in program.graph.graph.find_nodes(op="get_attr") if n.target == name)
-    value = attribute(program.graph, name)
-    result = value.detach().clone()
     own = {analysis.axis(axis).leaf: kept[analysis.axis(axis).leaf] for axis in axes}
-    for place, dim in enumerate(analysis.flow.dims[node]):
-        gone = (~keep_mask(dim, own)).nonzero().flatten().to(value.device)
-        result.index_fill_(place, gone, 0)
-    return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
+    return zero(attribute(program.graph, name), analysis.flow.dims[node], own)
 
 
 def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -145,95 +100,6 @@ def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor
     values = {name: attribute(program.graph, name) for name in names}
     keyed = {name: identity(value) for name, value in values.items() if isinstance(value, Tensor)}
     return {name: by_identity[key] for name, key in keyed.items() if key in by_identity}
-
-
-def _freeze_sizes(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
-    """Integers of the graph keep speaking of original sizes: a size read from a dim that shrinks is scaled back."""
-    for old, new in nodes.items():
-        if old.target is not aten.sym_size.int or _pair(old)[0] not in analysis.flow.dims:
-            continue
-        source, place = _pair(old)
-        dim = analysis.flow.dims[source][place]
-        if changes(dim, kept):
-            _scaled_uses(new, new_size(dim, kept), dim.size)
-
-
-def _pair(node: fx.Node) -> tuple[Any, Any]:
-    """The two arguments of sym_size: a value and a place."""
-    return node.args[0], node.args[1]
-
-
-def _scaled_uses(node: fx.Node, divide: int, times: int) -> None:
-    divide, times = _lowest_terms(divide, times)
-    with node.graph.inserting_after(node):
-        quotient = node.graph.call_function(operator.floordiv, (node, divide))
-    with node.graph.inserting_after(quotient):
-        scaled = node.graph.call_function(operator.mul, (quotient, times))
-    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not quotient)
-
-
-def _resize(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
-    """Rewrite the integer arguments that are sizes of dims that change."""
-    for old, sizes in analysis.flow.sizes.items():
-        for path, dim in sizes:
-            if changes(dim, kept):
-                _set(nodes[old], path, lambda value, d=dim, n=nodes[old]: _resized(n, value, d, kept))
-
-
-def _loosen_views(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
-    """A view that is possible for the strides of the original may not be for the cut value: it becomes a reshape."""
-    for old, new in nodes.items():
-        dims = flat_dims(analysis.flow.dims.get(old, ()))
-        if old.target is aten.view.default and any(changes(dim, kept) for dim in dims) and not is_written(old):
-            new.target = aten.reshape.default
-
-
-def _resized(node: fx.Node, value: Any, dim: Dim, kept: Kept) -> Any:
-    size = new_size(dim, kept)
-    if isinstance(value, fx.Node):
-        return _scaled(node, value, dim.size, size)
-    if isinstance(value, int) and abs(value) == dim.size:
-        return size if value > 0 else -size
-    if value == -1:
-        return value
-    raise VerifyError(
-        f"{node.name}: an argument is {value}, its dim has {dim.size} indices (a bug of the rule: please report)",
-        node.name,
-    )
-
-
-def _lowest_terms(old: int, new: int) -> tuple[int, int]:
-    """The ratio of two sizes without what they share: batch times heads, 12 → 6, halves at every batch."""
-    shared = math.gcd(old, new)
-    return old // shared, new // shared
-
-
-def _scaled(node: fx.Node, value: fx.Node, old: int, new: int) -> fx.Node:
-    old, new = _lowest_terms(old, new)
-    with node.graph.inserting_before(node):
-        quotient = node.graph.call_function(operator.floordiv, (value, old))
-        return node.graph.call_function(operator.mul, (quotient, new))
-
-
-def _set(node: fx.Node, path: Path, change: Any) -> None:
-    """Replace what stands at a path into a node's arguments."""
-    kind, key, *rest = path
-    if kind == "args":
-        args = list(node.args)
-        args[int(key)] = _at(args[int(key)], rest, change)
-        node.args = tuple(args)
-    else:
-        node.kwargs = {**node.kwargs, str(key): _at(node.kwargs[str(key)], rest, change)}
-
-
-def _at(value: Any, path: list[str | int], change: Any) -> Any:
-    if not path:
-        return change(value)
-    if not isinstance(value, (list, tuple)):
-        return change(value)
-    items = list(value)
-    items[int(path[0])] = _at(items[int(path[0])], path[1:], change)
-    return items
 
 
 def propagate(program: Program, edited: set[fx.Node]) -> None:
@@ -310,7 +176,7 @@ def _found(value: Any) -> Any:
 def _labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
     """The names of axes by where they stand in the shrunk program's tensors, so that a later analysis finds them again."""
     names = {axis.leaf: axis.name for axis in analysis.axes}
-    sizes = {leaf: int(mask.sum()) for leaf, mask in kept.items()}
+    sizes = {leaf: kept_size(part) for leaf, part in kept.items()}
     labels: dict[Label, str] = {}
     for axis in analysis.axes:
         for member in axis.members:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis import Analysis, analyze, keep_mask
+from fxprune.analysis import Analysis, analyze
 from fxprune.dims import Dim
 from fxprune.errors import VerifyError
+from fxprune.fit import kept_masks
+from fxprune.masks import Kept, Rows, keep_mask
 from fxprune.program import Program, source_line
 from fxprune.selection import Selection
-from fxprune.shrink import kept_masks, shrink, zeroed
+from fxprune.shrink import shrink, zeroed
 
 BARS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 """The largest relative difference that rounding explains, by the coarsest floating type among the outputs."""
@@ -122,8 +124,10 @@ def _first_difference(
     )
 
 
-def _kept_part(dims: Any, expected: Tensor, kept: Mapping[Dim, Tensor]) -> Tensor:
+def _kept_part(dims: Any, expected: Tensor, kept: Kept) -> Tensor:
     """The part of the oracle's value that the shrunk program should hold."""
+    if any(isinstance(part, Rows) for part in kept.values()) and expected.dim() > 1:
+        return expected  # heads keep different indices: dims alone don't say which
     if not dims or not all(isinstance(dim, Dim) for dim in dims) or len(dims) != expected.dim():
         return expected
     for place, dim in enumerate(dims):

@@ -18,6 +18,8 @@ def attention(op: Op) -> Shape:
     e = op.unify(query[-1], key[-1])
     op.contract(e, "query", "key")
     op.pin((key[-2], op.unify(key[-2], value[-2])), "softmax over it")
+    if op["is_causal"]:
+        op.pin(query[-2], "a causal mask compares positions")
     lead = _lead(op, query, key, value)
     if op.has("attn_mask"):
         _mask(op, (*lead, query[-2], key[-2]))

@@ -8,7 +8,7 @@ from fxprune import dims as algebra
 from fxprune.dims import Dim, atom, product
 from fxprune.rules.movement import constant_pad
 from fxprune.rules.op import Op, Shape
-from fxprune.rules.registry import rule
+from fxprune.rules.registry import packet_of, rule
 
 aten = torch.ops.aten
 
@@ -117,16 +117,29 @@ def pool3d(op: Op) -> Shape:
     return _pool(op, 3)
 
 
-@rule(
-    aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.adaptive_max_pool1d,
-    aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, zero="lose",
-)  # fmt: skip
+_RANKS = {
+    aten.max_pool1d_with_indices: 1,
+    aten.adaptive_max_pool1d: 1,
+    aten.max_pool2d_with_indices: 2,
+    aten.adaptive_max_pool2d: 2,
+    aten.fractional_max_pool2d: 2,
+    aten.max_pool3d_with_indices: 3,
+    aten.adaptive_max_pool3d: 3,
+    aten.fractional_max_pool3d: 3,
+}
+
+
+@rule(*_RANKS, zero="lose")
 def pool_with_indices(op: Op) -> tuple[Shape, ...]:
-    """Values and the places where they were found."""
-    shape = op.dims("self")
-    lead = shape[:2] if len(shape) == len(op.outs[0]) and len(shape) > 2 else shape[:1]
-    op.pin(shape[len(lead) :], "places (spatial or sequence positions) stay whole")
-    result = (*lead, *spatial(op, op.outs[0][len(lead) :]))
+    """Values and the places where they were found; the random samples of a fractional pool lie along batch and channels."""
+    shape, rank = op.dims("self"), _RANKS[packet_of(op.node.target)]
+    lead = shape[:-rank]
+    op.pin(shape[-rank:], "places (spatial or sequence positions) stay whole")
+    if op.has("random_samples"):
+        for dim, other in zip(reversed(lead), reversed(op.dims("random_samples")[:-1]), strict=False):
+            op.unify(dim, other)
+        op.pin(op.dims("random_samples")[-1], "one sample a place")
+    result = (*lead, *spatial(op, op.outs[0][-rank:]))
     return result, result
 
 
@@ -151,7 +164,8 @@ def pad(op: Op) -> Shape:
 @rule(aten.pixel_shuffle, zero="keep")
 def pixel_shuffle(op: Op) -> Shape:
     """Channels are Product(c, r, r): r and the places stay whole."""
-    *lead, channels, _, _ = op.dims("self")
+    *lead, channels, height, width = op.dims("self")
+    op.pin((height, width), "places (spatial or sequence positions) stay whole")
     kept = atom(op.out[-3])
     block = spatial(op, (channels.size // kept.size,))
     algebra.unify(channels, product([kept, *block]), op.node.name)
@@ -161,7 +175,8 @@ def pixel_shuffle(op: Op) -> Shape:
 @rule(aten.pixel_unshuffle, zero="keep")
 def pixel_unshuffle(op: Op) -> Shape:
     """Channels become Product(c, r, r)."""
-    *lead, channels, _, _ = op.dims("self")
+    *lead, channels, height, width = op.dims("self")
+    op.pin((height, width), "places (spatial or sequence positions) stay whole")
     block = spatial(op, (op.out[-3] // channels.size,))
     return (*lead, product([channels, *block]), *spatial(op, op.out[-2:]))
 
