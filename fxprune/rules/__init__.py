@@ -25,6 +25,7 @@ from fxprune.rules import (
     movement,
     normalization,
     pointwise,
+    recurrent,
     reduction,
     spectral,
 )
@@ -41,6 +42,7 @@ FAMILIES = (
     movement,
     normalization,
     pointwise,
+    recurrent,
     reduction,
     spectral,
 )
