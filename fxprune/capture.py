@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,25 @@ def capture(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     dynamic: Any = None,
+    free_outputs: Collection[str] = (),
 ) -> Program:
     """Capture a model as a Program; the model is left as it was, and its weights are shared, not copied.
 
     `model` is an nn.Module (with example `args` and `kwargs`), an ExportedProgram, or the path of a .pt2 file (read by
     `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic` is None (all sizes
-    fixed), True (torch decides for every dimension) or what torch.export calls dynamic_shapes. CaptureError gives torch's reason.
+    fixed), True (torch decides for every dimension) or what torch.export calls dynamic_shapes.
+    `free_outputs` are outputs that may shrink. CaptureError gives torch's reason.
     """
+    program = _captured(model, args, dict(kwargs or {}), dynamic)
+    unknown = set(free_outputs) - set(program.output_names())
+    if unknown:
+        raise CaptureError(
+            f"no output {min(unknown)!r} to free; outputs: {', '.join(program.output_names())}"
+        )
+    return program.replace(free_outputs=frozenset(free_outputs))
+
+
+def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> Program:
     if isinstance(model, (str, os.PathLike)):
         model = _load(Path(model))
     if isinstance(model, ExportedProgram):
@@ -45,7 +57,6 @@ def capture(
         raise CaptureError(
             f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
         )
-    kwargs = dict(kwargs or {})
     shapes = _dynamic_shapes(model, args, kwargs, dynamic)
     extra = _quiet_cache(model, kwargs)
     exported = _export(model, tuple(args), {**kwargs, **extra}, _with_constants(shapes, extra))

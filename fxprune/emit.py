@@ -230,6 +230,10 @@ def _write(program: Program, exported: ExportedProgram, draft: Path, opset: int)
 def _for_onnx(exported: ExportedProgram) -> ExportedProgram:
     """The same program in the form that exports fastest and that ONNX Runtime's attention can run."""
     graph = copy.deepcopy(exported.graph)
+    for node, original in zip(graph.nodes, exported.graph.nodes, strict=True):
+        node.name = (
+            original.name
+        )  # a copy renames what shadows a builtin, as `input`, and the signature goes by names
     outputs = set(graph.output_node().all_input_nodes)  # the signature knows these by name
     for node in list(graph.nodes):
         if node.target is aten.scaled_dot_product_attention.default:
@@ -258,7 +262,8 @@ def _widen_mask(graph: torch.fx.Graph, attention: torch.fx.Node) -> None:
     if not isinstance(query, torch.fx.Node) or not isinstance(mask, torch.fx.Node):
         return
     value, queries = mask.meta["val"], query.meta["val"].shape[-2]
-    if value.ndim < 2 or value.shape[-2] == queries:
+    # A symbolic size is no broadcast, and comparing one would add a guard.
+    if value.ndim < 2 or not isinstance(value.shape[-2], int) or value.shape[-2] != 1:
         return
     with graph.inserting_before(attention):
         size = graph.call_function(aten.sym_size.int, (query, query.meta["val"].ndim - 2))

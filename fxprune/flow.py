@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,12 +21,44 @@ def walk(program: Program) -> Flow:
     """The dims of every value of a program."""
     flow = Flow()
     storages: dict[Any, Shape] = {}
-    for node in program.graph.graph.nodes:
-        if any(source in flow.varies for source in operands(node)) or node.op == "placeholder":
-            flow.varies.add(node)
+    nodes = list(program.graph.graph.nodes)
+    _mark_varying(flow, nodes)
+    for node in nodes:
         _visit(program, node, flow, storages)
     _pin_overlaps(program, flow)
     return flow
+
+
+def replay(program: Program, order: Sequence[fx.Node]) -> Flow:
+    """The same facts, stated in another order of nodes: every value has its dims beforehand, and rules only unify them.
+
+    The order must not matter; tests shuffle it and compare the axes.
+    """
+    flow = Flow()
+    storages: dict[Any, Shape] = {}
+    _mark_varying(flow, list(program.graph.graph.nodes))
+    for node in program.graph.graph.nodes:
+        if not _no_tensor(node.meta.get("val")):
+            flow.dims[node] = _free_dims(node.meta["val"])
+    for node in order:
+        before = flow.dims.get(node)
+        _visit(program, node, flow, storages)
+        for one, other in zip(flat_dims(before or ()), flat_dims(flow.dims.get(node, ())), strict=True):
+            algebra.unify(one, other, node.name)
+    _pin_overlaps(program, flow)
+    return flow
+
+
+def _free_dims(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_free_dims(item) for item in value)
+    return tuple(atom(size) for size in shape_of(value) or ())
+
+
+def _mark_varying(flow: Flow, nodes: list[fx.Node]) -> None:
+    for node in nodes:
+        if any(source in flow.varies for source in operands(node)) or node.op == "placeholder":
+            flow.varies.add(node)
 
 
 def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shape]) -> None:
@@ -36,8 +69,9 @@ def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shap
         if isinstance(value, Tensor):
             _assign(flow, node, storages.setdefault(identity(value), tuple(atom(n) for n in value.shape)))
     elif node.op == "output":
-        for result in operands(node):
-            _pin_value(flow, result, "an output of the graph", node.name)
+        for name, result in program.named_outputs().items():
+            if name not in program.free_outputs:
+                _pin_value(flow, result, "an output of the graph", node.name)
     else:
         _call(node, flow)
 

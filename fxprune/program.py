@@ -22,7 +22,8 @@ class Program:
 
     `graph` is called like the model that it came from and returns the same type; parameters keep their names. `args` and `kwargs`
     are the example inputs, `dynamic` their dynamic dimensions as torch.export takes them (None: all sizes are fixed), `labels`
-    carries the names of axes from the program that this one was shrunk from.
+    carries the names of axes from the program that this one was shrunk from. `free_outputs` names outputs whose
+    dimensions may shrink (a headless encoder's hidden width); all others keep their sizes.
     """
 
     graph: fx.GraphModule
@@ -30,6 +31,7 @@ class Program:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     dynamic: Any = None
     labels: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
+    free_outputs: frozenset[str] = frozenset()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
@@ -71,11 +73,16 @@ class Program:
 
     def output_names(self) -> tuple[str, ...]:
         """Readable names of the outputs: the keys of the output tree (`last_hidden_state`), or `output_0` and so on."""
+        return tuple(self.named_outputs())
+
+    def named_outputs(self) -> dict[str, fx.Node]:
+        """The nodes that are outputs, by readable name."""
         spec = trees(self.graph).out_spec
         tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
         paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
         names = [_path_name(path) or f"output_{i}" for i, path in enumerate(paths)]
-        return tuple(name for name, node in zip(names, self.outputs(), strict=True) if node is not None)
+        found = zip(names, self.outputs(), strict=True)
+        return {name: node for name, node in found if isinstance(node, fx.Node)}
 
     def outputs(self) -> list[Any]:
         """The flat results of the graph: nodes, or constants such as None."""

@@ -68,13 +68,24 @@ def _outputs(slim: Program, program: Program) -> list[Tensor] | None:
 def _compare(
     analysis: Analysis, oracle: Program, candidate: tuple[Program, list[Tensor] | None], claim: Selection
 ) -> tuple[float, float]:
-    expected = run(oracle)
+    expected = _shrunk_outputs(analysis, run(oracle), claim)
     got = candidate[1] if candidate[1] is not None else _outputs(candidate[0], oracle)
     bar = max((BARS.get(value.dtype, 0.0) for value in expected), default=0.0)
     relative = difference(got, expected) if got is not None and len(got) == len(expected) else float("inf")
     if not relative <= bar:
         raise _first_difference(analysis, oracle, candidate[0], claim, (relative, bar))
     return relative, bar
+
+
+def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection) -> list[Tensor]:
+    """The oracle's outputs; of those that may shrink, the part that stays."""
+    if not analysis.program.free_outputs:
+        return outputs
+    kept = kept_masks(analysis, claim)
+    nodes = analysis.program.named_outputs().values()
+    return [
+        _kept_part(analysis.flow.dims[node], value, kept) for node, value in zip(nodes, outputs, strict=True)
+    ]
 
 
 def run(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
