@@ -36,8 +36,8 @@ def axis_names(program: Program) -> dict[str, dict[int, str]]:
 
 def inputs(program: Program, point: Point | None = None) -> dict[str, torch.Tensor]:
     """Give the tensor inputs by name: the examples, or the examples repeated or cut to a point."""
-    pairs = zip(program.placeholders(), program.flat_inputs(), strict=True)
-    examples = {node.name: value for node, value in pairs if isinstance(value, torch.Tensor)}
+    pairs = zip(_names(program), program.flat_inputs(), strict=True)
+    examples = {name: value for name, value in pairs if isinstance(value, torch.Tensor)}
     if not point:
         return examples
     names = axis_names(program)
@@ -49,8 +49,8 @@ def call_inputs(program: Program, point: Point | None = None) -> tuple[tuple[Any
     leaves, spec = pytree.tree_flatten((tuple(program.args), dict(program.kwargs)))
     places = flatten_inputs(program, *pytree.tree_unflatten(list(range(len(leaves))), spec))
     resized = inputs(program, point)
-    for node, place in zip(program.placeholders(), places, strict=True):
-        leaves[place] = resized.get(node.name, leaves[place])
+    for name, place in zip(_names(program), places, strict=True):
+        leaves[place] = resized.get(name, leaves[place])
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     return args, kwargs
 
@@ -68,6 +68,13 @@ def example_point(program: Program) -> dict[str, int]:
         for name, tensor in inputs(program).items()
         for dim, axis in names[name].items()
     }
+
+
+def _names(program: Program) -> list[str]:
+    """A name for every placeholder, empty for those that are no tensors."""
+    names = iter(program.input_names())
+    values = [node.meta.get("val") for node in program.placeholders()]
+    return [next(names) if isinstance(value, torch.Tensor) else "" for value in values]
 
 
 def _wanted(tensor: torch.Tensor, dim: int) -> str:
