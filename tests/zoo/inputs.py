@@ -1,0 +1,60 @@
+"""Example inputs in words: `input_ids=ids/13 pixel_values=real/3x32x32` names inputs, what they hold and their sizes after the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BATCH = 3
+IMAGE_TOKEN = 5
+
+Sizes = tuple[int, ...]
+
+
+def made(words: str) -> dict[str, Tensor]:
+    """The tensors that the words describe; the same words give the same tensors."""
+    torch.manual_seed(0)
+    named = (word.split("=") for word in words.split())
+    return {name: _tensor(*said.split("/")) for name, said in named}
+
+
+def _tensor(kind: str, *said: str) -> Tensor:
+    return KINDS[kind](tuple(int(size) for part in said for size in part.split("x")))
+
+
+def _padded(sizes: Sizes) -> Tensor:
+    """Ones, and zeros at the end of the second sequence."""
+    mask = torch.ones(BATCH, *sizes, dtype=torch.long)
+    mask[1, -3:] = 0
+    return mask
+
+
+def _marked(sizes: Sizes) -> Tensor:
+    """Token ids, of which the given number say that a piece of an image stands here."""
+    count, length = sizes
+    ids = torch.randint(10, 99, (BATCH, length))
+    ids[:, 1 : 1 + count] = IMAGE_TOKEN
+    return ids
+
+
+def _four(sizes: Sizes) -> Tensor:
+    """Four ones after a zero."""
+    mask = torch.zeros(BATCH, *sizes, dtype=torch.long)
+    mask[:, 1:5] = 1
+    return mask
+
+
+KINDS: dict[str, Callable[[Sizes], Tensor]] = {
+    "ids": lambda sizes: torch.randint(3, 30, (BATCH, *sizes)),
+    "ones": lambda sizes: torch.ones(BATCH, *sizes, dtype=torch.long),
+    "zeros": lambda sizes: torch.zeros(BATCH, *sizes, dtype=torch.long),
+    "fours": lambda sizes: torch.full((BATCH, *sizes), 4),
+    "four": _four,
+    "padded": _padded,
+    "marked": _marked,
+    "real": lambda sizes: torch.randn(BATCH, *sizes),
+    "unit": lambda sizes: torch.rand(BATCH, *sizes),
+    "boxes": lambda sizes: torch.randint(0, 60, (BATCH, sizes[0], 1)).expand(BATCH, *sizes).contiguous(),
+}

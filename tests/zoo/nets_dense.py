@@ -1,0 +1,447 @@
+"""Hand-written nets of dense layers: residual and gated feed-forward nets, mixtures, parametrisations, shared weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Inputs = dict[str, Any]
+BATCH, LENGTH = 3, 13
+
+
+def features(width: int = 6) -> Inputs:
+    return {"x": torch.randn(BATCH, width)}
+
+
+def sequence(width: int = 6) -> Inputs:
+    return {"x": torch.randn(BATCH, LENGTH, width)}
+
+
+def tokens(vocabulary: int = 19) -> Inputs:
+    return {"ids": torch.randint(0, vocabulary, (BATCH, LENGTH))}
+
+
+class Mlp(nn.Module):
+    def __init__(self, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.activation = activation or nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+class ResidualMlp(nn.Module):
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.up = nn.ModuleList([nn.Linear(8, 16) for _ in range(2)])
+        self.down = nn.ModuleList([nn.Linear(16, 8) for _ in range(2)])
+        self.norm = nn.ModuleList([nn.LayerNorm(8) if norm else nn.Identity() for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for up, down, norm in zip(self.up, self.down, self.norm, strict=True):
+            x = x + down(F.gelu(up(norm(x))))
+        return self.head(x)
+
+
+class GatedFfn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(6, 16), nn.Linear(6, 16, bias=False), nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class FusedGate(nn.Module):
+    """Gate and value from one product, cut by chunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.down = nn.Linear(6, 32), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.both(x).chunk(2, dim=-1)
+        return self.down(F.gelu(gate) * value)
+
+
+class Glu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.down = nn.Linear(6, 32), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.glu(self.both(x)))
+
+
+class Maxout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 24), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).unflatten(-1, (8, 3)).amax(-1))
+
+
+class Experts(nn.Module):
+    """Two stacked experts, chosen softly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 4)
+        self.up, self.down = nn.Parameter(torch.randn(4, 6, 8)), nn.Parameter(torch.randn(4, 8, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.router(x).softmax(-1)
+        hidden = torch.einsum("bi,eih->beh", x, self.up).relu()
+        return torch.einsum("be,beo->bo", weights, torch.einsum("beh,eho->beo", hidden, self.down))
+
+
+class TopExperts(nn.Module):
+    """The best expert by gather, as routers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 4)
+        self.up, self.down = nn.Parameter(torch.randn(4, 6, 8)), nn.Parameter(torch.randn(4, 8, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, chosen = self.router(x).softmax(-1).topk(1, dim=-1)
+        up, down = self.up[chosen[:, 0]], self.down[chosen[:, 0]]
+        return weight * torch.bmm(torch.bmm(x[:, None], up).relu(), down)[:, 0]
+
+
+class Bilinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 8), nn.Linear(6, 4)
+        self.mix, self.head = nn.Bilinear(8, 4, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.left(x), self.right(x)).tanh())
+
+
+class LowRank(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4, 16))
+        self.bias, self.head = nn.Parameter(torch.randn(16)), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.addmm(self.bias, x, self.a @ self.b).relu())
+
+
+class Lora(nn.Module):
+    """A frozen layer and its low-rank update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.head = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.a, self.b = nn.Linear(6, 4, bias=False), nn.Linear(4, 16, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.base(x) + 0.5 * self.b(self.a(x))).relu())
+
+
+class WeightNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.utils.parametrizations.weight_norm(nn.Linear(6, 16))
+        self.down = nn.utils.parametrizations.weight_norm(nn.Linear(16, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu())
+
+
+class SpectralNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 16))
+        self.down = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu())
+
+
+class InputConvex(nn.Module):
+    """Positive square weights on a residual stream: silence of the input is not silence of the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.square, self.head = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        h = h + F.linear(h.relu(), self.square.exp())
+        return F.linear(h, self.head.exp())
+
+
+class PairwiseSum(nn.Module):
+    """The same axis at two places of one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return (h[:, :, None] + h[:, None, :]).relu().sum(-1).sum(-1, keepdim=True)
+
+
+class OuterProduct(nn.Module):
+    """Second-order pooling: features times features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 4), nn.Linear(6, 8), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        return self.head((a[:, :, None] * b[:, None, :]).flatten(1))
+
+
+class Broadcast(nn.Module):
+    """A scalar that is spread over the units: removed units lose it too, zeros of weights do not say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.shift = nn.Linear(6, 8), nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x).relu()
+        return (h + self.shift.expand_as(h)).sum(-1, keepdim=True)
+
+
+class ActivationZoo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ModuleList([nn.Linear(6, 8) for _ in range(8)])
+        self.prelu, self.head = nn.PReLU(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d, e, f, g, h = (up(x) for up in self.up)
+        y = F.hardswish(a) + F.elu(b) * F.softplus(c) + F.leaky_relu(d).clamp(-1, 1)
+        return self.head(self.prelu(y) + F.mish(e) * torch.where(f > 0, g, h) + F.hardtanh(h))
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.side, self.down = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        h.relu_().mul_(2).add_(self.side(x))
+        return self.down(h)
+
+
+class InPlaceThroughViews(nn.Module):
+    """A write that a view of a view sees, and one through dropout, which is its operand in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        turned = h.view(BATCH, 2, 4).transpose(1, 2)
+        h.add_(1)
+        dropped = F.dropout(h, 0.5, training=False)
+        dropped.relu_()
+        return self.down(h + turned.transpose(1, 2).reshape(BATCH, 8))
+
+
+class SliceWrite(nn.Module):
+    """A result that is put together by writing into slices of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.down = nn.Linear(6, 4), nn.Linear(6, 6), nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.new_zeros(x.shape[0], 10)
+        y[:, :4] = self.a(x)
+        y[:, 4:] = self.b(x).relu()
+        return self.down(y)
+
+
+class TiedLm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up, self.down = nn.Embedding(19, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 19, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.embed(ids)
+        return self.head(h + self.down(self.up(h).relu()))
+
+
+class SharedLayer(nn.Module):
+    """One layer, applied three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        for _ in range(3):
+            h = h + self.down(self.up(h).tanh())
+        return self.head(h)
+
+
+class Permuted(nn.Module):
+    """Views, permutations and flattening of a product of three axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.head = nn.Linear(6, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x).view(-1, 2, 3, 4).permute(0, 3, 1, 2).relu()
+        return self.head(y.flatten(2).flatten(1))
+
+
+class Slices(nn.Module):
+    """Slices, a stride and single positions of one stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.a, self.b = nn.Linear(6, 12), nn.Linear(5, 4), nn.Linear(6, 4)
+        self.c, self.d = nn.Linear(6, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x).relu()
+        return self.d(self.a(h[:, :5]) + self.b(h[:, ::2]) * h[:, -1:] + self.c(h.narrow(1, 3, 6)))
+
+
+class Embeddings(nn.Module):
+    """Words, positions and types, joined and projected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word, self.place = nn.Embedding(19, 8), nn.Embedding(32, 8)
+        self.kind, self.head = nn.Embedding(2, 4), nn.Linear(12, 5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        h = self.word(ids) + self.place(places)
+        return self.head(torch.cat([h, self.kind(ids % 2)], dim=-1))
+
+
+class Fft(nn.Module):
+    """FNet's mixing over the sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.mid, self.down = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.fft.fft(self.up(x), dim=1).real
+        return self.down(self.mid(mixed).relu())
+
+
+class Scatter(nn.Module):
+    """Message passing: edge messages are summed at their targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message, self.update = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.register_buffer("source", torch.tensor([0, 1, 2, 3, 4]))
+        self.register_buffer("target", torch.tensor([1, 1, 0, 4, 2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        messages = self.message(x).relu()[:, self.get_buffer("source")]
+        gathered = torch.zeros_like(messages).index_add(1, self.get_buffer("target"), messages)
+        return self.update(gathered)
+
+
+class Cosine(nn.Module):
+    """A classifier on normalised features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.mid, self.classes = nn.Linear(6, 16), nn.Linear(16, 8), nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.normalize(self.mid(self.up(x).relu()), dim=-1)
+        return h @ F.normalize(self.classes, dim=-1).t()
+
+
+class Rms(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.up, self.down = nn.Linear(6, 8), nn.RMSNorm(8), nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(self.norm(self.stem(x))).relu().square())
+
+
+class Film(nn.Module):
+    """Features scaled and shifted by a condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.condition, self.up, self.down = nn.Linear(6, 32), nn.Linear(6, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.condition(x).split(16, dim=-1)
+        return self.down(self.up(x) * (1 + scale) + shift)
+
+
+class Hyper(nn.Module):
+    """The weight of a layer computed from the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.up, self.down = nn.Linear(6, 32), nn.Linear(6, 8), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weights(x).view(-1, 4, 8)
+        return self.down(torch.bmm(weight, self.up(x).unsqueeze(2)).squeeze(2).tanh())
+
+
+DENSE = {
+    "mlp": lambda: (Mlp(), features()),
+    "mlp-sigmoid": lambda: (Mlp(nn.Sigmoid()), features()),
+    "residual-mlp": lambda: (ResidualMlp(), features()),
+    "residual-mlp-norm": lambda: (ResidualMlp(norm=True), features()),
+    "gated-ffn": lambda: (GatedFfn(), features()),
+    "fused-gate": lambda: (FusedGate(), features()),
+    "glu": lambda: (Glu(), features()),
+    "maxout": lambda: (Maxout(), features()),
+    "experts": lambda: (Experts(), features()),
+    "top-experts": lambda: (TopExperts(), features()),
+    "bilinear": lambda: (Bilinear(), features()),
+    "low-rank": lambda: (LowRank(), features()),
+    "lora": lambda: (Lora(), features()),
+    "weight-norm": lambda: (WeightNorm(), features()),
+    "spectral-norm": lambda: (SpectralNorm(), features()),
+    "input-convex": lambda: (InputConvex(), features()),
+    "pairwise-sum": lambda: (PairwiseSum(), features()),
+    "outer-product": lambda: (OuterProduct(), features()),
+    "broadcast": lambda: (Broadcast(), features()),
+    "activations": lambda: (ActivationZoo(), features()),
+    "in-place": lambda: (InPlace(), features()),
+    "in-place-views": lambda: (InPlaceThroughViews(), features()),
+    "slice-write": lambda: (SliceWrite(), features()),
+    "tied-lm": lambda: (TiedLm(), tokens()),
+    "shared-layer": lambda: (SharedLayer(), features()),
+    "permuted": lambda: (Permuted(), features()),
+    "slices": lambda: (Slices(), features()),
+    "embeddings": lambda: (Embeddings(), tokens()),
+    "fft": lambda: (Fft(), sequence()),
+    "scatter": lambda: (Scatter(), sequence()),
+    "cosine": lambda: (Cosine(), features()),
+    "rms": lambda: (Rms(), features()),
+    "film": lambda: (Film(), features()),
+    "hyper": lambda: (Hyper(), features()),
+}

@@ -1,0 +1,1 @@
+"""The command line and what it needs; the only part of fxprune that prints."""

@@ -1,0 +1,116 @@
+"""The command `fxprune`: its arguments, and what an error becomes.
+
+Exit codes: 0 all is well; 1 a claim failed (the slim program differs, or a file could not be proven); 2 the
+command was called wrongly, and nothing was written; 130 interrupted, and nothing was written.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from fxprune.errors import CaptureError, FxpruneError, PipelineError, SelectionError, UsageError
+from fxprune.tools import console, models
+from fxprune.tools.bench import bench
+from fxprune.tools.catalog import passes
+from fxprune.tools.explain import explain
+from fxprune.tools.run import apply, run
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
+    {"run": run, "apply": apply, "explain": explain, "bench": bench, "passes": passes}
+)
+BAD_USE = (CaptureError, PipelineError, SelectionError, UsageError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    options = _parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except FxpruneError as error:
+        console.progress().print(f"fxprune: {error}", markup=False)
+        return 2 if isinstance(error, BAD_USE) else 1
+    except KeyboardInterrupt:
+        console.progress().print("fxprune: interrupted; nothing was written", markup=False)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fxprune",
+        description="Prune any PyTorch model into a physically smaller, proven graph.",
+        epilog=f"MODEL is {models.FORMS}.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _run(
+        commands.add_parser(
+            "run", help="prune a model with a pipeline; write ONNX, .pt2, selection and report"
+        )
+    )
+    _apply(commands.add_parser("apply", help="apply a saved selection to a model"))
+    _explain(commands.add_parser("explain", help="show what could go, and why the rest stays whole"))
+    _bench(commands.add_parser("bench", help="time ONNX files against the first of them"))
+    _json(commands.add_parser("passes", help="list the passes and their options"))
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument(
+        "-p",
+        "--pipeline",
+        required=True,
+        metavar="TEXT",
+        help='as in "heads(ratio=0.25), ffn(ratio=0.5), fold"',
+    )
+    _results(parser)
+
+
+def _apply(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("selection", metavar="SELECTION.json", help="what an earlier run kept")
+    _results(parser)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("--axis", metavar="NAME", help="show one axis and its members")
+    _json(parser)
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE.onnx")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long to measure at each point (3)")
+    _session(parser)
+    _json(parser)
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=models.FORMS)
+
+
+def _results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
+    parser.add_argument("--force", action="store_true", help="replace results that are already in OUT")
+    _session(parser)
+    _json(parser)
+
+
+def _session(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of ONNX Runtime (1)")
+    parser.add_argument(
+        "--optimization",
+        choices=("disable", "basic", "extended", "all"),
+        default="all",
+        help="graph optimisation level of ONNX Runtime (all, its own default)",
+    )
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

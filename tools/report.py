@@ -1,0 +1,208 @@
+"""What a run is worth: one dictionary (report.json), and the same as tables (report.md, the terminal)."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fxprune.analysis import Refusal
+from fxprune.points import Point
+from fxprune.runtime import Timing
+
+FORMAT = "fxprune.report/1"
+PACKAGES = ("fxprune", "torch", "onnx", "onnxruntime", "onnxscript")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table before it is drawn; the last `numbers` columns are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: int = 0
+
+
+def machine() -> dict[str, Any]:
+    """Where the numbers come from."""
+    return {"python": platform.python_version(), "processor": _processor(), "packages": _versions()}
+
+
+def latency(point: Point, before: Timing, after: Timing, flops: tuple[int, int]) -> dict[str, Any]:
+    """One point's entry: times before and after, with the ratio of operations beside the speedup."""
+    return {
+        "point": dict(point),
+        "before_ms": asdict(before),
+        "after_ms": asdict(after),
+        "speedup": before.median / after.median,
+        "flops": {"before": flops[0], "after": flops[1], "ratio": flops[0] / max(flops[1], 1)},
+    }
+
+
+def refusals(found: Iterable[Refusal]) -> list[dict[str, Any]]:
+    """What stays whole, grouped by the reason; the most frequent first."""
+    groups: dict[str, list[Refusal]] = {}
+    for refusal in found:
+        groups.setdefault(refusal.why, []).append(refusal)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return [
+        {
+            "why": why,
+            "count": len(group),
+            "what": [refusal.what for refusal in group],
+            "operator": group[0].operator,
+            "node": group[0].node,
+            "source": short(group[0].source),
+        }
+        for why, group in ordered
+    ]
+
+
+def grids(report: Mapping[str, Any]) -> list[Grid]:
+    """The tables of a report, in reading order."""
+    return [_sizes(report), _latency(report), _proof(report), _refused(report)]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown page."""
+    parts = [f"# {report['model']}: {report['pipeline']}"]
+    for grid in grids(report):
+        parts += [f"## {grid.title}", _markdown_table(grid)]
+    parts += [f"{_processor_line(report)}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def short(source: str) -> str:
+    """A source line without the folders that say nothing: those of the packages and of this place."""
+    return source.rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
+
+
+def at(point: Mapping[str, int]) -> str:
+    """A point in words: `batch 8, length 64`."""
+    return ", ".join(f"{axis} {size}" for axis, size in point.items()) or "fixed sizes"
+
+
+def session(settings: Mapping[str, Any]) -> str:
+    """The settings of ONNX Runtime in words."""
+    threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
+    return f"ONNX Runtime on the CPU, {threads}, optimisation {settings['optimization']}"
+
+
+def _sizes(report: Mapping[str, Any]) -> Grid:
+    before, after = report["before"], report["after"]
+    rows = [
+        _row("parameters", before["parameters"], after["parameters"], ""),
+        _row("weights", before["bytes"], after["bytes"], "B"),
+        _row("model.onnx", before["file_bytes"], after["file_bytes"], "B"),
+        _row(f"operations at {at(report['example'])}", before["flops"], after["flops"], "FLOP"),
+    ]
+    return Grid("Size", ("", "before", "after", "ratio"), tuple(rows), numbers=3)
+
+
+def _row(name: str, before: int, after: int, unit: str) -> tuple[str, str, str, str]:
+    ratio = f"{before / after:.2f}×" if after else "–"
+    return name, _quantity(before, before, unit), _quantity(after, before, unit), ratio
+
+
+def _quantity(value: int, beside: int, unit: str) -> str:
+    """A number with its unit, scaled as the number beside it is, so that the two compare at a glance."""
+    if not unit:
+        return f"{value:,}"
+    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if beside >= size:
+            return f"{value / size:.2f} {prefix}{unit}"
+    return f"{value} {unit}"
+
+
+def _latency(report: Mapping[str, Any]) -> Grid:
+    title = f"Latency in ms: medians, {session(report['session'])}"
+    rows = [
+        (
+            at(entry["point"]),
+            f"{entry['before_ms']['median']:.2f}",
+            f"{entry['after_ms']['median']:.2f}",
+            f"{entry['speedup']:.2f}×",
+            f"{entry['flops']['ratio']:.2f}×",
+        )
+        for entry in report["latency"]
+    ]
+    return Grid(title, ("at", "before", "after", "speedup", "fewer FLOPs"), tuple(rows), numbers=4)
+
+
+def _proof(report: Mapping[str, Any]) -> Grid:
+    verdict, onnx, seconds = report["verdict"], report["onnx"], report["seconds"]
+    over = f"largest relative difference over {len(verdict['exact'])} exact axes"
+    change = verdict["change"]
+    moved = "" if change is None else f"; pruning itself moved the outputs by {change:.1e}"
+    rows = [
+        (
+            "pruned against zeroed original",
+            f"{verdict['relative']:.1e}",
+            f"{over}{moved}",
+        ),
+        (
+            "ONNX Runtime against program",
+            f"{onnx['relative']:.1e}",
+            "; ".join(at(point) for point in onnx["points"]),
+        ),
+        ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
+    ]
+    if verdict["inexact"]:
+        rows.insert(
+            1, ("inexact axes", str(len(verdict["inexact"])), "removed, and no part of the equality claim")
+        )
+    return Grid("Proof", ("claim", "value", "over"), tuple(rows))
+
+
+def _against_plain(seconds: Mapping[str, Any]) -> str:
+    if seconds["plain_export"] is None:
+        return "torch.onnx.export could not export the original as it stands"
+    plain, ratio = seconds["plain_export"], seconds["ratio"]
+    return f"{ratio:.2f}× a plain torch.onnx.export of the original ({plain:.1f} s)"
+
+
+def _refused(report: Mapping[str, Any]) -> Grid:
+    rows = [
+        (entry["why"], str(entry["count"]), _few(entry["what"]), entry["source"] or entry["node"])
+        for entry in report["refused"]
+    ]
+    return Grid("What stays whole, and why", ("why", "count", "what", "where"), tuple(rows))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
+
+
+def _markdown_table(grid: Grid) -> str:
+    rules = [
+        "---:" if place >= len(grid.columns) - grid.numbers else "---" for place in range(len(grid.columns))
+    ]
+    lines = [grid.columns, tuple(rules), *grid.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _processor_line(report: Mapping[str, Any]) -> str:
+    where = report["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
+    return f"Measured on {where['processor']} with Python {where['python']}, {packages}."
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - no path to build
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

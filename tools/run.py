@@ -1,0 +1,204 @@
+"""`fxprune run` and `fxprune apply`: capture, prune, prove, emit, measure, report."""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from fxprune import cost, emit, runtime
+from fxprune.analysis import analyze
+from fxprune.errors import ExportError, UsageError
+from fxprune.passes import pipeline
+from fxprune.pipeline import Result
+from fxprune.points import Feeds, Point, example_point, feeds
+from fxprune.program import Program
+from fxprune.selection import Selection
+from fxprune.shrink import shrink
+from fxprune.tools import console, folder, models, report
+from fxprune.tools.console import Stages
+from fxprune.verify import verify
+
+# Small, long, and many: a short input alone hides all gains behind overhead.
+POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
+SECONDS_A_POINT = 3.0
+
+Decide = Callable[[Program, Stages], Result]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with a model, as text and as a function."""
+
+    text: str
+    decide: Decide
+    settings: runtime.Settings
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prune a model with a pipeline and write the results to a folder."""
+    steps = pipeline(options.pipeline)
+
+    def decide(program: Program, stages: Stages) -> Result:
+        return steps.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
+
+    return _deliver(options, Job(str(steps), decide, _settings(options)))
+
+
+def apply(options: argparse.Namespace) -> int:
+    """Apply a saved selection to a model and write the results to a folder."""
+    selection = Selection.load(options.selection)
+
+    def decide(program: Program, _stages: Stages) -> Result:
+        return Result(shrink(program, selection), selection, ())
+
+    return _deliver(options, Job(f"apply {Path(options.selection).name}", decide, _settings(options)))
+
+
+def _settings(options: argparse.Namespace) -> runtime.Settings:
+    if options.threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {options.threads}")
+    return runtime.Settings(options.threads, options.optimization)
+
+
+def _deliver(options: argparse.Namespace, job: Job) -> int:
+    target = Path(options.output)
+    folder.check(target, options.force)
+    stages = Stages()
+    with stages.stage("loading the model"):
+        loaded = models.load(options.model)
+    for note in loaded.notes:
+        stages.note(note)
+    with stages.stage("starting the exporters"):
+        emit.warm_up()
+    data = _work(loaded, job, target, stages)
+    if options.json:
+        console.print_json(data)
+        return 0
+    console.show(report.grids(data))
+    console.output().print(
+        f"written to {target}: {', '.join(sorted(file.name for file in target.iterdir()))}", markup=False
+    )
+    return 0
+
+
+def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict[str, Any]:
+    with stages.stage("capturing"):
+        program = loaded.capture()
+    with stages.stage("pruning"):
+        result = job.decide(program, stages)
+    slim, selection = result.program, result.selection
+    with stages.stage("proving"):
+        verdict = verify(program, slim, selection)
+    with folder.filled(target) as draft, tempfile.TemporaryDirectory() as scratch:
+        emitted = _emit(slim, draft, stages)
+        selection.save(draft / "selection.json")
+        before = Path(scratch) / "before.onnx"
+        plain = _export_original(loaded, program, before, emitted.opset, stages)
+        latency = _latencies(
+            program, slim, {"before": before, "after": draft / "model.onnx"}, job.settings, stages
+        )
+        data = {
+            "format": report.FORMAT,
+            "model": loaded.name,
+            "pipeline": job.text,
+            "steps": [asdict(step) for step in result.steps],
+            "example": example_point(program),
+            "before": {**asdict(cost.cost(program)), "file_bytes": before.stat().st_size},
+            "after": {**asdict(cost.cost(slim)), "file_bytes": emitted.bytes},
+            "session": asdict(job.settings),
+            "latency": latency,
+            "verdict": asdict(verdict) | {"change": None if isnan(verdict.change) else verdict.change},
+            "onnx": {
+                "relative": emitted.relative,
+                "points": [dict(point) for point in emitted.points],
+                "opset": emitted.opset,
+            },
+            "seconds": _seconds(stages.seconds, plain),
+            "refused": report.refusals(analyze(program).refusals),
+            "notes": list(loaded.notes),
+            "machine": report.machine(),
+        }
+        (draft / "report.json").write_text(
+            json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        (draft / "report.md").write_text(report.markdown(data), encoding="utf-8")
+    return data
+
+
+def _emit(slim: Program, draft: Path, stages: Stages) -> emit.Emitted:
+    with stages.stage("exporting"):
+        exported = emit.lower(slim)
+    with stages.stage("writing and checking model.onnx"):
+        emitted = emit.export(slim, draft / "model.onnx", exported=exported)
+    stages.seconds["converting"] = emitted.seconds
+    with stages.stage("writing model.pt2"):
+        emit.save(slim, draft / "model.pt2", exported=exported)
+    return emitted
+
+
+def _export_original(
+    loaded: models.Loaded, program: Program, path: Path, opset: int, stages: Stages
+) -> float | None:
+    """Export the original as its owner would, and give the seconds; None where torch can't.
+
+    Where that file does not run, the unpruned program's stands in for it.
+    """
+    kwargs, dynamic = loaded.uncached()
+    seconds = None
+    with stages.stage("exporting the original, for comparison"):
+        try:
+            seconds = emit.plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
+            runtime.run(runtime.session(path), feeds(program))
+        except ExportError:
+            emit.export(program, path, overwrite=True)
+    return seconds
+
+
+def _seconds(stages: Mapping[str, float], plain: float | None) -> dict[str, float | None]:
+    ours = stages["capturing"] + stages["pruning"] + stages["exporting"] + stages["converting"]
+    return {
+        "capture": stages["capturing"],
+        "prune": stages["pruning"],
+        "prove": stages["proving"],
+        "export": stages["exporting"] + stages["converting"],
+        "capture_to_onnx": ours,
+        "plain_export": plain,
+        "ratio": None if plain is None else ours / plain,
+    }
+
+
+def _latencies(
+    program: Program, slim: Program, files: Mapping[str, Path], settings: runtime.Settings, stages: Stages
+) -> list[dict[str, Any]]:
+    entries = []
+    for point in _points(program):
+        with stages.stage(f"measuring at {report.at(point)}"):
+            fitted, given = _fit(program, files["before"], point)
+            timed = runtime.measure(files, dict.fromkeys(files, given), settings, SECONDS_A_POINT)
+            flops = (cost.flops(program, fitted), cost.flops(slim, fitted))
+            entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
+    return entries
+
+
+def _points(program: Program) -> list[Point]:
+    here = example_point(program)
+    wanted = [{axis: point.get(axis, size) for axis, size in here.items()} for point in POINTS]
+    return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in wanted)]
+
+
+def _fit(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
+    """Halve the length until the original can take it: a table of positions may end before."""
+    opened = runtime.session(file)
+    while True:
+        given = feeds(program, point)
+        try:
+            runtime.run(opened, given)
+            return point, given
+        except ExportError:
+            if point.get("length", 1) < 2:
+                raise
+            point = {**point, "length": point["length"] // 2}
