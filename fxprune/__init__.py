@@ -2,11 +2,15 @@
 
 from fxprune.analysis import Analysis, Axis, Member, Refusal, analyze
 from fxprune.capture import capture
+from fxprune.emit import export, save
 from fxprune.errors import FxpruneError
+from fxprune.passes import pipeline as parse_pipeline
 from fxprune.program import Program
 from fxprune.rules import register_rule
 from fxprune.selection import Selection
 from fxprune.shrink import shrink, zeroed
+from fxprune.verify import Verdict, verify
+from fxprune.vocabulary import Vocabulary, keep_tokens
 
 __all__ = [
     "Analysis",
@@ -16,9 +20,16 @@ __all__ = [
     "Program",
     "Refusal",
     "Selection",
+    "Verdict",
+    "Vocabulary",
     "analyze",
     "capture",
+    "export",
+    "keep_tokens",
+    "parse_pipeline",
     "register_rule",
+    "save",
     "shrink",
+    "verify",
     "zeroed",
 ]

@@ -7,10 +7,12 @@ normalised, so that rules stay short: see `fxprune.normalize`.
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import CaptureError
 from fxprune.normalize import normalize
 from fxprune.program import Program, trees
+
+_SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
 
 def capture(
@@ -103,14 +107,18 @@ def _with_constants(shapes: Any, extra: Mapping[str, Any]) -> Any:
 def exporting(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, no attention fast path, no chatter; everything is put back afterwards."""
     modes = {module: module.training for module in model.modules()}
-    fastpath = torch.backends.mha.get_fastpath_enabled()
+    fastpath, level = torch.backends.mha.get_fastpath_enabled(), _SHAPES_LOG.level
+    _SHAPES_LOG.setLevel(
+        logging.CRITICAL
+    )  # a failed export prints the graph; its reason is in the exception too
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         model.eval()
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
+        _SHAPES_LOG.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for module, training in modes.items():
             module.training = training

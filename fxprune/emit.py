@@ -268,7 +268,7 @@ def _widen_mask(graph: torch.fx.Graph, attention: torch.fx.Node) -> None:
     with graph.inserting_before(attention):
         size = graph.call_function(aten.sym_size.int, (query, query.meta["val"].ndim - 2))
         size.meta["val"] = queries
-        shape = [*(-1 for _ in value.shape[:-2]), size, -1]
+        shape: list[Any] = [*(-1 for _ in value.shape[:-2]), size, -1]
         wide = graph.call_function(aten.expand.default, (mask, shape))
         wide.meta["val"] = value.expand(*value.shape[:-2], queries, value.shape[-1])
     attention.update_arg(3, wide)

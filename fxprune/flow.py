@@ -71,7 +71,7 @@ def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shap
     elif node.op == "output":
         for name, result in program.named_outputs().items():
             if name not in program.free_outputs:
-                _pin_value(flow, result, "an output of the graph", node.name)
+                _pin_value(flow, result, "an output of the graph", node)
     else:
         _call(node, flow)
 
@@ -157,9 +157,10 @@ def _pin_shape(value: Any, node: fx.Node, why: str) -> Shape:
     return shape
 
 
-def _pin_value(flow: Flow, node: fx.Node, why: str, at: str) -> None:
+def _pin_value(flow: Flow, node: fx.Node, why: str, at: fx.Node) -> None:
     for dim in flat_dims(flow.dims.get(node, ())):
-        algebra.pin(dim, why, at)
+        flow.pins.append((dim, at))
+        algebra.pin(dim, why, at.name)
 
 
 def flat_dims(shape: Any) -> list[Dim]:
@@ -171,7 +172,7 @@ def _unknown(node: fx.Node, flow: Flow, why: str) -> None:
     """Nothing is known of this operator: all that it touches stays whole."""
     flow.unknown[node] = why
     for source in operands(node):
-        _pin_value(flow, source, why, node.name)
+        _pin_value(flow, source, why, node)
     _assign(flow, node, _pinned_atoms(node, why))
 
 
@@ -185,9 +186,5 @@ def _pin_overlaps(program: Program, flow: Flow) -> None:
         key, other = seen.setdefault(value.untyped_storage().data_ptr(), (identity(value), node))
         if key != identity(value):
             for each in (node, other):
-                _pin_value(
-                    flow,
-                    each,
-                    f"{node.target} and {other.target} are different views of one storage",
-                    each.name,
-                )
+                why = f"{node.target} and {other.target} are different views of one storage"
+                _pin_value(flow, each, why, each)

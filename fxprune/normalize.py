@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from fxprune.decouple import decouple
 from fxprune.fold import fold_constants, remove_dead
-from fxprune.graphs import move_uses, size_of
+from fxprune.graphs import call, move_uses, size_of
 from fxprune.program import Program, attribute
 from fxprune.rules.op import bind
 from fxprune.unstack import unstack
@@ -155,6 +155,15 @@ def explicit_scale(graph: fx.GraphModule) -> None:
             node.kwargs = {**node.kwargs, "scale": 1.0 / math.sqrt(size)}
 
 
+def contiguous_pairs(graph: fx.GraphModule) -> None:
+    """`view_as_complex` wants even strides, which a cut beside it may make odd: it reads a contiguous value."""
+    for node in graph.graph.find_nodes(op="call_function", target=aten.view_as_complex.default):
+        source = node.args[0]
+        if source.target is not aten.contiguous.default and not is_written(node):
+            with graph.graph.inserting_before(node):
+                node.args = (call(graph, aten.contiguous.default, (source,)),)
+
+
 def functional(graph: fx.GraphModule) -> None:
     """An in-place pointwise operator on a value that nothing aliases becomes its functional form, and later reads read its result."""
     order = {node: i for i, node in enumerate(graph.graph.nodes)}
@@ -234,6 +243,7 @@ NORMALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
     explicit_squeeze,
     explicit_splits,
     explicit_scale,
+    contiguous_pairs,
     functional,
     no_aliases,
     unstack,

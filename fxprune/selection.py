@@ -165,9 +165,8 @@ def _checked(name: str, kept: Indices) -> tuple[Any, ...]:
 
 def _indices(name: str, kept: Any) -> list[int]:
     """Ascending distinct indices, at least one."""
-    if isinstance(kept, (str, bytes, int)) or not all(
-        isinstance(i, int) and not isinstance(i, bool) for i in kept
-    ):
+    is_list = isinstance(kept, Sequence) and not isinstance(kept, (str, bytes))
+    if not is_list or not all(isinstance(i, int) and not isinstance(i, bool) for i in kept):
         raise SelectionError(f"axis {name}: kept indices must be integers, got {kept!r}")
     if not kept:
         raise SelectionError(

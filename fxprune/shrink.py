@@ -34,6 +34,12 @@ def shrink(program: Program, selection: Selection) -> Program:
     kept = kept_masks(analysis, selection)
     if all(kept_size(part) == leaf.size for leaf, part in kept.items()):
         return program
+    return shrink_atoms(analysis, kept)
+
+
+def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
+    """Shrink by atoms: for rewrites that know why an atom outside of the axes may go; `shrink` is for everybody else."""
+    program = analysis.program
     graph, nodes = _copy(program)
     tensors = _cut_tensors(program, analysis, kept)
     freeze_sizes(analysis.flow, nodes, kept)

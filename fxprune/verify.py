@@ -54,7 +54,13 @@ def verify(program: Program, slim: Program, selection: Selection) -> Verdict:
     if inexact:
         whole = shrink(program, selection)
         _compare(analyze(whole), whole, (slim, got), Selection())
-    return Verdict(relative, bar, exact, inexact, difference(got or [], _shrunk_outputs(analysis, run(program), selection)))
+    return Verdict(
+        relative,
+        bar,
+        exact,
+        inexact,
+        difference(got or [], _shrunk_outputs(analysis, run(program), selection)),
+    )
 
 
 def _outputs(slim: Program, program: Program) -> list[Tensor] | None:

@@ -22,7 +22,7 @@ LAYERS = (
     ("fxprune.tools",),
     ("fxprune",),  # the public names: nothing below may import them from here
     ("fxprune.passes",),
-    ("fxprune.pipeline",),
+    ("fxprune.pipeline", "fxprune.vocabulary"),
     ("fxprune.emit", "fxprune.runtime", "fxprune.verify", "fxprune.cost", "fxprune.select", "fxprune.score"),
     ("fxprune.shrink", "fxprune.resize", "fxprune.capture", "fxprune.normalize", "fxprune.points"),
     ("fxprune.decouple", "fxprune.unstack", "fxprune.fold", "fxprune.fit"),

@@ -14,6 +14,7 @@ from fxprune.capture import capture
 from fxprune.cost import cost, flops
 from fxprune.emit import export
 from fxprune.points import feeds
+from fxprune.program import Program
 
 
 class Attention(nn.Module):
@@ -39,10 +40,11 @@ class Tied(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.table(ids) + self.shift
-        return self.head(self.down(self.up(x).relu()))
+        y: Tensor = self.head(self.down(self.up(x).relu()))
+        return y
 
 
-def tied() -> "object":
+def tied() -> Program:
     ids = torch.arange(15).reshape(3, 5) % 11
     return capture(Tied(), (ids,), dynamic={"ids": {0: Dim.AUTO, 1: Dim.AUTO}})
 

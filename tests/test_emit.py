@@ -147,7 +147,8 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_what_onnx_can_not_say_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
     class Determinant(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.linalg.eigvals(x).real
+            values: Tensor = torch.linalg.eigvals(x)
+            return values.real
 
     program = capture(Determinant(), (torch.rand(3, 3),))
     with pytest.raises(ExportError) as caught:

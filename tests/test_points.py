@@ -16,7 +16,8 @@ class Embedding(nn.Module):
         self.table = nn.Embedding(7, 4)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.table(ids) * mask[..., None]
+        table: Tensor = self.table(ids)
+        return table * mask[..., None]
 
 
 class TwoLengths(nn.Module):
@@ -30,7 +31,8 @@ class Image(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.conv(image).relu()
+        convolved: Tensor = self.conv(image)
+        return convolved.relu()
 
 
 def test_batch_and_length_are_named_alike_in_all_inputs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,10 +53,11 @@ def test_only_takes_a_part() -> None:
         ([-1, 0], "must be ascending, distinct and not negative"),
         ([0.5], "must be integers"),
         ([True], "must be integers"),
-        ("01", "must be integers"),
+        ("01", "must be a list of integers"),
+        ([[0, 1], [2]], "every unit must keep equally many indices"),
     ],
 )
-def test_bad_indices_are_refused_with_the_axis(indices: list[int], said: str) -> None:
+def test_bad_indices_are_refused_with_the_axis(indices: Any, said: str) -> None:
     with pytest.raises(SelectionError, match="axis ffn: ") as caught:
         Selection({"ffn": indices})
     assert said in str(caught.value)
@@ -69,7 +71,7 @@ def test_other_json_is_refused(text: str) -> None:
         Selection.from_json(text)
 
 
-@pytest.mark.parametrize("axes", ['{"a": 3}', '{"a": null}', '{"a": {"b": 1}}', '{"a": [[1]]}'])
+@pytest.mark.parametrize("axes", ['{"a": 3}', '{"a": null}', '{"a": {"b": 1}}', '{"a": [[1], 2]}', '{"a": [null]}'])
 def test_json_with_bad_indices_is_refused_in_a_sentence(axes: str) -> None:
     with pytest.raises(FxpruneError):
         Selection.from_json(f'{{"format": "fxprune.selection/1", "axes": {axes}}}')

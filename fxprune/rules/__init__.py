@@ -27,6 +27,7 @@ from fxprune.rules import (
     pointwise,
     recurrent,
     reduction,
+    refused,
     spectral,
 )
 from fxprune.rules.op import Dims, Flow, Op
@@ -44,6 +45,7 @@ FAMILIES = (
     pointwise,
     recurrent,
     reduction,
+    refused,
     spectral,
 )
 

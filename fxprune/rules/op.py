@@ -38,6 +38,7 @@ class Flow:
     roles: list[tuple[Dim, str]] = field(default_factory=list)
     varies: set[Node] = field(default_factory=set)
     unknown: dict[Node, str] = field(default_factory=dict)
+    pins: list[tuple[Dim, Node]] = field(default_factory=list)
 
 
 UNKNOWN = 17
@@ -127,6 +128,7 @@ class Op:
 
     def pin(self, dims: Dim | Iterable[Dim], why: str) -> None:
         for dim in (dims,) if isinstance(dims, Dim) else dims:
+            self.flow.pins.append((dim, self.node))
             algebra.pin(dim, why, self.node.name)
 
     def size(self, dim: Dim, name: str, *index: int) -> None:

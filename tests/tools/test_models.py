@@ -25,10 +25,10 @@ SMALL = {
 AUTO = Dim.AUTO
 
 
-def folder(place: Path, config: object, loader: object = None) -> Path:
+def folder(place: Path, config: object) -> Path:
     """A tiny model with random weights, saved as Hugging Face saves models."""
     with emit.quiet():
-        (loader or transformers.AutoModel).from_config(config).save_pretrained(place)
+        transformers.AutoModel.from_config(config).save_pretrained(place)
     return place
 
 

@@ -1,0 +1,158 @@
+"""What analysis finds in models, as text; no hint is given anywhere."""
+
+from __future__ import annotations
+
+from expecttest import assert_expected_inline
+
+import pytest
+import torch
+from torch import nn
+
+from fxprune import Analysis, Program, analyze, capture
+from fxprune.errors import SelectionError
+from models import captured, hugging_face, net
+from zoo.nets import NETS
+
+
+def shown(analysis: Analysis, within: str = "") -> str:
+    """The axes of a part of a model: name, size, `~` where inexact; then the notation of each of its parameters."""
+    axes = [axis for axis in analysis.axes if any(member.name.startswith(within) for member in axis.members)]
+    lines = [f"{axis.name} {axis.role}:{axis.size}{'' if axis.exact else ' ~'}" for axis in axes]
+    notes = {(m.name, m.dim): m.notation for axis in axes for m in axis.members if m.name.startswith(within)}
+    return "\n".join([*lines, *(f"  {name}[{dim}] {note}" for (name, dim), note in sorted(notes.items()))])
+
+
+def test_bert_layer() -> None:
+    assert_expected_inline(shown(analyze(captured("bert")), "encoder.layer.0."), """""")
+
+
+def test_gpt2_has_q_k_and_v_apart() -> None:
+    assert_expected_inline(shown(analyze(captured("gpt2")), "transformer.h.0."), """""")
+
+
+def test_llama_has_kv_times_rep_and_rotary_pairs() -> None:
+    assert_expected_inline(shown(analyze(captured("llama")), "model.layers.0."), """""")
+
+
+def test_resnet_ties_channels_over_residuals() -> None:
+    assert_expected_inline(shown(analyze(captured("resnet")), "resnet.encoder.stages.1."), """""")
+
+
+def test_latent_attention_shares_a_part_of_the_key() -> None:
+    assert_expected_inline(shown(analyze(captured("latent"))), """""")
+
+
+def test_an_option_a_shortcut_ties_through_the_padding() -> None:
+    assert_expected_inline(shown(analyze(captured("resnet-option-a"))), """""")
+
+
+def test_stacked_qkv_keeps_queries_and_values_apart() -> None:
+    axes = analyze(captured("stacked-qkv")).axes
+    assert sorted((axis.role, axis.size) for axis in axes) == [("heads", 4), ("qk", 4), ("v", 4)]
+
+
+def test_layers_are_not_tied_by_a_shared_bias_table_in_sizes_of_their_values() -> None:
+    axes = analyze(captured("relative-bias")).axes
+    assert sum(axis.role == "v" for axis in axes) == 2
+    assert sum(axis.role == "qk" for axis in axes) == 2
+
+
+INEXACT = {
+    "residual-mlp-norm": "normalisation",
+    "input-convex": "no zeros of weights",
+    "pairwise-sum": "no zeros of weights",
+    "broadcast": "no zeros of weights",
+    "linear-attention": "no zeros of weights",
+    "maxout": "amax",
+    "qk-norm": "normalisation",
+}
+
+
+@pytest.mark.parametrize(("name", "why"), INEXACT.items())
+def test_an_inexact_axis_says_why(name: str, why: str) -> None:
+    inexact = [axis for axis in analyze(captured(name)).axes if not axis.exact]
+    assert inexact
+    assert all(why in axis.why_inexact for axis in inexact)
+
+
+def test_exact_axes_name_their_readers() -> None:
+    axis = analyze(captured("mlp")).axis("ffn")
+    assert axis.readers == ("down.weight",)
+    assert {(m.name, m.dim) for m in axis.members} == {("up.weight", 0), ("up.bias", 0), ("down.weight", 1)}
+
+
+def test_members_say_which_positions_a_unit_takes() -> None:
+    heads = next(axis for axis in analyze(captured("self-attention")).axes if axis.role == "heads")
+    member = next(member for member in heads.members if member.name == "q.weight")
+    assert member.indices(1) == [4, 5, 6, 7]
+    qk = next(axis for axis in analyze(captured("self-attention")).axes if axis.role == "qk")
+    assert next(m for m in qk.members if m.name == "q.weight").indices(1) == [1, 5, 9, 13]
+
+
+def test_refusals_say_what_why_and_where() -> None:
+    refusals = analyze(captured("self-attention")).refusals
+    named = {refusal.what: refusal for refusal in refusals}
+    assert any("an input of the graph" in refusal.why for refusal in refusals)
+    for refusal in named.values():
+        assert refusal.why
+        assert refusal.node
+    softmax = next((refusal for refusal in refusals if "nets_attention.py" in refusal.source), None)
+    assert softmax is None or "forward" in softmax.source
+
+
+def test_an_unknown_axis_names_the_nearest() -> None:
+    with pytest.raises(SelectionError, match="no axis 'fnn' in this program; nearest: ffn"):
+        analyze(captured("mlp")).axis("fnn")
+
+
+def test_tied_weights_have_one_set_of_axes() -> None:
+    hidden = next(axis for axis in analyze(captured("tied-lm")).axes if axis.size == 8)
+    assert {member.dim for member in hidden.members if member.name.startswith(("embed", "head"))} == {1}
+
+
+def test_buffers_shrink_with_the_weights() -> None:
+    rotary = analyze(captured("rotary")).axes
+    assert any(not member.learned for axis in rotary for member in axis.members)
+    assert all(any(member.learned for member in axis.members) for axis in rotary)
+
+
+@pytest.mark.parametrize("name", ["rotary", "latent", "unet", "tied-lm", "state-space"])
+def test_names_are_unique_and_sizes_fit(name: str) -> None:
+    analysis = analyze(captured(name))
+    names = [axis.name for axis in analysis.axes]
+    assert len(names) == len(set(names))
+    for axis in analysis.axes:
+        for member in axis.members:
+            size = dict(captured(name).tensors())[member.name].shape[member.dim]
+            places = [i for unit in range(axis.size) for i in member.indices(unit)]
+            assert max(places) < size
+
+
+def on_meta(name: str) -> tuple[Program, Program]:
+    """The same model captured with weights and without."""
+    model, inputs = hugging_face(name) if name in ("bert", "llama", "gpt2") else net(name)
+    with torch.device("meta"):
+        empty = {key: torch.empty_like(value, device="meta") for key, value in inputs.items()}
+    return captured(name), capture(model.to("meta"), kwargs=empty)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "resnet-option-a", "stacked-qkv", "alibi"])
+def test_the_meta_device_gives_the_same_axes(name: str) -> None:
+    real, meta = (analyze(program) for program in on_meta(name))
+    assert [(a.name, a.role, a.size, a.exact) for a in meta.axes] == [(a.name, a.role, a.size, a.exact) for a in real.axes]
+
+
+def test_untied_layers_do_not_tie_on_meta() -> None:
+    """Meta tensors have no storage to compare: two weights of one shape are still two."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)).to("meta")
+    axes = analyze(capture(model, (torch.empty(3, 6, device="meta"),))).axes
+    assert [axis.size for axis in axes] == [8, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(NETS))
+def test_every_exact_axis_has_readers_or_no_sum(name: str) -> None:
+    analysis = analyze(captured(name))
+    for axis in analysis.axes:
+        assert bool(axis.why_inexact) == (not axis.exact)
+        assert set(axis.readers) <= set(captured(name).tensors())
