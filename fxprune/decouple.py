@@ -151,15 +151,26 @@ def _chosen(graph: fx.GraphModule, node: fx.Node, places: list[int]) -> fx.Node:
     return node
 
 
-def drop_whole_choices(graph: fx.GraphModule) -> None:
-    """A choice that still takes all indices in order is the value itself."""
-    for node in list(graph.graph.nodes):
-        if node.target is not aten.index_select.default or node.args[2].op != "get_attr":
-            continue
-        index = attribute(graph, node.args[2].target)
-        size = node.args[0].meta["val"].shape[node.args[1]]
-        if index.device.type == "meta":
-            continue
-        if isinstance(size, int) and index.numel() == size and torch.equal(index.cpu(), torch.arange(size)):
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
+def rejoin(program: Program) -> Program:
+    """The program without the choices that still take all indices in order; the same one where there are none."""
+    whole = [node.name for node in program.graph.graph.nodes if _is_whole_choice(program.graph, node)]
+    if not whole:
+        return program
+    joined = rebuild(program, copy_graph(program), {})
+    for node in [node for node in joined.graph.graph.nodes if node.name in whole]:
+        node.replace_all_uses_with(node.args[0])
+        joined.graph.graph.erase_node(node)
+    remove_dead(joined.graph)
+    joined.graph.recompile()
+    return joined
+
+
+def _is_whole_choice(graph: fx.GraphModule, node: fx.Node) -> bool:
+    if node.target is not aten.index_select.default or node.args[2].op != "get_attr":  # type: ignore[union-attr]
+        return False
+    source, place, index_node = node.args
+    index = attribute(graph, str(index_node.target))  # type: ignore[union-attr]
+    size = source.meta["val"].shape[place]  # type: ignore[union-attr]
+    if index.device.type == "meta" or not isinstance(size, int) or index.numel() != size:
+        return False
+    return torch.equal(index.cpu(), torch.arange(size))

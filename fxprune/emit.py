@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune import runtime
 from fxprune.capture import exporting
+from fxprune.decouple import rejoin
 from fxprune.errors import ExportError
 from fxprune.points import Point, axis_names, call_inputs, example_point, feeds
 from fxprune.program import Program
@@ -62,7 +63,7 @@ def lower(program: Program) -> ExportedProgram:
     with quiet(), _inference():
         try:
             return torch.export.export(
-                program.graph, program.args, kwargs, dynamic_shapes=program.dynamic, strict=False
+                rejoin(program).graph, program.args, kwargs, dynamic_shapes=program.dynamic, strict=False
             )
         except Exception as error:
             raise ExportError(f"torch.export could not export the program again: {reason(error)}") from error

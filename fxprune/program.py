@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,11 @@ class Program:
 
     def module(self) -> nn.Module:
         """An independent nn.Module with the original's signature and output type; training it changes nothing else."""
-        return copy.deepcopy(self.graph)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # copying torch's own trees warns of torch's own classes
+            return copy.deepcopy(self.graph)
 
     def replace(self, **changes: Any) -> Program:
         """This program with some fields changed."""

@@ -23,27 +23,153 @@ def shown(analysis: Analysis, within: str = "") -> str:
 
 
 def test_bert_layer() -> None:
-    assert_expected_inline(shown(analyze(captured("bert")), "encoder.layer.0."), """""")
+    assert_expected_inline(shown(analyze(captured("bert")), "encoder.layer.0."), """\
+encoder.layer.0.attention.heads heads:4
+encoder.layer.0.attention.self.qk qk:8
+encoder.layer.0.attention.v v:8
+encoder.layer.0.ffn ffn:64
+  encoder.layer.0.attention.output.dense.weight[1] (heads:4 x v:8)
+  encoder.layer.0.attention.self.key.bias[0] (heads:4 x qk:8)
+  encoder.layer.0.attention.self.key.weight[0] (heads:4 x qk:8)
+  encoder.layer.0.attention.self.query.bias[0] (heads:4 x qk:8)
+  encoder.layer.0.attention.self.query.weight[0] (heads:4 x qk:8)
+  encoder.layer.0.attention.self.value.bias[0] (heads:4 x v:8)
+  encoder.layer.0.attention.self.value.weight[0] (heads:4 x v:8)
+  encoder.layer.0.intermediate.dense.bias[0] ffn:64
+  encoder.layer.0.intermediate.dense.weight[0] ffn:64
+  encoder.layer.0.output.dense.weight[1] ffn:64""")
 
 
 def test_gpt2_has_q_k_and_v_apart() -> None:
-    assert_expected_inline(shown(analyze(captured("gpt2")), "transformer.h.0."), """""")
+    assert_expected_inline(shown(analyze(captured("gpt2")), "transformer.h.0."), """\
+hidden hidden:32 ~
+transformer.h.0.attn.heads heads:4
+transformer.h.0.attn.c_attn.qk qk:8
+transformer.h.0.attn.v v:8
+transformer.h.0.mlp.ffn ffn:128
+  transformer.h.0.attn.c_attn.bias[0] ((heads:4 x qk:8) + (heads:4 x qk:8) + (heads:4 x v:8))
+  transformer.h.0.attn.c_attn.weight[0] hidden:32
+  transformer.h.0.attn.c_attn.weight[1] ((heads:4 x qk:8) + (heads:4 x qk:8) + (heads:4 x v:8))
+  transformer.h.0.attn.c_proj.bias[0] hidden:32
+  transformer.h.0.attn.c_proj.weight[0] (heads:4 x v:8)
+  transformer.h.0.attn.c_proj.weight[1] hidden:32
+  transformer.h.0.ln_1.bias[0] hidden:32
+  transformer.h.0.ln_1.weight[0] hidden:32
+  transformer.h.0.ln_2.bias[0] hidden:32
+  transformer.h.0.ln_2.weight[0] hidden:32
+  transformer.h.0.mlp.c_fc.bias[0] ffn:128
+  transformer.h.0.mlp.c_fc.weight[0] hidden:32
+  transformer.h.0.mlp.c_fc.weight[1] ffn:128
+  transformer.h.0.mlp.c_proj.bias[0] hidden:32
+  transformer.h.0.mlp.c_proj.weight[0] ffn:128
+  transformer.h.0.mlp.c_proj.weight[1] hidden:32""")
 
 
 def test_llama_has_kv_times_rep_and_rotary_pairs() -> None:
-    assert_expected_inline(shown(analyze(captured("llama")), "model.layers.0."), """""")
+    assert_expected_inline(shown(analyze(captured("llama")), "model.layers.0."), """\
+hidden hidden:32 ~
+model.layers.0.self_attn.heads heads:2
+model.layers.0.self_attn.q_proj.heads heads:2
+model.layers.0.self_attn.qk qk:4
+model.layers.0.self_attn.v v:8
+model.layers.0.mlp.ffn ffn:64
+  model.layers.0.input_layernorm.weight[0] hidden:32
+  model.layers.0.mlp.down_proj.weight[0] hidden:32
+  model.layers.0.mlp.down_proj.weight[1] ffn:64
+  model.layers.0.mlp.gate_proj.weight[0] ffn:64
+  model.layers.0.mlp.gate_proj.weight[1] hidden:32
+  model.layers.0.mlp.up_proj.weight[0] ffn:64
+  model.layers.0.mlp.up_proj.weight[1] hidden:32
+  model.layers.0.post_attention_layernorm.weight[0] hidden:32
+  model.layers.0.self_attn.k_proj.weight[0] (heads:2 x (qk:4 + qk:4))
+  model.layers.0.self_attn.k_proj.weight[1] hidden:32
+  model.layers.0.self_attn.o_proj.weight[0] hidden:32
+  model.layers.0.self_attn.o_proj.weight[1] (heads:2 x heads:2 x v:8)
+  model.layers.0.self_attn.q_proj.weight[0] ((heads:2 x heads:2) x (qk:4 + qk:4))
+  model.layers.0.self_attn.q_proj.weight[1] hidden:32
+  model.layers.0.self_attn.v_proj.weight[0] (heads:2 x v:8)
+  model.layers.0.self_attn.v_proj.weight[1] hidden:32""")
 
 
 def test_resnet_ties_channels_over_residuals() -> None:
-    assert_expected_inline(shown(analyze(captured("resnet")), "resnet.encoder.stages.1."), """""")
+    assert_expected_inline(shown(analyze(captured("resnet")), "resnet.encoder.stages.1."), """\
+resnet.encoder.stages.channels channels:16
+channels channels:32
+resnet.encoder.stages.1.layers.0.layer.channels channels:32
+resnet.encoder.stages.1.layers.1.layer.channels channels:32
+  resnet.encoder.stages.1.layers.0.layer.0.convolution.weight[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.0.convolution.weight[1] channels:16
+  resnet.encoder.stages.1.layers.0.layer.0.normalization.bias[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.0.normalization.running_mean[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.0.normalization.running_var[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.0.normalization.weight[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.1.convolution.weight[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.1.convolution.weight[1] channels:32
+  resnet.encoder.stages.1.layers.0.layer.1.normalization.bias[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.1.normalization.running_mean[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.1.normalization.running_var[0] channels:32
+  resnet.encoder.stages.1.layers.0.layer.1.normalization.weight[0] channels:32
+  resnet.encoder.stages.1.layers.0.shortcut.convolution.weight[0] channels:32
+  resnet.encoder.stages.1.layers.0.shortcut.convolution.weight[1] channels:16
+  resnet.encoder.stages.1.layers.0.shortcut.normalization.bias[0] channels:32
+  resnet.encoder.stages.1.layers.0.shortcut.normalization.running_mean[0] channels:32
+  resnet.encoder.stages.1.layers.0.shortcut.normalization.running_var[0] channels:32
+  resnet.encoder.stages.1.layers.0.shortcut.normalization.weight[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.0.convolution.weight[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.0.convolution.weight[1] channels:32
+  resnet.encoder.stages.1.layers.1.layer.0.normalization.bias[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.0.normalization.running_mean[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.0.normalization.running_var[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.0.normalization.weight[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.1.convolution.weight[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.1.convolution.weight[1] channels:32
+  resnet.encoder.stages.1.layers.1.layer.1.normalization.bias[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.1.normalization.running_mean[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.1.normalization.running_var[0] channels:32
+  resnet.encoder.stages.1.layers.1.layer.1.normalization.weight[0] channels:32""")
 
 
 def test_latent_attention_shares_a_part_of_the_key() -> None:
-    assert_expected_inline(shown(analyze(captured("latent"))), """""")
+    assert_expected_inline(shown(analyze(captured("latent"))), """\
+heads heads:4
+q.qk qk:4
+q.qk.2 qk:2
+ffn ffn:8
+v v:5
+  down.bias[0] (ffn:8 + 2:2)
+  down.weight[0] (ffn:8 + 2:2)
+  o.weight[1] (heads:4 x v:5)
+  q.bias[0] (heads:4 x (qk:4 + 2:2))
+  q.weight[0] (heads:4 x (qk:4 + 2:2))
+  up.bias[0] (heads:4 x (qk:4 + v:5))
+  up.weight[0] (heads:4 x (qk:4 + v:5))
+  up.weight[1] ffn:8""")
 
 
 def test_an_option_a_shortcut_ties_through_the_padding() -> None:
-    assert_expected_inline(shown(analyze(captured("resnet-option-a"))), """""")
+    assert_expected_inline(shown(analyze(captured("resnet-option-a"))), """\
+channels channels:8
+a.0.channels channels:16
+b.0.channels channels:4
+b.0.channels.2 channels:4
+  a.0.weight[0] channels:16
+  a.0.weight[1] channels:8
+  a.1.bias[0] channels:16
+  a.1.running_mean[0] channels:16
+  a.1.running_var[0] channels:16
+  a.1.weight[0] channels:16
+  b.0.weight[0] (channels:4 + channels:8 + 2:4)
+  b.0.weight[1] channels:16
+  b.1.bias[0] (channels:4 + channels:8 + 2:4)
+  b.1.running_mean[0] (channels:4 + channels:8 + 2:4)
+  b.1.running_var[0] (channels:4 + channels:8 + 2:4)
+  b.1.weight[0] (channels:4 + channels:8 + 2:4)
+  head.weight[1] (channels:4 + channels:8 + 2:4)
+  stem.0.weight[0] channels:8
+  stem.1.bias[0] channels:8
+  stem.1.running_mean[0] channels:8
+  stem.1.running_var[0] channels:8
+  stem.1.weight[0] channels:8""")
 
 
 def test_stacked_qkv_keeps_queries_and_values_apart() -> None:

@@ -32,7 +32,11 @@ refuse(
 )
 refuse(aten.nonzero, why="how many positions there are depends on values")
 refuse(aten.resize_, aten.empty_strided, why="it speaks of memory, not of dims")
-refuse(aten._cdist_forward, aten._pdist_forward, why="a distance of whole rows: no zeros of weights take a unit out of it")
+refuse(
+    aten._cdist_forward,
+    aten._pdist_forward,
+    why="a distance of whole rows: no zeros of weights take a unit out of it",
+)
 refuse(aten._embedding_bag, why="bags of rows are cut by values")
 refuse(
     aten.native_dropout,
