@@ -63,7 +63,8 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
         )
     shapes = _dynamic_shapes(model, args, kwargs, dynamic)
     extra = _quiet_cache(model, kwargs)
-    exported = _export(model, tuple(args), {**kwargs, **extra}, _with_constants(shapes, extra))
+    with _without_cache(model, kwargs):
+        exported = _export(model, tuple(args), {**kwargs, **extra}, _with_constants(shapes, extra))
     return _program(exported, tuple(args), kwargs, shapes, frozenset(extra))
 
 
@@ -80,6 +81,22 @@ def _quiet_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """`use_cache=False` for a forward that takes it: a cache is no tensor, and a graph returns tensors only."""
     takes = inspect.signature(model.forward).parameters
     return {"use_cache": False} if "use_cache" in takes and "use_cache" not in kwargs else {}
+
+
+@contextmanager
+def _without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """`config.use_cache` off for models that read it there, unless the caller asks for the cache; put back afterwards."""
+    configs = {
+        id(config): config for config in (getattr(module, "config", None) for module in model.modules())
+    }
+    caching = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    try:
+        for config in caching if "use_cache" not in kwargs else []:
+            config.use_cache = False
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
 
 
 def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Any) -> Any:

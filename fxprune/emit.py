@@ -1,17 +1,12 @@
 """Write a Program as an ONNX file or as a .pt2 file, and prove that the ONNX file computes the same.
 
-Both files come from one ExportedProgram (`lower`), so that a caller who wants both pays for one export. A
-file is written in a draft folder beside its place, checked there, and only then moved.
+A file is written in a draft folder beside its place, checked there, and only then moved.
 """
 
 import contextlib
-import copy
-import io
-import logging
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +18,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune import runtime
 from fxprune.capture import exporting
-from fxprune.decouple import rejoin
 from fxprune.errors import ExportError
+from fxprune.lower import for_onnx, inference, lift, lower, quiet, reason
 from fxprune.points import Point, axis_names, call_inputs, example_point, feeds
 from fxprune.program import Program
 
@@ -38,6 +33,7 @@ ATTENTION_OPSET = 23
 
 aten = torch.ops.aten
 Outputs = list[np.ndarray[Any, Any]]
+Form = Callable[[Program], ExportedProgram]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,45 +53,23 @@ class Emitted:
     check_seconds: float
 
 
-def lower(program: Program) -> ExportedProgram:
-    """Export the program's graph once more, for `export` and `save` to share."""
-    kwargs = dict(program.kwargs)
-    with quiet(), _inference():
-        try:
-            return torch.export.export(
-                rejoin(program).graph, program.args, kwargs, dynamic_shapes=program.dynamic, strict=False
-            )
-        except Exception as error:
-            raise ExportError(f"torch.export could not export the program again: {reason(error)}") from error
-
-
-def export(
-    program: Program, path: str | Path, overwrite: bool = False, exported: ExportedProgram | None = None
-) -> Emitted:
+def export(program: Program, path: str | Path, overwrite: bool = False) -> Emitted:
     """Write the program as an ONNX file and check it: onnx.checker, then ONNX Runtime against the program.
 
     Weights over 2 GB lie beside the file, in `<name>.data`.
     """
-    *preferred, last = _opsets(program)
+    *attempts, (last_form, last_opset) = _attempts(program)
     with _draft(path, overwrite) as draft:
-        start = time.perf_counter()
-        exported = lower(program) if exported is None else exported
-        lowered = time.perf_counter() - start
-        for opset in preferred:
+        for form, opset in attempts:
             with contextlib.suppress(ExportError):
-                emitted = _emit(program, exported, draft, opset)
-                break
-        else:
-            emitted = _emit(program, exported, draft, last)
-    return replace(emitted, path=Path(path), seconds=emitted.seconds + lowered)
+                return replace(_emit(program, form, draft, opset), path=Path(path))
+        return replace(_emit(program, last_form, draft, last_opset), path=Path(path))
 
 
-def save(
-    program: Program, path: str | Path, overwrite: bool = False, exported: ExportedProgram | None = None
-) -> Path:
+def save(program: Program, path: str | Path, overwrite: bool = False) -> Path:
     """Write the program as a .pt2 file, which `torch.export.load` and `fxprune.capture` read."""
     with _draft(path, overwrite) as draft:
-        exported = lower(program) if exported is None else exported
+        exported = lower(program)
         try:
             with quiet():
                 torch.export.save(exported, draft)
@@ -109,7 +83,7 @@ def plain_export(
 ) -> float:
     """Export an untouched model as its owner would, for comparison, and give the seconds that it took."""
     start = time.perf_counter()
-    with quiet(), exporting(model) if isinstance(model, torch.nn.Module) else _inference():
+    with quiet(), exporting(model) if isinstance(model, torch.nn.Module) else inference():
         try:
             torch.onnx.export(
                 model,
@@ -135,42 +109,6 @@ def warm_up() -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep warnings, log lines and prints of the exporters off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        swallowed = io.StringIO()
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(swallowed),
-            contextlib.redirect_stderr(swallowed),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def reason(error: BaseException) -> str:
-    """Say why torch failed in a sentence or two: the innermost cause, without the pages of graph."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return runtime.first_line(error)
-
-
-@contextlib.contextmanager
-def _inference() -> Iterator[None]:
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-@contextlib.contextmanager
 def _draft(path: str | Path, overwrite: bool) -> Iterator[Path]:
     """Give a name to write to, in a folder beside the target; move what lies there into place at the end."""
     target = Path(path)
@@ -186,33 +124,34 @@ def _draft(path: str | Path, overwrite: bool) -> Iterator[Path]:
             file.replace(target.parent / file.name)
 
 
-def _emit(program: Program, exported: ExportedProgram, draft: Path, opset: int) -> Emitted:
+def _attempts(program: Program) -> list[tuple[Form, int]]:
+    """Ways to write the file, the fastest first; what is written by any of them is proven."""
+    from torch.onnx._constants import ONNX_DEFAULT_OPSET
+
+    attention = aten.scaled_dot_product_attention.default
+    fused = any(node.target is attention for node in program.graph.graph.nodes)
+    opsets = (ATTENTION_OPSET, ONNX_DEFAULT_OPSET) if fused else (ONNX_DEFAULT_OPSET,)
+    return [*((lift, opset) for opset in opsets), (lower, ONNX_DEFAULT_OPSET)]
+
+
+def _emit(program: Program, form: Form, draft: Path, opset: int) -> Emitted:
     for stale in draft.parent.iterdir():
         stale.unlink()
     start = time.perf_counter()
-    _write(program, exported, draft, opset)
+    _write(program, form, draft, opset)
     written = time.perf_counter()
     relative, points = _compare(program, draft)
     size = sum(file.stat().st_size for file in draft.parent.iterdir())
     return Emitted(draft, size, relative, points, opset, written - start, time.perf_counter() - written)
 
 
-def _opsets(program: Program) -> tuple[int, ...]:
-    from torch.onnx import ops  # noqa: F401 - loads the exporter, whose default is asked for next
-    from torch.onnx._constants import ONNX_DEFAULT_OPSET
-
-    attention = aten.scaled_dot_product_attention.default
-    fused = any(node.target is attention for node in program.graph.graph.nodes)
-    return (ATTENTION_OPSET, ONNX_DEFAULT_OPSET) if fused else (ONNX_DEFAULT_OPSET,)
-
-
-def _write(program: Program, exported: ExportedProgram, draft: Path, opset: int) -> None:
+def _write(program: Program, form: Form, draft: Path, opset: int) -> None:
     import onnx
 
     try:
-        with quiet(), _inference():
+        with quiet(), inference():
             made = torch.onnx.export(
-                _for_onnx(exported),
+                for_onnx(form(program)),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
@@ -226,53 +165,6 @@ def _write(program: Program, exported: ExportedProgram, draft: Path, opset: int)
         onnx.checker.check_model(str(draft))
     except Exception as error:
         raise ExportError(f"torch.onnx could not export the program: {reason(error)}") from error
-
-
-def _for_onnx(exported: ExportedProgram) -> ExportedProgram:
-    """The same program in the form that exports fastest and that ONNX Runtime's attention can run."""
-    graph = copy.deepcopy(exported.graph)
-    for node, original in zip(graph.nodes, exported.graph.nodes, strict=True):
-        node.name = (
-            original.name
-        )  # a copy renames what shadows a builtin, as `input`, and the signature goes by names
-    outputs = set(graph.output_node().all_input_nodes)  # the signature knows these by name
-    for node in list(graph.nodes):
-        if node.target is aten.scaled_dot_product_attention.default:
-            _widen_mask(graph, node)
-        elif node.target is aten._assert_tensor_metadata.default:
-            graph.erase_node(node)
-        elif node.target is aten.dropout.default and node.args[2] is False and node not in outputs:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    return ExportedProgram(
-        exported.graph_module,
-        graph,
-        exported.graph_signature,
-        exported.state_dict,
-        exported.range_constraints,
-        exported.module_call_graph,
-        exported.example_inputs,
-        exported.constants,
-        verifiers=[exported.verifier],
-    )
-
-
-def _widen_mask(graph: torch.fx.Graph, attention: torch.fx.Node) -> None:
-    """Repeat a mask for every query: ONNX Runtime's kernel does not broadcast it there."""
-    query, mask = attention.args[0], attention.args[3] if len(attention.args) > 3 else None
-    if not isinstance(query, torch.fx.Node) or not isinstance(mask, torch.fx.Node):
-        return
-    value, queries = mask.meta["val"], query.meta["val"].shape[-2]
-    # A symbolic size is no broadcast, and comparing one would add a guard.
-    if value.ndim < 2 or not isinstance(value.shape[-2], int) or value.shape[-2] != 1:
-        return
-    with graph.inserting_before(attention):
-        size = graph.call_function(aten.sym_size.int, (query, query.meta["val"].ndim - 2))
-        size.meta["val"] = queries
-        shape: list[Any] = [*(-1 for _ in value.shape[:-2]), size, -1]
-        wide = graph.call_function(aten.expand.default, (mask, shape))
-        wide.meta["val"] = value.expand(*value.shape[:-2], queries, value.shape[-1])
-    attention.update_arg(3, wide)
 
 
 def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
@@ -321,7 +213,7 @@ def _outputs(program: Program, point: Point) -> Outputs | None:
     """The program's own outputs; None where its limits forbid the point (a table of positions ends)."""
     args, kwargs = call_inputs(program, point)
     try:
-        with _inference():
+        with inference():
             leaves = pytree.tree_leaves(program(*args, **kwargs))
     except RuntimeError:
         return None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fxprune.errors import ExportError, UsageError
+from fxprune.lower import first_line
 from fxprune.points import Feeds, Point
 
 Shape = list[int]
@@ -118,13 +119,6 @@ def file_flops(path: Path, given: Feeds) -> int:
         run(opened, given)
         events = json.loads(Path(opened.end_profiling()).read_text())
     return sum(_event_flops(event["args"]) for event in events if "op_name" in event.get("args", {}))
-
-
-def first_line(error: BaseException) -> str:
-    """Give the first line of an error that says anything, cut to a readable length."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _level(name: str) -> Any:

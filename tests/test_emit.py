@@ -9,12 +9,13 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune import emit, runtime
 from fxprune.capture import capture
 from fxprune.errors import ExportError, UsageError
+from fxprune.lower import lift, lower
 from fxprune.points import feeds
 from fxprune.program import Program
 
@@ -114,16 +115,33 @@ def test_an_unknown_optimisation_level_is_refused(exported: tuple[Program, emit.
         runtime.session(exported[1].path, runtime.Settings(optimization="most"))
 
 
-def test_both_files_come_from_one_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_program_is_captured_again(tmp_path: Path) -> None:
     program = encoder()
-    lowered = emit.lower(program)
-    monkeypatch.setattr(emit, "lower", None)
-    emit.export(program, tmp_path / "model.onnx", exported=lowered)
-    emit.save(program, tmp_path / "model.pt2", exported=lowered)
-    again = capture(tmp_path / "model.pt2")
+    again = capture(emit.save(program, tmp_path / "model.pt2"))
     expected, got = program(**program.kwargs), again(**program.kwargs)
     assert list(got) == ["hidden", "pooled"]
     assert torch.equal(got["hidden"], expected["hidden"])
+
+
+@pytest.mark.parametrize("form", [lift, lower])
+def test_lifting_and_exporting_again_give_the_same_program(
+    form: Callable[[Program], ExportedProgram],
+) -> None:
+    program = encoder()
+    module = form(program).module(check_guards=False)
+    ids, mask = torch.arange(14).reshape(2, 7), torch.ones(2, 7, dtype=torch.long)
+    expected, got = program(ids=ids, mask=mask), module(ids=ids, mask=mask)
+    assert list(got) == ["hidden", "pooled"]
+    assert torch.equal(got["hidden"], expected["hidden"])
+    assert dict(module.named_parameters()).keys() == program.parameters().keys()
+
+
+def test_what_can_not_be_lifted_is_exported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Program) -> ExportedProgram:
+        raise ExportError("no")
+
+    monkeypatch.setattr(emit, "lift", fail)
+    assert emit.export(linear(), tmp_path / "model.onnx").relative < 1e-5
 
 
 @pytest.mark.parametrize("write", [emit.export, emit.save])

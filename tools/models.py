@@ -26,11 +26,10 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from fxprune import emit
 from fxprune.capture import capture
 from fxprune.errors import CaptureError, UsageError
+from fxprune.lower import first_line, quiet
 from fxprune.program import Program
-from fxprune.runtime import first_line
 
 FORMS = "minilm, hf:DIR, hf:DIR#TASK, py:PACKAGE.MODULE:FUNCTION or FILE.pt2"
 OWN = "give the model and its inputs in a function (py:…)"
@@ -55,7 +54,7 @@ class Loaded:
 
     def capture(self) -> Program:
         """Capture the model; what torch can't trace is tried once more with the patches of its library."""
-        with emit.quiet():
+        with quiet():
             try:
                 return capture(self.model, self.args, self.kwargs, self.dynamic)
             except CaptureError:
@@ -104,7 +103,7 @@ def _exported(text: str) -> Loaded:
     if not Path(text).is_file():
         raise UsageError(f"there is no file {text}")
     try:
-        with emit.quiet():
+        with quiet():
             return Loaded(text, torch.export.load(text))
     except Exception as error:
         raise UsageError(
@@ -328,5 +327,5 @@ def _patches() -> Iterator[None]:
 def _quiet_libraries() -> Iterator[None]:
     transformers = _transformers()
     transformers.utils.logging.disable_progress_bar()
-    with emit.quiet():
+    with quiet():
         yield

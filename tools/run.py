@@ -117,7 +117,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
                 "points": [dict(point) for point in emitted.points],
                 "opset": emitted.opset,
             },
-            "seconds": _seconds(stages.seconds, plain),
+            "seconds": _seconds(stages.seconds, emitted, plain),
             "refused": report.refusals(analyze(program).refusals),
             "notes": list(loaded.notes),
             "machine": report.machine(),
@@ -130,13 +130,10 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
 
 
 def _emit(slim: Program, draft: Path, stages: Stages) -> emit.Emitted:
-    with stages.stage("exporting"):
-        exported = emit.lower(slim)
     with stages.stage("writing and checking model.onnx"):
-        emitted = emit.export(slim, draft / "model.onnx", exported=exported)
-    stages.seconds["converting"] = emitted.seconds
+        emitted = emit.export(slim, draft / "model.onnx")
     with stages.stage("writing model.pt2"):
-        emit.save(slim, draft / "model.pt2", exported=exported)
+        emit.save(slim, draft / "model.pt2")
     return emitted
 
 
@@ -158,13 +155,16 @@ def _export_original(
     return seconds
 
 
-def _seconds(stages: Mapping[str, float], plain: float | None) -> dict[str, float | None]:
-    ours = stages["capturing"] + stages["pruning"] + stages["exporting"] + stages["converting"]
+def _seconds(
+    stages: Mapping[str, float], emitted: emit.Emitted, plain: float | None
+) -> dict[str, float | None]:
+    ours = stages["capturing"] + stages["pruning"] + emitted.seconds
     return {
         "capture": stages["capturing"],
         "prune": stages["pruning"],
         "prove": stages["proving"],
-        "export": stages["exporting"] + stages["converting"],
+        "export": emitted.seconds,
+        "check": emitted.check_seconds,
         "capture_to_onnx": ours,
         "plain_export": plain,
         "ratio": None if plain is None else ours / plain,

@@ -192,6 +192,15 @@ def split_with_sizes(op: Op) -> tuple[Shape, ...]:
     return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
 
 
+@rule(aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split, aten.tensor_split, zero="keep")
+def pieces(op: Op) -> tuple[Shape, ...]:
+    """Only what has a symbolic size is still split by a count or a step: its positions stay whole."""
+    shape, place = op.dims("self"), axis(op)
+    parts = [atom(out[place]) for out in op.outs]
+    op.pin((shape[place], *parts), f"{op.node.target} cuts a symbolic size")
+    return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
+
+
 @rule(aten.unbind, aten.unbind_copy, zero="keep")
 def unbind(op: Op) -> tuple[Shape, ...]:
     """The dim that goes is read by position."""

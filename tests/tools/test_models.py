@@ -10,6 +10,7 @@ from torch.export import Dim
 
 from fxprune import capture, emit
 from fxprune.errors import UsageError
+from fxprune.lower import quiet
 from fxprune.tools import models
 
 transformers = pytest.importorskip("transformers")
@@ -27,7 +28,7 @@ AUTO = Dim.AUTO
 
 def folder(place: Path, config: object) -> Path:
     """A tiny model with random weights, saved as Hugging Face saves models."""
-    with emit.quiet():
+    with quiet():
         transformers.AutoModel.from_config(config).save_pretrained(place)
     return place
 
