@@ -89,7 +89,7 @@ def _without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None
     configs = {
         id(config): config for config in (getattr(module, "config", None) for module in model.modules())
     }
-    caching = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    caching: list[Any] = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
     try:
         for config in caching if "use_cache" not in kwargs else []:
             config.use_cache = False

@@ -27,6 +27,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from fxprune.decouple import rejoin
 from fxprune.errors import ExportError
 from fxprune.program import Program, attribute
 
@@ -35,11 +36,11 @@ aten = torch.ops.aten
 
 def lower(program: Program) -> ExportedProgram:
     """Export the program's graph once more."""
-    kwargs = dict(program.kwargs)
+    graph, kwargs = rejoin(program).graph, dict(program.kwargs)
     with quiet(), inference():
         try:
             return torch.export.export(
-                program.graph, program.args, kwargs, dynamic_shapes=program.dynamic, strict=False
+                graph, program.args, kwargs, dynamic_shapes=program.dynamic, strict=False
             )
         except Exception as error:
             raise ExportError(f"torch.export could not export the program again: {reason(error)}") from error
@@ -47,6 +48,7 @@ def lower(program: Program) -> ExportedProgram:
 
 def lift(program: Program) -> ExportedProgram:
     """Turn the graph as it is into an ExportedProgram: parameters and buffers first, then the inputs."""
+    program = rejoin(program)
     graph, nodes = fx.Graph(), dict[fx.Node, fx.Node]()
     specs, state = _lift_tensors(program, graph, nodes)
     for node in program.placeholders():

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx
-from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.analysis import Analysis, analyze
 from fxprune.dims import Dim
-from fxprune.errors import SelectionError, VerifyError
+from fxprune.errors import SelectionError
 from fxprune.fit import kept_masks
 from fxprune.flow import identity
-from fxprune.graphs import fake_mode
 from fxprune.masks import Kept, changes, cut, kept_size, new_size, zero
 from fxprune.names import Label, counted
 from fxprune.program import Program, attribute, copy_graph, rebuild
+from fxprune.propagate import propagate
 from fxprune.resize import freeze_sizes, loosen_views, resize
-from fxprune.rules.op import hint
 from fxprune.selection import Selection
 
 
@@ -46,8 +41,8 @@ def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
     resize(analysis.flow, nodes, kept)
     loosen_views(analysis.flow, nodes, kept)
     slim = rebuild(program, graph, tensors).replace(labels=_labels(analysis, kept))
-    propagate(slim, {nodes[node] for node in analysis.flow.sizes} | (set(graph.nodes) - set(nodes.values())))
-    _check_sizes(analysis, nodes, kept)
+    flow_dims = analysis.flow.dims
+    propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in nodes.items() if old in flow_dims})
     return slim
 
 
@@ -108,75 +103,8 @@ def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor
     return {name: by_identity[key] for name, key in keyed.items() if key in by_identity}
 
 
-def propagate(program: Program, edited: set[fx.Node]) -> None:
-    """Recompute, on fake tensors, the values of edited nodes and of all that reads a value whose sizes changed."""
-    mode = fake_mode(program.graph)
-    changed = set(edited)
-    with mode, torch.no_grad(), enable_python_dispatcher():
-        for node in program.graph.graph.nodes:
-            if (
-                node in changed
-                or node.op == "get_attr"
-                or any(source in changed for source in node.all_input_nodes)
-            ):
-                _propagate(program, node, mode, changed)
-
-
-def _propagate(program: Program, node: fx.Node, mode: FakeTensorMode, changed: set[fx.Node]) -> None:
-    before = node.meta.get("val")
-    after = _value(program, node, mode)
-    if before is not None and _sizes_text(before) == _sizes_text(after):
-        changed.discard(node)
-        return
-    node.meta["val"] = after
-    changed.add(node)
-
-
-def _sizes_text(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return ", ".join(_sizes_text(item) for item in value)
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else str(value)
-
-
-def _value(program: Program, node: fx.Node, mode: FakeTensorMode) -> Any:
-    if node.op == "get_attr":
-        value = attribute(program.graph, str(node.target))
-        before = node.meta.get("val")
-        same = isinstance(value, Tensor) and isinstance(before, Tensor) and value.shape == before.shape
-        return (
-            before if same or not isinstance(value, Tensor) else mode.from_tensor(value, static_shapes=True)
-        )
-    if node.op != "call_function":
-        return node.meta.get("val")
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    try:
-        return node.target(*args, **kwargs)  # type: ignore[operator]
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise VerifyError(
-            f"{node.name} = {node.target}: shrunk shapes do not fit: {reason}", node.name
-        ) from error
-
-
-def _check_sizes(analysis: Analysis, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
-    """Every value has the sizes that its dims promise."""
-    for old, new in nodes.items():
-        promised = _promised(analysis.flow.dims.get(old), kept)
-        found = _found(new.meta.get("val"))
-        if old in analysis.flow.dims and promised != found:
-            raise VerifyError(
-                f"{new.name} = {new.target}: its dims promise sizes {promised}, it has {found}", new.name
-            )
-
-
 def _promised(dims: Any, kept: Kept) -> Any:
     return tuple(new_size(d, kept) if isinstance(d, Dim) else _promised(d, kept) for d in dims or ())
-
-
-def _found(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return tuple(_found(item) for item in value)
-    return tuple(hint(size) for size in value.shape) if isinstance(value, Tensor) else ()
 
 
 def _labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:

@@ -29,9 +29,11 @@ def hugging_face(name: str) -> tuple[nn.Module, dict[str, Any]]:
     if name == "bert":
         made = transformers.BertModel(transformers.BertConfig(**common, **layers))
     elif name == "llama":
-        made = transformers.LlamaForCausalLM(transformers.LlamaConfig(**common, **layers, num_key_value_heads=2))
+        made = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**common, **layers, num_key_value_heads=2)
+        )
     elif name == "gpt2":
-        sizes = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+        sizes: dict[str, Any] = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
         made = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
     else:
         config = transformers.ResNetConfig(
@@ -39,10 +41,11 @@ def hugging_face(name: str) -> tuple[nn.Module, dict[str, Any]]:
         )
         made = transformers.ResNetForImageClassification(config)
     randomise(made)
+    made.train(mode=False)
     if name == "resnet":
-        return made.eval(), {"pixel_values": torch.randn(BATCH, 2, 32, 32)}
+        return made, {"pixel_values": torch.randn(BATCH, 2, 32, 32)}
     ids = torch.randint(0, 99, (BATCH, LENGTH))
-    return made.eval(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return made, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 @cache

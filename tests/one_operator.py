@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune import flow as flow_module
-from fxprune.analysis import Analysis, analyze, keep_mask
+from fxprune.analysis import Analysis, analyze
 from fxprune.capture import capture
 from fxprune.dims import Dim
+from fxprune.fit import kept_masks
+from fxprune.masks import keep_mask
 from fxprune.program import Program
 from fxprune.rules.op import Flow
 from fxprune.selection import Selection
-from fxprune.shrink import kept_masks, shrink, zeroed
+from fxprune.shrink import shrink, zeroed
 
 
 class OneOperator(nn.Module):
@@ -82,7 +84,9 @@ def check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
         analysis = analyze(program)
         exact = [axis for axis in analysis.axes if axis.exact]
         with torch.no_grad():
-            worst = max(_difference(program, analysis, _some(exact, phase)) for phase in (0, 1)) if exact else 0.0
+            worst = (
+                max(_difference(program, analysis, _some(exact, phase)) for phase in (0, 1)) if exact else 0.0
+            )
     return Verdict(len(analysis.axes), len(exact), worst, tuple(sorted(analysis.flow.unknown.values())))
 
 
@@ -106,7 +110,7 @@ def _results(analysis: Analysis, oracle: Program) -> Iterator[tuple[Tensor, tupl
         yield value, analysis.flow.dims[node]
 
 
-def _cut(value: Tensor, dims: tuple[Dim, ...], kept: dict[Dim, Tensor]) -> Tensor:
+def _cut(value: Tensor, dims: tuple[Dim, ...], kept: dict[Dim, Any]) -> Tensor:
     for place, dim in enumerate(dims):
         value = value.index_select(place, keep_mask(dim, kept).nonzero().flatten())
     return value

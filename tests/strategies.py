@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return"
+# A module called is Any to the type checker.
 """Random small nets for the laws: a chain of steps over [batch, length, width], built of operators that have rules."""
 
 from __future__ import annotations
@@ -5,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -130,7 +132,11 @@ class RandomNet(nn.Module):
 
     def _joined(self, values: list[Tensor], number: int) -> Tensor:
         other = values[number % len(values)]
-        return torch.cat([values[-1], other], dim=-1) if values[-1].shape[-1] + other.shape[-1] <= 32 else values[-1]
+        return (
+            torch.cat([values[-1], other], dim=-1)
+            if values[-1].shape[-1] + other.shape[-1] <= 32
+            else values[-1]
+        )
 
     def _earlier(self, values: list[Tensor], number: int) -> Tensor:
         x, other = values[-1], values[number % len(values)]
@@ -168,7 +174,9 @@ class RandomNet(nn.Module):
     def _conv(self, values: list[Tensor], number: int) -> Tensor:
         x = values[-1].transpose(1, 2)
         width, groups = x.shape[1], x.shape[1] if number % 2 else 1
-        return F.conv1d(x, self._parameter(width, width // groups, 3), padding=1, groups=groups).transpose(1, 2)
+        return F.conv1d(x, self._parameter(width, width // groups, 3), padding=1, groups=groups).transpose(
+            1, 2
+        )
 
 
 def steps(longest: int = 6) -> st.SearchStrategy[tuple[Step, ...]]:

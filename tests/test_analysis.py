@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from expecttest import assert_expected_inline
-
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import nn
 
 from fxprune import Analysis, Program, analyze, capture
@@ -23,7 +22,9 @@ def shown(analysis: Analysis, within: str = "") -> str:
 
 
 def test_bert_layer() -> None:
-    assert_expected_inline(shown(analyze(captured("bert")), "encoder.layer.0."), """\
+    assert_expected_inline(
+        shown(analyze(captured("bert")), "encoder.layer.0."),
+        """\
 encoder.layer.0.attention.heads heads:4
 encoder.layer.0.attention.self.qk qk:8
 encoder.layer.0.attention.v v:8
@@ -37,11 +38,14 @@ encoder.layer.0.ffn ffn:64
   encoder.layer.0.attention.self.value.weight[0] (heads:4 x v:8)
   encoder.layer.0.intermediate.dense.bias[0] ffn:64
   encoder.layer.0.intermediate.dense.weight[0] ffn:64
-  encoder.layer.0.output.dense.weight[1] ffn:64""")
+  encoder.layer.0.output.dense.weight[1] ffn:64""",
+    )
 
 
 def test_gpt2_has_q_k_and_v_apart() -> None:
-    assert_expected_inline(shown(analyze(captured("gpt2")), "transformer.h.0."), """\
+    assert_expected_inline(
+        shown(analyze(captured("gpt2")), "transformer.h.0."),
+        """\
 hidden hidden:32 ~
 transformer.h.0.attn.heads heads:4
 transformer.h.0.attn.c_attn.qk qk:8
@@ -62,11 +66,14 @@ transformer.h.0.mlp.ffn ffn:128
   transformer.h.0.mlp.c_fc.weight[1] ffn:128
   transformer.h.0.mlp.c_proj.bias[0] hidden:32
   transformer.h.0.mlp.c_proj.weight[0] ffn:128
-  transformer.h.0.mlp.c_proj.weight[1] hidden:32""")
+  transformer.h.0.mlp.c_proj.weight[1] hidden:32""",
+    )
 
 
 def test_llama_has_kv_times_rep_and_rotary_pairs() -> None:
-    assert_expected_inline(shown(analyze(captured("llama")), "model.layers.0."), """\
+    assert_expected_inline(
+        shown(analyze(captured("llama")), "model.layers.0."),
+        """\
 hidden hidden:32 ~
 model.layers.0.self_attn.heads heads:2
 model.layers.0.self_attn.q_proj.heads heads:2
@@ -88,11 +95,14 @@ model.layers.0.mlp.ffn ffn:64
   model.layers.0.self_attn.q_proj.weight[0] ((heads:2 x heads:2) x (qk:4 + qk:4))
   model.layers.0.self_attn.q_proj.weight[1] hidden:32
   model.layers.0.self_attn.v_proj.weight[0] (heads:2 x v:8)
-  model.layers.0.self_attn.v_proj.weight[1] hidden:32""")
+  model.layers.0.self_attn.v_proj.weight[1] hidden:32""",
+    )
 
 
 def test_resnet_ties_channels_over_residuals() -> None:
-    assert_expected_inline(shown(analyze(captured("resnet")), "resnet.encoder.stages.1."), """\
+    assert_expected_inline(
+        shown(analyze(captured("resnet")), "resnet.encoder.stages.1."),
+        """\
 resnet.encoder.stages.channels channels:16
 channels channels:32
 resnet.encoder.stages.1.layers.0.layer.channels channels:32
@@ -126,11 +136,14 @@ resnet.encoder.stages.1.layers.1.layer.channels channels:32
   resnet.encoder.stages.1.layers.1.layer.1.normalization.bias[0] channels:32
   resnet.encoder.stages.1.layers.1.layer.1.normalization.running_mean[0] channels:32
   resnet.encoder.stages.1.layers.1.layer.1.normalization.running_var[0] channels:32
-  resnet.encoder.stages.1.layers.1.layer.1.normalization.weight[0] channels:32""")
+  resnet.encoder.stages.1.layers.1.layer.1.normalization.weight[0] channels:32""",
+    )
 
 
 def test_latent_attention_shares_a_part_of_the_key() -> None:
-    assert_expected_inline(shown(analyze(captured("latent"))), """\
+    assert_expected_inline(
+        shown(analyze(captured("latent"))),
+        """\
 heads heads:4
 q.qk qk:4
 q.qk.2 qk:2
@@ -143,11 +156,14 @@ v v:5
   q.weight[0] (heads:4 x (qk:4 + 2:2))
   up.bias[0] (heads:4 x (qk:4 + v:5))
   up.weight[0] (heads:4 x (qk:4 + v:5))
-  up.weight[1] ffn:8""")
+  up.weight[1] ffn:8""",
+    )
 
 
 def test_an_option_a_shortcut_ties_through_the_padding() -> None:
-    assert_expected_inline(shown(analyze(captured("resnet-option-a"))), """\
+    assert_expected_inline(
+        shown(analyze(captured("resnet-option-a"))),
+        """\
 channels channels:8
 a.0.channels channels:16
 b.0.channels channels:4
@@ -169,7 +185,8 @@ b.0.channels.2 channels:4
   stem.1.bias[0] channels:8
   stem.1.running_mean[0] channels:8
   stem.1.running_var[0] channels:8
-  stem.1.weight[0] channels:8""")
+  stem.1.weight[0] channels:8""",
+    )
 
 
 def test_stacked_qkv_keeps_queries_and_values_apart() -> None:
@@ -265,7 +282,9 @@ def on_meta(name: str) -> tuple[Program, Program]:
 @pytest.mark.parametrize("name", ["bert", "llama", "resnet-option-a", "stacked-qkv"])
 def test_the_meta_device_gives_the_same_axes(name: str) -> None:
     real, meta = (analyze(program) for program in on_meta(name))
-    assert [(a.name, a.role, a.size, a.exact) for a in meta.axes] == [(a.name, a.role, a.size, a.exact) for a in real.axes]
+    assert [(a.name, a.role, a.size, a.exact) for a in meta.axes] == [
+        (a.name, a.role, a.size, a.exact) for a in real.axes
+    ]
 
 
 def test_untied_layers_do_not_tie_on_meta() -> None:

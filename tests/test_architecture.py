@@ -25,7 +25,7 @@ LAYERS = (
     ("fxprune.pipeline", "fxprune.vocabulary"),
     ("fxprune.emit", "fxprune.runtime", "fxprune.verify", "fxprune.cost", "fxprune.select", "fxprune.score"),
     ("fxprune.shrink", "fxprune.resize", "fxprune.capture", "fxprune.normalize", "fxprune.points"),
-    ("fxprune.decouple", "fxprune.unstack", "fxprune.fold", "fxprune.fit"),
+    ("fxprune.decouple", "fxprune.unstack", "fxprune.fold", "fxprune.fit", "fxprune.propagate"),
     ("fxprune.analysis", "fxprune.dependent", "fxprune.flow", "fxprune.names", "fxprune.silence"),
     ("fxprune.graphs", "fxprune.writes", "fxprune.masks"),
     ("fxprune.rules",),

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxprune.analysis import keep_mask
 from fxprune.dims import (
     Dim,
     atom,
@@ -30,6 +29,7 @@ from fxprune.dims import (
     unify,
     unify_products,
 )
+from fxprune.masks import keep_mask
 
 Value = tuple[Tensor, tuple[Dim, ...]]
 quick = settings(max_examples=80, deadline=None)

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return"
+# A module called is Any to the type checker.
 """Each rule against the operator itself: operands cut along the claimed axes give the cut result (see one_operator.py)."""
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from fxprune import Selection, analyze, capture, register_rule, shrink, zeroed
@@ -49,7 +51,12 @@ CASES: list[Case] = [
     ("conv2d in groups", lambda x, w: F.conv2d(x, w, groups=3), (r(2, 12, 5, 5), r(6, 4, 3, 3)), 4),
     ("conv2d by depth", lambda x, w: F.conv2d(x, w, groups=6), (r(2, 6, 5, 5), r(12, 1, 3, 3)), 3),
     ("conv_transpose2d", F.conv_transpose2d, (r(2, 6, 5, 5), r(6, 8, 3, 3), r(8)), 3),
-    ("conv_transpose2d in groups", lambda x, w: F.conv_transpose2d(x, w, groups=3), (r(2, 6, 5, 5), r(6, 4, 3, 3)), 4),
+    (
+        "conv_transpose2d in groups",
+        lambda x, w: F.conv_transpose2d(x, w, groups=3),
+        (r(2, 6, 5, 5), r(6, 4, 3, 3)),
+        4,
+    ),
     ("view", lambda x: x.view(4, 3, 2, 5), (r(12, 10),), 4),
     ("flatten", lambda x: x.flatten(1), (r(3, 4, 5),), 3),
     ("unflatten", lambda x: x.unflatten(1, (2, 3)), (r(4, 6),), 3),
@@ -83,18 +90,28 @@ CASES: list[Case] = [
     ("layer_norm", lambda x, w: F.layer_norm(x, (6,), w), (r(4, 6), r(6)), 1),
     ("group_norm", lambda x, w: F.group_norm(x, 3, w), (r(2, 6, 4), r(6)), 2),
     ("batch_norm", F.batch_norm, (r(4, 6), r(6), r(6).abs(), r(6), r(6)), 2),
-    ("glu", lambda x: F.glu(x), (r(4, 6),), 2),
+    ("glu", F.glu, (r(4, 6),), 2),
     ("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), (r(2, 12, 3, 3),), 2),
     ("channel_shuffle", lambda x: F.channel_shuffle(x, 3), (r(2, 12, 3, 3),), 5),
     ("adaptive_max_pool2d", lambda x: F.adaptive_max_pool2d(x, 2), (r(4, 6, 6),), 1),
     ("max_pool2d", lambda x: F.max_pool2d(x, 2), (r(2, 4, 6, 6),), 2),
     ("interpolate", lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (r(2, 4, 3, 3),), 2),
     ("attention", F.scaled_dot_product_attention, (r(2, 4, 5, 6), r(2, 4, 7, 6), r(2, 4, 7, 3)), 5),
-    ("causal attention", lambda *t: F.scaled_dot_product_attention(*t, is_causal=True), (r(2, 4, 5, 6),) * 3, 4),
-    ("attention with a bias", F.scaled_dot_product_attention, (r(2, 4, 5, 6), r(2, 4, 7, 6), r(2, 4, 7, 3), r(4, 5, 7)), 5),
+    (
+        "causal attention",
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        (r(2, 4, 5, 6),) * 3,
+        4,
+    ),
+    (
+        "attention with a bias",
+        F.scaled_dot_product_attention,
+        (r(2, 4, 5, 6), r(2, 4, 7, 6), r(2, 4, 7, 3), r(4, 5, 7)),
+        5,
+    ),
     (
         "grouped queries",
-        lambda *t: F.scaled_dot_product_attention(*t, enable_gqa=True),
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
         (r(2, 6, 5, 4), r(2, 3, 7, 4), r(2, 3, 7, 4)),
         6,
     ),
@@ -106,8 +123,12 @@ CASES: list[Case] = [
 ]
 
 
-@pytest.mark.parametrize(("function", "operands", "exact"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_cut_operands_give_the_cut_result(function: Callable[..., Any], operands: tuple[Any, ...], exact: int) -> None:
+@pytest.mark.parametrize(
+    ("function", "operands", "exact"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_cut_operands_give_the_cut_result(
+    function: Callable[..., Any], operands: tuple[Any, ...], exact: int
+) -> None:
     verdict = check(function, *operands)
     assert verdict.unknown == ()
     assert verdict.relative < 1e-10
@@ -130,13 +151,6 @@ def unary() -> list[str]:
         if len(arguments) == 1 and str(arguments[0].type) == "Tensor" and not overload._schema.is_mutable:
             names.append(name)
     return names
-
-
-def outcome(name: str) -> float:
-    try:
-        return check(getattr(aten, name).default, r(4, 6)).relative
-    except NotImplementedError:
-        return 0.0
 
 
 def test_pointwise_operators_are_pointwise_and_their_law_about_zeros_holds() -> None:
@@ -165,7 +179,9 @@ def core() -> Iterator[Any]:
     for full in torch._C._dispatch_get_all_op_names():
         namespace, _, name = full.partition("::")
         base, _, overload = name.partition(".")
-        found = getattr(getattr(aten, base, None), overload or "default", None) if namespace == "aten" else None
+        found = (
+            getattr(getattr(aten, base, None), overload or "default", None) if namespace == "aten" else None
+        )
         if found is not None and torch.Tag.core in found.tags:
             yield found
 
@@ -217,7 +233,9 @@ def test_an_operator_without_a_rule_pins_is_listed_and_pruning_goes_on_around_it
     program = capture(WithCustomOperator(scaled), (torch.randn(3, 6),))
     analysis = analyze(program)
     assert [(axis.size, axis.exact) for axis in analysis.axes] == [(12, True)]
-    refusal = next(refusal for refusal in analysis.refusals if refusal.operator.startswith("fxprune_test.scaled"))
+    refusal = next(
+        refusal for refusal in analysis.refusals if refusal.operator.startswith("fxprune_test.scaled")
+    )
     assert refusal.why == "no rule for fxprune_test.scaled.default"
     assert "test_rules.py" in refusal.source
     assert "self.operator(self.a(x), self.by)" in refusal.source
@@ -249,7 +267,9 @@ def test_a_registration_without_a_rule_is_refused() -> None:
         register_rule(torch.ops.fxprune_test.taught, notation="* d -> * d", zero="nothing")
 
 
-@pytest.mark.parametrize("rubbish", [lambda op: None, lambda op: (3,), lambda op: op.dims("x")[:1], lambda op: 1 / 0])
+@pytest.mark.parametrize(
+    "rubbish", [lambda op: None, lambda op: (3,), lambda op: op.dims("x")[:1], lambda op: 1 / 0]
+)
 def test_a_rule_that_fails_is_a_refusal_and_never_a_crash(rubbish: Callable[..., Any]) -> None:
     program = capture(WithCustomOperator(taught), (torch.randn(3, 6),))
     register_rule(torch.ops.fxprune_test.taught, function=rubbish)
@@ -258,26 +278,52 @@ def test_a_rule_that_fails_is_a_refusal_and_never_a_crash(rubbish: Callable[...,
     finally:
         del RULES[torch.ops.fxprune_test.taught]
     assert [axis.size for axis in analysis.axes] == [12]
-    assert any("the rule of fxprune_test.taught.default failed" in refusal.why for refusal in analysis.refusals)
+    assert any(
+        "the rule of fxprune_test.taught.default failed" in refusal.why for refusal in analysis.refusals
+    )
 
 
 # --- torch's own samples ----------------------------------------------------------------------------------
 
 #: random, or of sizes that depend on values: cutting an operand draws or finds other values
-VALUE_DEPENDENT = ("rand", "bernoulli", "multinomial", "normal", "dropout", "rrelu", "lowrank", "fractional", "multi_head")
-NO_PROGRAM = ("empty", "masked_select", "nonzero", "argwhere", "unique", "combinations", "histogram", "as_strided", "hash_tensor")
+VALUE_DEPENDENT = (
+    "rand",
+    "bernoulli",
+    "multinomial",
+    "normal",
+    "dropout",
+    "rrelu",
+    "lowrank",
+    "fractional",
+    "multi_head",
+)
+NO_PROGRAM = (
+    "empty",
+    "masked_select",
+    "nonzero",
+    "argwhere",
+    "unique",
+    "combinations",
+    "histogram",
+    "as_strided",
+    "hash_tensor",
+)
 
 
 def samples() -> list[Any]:
     from torch.testing._internal.common_methods_invocations import op_db
 
     skipped = (*VALUE_DEPENDENT, *NO_PROGRAM, "tensor_split", "chalf", "jiterator", "sparse")
-    return [info for info in op_db if torch.float64 in info.dtypes and not any(s in info.name for s in skipped)]
+    return [
+        info for info in op_db if torch.float64 in info.dtypes and not any(s in info.name for s in skipped)
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_rules_hold_on_the_samples_that_torch_tests_its_operators_with(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rules_hold_on_the_samples_that_torch_tests_its_operators_with(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     from fxprune.errors import CaptureError
 
     wrong: list[str] = []

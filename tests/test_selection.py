@@ -71,7 +71,9 @@ def test_other_json_is_refused(text: str) -> None:
         Selection.from_json(text)
 
 
-@pytest.mark.parametrize("axes", ['{"a": 3}', '{"a": null}', '{"a": {"b": 1}}', '{"a": [[1], 2]}', '{"a": [null]}'])
+@pytest.mark.parametrize(
+    "axes", ['{"a": 3}', '{"a": null}', '{"a": {"b": 1}}', '{"a": [[1], 2]}', '{"a": [null]}']
+)
 def test_json_with_bad_indices_is_refused_in_a_sentence(axes: str) -> None:
     with pytest.raises(FxpruneError):
         Selection.from_json(f'{{"format": "fxprune.selection/1", "axes": {axes}}}')

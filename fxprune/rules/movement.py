@@ -6,7 +6,7 @@ import torch
 
 from fxprune import dims as algebra
 from fxprune.dims import Dim, atom, product, total
-from fxprune.rules.op import Op, Shape
+from fxprune.rules.op import Op, Shape, broadcast
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten
@@ -120,6 +120,13 @@ def expand(op: Op) -> Shape:
     for place, dim in enumerate(result):
         op.size(dim, "size", place)
     return result
+
+
+@rule(aten.broadcast_tensors, zero="lose")
+def broadcast_tensors(op: Op) -> tuple[Shape, ...]:
+    """All results have the dims of the broadcast."""
+    shape = broadcast(op, [op.flow.dims[node] for node in op.tensors()], op.outs[0])
+    return tuple(shape for _ in op.outs)
 
 
 def _expanded(dim: Dim | None, size: int) -> Dim:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxprune.dims import Dim, atom
-from fxprune.rules.op import Op, Shape
+from fxprune.rules.op import Op, Shape, broadcast
 from fxprune.rules.pointwise import pointwise
 from fxprune.rules.registry import rule
 
@@ -56,6 +56,18 @@ def mean(op: Op) -> Shape:
 def _statistic(op: Op, gone: tuple[Dim, ...]) -> None:
     op.inexact(gone, f"{op.node.target} over it at {op.node.name}: the statistic changes")
     op.role(gone, "norm")
+
+
+@rule(aten.mse_loss, aten.l1_loss, aten.smooth_l1_loss, aten.huber_loss, zero="lose")
+def loss(op: Op) -> Shape:
+    """Pointwise, then (unless told not to) a statistic over all dims."""
+    shapes = [op.dims("self"), op.dims("target")]
+    sizes = torch.broadcast_shapes(*(tuple(dim.size for dim in shape) for shape in shapes))
+    result = broadcast(op, shapes, tuple(sizes))
+    if op.integer("reduction") == 0:
+        return result
+    _statistic(op, result)
+    return ()
 
 
 @rule(aten.amax, aten.amin, zero="keep")

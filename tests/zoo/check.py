@@ -237,6 +237,6 @@ def run(name: str, build: Callable[[], tuple[nn.Module, Mapping[str, Any]]], dyn
         return Outcome(name, "capture-failed", str(error))
     try:
         outcome = check(program, name)
-    except Exception as error:  # a crash of ours is an outcome too
+    except Exception as error:  # noqa: BLE001 (a crash of ours is an outcome too)
         return Outcome(name, "crash", f"{type(error).__name__}: {error}"[:400])
     return replace(outcome, seconds={"capture": round(seconds, 2), **outcome.seconds})

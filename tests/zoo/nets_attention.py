@@ -1,9 +1,11 @@
+# mypy: disable-error-code="no-any-return"
+# A module called is Any to the type checker.
 """Hand-written attention: fused and stacked qkv, grouped queries, rotary, relative bias, linear attention, cross-attention."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from zoo.nets_dense import BATCH, LENGTH, Inputs, sequence, tokens
@@ -57,7 +59,9 @@ class SplitQkv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).split([WIDTH, WIDTH, 24], dim=-1)
-        return x + self.o(merged(F.scaled_dot_product_attention(heads(q), heads(k), heads(v), is_causal=True)))
+        return x + self.o(
+            merged(F.scaled_dot_product_attention(heads(q), heads(k), heads(v), is_causal=True))
+        )
 
 
 class InterleavedQkv(nn.Module):
@@ -87,7 +91,10 @@ class TorchEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 24, batch_first=True, norm_first=True)
-        self.stem, self.layers = nn.Linear(6, WIDTH), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.stem, self.layers = (
+            nn.Linear(6, WIDTH),
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(self.stem(x))
@@ -188,7 +195,12 @@ class CrossAttention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.latent = nn.Parameter(torch.randn(5, 8))
-        self.q, self.k, self.v, self.o = nn.Linear(8, WIDTH), nn.Linear(6, WIDTH), nn.Linear(6, WIDTH), nn.Linear(WIDTH, 8)
+        self.q, self.k, self.v, self.o = (
+            nn.Linear(8, WIDTH),
+            nn.Linear(6, WIDTH),
+            nn.Linear(6, WIDTH),
+            nn.Linear(WIDTH, 8),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         latent = self.latent.expand(x.shape[0], -1, -1)

@@ -1,16 +1,20 @@
+# mypy: disable-error-code="no-any-return"
+# A module called is Any to the type checker.
 """Hand-written convolutional and recurrent nets: residuals, concatenations, groups, resizing, padding, norms, recurrence."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from zoo.nets_attention import pixels
 from zoo.nets_dense import BATCH, LENGTH, sequence
 
 
-def conv(i: int, o: int, k: int = 3, **options: int) -> nn.Sequential:
+def conv(i: int, o: int, k: int = 3, **options: Any) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(i, o, k, padding=k // 2, bias=False, **options), nn.BatchNorm2d(o))
 
 
@@ -19,7 +23,11 @@ class ConvNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.head = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1), nn.Linear(12 * 4, 5)
+        self.a, self.b, self.head = (
+            nn.Conv2d(2, 8, 3, padding=1),
+            nn.Conv2d(8, 12, 3, padding=1),
+            nn.Linear(12 * 4, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.max_pool2d(self.a(x).relu(), 2)
@@ -46,7 +54,12 @@ class OptionA(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.a, self.b, self.head = conv(2, 8), conv(8, 16, stride=2), conv(16, 16), nn.Linear(16, 5)
+        self.stem, self.a, self.b, self.head = (
+            conv(2, 8),
+            conv(8, 16, stride=2),
+            conv(16, 16),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stem(x).relu()
@@ -126,7 +139,11 @@ class Shuffle(nn.Module):
 class SuperResolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 24, 3, padding=1), nn.Conv2d(6, 3, 1)
+        self.a, self.b, self.c = (
+            nn.Conv2d(2, 8, 3, padding=1),
+            nn.Conv2d(8, 24, 3, padding=1),
+            nn.Conv2d(6, 3, 1),
+        )
         self.d = nn.Conv2d(12, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,7 +221,11 @@ class Patches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patch, self.token = nn.Conv2d(2, 8, 4, 4), nn.Parameter(torch.zeros(1, 1, 8))
-        self.place, self.norm, self.head = nn.Parameter(torch.randn(1, 5, 8)), nn.LayerNorm(8), nn.Linear(8, 5)
+        self.place, self.norm, self.head = (
+            nn.Parameter(torch.randn(1, 5, 8)),
+            nn.LayerNorm(8),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.patch(x).flatten(2).transpose(1, 2)
@@ -265,7 +286,11 @@ class DynamicConv(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.route, self.kernels, self.head = nn.Linear(2, 4), nn.Parameter(torch.randn(4, 8, 2, 3, 3)), nn.Conv2d(8, 5, 1)
+        self.route, self.kernels, self.head = (
+            nn.Linear(2, 4),
+            nn.Parameter(torch.randn(4, 8, 2, 3, 3)),
+            nn.Conv2d(8, 5, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = torch.einsum("bk,koihw->boihw", self.route(x.mean((2, 3))).softmax(-1), self.kernels)
@@ -276,7 +301,11 @@ class DynamicConv(nn.Module):
 class Lstm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.rnn, self.head = nn.Linear(6, 8), nn.LSTM(8, 10, 2, batch_first=True, bidirectional=True), nn.Linear(20, 5)
+        self.up, self.rnn, self.head = (
+            nn.Linear(6, 8),
+            nn.LSTM(8, 10, 2, batch_first=True, bidirectional=True),
+            nn.Linear(20, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.rnn(self.up(x).relu())[0])
@@ -312,7 +341,11 @@ class StateSpace(nn.Module):
         super().__init__()
         self.into, self.conv = nn.Linear(6, 32), nn.Conv1d(16, 16, 4, groups=16, padding=3)
         self.project, self.step = nn.Linear(16, 2 + 2 * 4), nn.Linear(2, 16)
-        self.rate, self.skip, self.out = nn.Parameter(torch.randn(16, 4)), nn.Parameter(torch.ones(16)), nn.Linear(16, 6)
+        self.rate, self.skip, self.out = (
+            nn.Parameter(torch.randn(16, 4)),
+            nn.Parameter(torch.ones(16)),
+            nn.Linear(16, 6),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h, gate = self.into(x).chunk(2, dim=-1)

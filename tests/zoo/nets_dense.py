@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return"
+# A module called is Any to the type checker.
 """Hand-written nets of dense layers: residual and gated feed-forward nets, mixtures, parametrisations, shared weights."""
 
 from __future__ import annotations
@@ -5,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 Inputs = dict[str, Any]
@@ -379,7 +381,12 @@ class Cosine(nn.Module):
 class Rms(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm, self.up, self.down = nn.Linear(6, 8), nn.RMSNorm(8), nn.Linear(8, 16), nn.Linear(16, 5)
+        self.stem, self.norm, self.up, self.down = (
+            nn.Linear(6, 8),
+            nn.RMSNorm(8),
+            nn.Linear(8, 16),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.up(self.norm(self.stem(x))).relu().square())

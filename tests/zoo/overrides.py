@@ -1,5 +1,7 @@
 """What configurations need beyond `tiny.TINY`: only sizes, never a hint about structure."""
 
+# ruff: noqa: PIE800, SIM905 (a ** keeps sizes that belong together on one line)
+
 from __future__ import annotations
 
 from typing import Any
