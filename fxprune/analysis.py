@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +94,12 @@ class Analysis:
     @cached_property
     def by_name(self) -> dict[str, Axis]:
         return {axis.name: axis for axis in self.axes}
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for programs that have the same axes: their names and sizes."""
+        text = "\n".join(f"{axis.name} {axis.size}" for axis in sorted(self.axes, key=lambda axis: axis.name))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def within(self, name: str) -> tuple[str, ...]:
         """The axes for whose units this one may keep different indices (each head its own); empty where nothing may differ."""

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
 from fxprune.normalize import normalize
-from fxprune.program import Program, trees
+from fxprune.program import Program, source_line, trees
 
 _SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
@@ -218,9 +218,21 @@ def _program(
         module = exported.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     graph = fx.GraphModule(module, module.graph)  # a plain one: torch.export's own refuses train() and eval()
+    _check_operators(graph)
     drop_inputs(graph, drop)
     own_buffers(graph)
     return normalize(Program(graph, args, kwargs, dynamic))
+
+
+def _check_operators(graph: fx.GraphModule) -> None:
+    """CaptureError where the exported graph calls torch's internals (pieces of a vmap), which fail when it runs."""
+    for node in graph.graph.nodes:
+        module = getattr(node.target, "__module__", None) or ""
+        if node.op == "call_function" and module.startswith("torch._C."):
+            raise CaptureError(
+                f"torch.export left {module}.{node.target.__name__} in the graph, which can't run outside of its transform "
+                f"[{source_line(node)}]; rewrite that line, or export the model yourself and pass the ExportedProgram"
+            )
 
 
 def own_buffers(graph: fx.GraphModule) -> None:

@@ -275,18 +275,31 @@ def _split_sum(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
 
 
 def _unify_product_with_sum(left: Dim, right: Dim, node: str) -> None:
-    """Product(k, m) against segments: the longest tail m that divides every segment stays; k is the sum of the quotients."""
+    """Product(k, m) against segments: the longest tail m that divides runs of segments stays; k is the sum of the quotients."""
     parts, pieces = factors(left), segments(right)
     tails = [parts[i:] for i in range(1, len(parts))]
-    tail = next((t for t in tails if all(p.size % product(t).size == 0 for p in pieces)), None)
-    if tail is None:
+    found = ((tail, _runs(pieces, product(tail).size)) for tail in tails)
+    tail, runs = next(((tail, runs) for tail, runs in found if len(runs) > 1), ([], []))
+    if not runs:
         _unify_rigid(parts, pieces, node)
         return
     inner = product(tail)
-    quotients = [atom(piece.size // inner.size) for piece in pieces]
+    quotients = [atom(run.size // inner.size) for run in runs]
     unify(product(parts[: len(parts) - len(tail)]), total(quotients), node)
-    for piece, quotient in zip(pieces, quotients, strict=True):
-        unify(piece, product([quotient, inner]), node)
+    for run, quotient in zip(runs, quotients, strict=True):
+        unify(run, product([quotient, inner]), node)
+
+
+def _runs(pieces: list[Dim], block: int) -> list[Dim]:
+    """Segments, neighbours joined where only together they are a multiple of a block; empty where that fails."""
+    runs: list[Dim] = []
+    run: list[Dim] = []
+    for piece in pieces:
+        run.append(piece)
+        if sum(part.size for part in run) % block == 0:
+            runs.append(total(run))
+            run = []
+    return runs if not run else []
 
 
 def _unify_rigid(parts: list[Dim], pieces: list[Dim], node: str) -> None:

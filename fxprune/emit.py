@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune import runtime
@@ -102,10 +102,15 @@ def plain_export(
 
 
 def warm_up() -> None:
-    """Export one layer and throw it away, so that what is timed next does not pay for loading."""
-    model = torch.nn.Linear(2, 2).eval()
+    """Export a small network and throw it away, so that what is timed next does not pay for loading the exporters.
+
+    It has symbolic sizes and the common operators, for torch prepares each operator when it meets it first.
+    """
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", batch_first=True)
+    model = torch.nn.Sequential(torch.nn.Embedding(8, 8), layer, torch.nn.Linear(8, 4))
+    ids, free = torch.zeros(3, 5, dtype=torch.long), {0: Dim.AUTO, 1: Dim.AUTO}
     with tempfile.TemporaryDirectory() as folder:
-        plain_export(model, Path(folder) / "warm.onnx", (torch.zeros(3, 2),), {}, None, ATTENTION_OPSET)
+        plain_export(model, Path(folder) / "warm.onnx", (ids,), {}, (free,), ATTENTION_OPSET)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,12 @@ from fxprune.selection import Selection, is_dependent
 
 def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tensor | Rows]:
     """The selection as booleans by atom; SelectionError where it names no axis of the program or indices out of range."""
+    for name in selection:
+        analysis.axis(name)
+    if selection.model not in ("", analysis.digest):
+        raise SelectionError(
+            f"the selection is for another model: it was made for axes {selection.model}, this one's are {analysis.digest}"
+        )
     masks: dict[Dim, torch.Tensor | Rows] = {}
     for name in selection:
         axis = analysis.axis(name)

@@ -101,10 +101,12 @@ def planned(
     program: Program, choose: Callable[[Axis], bool], keep: Callable[[Axis], Iterable[int]]
 ) -> Selection:
     """A selection over the axes that `choose` accepts, each keeping what `keep` says; axes that keep all are left out."""
-    axes = [axis for axis in analyze(program).axes if choose(axis)]
+    analysis = analyze(program)
+    axes = [axis for axis in analysis.axes if choose(axis)]
     kept = {axis.name: tuple(keep(axis)) for axis in axes}
     sizes = {axis.name: axis.size for axis in axes}
-    return Selection({name: indices for name, indices in kept.items() if len(indices) < sizes[name]}, sizes)
+    cut = {name: indices for name, indices in kept.items() if len(indices) < sizes[name]}
+    return Selection(cut, sizes, model=analysis.digest if cut else "")
 
 
 def parse_pipeline(text: str, table: Mapping[str, type[Pass]]) -> Pipeline:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +22,14 @@ class Selection:
     """Kept indices by axis name, ascending; an axis that is absent keeps all.
 
     An axis may keep other indices for each unit of another axis (each head its own): then it has a list of lists, one for each unit of the
-    axis that `within` names, all of one length. `sizes` (optional) are the axes' sizes before.
+    axis that `within` names, all of one length. `sizes` (optional) are the axes' sizes before, `model` (optional) the digest of the
+    analysis that it was made for: with them, a selection for another model is refused.
     """
 
     axes: Mapping[str, Indices] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     within: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
 
     def __post_init__(self) -> None:
         checked = {name: _checked(name, kept) for name, kept in self.axes.items()}
@@ -71,7 +72,7 @@ class Selection:
         sizes, within = {**later.sizes, **self.sizes}, {**later.within, **self.within}
         for name in later:
             axes[name] = self._after(name, later)
-        return Selection(axes, sizes, within)
+        return Selection(axes, sizes, within, self.model or later.model)
 
     def _after(self, name: str, later: Selection) -> Indices:
         """What an axis keeps after both."""
@@ -125,16 +126,18 @@ class Selection:
             raise SelectionError(
                 f'this is no selection: expected a JSON object with "format": "{FORMAT}" and "axes"'
             )
-        return Selection(data["axes"], data.get("sizes") or {}, data.get("within") or {})
+        return Selection(
+            data["axes"], data.get("sizes") or {}, data.get("within") or {}, data.get("model") or ""
+        )
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the JSON; a file that exists stays unless `overwrite`."""
         target = Path(path)
         if target.exists() and not overwrite:
             raise ExportError(f"{target} exists; pass overwrite=True to replace it")
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
-            file.write(self.to_json())
-        Path(file.name).replace(target)
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft.write_text(self.to_json(), encoding="utf-8")
+        draft.replace(target)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Selection:

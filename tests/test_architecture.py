@@ -23,7 +23,15 @@ LAYERS = (
     ("fxprune",),  # the public names: nothing below may import them from here
     ("fxprune.passes",),
     ("fxprune.pipeline", "fxprune.vocabulary"),
-    ("fxprune.emit", "fxprune.runtime", "fxprune.verify", "fxprune.cost", "fxprune.select", "fxprune.score"),
+    (
+        "fxprune.emit",
+        "fxprune.lower",
+        "fxprune.runtime",
+        "fxprune.verify",
+        "fxprune.cost",
+        "fxprune.select",
+        "fxprune.score",
+    ),
     ("fxprune.shrink", "fxprune.resize", "fxprune.capture", "fxprune.normalize", "fxprune.points"),
     ("fxprune.decouple", "fxprune.unstack", "fxprune.fold", "fxprune.fit", "fxprune.propagate"),
     ("fxprune.analysis", "fxprune.dependent", "fxprune.flow", "fxprune.names", "fxprune.silence"),

@@ -16,7 +16,7 @@ from fxprune import Program, Selection, analyze, capture, shrink, zeroed
 from models import HUGGING_FACE, captured, distance, hugging_face
 from strategies import RandomNet, example, nets
 
-lawful = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+lawful = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 many = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 
 

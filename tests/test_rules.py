@@ -136,7 +136,17 @@ def test_cut_operands_give_the_cut_result(
 
 
 #: pointwise operators that need operands of their own, or are random
-SPECIAL = {"polygamma", "special_polygamma", "rrelu", "bernoulli", "normal_functional", "_conj", "copysign"}
+SPECIAL = {
+    "polygamma",
+    "special_polygamma",
+    "rrelu",
+    "bernoulli",
+    "normal_functional",
+    "clamp",
+    "clip",
+    "_conj",
+    "copysign",
+}
 
 
 def unary() -> list[str]:
@@ -288,6 +298,7 @@ def test_a_rule_that_fails_is_a_refusal_and_never_a_crash(rubbish: Callable[...,
 #: random, or of sizes that depend on values: cutting an operand draws or finds other values
 VALUE_DEPENDENT = (
     "rand",
+    "uniform",
     "bernoulli",
     "multinomial",
     "normal",
@@ -331,11 +342,13 @@ def test_rules_hold_on_the_samples_that_torch_tests_its_operators_with(
     for info in samples():
         generator = info.sample_inputs("cpu", torch.float64, requires_grad=False)
         for sample in list(itertools.islice(generator, 6)):
+            if sample.kwargs.get("dropout_p"):
+                continue
             try:
                 verdict = check(info.op, sample.input, *sample.args, **sample.kwargs)
             except CaptureError:
                 continue
             axes += verdict.exact
             wrong += [f"{info.name}: {verdict}"] if not verdict.relative < 1e-8 else []
-    assert wrong == []
+    assert "\n".join(wrong) == ""
     assert axes > 1000

@@ -236,7 +236,26 @@ def run(name: str, build: Callable[[], tuple[nn.Module, Mapping[str, Any]]], dyn
     except CaptureError as error:
         return Outcome(name, "capture-failed", str(error))
     try:
-        outcome = check(program, name)
+        outcome = _unlike(model, program, name) or check(program, name)
     except Exception as error:  # noqa: BLE001 (a crash of ours is an outcome too)
         return Outcome(name, "crash", f"{type(error).__name__}: {error}"[:400])
     return replace(outcome, seconds={"capture": round(seconds, 2), **outcome.seconds})
+
+
+def _unlike(model: nn.Module, program: Program, name: str) -> Outcome | None:
+    """An outcome where the captured program is not the model, before anything is pruned; None where it is."""
+    torch.manual_seed(1)
+    model.eval()
+    with torch.no_grad():
+        wanted = [value for value in pytree.tree_leaves(model(**program.kwargs)) if isinstance(value, Tensor)]
+    try:
+        relative = difference(outputs(program, program.kwargs), wanted)
+    except RuntimeError as error:
+        return Outcome(
+            name, "capture-failed", f"the exported graph does not run: {str(error).splitlines()[0]}"
+        )
+    if relative <= BAR:
+        return None
+    return Outcome(
+        name, "wrong", f"the captured program differs from the model by {relative:.1e}", relative=relative
+    )

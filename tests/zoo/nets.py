@@ -11,13 +11,16 @@ from torch import nn
 from zoo.nets_attention import ATTENTION
 from zoo.nets_conv import CONVOLUTION
 from zoo.nets_dense import DENSE
+from zoo.nets_tricky import TRICKY
 
 Built = tuple[nn.Module, dict[str, Any]]
 
-NETS: dict[str, Callable[[], Built]] = {**DENSE, **ATTENTION, **CONVOLUTION}
+NETS: dict[str, Callable[[], Built]] = {**DENSE, **TRICKY, **ATTENTION, **CONVOLUTION}
 
 
 def build(name: str) -> Built:
-    """A net of the set, with the same weights and inputs each time."""
+    """A net of the set in evaluation mode, with the same weights and inputs each time."""
     torch.manual_seed(0)
-    return NETS[name]()
+    made, inputs = NETS[name]()
+    made.train(mode=False)
+    return made, inputs

@@ -132,10 +132,12 @@ def tiny_model(
     kind: type[PreTrainedModel], overrides: Mapping[str, Any], limit: int = 4_000_000
 ) -> PreTrainedModel:
     """A model of this class with a tiny configuration; ValueError where it has more parameters than `limit`."""
+    assert kind.config_class is not None
     config = tiny_config(kind.config_class, overrides)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(config).parameters())
     if size > limit:
         raise ValueError(f"{kind.__name__} has {size} parameters, more than {limit}: give smaller sizes")
     torch.manual_seed(0)
-    return kind(config).eval()
+    model: PreTrainedModel = kind(config).eval()
+    return model

@@ -1,0 +1,150 @@
+# mypy: disable-error-code="no-any-return"
+# A module called is Any to the type checker.
+"""Hand-written nets that are easy to get wrong: parametrised weights, one axis at two places, spread scalars, writes in place."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from zoo.nets_dense import BATCH, features
+
+
+class WeightNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.utils.parametrizations.weight_norm(nn.Linear(6, 16))
+        self.down = nn.utils.parametrizations.weight_norm(nn.Linear(16, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu())
+
+
+class SpectralNorm(nn.Module):
+    """In double precision: the norm of random weights may nearly cancel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 16))
+        self.down = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu())
+
+
+class InputConvex(nn.Module):
+    """Positive square weights on a residual stream: silence of the input is not silence of the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.square, self.head = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        h = h + F.linear(h.relu(), self.square.exp())
+        return F.linear(h, self.head.exp())
+
+
+class PairwiseSum(nn.Module):
+    """The same axis at two places of one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return (h[:, :, None] + h[:, None, :]).relu().sum(-1).sum(-1, keepdim=True)
+
+
+class OuterProduct(nn.Module):
+    """Second-order pooling: features times features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 4), nn.Linear(6, 8), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        return self.head((a[:, :, None] * b[:, None, :]).flatten(1))
+
+
+class Broadcast(nn.Module):
+    """A scalar that is spread over the units: removed units lose it too, zeros of weights do not say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.shift = nn.Linear(6, 8), nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x).relu()
+        return (h + self.shift.expand_as(h)).sum(-1, keepdim=True)
+
+
+class ActivationZoo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ModuleList([nn.Linear(6, 8) for _ in range(8)])
+        self.prelu, self.head = nn.PReLU(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d, e, f, g, h = (up(x) for up in self.up)
+        y = F.hardswish(a) + F.elu(b) * F.softplus(c) + F.leaky_relu(d).clamp(-1, 1)
+        return self.head(self.prelu(y) + F.mish(e) * torch.where(f > 0, g, h) + F.hardtanh(h))
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.side, self.down = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        h.relu_().mul_(2).add_(self.side(x))
+        return self.down(h)
+
+
+class InPlaceThroughViews(nn.Module):
+    """A write that a view of a view sees, and one through dropout, which is its operand in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        turned = h.view(BATCH, 2, 4).transpose(1, 2)
+        h.add_(1)
+        dropped = F.dropout(h, 0.5, training=False)
+        dropped.relu_()
+        return self.down(h + turned.transpose(1, 2).reshape(BATCH, 8))
+
+
+class SliceWrite(nn.Module):
+    """A result that is put together by writing into slices of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.down = nn.Linear(6, 4), nn.Linear(6, 6), nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.new_zeros(x.shape[0], 10)
+        y[:, :4] = self.a(x)
+        y[:, 4:] = self.b(x).relu()
+        return self.down(y)
+
+
+TRICKY = {
+    "weight-norm": lambda: (WeightNorm(), features()),
+    "spectral-norm": lambda: (SpectralNorm().double(), {"x": features()["x"].double()}),
+    "input-convex": lambda: (InputConvex(), features()),
+    "pairwise-sum": lambda: (PairwiseSum(), features()),
+    "outer-product": lambda: (OuterProduct(), features()),
+    "broadcast": lambda: (Broadcast(), features()),
+    "activations": lambda: (ActivationZoo(), features()),
+    "in-place": lambda: (InPlace(), features()),
+    "in-place-views": lambda: (InPlaceThroughViews(), features()),
+    "slice-write": lambda: (SliceWrite(), features()),
+}

@@ -1,0 +1,32 @@
+"""The axes of a program when its nodes are visited in another order: they must be the same."""
+
+from __future__ import annotations
+
+import random
+
+from fxprune.dims import Dim, is_pinned, leaves
+from fxprune.flow import replay, walk
+from fxprune.masks import coordinates
+from fxprune.program import Program
+from fxprune.rules.op import Flow
+
+Places = list[tuple[str, int, tuple[int, ...]]]
+
+
+def same_axes(program: Program, seed: int) -> bool:
+    """Whether a replay in a random order of nodes finds the same axes as the walk does."""
+    order = list(program.graph.graph.nodes)
+    random.Random(seed).shuffle(order)
+    return axes(program, replay(program, order)) == axes(program, walk(program))
+
+
+def axes(program: Program, flow: Flow) -> list[Places]:
+    """Each free atom by its places: (tensor, dimension, the unit that each position belongs to)."""
+    found: dict[Dim, Places] = {}
+    for node in program.graph.graph.find_nodes(op="get_attr"):
+        for place, dim in enumerate(flow.dims.get(node, ())):
+            for leaf in dict.fromkeys(leaves(dim)):
+                if leaf.size > 1 and not is_pinned(leaf):
+                    units = tuple(coordinates(dim, leaf).tolist())
+                    found.setdefault(leaf, []).append((str(node.target), place, units))
+    return sorted(sorted(places) for places in found.values())
