@@ -28,6 +28,10 @@ from fxprune.program import Program, source_line, trees
 _SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
 
+SAME = 1e-2
+"""How far torch.export's program may be from the model: more than rounding of any dtype, less than another function."""
+
+
 def capture(
     model: nn.Module | ExportedProgram | str | os.PathLike[str],
     args: tuple[Any, ...] = (),
@@ -64,8 +68,57 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
     shapes = _dynamic_shapes(model, args, kwargs, dynamic)
     extra = _quiet_cache(model, kwargs)
     with _without_cache(model, kwargs):
-        exported = _export(model, tuple(args), {**kwargs, **extra}, _with_constants(shapes, extra))
-    return _program(exported, tuple(args), kwargs, shapes, frozenset(extra))
+        own_args, own_kwargs = _clones((tuple(args), {**kwargs, **extra}))
+        exported = _export(model, own_args, own_kwargs, _with_constants(shapes, extra))
+        program = _program(exported, tuple(args), kwargs, shapes, frozenset(extra))
+        _check_same(model, program, extra)
+    return program
+
+
+def _clones(inputs: Any) -> Any:
+    """Copies of example inputs, for torch.export leaves marks on tensors."""
+    return pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
+
+
+def _check_same(model: nn.Module, program: Program, extra: Mapping[str, Any]) -> None:
+    """CaptureError where torch.export's program computes something else than the model on the example inputs."""
+    tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
+    if any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors):
+        return
+    with exporting(model):
+        inputs = program.args, {**program.kwargs, **extra}
+        wanted, again = (_seeded(model, inputs, seed) for seed in (0, 1))
+        got = _seeded(program.graph, (program.args, program.kwargs), 0)
+    random = len(wanted) != len(again) or any(
+        not torch.equal(a, b) for a, b in zip(wanted, again, strict=False)
+    )
+    gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
+    if gap > SAME and not random:
+        raise CaptureError(
+            f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
+            f"(allowed {SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
+        )
+
+
+def _seeded(module: nn.Module, inputs: tuple[Any, Any], seed: int) -> list[Tensor]:
+    """The tensors among a module's outputs; what it writes, it writes into copies of its buffers."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    args, kwargs = _clones(inputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        outputs = torch.func.functional_call(module, buffers, args, dict(kwargs))
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def _gap(one: Tensor, other: Tensor) -> float:
+    """The largest difference over the largest magnitude; infinite where shapes differ, 0 for what is no floating tensor."""
+    if one.shape != other.shape:
+        return float("inf")
+    if not one.numel() or not one.is_floating_point() or torch.equal(one, other):
+        return 0.0
+    return float(
+        (one - other).abs().nan_to_num().max() / other.abs().nan_to_num(posinf=0.0).max().clamp_min(1e-12)
+    )
 
 
 def _load(path: Path) -> ExportedProgram:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from fxprune.dependent import beside
 from fxprune.dims import Dim, is_pinned, leaves
 
 Place = tuple[str, int, Dim]
@@ -22,16 +23,29 @@ def axis_names(
     known = {leaf: _label(leaf, places[leaf], labels) for leaf in roles}
     names = {leaf: name for leaf, name in known.items() if name}
     new = [leaf for leaf in roles if leaf not in names]
-    short = {leaf: _join(_shared_path(own[leaf]), roles[leaf]) for leaf in new}
+    words = _words(roles, places)
+    short = {leaf: _join(_shared_path(own[leaf]), words[leaf]) for leaf in new}
     taken = set(names.values())
     rivals: dict[str, list[Dim]] = {}
     for leaf in new:
         rivals.setdefault(short[leaf], []).append(leaf)
     for leaf in new:
         first = _leader(rivals[short[leaf]], places) is leaf and short[leaf] not in taken
-        wanted = short[leaf] if first else _join(_module(own[leaf][0]), roles[leaf])
+        wanted = short[leaf] if first else _join(_module(own[leaf][0]), words[leaf])
         names[leaf] = _free(wanted, set(names.values()))
     return names
+
+
+def _words(roles: Mapping[Dim, str], places: Mapping[Dim, list[Place]]) -> dict[Dim, str]:
+    """What an axis is called in its name: its role; of heads that multiply (grouped queries) the shared ones are kv, the others rep."""
+    words = dict(roles)
+    heads = [leaf for leaf, role in roles.items() if role == "heads"]
+    for leaf in heads:
+        near = set().union(*(beside(dim, leaf) for _, _, dim in places[leaf])) & set(heads) - {leaf}
+        if near:
+            shared = all(len(places[leaf]) > len(places[other]) for other in near)
+            words[leaf] = "kv" if shared else "rep"
+    return words
 
 
 def _leader(rivals: list[Dim], places: Mapping[Dim, list[Place]]) -> Dim | None:

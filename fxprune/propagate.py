@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from fxprune.errors import VerifyError
 from fxprune.graphs import fake_mode
@@ -37,10 +38,30 @@ def propagate(program: Program, promised: Mapping[fx.Node, Any]) -> None:
     symbolic = fake_mode(program.graph)
     with torch.no_grad():
         for node in program.graph.graph.nodes:
+            if _depends_on_data(node):
+                values[node] = _as_promised(node, promised, mode)
+                continue
             values[node] = _value(program, node, values, mode)
             _check(node, values[node], promised)
     for node, value in values.items():
         _update(node, value, symbolic)
+
+
+def _depends_on_data(node: fx.Node) -> bool:
+    """Whether a size of the result or of an operand is known only when the program runs on data."""
+    values = [node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes)]
+    return node.op == "call_function" and any(
+        free_unbacked_symbols(value) for value in values if value is not None
+    )
+
+
+def _as_promised(node: fx.Node, promised: Mapping[fx.Node, Any], mode: FakeTensorMode) -> Any:
+    """A stand-in of the promised sizes: what depends on data is checked where programs run, by `verify`."""
+    before = node.meta.get("val")
+    if not isinstance(before, Tensor) or node not in promised:
+        return _plain(before, mode)
+    with mode:
+        return torch.empty(promised[node], dtype=before.dtype, device=before.device)
 
 
 def _value(program: Program, node: fx.Node, values: Mapping[fx.Node, Any], mode: FakeTensorMode) -> Any:

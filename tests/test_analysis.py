@@ -75,8 +75,8 @@ def test_llama_has_kv_times_rep_and_rotary_pairs() -> None:
         shown(analyze(captured("llama")), "model.layers.0."),
         """\
 hidden hidden:32 ~
-model.layers.0.self_attn.heads heads:2
-model.layers.0.self_attn.q_proj.heads heads:2
+model.layers.0.self_attn.kv heads:2
+model.layers.0.self_attn.rep heads:2
 model.layers.0.self_attn.qk qk:4
 model.layers.0.self_attn.v v:8
 model.layers.0.mlp.ffn ffn:64
@@ -88,13 +88,13 @@ model.layers.0.mlp.ffn ffn:64
   model.layers.0.mlp.up_proj.weight[0] ffn:64
   model.layers.0.mlp.up_proj.weight[1] hidden:32
   model.layers.0.post_attention_layernorm.weight[0] hidden:32
-  model.layers.0.self_attn.k_proj.weight[0] (heads:2 x (qk:4 + qk:4))
+  model.layers.0.self_attn.k_proj.weight[0] (kv:2 x (qk:4 + qk:4))
   model.layers.0.self_attn.k_proj.weight[1] hidden:32
   model.layers.0.self_attn.o_proj.weight[0] hidden:32
-  model.layers.0.self_attn.o_proj.weight[1] (heads:2 x heads:2 x v:8)
-  model.layers.0.self_attn.q_proj.weight[0] ((heads:2 x heads:2) x (qk:4 + qk:4))
+  model.layers.0.self_attn.o_proj.weight[1] (kv:2 x rep:2 x v:8)
+  model.layers.0.self_attn.q_proj.weight[0] ((kv:2 x rep:2) x (qk:4 + qk:4))
   model.layers.0.self_attn.q_proj.weight[1] hidden:32
-  model.layers.0.self_attn.v_proj.weight[0] (heads:2 x v:8)
+  model.layers.0.self_attn.v_proj.weight[0] (kv:2 x v:8)
   model.layers.0.self_attn.v_proj.weight[1] hidden:32""",
     )
 

@@ -23,8 +23,6 @@ def zeros(op: Op) -> Shape:
     aten.new_ones,
     aten.new_full,
     aten.new_empty,
-    aten.rand,
-    aten.randn,
     zero="lose",
 )
 def fill(op: Op) -> Shape:
@@ -44,3 +42,19 @@ def counted(op: Op) -> Shape:
     result = op.fresh()
     op.pin(result, f"{op.node.target} counts positions")
     return result
+
+
+@rule(aten.rand, aten.randn, aten.randint, aten.normal, zero="lose")
+def random(op: Op) -> Shape:
+    """Numbers are drawn by position: with fewer positions, others would be drawn."""
+    result = op.fresh()
+    op.pin(result, "random numbers are drawn by position")
+    return result
+
+
+@rule(aten.rand_like, aten.randn_like, aten.randint_like, aten.bernoulli, aten.multinomial, zero="lose")
+def random_like(op: Op) -> Shape:
+    """As many random numbers as its operand has elements."""
+    for node in op.tensors():
+        op.pin(op.flow.dims[node], "random numbers are drawn by position")
+    return random(op)

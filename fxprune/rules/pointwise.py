@@ -48,10 +48,10 @@ ZERO: dict[str, frozenset[Any]] = {
 UNTAGGED = _packets("""
     to _to_copy clone contiguous alias detach detach_ dropout alpha_dropout hardswish hardsigmoid
     hardtanh relu6 selu celu mish leaky_relu rrelu softshrink log_sigmoid floor_divide __and__ __or__
-    __xor__ complex polar type_as zeros_like ones_like full_like empty_like rand_like randn_like
-    randint_like where masked_fill lerp prelu multiply subtract divide true_divide square nan_to_num
+    __xor__ complex polar type_as zeros_like ones_like full_like empty_like
+    where masked_fill lerp prelu multiply subtract divide true_divide square nan_to_num
     real imag conj _conj resolve_conj lift_fresh_copy lift_fresh float_power clamp_max clamp_min
-    isfinite isinf isnan isneginf isposinf softplus threshold bernoulli tanhshrink gelu feature_dropout
+    isfinite isinf isnan isneginf isposinf softplus threshold tanhshrink gelu feature_dropout
     feature_alpha_dropout fill copy isclose rsub not_equal greater less greater_equal less_equal
     bitwise_not logical_not negative log1p copy_ fill_ zero_ clamp_ add_ mul_ div_ sub_ masked_fill_
     relu_ silu_ hardswish_ hardsigmoid_ hardtanh_ relu6_ leaky_relu_ elu_ gelu_ mish_ sigmoid_ tanh_

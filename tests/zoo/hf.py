@@ -120,7 +120,7 @@ OTHERS = {
     "Speech2TextForConditionalGeneration": "input_features=real/40x16 decoder_input_ids=ids/11",
     "SpeechT5ForSpeechToText": "input_values=real/400 decoder_input_ids=ids/11",
     "SpeechT5HifiGan": "spectrogram=real/13x16",
-    "UnivNetModel": "input_features=real/13x16",
+    "UnivNetModel": "input_features=real/13x16 noise_sequence=real/13x8",
     "VitsModel": "input_ids=ids/13",
     "VoxtralRealtimeEncoder": "input_features=real/16x64",
     "Wav2Vec2BertForCTC": "input_features=real/20x18",

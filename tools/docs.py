@@ -1,0 +1,81 @@
+"""`python -m fxprune.tools.docs [--check]`: write the generated tables into README.md, or say whether they are up to date.
+
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; `TABLES` says what each is made from.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fxprune.passes import PASSES
+from fxprune.rules import FAMILIES, RULES
+from fxprune.rules.registry import REFUSED
+from fxprune.score import SCORES
+from fxprune.tools.catalog import describe
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def passes() -> str:
+    """One row a pass, its options below it."""
+    rows = ["| pass | options | what it does |", "| --- | --- | --- |"]
+    for entry in map(describe, PASSES):
+        options = ", ".join(_option(name, option["default"]) for name, option in entry["options"].items())
+        rows.append(f"| `{entry['name']}` | {options} | {entry['help']} |")
+    return "\n".join(rows)
+
+
+def _option(name: str, default: object) -> str:
+    return f"`{name}`" if default is None else f"`{name}={default!r}`"
+
+
+def scores() -> str:
+    """One row a score."""
+    rows = ["| score | what it is |", "| --- | --- |"]
+    return "\n".join([*rows, *(f"| `{name}` | {score.help} |" for name, score in SCORES.items())])
+
+
+def rules() -> str:
+    """How many operators the table covers, by family."""
+    families = ", ".join(
+        family.__name__.rpartition(".")[2] for family in FAMILIES if family.__name__[-7:] != "refused"
+    )
+    return f"{len(RULES)} operators have a rule ({families}), {len(REFUSED)} a line that says why they have none."
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"passes": passes, "scores": scores, "rules": rules}
+
+
+def filled(text: str) -> str:
+    """The text with every generated part made anew."""
+    for name, table in TABLES.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text = re.sub(pattern, rf"\g<1>{table()}\n\g<2>".replace("\\_", "_"), text, flags=re.DOTALL)
+    return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the README, or with --check return 1 where it is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 where a table is out of date"
+    )
+    options = parser.parse_args(arguments)
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if options.check:
+        print(
+            "README.md is up to date"
+            if before == after
+            else "README.md is out of date: python -m fxprune.tools.docs"
+        )
+        return int(before != after)
+    README.write_text(after, encoding="utf-8")
+    print(f"wrote {README}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
