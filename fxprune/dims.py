@@ -229,22 +229,38 @@ def _refine_factors(side: Sequence[Dim], common: Sequence[Dim], node: str) -> No
         unify(dim, product(taken), node)
 
 
-def _unify_sums(left: list[Dim], right: list[Dim], node: str) -> None:
+def _unify_sums(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
+    """Unify two lists of segments, run by run between the boundaries that both share."""
     left, right = list(left), list(right)
     while left and right:
-        one, other = left.pop(0), right.pop(0)
-        if one.size > other.size:
-            cut = split_at(one, other.size)
-            one, rest = cut or (one, None)
-            left[:0] = segments(rest) if rest else []
-        elif other.size > one.size:
-            cut = split_at(other, one.size)
-            other, rest = cut or (other, None)
-            right[:0] = segments(rest) if rest else []
-        if one.size != other.size:
-            _conflict([one, *left], [other, *right], node)
-            return
-        unify(one, other, node)
+        one, other = _shared_run(left, right)
+        _unify_run(left[:one], right[:other], node)
+        left, right = left[one:], right[other:]
+
+
+def _shared_run(left: Sequence[Dim], right: Sequence[Dim]) -> tuple[int, int]:
+    """The lengths of the shortest prefixes with the same sum."""
+    one, other, left_size, right_size = 1, 1, left[0].size, right[0].size
+    while left_size != right_size:
+        if left_size < right_size:
+            left_size, one = left_size + left[one].size, one + 1
+        else:
+            right_size, other = right_size + right[other].size, other + 1
+    return one, other
+
+
+def _unify_run(left: list[Dim], right: list[Dim], node: str) -> None:
+    """Unify runs of one size; where both have several segments, the longer first one is cut at the other's boundary."""
+    if len(left) == 1 or len(right) == 1:
+        unify(total(left), total(right), node)
+        return
+    longer, shorter = (left, right) if left[0].size > right[0].size else (right, left)
+    cut = split_at(longer[0], shorter[0].size)
+    if cut is None:
+        _conflict(left, right, node)
+        return
+    unify(cut[0], shorter[0], node)
+    _unify_sums([*segments(cut[1]), *longer[1:]], shorter[1:], node)
 
 
 def split_at(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
