@@ -58,19 +58,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the zoo and write the page; 1 where an answer is wrong or something crashed."""
     options = _options(arguments)
     names = options.names or list(_zoo("hf").ROWS)
-    console = progress()
-    records = []
-    for number, record in enumerate(run(names, options.seconds, options.workers), 1):
-        records.append(record)
-        console.print(
-            f"{number}/{len(names)} {record['name']}: {record['status']} {record['reason'][:120]}",
-            markup=False,
+    records = _collect(names, options)
+    if len(records) < len(names):
+        progress().print(
+            f"stopped after {len(records)} of {len(names)}; the page speaks of these", markup=False
         )
     order = {name: place for place, name in enumerate(names)}
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(page(sorted(records, key=lambda record: order[record["name"]])))
-    console.print(f"wrote {options.output}", markup=False)
+    progress().print(f"wrote {options.output}", markup=False)
     return int(any(record["status"] in ("wrong", "crash") for record in records))
+
+
+def _collect(names: Sequence[str], options: argparse.Namespace) -> list[Record]:
+    """The records as they come; Ctrl-C keeps those that are there."""
+    console, records = progress(), list[Record]()
+    try:
+        for number, record in enumerate(run(names, options.seconds, options.workers), 1):
+            records.append(record)
+            line = f"{number}/{len(names)} {record['name']}: {record['status']} {record['reason'][:120]}"
+            console.print(line, markup=False)
+    except KeyboardInterrupt:
+        console.print("interrupted", markup=False)
+    return records
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
