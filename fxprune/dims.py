@@ -44,7 +44,9 @@ class Dim:
 
 
 def atom(size: int) -> Dim:
-    """A new dimension of `size` independent indices."""
+    """A new dimension of `size` independent indices; ValueError for a size below 0 (stand-ins of unknown sizes may not fit)."""
+    if size < 0:
+        raise ValueError(f"a dimension can't have {size} indices")
     return Dim(size)
 
 

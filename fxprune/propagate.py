@@ -58,10 +58,16 @@ def _depends_on_data(node: fx.Node) -> bool:
 def _as_promised(node: fx.Node, promised: Mapping[fx.Node, Any], mode: FakeTensorMode) -> Any:
     """A stand-in of the promised sizes: what depends on data is checked where programs run, by `verify`."""
     before = node.meta.get("val")
-    if not isinstance(before, Tensor) or node not in promised:
+    return _stand_in(before, promised[node], mode) if node in promised else _plain(before, mode)
+
+
+def _stand_in(before: Any, sizes: Any, mode: FakeTensorMode) -> Any:
+    if isinstance(before, (tuple, list)):
+        return type(before)(_stand_in(one, part, mode) for one, part in zip(before, sizes, strict=True))
+    if not isinstance(before, Tensor):
         return _plain(before, mode)
     with mode:
-        return torch.empty(promised[node], dtype=before.dtype, device=before.device)
+        return torch.empty(sizes, dtype=before.dtype, device=before.device)
 
 
 def _value(program: Program, node: fx.Node, values: Mapping[fx.Node, Any], mode: FakeTensorMode) -> Any:

@@ -105,11 +105,9 @@ class Selection:
 
     def to_json(self) -> str:
         """The same selection always gives the same text."""
-        data = {"format": FORMAT, "axes": self.axes, "sizes": self.sizes, "within": self.within}
-        return (
-            json.dumps({key: value for key, value in data.items() if value or key != "within"}, indent=1)
-            + "\n"
-        )
+        data: dict[str, Any] = {"format": FORMAT, "axes": self.axes, "sizes": self.sizes}
+        data |= {key: value for key, value in (("within", self.within), ("model", self.model)) if value}
+        return json.dumps(data, indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Selection:

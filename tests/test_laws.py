@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxprune import Program, Selection, analyze, capture, shrink, zeroed
+from gates import gated
 from models import HUGGING_FACE, captured, distance, hugging_face
 from strategies import RandomNet, example, nets
 
@@ -37,6 +38,16 @@ def drawn(program: Program, data: st.DataObject, exact: bool = True) -> Selectio
 def halves(program: Program, phase: int = 0) -> Selection:
     axes = [axis for axis in analyze(program).axes if axis.exact]
     return Selection({axis.name: range(phase, axis.size, 2) for axis in axes})
+
+
+def at_random(program: Program, seed: int) -> Selection:
+    """Every exact axis at a random mask that keeps at least one unit."""
+    generator = torch.Generator().manual_seed(seed)
+    kept: dict[str, list[int]] = {}
+    for axis in (axis for axis in analyze(program).axes if axis.exact):
+        count = int(torch.randint(1, axis.size + 1, (), generator=generator))
+        kept[axis.name] = sorted(torch.randperm(axis.size, generator=generator)[:count].tolist())
+    return Selection(kept)
 
 
 def call(program: Program) -> Any:
@@ -163,6 +174,37 @@ def test_law_4_on_random_nets(
     program = capture(net.float(), (example().float(),))
     slim = shrink(program, drawn(program, data, exact=False))
     exported_agrees(slim, tmp_path_factory.mktemp("onnx") / "model.onnx")
+
+
+# --- 5: gated with any mask is what is lowered ------------------------------------------------------------
+
+
+def gated_is_lowered(program: Program, selection: Selection, bar: float) -> None:
+    assert distance(call(gated(program, selection)), call(shrink(program, selection))) < bar
+
+
+@lawful
+@given(net=nets(), data=st.data())
+def test_law_5_gated_with_any_mask_is_what_is_lowered(net: RandomNet, data: st.DataObject) -> None:
+    program = program_of(net)
+    gated_is_lowered(program, drawn(program, data), 1e-10)
+
+
+@pytest.mark.slow
+@many
+@given(net=nets(longest=8), data=st.data())
+def test_law_5_on_many_nets(net: RandomNet, data: st.DataObject) -> None:
+    program = program_of(net)
+    gated_is_lowered(program, drawn(program, data), 1e-10)
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+@pytest.mark.parametrize("seed", range(3))
+def test_law_5_on_models(name: str, seed: int) -> None:
+    program = captured(name)
+    selection = at_random(program, seed)
+    gated_is_lowered(program, selection, 1e-5)
+    assert distance(call(gated(program, selection)), call(program)) > 1e-2
 
 
 # --- 6: what is refused never crashes ---------------------------------------------------------------------

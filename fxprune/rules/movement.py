@@ -250,6 +250,10 @@ def _bounds(op: Op, size: int) -> tuple[int, int]:
 
 
 def _middle(op: Op, dim: Dim, start: int, length: int) -> Dim:
+    if start + length > dim.size:
+        kept = atom(length)
+        op.pin((dim, kept), "a slice of a length that depends on data")
+        return kept
     if algebra.pinned(dim):
         kept = atom(length)
         op.pin(kept, "a slice of what stays whole")
