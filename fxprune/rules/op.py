@@ -56,9 +56,8 @@ def hint(size: Any) -> int:
 def _stand_in(size: Any) -> int:
     expression = size.node.expr
     known = getattr(size.node.shape_env, "backed_var_to_val", {})
-    return int(
-        expression.xreplace({symbol: known.get(symbol, UNKNOWN) for symbol in expression.free_symbols})
-    )
+    value = expression.xreplace({symbol: known.get(symbol, UNKNOWN) for symbol in expression.free_symbols})
+    return max(0, int(value))
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
