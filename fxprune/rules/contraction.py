@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.dims import Dim, atom
+from fxprune.dims import Dim
 from fxprune.rules.op import Op, Shape, broadcast
 from fxprune.rules.registry import declare, rule
 
@@ -82,7 +82,7 @@ def einsum(op: Op) -> Shape:
     """The equation is the rule: equal letters unify, letters without a result are summed over."""
     left, _, right = op["equation"].replace(" ", "").partition("->")
     if "." in left or (not right and "->" not in op["equation"]):
-        return _opaque(op, "an einsum with '...' or without '->' has no rule")
+        return op.opaque("an einsum with '...' or without '->' has no rule")
     words: dict[str, Dim] = {}
     carriers: dict[str, list[torch.fx.Node]] = {}
     for letters, node in zip(left.split(","), op.tensors(), strict=True):
@@ -104,11 +104,3 @@ def _einsum_facts(
             op.role(dim, "qk" if both_vary else "ffn")
         elif both_vary:
             op.role(dim, "heads" if shared else "v")
-
-
-def _opaque(op: Op, why: str) -> Shape:
-    for node in op.tensors():
-        op.pin(op.flow.dims[node], why)
-    result = tuple(atom(size) for size in op.out)
-    op.pin(result, why)
-    return result

@@ -19,7 +19,7 @@ def grouped_mm(op: Op) -> Shape:
     """`t i, e! i o -> t o`; the forms without a dim of experts, and with a bias, have no rule."""
     rows, weight = op.dims("self"), op.dims("mat2")
     if len(rows) != 2 or len(weight) != 3 or op.has("bias"):
-        return _whole(op, "this form of _grouped_mm has no rule")
+        return op.opaque("this form of _grouped_mm has no rule")
     expert, inner, outer = weight
     op.pin((expert, *op.dims("offs")), "rows find their expert by value")
     op.unify(rows[1], inner)
@@ -31,12 +31,4 @@ def grouped_mm(op: Op) -> Shape:
 @rule(aten.histc, aten.bincount, zero="lose")
 def counts(op: Op) -> Shape:
     """How often each value occurs: which rows there are matters, and so does each bin."""
-    return _whole(op, f"{op.node.target} counts values")
-
-
-def _whole(op: Op, why: str) -> Shape:
-    for node in op.tensors():
-        op.pin(op.flow.dims[node], why)
-    result = op.fresh()
-    op.pin(result, why)
-    return result
+    return op.opaque(f"{op.node.target} counts values")

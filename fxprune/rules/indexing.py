@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from fxprune.dims import Dim, atom
+from fxprune.dims import atom
 from fxprune.rules.op import Op, Shape, broadcast
 from fxprune.rules.registry import declare, rule
 
@@ -19,7 +19,7 @@ def index(op: Op) -> Shape:
     """self[i, j, …]: indexed dims stay whole; the index tensors' own dims stand where the first stood, or in front if they are apart."""
     shape, indices = op.dims("self"), list(op["indices"])
     if any(_is_mask(item) for item in indices):
-        return _opaque(op, "indexing by a mask depends on values")
+        return op.opaque("indexing by a mask depends on values")
     indices += [None] * (len(shape) - len(indices))
     places = [i for i, item in enumerate(indices) if item is not None]
     op.pin([shape[i] for i in places], "rows are looked up by value")
@@ -125,7 +125,7 @@ def index_add(op: Op) -> Shape:
 @rule(aten.slice_scatter, aten.select_scatter, aten.masked_scatter, aten.masked_scatter_, zero="lose")
 def written(op: Op) -> Shape:
     """A part is written by position: the dims of both stay whole."""
-    return _opaque(op, f"{op.node.target} writes a part by position")
+    return op.opaque(f"{op.node.target} writes a part by position")
 
 
 @rule(aten.tril, aten.triu, aten.tril_, aten.triu_, zero="keep")
@@ -150,12 +150,4 @@ def triangle(op: Op) -> Shape:
 )
 def strided(op: Op) -> Shape:
     """Positions are taken by stride, so all dims stay whole."""
-    return _opaque(op, f"{op.node.target} reads positions by stride")
-
-
-def _opaque(op: Op, why: str) -> Shape:
-    for node in op.tensors():
-        op.pin(op.flow.dims[node], why)
-    result: tuple[Dim, ...] = op.fresh()
-    op.pin(result, why)
-    return result
+    return op.opaque(f"{op.node.target} reads positions by stride")

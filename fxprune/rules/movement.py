@@ -29,7 +29,7 @@ def axis(op: Op, name: str = "dim", tensor: str = "self") -> int:
 def view(op: Op) -> Shape:
     """The product of the result's dims is the product of the operand's."""
     if op.arguments.get("dtype"):
-        return _pin_all(op, "a view as another dtype reinterprets memory")
+        return op.opaque("a view as another dtype reinterprets memory")
     name = "size" if "size" in op.arguments else "shape"
     result = op.fresh()
     algebra.unify_products(op.dims("self"), result, op.node.name)
@@ -153,7 +153,7 @@ def repeat_interleave(op: Op) -> Shape:
     """repeat_interleave(r) of d is Product(d, r)."""
     shape = op.dims("self")
     if "dim" not in op.arguments or op["dim"] is None or isinstance(op["repeats"], torch.fx.Node):
-        return _pin_all(op, "repeat_interleave without a dim, or by a tensor, depends on values")
+        return op.opaque("repeat_interleave without a dim, or by a tensor, depends on values")
     place, count = axis(op), atom(op.integer("repeats"))
     joined = product([shape[place], count])
     op.size(count, "repeats")
@@ -316,14 +316,6 @@ def _padded(op: Op, dim: Dim, index: int, amounts: tuple[int, int]) -> Dim:
     op.size(parts[0], "pad", index)
     op.size(parts[2], "pad", index + 1)
     return total(parts)
-
-
-def _pin_all(op: Op, why: str) -> Shape:
-    for node in op.tensors():
-        op.pin(op.flow.dims[node], why)
-    result = op.fresh()
-    op.pin(result, why)
-    return result
 
 
 @rule(aten.flip, aten.roll, aten.rot90, aten.fliplr, aten.flipud, zero="keep")

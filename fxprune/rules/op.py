@@ -130,6 +130,14 @@ class Op:
             self.flow.pins.append((dim, self.node))
             algebra.pin(dim, why, self.node.name)
 
+    def opaque(self, why: str) -> Shape:
+        """Nothing can be said: the dims of all operands stay whole, and so do the result's."""
+        for node in self.tensors():
+            self.pin(self.flow.dims[node], why)
+        result = self.fresh()
+        self.pin(result, why)
+        return result
+
     def size(self, dim: Dim, name: str, *index: int) -> None:
         """Say that an integer argument is the size of a dim, so that `shrink` keeps it true."""
         found = self.arguments.get(name)
