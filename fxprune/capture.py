@@ -88,7 +88,13 @@ def _check_same(model: nn.Module, program: Program, extra: Mapping[str, Any]) ->
     with exporting(model):
         inputs = program.args, {**program.kwargs, **extra}
         wanted, again = (_seeded(model, inputs, seed) for seed in (0, 1))
-        got = _seeded(program.graph, (program.args, program.kwargs), 0)
+        try:
+            got = _seeded(program.graph, (program.args, program.kwargs), 0)
+        except Exception as error:
+            name = type(model).__name__
+            raise CaptureError(
+                f"what torch.export made of {name} does not run: {first_line(error)}"
+            ) from error
     random = len(wanted) != len(again) or any(
         not torch.equal(a, b) for a, b in zip(wanted, again, strict=False)
     )
