@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, fx
 
 from fxprune import Program, Selection, analyze
-from fxprune.analysis import Analysis, Axis
+from fxprune.analysis import Analysis
 from fxprune.dims import Dim, leaves
 from fxprune.fit import kept_masks
 from fxprune.masks import Kept, keep_mask
@@ -23,21 +21,21 @@ def gated(program: Program, selection: Selection) -> Program:
     graph = copy_graph(program)
     copies = dict(zip(program.graph.graph.nodes, graph.nodes, strict=True))
     masks: dict[str, Tensor] = {}
-    for axis in (analysis.axis(name) for name in selection):
-        for found in _sums_over(analysis, axis):
-            operand = _gated_operand(analysis, found, axis.leaf)
-            mask = _mask(analysis, operand, {axis.leaf: kept[axis.leaf]})
-            _multiply(graph, (copies[found.node], copies[operand]), mask, masks)
+    for (node, operand), axes in _gates(analysis, selection).items():
+        mask = _mask(analysis, operand, {leaf: kept[leaf] for leaf in axes})
+        _multiply(graph, (copies[node], copies[operand]), mask, masks)
     return rebuild(program, graph, {**_tensors(program), **masks})
 
 
-def _sums_over(analysis: Analysis, axis: Axis) -> Iterator[Contraction]:
-    """One contraction for each node and set of operands."""
-    seen: set[tuple[fx.Node, tuple[fx.Node, ...]]] = set()
-    for found in analysis.flow.contractions:
-        if axis.leaf in leaves(found.dim) and (found.node, found.operands) not in seen:
-            seen.add((found.node, found.operands))
-            yield found
+def _gates(analysis: Analysis, selection: Selection) -> dict[tuple[fx.Node, fx.Node], list[Dim]]:
+    """For each edge (node that sums, operand that is gated) the axes that are summed over there."""
+    gates: dict[tuple[fx.Node, fx.Node], list[Dim]] = {}
+    for leaf in (analysis.axis(name).leaf for name in selection):
+        for found in analysis.flow.contractions:
+            if leaf in leaves(found.dim):
+                edge = (found.node, _gated_operand(analysis, found, leaf))
+                gates.setdefault(edge, []).append(leaf)
+    return gates
 
 
 def _gated_operand(analysis: Analysis, found: Contraction, leaf: Dim) -> fx.Node:
