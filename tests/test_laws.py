@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxprune import Program, Selection, analyze, capture, shrink, zeroed
+from fxprune.cost import cost
 from gates import gated
 from models import HUGGING_FACE, captured, distance, hugging_face
+from onnx_flops import counted_flops
 from strategies import RandomNet, example, nets
 
 lawful = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -245,6 +247,20 @@ def test_law_7_parameters_counted_from_the_state_are_those_reported(
     assert sum(value.numel() for value in learned.values()) == slim.parameter_count()
     assert sum(value.numel() * value.element_size() for value in state.values()) == slim.parameter_bytes()
     assert set(state) == set(slim.tensors())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["gpt2", "llama", "resnet"])
+def test_law_7_operations_counted_from_the_file_are_those_reported(name: str, tmp_path: Path) -> None:
+    """A multiply-add counts 2, and only contractions count."""
+    program = captured(name)
+    slim = shrink(program, halves(program))
+    emit = pytest.importorskip("fxprune.emit")
+    file = emit.export(slim, tmp_path / "model.onnx").path
+    names = zip(slim.input_names(), slim.flat_inputs(), strict=True)
+    counted = counted_flops(file, {name: value.shape for name, value in names})
+    assert counted == cost(slim).flops
+    assert counted < cost(program).flops
 
 
 # --- 8: a selection is portable ---------------------------------------------------------------------------
