@@ -64,8 +64,12 @@ def fault(net: WildNet, seed: int, counts: Counter[str]) -> str:
 def checked(seed: int, counts: Counter[str]) -> str:
     try:
         net = wild(seed)
+        finite = bool(net(example()).isfinite().all())
     except (RuntimeError, IndexError, ValueError):
         counts["no net"] += 1  # torch itself refuses the draw
+        return ""
+    if not finite:
+        counts["not finite"] += 1
         return ""
     counts["programs"] += 1
     try:

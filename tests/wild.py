@@ -53,9 +53,10 @@ TABLE = {count: [packet for packet in _tagged() if _fits(packet, count)] for cou
 
 
 def _is_total(packet: Any, count: int) -> bool:
-    """Whether the operator is finite at negative operands and at zero too."""
-    ends = torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64)
-    return bool(packet(*(ends.clone() for _ in range(count))).isfinite().all())
+    """Whether the operator is finite at negative operands and at zero too, however they meet."""
+    ends = torch.tensor([-2.0, -0.3, 0.0, 0.7, 2.0], dtype=torch.float64)
+    operands = torch.cartesian_prod(*[ends] * count).reshape(-1, count).unbind(-1)
+    return bool(packet(*(value.clone() for value in operands)).isfinite().all())
 
 
 TOTAL = {
