@@ -85,9 +85,9 @@ def _check_same(model: nn.Module, program: Program, extra: Mapping[str, Any]) ->
     tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
     if any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors):
         return
+    inputs = program.args, {**program.kwargs, **extra}
     with exporting(model):
-        inputs = program.args, {**program.kwargs, **extra}
-        wanted, again = (_seeded(model, inputs, seed) for seed in (0, 1))
+        wanted = _seeded(model, inputs, 0)
         try:
             got = _seeded(program.graph, (program.args, program.kwargs), 0)
         except Exception as error:
@@ -95,15 +95,18 @@ def _check_same(model: nn.Module, program: Program, extra: Mapping[str, Any]) ->
             raise CaptureError(
                 f"what torch.export made of {name} does not run: {first_line(error)}"
             ) from error
-    random = len(wanted) != len(again) or any(
-        not torch.equal(a, b) for a, b in zip(wanted, again, strict=False)
+        gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
+        if gap <= SAME or _is_random(wanted, _seeded(model, inputs, 1)):
+            return
+    raise CaptureError(
+        f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
+        f"(allowed {SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
     )
-    gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
-    if gap > SAME and not random:
-        raise CaptureError(
-            f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
-            f"(allowed {SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
-        )
+
+
+def _is_random(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether two seeds gave different outputs: then a difference to the export says nothing."""
+    return len(one) != len(other) or any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _seeded(module: nn.Module, inputs: tuple[Any, Any], seed: int) -> list[Tensor]:
