@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from fxprune.dims import Dim, factors, is_pinned, leaves
 from fxprune.flow import flat_dims, walk
 from fxprune.fold import remove_dead
-from fxprune.graphs import add_buffer, call
+from fxprune.graphs import add_buffer, call, move_uses
 from fxprune.program import Program, attribute, copy_graph, rebuild
 from fxprune.rules.op import Flow, operands
 
@@ -158,8 +158,7 @@ def rejoin(program: Program) -> Program:
         return program
     joined = rebuild(program, copy_graph(program), {})
     for node in [node for node in joined.graph.graph.nodes if node.name in whole]:
-        node.replace_all_uses_with(node.args[0])
-        joined.graph.graph.erase_node(node)
+        move_uses(joined.graph, node, node.all_input_nodes[0])
     remove_dead(joined.graph)
     joined.graph.recompile()
     return joined

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -140,13 +141,13 @@ def folded(program: Program) -> Program:
 
 def drop_idle(graph: fx.GraphModule) -> None:
     """Movements whose result is their operand: whole slices, views and expansions to the same sizes."""
+    pass_on(graph, lambda node: node.target in _MOVEMENTS and _same_sizes(node))
+
+
+def pass_on(graph: fx.GraphModule, is_idle: Callable[[fx.Node], bool]) -> None:
+    """Replace operators that do nothing by their operand, unless something writes into either."""
     for node in list(graph.graph.nodes):
-        if (
-            node.target in _MOVEMENTS
-            and _same_sizes(node)
-            and not is_written(node)
-            and not is_written(node.args[0])
-        ):
+        if is_idle(node) and not is_written(node) and not is_written(node.args[0]):
             move_uses(graph, node, node.args[0])
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.decouple import decouple
-from fxprune.fold import fold_constants, remove_dead
-from fxprune.graphs import call, move_uses, size_of
+from fxprune.fold import fold_constants, pass_on, remove_dead
+from fxprune.graphs import call, size_of
 from fxprune.program import Program, attribute
 from fxprune.rules.op import bind
 from fxprune.unstack import unstack
@@ -209,14 +209,7 @@ def _keeps_type(source: fx.Node, node: fx.Node) -> bool:
 
 def no_aliases(graph: fx.GraphModule) -> None:
     """A value that is passed on as it is (`alias`, `detach`, a cast to its own dtype) is the value, unless something writes into it."""
-    for node in list(graph.graph.nodes):
-        if (
-            node.target in _PASSED_ON
-            and _same_kind(node)
-            and not is_written(node)
-            and not is_written(node.args[0])
-        ):
-            move_uses(graph, node, node.args[0])
+    pass_on(graph, lambda node: node.target in _PASSED_ON and _same_kind(node))
 
 
 def _same_kind(node: fx.Node) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.fx import Node
 
 from fxprune.rules.op import Op, Shape, broadcast
 from fxprune.rules.registry import Rule, lookup, packet_of, register
@@ -127,9 +126,3 @@ def _register() -> None:
 
 
 _register()
-
-
-def scalar_operand(node: Node, place: int) -> float | None:
-    """A literal operand as a number; None where it is a tensor or absent."""
-    value = node.args[place] if place < len(node.args) else None
-    return float(value) if isinstance(value, (int, float)) else None
