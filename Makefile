@@ -12,13 +12,14 @@ BIN := $(VENV)/bin
 # -qq: quiet about unused index locations, loud about errors.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test fuzz lint style types format clean
+.PHONY: help demo test fuzz scale lint style types format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    slim MiniLM to ONNX and print the report ($(OUT))"
 	@echo "make test    the default test suite (PYTEST_FLAGS='-m slow' for the long runs)"
 	@echo "make fuzz    2,000 random programs, pruned and compared (FUZZ_PROGRAMS=, FUZZ_FIRST= a seed, FUZZ_SECONDS=)"
+	@echo "make scale   time and memory of capture and analysis: BERT-base with 1, 2, 4, 8 times its layers, Llama-7B"
 	@echo "make lint    ruff and mypy;  make format mends what ruff can"
 	@echo "make clean   remove $(VENV), out/, caches and build output"
 
@@ -30,6 +31,9 @@ test: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow -p no:logging --show-capture=no tests/test_fuzz.py
+
+scale: $(VENV)/dev.stamp
+	$(BIN)/python tests/scale.py
 
 lint: style types
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import fx, nn
@@ -16,14 +18,17 @@ from fxprune.dependent import outer_atoms
 from fxprune.dims import Dim, Pin, leaves
 from fxprune.errors import SelectionError
 from fxprune.flow import walk
-from fxprune.masks import keep_mask
+from fxprune.masks import coordinates, keep_mask
 from fxprune.names import axis_names
 from fxprune.program import Program, attribute, source_line
+from fxprune.repeats import Region, regions
 from fxprune.rules.op import Flow
-from fxprune.silence import readers
+from fxprune.silence import divisions, readers
 
 #: (the evidence that must all be there, the role): the first row that fits says how an axis is used
 ROLES: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"choice", "channels"}), "channels"),
+    (frozenset({"choice"}), "experts"),
     (frozenset({"heads"}), "heads"),
     (frozenset({"qk"}), "qk"),
     (frozenset({"v"}), "v"),
@@ -57,7 +62,8 @@ class Member:
 class Axis:
     """A dimension that can shrink: all its members lose the same indices together.
 
-    `exact` says that removal equals zeroing the `readers` (parameters that read the axis); where it is False, `why_inexact` says why.
+    `exact` says that removal equals zeroing the `readers` (parameters that read the axis), and, at the nodes `choices`, that its
+    units are never chosen; where it is False, `why_inexact` says why. At least `least` units must stay (a router's top k).
     """
 
     name: str
@@ -68,6 +74,8 @@ class Axis:
     members: tuple[Member, ...]
     readers: tuple[str, ...]
     leaf: Dim = field(repr=False, compare=False)
+    choices: tuple[str, ...] = ()
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,23 @@ class Analysis:
         text = "\n".join(f"{axis.name} {axis.size}" for axis in sorted(self.axes, key=lambda axis: axis.name))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The layers and residual branches that can be bypassed, then repeated modules that can't, with the reason."""
+        roles = [(a.role, frozenset(m.name for m in a.members if m.learned)) for a in self.axes]
+        return regions(self.program, self.flow, roles)
+
+    def region(self, name: str) -> Region:
+        """The region of this name; SelectionError with the nearest names where there is none, or with why it can't go."""
+        found = {region.name: region for region in reversed(self.regions)}.get(name)
+        if found is not None and not found.why:
+            return found
+        if found is not None:
+            raise SelectionError(f"region {name} can't go: {found.why}")
+        near = difflib.get_close_matches(name, [region.name for region in self.regions], n=3, cutoff=0.4)
+        known = f"nearest: {', '.join(near)}" if near else f"the program has {len(self.regions)} regions"
+        raise SelectionError(f"no region {name!r} in this program; {known}")
+
     def within(self, name: str) -> tuple[str, ...]:
         """The axes for whose units this one may keep different indices (each head its own); empty where nothing may differ."""
         outer, _ = outer_atoms(self.flow, self.axis(name).leaf)
@@ -126,9 +151,12 @@ def analyze(program: Program) -> Analysis:
     roles = _roles(flow)
     chosen = {leaf: _role(roles.get(leaf, set())) for leaf in free}
     called = axis_names(chosen, places, program.labels, parameters)
-    notes = _inexact(flow)
+    short = {leaf: full.rpartition(".")[2] for leaf, full in called.items()}
+    facts = _Facts(flow)
     axes = tuple(
-        _axis(program, flow, leaf, (called[leaf], chosen[leaf]), (places[leaf], called, notes))
+        _axis(
+            flow, leaf, (called[leaf], chosen[leaf], _members(leaf, places[leaf], short, parameters)), facts
+        )
         for leaf in free
     )
     whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and algebra.is_pinned(leaf)]
@@ -146,6 +174,10 @@ def _places(program: Program, flow: Flow) -> dict[Dim, Places]:
             for leaf in dict.fromkeys(leaves(dim)):
                 places.setdefault(leaf, []).append((str(node.target), place, dim))
     return {leaf: list(dict.fromkeys(found)) for leaf, found in places.items()}
+
+
+def _members(leaf: Dim, places: Places, short: dict[Dim, str], parameters: set[str]) -> tuple[Member, ...]:
+    return tuple(Member(n, d, algebra.text(dim, short), n in parameters, dim, leaf) for n, d, dim in places)
 
 
 def _is_learned(program: Program, name: str) -> bool:
@@ -173,21 +205,46 @@ def _inexact(flow: Flow) -> dict[Dim, str]:
     return notes
 
 
-def _axis(
-    program: Program,
-    flow: Flow,
-    leaf: Dim,
-    name_role: tuple[str, str],
-    facts: tuple[Places, Mapping[Dim, str], Mapping[Dim, str]],
-) -> Axis:
-    (name, role), (places, names, notes) = name_role, facts
-    zeros, why = readers(flow, leaf)
-    why = notes.get(leaf, "") or why
-    short = {other: full.rpartition(".")[2] for other, full in names.items()}
-    members = tuple(
-        Member(n, d, algebra.text(dim, short), _is_learned(program, n), dim, leaf) for n, d, dim in places
-    )
-    return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf)
+T = TypeVar("T")
+
+
+def _by_leaf(facts: Iterable[T], dim: Callable[[T], Dim]) -> dict[Dim, list[T]]:
+    """Facts by the atoms that their dims carry."""
+    found: dict[Dim, list[T]] = {}
+    for fact in facts:
+        for leaf in dict.fromkeys(leaves(dim(fact))):
+            found.setdefault(leaf, []).append(fact)
+    return found
+
+
+class _Facts:
+    """What rules said, by atom: for each axis only what concerns it."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.contractions = _by_leaf(flow.contractions, lambda fact: fact.dim)
+        self.divisions: dict[Dim, list[tuple[fx.Node, fx.Node]]] = {}
+        for node, by in divisions(flow):
+            for leaf in dict.fromkeys(leaf for dim in flow.dims[by] for leaf in leaves(dim)):
+                self.divisions.setdefault(leaf, []).append((node, by))
+        self.choices = _by_leaf(flow.choices, lambda fact: fact.dim)
+        self.least = _by_leaf(flow.least, lambda fact: fact[0])
+        self.notes = _inexact(flow)
+
+
+def _axis(flow: Flow, leaf: Dim, what: tuple[str, str, tuple[Member, ...]], facts: _Facts) -> Axis:
+    name, role, members = what
+    zeros, why = readers(flow, leaf, facts.contractions.get(leaf, []), facts.divisions.get(leaf, []))
+    why = facts.notes.get(leaf, "") or why
+    choices = tuple(choice.node.name for choice in facts.choices.get(leaf, []))
+    least = max((_enough(dim, leaf, count) for dim, count, _ in facts.least.get(leaf, [])), default=1)
+    return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf, choices, least)
+
+
+def _enough(dim: Dim, leaf: Dim, least: int) -> int:
+    """How many units must stay, where all of other axes do, so that `least` positions of a dim are left."""
+    units = coordinates(dim, leaf)
+    each, others = int((units == 0).sum()), int((units < 0).sum())
+    return min(leaf.size, max(1, math.ceil((least - others) / each)))
 
 
 def _refusals(

@@ -10,12 +10,17 @@ from fxprune.analysis import Analysis, Axis
 from fxprune.dependent import outer_atoms
 from fxprune.dims import Dim
 from fxprune.errors import SelectionError
-from fxprune.masks import Rows
+from fxprune.masks import Rows, changes, new_size
+from fxprune.program import source_line
 from fxprune.selection import Selection, is_dependent
 
 
 def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tensor | Rows]:
     """The selection as booleans by atom; SelectionError where it names no axis of the program or indices out of range."""
+    if selection.removed:
+        raise SelectionError(
+            f"the selection removes {selection.removed[0]}, which is no axis: use fxprune.apply, which bypasses regions first"
+        )
     for name in selection:
         analysis.axis(name)
     if selection.model not in ("", analysis.digest):
@@ -30,7 +35,17 @@ def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tens
             masks[axis.leaf] = _rows(analysis, axis, selection)
         else:
             masks[axis.leaf] = _mask(axis, selection[name])
+    _check_choices(analysis, masks)
     return masks
+
+
+def _check_choices(analysis: Analysis, masks: dict[Dim, torch.Tensor | Rows]) -> None:
+    """As many candidates must stay as a choice takes."""
+    for dim, least, node in analysis.flow.least:
+        if changes(dim, masks) and new_size(dim, masks) < least:
+            raise SelectionError(
+                f"{node.name} = {node.target} chooses {least}, and {new_size(dim, masks)} would be left [{source_line(node)}]"
+            )
 
 
 def _check_size(axis: Axis, selection: Selection) -> None:

@@ -15,6 +15,7 @@ from fxprune.errors import RuleError
 from fxprune.program import Program, attribute
 from fxprune.rules import REFUSED, find_rule, packet_of
 from fxprune.rules.op import Flow, Op, Shape, hint, operands, shape_of
+from fxprune.rules.routing import routing
 
 
 def walk(program: Program) -> Flow:
@@ -25,6 +26,7 @@ def walk(program: Program) -> Flow:
     _mark_varying(flow, nodes)
     for node in nodes:
         _visit(program, node, flow, storages)
+    _join_candidates(flow)
     _pin_overlaps(program, flow)
     return flow
 
@@ -45,6 +47,7 @@ def replay(program: Program, order: Sequence[fx.Node]) -> Flow:
         _visit(program, node, flow, storages)
         for one, other in zip(flat_dims(before or ()), flat_dims(flow.dims.get(node, ())), strict=True):
             algebra.unify(one, other, node.name)
+    _join_candidates(flow)
     _pin_overlaps(program, flow)
     return flow
 
@@ -59,6 +62,7 @@ def _mark_varying(flow: Flow, nodes: list[fx.Node]) -> None:
     for node in nodes:
         if any(source in flow.varies for source in operands(node)) or node.op == "placeholder":
             flow.varies.add(node)
+    flow.routing = routing(nodes, flow.varies)
 
 
 def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shape]) -> None:
@@ -122,8 +126,8 @@ def _checked(node: fx.Node, result: Any) -> Any:
     """What a rule says, if it has the sizes that torch gives."""
     many = _is_many(node)
     said = tuple(tuple(d.size for d in s) for s in result) if many else tuple(d.size for d in result)
-    if said != _sizes(node.meta["val"]):
-        raise RuleError(f"it says {said}, torch says {_sizes(node.meta['val'])}")
+    if said != sizes(node.meta["val"]):
+        raise RuleError(f"it says {said}, torch says {sizes(node.meta['val'])}")
     return tuple(result)
 
 
@@ -131,10 +135,9 @@ def _is_many(node: fx.Node) -> bool:
     return isinstance(node.meta["val"], (tuple, list))
 
 
-def _sizes(value: Any) -> Any:
-    return (
-        tuple(_sizes(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
-    )
+def sizes(value: Any) -> Any:
+    """The sizes of a node's value as numbers, nested for several values."""
+    return tuple(sizes(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
 
 
 def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
@@ -142,9 +145,14 @@ def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
 
 
 def _pinned_atoms(node: fx.Node, why: str) -> Any:
-    value = node.meta.get("val")
+    return _pin_values(node.meta.get("val"), node, why)
+
+
+def _pin_values(value: Any, node: fx.Node, why: str) -> Any:
     if isinstance(value, (tuple, list)):
-        return tuple(_pin_shape(item, node, why) for item in value)
+        return tuple(
+            _pin_values(item, node, why) for item in value
+        )  # histogramdd: a tensor and a list of tensors
     return _pin_shape(value, node, why)
 
 
@@ -174,6 +182,16 @@ def _unknown(node: fx.Node, flow: Flow, why: str) -> None:
     for source in operands(node):
         _pin_value(flow, source, why, node)
     _assign(flow, node, _pinned_atoms(node, why))
+
+
+def _join_candidates(flow: Flow) -> None:
+    """Numbers that are concatenated are of one dim."""
+    for one, other, node in flow.routing.same:
+        dims = [flow.dims[each.value][each.place] for each in (one, other)]
+        if dims[0].size != dims[1].size:
+            for dim in dims:
+                algebra.pin(dim, f"{node.target} joins numbers of different dims", node.name)
+        algebra.unify(dims[0], dims[1], node.name)
 
 
 def _pin_overlaps(program: Program, flow: Flow) -> None:

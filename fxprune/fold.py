@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from fxprune.graphs import add_buffer, move_uses
 from fxprune.program import Program, attribute, copy_graph, rebuild
 from fxprune.rules.op import operands
-from fxprune.writes import is_written
+from fxprune.writes import is_idle_write, is_written
 
 aten = torch.ops.aten
 
@@ -98,8 +98,11 @@ def remove_dead(graph: fx.GraphModule) -> int:
     FX's own dead-code elimination keeps dropout and attention, which it takes for impure; here only writes and assertions are.
     """
     gone = 0
-    for node in reversed(list(graph.graph.nodes)):
-        if not node.users and node.op not in ("placeholder", "output") and not _has_effect(node):
+    order = {node: place for place, node in enumerate(graph.graph.nodes)}
+    for node in reversed(order):
+        if node.users or node.op in ("placeholder", "output"):
+            continue
+        if not _has_effect(node) or is_idle_write(node, order):
             graph.graph.erase_node(node)
             gone += 1
     _drop_unread(graph)

@@ -86,6 +86,7 @@ def for_onnx(exported: ExportedProgram) -> ExportedProgram:
     for node in list(graph.nodes):
         if node.target is aten.scaled_dot_product_attention.default:
             _widen_mask(graph, node)
+            _ungroup(node)
         elif node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
         elif node.target is aten.dropout.default and node.args[2] is False and node not in outputs:
@@ -182,6 +183,15 @@ def _ranges(program: Program) -> dict[Any, Any]:
         if mode is not None and mode.shape_env is not None:
             return dict(mode.shape_env.var_to_range)
     return {}
+
+
+def _ungroup(attention: fx.Node) -> None:
+    """Grouped queries of one query each, as pruning leaves them, are plain attention, and the exporter insists on saying so."""
+    if not attention.kwargs.get("enable_gqa"):
+        return
+    query, key = (node.meta["val"].shape[-3] for node in attention.args[:2] if isinstance(node, fx.Node))
+    if isinstance(query, int) and query == key:
+        attention.kwargs = {**attention.kwargs, "enable_gqa": False}
 
 
 def _widen_mask(graph: fx.Graph, attention: fx.Node) -> None:

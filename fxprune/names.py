@@ -24,7 +24,7 @@ def axis_names(
     names = {leaf: name for leaf, name in known.items() if name}
     new = [leaf for leaf in roles if leaf not in names]
     words = _words(roles, places)
-    short = {leaf: _join(_shared_path(own[leaf]), words[leaf]) for leaf in new}
+    short = {leaf: _join(shared_path(own[leaf]), words[leaf]) for leaf in new}
     taken = set(names.values())
     rivals: dict[str, list[Dim]] = {}
     for leaf in new:
@@ -71,7 +71,7 @@ def _module(parameter: str) -> str:
     return parameter.rpartition(".")[0]
 
 
-def _shared_path(parameters: list[str]) -> str:
+def shared_path(parameters: list[str]) -> str:
     """The longest module path that all parameters share."""
     paths = [_module(parameter).split(".") for parameter in parameters]
     shared: list[str] = []

@@ -17,7 +17,7 @@ from fxprune.decouple import decouple
 from fxprune.fold import fold_constants, pass_on, remove_dead
 from fxprune.graphs import call, size_of
 from fxprune.program import Program, attribute
-from fxprune.rules.op import bind
+from fxprune.rules.op import bind, hint, shape_of
 from fxprune.unstack import unstack
 from fxprune.writes import is_written, returns_alias
 
@@ -173,20 +173,36 @@ def functional(graph: fx.GraphModule) -> None:
             continue
         source = node.args[0]
         later = [user for user in source.users if order.get(user, -1) > order[node]]
-        if _keeps_type(source, node):
+        if _keeps_type(source, node) and _gives_type_of(graph, node, target):
             node.target = target
             for user in later:
                 user.replace_input_with(source, node)
 
 
+def _gives_type_of(graph: fx.GraphModule, node: fx.Node, target: Any) -> bool:
+    """Whether the functional form keeps the type that was written into (a logical operator gives booleans)."""
+    made = target(*fx.map_arg(node.args, _meta), **fx.map_arg(node.kwargs, _meta))
+    return isinstance(made, Tensor) and made.dtype == node.meta["val"].dtype
+
+
+def _meta(node: fx.Node) -> Any:
+    """A stand-in for a value, on the meta device."""
+    value, sizes = node.meta["val"], shape_of(node.meta["val"])
+    return hint(value) if sizes is None else torch.empty(sizes, dtype=value.dtype, device="meta")
+
+
 def _functional_form(node: fx.Node) -> Any:
     if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.name.endswith("_"):
         return None
+    if node.target.namespace != "aten" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
     packet = getattr(aten, node.target._schema.name.removeprefix("aten::").rstrip("_"), None)
-    found = getattr(packet, node.target._overloadname, None)
-    return (
-        found if node.args and isinstance(node.args[0], fx.Node) and node.target.namespace == "aten" else None
-    )
+    overloads = [getattr(packet, name) for name in packet.overloads()] if packet is not None else []
+    return next((found for found in overloads if _arguments(found) == _arguments(node.target)), None)
+
+
+def _arguments(target: torch._ops.OpOverload) -> list[tuple[str, str]]:
+    return [(argument.name, str(argument.type)) for argument in target._schema.arguments]
 
 
 def _is_fresh(source: fx.Node, at: int, order: dict[fx.Node, int]) -> bool:

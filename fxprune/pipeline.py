@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_type_hints
 
 from fxprune.analysis import Axis, analyze
+from fxprune.bypass import apply
 from fxprune.errors import FxpruneError, PassError, PipelineError
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.shrink import shrink
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,21 @@ class Pass:
 
     def rewrite(self, program: Program, selection: Selection) -> Program:
         """The program after this pass."""
-        return shrink(program, selection)
+        return apply(program, selection)
 
     def __str__(self) -> str:
-        shown = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        shown = [f for f in options_of(type(self)) if getattr(self, f.name) != f.default]
         options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in shown)
         return f"{self.name}({options})" if options else self.name
+
+
+def options_of(kind: type[Pass]) -> list[dataclasses.Field[Any]]:
+    """The fields that a pipeline's text can set; those marked `metadata=PYTHON` hold functions and data, and are given in Python."""
+    return [field for field in dataclasses.fields(kind) if not field.metadata.get("python")]
+
+
+PYTHON = {"python": True}
+"""Marks an option that no text can hold: `evaluate: Evaluate | None = field(default=None, metadata=PYTHON)`."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +84,14 @@ class Pipeline:
 
     def run(self, program: Program, observe: Callable[[str, int, int], None] | None = None) -> Result:
         """Run the passes; `observe(text, index, count)` is called before each. PassError says which pass failed, and why."""
-        selection, steps = Selection(), []
+        original, selection, steps = program, Selection(), []
         for index, each in enumerate(self.passes):
             if observe:
                 observe(str(each), index, len(self.passes))
             program, part, step = self._step(program, index)
             selection = selection.compose(part)
+            if part.removed:
+                selection = _of_what_is_left(original, program, selection)
             steps.append(step)
         return Result(program, selection, tuple(steps))
 
@@ -93,8 +104,17 @@ class Pipeline:
             done = ", ".join(str(p) for p in self.passes[:index])
             raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error
         counts = program.parameter_count(), after.parameter_count()
-        note = "" if len(part) or each.preserves else "found nothing to remove"
+        idle = not len(part) and not part.removed and not each.preserves
+        note = "found nothing to remove" if idle else ""
         return after, part, Step(str(each), time.perf_counter() - start, len(part), counts, note)
+
+
+def _of_what_is_left(original: Program, program: Program, selection: Selection) -> Selection:
+    """The selection without the axes of parameters that went with their regions."""
+    left = program.tensors().keys()
+    axes = [axis for axis in analyze(original).axes if axis.name in selection]
+    gone = {axis.name for axis in axes if not any(member.name in left for member in axis.members)}
+    return selection.only(set(selection) - gone)
 
 
 def planned(
@@ -134,9 +154,7 @@ def _parse_pass(text: str, item: ast.expr, table: Mapping[str, type[Pass]]) -> P
         raise _error(text, item.col_offset, f"no pass {function.id!r}{hint}; passes: {', '.join(table)}")
     options = _options(text, item, found) if isinstance(item, ast.Call) else {}
     missing = [
-        f.name
-        for f in dataclasses.fields(found)
-        if f.default is dataclasses.MISSING and f.name not in options
+        f.name for f in options_of(found) if f.default is dataclasses.MISSING and f.name not in options
     ]
     if missing:
         raise _error(
@@ -152,7 +170,7 @@ def _parse_pass(text: str, item: ast.expr, table: Mapping[str, type[Pass]]) -> P
 def _options(text: str, item: ast.Call, found: type[Pass]) -> dict[str, tuple[Any, int]]:
     """Option values with their columns."""
     hints = get_type_hints(found)
-    names = [f.name for f in dataclasses.fields(found)]
+    names = [f.name for f in options_of(found)]
     if len(item.args) > len(names):
         raise _error(
             text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+
+from fxprune.training import switchable
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -39,12 +41,15 @@ class Program:
             return self.graph(*args, **kwargs)
 
     def module(self) -> nn.Module:
-        """An independent nn.Module with the original's signature and output type; training it changes nothing else."""
+        """An independent nn.Module with the original's signature and output type; training it changes nothing else.
+
+        Its `train()` and `eval()` switch dropout and batch norm (see `fxprune.training`); parameters have their original names.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # copying torch's own trees warns of torch's own classes
-            return copy.deepcopy(self.graph)
+            return switchable(copy.deepcopy(self.graph))
 
     def replace(self, **changes: Any) -> Program:
         """This program with some fields changed."""
@@ -82,9 +87,7 @@ class Program:
 
     def named_outputs(self) -> dict[str, fx.Node]:
         """The nodes that are outputs, by readable name."""
-        spec = trees(self.graph).out_spec
-        tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-        paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+        paths = _leaf_paths(trees(self.graph).out_spec)
         names = [_path_name(path) or f"output_{i}" for i, path in enumerate(paths)]
         found = zip(names, self.outputs(), strict=True)
         return {name: node for name, node in found if isinstance(node, fx.Node)}
@@ -110,11 +113,32 @@ class Program:
         return {name: dims for name, dims in free.items() if dims}
 
 
+def _leaf_paths(spec: Any) -> Iterator[tuple[Any, ...]]:
+    """The keys that lead to each leaf; read from the tree itself, for no class can be rebuilt from anything but tensors."""
+    if spec.is_leaf():
+        yield ()
+        return
+    for key, child in zip(_keys(spec), spec.children(), strict=True):
+        yield from ((key, *path) for path in _leaf_paths(child))
+
+
+def _keys(spec: Any) -> Sequence[Any]:
+    """What a container calls its children: the keys of a mapping, the fields of a class, or their places."""
+    context = spec.context
+    if spec.type is dict:
+        return list(context)
+    fields = getattr(context, "_fields", context)  # a named tuple's context is its class
+    for names in (fields, *(fields if isinstance(fields, (list, tuple)) else ())):
+        named = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        if named and len(names) == spec.num_children:
+            return list(names)
+    return range(spec.num_children)
+
+
 def _path_name(path: tuple[Any, ...]) -> str:
-    keys = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path]
-    if not any(isinstance(key, str) for key in keys):
+    if not any(isinstance(key, str) for key in path):
         return ""
-    return ".".join(str(key) for key in keys)
+    return ".".join(str(key) for key in path)
 
 
 def flatten_inputs(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:

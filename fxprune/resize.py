@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.dims import Dim
 from fxprune.errors import VerifyError
 from fxprune.flow import flat_dims
 from fxprune.masks import Kept, changes, new_size
-from fxprune.rules.op import Flow, Path
+from fxprune.rules.op import Flow, Path, Size
 from fxprune.writes import is_written
 
 aten = torch.ops.aten
@@ -48,9 +47,9 @@ def _scaled_uses(node: fx.Node, divide: int, times: int) -> None:
 def resize(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
     """Rewrite the integer arguments that are sizes of dims that change."""
     for old, sizes in flow.sizes.items():
-        for path, dim in sizes:
-            if changes(dim, kept):
-                _set(nodes[old], path, lambda value, d=dim, n=nodes[old]: _resized(n, value, d, kept))
+        for size in sizes:
+            if changes(size.dim, kept):
+                _set(nodes[old], size.path, lambda value, s=size, n=nodes[old]: _resized(n, value, s, kept))
 
 
 def loosen_views(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
@@ -65,8 +64,10 @@ def loosen_views(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> No
             new.target = aten.reshape.default
 
 
-def _resized(node: fx.Node, value: Any, dim: Dim, kept: Kept) -> Any:
-    size = new_size(dim, kept)
+def _resized(node: fx.Node, value: Any, said: Size, kept: Kept) -> Any:
+    dim, size = said.dim, new_size(said.dim, kept)
+    if said.offset and value == dim.size + said.offset:
+        return type(value)(size + said.offset)
     if isinstance(value, fx.Node):
         return _scaled(node, value, dim.size, size)
     if isinstance(value, int) and abs(value) == dim.size:

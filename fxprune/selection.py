@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from fxprune.errors import ExportError, SelectionError
+from fxprune.errors import SelectionError
+from fxprune.text import parse, read, write
 
 FORMAT = "fxprune.selection/1"
 
@@ -23,13 +23,15 @@ class Selection:
 
     An axis may keep other indices for each unit of another axis (each head its own): then it has a list of lists, one for each unit of the
     axis that `within` names, all of one length. `sizes` (optional) are the axes' sizes before, `model` (optional) the digest of the
-    analysis that it was made for: with them, a selection for another model is refused.
+    analysis that it was made for: with them, a selection for another model is refused. `removed` are regions (layers, branches) that are
+    bypassed first; the axes are those of what is left.
     """
 
     axes: Mapping[str, Indices] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     within: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
+    removed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checked = {name: _checked(name, kept) for name, kept in self.axes.items()}
@@ -63,7 +65,10 @@ class Selection:
     def only(self, names: set[str]) -> Selection:
         """The part of the selection that speaks of these axes."""
         return Selection(
-            {name: kept for name, kept in self.axes.items() if name in names}, self.sizes, self.within
+            {name: kept for name, kept in self.axes.items() if name in names},
+            self.sizes,
+            self.within,
+            removed=self.removed,
         )
 
     def compose(self, later: Selection) -> Selection:
@@ -72,7 +77,8 @@ class Selection:
         sizes, within = {**later.sizes, **self.sizes}, {**later.within, **self.within}
         for name in later:
             axes[name] = self._after(name, later)
-        return Selection(axes, sizes, within, self.model or later.model)
+        model = "" if later.removed and self.axes else self.model or later.model
+        return Selection(axes, sizes, within, model, (*self.removed, *later.removed))
 
     def _after(self, name: str, later: Selection) -> Indices:
         """What an axis keeps after both."""
@@ -106,44 +112,25 @@ class Selection:
     def to_json(self) -> str:
         """The same selection always gives the same text."""
         data: dict[str, Any] = {"format": FORMAT, "axes": self.axes, "sizes": self.sizes}
-        data |= {key: value for key, value in (("within", self.within), ("model", self.model)) if value}
+        more = (("within", self.within), ("model", self.model), ("removed", self.removed))
+        data |= {key: value for key, value in more if value}
         return json.dumps(data, indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Selection:
         """A selection from its JSON text; SelectionError where it is none."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SelectionError(f"this is no selection: not JSON ({error})") from None
-        if (
-            not isinstance(data, dict)
-            or data.get("format") != FORMAT
-            or not isinstance(data.get("axes"), dict)
-        ):
-            raise SelectionError(
-                f'this is no selection: expected a JSON object with "format": "{FORMAT}" and "axes"'
-            )
-        return Selection(
-            data["axes"], data.get("sizes") or {}, data.get("within") or {}, data.get("model") or ""
-        )
+        data = parse(text, (FORMAT, "axes", dict), "selection", SelectionError)
+        extra = (data.get("sizes") or {}, data.get("within") or {}, data.get("model") or "")
+        return Selection(data["axes"], *extra, tuple(data.get("removed") or ()))
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the JSON; a file that exists stays unless `overwrite`."""
-        target = Path(path)
-        if target.exists() and not overwrite:
-            raise ExportError(f"{target} exists; pass overwrite=True to replace it")
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.write_text(self.to_json(), encoding="utf-8")
-        draft.replace(target)
+        write(path, self.to_json(), overwrite)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Selection:
         """Read a selection from its JSON file."""
-        try:
-            return Selection.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SelectionError(f"can't read the selection {path}: {error}") from None
+        return Selection.from_json(read(path, "selection", SelectionError))
 
 
 def is_dependent(kept: Indices | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from fxprune.analysis import Analysis, analyze
@@ -11,7 +12,7 @@ from fxprune.dims import Dim
 from fxprune.errors import SelectionError
 from fxprune.fit import kept_masks
 from fxprune.flow import identity
-from fxprune.masks import Kept, changes, cut, kept_size, new_size, zero
+from fxprune.masks import Kept, changes, cut, keep_mask, kept_size, new_size, zero
 from fxprune.names import Label, counted
 from fxprune.program import Program, attribute, copy_graph, rebuild
 from fxprune.propagate import propagate
@@ -40,14 +41,14 @@ def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
     freeze_sizes(analysis.flow, nodes, kept)
     resize(analysis.flow, nodes, kept)
     loosen_views(analysis.flow, nodes, kept)
-    slim = rebuild(program, graph, tensors).replace(labels=_labels(analysis, kept))
+    slim = rebuild(program, graph, tensors).replace(labels=labels(analysis, kept))
     flow_dims = analysis.flow.dims
     propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in nodes.items() if old in flow_dims})
     return slim
 
 
 def zeroed(program: Program, selection: Selection) -> Program:
-    """The oracle: the same graph and sizes, with the readers of every removed unit set to zero.
+    """The oracle: the same graph and sizes, with the readers of every removed unit set to zero, and removed candidates never chosen.
 
     For exact axes the result equals that of `shrink`. SelectionError names inexact axes: for them no zeros of weights say what
     removal does.
@@ -60,13 +61,31 @@ def zeroed(program: Program, selection: Selection) -> Program:
         raise SelectionError(
             f"no zeros equal removal on {', '.join(inexact)} ({why}); leave inexact axes out of the claim"
         )
-    graph, _ = _copy(program)
+    graph, nodes = _copy(program)
     zeros: dict[str, list[str]] = {}
     for name in selection:
         for reader in analysis.axis(name).readers:
             zeros.setdefault(reader, []).append(name)
     tensors = {reader: _zeroed(program, analysis, reader, names, kept) for reader, names in zeros.items()}
-    return rebuild(program, graph, _with_ties(program, tensors))
+    return rebuild(program, graph, _with_ties(program, tensors) | _masked(analysis, nodes, kept))
+
+
+def _masked(analysis: Analysis, nodes: dict[fx.Node, fx.Node], kept: Kept) -> dict[str, Tensor]:
+    """Put the value that never wins at removed candidates before every choice among them; the masks, by the names that they got."""
+    masks: dict[str, Tensor] = {}
+    for choice in analysis.flow.choices:
+        if changes(choice.dim, kept):
+            node, name = nodes[choice.node], f"_never_{choice.node.name}"
+            value: fx.Node = node.args[0]  # type: ignore[assignment]
+            behind = value.meta["val"].dim() - 1 - choice.place
+            masks[name] = ~keep_mask(choice.dim, kept).reshape(-1, *(1,) * behind)
+            with node.graph.inserting_before(node):
+                mask = node.graph.get_attr(name)
+                filled = node.graph.call_function(
+                    torch.ops.aten.masked_fill.Scalar, (value, mask, choice.loser)
+                )
+            node.args = (filled, *node.args[1:])
+    return masks
 
 
 def _copy(program: Program) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
@@ -107,14 +126,14 @@ def _promised(dims: Any, kept: Kept) -> Any:
     return tuple(new_size(d, kept) if isinstance(d, Dim) else _promised(d, kept) for d in dims or ())
 
 
-def _labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
+def labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
     """The names of axes by where they stand in the shrunk program's tensors, so that a later analysis finds them again."""
     names = {axis.leaf: axis.name for axis in analysis.axes}
     sizes = {leaf: kept_size(part) for leaf, part in kept.items()}
-    labels: dict[Label, str] = {}
+    found: dict[Label, str] = {}
     for axis in analysis.axes:
         for member in axis.members:
             for ordinal, leaf in enumerate(counted(member.carrier, sizes)):
                 if leaf in names:
-                    labels[(member.name, member.dim, ordinal)] = names[leaf]
-    return labels
+                    found[(member.name, member.dim, ordinal)] = names[leaf]
+    return found

@@ -7,7 +7,7 @@ that operand zero at the removed indices, or None where no zeros of weights can 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import fx
 from fxprune.dims import Dim, find, leaves
 from fxprune.flow import flat_dims
 from fxprune.rules import find_rule, packet_of
-from fxprune.rules.op import Flow, bind, operands
+from fxprune.rules.op import Contraction, Flow, bind, operands
 from fxprune.writes import is_written
 
 aten = torch.ops.aten
@@ -27,18 +27,20 @@ Zeros = frozenset[str]
 class Silence:
     """Answers for one axis of one program."""
 
-    def __init__(self, flow: Flow, leaf: Dim) -> None:
+    def __init__(self, flow: Flow, leaf: Dim, contractions: Iterable[Contraction]) -> None:
         self.flow = flow
         self.leaf = find(leaf)
+        self.sums = {contraction.node for contraction in contractions}
         self.known: dict[fx.Node, Zeros | None] = {}
 
     def count(self, node: Any) -> int:
         """At how many places of a value the axis lies (of several results: the one with most)."""
         shape = self.flow.dims.get(node, ()) if isinstance(node, fx.Node) else ()
         shapes = [shape] if all(isinstance(dim, Dim) for dim in shape) else shape
-        return max((self._count(flat_dims(one)) for one in shapes), default=0)
+        return max((self.count_in(flat_dims(one)) for one in shapes), default=0)
 
-    def _count(self, dims: Iterable[Dim]) -> int:
+    def count_in(self, dims: Iterable[Dim]) -> int:
+        """How often the axis occurs among dims."""
         return sum(leaf is self.leaf for dim in dims for leaf in leaves(dim))
 
     def carries(self, node: Any) -> bool:
@@ -47,7 +49,7 @@ class Silence:
 
     def contracts(self, node: fx.Node) -> bool:
         """Whether a node sums over the axis."""
-        return any(c.node is node and self._count([c.dim]) for c in self.flow.contractions)
+        return node in self.sums
 
     def of(self, node: Any) -> Zeros | None:
         """The parameters that silence a value, or None."""
@@ -129,11 +131,7 @@ def _plus(s: Silence, node: fx.Node) -> Zeros | None:
 
 def _first(s: Silence, node: fx.Node) -> Zeros | None:
     first, *rest = list(operands(node))
-    return (
-        None
-        if any(s.carries(other) and other is not first for other in rest)
-        else s.everywhere([first], node)
-    )
+    return None if any(s.carries(other) for other in rest) else s.everywhere([first], node)
 
 
 def _affine(s: Silence, node: fx.Node) -> Zeros | None:
@@ -193,6 +191,30 @@ def _addmm(first: str, second: str) -> Callable[[Silence, fx.Node], Zeros | None
     return law
 
 
+def _softmax(s: Silence, node: fx.Node) -> Zeros | None:
+    """Removed candidates of a choice are masked, so their share is zero; they must be all that the axis is in this value."""
+    masked = [c for c in s.flow.choices if c.node is node and s.count_in([c.dim]) == s.count(node) == 1]
+    return frozenset() if masked else None
+
+
+def _marked(s: Silence, node: fx.Node) -> Zeros | None:
+    """Nobody chose a removed unit: its bin is empty, its column of a one-hot zero."""
+    return frozenset() if not any(s.carries(source) for source in operands(node)) else None
+
+
+def _scatter(s: Silence, node: fx.Node) -> Zeros | None:
+    """What is not written stays; what is written must be zero where the axis is among what is written."""
+    bound = bind(node)
+    base, index, source = (bound[name].value if name in bound else None for name in ("self", "index", "src"))
+    if not s.carries(index):
+        return s.everywhere([base], node)
+    return s.everywhere([base, source], node) if isinstance(source, fx.Node) else None
+
+
+def _cumsum(s: Silence, node: fx.Node) -> Zeros | None:
+    return None if s.contracts(node) else _keep(s, node)
+
+
 def _by_value(s: Silence, node: fx.Node) -> Zeros | None:
     found = VALUE.get(packet_of(node.target))
     return found(s, node) if found else None
@@ -215,6 +237,12 @@ LAWS: dict[str, Callable[[Silence, fx.Node], Zeros | None]] = {
 }
 
 VALUE: dict[Any, Callable[[Silence, fx.Node], Zeros | None]] = {
+    aten.softmax: _softmax,
+    aten._softmax: _softmax,
+    aten.one_hot: _marked,
+    aten.histc: _marked,
+    aten.scatter: _scatter,
+    aten.cumsum: _cumsum,
     aten.pow: _pow,
     aten.square: _keep,
     aten.masked_fill: _fill,
@@ -226,22 +254,65 @@ VALUE: dict[Any, Callable[[Silence, fx.Node], Zeros | None]] = {
     aten.clamp_max: _bounds("-", "max"),
     aten.hardtanh: _bounds("min_val", "max_val"),
     aten.addmm: _addmm("mat1", "mat2"),
+    aten.addmv: _addmm("mat", "vec"),
+    aten.addbmm: _addmm("batch1", "batch2"),
     aten.baddbmm: _addmm("batch1", "batch2"),
     aten.scaled_dot_product_attention: lambda s, node: s.everywhere([bind(node)["value"].value], node),
 }
 
 
-def readers(flow: Flow, leaf: Dim) -> tuple[Zeros, str]:
-    """(the parameters to zero so that every contraction over the axis is silent, why that is impossible or "")."""
-    silence = Silence(flow, leaf)
+#: operators that divide (or take a logarithm) by an argument: at zero they give what no zero silences
+_DIVIDE_BY: dict[Any, str] = {
+    aten.div: "other",
+    aten.div_: "other",
+    aten.true_divide: "other",
+    aten.divide: "other",
+    aten.remainder: "other",
+    aten.fmod: "other",
+    aten.floor_divide: "other",
+    aten.addcdiv: "tensor2",
+    aten.reciprocal: "self",
+    aten.rsqrt: "self",
+    aten.log: "self",
+    aten.log2: "self",
+    aten.log10: "self",
+}
+
+
+def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
+    """(node, what it divides by), in graph order."""
+    found = []
+    for node in flow.dims:
+        packet = packet_of(node.target)
+        if packet is aten.pow:
+            bound = bind(node)
+            exponent, base = bound["exponent"].value, bound["self"].value
+            by = base if isinstance(exponent, (int, float)) and exponent < 0 else None
+        else:
+            named = bind(node).get(_DIVIDE_BY.get(packet, ""))
+            by = named.value if named else None
+        found += [(node, by)] if isinstance(by, fx.Node) and by in flow.dims else []
+    return found
+
+
+def readers(
+    flow: Flow, leaf: Dim, contractions: Sequence[Contraction], divided: Sequence[tuple[fx.Node, fx.Node]]
+) -> tuple[Zeros, str]:
+    """(the parameters to zero so that the contractions over the axis are silent, why that is impossible or "").
+
+    `divided` are the divisions by values that carry the axis: zeros that reach one of them make it infinite, and nothing silences that.
+    """
+    silence = Silence(flow, leaf, contractions)
     zeros: Zeros = frozenset()
     why = ""
-    for contraction in flow.contractions:
-        if not any(one is silence.leaf for one in leaves(contraction.dim)):
-            continue
+    for contraction in contractions:
         found = silence.any(contraction.operands)
         zeros |= found or frozenset()
         why = why or (
             "" if found is not None else f"no zeros of weights silence it at {contraction.node.name}"
         )
+    for node, by in divided:
+        reached = silence.of(by)
+        if reached is not None and reached <= zeros:
+            why = why or f"zeros of its weights would divide by zero at {node.name}"
     return zeros, why

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis, analyze
+from fxprune.bypass import bypass
 from fxprune.dims import Dim
 from fxprune.errors import VerifyError
 from fxprune.fit import kept_masks
@@ -41,9 +42,11 @@ class Verdict:
 def verify(program: Program, slim: Program, selection: Selection) -> Verdict:
     """Prove a shrunk program against the zeroed original; VerifyError names the first node that differs in shape or value.
 
-    Inexact axes are no part of the claim: with them, equality is shown for the exact part of the selection, and `slim` must be what
-    `shrink` gives for the whole of it.
+    Regions that the selection removes are bypassed in the original too: that is what their removal means. Inexact axes are no part of
+    the claim: with them, equality is shown for the exact part of the selection, and `slim` must be what `shrink` gives for the whole.
     """
+    before = run(program)
+    program, selection = bypass(program, selection.removed), replace(selection, removed=())
     analysis = analyze(program)
     exact = tuple(name for name in selection if analysis.axis(name).exact)
     inexact = tuple(name for name in selection if not analysis.axis(name).exact)
@@ -59,7 +62,7 @@ def verify(program: Program, slim: Program, selection: Selection) -> Verdict:
         bar,
         exact,
         inexact,
-        difference(got or [], _shrunk_outputs(analysis, run(program), selection)),
+        difference(got or [], _shrunk_outputs(analysis, before, selection)),
     )
 
 

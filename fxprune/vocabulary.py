@@ -6,7 +6,7 @@ It is exact for inputs made of kept tokens: slim(new ids) == original(ids)[..., 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ from torch.utils import _pytree as pytree
 
 from fxprune.analysis import analyze
 from fxprune.dims import Dim, find, leaves
-from fxprune.errors import RefusedError
+from fxprune.errors import RefusedError, VerifyError
+from fxprune.masks import cut
 from fxprune.program import Program, source_line
 from fxprune.rules.op import Flow, bind
 from fxprune.shrink import shrink_atoms
+from fxprune.tokens import TokenIds
+from fxprune.verify import BARS, difference, run
 
 aten = torch.ops.aten
 
@@ -34,19 +37,13 @@ _NEUTRAL = (aten.sym_size.int,)
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """A program that speaks fewer tokens; `ids` are the old ids in the order of the new ones."""
+class Vocabulary(TokenIds):
+    """A program that speaks fewer tokens, with the map of their ids.
+
+    `save` writes the map (not the program), and `load` gives it back: what `translate` and `restore` need beside a model file.
+    """
 
     program: Program
-    ids: tuple[int, ...]
-
-    def translate(self, old: Tensor) -> Tensor:
-        """New ids for old ones; ValueError where one was not kept."""
-        table = {one: new for new, one in enumerate(self.ids)}
-        missing = sorted({int(i) for i in old.flatten()} - table.keys())
-        if missing:
-            raise ValueError(f"token {missing[0]} was not kept")
-        return torch.tensor([table[int(i)] for i in old.flatten()], dtype=old.dtype).reshape(old.shape)
 
 
 def keep_tokens(
@@ -56,17 +53,16 @@ def keep_tokens(
 
     A head that is tied to the table shrinks with it; for one that is not, `outputs` names the outputs whose last dimension counts tokens.
     RefusedError where the ids that the table reads are used for anything else (compared with a padding id, say), or where rows of
-    the table mean something to another operator.
+    the table mean something to another operator. `verify_tokens` proves the result.
     """
     analysis = analyze(program)
     kept = sorted(set(ids))
-    found = {
-        name: lookups for name, lookups in _tables(analysis.flow, program).items() if table in (None, name)
-    }
+    tables = _tables(analysis.flow, program)
+    found = {name: lookups for name, lookups in tables.items() if table in (None, name)}
     if len(found) != 1:
-        known = ", ".join(found) or "none"
         raise RefusedError(
-            f"which table holds the tokens? Embeddings that read an input: {known}; pass table=…"
+            f"which table holds the tokens? Embeddings that read an input: {', '.join(tables) or 'none'}; pass one of them as "
+            "table=… (tied weights go by one of their names)"
         )
     name, lookups = next(iter(found.items()))
     leaf = _row_atom(analysis.flow, lookups[0])
@@ -78,8 +74,57 @@ def keep_tokens(
     heads = [_head_atom(analysis.flow, program, output, leaf) for output in outputs]
     slim = shrink_atoms(analysis, dict.fromkeys([leaf, *heads], mask))
     _move_padding(slim.graph, [node.name for node in lookups], kept)
-    inputs = {_source(node).name for node in lookups}
-    return Vocabulary(_with_new_ids(slim, inputs, kept), tuple(kept))
+    inputs = tuple(dict.fromkeys(_source(node).name for node in lookups))
+    counting = tuple(_counting(analysis.flow, program, {leaf, *heads}))
+    return Vocabulary(tuple(kept), name, leaf.size, inputs, counting, _with_new_ids(slim, set(inputs), kept))
+
+
+def verify_tokens(program: Program, vocabulary: Vocabulary) -> float:
+    """Prove slim(new ids) == original(old ids)[..., kept] on ids drawn from the kept ones, all other inputs being the examples.
+
+    The largest relative difference; VerifyError where it is more than rounding explains.
+    """
+    analysis = analyze(program)
+    old = {name: _drawn(value, vocabulary.ids) for name, value in _given(program, vocabulary.inputs).items()}
+    new = {name: vocabulary.translate(value) for name, value in old.items()}
+    got = run(_with_inputs(vocabulary.program, new))
+    wanted = _kept_positions(analysis.flow, program, vocabulary, run(_with_inputs(program, old)))
+    bar = max((BARS.get(value.dtype, 0.0) for value in wanted), default=0.0)
+    relative = difference(got, wanted)
+    if not relative <= bar:
+        raise VerifyError(
+            f"with {len(vocabulary.ids)} of {vocabulary.size} tokens the outputs differ by {relative:.3g} (allowed {bar:.0e})"
+        )
+    return relative
+
+
+def _drawn(value: Tensor, ids: tuple[int, ...]) -> Tensor:
+    places = torch.randint(0, len(ids), value.shape, generator=torch.Generator().manual_seed(0))
+    return torch.tensor(ids, dtype=value.dtype)[places]
+
+
+def _kept_positions(
+    flow: Flow, program: Program, tokens: TokenIds, outputs: Sequence[Tensor]
+) -> list[Tensor]:
+    """The outputs, those that count tokens cut to the kept ones."""
+    nodes = program.named_outputs()
+    atoms = {find(flow.dims[nodes[name]][-1]) for name in tokens.outputs}
+    atoms.add(_table_atom(flow, tokens.table))
+    mask = torch.zeros(tokens.size, dtype=torch.bool)
+    mask[list(tokens.ids)] = True
+    kept = {atom: mask for atom in atoms if atom.size == tokens.size}
+    return [cut(value, flow.dims[node], kept) for node, value in zip(nodes.values(), outputs, strict=True)]
+
+
+def _table_atom(flow: Flow, table: str) -> Dim:
+    return next(find(dims[0]) for node, dims in flow.dims.items() if node.target == table)
+
+
+def _counting(flow: Flow, program: Program, atoms: set[Dim]) -> Iterator[str]:
+    """The outputs along which one of these atoms runs."""
+    for name, node in program.named_outputs().items():
+        if any(leaf in atoms for dim in flow.dims.get(node, ()) for leaf in leaves(dim)):
+            yield name
 
 
 def _tables(flow: Flow, program: Program) -> dict[str, list[fx.Node]]:
@@ -158,18 +203,27 @@ def _with_new_ids(slim: Program, names: set[str], kept: list[int]) -> Program:
     """Example inputs in new ids; what was not kept becomes token 0."""
     table = {old: new for new, old in enumerate(kept)}
 
-    def translate(name: str, value: Any) -> Any:
-        if name not in names or not isinstance(value, Tensor):
-            return value
-        return torch.tensor([table.get(int(i), 0) for i in value.flatten()], dtype=value.dtype).reshape(
-            value.shape
-        )
+    def translate(value: Tensor) -> Tensor:
+        new = torch.tensor([table.get(int(i), 0) for i in value.flatten()], dtype=value.dtype)
+        return new.reshape(value.shape)
 
-    order = [node.name for node in slim.placeholders()]
-    flat = [translate(name, value) for name, value in zip(order, slim.flat_inputs(), strict=True)]
-    _, tree = pytree.tree_flatten((tuple(slim.args), dict(slim.kwargs)), is_leaf=lambda x: x is None)
-    args, kwargs = pytree.tree_unflatten(_in_given_order(slim, flat), tree)
-    return slim.replace(args=args, kwargs=kwargs)
+    return _with_inputs(slim, {name: translate(value) for name, value in _given(slim, tuple(names)).items()})
+
+
+def _given(program: Program, names: Sequence[str]) -> dict[str, Tensor]:
+    """The example inputs of these names."""
+    order = [node.name for node in program.placeholders()]
+    pairs = zip(order, program.flat_inputs(), strict=True)
+    return {name: value for name, value in pairs if name in names and isinstance(value, Tensor)}
+
+
+def _with_inputs(program: Program, values: Mapping[str, Tensor]) -> Program:
+    """The program with other example inputs, by name."""
+    order = [node.name for node in program.placeholders()]
+    flat = [values.get(name, value) for name, value in zip(order, program.flat_inputs(), strict=True)]
+    _, tree = pytree.tree_flatten((tuple(program.args), dict(program.kwargs)), is_leaf=lambda x: x is None)
+    args, kwargs = pytree.tree_unflatten(_in_given_order(program, flat), tree)
+    return program.replace(args=args, kwargs=kwargs)
 
 
 def _in_given_order(slim: Program, flat: Sequence[Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 
 import torch
 from torch import fx
@@ -51,6 +52,22 @@ def is_written(node: fx.Node) -> bool:
         writes(user, node) or (returns_alias(user) and not _is_mutable(user) and is_written(user))
         for user in node.users
     )
+
+
+def is_idle_write(node: fx.Node, order: Mapping[fx.Node, int]) -> bool:
+    """Whether a write is into memory that the graph made itself and that nothing reads after it; `order` is the nodes' place."""
+    shared: set[fx.Node] = set()
+    waiting = [source for source in node.all_input_nodes if writes(node, source)]
+    while waiting:
+        value = waiting.pop()
+        if value in shared:
+            continue
+        shared.add(value)
+        waiting += value.all_input_nodes if returns_alias(value) else []
+        waiting += [user for user in value.users if returns_alias(user)]
+    shared.discard(node)
+    made_here = bool(shared) and all(value.op == "call_function" for value in shared)
+    return made_here and not any(order[user] > order[node] for value in shared for user in value.users)
 
 
 def _is_mutable(node: fx.Node) -> bool:

@@ -6,13 +6,15 @@ from importlib.metadata import entry_points
 
 from fxprune.errors import PipelineError
 from fxprune.passes.channels import Channels
+from fxprune.passes.experts import Experts
 from fxprune.passes.ffn import Ffn
 from fxprune.passes.fold import Fold
 from fxprune.passes.heads import Heads
 from fxprune.passes.hidden import Hidden
+from fxprune.passes.layers import Layers
 from fxprune.pipeline import Pass, Pipeline, parse_pipeline
 
-PASSES: tuple[type[Pass], ...] = (Heads, Ffn, Channels, Hidden, Fold)
+PASSES: tuple[type[Pass], ...] = (Heads, Ffn, Experts, Channels, Hidden, Layers, Fold)
 
 
 def table() -> dict[str, type[Pass]]:
@@ -33,4 +35,4 @@ def pipeline(text: str) -> Pipeline:
     return parse_pipeline(text, table())
 
 
-__all__ = ["PASSES", "Channels", "Ffn", "Fold", "Heads", "Hidden", "pipeline", "table"]
+__all__ = ["PASSES", "Channels", "Experts", "Ffn", "Fold", "Heads", "Hidden", "Layers", "pipeline", "table"]

@@ -39,4 +39,4 @@ class Fraction(Pass):
 
     def keep(self, program: Program, axis: Axis) -> Iterable[int]:
         worth = SCORES[self.score].function(program, axis)
-        return keep_best(worth, kept_count(axis.size, self.ratio, self.multiple_of))
+        return keep_best(worth, max(axis.least, kept_count(axis.size, self.ratio, self.multiple_of)))

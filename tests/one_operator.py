@@ -5,6 +5,7 @@ The dims of the result stay free here (a program's own analysis pins its outputs
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from fxprune import flow as flow_module
@@ -23,8 +25,11 @@ from fxprune.fit import kept_masks
 from fxprune.masks import keep_mask
 from fxprune.program import Program
 from fxprune.rules.op import Flow
+from fxprune.rules.registry import packet_of
 from fxprune.selection import Selection
 from fxprune.shrink import shrink, zeroed
+
+aten = torch.ops.aten
 
 
 class OneOperator(nn.Module):
@@ -57,6 +62,7 @@ def free_outputs() -> Iterator[None]:
     def walk(program: Program) -> Flow:
         found = Flow()
         storages: dict[Any, Any] = {}
+        flow_module._mark_varying(found, list(program.graph.graph.nodes))
         for node in program.graph.graph.nodes:
             if node.op != "output":
                 flow_module._visit(program, node, found, storages)
@@ -69,17 +75,22 @@ def free_outputs() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one check: how many axes were cut, and the largest relative difference."""
+    """What came of one check: how many axes were cut, the largest relative difference, and the operators of the program."""
 
     axes: int
     exact: int
     relative: float
     unknown: tuple[str, ...] = ()
+    operators: frozenset[Any] = frozenset()
 
 
 def check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
     """Cut every exact axis at a subset of its indices, and compare with the cut result of the zeroed original."""
-    program = capture(OneOperator(function, args, kwargs))
+    return check_program(capture(OneOperator(function, args, kwargs)))
+
+
+def check_program(program: Program) -> Verdict:
+    """Check a program that was captured or made by hand."""
     with free_outputs():
         analysis = analyze(program)
         exact = [axis for axis in analysis.axes if axis.exact]
@@ -87,7 +98,55 @@ def check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
             worst = (
                 max(_difference(program, analysis, _some(exact, phase)) for phase in (0, 1)) if exact else 0.0
             )
-    return Verdict(len(analysis.axes), len(exact), worst, tuple(sorted(analysis.flow.unknown.values())))
+        if len(exact) < len(analysis.axes):
+            shrink(program, _some(analysis.axes, 0))()  # no claim about values, but it must run
+    called = frozenset(packet_of(n.target) for n in program.graph.graph.nodes if n.op == "call_function")
+    return Verdict(
+        len(analysis.axes), len(exact), worst, tuple(sorted(analysis.flow.unknown.values())), called
+    )
+
+
+def by_hand(target: Any, *args: Any, cast: bool = False, **kwargs: Any) -> Program:
+    """A program that calls this very operator, for one that torch.export would take apart; what it writes is written into a copy.
+
+    With `cast`, integers and booleans come from parameters that are cast, so that their dims are axes.
+    """
+    holder, graph = OneOperator(target, args, kwargs), fx.Graph()
+    with torch.no_grad():
+        leaves = [_leaf(graph, holder, place, cast) for place in range(len(holder.leaves))]
+        if target._schema.is_mutable:
+            leaves[0] = _called(graph, aten.clone.default, leaves[0])
+        own_args, own_kwargs = pytree.tree_unflatten(leaves, holder.spec)
+        result = _called(graph, target, *own_args, **own_kwargs)
+        value = result.meta["val"]
+        parts = value if isinstance(value, (tuple, list)) else None
+        out = [_called(graph, operator.getitem, result, i) for i in range(len(parts))] if parts else [result]
+    graph.output(tuple(out))
+    spec = pytree.tree_structure(((), {}))
+    info = _PyTreeInfo([], spec, pytree.tree_structure(tuple(0 for _ in out)))
+    graph.set_codegen(_PyTreeCodeGen(info))
+    return Program(fx.GraphModule(holder, graph))
+
+
+def _leaf(graph: fx.Graph, holder: OneOperator, place: int, cast: bool) -> Any:
+    leaf = holder.leaves[place]
+    if not isinstance(leaf, Tensor):
+        return leaf
+    plain = leaf.is_floating_point() or leaf.is_complex() or not cast
+    if not plain:
+        delattr(holder, f"t{place}")
+        holder.register_parameter(f"t{place}", nn.Parameter(leaf.double()))
+    node = graph.get_attr(f"t{place}")
+    node.meta["val"] = getattr(holder, f"t{place}")
+    return node if plain else _called(graph, aten._to_copy.default, node, dtype=leaf.dtype)
+
+
+def _called(graph: fx.Graph, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    """A call with the value that it gives."""
+    node = graph.call_function(target, args, kwargs)
+    values = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+    node.meta["val"] = target(*values[0], **values[1])
+    return node
 
 
 def _some(axes: Sequence[Any], phase: int) -> Selection:
@@ -119,7 +178,7 @@ def _cut(value: Tensor, dims: tuple[Dim, ...], kept: dict[Dim, Any]) -> Tensor:
 def _relative(one: Tensor, other: Tensor) -> float:
     if one.shape != other.shape or one.dtype != other.dtype:
         return float("inf")
+    one, other = (x.to(torch.complex128) if x.is_complex() else x.double() for x in (one, other))
     if not one.numel() or torch.equal(one.nan_to_num(), other.nan_to_num()):
         return 0.0
-    one, other = (x.to(torch.complex128) if x.is_complex() else x.double() for x in (one, other))
     return float((one - other).nan_to_num().abs().max() / other.nan_to_num().abs().max().clamp_min(1e-12))

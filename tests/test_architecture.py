@@ -22,7 +22,7 @@ LAYERS = (
     ("fxprune.tools",),
     ("fxprune",),  # the public names: nothing below may import them from here
     ("fxprune.passes",),
-    ("fxprune.pipeline", "fxprune.vocabulary"),
+    ("fxprune.pipeline", "fxprune.vocabulary", "fxprune.search", "fxprune.journal"),
     (
         "fxprune.emit",
         "fxprune.lower",
@@ -32,13 +32,29 @@ LAYERS = (
         "fxprune.select",
         "fxprune.score",
     ),
-    ("fxprune.shrink", "fxprune.resize", "fxprune.capture", "fxprune.normalize", "fxprune.points"),
+    (
+        "fxprune.bypass",
+        "fxprune.shrink",
+        "fxprune.resize",
+        "fxprune.capture",
+        "fxprune.normalize",
+        "fxprune.points",
+    ),
     ("fxprune.decouple", "fxprune.unstack", "fxprune.fold", "fxprune.fit", "fxprune.propagate"),
-    ("fxprune.analysis", "fxprune.dependent", "fxprune.flow", "fxprune.names", "fxprune.silence"),
+    (
+        "fxprune.analysis",
+        "fxprune.dependent",
+        "fxprune.flow",
+        "fxprune.names",
+        "fxprune.regions",
+        "fxprune.repeats",
+        "fxprune.silence",
+    ),
     ("fxprune.graphs", "fxprune.writes", "fxprune.masks"),
     ("fxprune.rules",),
     ("fxprune.dims", "fxprune.notation"),
-    ("fxprune.program", "fxprune.text", "fxprune.errors", "fxprune.selection"),
+    ("fxprune.program", "fxprune.text", "fxprune.errors", "fxprune.selection", "fxprune.tokens"),
+    ("fxprune.training",),
 )
 
 # Each heavy library has one adapter, the only place to mend when the library changes.

@@ -1,12 +1,15 @@
-"""Dependent selection: each head keeps its own query/key and value dimensions, equally many each."""
+"""Dependent selection: each head keeps its own dimensions, each group its channels, each expert its neurons, equally many each."""
 
 import random
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from fxprune import Program, Selection, analyze, parse_pipeline, shrink, verify
+from fxprune import Program, Selection, Verdict, analyze, capture, parse_pipeline, shrink, verify
 from fxprune.errors import SelectionError
 from models import captured
+from zoo import nets
 
 
 def own_rows(program: Program, seed: int) -> Selection:
@@ -57,3 +60,41 @@ def test_rows_must_be_equally_long_and_one_for_each_unit() -> None:
         Selection({name: [[0, 1], [2]]})
     with pytest.raises(SelectionError, match="say within which axis the rows run"):
         shrink(captured("bert"), Selection({name: [[0], [1]]}))
+
+
+class Grouped(nn.Module):
+    """Four groups of three channels in and two out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 8, 3, groups=4), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.c(self.b(self.a(x).relu()).relu())
+        return y
+
+
+def proved(program: Program, name: str, outer: str, rows: list[list[int]]) -> Verdict:
+    assert analyze(program).within(name) == (outer,)
+    selection = Selection({name: rows}, within={name: outer})
+    return verify(program, shrink(program, selection), selection)
+
+
+def test_groups_keep_their_own_channels() -> None:
+    program = capture(Grouped(), (torch.randn(2, 3, 6, 6),))
+    for name, rows in (
+        ("a.channels", [[0, 1], [1, 2], [0, 2], [0, 1]]),
+        ("b.channels", [[0], [1], [1], [0]]),
+    ):
+        verdict = proved(program, name, "groups", rows)
+        assert verdict.relative <= 1e-5 < verdict.change
+
+
+@pytest.mark.parametrize(("name", "axis"), [("experts", "ffn"), ("experts-switch", "v")])
+def test_experts_keep_their_own_neurons(name: str, axis: str) -> None:
+    module, inputs = nets.build(name)
+    program = capture(module, kwargs=inputs)
+    size = {a.name: a.size for a in analyze(program).axes}
+    rows = [[i % size[axis], (i + 3) % size[axis]] for i in range(size["experts"])]
+    verdict = proved(program, axis, "experts", [sorted(row) for row in rows])
+    assert verdict.relative <= 1e-5 < verdict.change

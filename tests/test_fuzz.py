@@ -7,41 +7,24 @@ rebuilds the net.
 from __future__ import annotations
 
 import os
-import random
 import sys
 import time
 import traceback
 from collections import Counter
 
 import pytest
-import torch
 
-from fxprune import Selection, analyze, capture, shrink, zeroed
-from fxprune.analysis import Analysis
+from fxprune import analyze, capture
 from fxprune.errors import CaptureError
-from models import distance
-from strategies import BATCH, INTO, LENGTH
 from wild import WildNet, wild
-from zoo.shuffled import same_axes
+from wild_check import chosen, example, fault
 
 PROGRAMS = int(os.environ.get("FUZZ_PROGRAMS", "2000"))
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "3600"))
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
-BAR = 1e-10
 
 
-def chosen(analysis: Analysis, seed: int, exact: bool) -> Selection:
-    draw = random.Random(seed)
-    axes = [axis for axis in analysis.axes if (axis.exact or not exact) and draw.random() < 0.7]
-    return Selection({a.name: sorted(draw.sample(range(a.size), draw.randint(1, a.size))) for a in axes})
-
-
-def example() -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(BATCH, LENGTH, INTO, dtype=torch.float64, generator=generator)
-
-
-def fault(net: WildNet, seed: int, counts: Counter[str]) -> str:
+def judged(net: WildNet, seed: int, counts: Counter[str]) -> str:
     """What is wrong with fxprune on a net; empty where nothing is."""
     try:
         program = capture(net, (example(),))
@@ -51,14 +34,8 @@ def fault(net: WildNet, seed: int, counts: Counter[str]) -> str:
     analysis = analyze(program)
     counts["axes"] += len(analysis.axes)
     counts["exact axes"] += sum(axis.exact for axis in analysis.axes)
-    selection = chosen(analysis, seed, exact=True)
-    counts["programs cut"] += bool(list(selection))
-    with torch.no_grad():
-        gap = distance(shrink(program, selection)(example()), zeroed(program, selection)(example()))
-        shrink(program, chosen(analysis, seed + 1, exact=False))(example())
-    if not gap <= BAR:
-        return f"off by {gap:.1e} with {selection.to_json()}"
-    return "" if same_axes(program, seed) else "other axes when its nodes are visited in another order"
+    counts["programs cut"] += bool(list(chosen(analysis, seed, exact=True)))
+    return fault(program, analysis, seed)
 
 
 def checked(seed: int, counts: Counter[str]) -> str:
@@ -73,13 +50,14 @@ def checked(seed: int, counts: Counter[str]) -> str:
         return ""
     counts["programs"] += 1
     try:
-        found = fault(net, seed, counts)
+        found = judged(net, seed, counts)
     except Exception:  # noqa: BLE001 (a crash is what is looked for)
         found = traceback.format_exc(limit=-3)
     return f"seed {seed}, {net!r}: {found}" if found else ""
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # operators that are deprecated, or of few numbers
 def test_random_programs_are_pruned_right(capsys: pytest.CaptureFixture[str]) -> None:
     counts: Counter[str] = Counter()
     faults: list[str] = []

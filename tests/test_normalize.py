@@ -1,5 +1,7 @@
 """Normalisations: stacked projections come apart, shared position tables don't tie layers, and nothing that is computed changes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,3 +58,28 @@ def test_choices_that_take_all_are_gone_when_a_program_is_written() -> None:
     chosen = [node for node in joined.graph.graph.nodes if "index_select" in node.name]
     assert chosen == []
     assert torch.equal(joined(**program.kwargs).logits, program(**program.kwargs).logits)
+
+
+class WrittenInto(nn.Module):
+    def __init__(self, write: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.up, self.down, self.write = nn.Linear(4, 6), nn.Linear(6, 2), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.write(self.up(x).clone()))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("write", "target"),
+    [
+        (lambda h: torch.ops.aten.ldexp_(h, torch.ones(6)), "aten.ldexp.Tensor"),
+        (lambda h: torch.ops.aten.logical_xor_(h, torch.ones(6)).float(), "aten.logical_xor_.default"),
+        (lambda h: h.relu_(), "aten.relu.default"),
+    ],
+)
+def test_in_place_operators_become_functional_where_type_and_arguments_agree(
+    write: Callable[[Tensor], Tensor], target: str
+) -> None:
+    program = capture(WrittenInto(write), (torch.randn(3, 4),))
+    assert target in [str(node.target) for node in program.graph.graph.nodes]

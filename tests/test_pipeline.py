@@ -30,7 +30,7 @@ def test_the_text_prints_back(text: str) -> None:
     [
         (
             "haeds",
-            "no pass 'haeds' (did you mean heads?); passes: heads, ffn, channels, hidden, fold\n  haeds\n  ^",
+            "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, fold\n  haeds\n  ^",
         ),
         (
             "fold, heads(ratoi=0.5)",
@@ -58,7 +58,15 @@ def test_errors_point_at_their_place(text: str, message: str) -> None:
 
 
 def test_pass_names_are_unique_and_documented() -> None:
-    assert [each.name for each in PASSES] == ["heads", "ffn", "channels", "hidden", "fold"]
+    assert [each.name for each in PASSES] == [
+        "heads",
+        "ffn",
+        "experts",
+        "channels",
+        "hidden",
+        "layers",
+        "fold",
+    ]
     assert all(each.__doc__ for each in PASSES)
     assert list(table())[:1] == [Heads.name]
 

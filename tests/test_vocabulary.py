@@ -1,11 +1,14 @@
 """Vocabulary removal: the slim program on new ids computes what the original computes on the old ones."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from fxprune import capture, keep_tokens
-from fxprune.errors import RefusedError
+from fxprune import TokenIds, Vocabulary, capture, keep_tokens, verify_tokens
+from fxprune.errors import ExportError, RefusedError, SelectionError, VerifyError
 from models import captured
 
 KEPT = list(range(1, 99, 3))
@@ -31,6 +34,32 @@ def test_an_encoder_keeps_its_outputs() -> None:
     mask = torch.ones_like(old)
     ours = found.program(input_ids=found.translate(old), attention_mask=mask)[0]
     assert torch.equal(ours, program(input_ids=old, attention_mask=mask)[0])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_tokens_are_proved_and_a_wrong_map_is_found(name: str) -> None:
+    program = captured(name, dynamic=True)
+    found = keep_tokens(program, KEPT, outputs=["logits"])
+    assert verify_tokens(program, found) <= 1e-5
+    assert found.outputs == ("logits",)
+    wrong = replace(found, ids=(*(one + 1 for one in KEPT[:-1]), 98))
+    with pytest.raises(VerifyError, match="with 33 of 99 tokens the outputs differ by"):
+        verify_tokens(program, wrong)
+
+
+def test_a_map_is_saved_and_loaded_and_never_overwritten_unasked(tmp_path: Path) -> None:
+    found = keep_tokens(captured("gpt2"), KEPT)
+    found.save(tmp_path / "token_ids.json")
+    loaded = Vocabulary.load(tmp_path / "token_ids.json")
+    assert (loaded.ids, loaded.table, loaded.size) == (tuple(KEPT), found.table, 99)
+    assert loaded.to_json() == found.to_json()
+    with pytest.raises(ExportError, match=r"token_ids.json exists; pass overwrite=True"):
+        found.save(tmp_path / "token_ids.json")
+    found.save(tmp_path / "token_ids.json", overwrite=True)
+    with pytest.raises(SelectionError, match="ascending, distinct and below the size 99"):
+        TokenIds.from_json(found.to_json().replace("[1, 4,", "[4, 1,"))
+    with pytest.raises(SelectionError, match="can't read the token ids"):
+        TokenIds.load(tmp_path / "absent.json")
 
 
 class Compared(nn.Module):

@@ -10,8 +10,10 @@ import random
 
 import pytest
 
+from fxprune.tools.models import patches
 from zoo import hf, nets
-from zoo.check import captured, run
+from zoo.check import captured, halved, run
+from zoo.onnx_check import AGREES, DIFFERS_TOO, NO_EXPORT, agreement
 from zoo.shuffled import same_axes
 
 SAMPLE = 40
@@ -36,10 +38,18 @@ def test_the_order_of_constraints_does_not_matter(name: str) -> None:
     assert [same_axes(program, seed) for seed in range(3)] == [True] * 3
 
 
+@pytest.mark.parametrize("name", sorted(nets.NETS))
+def test_onnx_runtime_agrees_on_halved_nets_whose_original_exports(name: str) -> None:
+    module, inputs = nets.build(name)
+    program = captured(module, inputs, dynamic=False)
+    found = agreement(module, program, halved(program))
+    assert found.said in (AGREES, NO_EXPORT, DIFFERS_TOO), found.reason
+
+
 @pytest.mark.parametrize("name", sample())
 def test_todays_sample_of_architectures_is_pruned_right(name: str) -> None:
     row = hf.ROWS[name]
-    outcome = run(name, row.build, row.dynamic)
+    outcome = run(name, row.build, row.dynamic, patches)
     if outcome.status == "capture-failed":
         pytest.skip(f"torch.export can't capture {name}: {outcome.reason}")
     assert outcome.status == "ok", outcome.reason

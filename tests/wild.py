@@ -1,74 +1,34 @@
 # mypy: disable-error-code="no-any-return"
 # A module called is Any to the type checker.
-"""Wilder random nets for the fuzzer: pointwise operators straight from the rule table, and the families that `strategies` leaves out."""
+"""Wilder random nets for the fuzzer: every operator of the rule table on a bench of its own, and the families that `strategies` leaves out.
+
+Each fourth net is drawn by chance, a chain of steps where operators meet. The others are dealt: the rows of the table, the pointwise
+operators and the cases of the laws about zeros lie in shuffled decks, and the seeds deal them in turn, so that a hundred nets in a row have
+had each common operator twice.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from fxprune.rules.pointwise import UNTAGGED, is_in_place
 from strategies import INTO, KINDS, RandomNet, Step
+from wild_bench import READERS, SILENT, Bench
+from wild_laws import CASES, case, expression
+from wild_pointwise import BENCH, TABLE, pointwise
+from wild_table import ROWS
 
+aten = torch.ops.aten
 WIDEST = 24
-#: jumps (a rounding error moves them), random numbers, and memory that nobody wrote
-UNFIT = frozenset(
-    """empty_like sign sgn signbit round trunc floor ceil frac fix heaviside fmod remainder floor_divide
-    nextafter frexp native_dropout rrelu rrelu_ normal_ uniform_ bernoulli_ nan_to_num_ eq ne lt gt le ge copysign copysign_
-    isclose not_equal greater less greater_equal less_equal isfinite fix_ sign_ sgn_ round_ trunc_ floor_ ceil_ frac_
-    remainder_ fmod_ floor_divide_ eq_ ne_ lt_ gt_ le_ ge_ to_ digamma polygamma lgamma lgamma_ digamma_ tan tan_ nextafter_
-    special_zeta zeta igamma igammac igamma_ igammac_ heaviside_ ldexp_ bernoulli dropout_ feature_dropout alpha_dropout
-    alpha_dropout_ feature_alpha_dropout dropout erfinv erfinv_ logit logit_ special_airy_ai""".split()  # noqa: SIM905
-)
-
-
-def _tagged() -> Iterator[Any]:
-    for name in sorted(dir(torch.ops.aten)):
-        packet = getattr(torch.ops.aten, name)
-        if not isinstance(packet, torch._ops.OpOverloadPacket) or name in UNFIT or name.startswith("_"):
-            continue
-        overloads = [getattr(packet, overload) for overload in packet.overloads() if "out" not in overload]
-        if packet in UNTAGGED or any(torch.Tag.pointwise in overload.tags for overload in overloads):
-            yield packet
-
-
-def _fits(packet: Any, count: int) -> bool:
-    """Whether a packet takes so many tensors of one shape and gives one of that shape, finite where its operands are in [0.1, 0.9]."""
-    operands = [torch.linspace(0.1, 0.9, 6, dtype=torch.float64).reshape(2, 3) for _ in range(count)]
-    try:
-        result = packet(*(value.clone() for value in operands))
-    except (RuntimeError, TypeError, NotImplementedError):
-        return False
-    same = isinstance(result, Tensor) and result.shape == (2, 3) and result.dtype == torch.float64
-    return same and bool(result.isfinite().all())
-
-
-TABLE = {count: [packet for packet in _tagged() if _fits(packet, count)] for count in (1, 2, 3)}
-
-
-def _is_total(packet: Any, count: int) -> bool:
-    """Whether the operator is finite at negative operands and at zero too, however they meet."""
-    ends = torch.tensor([-2.0, -0.3, 0.0, 0.7, 2.0], dtype=torch.float64)
-    operands = torch.cartesian_prod(*[ends] * count).reshape(-1, count).unbind(-1)
-    return bool(packet(*(value.clone() for value in operands)).isfinite().all())
-
-
-TOTAL = {
-    (count, packet) for count, packets in TABLE.items() for packet in packets if _is_total(packet, count)
-}
-
-
-def _pointwise(packet: Any, *operands: Tensor) -> Tensor:
-    """The operator where it is finite, else on operands between 0.1 and 0.9; an in-place one writes a copy."""
-    total = (len(operands), packet) in TOTAL
-    ready = [x.clamp(-2, 2) if total else x.sigmoid() * 0.8 + 0.1 for x in operands]
-    return packet(ready[0].clone(), *ready[1:]) if is_in_place(packet) else packet(*ready)
+#: (number of operands, pointwise operator)
+POINTS = [(count, packet) for count, packets in BENCH.items() for packet in packets]
 
 
 def _even(x: Tensor) -> bool:
@@ -162,13 +122,55 @@ KINDS_AND_MORE = (*KINDS, "unary", "unary", "binary", "ternary", "move", "move",
     "experts", "glu", "prelu", "codebook")  # fmt: skip
 
 
+@contextmanager
+def _in_double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class WildNet(RandomNet):
     """A RandomNet whose steps draw from many more operators."""
 
     def __init__(self, steps: tuple[Step, ...], seed: int) -> None:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _in_double():
             torch.manual_seed(seed)
+            self._weights: list[int] = []
             super().__init__(steps, seed)
+
+    def _run(self, x: Tensor) -> Tensor:
+        self._made = 0
+        return super()._run(x)
+
+    def weight(self, *sizes: int) -> Tensor:
+        """The next parameter of a bench; made on the first run."""
+        if self._shapes:
+            self.scalars.append(nn.Parameter(torch.randn(sizes, generator=self._generator)))
+            self._weights.append(len(self.scalars) - 1)
+        self._made += 1
+        return self.scalars[self._weights[self._made - 1]]
+
+    def _row(self, values: list[Tensor], number: int) -> Tensor:
+        names, call = ROWS[number % len(ROWS)]
+        bench = Bench(self, values[-1], number)
+        first, *others = names.split()
+        name = bench.pick(*others) if others and bench.draw.random() < 0.3 else first
+        return values[-1] + bench.read(call(getattr(aten, name), bench))
+
+    def _point(self, values: list[Tensor], number: int) -> Tensor:
+        count, packet = POINTS[number % len(POINTS)]
+        bench = Bench(self, values[-1], number)
+        result = pointwise(packet, *(bench(3, 4) for _ in range(count)))
+        return values[-1] + bench.read(result, bench.pick(SILENT, READERS))
+
+    def _case(self, values: list[Tensor], number: int) -> Tensor:
+        return values[-1] + case(Bench(self, values[-1], number), number)
+
+    def _law(self, values: list[Tensor], number: int) -> Tensor:
+        return values[-1] + expression(Bench(self, values[-1], number))
 
     def module(self, make: Callable[[], nn.Module]) -> nn.Module:
         """The next module; made on the first run."""
@@ -178,7 +180,7 @@ class WildNet(RandomNet):
         return self.layers[self._next - 1]
 
     def _unary(self, values: list[Tensor], number: int) -> Tensor:
-        return _pointwise(TABLE[1][number % len(TABLE[1])], values[-1])
+        return pointwise(TABLE[1][number % len(TABLE[1])], values[-1])
 
     def _other(self, values: list[Tensor], number: int) -> Tensor:
         x, other = values[-1], values[number % len(values)]
@@ -186,12 +188,12 @@ class WildNet(RandomNet):
 
     def _binary(self, values: list[Tensor], number: int) -> Tensor:
         pair = (values[-1], self._other(values, number // 7))
-        return _pointwise(TABLE[2][number % len(TABLE[2])], *pair[:: -1 if number % 2 else 1])
+        return pointwise(TABLE[2][number % len(TABLE[2])], *pair[:: -1 if number % 2 else 1])
 
     def _ternary(self, values: list[Tensor], number: int) -> Tensor:
         x = values[-1]
         third = self.layer(x.shape[-1], x.shape[-1])(x)
-        return _pointwise(TABLE[3][number % len(TABLE[3])], x, self._other(values, number), third)
+        return pointwise(TABLE[3][number % len(TABLE[3])], x, self._other(values, number), third)
 
     def _move(self, values: list[Tensor], number: int) -> Tensor:
         x = MOVES[number % len(MOVES)](values[-1]) if values[-1].shape[-1] > 2 else values[-1]
@@ -295,12 +297,41 @@ class WildNet(RandomNet):
         return F.embedding(torch.arange(values[-1].shape[1]) % 7, table) + values[-1]
 
 
-def wild(seed: int, longest: int = 8) -> WildNet:
-    """The net of a seed, in float64."""
+#: dealt steps of each net: kind -> how many
+DEALT = {"row": 5, "point": 1, "case": 3}
+DECKS = {"row": len(ROWS), "point": len(POINTS), "case": len(CASES)}
+
+
+@cache
+def _deck(kind: str, turn: int) -> list[int]:
+    cards = list(range(DECKS[kind]))
+    random.Random(f"{kind} {turn}").shuffle(cards)
+    return cards
+
+
+def _dealt(kind: str, place: int, draw: random.Random) -> list[Step]:
+    """The cards of a deck for one net; a card's number says its variation too."""
+    size, count = DECKS[kind], DEALT[kind]
+    cards = [_deck(kind, card // size)[card % size] for card in range(place * count, (place + 1) * count)]
+    return [Step(kind, card + size * draw.randrange(1000)) for card in cards]
+
+
+def _chance(draw: random.Random, longest: int) -> list[Step]:
+    steps = [Step(draw.choice(KINDS_AND_MORE), draw.randrange(1000)) for _ in range(draw.randint(1, longest))]
+    return [*steps, Step("law", draw.randrange(1000000))]
+
+
+def wild(seed: int, longest: int = 6) -> WildNet:
+    """The net of a seed, in float64: each fourth one by chance, where operators meet, the others dealt."""
     draw = random.Random(seed)
-    count = draw.randint(1, longest)
-    steps = tuple(Step(draw.choice(KINDS_AND_MORE), draw.randrange(1000)) for _ in range(count))
-    return WildNet(steps, seed).double().eval()
+    turn, by_chance = divmod(seed, 4)
+    steps = (
+        _chance(draw, longest)
+        if by_chance == 3
+        else [step for kind in DEALT for step in _dealt(kind, 3 * turn + by_chance, draw)]
+    )
+    draw.shuffle(steps)
+    return WildNet(tuple(steps), seed).double().eval()
 
 
 assert INTO > 2  # the operators of MOVES take at least three places

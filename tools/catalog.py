@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fxprune.passes import table
+from fxprune.pipeline import options_of
 from fxprune.tools import console
 from fxprune.tools.report import Grid
 
@@ -42,7 +43,7 @@ def describe(kind: Any) -> dict[str, Any]:
                 "default": _default(option),
                 "help": _help(kind, option.name),
             }
-            for option in dataclasses.fields(kind)
+            for option in options_of(kind)
         },
     }
 

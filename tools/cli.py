@@ -1,7 +1,7 @@
 """The command `fxprune`: its arguments, and what an error becomes.
 
 Exit codes: 0 all is well; 1 a claim failed (the slim program differs, or a file could not be proven); 2 the
-command was called wrongly, and nothing was written; 130 interrupted, and nothing was written.
+command was called wrongly, or asks for what is refused, and nothing was written; 130 interrupted, and nothing was written.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from fxprune.errors import CaptureError, FxpruneError, PipelineError, SelectionError, UsageError
+from fxprune.errors import CaptureError, FxpruneError, PipelineError, RefusedError, SelectionError, UsageError
 from fxprune.tools import console, models
 from fxprune.tools.bench import bench
 from fxprune.tools.catalog import passes
@@ -20,7 +20,7 @@ from fxprune.tools.run import apply, run
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
     {"run": run, "apply": apply, "explain": explain, "bench": bench, "passes": passes}
 )
-BAD_USE = (CaptureError, PipelineError, SelectionError, UsageError)
+BAD_USE = (CaptureError, PipelineError, RefusedError, SelectionError, UsageError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,9 +61,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p",
         "--pipeline",
-        required=True,
         metavar="TEXT",
-        help='as in "heads(ratio=0.25), ffn(ratio=0.5), fold"',
+        help='as in "heads(ratio=0.25), ffn(ratio=0.5), fold"; needed unless --tokens is given',
     )
     _results(parser)
 
@@ -89,9 +88,34 @@ def _bench(parser: argparse.ArgumentParser) -> None:
 
 def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=models.FORMS)
+    parser.add_argument(
+        "--free-output",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an output that may become narrower (repeatable; all: every output)",
+    )
+
+
+def _tokens(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("vocabulary", "keep only some token ids, and write token_ids.json")
+    group.add_argument(
+        "--tokens", metavar="FILE", help="ids to keep: one a line, a JSON list, or a token_ids.json"
+    )
+    group.add_argument(
+        "--token-table", metavar="NAME", help="the embedding's weight, where several read inputs"
+    )
+    group.add_argument(
+        "--token-outputs",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an output that counts tokens and whose weights are not tied to the embedding (repeatable)",
+    )
 
 
 def _results(parser: argparse.ArgumentParser) -> None:
+    _tokens(parser)
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
     parser.add_argument("--force", action="store_true", help="replace results that are already in OUT")
     _session(parser)

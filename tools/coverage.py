@@ -1,20 +1,20 @@
 """`python -m fxprune.tools.coverage`: check every architecture of the zoo and write docs/coverage.md.
 
-Each architecture runs in a process of its own with a time limit. The zoo lives in `tests/zoo`, outside the wheel: this needs the source
-checkout and `transformers`.
+Each architecture runs in a process of its own, stage by stage, each with a time limit: pruned against zeroed, constraints in another order,
+ONNX Runtime. The zoo lives in `tests/zoo`, outside the wheel: this needs the source checkout and `transformers`.
 """
 
 import argparse
 import importlib
+import json
 import logging
 import multiprocessing
 import os
 import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -22,36 +22,34 @@ from typing import Any
 
 from fxprune.errors import UsageError
 from fxprune.tools.console import progress
+from fxprune.tools.coverage_page import Record, is_right, page
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "coverage.md"
 SECONDS = 60
+ONNX_SECONDS = 120
 WORKERS = 2
 
-Record = Mapping[str, Any]
 
-COLUMNS = (
-    "architecture",
-    "status",
-    "exact",
-    "inexact",
-    "difference",
-    "change",
-    "refusals",
-    "operators without a rule",
-    "second shape",
-)
+@dataclass(frozen=True)
+class Limits:
+    """How long a stage may take: the check, and each later one; `onnx` whether ONNX Runtime is asked."""
+
+    check: float = SECONDS
+    later: float = ONNX_SECONDS
+    onnx: bool = True
 
 
 @dataclass(frozen=True)
 class Job:
-    """One architecture at work; `fixed` where symbolic sizes took too long and a second try does without."""
+    """One architecture at work, with its record so far; `fixed` where symbolic sizes took too long and a second try does without."""
 
     name: str
     fixed: bool
     process: ForkProcess
     answer: Connection
     until: float
+    record: Record | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,28 +65,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(page(sorted(records, key=lambda record: order[record["name"]])))
     progress().print(f"wrote {options.output}", markup=False)
-    return int(any(record["status"] in ("wrong", "crash") for record in records))
+    return int(not all(is_right(record) for record in records))
 
 
 def _collect(names: Sequence[str], options: argparse.Namespace) -> list[Record]:
-    """The records as they come; Ctrl-C keeps those that are there."""
-    console, records = progress(), list[Record]()
+    """The records, those of an earlier run first, the others as they come; Ctrl-C keeps those that are there."""
+    console, records = progress(), _earlier(options.records, names)
+    known = {record["name"] for record in records}
+    limits = Limits(options.seconds, options.onnx_seconds, options.onnx)
     try:
-        for number, record in enumerate(run(names, options.seconds, options.workers), 1):
+        for record in run([name for name in names if name not in known], limits, options.workers):
             records.append(record)
-            line = f"{number}/{len(names)} {record['name']}: {record['status']} {record['reason'][:120]}"
-            console.print(line, markup=False)
+            if options.records:
+                with options.records.open("a") as file:
+                    file.write(f"{json.dumps(record)}\n")
+            console.print(f"{len(records)}/{len(names)} {_line(record)}", markup=False)
     except KeyboardInterrupt:
         console.print("interrupted", markup=False)
     return records
 
 
+def _earlier(path: Path | None, names: Sequence[str]) -> list[Record]:
+    if path is None or not path.exists():
+        return []
+    found = {record["name"]: record for record in map(json.loads, path.read_text().splitlines())}
+    return [found[name] for name in names if name in found]
+
+
+def _line(record: Record) -> str:
+    said = (f"{record['name']}: {record['status']}", record["reason"], record["order"], record["onnx"])
+    return " | ".join([part[:120] for part in (*said, record["onnx_reason"]) if part])
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.coverage", description=__doc__)
-    parser.add_argument("names", nargs="*", help="architectures to check (default: all of the zoo)")
-    parser.add_argument("-o", "--output", type=Path, default=TARGET, help="the page to write")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit for one architecture")
-    parser.add_argument("--workers", type=int, default=WORKERS, help="how many run at once")
+    add = parser.add_argument
+    add("names", nargs="*", help="architectures to check (default: all of the zoo)")
+    add("-o", "--output", type=Path, default=TARGET, help="the page to write")
+    add("--records", type=Path, help="a file of records, one a line: what is there is not run again")
+    add("--seconds", type=float, default=SECONDS, help="time limit for the check of one architecture")
+    add("--onnx", action=argparse.BooleanOptionalAction, default=True, help="whether ONNX Runtime must agree")
+    add("--onnx-seconds", type=float, default=ONNX_SECONDS, help="time limit for each stage after the check")
+    add("--workers", type=int, default=WORKERS, help="how many run at once")
     return parser.parse_args(arguments)
 
 
@@ -103,140 +121,92 @@ def _zoo(module: str) -> Any:
     return importlib.import_module(f"zoo.{module}")
 
 
-def run(names: Iterable[str], seconds: float = SECONDS, workers: int = WORKERS) -> Iterator[Record]:
+def run(names: Sequence[str], limits: Limits = Limits(), workers: int = WORKERS) -> Iterator[Record]:
     """Check architectures, some at once, each forked from this process, which has the libraries loaded; records as they come."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _zoo("check"), _zoo("tiny")
+    _load(limits)
     waiting, running = [(name, False) for name in names], list[Job]()
     while waiting or running:
         while waiting and len(running) < workers:
-            running.append(_start(*waiting.pop(0), seconds))
+            running.append(_start(*waiting.pop(0), limits))
         time.sleep(0.05)
         for job in list(running):
-            record = _finished(job, seconds)
-            if record is None:
-                continue
             running.remove(job)
-            if record["status"] == "timeout" and not job.fixed:
+            now = _heard(job, limits)
+            record = _finished(now, limits)
+            if record is None:
+                running.append(now)
+            elif record["status"] == "timeout" and not job.fixed:
                 waiting.insert(0, (job.name, True))
             else:
                 yield record
 
 
-def _start(name: str, fixed: bool, seconds: float) -> Job:
+def _load(limits: Limits) -> None:
+    """Load what every process needs, exporters and transformers' patches included: they take seconds."""
+    _zoo("stages"), _zoo("tiny")
+    importlib.import_module("torch").set_num_threads(1)
+    with importlib.import_module("fxprune.tools.models").patches():
+        pass
+    if limits.onnx:
+        importlib.import_module("onnxruntime")
+        importlib.import_module("fxprune.emit").warm_up()
+
+
+def _start(name: str, fixed: bool, limits: Limits) -> Job:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(name, fixed, theirs), daemon=True)
+    process = context.Process(target=_work, args=(name, fixed, limits.onnx, theirs), daemon=True)
     process.start()
     theirs.close()
-    return Job(name, fixed, process, ours, time.monotonic() + seconds)
+    return Job(name, fixed, process, ours, time.monotonic() + limits.check)
 
 
-def _work(name: str, fixed: bool, answer: Connection) -> None:
-    """What a process does: one architecture, in silence, and its outcome as plain data."""
+def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
+    """What a process does: one architecture, in silence, and its outcome as plain data after every stage."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    importlib.import_module("torch").set_num_threads(1)
+    patches = importlib.import_module("fxprune.tools.models").patches
     row = _zoo("hf").ROWS[name]
     start = time.perf_counter()
-    outcome = _zoo("check").run(name, row.build, row.dynamic and not fixed)
-    answer.send({**asdict(outcome), "total": time.perf_counter() - start})
+    for outcome in _zoo("stages").stages(name, row.build, row.dynamic and not fixed, patches, onnx):
+        answer.send({**asdict(outcome), "total": round(time.perf_counter() - start, 2)})
 
 
-def _finished(job: Job, seconds: float) -> Record | None:
-    """The record of a job that has answered, died or run out of time; None while it is at work."""
-    if job.answer.poll():
+def _heard(job: Job, limits: Limits) -> Job:
+    """The job with the latest record that it sent; each one gives the next stage its own time."""
+    while job.answer.poll():
         try:
-            record: Record = job.answer.recv()
+            record = job.answer.recv()
         except EOFError:
             job.process.join()
-            return _lost(job.name, "crash", f"its process ended with code {job.process.exitcode}")
-        job.process.join()
-        return record
+            return job
+        job = replace(job, record=record, until=time.monotonic() + limits.later)
+    return job
+
+
+def _finished(job: Job, limits: Limits) -> Record | None:
+    """The record of a job that has ended, died or run out of time; None while it is at work."""
+    if job.process.exitcode == 0 and job.record is not None:
+        return job.record
+    if job.process.exitcode is not None:
+        return _lost(job, "crash", f"its process ended with code {job.process.exitcode}")
     if time.monotonic() < job.until:
         return None
     job.process.kill()
     job.process.join()
-    return _lost(job.name, "timeout", f"not done within {seconds:.0f} s")
+    limit = limits.check if job.record is None else limits.later
+    return _lost(job, "timeout", f"not done within {limit:.0f} s")
 
 
-def _lost(name: str, status: str, reason: str) -> Record:
-    return asdict(_zoo("check").Outcome(name, status, reason))
-
-
-PREAMBLE = """\
-Generated by `python -m fxprune.tools.coverage`; don't edit. Each architecture is built from a tiny configuration of
-`transformers` ({transformers}, torch {torch}) with random weights, biases, norms and statistics. Every exact axis is
-halved, then every one is cut to a single index; each time the result is compared with the original whose removed units
-are zeroed. *difference* is the largest relative difference of both runs (float32, bar 1e-5; where float32 rounds more,
-float64 must agree to 1e-10), *change* how much pruning moved the outputs. *second shape* says whether batch and length
-were dynamic and checked at another size too."""
-
-
-def page(records: Sequence[Record]) -> str:
-    """The Markdown page of all records."""
-    preamble = PREAMBLE.format(transformers=_version("transformers"), torch=_version("torch"))
-    parts = ["# Coverage", preamble, _summary(records), "\n".join(_table(records))]
-    parts += _section("Captured, but not right", [r for r in records if r["status"] in ("wrong", "crash")])
-    parts += _section(
-        "Right in float64: float32 rounds", [r for r in records if r["status"] == "ok" and r["reason"]]
-    )
-    parts += _section("Not captured: torch's reason", [r for r in records if r["status"] == "capture-failed"])
-    parts += _section("Not done in time", [r for r in records if r["status"] == "timeout"])
-    return "\n\n".join(parts) + "\n"
-
-
-def _version(library: str) -> str:
-    return str(importlib.import_module(library).__version__)
-
-
-def _summary(records: Sequence[Record]) -> str:
-    counts = Counter(record["status"] for record in records)
-    captured = [record for record in records if record["status"] in ("ok", "wrong", "crash")]
-    axes = sum(record["exact"] for record in captured), sum(record["inexact"] for record in captured)
-    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    return (
-        f"**{counts['ok']} of {len(captured)} captured architectures are right** ({len(records)} in all: {said}); "
-        f"{axes[0]} exact axes, {axes[1]} inexact."
-    )
-
-
-def _table(records: Sequence[Record]) -> Iterator[str]:
-    yield f"| {' | '.join(COLUMNS)} |"
-    yield f"|{'---|' * len(COLUMNS)}"
-    for record in records:
-        yield f"| {' | '.join(_cells(record))} |"
-
-
-def _cells(record: Record) -> tuple[str, ...]:
-    name, status = str(record["name"]), str(record["status"])
-    if status not in ("ok", "wrong", "crash"):
-        return (name, status, *("" for _ in COLUMNS[2:]))
-    unknown = ", ".join(f"`{operator}`" for operator in record["unknown"])
-    counts = (
-        str(record["exact"]),
-        str(record["inexact"]),
-        f"{record['relative']:.1e}",
-        f"{record['change']:.1e}",
-    )
-    return (name, status, *counts, str(record["refusals"]), unknown, _second(str(record["dynamic"])))
-
-
-def _second(said: str) -> str:
-    if said == "static":
-        return "fixed sizes"
-    return "the original refuses it" if "refuses" in said else "yes"
-
-
-def _section(title: str, records: Sequence[Record]) -> list[str]:
-    if not records:
-        return []
-    return [f"## {title}", "\n".join(f"- {record['name']}: {_line(record['reason'])}" for record in records)]
-
-
-def _line(text: str) -> str:
-    return " ".join(text.replace(str(ROOT), "").replace("|", "\\|").split())[:400]
+def _lost(job: Job, status: str, reason: str) -> Record:
+    """What is known of a job that did not end well: its record, and which stage was lost."""
+    if job.record is None:
+        return asdict(_zoo("check").Outcome(job.name, status, reason))
+    if not job.record["order"]:
+        return {**job.record, "order": reason}
+    return {**job.record, "onnx": status, "onnx_reason": reason}
 
 
 if __name__ == "__main__":

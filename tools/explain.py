@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.repeats import Region
 from fxprune.tools import console, models, report
 from fxprune.tools.report import Grid
 
@@ -16,7 +17,7 @@ def explain(options: argparse.Namespace) -> int:
     with stages.stage("loading the model"):
         loaded = models.load(options.model)
     with stages.stage("capturing"):
-        program = loaded.capture()
+        program = loaded.capture(options.free_output)
     with stages.stage("analysing"):
         analysis = analyze(program)
     chosen = analysis.axis(options.axis) if options.axis else None
@@ -32,8 +33,14 @@ def _all(name: str, analysis: Analysis) -> dict[str, Any]:
         "format": "fxprune.explain/1",
         "model": name,
         "axes": [_axis(axis) for axis in analysis.axes],
+        "regions": [_region(region) for region in analysis.regions],
         "refused": report.refusals(analysis.refusals),
     }
+
+
+def _region(region: Region) -> dict[str, Any]:
+    shown = ("name", "unit", "entry", "exit", "parameters", "why")
+    return {name: getattr(region, name) for name in shown}
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
@@ -48,11 +55,31 @@ def _axis(axis: Axis) -> dict[str, Any]:
             for member in axis.members
         ],
         "readers": list(axis.readers),
+        "choices": list(axis.choices),
+        "least": axis.least,
     }
 
 
 def _overview(analysis: Analysis) -> list[Grid]:
-    return [_axes(analysis.axes), _refused(analysis)]
+    return [_axes(analysis.axes), _regions(analysis.regions), _refused(analysis)]
+
+
+def _regions(regions: Iterable[Region]) -> Grid:
+    """One row for regions that differ only by the number of their layer and have one structure."""
+    groups: dict[tuple[str, str, str, str], list[Region]] = {}
+    for region in regions:
+        alike = (region.unit, re.sub(r"\d+", "#", region.name), region.signature, region.why)
+        groups.setdefault(alike, []).append(region)
+    rows = [
+        (
+            unit,
+            group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}",
+            str(len(group)),
+            why or "can be bypassed",
+        )
+        for (unit, _, _, why), group in groups.items()
+    ]
+    return Grid("Regions: what could go whole", ("unit", "name", "regions", "why not"), tuple(rows))
 
 
 def _axes(axes: Iterable[Axis]) -> Grid:
@@ -101,6 +128,7 @@ def _one(axis: Axis) -> list[Grid]:
         ("size", str(axis.size)),
         ("exact", "yes" if axis.exact else f"no: {axis.why_inexact}"),
         ("readers", ", ".join(axis.readers)),
+        *([("chosen at", ", ".join(axis.choices)), ("at least", str(axis.least))] if axis.choices else []),
     ]
     members = [
         (member.name, str(member.dim), member.notation, "parameter" if member.learned else "buffer")

@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from fxprune.capture import capture
+from fxprune.capture import capture, check_same
 from fxprune.errors import CaptureError, UsageError
 from fxprune.lower import first_line, quiet
 from fxprune.program import Program
@@ -52,8 +52,21 @@ class Loaded:
     patches: Callable[[], AbstractContextManager[None]] | None = None
     notes: tuple[str, ...] = ()
 
-    def capture(self) -> Program:
-        """Capture the model; what torch can't trace is tried once more with the patches of its library."""
+    def capture(self, free_outputs: Collection[str] = ()) -> Program:
+        """Capture the model; outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every one."""
+        program = self._captured()
+        names = program.output_names()
+        asked = {name: {n for n in names if f"{n}.".startswith(f"{name}.")} for name in free_outputs}
+        unknown = [name for name, found in asked.items() if not found and name != "all"]
+        if unknown:
+            raise UsageError(
+                f"no output {unknown[0]!r} to free; outputs: {', '.join(names)}, or all of them: all"
+            )
+        freed = set().union(*(found or names for found in asked.values()))
+        return program.replace(free_outputs=frozenset(freed))
+
+    def _captured(self) -> Program:
+        """What torch can't trace is tried once more with the patches of its library."""
         with quiet():
             try:
                 return capture(self.model, self.args, self.kwargs, self.dynamic)
@@ -61,7 +74,9 @@ class Loaded:
                 if self.patches is None:
                     raise
             with self.patches():
-                return capture(self.model, self.args, self.kwargs, self.dynamic)
+                program = capture(self.model, self.args, self.kwargs, self.dynamic)
+            check_same(self.model, program)  # the model without patches is the one to agree with
+            return program
 
     def uncached(self) -> tuple[dict[str, Any], Any]:
         """Give the kwargs and dynamic shapes of a plain export: as captured, with no cache among the outputs."""
@@ -160,7 +175,7 @@ def _hugging_face(text: str, folder: Path, task: str) -> Loaded:
         inputs = _call(f"no example inputs for {name}; {OWN}", lambda: _example_inputs(model, task))
         _call(f"{name} can't run on {_shapes(inputs)}; {OWN}", lambda: _try(model, inputs))
     return Loaded(
-        text, model, (), inputs, {name: _dynamic(value) for name, value in inputs.items()}, _patches, notes
+        text, model, (), inputs, {name: _dynamic(value) for name, value in inputs.items()}, patches, notes
     )
 
 
@@ -315,11 +330,22 @@ def _call(what: str, function: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _patches() -> Iterator[None]:
-    """What transformers itself patches to make its models traceable."""
-    from transformers.exporters.utils import apply_patches
+def patches() -> Iterator[None]:
+    """What transformers itself patches to make its models traceable.
 
-    with apply_patches("dynamo"):
+    Its patches for torch.export, and those for ONNX that replace code of its own (masks built with vmap, which no exported
+    graph can run); those for ONNX that replace torch's operators would spoil the graph.
+    """
+    from transformers.exporters import exporter_dynamo, utils
+
+    assert exporter_dynamo  # importing it registers the patches of "dynamo"
+    registered: Any = utils._PATCHES
+    own = [
+        (utils.import_dotted_path(place), attribute, made)
+        for place, attribute, made in registered["onnx"]
+        if place.startswith("transformers.")
+    ]
+    with utils.apply_patches("dynamo"), utils.patch_attributes(own):
         yield
 
 

@@ -7,8 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch.fx import Node
+
 from fxprune.analysis import Refusal
 from fxprune.points import Point
+from fxprune.program import Program
+from fxprune.rules.op import shape_of
 from fxprune.runtime import Timing
 
 FORMAT = "fxprune.report/1"
@@ -60,6 +64,20 @@ def refusals(found: Iterable[Refusal]) -> list[dict[str, Any]]:
     ]
 
 
+def freed(program: Program, slim: Program) -> list[dict[str, Any]]:
+    """The outputs that may shrink, with their sizes in the example before and after."""
+    after = slim.named_outputs()
+    return [
+        {"name": name, "before": _sizes_of(node), "after": _sizes_of(after[name])}
+        for name, node in program.named_outputs().items()
+        if name in program.free_outputs
+    ]
+
+
+def _sizes_of(node: Node) -> list[int]:
+    return list(shape_of(node.meta["val"]) or ())
+
+
 def grids(report: Mapping[str, Any]) -> list[Grid]:
     """The tables of a report, in reading order."""
     return [_sizes(report), _latency(report), _proof(report), _refused(report)]
@@ -67,11 +85,18 @@ def grids(report: Mapping[str, Any]) -> list[Grid]:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report as a Markdown page."""
-    parts = [f"# {report['model']}: {report['pipeline']}"]
+    parts = [f"# {report['model']}: {_what(report)}"]
     for grid in grids(report):
         parts += [f"## {grid.title}", _markdown_table(grid)]
     parts += [f"{_processor_line(report)}"]
     return "\n\n".join(parts) + "\n"
+
+
+def _what(report: Mapping[str, Any]) -> str:
+    """What was done, in words."""
+    tokens = report["tokens"]
+    told = [report["pipeline"], f"{tokens['after']:,} of {tokens['before']:,} tokens" if tokens else ""]
+    return ", ".join(part for part in told if part)
 
 
 def short(source: str) -> str:
@@ -149,11 +174,25 @@ def _proof(report: Mapping[str, Any]) -> Grid:
         ),
         ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
     ]
-    if verdict["inexact"]:
-        rows.insert(
-            1, ("inexact axes", str(len(verdict["inexact"])), "removed, and no part of the equality claim")
-        )
-    return Grid("Proof", ("claim", "value", "over"), tuple(rows))
+    more = [*_inexact(verdict), *_tokens(report["tokens"]), *map(_freed, report["free_outputs"])]
+    return Grid("Proof", ("claim", "value", "over"), (rows[0], *more, *rows[1:]))
+
+
+def _inexact(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    found = str(len(verdict["inexact"]))
+    return [("inexact axes", found, "removed, and no part of the equality claim")] if found != "0" else []
+
+
+def _tokens(tokens: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    if tokens is None:
+        return []
+    over = f"{tokens['after']:,} of {tokens['before']:,} rows of {tokens['table']}; what they were: {tokens['file']}"
+    return [("kept tokens against all tokens", f"{tokens['relative']:.1e}", over)]
+
+
+def _freed(output: Mapping[str, Any]) -> tuple[str, str, str]:
+    before, after = ("×".join(map(str, output[when])) for when in ("before", "after"))
+    return f"output {output['name']}", after, f"it was allowed to shrink from {before}"
 
 
 def _against_plain(seconds: Mapping[str, Any]) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 
 from fxprune import cost, emit, runtime
 from fxprune.analysis import analyze
+from fxprune.bypass import apply as remove
 from fxprune.errors import ExportError, UsageError
 from fxprune.passes import pipeline
-from fxprune.pipeline import Result
+from fxprune.pipeline import Pipeline, Result
 from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.shrink import shrink
-from fxprune.tools import console, folder, models, report
+from fxprune.tools import console, folder, models, report, tokens
 from fxprune.tools.console import Stages
 from fxprune.verify import verify
 
@@ -31,21 +31,25 @@ Decide = Callable[[Program, Stages], Result]
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with a model, as text and as a function."""
+    """What to do with a model: the pipeline as text and as a function, the tokens to keep, the outputs that may shrink."""
 
     text: str
     decide: Decide
     settings: runtime.Settings
+    tokens: tokens.Request | None
+    free_outputs: tuple[str, ...]
 
 
 def run(options: argparse.Namespace) -> int:
     """Prune a model with a pipeline and write the results to a folder."""
-    steps = pipeline(options.pipeline)
+    if not (options.pipeline or options.tokens):
+        raise UsageError("nothing to do: give a pipeline (-p TEXT), tokens to keep (--tokens FILE), or both")
+    steps = pipeline(options.pipeline) if options.pipeline else Pipeline(())
 
     def decide(program: Program, stages: Stages) -> Result:
         return steps.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
 
-    return _deliver(options, Job(str(steps), decide, _settings(options)))
+    return _deliver(options, _job(options, str(steps), decide))
 
 
 def apply(options: argparse.Namespace) -> int:
@@ -53,9 +57,13 @@ def apply(options: argparse.Namespace) -> int:
     selection = Selection.load(options.selection)
 
     def decide(program: Program, _stages: Stages) -> Result:
-        return Result(shrink(program, selection), selection, ())
+        return Result(remove(program, selection), selection, ())
 
-    return _deliver(options, Job(f"apply {Path(options.selection).name}", decide, _settings(options)))
+    return _deliver(options, _job(options, f"apply {Path(options.selection).name}", decide))
+
+
+def _job(options: argparse.Namespace, text: str, decide: Decide) -> Job:
+    return Job(text, decide, _settings(options), tokens.request(options), tuple(options.free_output))
 
 
 def _settings(options: argparse.Namespace) -> runtime.Settings:
@@ -87,15 +95,19 @@ def _deliver(options: argparse.Namespace, job: Job) -> int:
 
 def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict[str, Any]:
     with stages.stage("capturing"):
-        program = loaded.capture()
+        program = loaded.capture(job.free_outputs)
     with stages.stage("pruning"):
         result = job.decide(program, stages)
-    slim, selection = result.program, result.selection
+        slim, vocabulary = tokens.keep(result.program, job.tokens)
+    selection = result.selection
     with stages.stage("proving"):
-        verdict = verify(program, slim, selection)
+        verdict = verify(program, result.program, selection)
+        told = tokens.prove(result.program, vocabulary)
     with folder.filled(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)
         selection.save(draft / "selection.json")
+        if vocabulary:
+            vocabulary.save(draft / tokens.FILE)
         before = Path(scratch) / "before.onnx"
         plain = _export_original(loaded, program, before, emitted.opset, stages)
         latency = _latencies(
@@ -105,6 +117,8 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
             "format": report.FORMAT,
             "model": loaded.name,
             "pipeline": job.text,
+            "tokens": told,
+            "free_outputs": report.freed(program, slim),
             "steps": [asdict(step) for step in result.steps],
             "example": example_point(program),
             "before": {**asdict(cost.cost(program)), "file_bytes": before.stat().st_size},
@@ -178,7 +192,11 @@ def _latencies(
     for point in _points(program):
         with stages.stage(f"measuring at {report.at(point)}"):
             fitted, given = _fit(program, files["before"], point)
-            timed = runtime.measure(files, dict.fromkeys(files, given), settings, SECONDS_A_POINT)
+            both = {
+                "before": given,
+                "after": feeds(slim, fitted),
+            }  # the slim program may take other token ids
+            timed = runtime.measure(files, both, settings, SECONDS_A_POINT)
             flops = (cost.flops(program, fitted), cost.flops(slim, fitted))
             entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
     return entries

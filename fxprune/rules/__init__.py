@@ -16,12 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 from fxprune.rules import (
+    assembly,
     attention,
     contraction,
     convolution,
     creation,
     experts,
     indexing,
+    matrices,
     movement,
     normalization,
     pointwise,
@@ -29,17 +31,20 @@ from fxprune.rules import (
     reduction,
     refused,
     spectral,
+    statistics,
 )
 from fxprune.rules.op import Dims, Flow, Op
 from fxprune.rules.registry import REFUSED, RULES, Rule, declare, lookup, packet_of, rule
 
 FAMILIES = (
+    assembly,
     attention,
     contraction,
     convolution,
     creation,
     experts,
     indexing,
+    matrices,
     movement,
     normalization,
     pointwise,
@@ -47,6 +52,7 @@ FAMILIES = (
     reduction,
     refused,
     spectral,
+    statistics,
 )
 
 

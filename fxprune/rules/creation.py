@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fxprune.dims import atom
 from fxprune.rules.op import Op, Shape
 from fxprune.rules.registry import rule
 
@@ -35,7 +36,8 @@ def fill(op: Op) -> Shape:
 
 @rule(
     aten.arange, aten.linspace, aten.logspace, aten.eye, aten.scalar_tensor, aten.randperm, aten.tril_indices, aten.triu_indices,
-    aten.range, aten.hann_window, aten.hamming_window, zero="lose",
+    aten.range, aten.hann_window, aten.hamming_window, aten.bartlett_window, aten.blackman_window, aten.kaiser_window,
+    aten.fft_fftfreq, aten.fft_rfftfreq, zero="lose",
 )  # fmt: skip
 def counted(op: Op) -> Shape:
     """The values tell the position."""
@@ -44,7 +46,7 @@ def counted(op: Op) -> Shape:
     return result
 
 
-@rule(aten.rand, aten.randn, aten.randint, aten.normal, zero="lose")
+@rule(aten.rand, aten.randn, aten.randint, zero="lose")
 def random(op: Op) -> Shape:
     """Numbers are drawn by position: with fewer positions, others would be drawn."""
     result = op.fresh()
@@ -52,9 +54,32 @@ def random(op: Op) -> Shape:
     return result
 
 
-@rule(aten.rand_like, aten.randn_like, aten.randint_like, aten.bernoulli, aten.multinomial, zero="lose")
+@rule(
+    aten.rand_like,
+    aten.randn_like,
+    aten.randint_like,
+    aten.bernoulli,
+    aten.multinomial,
+    aten.normal,
+    aten.normal_,
+    aten.uniform_,
+    aten.bernoulli_,
+    aten.poisson,
+    aten.binomial,
+    zero="lose",
+)
 def random_like(op: Op) -> Shape:
     """As many random numbers as its operand has elements."""
     for node in op.tensors():
         op.pin(op.flow.dims[node], "random numbers are drawn by position")
     return random(op)
+
+
+@rule(aten.affine_grid_generator, zero="lose")
+def affine_grid(op: Op) -> Shape:
+    """A grid of positions for each matrix of the batch."""
+    batch, *matrix = op.dims("theta")
+    rest = tuple(atom(size) for size in op.out[1:])
+    op.pin((*matrix, *rest), f"{op.node.target} counts positions")
+    op.size(batch, "size", 0)
+    return (batch, *rest)

@@ -7,11 +7,17 @@ from torch.fx import Node
 
 from fxprune.dims import atom
 from fxprune.rules.op import Op, Shape, broadcast
-from fxprune.rules.registry import declare, rule
+from fxprune.rules.registry import rule
 
 aten = torch.ops.aten
 
-declare(aten.embedding, notation="v! d, * -> * d", zero="first")
+
+@rule(aten.embedding, zero="first")
+def embedding(op: Op) -> Shape:
+    """`v d, * -> * d`: rows are looked up by value, so v stays whole unless the values number it."""
+    rows, inner = op.dims("weight")
+    op.look_up(rows, op["indices"], f"{op.node.target} reads it by position")
+    return (*op.dims("indices"), inner)
 
 
 @rule(aten.index, aten._unsafe_index, zero="first")
@@ -22,7 +28,8 @@ def index(op: Op) -> Shape:
         return op.opaque("indexing by a mask depends on values")
     indices += [None] * (len(shape) - len(indices))
     places = [i for i, item in enumerate(indices) if item is not None]
-    op.pin([shape[i] for i in places], "rows are looked up by value")
+    for i in places:
+        op.look_up(shape[i], indices[i], "rows are looked up by value")
     carried = _index_dims(op, [indices[i] for i in places])
     rest = [dim for i, dim in enumerate(shape) if i not in places]
     adjacent = places == list(range(places[0], places[0] + len(places)))
@@ -60,7 +67,7 @@ def index_put(op: Op) -> Shape:
     return shape
 
 
-@rule(aten.gather, aten.take_along_dim, zero="first")
+@rule(aten.gather, zero="first")
 def gather(op: Op) -> Shape:
     """The gathered dim is looked up by value; the others are the index's own where the sizes agree."""
     name = "index" if "index" in op.arguments else "indices"
@@ -68,7 +75,7 @@ def gather(op: Op) -> Shape:
     place = op.integer("dim") % max(1, len(shape))
     for i, (dim, other) in enumerate(zip(shape, positions, strict=True)):
         if i == place:
-            op.pin(dim, "gather looks positions up by value")
+            op.look_up(dim, op[name], "gather looks positions up by value")
         elif dim.size == other.size:
             op.unify(dim, other)
         else:
@@ -76,35 +83,63 @@ def gather(op: Op) -> Shape:
     return positions
 
 
-@rule(
-    aten.scatter,
-    aten.scatter_add,
-    aten.scatter_reduce,
-    aten.scatter_,
-    aten.scatter_add_,
-    aten.scatter_reduce_,
-    zero="lose",
-)
+@rule(aten.take_along_dim, zero="first")
+def take_along_dim(op: Op) -> Shape:
+    """A gather where sizes agree; what is flattened or broadcast stays whole."""
+    shape, positions = op.dims("self"), op.dims("indices")
+    if op["dim"] is None or tuple(dim.size for dim in positions) != op.out or len(shape) != len(positions):
+        return op.opaque("take_along_dim that flattens or broadcasts")
+    return gather(op)
+
+
+@rule(aten.scatter, zero="value")
 def scatter(op: Op) -> Shape:
-    """Written positions stay whole; dims unify where all sizes agree."""
+    """The dim that is written stays whole unless the values number it; the others unify where all sizes agree."""
     shape = op.dims("self")
     others = [op.dims(name) for name in ("index", "src") if op.has(name)]
     place = op.integer("dim") % max(1, len(shape))
     for i, dim in enumerate(shape):
         mates = [other[i] for other in others]
-        if i != place and all(mate.size == dim.size for mate in mates):
-            for mate in mates:
-                op.unify(dim, mate)
+        if i == place:
+            op.look_up(dim, op["index"], "scatter writes positions by value")
+            op.pin(mates, "scatter writes positions by value")
+        elif all(mate.size == dim.size for mate in mates):
+            op.unify_all([dim] * len(mates), mates)
         else:
             op.pin((dim, *mates), "scatter writes positions by value")
     return shape
+
+
+@rule(
+    aten.scatter_add, aten.scatter_reduce, aten.scatter_, aten.scatter_add_, aten.scatter_reduce_, zero="lose"
+)
+def scatter_more(op: Op) -> Shape:
+    """As scatter, but the dim that is written always stays whole."""
+    place = op.integer("dim") % max(1, len(op.dims("self")))
+    shape = scatter(op)
+    if shape:
+        op.pin(shape[place], "scatter writes positions by value")
+    return shape
+
+
+@rule(aten.one_hot, zero="value")
+def one_hot(op: Op) -> Shape:
+    """A new dim, in which each number marks its position."""
+    classes = atom(op.out[-1])
+    numbered = op.chosen(op["self"])
+    if numbered is None or numbered.size != classes.size:
+        op.pin((classes, *([numbered] if numbered else [])), "positions are marked by value")
+    else:
+        op.unify(classes, numbered)
+        op.size(numbered, "num_classes")
+    return (*op.dims("self"), classes)
 
 
 @rule(aten.index_select, zero="first")
 def index_select(op: Op) -> Shape:
     """One dim is looked up by value."""
     shape, place = op.dims("self"), op.integer("dim") % max(1, len(op.dims("self")))
-    op.pin(shape[place], "rows are looked up by value")
+    op.look_up(shape[place], op["index"], "rows are looked up by value")
     rows = op.dims("index")
     return (*shape[:place], rows[0] if rows else atom(1), *shape[place + 1 :])
 

@@ -22,7 +22,6 @@ def axis(op: Op, name: str = "dim", tensor: str = "self") -> int:
     aten.reshape,
     aten._unsafe_view,
     aten.view_copy,
-    aten._reshape_alias,
     aten._reshape_copy,
     zero="keep",
 )
@@ -36,6 +35,12 @@ def view(op: Op) -> Shape:
     for place, dim in enumerate(result):
         op.size(dim, name, place)
     return result
+
+
+@rule(aten._reshape_alias, zero="keep")
+def reshape_alias(op: Op) -> Shape:
+    """Its strides are numbers that tell all sizes, so all dims stay whole."""
+    return op.opaque("_reshape_alias reads positions by stride")
 
 
 @rule(aten.flatten, zero="keep")
@@ -74,7 +79,7 @@ def transpose(op: Op) -> Shape:
     return tuple(shape)
 
 
-@rule(aten.t, aten.numpy_T, aten.adjoint, aten.mT, aten.t_copy, zero="keep")
+@rule(aten.t, aten.numpy_T, aten.adjoint, aten.mT, aten.mH, aten.matrix_H, aten.t_copy, zero="keep")
 def turned(op: Op) -> Shape:
     """The last two dims change places (all of them for numpy_T of up to two)."""
     shape = op.dims("self")
@@ -167,7 +172,11 @@ def cat(op: Op) -> Shape:
     """The dim that is joined is a Sum; the others unify. Legacy empty operands of one dim are skipped."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
     shapes = [shape for shape in shapes if len(shape) == len(op.out)]
-    place = op.integer("dim") % len(op.out)
+    return joined(op, shapes, op.integer("dim") % len(op.out))
+
+
+def joined(op: Op, shapes: list[Shape], place: int) -> Shape:
+    """Operands after one another along a dim: it is their Sum, the others unify."""
     result = list(shapes[0])
     for shape in shapes[1:]:
         for i, dim in enumerate(shape):
@@ -176,7 +185,7 @@ def cat(op: Op) -> Shape:
     return tuple(result)
 
 
-@rule(aten.stack, zero="keep")
+@rule(aten.stack, aten._stack, zero="keep")
 def stack(op: Op) -> Shape:
     """Operands unify; the new dim says which of them, so it stays whole."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
@@ -188,7 +197,7 @@ def stack(op: Op) -> Shape:
     return (*shapes[0][:place], new, *shapes[0][place:])
 
 
-@rule(aten.split_with_sizes, aten.split_with_sizes_copy, zero="keep")
+@rule(aten.split_with_sizes, aten.split_with_sizes_copy, aten.unsafe_split_with_sizes, zero="keep")
 def split_with_sizes(op: Op) -> tuple[Shape, ...]:
     """The dim that is split is the Sum of the parts."""
     shape, place = op.dims("self"), axis(op)
@@ -199,7 +208,15 @@ def split_with_sizes(op: Op) -> tuple[Shape, ...]:
     return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
 
 
-@rule(aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split, aten.tensor_split, zero="keep")
+@rule(
+    aten.chunk,
+    aten.split,
+    aten.unsafe_chunk,
+    aten.unsafe_split,
+    aten.split_copy,
+    aten.tensor_split,
+    zero="keep",
+)
 def pieces(op: Op) -> tuple[Shape, ...]:
     """Only what has a symbolic size is still split by a count or a step: its positions stay whole."""
     shape, place = op.dims("self"), axis(op)

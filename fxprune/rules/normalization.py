@@ -12,7 +12,7 @@ from fxprune.rules.registry import rule
 aten = torch.ops.aten
 
 
-@rule(aten.layer_norm, aten.rms_norm, aten._fused_rms_norm, zero="lose")
+@rule(aten.layer_norm, aten.rms_norm, zero="lose")
 def layer_norm(op: Op) -> Shape:
     """The last dims are normalised; weight and bias lie along them."""
     shape = op.dims("input")
@@ -29,6 +29,13 @@ def layer_norm(op: Op) -> Shape:
 def _over(op: Op, dims: Shape, what: str) -> None:
     op.inexact(dims, f"{what} over it at {op.node.name}: its statistics change")
     op.role(dims, "norm")
+
+
+@rule(aten._fused_rms_norm, zero="lose")
+def fused_rms_norm(op: Op) -> tuple[Shape, ...]:
+    """As layer_norm, with rstd."""
+    shape, count = layer_norm(op), len(op.integers("normalized_shape"))
+    return shape, (*shape[: len(shape) - count], *(atom(1) for _ in range(count)))
 
 
 @rule(aten.native_layer_norm, zero="lose")
@@ -74,9 +81,21 @@ def native_batch_norm(op: Op) -> tuple[Shape, ...]:
     return batch_norm(op), (atom(0),), (atom(0),)
 
 
-@rule(aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax, aten._safe_softmax, zero="lose")
+@rule(aten.softmax, aten._softmax, zero="value")
 def softmax(op: Op) -> Shape:
-    """The normalised dim stays whole: a removed position would move its share to the others."""
+    """Over the outputs of a weight (a router's logits) a choice: a removed one leaves its share to the others. Else the dim stays whole."""
+    shape = op.dims("self")
+    place = op.integer("dim") % max(1, len(shape))
+    if op["self"] in op.flow.routing.logits and place == len(shape) - 1:
+        op.choose(place, float("-inf"))
+    elif shape:
+        op.pin(shape[place], "softmax over it")
+    return shape
+
+
+@rule(aten.log_softmax, aten._log_softmax, aten._safe_softmax, zero="lose")
+def log_softmax(op: Op) -> Shape:
+    """The normalised dim stays whole."""
     shape = op.dims("self")
     op.pin(shape[op.integer("dim") % max(1, len(shape))], "softmax over it")
     return shape

@@ -12,6 +12,7 @@ from torch.fx import Node
 from fxprune import dims as algebra
 from fxprune.dims import Dim
 from fxprune.notation import Term, parse
+from fxprune.rules.routing import Candidates, Routing
 
 Shape: TypeAlias = tuple[Dim, ...]
 Dims: TypeAlias = Shape | tuple[Shape, ...]
@@ -27,12 +28,37 @@ class Contraction:
     operands: tuple[Node, ...]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A choice among the positions of a dim, place `place` of the first operand of `node`: one that holds `loser` is as good as absent."""
+
+    node: Node
+    dim: Dim
+    place: int
+    loser: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """An integer argument that is the size of a dim, `offset` added."""
+
+    path: Path
+    dim: Dim
+    offset: int = 0
+
+
 @dataclass
 class Flow:
-    """What the walk over a graph has gathered: dims of values, and facts about dims."""
+    """What the walk over a graph has gathered: dims of values, and facts about dims.
+
+    `least` says how many positions a dim must keep; `choices`, where positions of a dim are candidates.
+    """
 
     dims: dict[Node, Any] = field(default_factory=dict)
-    sizes: dict[Node, list[tuple[Path, Dim]]] = field(default_factory=dict)
+    sizes: dict[Node, list[Size]] = field(default_factory=dict)
+    routing: Routing = field(default_factory=Routing)
+    choices: list[Choice] = field(default_factory=list)
+    least: list[tuple[Dim, int, Node]] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
     inexact: list[tuple[Dim, str, Node]] = field(default_factory=list)
     roles: list[tuple[Dim, str]] = field(default_factory=list)
@@ -138,15 +164,46 @@ class Op:
         self.pin(result, why)
         return result
 
-    def size(self, dim: Dim, name: str, *index: int) -> None:
-        """Say that an integer argument is the size of a dim, so that `shrink` keeps it true."""
+    def size(self, dim: Dim, name: str, *index: int, offset: int = 0) -> None:
+        """Say that an integer argument is the size of a dim (plus `offset`), so that `shrink` keeps it true."""
         found = self.arguments.get(name)
         if found is not None and found.path is not None:
-            self.flow.sizes.setdefault(self.node, []).append(((*found.path, *index), dim))
+            said = Size((*found.path, *index), dim, offset)
+            self.flow.sizes.setdefault(self.node, []).append(said)
 
     def contract(self, dim: Dim, *operands: str | Node) -> None:
         nodes = tuple(self[name] if isinstance(name, str) else name for name in operands)
         self.flow.contractions.append(Contraction(self.node, dim, nodes))
+
+    def choose(self, place: int, loser: float, least: int = 1) -> None:
+        """Say that the node chooses at least `least` among the positions of a dim of its first operand, never one that holds `loser`.
+
+        The dim stays whole where the numbers of the chosen are read in a way that does not survive renumbering.
+        """
+        value: Node = self.node.args[0]  # type: ignore[assignment]
+        dim = self.flow.dims[value][place]
+        stray = self.flow.routing.strays.get(Candidates(value, place))
+        if stray is not None:
+            self.pin(dim, f"{stray.name} = {stray.target} reads the numbers of the chosen")
+        elif not value.meta["val"].is_floating_point():
+            self.pin(dim, f"{self.node.target} gives positions along it")
+        least += self.flow.routing.excluded.get(value, 0)
+        self.flow.choices.append(Choice(self.node, dim, place, loser))
+        self.flow.least.append((dim, least, self.node))
+        self.role(dim, "choice")
+
+    def chosen(self, node: Any, table: str = "numbers") -> Dim | None:
+        """The dim whose positions a value's contents number (or count, or delimit); None where it is not known."""
+        found = getattr(self.flow.routing, table).get(node)
+        return self.flow.dims[found.value][found.place] if found else None
+
+    def look_up(self, dim: Dim, node: Any, why: str) -> None:
+        """A dim is looked up by the contents of a value: it is the dim that they number, or stays whole."""
+        numbered = self.chosen(node)
+        if numbered is None or numbered.size != dim.size:
+            self.pin((dim, numbered) if numbered else dim, why)
+        else:
+            self.unify(dim, numbered)
 
     def inexact(self, dims: Dim | Iterable[Dim], why: str) -> None:
         for dim in (dims,) if isinstance(dims, Dim) else dims:

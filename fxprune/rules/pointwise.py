@@ -22,7 +22,7 @@ def _packets(names: str) -> frozenset[Any]:
 
 
 ZERO: dict[str, frozenset[Any]] = {
-    "zero": _packets("zeros_like"),
+    "zero": _packets("zeros_like zero"),
     "times": _packets("""
         mul multiply bitwise_and logical_and __and__
     """),
@@ -41,7 +41,7 @@ ZERO: dict[str, frozenset[Any]] = {
         sqrt round trunc floor ceil elu selu celu leaky_relu hardswish softshrink hardshrink prelu
         _prelu_kernel to _to_copy clone contiguous alias detach nan_to_num positive conj real
         imag type_as lift_fresh_copy lift_fresh tanhshrink frac deg2rad rad2deg _conj resolve_conj rrelu
-        softsign
+        softsign resolve_neg chalf absolute arcsin arcsinh arctan arctanh fix lift _neg_view _neg_view_copy _conj_copy
     """),
 }
 UNTAGGED = _packets("""
@@ -55,8 +55,14 @@ UNTAGGED = _packets("""
     bitwise_not logical_not negative log1p copy_ fill_ zero_ clamp_ add_ mul_ div_ sub_ masked_fill_
     relu_ silu_ hardswish_ hardsigmoid_ hardtanh_ relu6_ leaky_relu_ elu_ gelu_ mish_ sigmoid_ tanh_
     neg_ exp_ sqrt_ rsqrt_ pow_ dropout_ erf_ clamp_min_ clamp_max_ selu_ celu_ logical_or_ logical_and_
-    bitwise_or_ bitwise_and_ abs_ sin_ cos_ threshold_ log_ reciprocal_ addcmul_ addcdiv_ lerp_ normal_
-    uniform_ bernoulli_ alpha_dropout_ detach_copy alias_copy softsign
+    bitwise_or_ bitwise_and_ abs_ sin_ cos_ threshold_ log_ reciprocal_ addcmul_ addcdiv_ lerp_
+    alpha_dropout_ detach_copy alias_copy softsign
+    __ior__ __iand__ __irshift__ floor_divide_ ldexp isreal resolve_neg chalf special_ndtr special_polygamma
+    zero nan_to_num_ square_ float_power_ multiply_ subtract_ divide_ true_divide_ ldexp_ greater_ less_
+    greater_equal_ less_equal_ feature_dropout_ feature_alpha_dropout_ not_equal_ bitwise_not_ logical_not_
+    negative_ log1p_ bitwise_xor_ logical_xor_ fix_ softplus_ rsub_ absolute absolute_ arccos arccos_ arccosh
+    arccosh_ arcsin arcsin_ arcsinh arcsinh_ arctan arctan_ arctan2 arctan2_ arctanh arctanh_ fix eq_ gt_ ge_ lt_
+    le_ ne_ gcd_ lcm_ heaviside_ copysign_ rrelu_ lift _neg_view _neg_view_copy _conj_copy
 """)
 
 _SCALED = (aten.prelu, aten._prelu_kernel)

@@ -27,19 +27,37 @@ def lstm(op: Op) -> tuple[Shape, ...]:
     hidden, cell = (op.flow.dims[node] for node in op["hx"])
     if hidden[-1].size == cell[-1].size:  # a projection is always narrower
         op.unify(hidden[-1], cell[-1])
+    _states(op, hidden, cell)
     outputs = _layers(op, hidden[-1], cell[-1])
-    return (*_lead(op), outputs), hidden, cell
+    return (*_sequence(op), outputs), hidden, cell
 
 
 @rule(aten.gru, aten.rnn_tanh, aten.rnn_relu, zero="lose")
 def gru(op: Op) -> tuple[Shape, ...]:
     """Output and last hidden states."""
     hidden = op.dims("hx")
-    return (*_lead(op), _layers(op, hidden[-1], hidden[-1])), hidden
+    _states(op, hidden)
+    return (*_sequence(op), _layers(op, hidden[-1], hidden[-1])), hidden
 
 
 def _lead(op: Op) -> Shape:
     return op.dims("input")[:-1]
+
+
+def _sequence(op: Op) -> Shape:
+    """Batch and steps in the input's order; each step goes on from the one before."""
+    lead = _lead(op)
+    op.pin(lead[-1 if op["batch_first"] else 0], "each step goes on from the one before")
+    return lead
+
+
+def _states(op: Op, *states: Shape) -> None:
+    """A state is `layers! batch H`, the batch being the input's."""
+    batch = _lead(op)[0 if op["batch_first"] else -1]
+    for state in states:
+        op.pin(state[0], "one state a layer and direction")
+        if len(state) > 2:
+            op.unify(state[1], batch)
 
 
 def _layers(op: Op, hidden: Dim, cell: Dim) -> Dim:
@@ -95,7 +113,8 @@ def _read(op: Op, columns: Dim, what: Dim, operands: list[fx.Node]) -> None:
 def lstm_cell(op: Op) -> tuple[Shape, ...]:
     """One step: hidden and cell state."""
     hidden, cell = (op.flow.dims[node] for node in op["hx"])
-    op.unify(hidden[-1], cell[-1])
+    op.unify_all(hidden, cell)
+    op.unify_all(hidden[:-1], _lead(op))
     _layer(op, _cell_weights(op), (op.dims("input")[-1], [op["input"]]), (hidden[-1], cell[-1]))
     return hidden, cell
 
@@ -104,6 +123,7 @@ def lstm_cell(op: Op) -> tuple[Shape, ...]:
 def gru_cell(op: Op) -> Shape:
     """One step: the hidden state."""
     hidden = op.dims("hx")
+    op.unify_all(hidden[:-1], _lead(op))
     _layer(op, _cell_weights(op), (op.dims("input")[-1], [op["input"]]), (hidden[-1], hidden[-1]))
     return hidden
 

@@ -8,6 +8,7 @@ from fxprune.dims import Dim, atom
 from fxprune.rules.op import Op, Shape, broadcast
 from fxprune.rules.pointwise import pointwise
 from fxprune.rules.registry import rule
+from fxprune.rules.routing import candidates, packet
 
 aten = torch.ops.aten
 
@@ -85,21 +86,51 @@ def pair(op: Op) -> Shape | tuple[Shape, ...]:
         return pointwise(op)
     gone, result = reduced(op)
     positional = op.node.target.overloadpacket not in (aten.var_mean, aten.std_mean)  # type: ignore[union-attr]
-    if positional and "dim" in op.arguments:
+    if positional and "dim" in op.arguments and not _chosen(op):
         op.pin(gone, f"{op.node.target} gives positions along it")
-    _statistic(op, gone)
+    if not positional or "dim" not in op.arguments:
+        _statistic(op, gone)
     return (result, result) if isinstance(op.node.meta["val"], (tuple, list)) else result
+
+
+#: what never wins
+LOSERS = {
+    aten.max: float("-inf"),
+    aten.argmax: float("-inf"),
+    aten.min: float("inf"),
+    aten.argmin: float("inf"),
+}
+
+
+def _chosen(op: Op) -> bool:
+    """Whether the operator is a choice of one among the positions of a dim; then it says so."""
+    found = candidates(op.node)
+    loser = LOSERS.get(packet(op.node))
+    if found is None or loser is None:
+        return False
+    op.choose(found.place, loser)
+    return True
 
 
 @rule(aten.argmax, aten.argmin, aten.count_nonzero, zero="lose")
 def positional(op: Op) -> Shape:
     """The result is a position, or counts."""
     gone, result = reduced(op)
-    op.pin(gone, f"{op.node.target} gives positions along it")
+    if not _chosen(op):
+        op.pin(gone, f"{op.node.target} gives positions along it")
     return result
 
 
-@rule(aten.cumsum, aten.cumprod, aten.logcumsumexp, aten.argsort, zero="lose")
+@rule(aten.cumsum, zero="value")
+def cumulated(op: Op) -> Shape:
+    """A sum over what stands before: removed positions that are zero don't matter to those behind them."""
+    shape = op.dims("self")
+    if shape:
+        op.contract(shape[op.integer("dim") % len(shape)], "self")
+    return shape
+
+
+@rule(aten.cumprod, aten.logcumsumexp, aten.argsort, zero="lose")
 def ordered(op: Op) -> Shape:
     """The order along the dim matters."""
     shape = op.dims("self")
@@ -107,7 +138,19 @@ def ordered(op: Op) -> Shape:
     return shape
 
 
-@rule(aten.sort, aten.topk, aten.cummax, aten.cummin, aten.kthvalue, zero="lose")
+@rule(aten.topk, zero="lose")
+def topk(op: Op) -> tuple[Shape, ...]:
+    """The best of the positions along a dim, which may lose some as long as enough stay."""
+    found = candidates(op.node)
+    if found is None or not isinstance(op["k"], int):
+        return ranked(op)
+    op.choose(found.place, float("-inf" if op["largest"] else "inf"), op["k"])
+    best = _whole(op, op["k"])
+    shape = tuple(best if i == found.place else dim for i, dim in enumerate(op.dims("self")))
+    return shape, shape
+
+
+@rule(aten.sort, aten.cummax, aten.cummin, aten.kthvalue, zero="lose")
 def ranked(op: Op) -> tuple[Shape, ...]:
     """Values and positions along a dim that stays whole."""
     shape = list(op.dims("self"))

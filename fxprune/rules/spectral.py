@@ -32,7 +32,7 @@ _ONE = (
 )  # fmt: skip
 _SEVERAL = (
     aten.fft_fft2, aten.fft_ifft2, aten.fft_rfft2, aten.fft_irfft2, aten.fft_fftn, aten.fft_ifftn, aten.fft_rfftn, aten.fft_irfftn,
-    aten.fft_fftshift, aten.fft_ifftshift,
+    aten.fft_fftshift, aten.fft_ifftshift, aten.fft_hfft2, aten.fft_hfftn, aten.fft_ihfft2, aten.fft_ihfftn,
 )  # fmt: skip
 
 
@@ -48,3 +48,13 @@ def transform(op: Op) -> Shape:
     ]
     op.pin([result[i] for i in places], f"{op.node.target} mixes all positions")
     return tuple(result)
+
+
+@rule(aten.stft, zero="lose")
+def frames(op: Op) -> Shape:
+    """A signal is read by position; only the batch passes through."""
+    shape = op.dims("self")
+    lead, why = shape[:-1], f"{op.node.target} mixes all positions"
+    rest = tuple(atom(size) for size in op.out[len(lead) :])
+    op.pin((*shape[-1:], *(op.dims("window") if op.has("window") else ()), *rest), why)
+    return (*lead, *rest)

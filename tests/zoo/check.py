@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis import Analysis, analyze
-from fxprune.capture import capture
+from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.errors import CaptureError, FxpruneError
-from fxprune.program import Program, copy_graph, rebuild
+from fxprune.program import Program
 from fxprune.selection import Selection
 from fxprune.shrink import shrink, zeroed
+from fxprune.tools.models import Loaded
+from zoo.compare import copied, difference, double, doubled, outputs
 
 BAR, BAR_64 = 1e-5, 1e-10
 BATCH, LENGTH = 3, 13
 OTHER = {BATCH: 5, LENGTH: 21}
 
+Build = Callable[[], tuple[nn.Module, Mapping[str, Any]]]
+Patches = Callable[[], AbstractContextManager[None]]
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one architecture: `ok`, `capture-failed`, `wrong` or `crash`, with the reason and the numbers."""
+    """What became of one architecture: `ok`, `capture-failed`, `wrong` or `crash`, with the reason and the numbers.
+
+    `order` and `onnx` are empty until `zoo.stages` has looked: what shuffled constraints and ONNX Runtime say.
+    """
 
     name: str
     status: str
@@ -39,6 +47,11 @@ class Outcome:
     dynamic: str = "static"
     parameters: int = 0
     slim: int = 0
+    order: str = ""
+    onnx: str = ""
+    onnx_reason: str = ""
+    onnx_relative: float = 0.0
+    onnx_shapes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -66,22 +79,19 @@ def _fill(name: str, parameter: Tensor) -> None:
     parameter.normal_(0, max(1, inputs) ** -0.5)
 
 
-def captured(model: nn.Module, kwargs: Mapping[str, Any], dynamic: bool = True) -> Program:
+def captured(
+    model: nn.Module, kwargs: Mapping[str, Any], dynamic: bool = True, patches: Patches | None = None
+) -> Program:
     """The program of a randomised model, with batch and length dynamic where torch can, else with fixed sizes."""
     randomise(model)
+    loaded = Loaded("", model, (), kwargs, None, patches)
     if not dynamic:
-        return capture(model, kwargs=kwargs)
+        return loaded.capture()
     free = {name: _free(value) for name, value in kwargs.items()}
     try:
-        return capture(model, kwargs=copied(kwargs), dynamic=free)
+        return replace(loaded, kwargs=copied(kwargs), dynamic=free).capture()
     except CaptureError:
-        return capture(model, kwargs=kwargs)
-
-
-def copied(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Fresh tensors: torch.export marks those that it is given as dynamic, and a later export heeds the marks."""
-    fresh: dict[str, Any] = pytree.tree_map_only(Tensor, torch.clone, dict(kwargs))
-    return fresh
+        return loaded.capture()
 
 
 def _free(value: Any) -> Any:
@@ -98,13 +108,34 @@ def check(program: Program, name: str = "") -> Outcome:
     start = time.perf_counter()
     analysis = analyze(program)
     outcome = _described(analysis, name, time.perf_counter() - start)
-    halves = Selection({axis.name: range(0, axis.size, 2) for axis in analysis.axes if axis.exact})
-    ones = Selection({axis.name: [axis.size // 2] for axis in analysis.axes if axis.exact})
+    halves = _halves(analysis)
+    ones = Selection({axis.name: _fewest(axis) for axis in analysis.axes if axis.exact})
     for label, selection in (("halved", halves), ("cut to one index", ones)):
         outcome = _compared(analysis, selection, label, outcome)
         if outcome.status != "ok":
             return outcome
     return replace(outcome, seconds={**outcome.seconds, "check": round(time.perf_counter() - start, 2)})
+
+
+def halved(program: Program) -> Program:
+    """The program with every exact axis halved, as `check` does first."""
+    return shrink(program, _halves(analyze(program)))
+
+
+def _halves(analysis: Analysis) -> Selection:
+    return Selection({axis.name: _half(axis) for axis in analysis.axes if axis.exact})
+
+
+def _half(axis: Axis) -> Sequence[int]:
+    """Every second index, and as many more as must stay (a router chooses its best k of them)."""
+    half = list(range(0, axis.size, 2))
+    return sorted([*half, *(i for i in range(1, axis.size, 2))][: max(len(half), axis.least)])
+
+
+def _fewest(axis: Axis) -> Sequence[int]:
+    """One index from the middle, or as many as must stay."""
+    first = min(axis.size // 2, axis.size - axis.least)
+    return range(first, first + axis.least)
 
 
 def _described(analysis: Analysis, name: str, seconds: float) -> Outcome:
@@ -148,55 +179,11 @@ def _judged(
     better = replace(outcome, relative=max(outcome.relative, relative))
     if relative <= BAR:
         return better
-    exactly = difference(*(outputs(doubled(each), _double(kwargs)) for each in pair))
+    exactly = difference(*(outputs(doubled(each), double(kwargs)) for each in pair))
     status = "ok" if exactly <= BAR_64 else "wrong"
     return replace(
         better, status=status, reason=f"{label}: off by {relative:.1e}, in float64 by {exactly:.1e}"
     )
-
-
-def outputs(program: Program, kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors that a program returns; random numbers are the same for each call."""
-    torch.manual_seed(1)
-    return [value for value in pytree.tree_leaves(program(**kwargs)) if isinstance(value, Tensor)]
-
-
-def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest difference relative to the largest value of the same output; infinite where values are no numbers or shapes differ."""
-    pairs = list(zip(ours, theirs, strict=True))
-    if any(one.shape != other.shape for one, other in pairs):
-        return float("inf")
-    return max((_relative(one.double(), other.double()) for one, other in pairs if one.numel()), default=0.0)
-
-
-def _relative(one: Tensor, other: Tensor) -> float:
-    infinite = ~other.isfinite()
-    if not torch.equal(infinite, ~one.isfinite()) or bool(infinite.all()):
-        return float("inf")
-    one, other = one[~infinite], other[~infinite]
-    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))
-
-
-def doubled(program: Program) -> Program:
-    """The program in float64, its casts to float32 included, to tell rounding from a wrong answer."""
-    graph = copy_graph(program)
-    for node in graph.nodes:
-        node.args, node.kwargs = pytree.tree_map(
-            _double, (node.args, node.kwargs), is_leaf=lambda x: isinstance(x, fx.Node)
-        )
-    return rebuild(program, graph, {name: _double(value) for name, value in program.tensors().items()})
-
-
-def _double(value: Any) -> Any:
-    if isinstance(value, torch.dtype):
-        return torch.float64 if value == torch.float32 else value
-    if isinstance(value, Mapping):
-        return {name: _double(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_double(item) for item in value)
-    if not isinstance(value, Tensor) or value.dtype != torch.float32:
-        return value
-    return nn.Parameter(value.detach().double()) if isinstance(value, nn.Parameter) else value.double()
 
 
 def _other_axes(analysis: Analysis, slim: Program, selection: Selection) -> str:
@@ -232,20 +219,32 @@ def _resized(value: Any, dims: tuple[int, ...]) -> Any:
     return value
 
 
-def run(name: str, build: Callable[[], tuple[nn.Module, Mapping[str, Any]]], dynamic: bool = True) -> Outcome:
+def run(name: str, build: Build, dynamic: bool = True, patches: Patches | None = None) -> Outcome:
     """Build, capture and check one architecture; nothing escapes."""
+    return begun(name, build, dynamic, patches)[0]
+
+
+def begun(
+    name: str, build: Build, dynamic: bool = True, patches: Patches | None = None
+) -> tuple[Outcome, tuple[nn.Module, Program] | None]:
+    """The outcome of one architecture, and the model with its program where there is one."""
     try:
         model, kwargs = build()
         start = time.perf_counter()
-        program = captured(model, kwargs, dynamic)
+        program = captured(model, kwargs, dynamic, patches)
         seconds = time.perf_counter() - start
     except CaptureError as error:
-        return Outcome(name, "capture-failed", str(error))
+        return Outcome(name, "capture-failed", str(error)), None
     try:
         outcome = _unlike(model, program, name) or check(program, name)
     except Exception as error:  # noqa: BLE001 (a crash of ours is an outcome too)
-        return Outcome(name, "crash", f"{type(error).__name__}: {error}"[:400])
-    return replace(outcome, seconds={"capture": round(seconds, 2), **outcome.seconds})
+        return Outcome(name, "crash", said(error)), None
+    return replace(outcome, seconds={"capture": round(seconds, 2), **outcome.seconds}), (model, program)
+
+
+def said(error: Exception) -> str:
+    """The kind of an error and what it says, cut."""
+    return f"{type(error).__name__}: {error}"[:400]
 
 
 def _unlike(model: nn.Module, program: Program, name: str) -> Outcome | None:

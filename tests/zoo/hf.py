@@ -70,7 +70,7 @@ UltraVBertForMaskedLM XLMRobertaForMaskedLM XLMRobertaXLForMaskedLM XmodForMaske
 
 ENCODER_DECODERS = """
 BartForConditionalGeneration BigBirdPegasusForConditionalGeneration BlenderbotForConditionalGeneration
-BlenderbotSmallForConditionalGeneration FSMTForConditionalGeneration LEDForConditionalGeneration
+BlenderbotSmallForConditionalGeneration LEDForConditionalGeneration
 LongT5ForConditionalGeneration M2M100ForConditionalGeneration MarianMTModel MBartForConditionalGeneration
 MT5ForConditionalGeneration MvpForConditionalGeneration NllbMoeForConditionalGeneration
 PegasusForConditionalGeneration PegasusXForConditionalGeneration PLBartForConditionalGeneration
@@ -158,8 +158,11 @@ OTHERS = {
         "input_ids=ids/13 pixel_values=real/3x32x32",
     ),
     **dict.fromkeys(
-        "InternVLForConditionalGeneration LlavaForConditionalGeneration PaliGemmaForConditionalGeneration".split(),
+        "InternVLForConditionalGeneration LlavaForConditionalGeneration".split(),
         "input_ids=marked/16/29 attention_mask=ones/29 pixel_values=real/3x32x32",
+    ),
+    "PaliGemmaForConditionalGeneration": (
+        "input_ids=marked/16/29 attention_mask=padded/29 token_type_ids=zeros/29 pixel_values=real/3x32x32"
     ),
     **dict.fromkeys(
         "AyaVisionForConditionalGeneration Blip2ForConditionalGeneration".split(),
@@ -173,9 +176,10 @@ OTHERS = {
     **dict.fromkeys("Qwen2VLForConditionalGeneration Qwen2_5_VLForConditionalGeneration".split(), TEXT),
     "Qwen3VLForConditionalGeneration": TEXT,
     "XCLIPModel": f"{TEXT} pixel_values=real/2x3x32x32",
-    # series and queries
+    # series, queries, and a decoder whose mask the model would otherwise make by looking at the tokens
+    "FSMTForConditionalGeneration": f"{TEXT} decoder_input_ids=ids/11 decoder_attention_mask=padded/11",
     **dict.fromkeys(
-        "AutoformerModel InformerModel TimeSeriesTransformerModel".split(),
+        "AutoformerModel InformerModel InformerModel/undistilled TimeSeriesTransformerModel".split(),
         "past_values=real/14 past_time_features=real/14x1 past_observed_mask=unit/14 future_values=real/5 future_time_features=real/5x1",
     ),
     "Blip2QFormerModel": "query_embeds=real/5x32 encoder_hidden_states=real/7x22",

@@ -11,11 +11,12 @@ from torch import nn
 from zoo.nets_attention import ATTENTION
 from zoo.nets_conv import CONVOLUTION
 from zoo.nets_dense import DENSE
+from zoo.nets_routed import ROUTED
 from zoo.nets_tricky import TRICKY
 
 Built = tuple[nn.Module, dict[str, Any]]
 
-NETS: dict[str, Callable[[], Built]] = {**DENSE, **TRICKY, **ATTENTION, **CONVOLUTION}
+NETS: dict[str, Callable[[], Built]] = {**DENSE, **TRICKY, **ATTENTION, **CONVOLUTION, **ROUTED}
 
 
 def build(name: str) -> Built:

@@ -136,7 +136,47 @@ class SliceWrite(nn.Module):
         return self.down(y)
 
 
+class DividedBySilence(nn.Module):
+    """What zeros would silence is divided by, too: 0 · (0 / 0) is not 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        return (h / (h + 3 * h.sign()) * h).sum(dim=-1, keepdim=True)
+
+
+class Strides(nn.Module):
+    """A view by strides speaks of memory, which cutting changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 12), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        return self.down(torch.ops.aten._reshape_alias(h, [h.shape[0], 3, 4], [12, 4, 1]).sum(dim=-1))
+
+
+class LearnedSteps(nn.Module):
+    """A recurrent net whose steps a layer makes, and that begins with a learned state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.start = nn.Linear(6, 15), nn.Parameter(torch.randn(1, 1, 7))
+        self.recurrent, self.down = nn.GRU(3, 7, batch_first=True), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.start.expand(-1, x.shape[0], -1).contiguous()
+        return self.down(self.recurrent(self.up(x).unflatten(-1, (5, 3)), state)[0][:, -1])
+
+
 TRICKY = {
+    "divided-by-silence": lambda: (DividedBySilence(), features()),
+    "strides": lambda: (Strides(), features()),
+    "learned-steps": lambda: (LearnedSteps(), features()),
     "weight-norm": lambda: (WeightNorm(), features()),
     "spectral-norm": lambda: (SpectralNorm().double(), {"x": features()["x"].double()}),
     "input-convex": lambda: (InputConvex(), features()),

@@ -48,6 +48,13 @@ TEXT: dict[str, dict[str, Any]] = {
     ),
     "BambaForCausalLM": {**MAMBA2, "attn_layer_indices": [1]},
     "CodeGenForCausalLM": {"rotary_dim": 4},
+    "DeepseekV3ForCausalLM": {
+        **MLA,
+        "first_k_dense_replace": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 3,
+        "topk_group": 2,
+    },
     "DeepseekV2ForCausalLM": {**MLA, "num_experts_per_tok": 2},
     "Dots1ForCausalLM": {
         "n_shared_experts": 1,
@@ -302,6 +309,7 @@ MIXED: dict[str, dict[str, Any]] = {
     },
     "Idefics3ForConditionalGeneration": {**IMAGE, "scale_factor": 2},
     "InformerModel": SERIES,
+    "InformerModel/undistilled": {**SERIES, "distil": False},
     "InternVLForConditionalGeneration": {
         **IMAGE,
         "vision_config": {"image_size": [32, 32], "patch_size": [4, 4]},

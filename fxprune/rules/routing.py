@@ -1,0 +1,203 @@
+"""Numbers of units: which values hold, as their contents, positions along a dim of another value, and who reads them.
+
+    scores [t, e] ── topk ── getitem 1: ids [t, k], numbers of e ── sort, index, view … ── gather(probs, ids), index(weight, [ids]),
+                                                                                          histc(ids, e) ── cumsum: offsets
+
+A dim that is looked up by value can shrink where all who read the numbers look up that very dim: indices that stay are counted anew in
+their old order, so ids stay consistent (and sorted where they were). That is how the experts of a mixture become an axis. Everything
+here follows from the graph alone, before any dim is known.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Container
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+
+class Candidates(NamedTuple):
+    """A dimension of a value among whose positions a node chooses."""
+
+    value: fx.Node
+    place: int
+
+
+@dataclass
+class Routing:
+    """`numbers`: values whose contents count positions of candidates; `counts`, `offsets`: how many rows each has, and where they end.
+
+    `strays` says of candidates who reads their numbers in a way that is not known to survive renumbering; `same` are candidates whose
+    numbers are concatenated, so that they must be of one dim; `excluded` are values in which candidates that were chosen before (how
+    many) can't win again. `logits` are values whose last dim is the output of a weight: what a router gives.
+    """
+
+    numbers: dict[fx.Node, Candidates] = field(default_factory=dict)
+    counts: dict[fx.Node, Candidates] = field(default_factory=dict)
+    offsets: dict[fx.Node, Candidates] = field(default_factory=dict)
+    strays: dict[Candidates, fx.Node] = field(default_factory=dict)
+    same: list[tuple[Candidates, Candidates, fx.Node]] = field(default_factory=list)
+    excluded: dict[fx.Node, int] = field(default_factory=dict)
+    logits: set[fx.Node] = field(default_factory=set)
+
+
+#: operator: which of its results (None: the only one) holds the positions of what it chose
+CHOOSERS: dict[Any, int | None] = {
+    aten.topk: 1,
+    aten.max: 1,
+    aten.min: 1,
+    aten.argmax: None,
+    aten.argmin: None,
+}
+
+#: operators whose result holds contents of their first operand, elsewhere, in another type or in part
+PASSED_ON = frozenset(
+    (
+        *(aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.unsqueeze, aten.squeeze),
+        *(aten.expand, aten.clone, aten.contiguous, aten.to, aten._to_copy, aten.type_as, aten.detach, aten.alias),
+        *(aten.transpose, aten.t, aten.permute, aten.movedim, aten.select, aten.slice, aten.narrow, aten.repeat),
+        *(aten.repeat_interleave, aten.index, aten.index_select, aten.gather),
+        *(aten.split, aten.split_with_sizes, aten.unbind, aten.chunk, aten.sort),
+    )
+)  # fmt: skip
+
+CASTS = (aten.to, aten._to_copy)
+JOINED = frozenset((aten.cat, aten.concat, aten.stack))
+
+#: operator: the argument that takes numbers of the dim that it looks up, counts or writes
+LOOKUPS: dict[Any, str] = {
+    aten.gather: "index",
+    aten.index: "indices",
+    aten.index_select: "index",
+    aten.embedding: "indices",
+    aten.scatter: "index",
+    aten.one_hot: "self",
+    aten.histc: "self",
+}
+
+#: operators that read sizes only, or an order that renumbering keeps
+INDIFFERENT = frozenset(
+    (aten.sym_size, aten.argsort, aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like)
+)
+
+
+def routing(nodes: list[fx.Node], varies: set[fx.Node]) -> Routing:
+    """What the graph says about numbers of units; `varies` are the values that depend on an input."""
+    found = Routing()
+    for node in nodes:
+        if node.op == "call_function":
+            _see(node, found, varies)
+    for node, candidates in found.numbers.items():
+        for user in node.users:
+            if not _survives(node, user, found.numbers):
+                found.strays.setdefault(candidates, user)
+    return found
+
+
+def packet(node: fx.Node) -> Any:
+    """What a node calls, whichever overload of it."""
+    return node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
+
+
+def _see(node: fx.Node, found: Routing, varies: set[fx.Node]) -> None:
+    numbers = _numbers(node, found)
+    if numbers is not None:
+        found.numbers[node] = numbers
+    first: Any = node.args[0] if node.args else None
+    if packet(node) is aten.histc and first in found.numbers and _one_bin_each(node):
+        found.counts[node] = found.numbers[first]
+    if packet(node) in (*CASTS, aten.cumsum) and first in found.counts:
+        table = found.offsets if packet(node) is aten.cumsum else found.counts
+        table[node] = found.counts[first]
+    if packet(node) in CASTS and first in found.offsets:
+        found.offsets[node] = found.offsets[first]
+    if packet(node) is aten.scatter and _excludes(node, found):
+        found.excluded[node] = found.excluded.get(first, 0) + _chosen_before(node)
+    if _is_logits(node, found, varies):
+        found.logits.add(node)
+
+
+def _excludes(node: fx.Node, found: Routing) -> bool:
+    return len(node.args) == 4 and node.args[2] in found.numbers and bool(node.args[3] == float("-inf"))
+
+
+def _chosen_before(node: fx.Node) -> int:
+    _, place, index = node.args[:3]
+    return int(index.meta["val"].shape[place])  # type: ignore[union-attr]
+
+
+def _numbers(node: fx.Node, found: Routing) -> Candidates | None:
+    source: Any = node.args[0] if node.args else None
+    if node.target is operator.getitem:
+        chooser = packet(source)
+        if chooser in CHOOSERS:
+            return candidates(source) if node.args[1] == CHOOSERS[chooser] else None
+        if chooser is aten.sort and node.args[1] != 0:
+            return None
+        return found.numbers.get(source.args[0]) if chooser in PASSED_ON else None
+    if packet(node) in JOINED and all(one in found.numbers for one in source):
+        several = [found.numbers[one] for one in source]
+        found.same += [(several[0], other, node) for other in several[1:]]
+        return several[0]
+    if packet(node) in CHOOSERS and CHOOSERS[packet(node)] is None:
+        return candidates(node)
+    passes = packet(node) in PASSED_ON and not isinstance(node.meta.get("val"), (tuple, list))
+    return found.numbers.get(source) if passes else None
+
+
+def candidates(node: fx.Node) -> Candidates | None:
+    """Among what a chooser chooses; None where it is over all positions of several dims, or between two tensors."""
+    bound = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | node.kwargs  # type: ignore[union-attr]
+    value: Any = bound.get("self")
+    dim: Any = bound.get("dim", -1 if packet(node) is aten.topk else None)
+    if not isinstance(value, fx.Node) or not isinstance(dim, int):
+        return None
+    return Candidates(value, dim % max(1, value.meta["val"].dim()))
+
+
+def _one_bin_each(node: fx.Node) -> bool:
+    """histc(ids, bins, 0, bins − 1) counts each number apart."""
+    _, bins, low, high = (*node.args, None, None, None)[:4]
+    return isinstance(bins, int) and bool(low == 0 and high == bins - 1)
+
+
+def _survives(node: fx.Node, user: fx.Node, numbers: Container[fx.Node]) -> bool:
+    """Whether a reader of numbers gives the same when units that nobody chose are gone and the others are counted anew."""
+    if packet(user) in INDIFFERENT:
+        return True
+    if packet(user) in PASSED_ON and user.args[0] is node:
+        return node not in _inner(user.args[1:])
+    if packet(user) in JOINED:
+        return user in numbers
+    if packet(user) not in LOOKUPS:
+        return False
+    names = [argument.name for argument in user.target._schema.arguments]  # type: ignore[union-attr]
+    places = [names[i] for i, value in enumerate(user.args) if value is node or node in _inner([value])]
+    return places == [LOOKUPS[packet(user)]] and (packet(user) is not aten.histc or _one_bin_each(user))
+
+
+def _inner(values: Any) -> list[Any]:
+    """The members of the lists among some arguments."""
+    return [item for value in values if isinstance(value, (list, tuple)) for item in value]
+
+
+def _is_logits(node: fx.Node, found: Routing, varies: set[fx.Node]) -> bool:
+    """A product with a weight, and what is computed of it position by position."""
+    args: tuple[Any, ...] = node.args
+    if packet(node) in (aten.linear, aten.matmul, aten.mm):
+        return args[0] in varies and args[1] not in varies and args[1].meta["val"].dim() > 1
+    if packet(node) is aten.addmm:
+        return args[1] in varies and args[2] not in varies
+    if torch.Tag.pointwise not in getattr(node.target, "tags", ()) and packet(node) not in CASTS:
+        return False
+    carriers = [arg for arg in args if isinstance(arg, fx.Node) and arg in found.logits]
+    return any(_same_width(arg, node) for arg in carriers)
+
+
+def _same_width(one: fx.Node, other: fx.Node) -> bool:
+    return bool(one.meta["val"].shape[-1:] == other.meta["val"].shape[-1:])

@@ -1,0 +1,40 @@
+"""Small text files: written whole or not at all, and read with a sentence where they are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import ExportError, FxpruneError
+
+
+def write(path: str | os.PathLike[str], text: str, overwrite: bool = False) -> None:
+    """Write a text file through a draft beside it; ExportError where the file exists, unless `overwrite`."""
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists; pass overwrite=True to replace it")
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(target)
+
+
+def read(path: str | os.PathLike[str], what: str, error: type[FxpruneError]) -> str:
+    """The text of a file; `error` says that this `what` can't be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failure:
+        raise error(f"can't read the {what} {path}: {failure}") from None
+
+
+def parse(text: str, form: tuple[str, str, type], what: str, error: type[FxpruneError]) -> dict[str, Any]:
+    """A JSON object that names its format; `form` is the format, a key that it must have, and that key's type."""
+    name, key, kind = form
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as failure:
+        raise error(f"this is no {what}: not JSON ({failure})") from None
+    if not isinstance(data, dict) or data.get("format") != name or not isinstance(data.get(key), kind):
+        raise error(f'this is no {what}: expected a JSON object with "format": "{name}" and "{key}"')
+    return data

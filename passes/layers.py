@@ -1,0 +1,65 @@
+"""Whole layers, or single residual branches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fxprune.analysis import analyze
+from fxprune.pipeline import PYTHON, Pass, require
+from fxprune.program import Program
+from fxprune.repeats import UNITS
+from fxprune.search import SEARCHES, Evaluate, Evaluated, Faithfulness, Found, Influence, Progress, run
+from fxprune.selection import Selection
+
+#: how a candidate is judged where no `evaluate` is given, and what that is
+SCORES = {
+    "influence": "cosine of a region's input and output on calibration data (the example inputs where none are given)",
+    "loss": "how far the outputs move on calibration data without it",
+}
+
+
+@dataclass(frozen=True)
+class Layers(Pass):
+    """Remove whole layers or residual branches; a search says which."""
+
+    name: ClassVar[str] = "layers"
+
+    count: int = 0  #: how many go
+    ratio: float = 0.0  #: or what fraction of them, rounded down
+    unit: str = "layer"  #: layer or branch
+    search: str = "greedy"  #: greedy, oneshot or exhaustive
+    score: str = "influence"  #: influence or loss: what decides where no evaluator is given in Python
+    journal: str = ""  #: a file that remembers evaluations, so that a killed search goes on
+    evaluate: Evaluate | None = field(default=None, metadata=PYTHON)
+    data: Sequence[dict[str, Any]] = field(default=(), metadata=PYTHON)
+    executor: Executor | None = field(default=None, metadata=PYTHON)
+    progress: Progress | None = field(default=None, metadata=PYTHON)
+
+    def __post_init__(self) -> None:
+        require(self.count >= 0, f"count must not be negative, got {self.count}")
+        require(0 <= self.ratio < 1, f"ratio must lie in [0, 1), got {self.ratio:g}")
+        require(bool(self.count) != bool(self.ratio), "say either count or ratio, as in layers(count=2)")
+        require(self.unit in UNITS, f"unit must be one of {', '.join(UNITS)}, got {self.unit!r}")
+        require(self.search in SEARCHES, f"search must be one of {', '.join(SEARCHES)}, got {self.search!r}")
+        require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+
+    def plan(self, program: Program) -> Selection:
+        found = self.find(program)
+        return Selection(removed=found.order) if found else Selection()
+
+    def find(self, program: Program) -> Found | None:
+        """The whole search: its order, scores and evaluations; None where nothing is asked for or nothing can go."""
+        names = [r.name for r in analyze(program).regions if r.unit == self.unit and not r.why]
+        count = self.count or int(len(names) * self.ratio)
+        if not count or not names:
+            return None
+        return run(self.search, self._rater(program), names, count, self.progress)
+
+    def _rater(self, program: Program) -> Evaluated | Influence:
+        if self.evaluate is None and self.score == "influence":
+            return Influence(program, self.data)
+        evaluate = self.evaluate or Faithfulness(program, self.data)
+        return Evaluated(program, evaluate, self.journal or None, self.executor)

@@ -1,0 +1,60 @@
+"""The README's Python blocks run as they stand, and print what their comments say."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxprune.rules import RULES
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Each Python block under the title of its section."""
+    sections = [section.partition("\n") for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]]
+    return [
+        (title, code.partition("```")[0])
+        for title, _, body in sections
+        for code in body.split("```python\n")[1:]
+    ]
+
+
+BLOCKS = blocks(README.read_text(encoding="utf-8"))
+
+
+def test_every_python_block_is_found() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(BLOCKS) == text.count("```python\n")
+    assert {"Fifteen lines", "Each head its own dimensions", "Teach it an operator"} <= {
+        title for title, _ in BLOCKS
+    }
+
+
+@pytest.mark.filterwarnings("ignore")  # the block's own file is no module: torch can't name its source
+@pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
+def test_a_block_prints_what_its_comments_say(
+    title: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "transformers" in code:
+        pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    before = dict(RULES)
+    try:
+        exec(compile(code, f"README.md, {title}", "exec"), {"__name__": "readme"})
+    finally:
+        for packet in RULES.keys() - before.keys():
+            del RULES[packet]
+    printed = capsys.readouterr().out.splitlines()
+    promised = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    shown = printed[len(printed) - len(promised) :]
+    assert len(printed) >= len(promised)
+    for line, promise in zip(shown, promised, strict=True):
+        assert line == promise or _same_magnitude(line, promise)
+
+
+def _same_magnitude(line: str, promise: str) -> bool:
+    """A measured difference: what is said is rounded, and machines differ a little."""
+    return re.fullmatch(r"\d+e-\d+", promise) is not None and float(line) <= 10 * float(promise)

@@ -1,0 +1,150 @@
+"""ONNX Runtime on what was pruned: it must agree wherever the unpruned original exports.
+
+The pruned program is written by `fxprune.export`, which compares ONNX Runtime with the program at the example and, where sizes are dynamic,
+at a second shape. Only where that fails does the original matter: it *exports* if plain `torch.onnx.export(dynamo=True)` of the nn.Module
+writes a file that ONNX Runtime runs as the model does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxprune import runtime
+from fxprune.emit import BAR, export, plain_export
+from fxprune.errors import ExportError
+from fxprune.points import Feeds, feeds
+from fxprune.program import Program
+from fxprune.tools.models import Loaded
+from zoo.compare import copied, difference, double, doubled, outputs
+
+AGREES, NO_EXPORT, DIFFERS_TOO, ROUNDS, FAILS = (
+    "agrees",
+    "the original does not export",
+    "ONNX Runtime differs on the original too",
+    "float32 rounds more",
+    "fails",
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """ONNX Runtime on a pruned program: one of the five words, the reason, the largest relative difference, the shapes compared."""
+
+    said: str
+    reason: str = ""
+    relative: float = 0.0
+    shapes: int = 0
+
+
+def agreement(model: nn.Module, original: Program, slim: Program) -> Agreement:
+    """Write and compare the pruned program; the original is exported only where that fails, to tell whose fault it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft, plain = Path(folder) / "slim.onnx", Path(folder) / "original.onnx"
+        if _has_own_operators(slim) and (reason := _refused(model, original, plain)):
+            return Agreement(NO_EXPORT, reason)
+        try:
+            made = export(slim, draft)
+        except ExportError as error:
+            return _blamed(model, original, slim, plain, error)
+    return Agreement(AGREES, relative=made.relative, shapes=len(made.points))
+
+
+def _has_own_operators(program: Program) -> bool:
+    """Whether there are operators from outside of torch, which rarely export: then asking the original first saves time."""
+    calls = program.graph.graph.nodes
+    return any(
+        isinstance(node.target, torch._ops.OpOverload) and node.target.namespace != "aten" for node in calls
+    )
+
+
+def _blamed(
+    model: nn.Module, original: Program, slim: Program, file: Path, failure: ExportError
+) -> Agreement:
+    """Torch's fault where the original does not export, ONNX Runtime's where it computes that wrongly too, else ours.
+
+    A net that blows rounding up, so that its own float32 is further than the bar from float64, can't be held to the bar.
+    """
+    if not file.exists() and (reason := _refused(model, original, file)):
+        return Agreement(NO_EXPORT, reason)
+    try:
+        relative = _off(model, original, file)
+    except ExportError as error:
+        return Agreement(DIFFERS_TOO, str(error))
+    if not relative <= BAR:
+        why = (
+            "it draws random numbers"
+            if _is_random(original)
+            else f"its float32 is {_rounding(original):.1e} from float64"
+        )
+        reason = f"by {relative:.1e} ({why}); pruned: {failure}"
+        return Agreement(DIFFERS_TOO, reason, relative)
+    rounding = _rounding(slim) if str(failure).startswith("output ") else 0.0  # a difference, and no refusal
+    if rounding > BAR:
+        return Agreement(ROUNDS, f"{failure}; its own float32 is {rounding:.1e} from float64")
+    return Agreement(FAILS, f"the original agrees to {relative:.1e}; pruned: {failure}")
+
+
+def _refused(model: nn.Module, original: Program, file: Path) -> str:
+    """Why torch can't export the original; empty where it can."""
+    try:
+        _plain(model, original, file)
+    except ExportError as error:
+        return str(error)
+    return ""
+
+
+def _plain(model: nn.Module, original: Program, file: Path) -> None:
+    """Export the model as its owner would, with the dynamic sizes of its capture."""
+    from torch.onnx._constants import ONNX_DEFAULT_OPSET
+
+    loaded = Loaded("", model, (), copied(original.kwargs), original.dynamic)
+    kwargs, dynamic = loaded.uncached()
+    plain_export(model, file, (), kwargs, dynamic, ONNX_DEFAULT_OPSET)
+
+
+def _off(model: nn.Module, original: Program, file: Path) -> float:
+    """How far ONNX Runtime's outputs of the original's file are from the model's."""
+    opened = runtime.session(file)
+    found = [torch.as_tensor(value) for value in runtime.run(opened, _renamed(opened, feeds(original)))]
+    wanted = _tensors(model, original.kwargs)
+    if len(found) != len(wanted):
+        raise ExportError(f"the original's file has {len(found)} outputs, the model {len(wanted)}")
+    return difference(found, wanted)
+
+
+def _is_random(program: Program) -> bool:
+    """Whether two calls in a row differ."""
+    torch.manual_seed(1)
+    one, other = (pytree.tree_leaves(program(**program.kwargs)) for _ in range(2))
+    return any(isinstance(a, Tensor) and not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _rounding(program: Program) -> float:
+    """How far float32 is from float64 on the same program; not a number where it does not run in float64."""
+    try:
+        return difference(outputs(program, program.kwargs), outputs(doubled(program), double(program.kwargs)))
+    except RuntimeError:
+        return float("nan")
+
+
+def _renamed(opened: Any, given: Feeds) -> Feeds:
+    """Inputs under the names of the original's file: capture renames what shadows a builtin, as `input` does."""
+    names = [entry.name for entry in opened.get_inputs()]
+    if set(names) <= set(given) or len(names) != len(given):
+        return given
+    return dict(zip(names, given.values(), strict=True))
+
+
+def _tensors(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Tensor]:
+    plain, _ = Loaded("", model, (), kwargs).uncached()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return [value for value in pytree.tree_leaves(model(**plain)) if isinstance(value, Tensor)]
