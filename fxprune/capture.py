@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
 from fxprune.normalize import normalize
-from fxprune.program import Program, source_line, trees
+from fxprune.program import Program, is_free, source_line, trees
 
 _SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
@@ -70,7 +71,7 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
     with _without_cache(model, kwargs):
         own_args, own_kwargs = _clones((tuple(args), {**kwargs, **extra}))
         exported = _export(model, own_args, own_kwargs, _with_constants(shapes, extra))
-        program = _program(exported, tuple(args), kwargs, shapes, frozenset(extra))
+        program = _program(exported, tuple(args), kwargs, _settled(exported, shapes), frozenset(extra))
     check_same(model, program)
     return program
 
@@ -242,17 +243,42 @@ def _last_user_frame(error: BaseException) -> str:
     return f"{frame.filename}:{frame.lineno} in {frame.function}: {(frame.code_context or [''])[0].strip()}"
 
 
+def _settled(exported: ExportedProgram, shapes: Any) -> Any:
+    """`shapes` without the hints that torch.export did not follow: an AUTO size on which the code depends comes out fixed.
+
+    Exported again, a loop that was unrolled over such a size would pass for dynamic.
+    """
+    if not isinstance(shapes, Mapping):
+        return shapes
+    args, kwargs = pytree.tree_unflatten(_inputs(exported), exported.call_spec.in_spec)
+    values = _keyed(exported, args, kwargs)
+    return {name: _settled_leaf(shape, values.get(name)) for name, shape in shapes.items()}
+
+
+def _settled_leaf(shape: Any, value: Any) -> Any:
+    if isinstance(value, Tensor) and isinstance(shape, Mapping):
+        return {i: hint for i, hint in shape.items() if hint != Dim.AUTO or is_free(value.shape[i])}
+    if isinstance(value, (list, tuple)) and isinstance(shape, (list, tuple)):
+        return [_settled_leaf(*pair) for pair in zip(shape, value, strict=True)]
+    return shape
+
+
 def _dynamic_of(exported: ExportedProgram) -> Any:
     """AUTO wherever an exported input has a symbolic size; None where all are fixed."""
-    spec = exported.call_spec.in_spec
-    values = [node.meta.get("val") for node in exported.graph.find_nodes(op="placeholder")]
-    names = set(exported.graph_signature.user_inputs)
-    nodes = [n for n in exported.graph.find_nodes(op="placeholder") if n.name in names]
+    values, spec = _inputs(exported), exported.call_spec.in_spec
     if not any(_symbolic(value) for value in values):
         return None
-    shapes = [_auto_symbolic(node.meta.get("val")) for node in nodes]
+    shapes = [_auto_symbolic(value) for value in values]
     args, kwargs = pytree.tree_unflatten(shapes, spec) if spec else (shapes, {})
     return (*args, *kwargs.values()) if not kwargs else _keyed(exported, args, kwargs)
+
+
+def _inputs(exported: ExportedProgram) -> list[Any]:
+    """The fake values of the user's inputs, flat; constants among them (a flag, None) as they are."""
+    specs = exported.graph_signature.input_specs
+    names = {spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT}
+    nodes = exported.graph.find_nodes(op="placeholder")
+    return [node.meta.get("val") for node in nodes if node.name in names]
 
 
 def _keyed(exported: ExportedProgram, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -261,13 +287,13 @@ def _keyed(exported: ExportedProgram, args: Any, kwargs: Any) -> dict[str, Any]:
 
 
 def _symbolic(value: Any) -> bool:
-    return isinstance(value, Tensor) and any(not isinstance(size, int) for size in value.shape)
+    return isinstance(value, Tensor) and any(map(is_free, value.shape))
 
 
 def _auto_symbolic(value: Any) -> Any:
     if not _symbolic(value):
         return None
-    return {i: Dim.AUTO for i, size in enumerate(value.shape) if not isinstance(size, int)}
+    return {i: Dim.AUTO for i, size in enumerate(value.shape) if is_free(size)}
 
 
 def _program(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils import _pytree as pytree
 
 from fxprune.training import switchable
@@ -109,8 +110,13 @@ class Program:
         for node in self.placeholders():
             value = node.meta.get("val")
             if isinstance(value, Tensor):
-                free[node.name] = tuple(i for i, size in enumerate(value.shape) if not isinstance(size, int))
+                free[node.name] = tuple(i for i, size in enumerate(value.shape) if is_free(size))
         return {name: dims for name, dims in free.items() if dims}
+
+
+def is_free(size: int | torch.SymInt) -> bool:
+    """Whether a size is still symbolic; torch.export may have settled a symbol on a number."""
+    return not is_concrete_int(size)
 
 
 def _leaf_paths(spec: Any) -> Iterator[tuple[Any, ...]]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from fxprune import Selection, analyze, capture, shrink
+from fxprune import Selection, analyze, capture, export, shrink
 from fxprune.errors import CaptureError
 from models import captured, distance, hugging_face, net
 from zoo.nets import NETS
@@ -191,3 +191,40 @@ def test_dynamic_true_lets_torch_decide() -> None:
     model, inputs = hugging_face("bert")
     program = capture(model, kwargs=inputs, dynamic=True)
     assert program.free_dims() == {"input_ids": (0, 1), "attention_mask": (0, 1)}
+
+
+class EachImageAlone(nn.Module):
+    """Images one after the other: torch.export unrolls the loop, so that the batch comes out fixed although it was left to torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.cat([self.conv(image[None]).relu().flatten(2).mean(-1) for image in images]))
+
+
+def test_a_size_on_which_the_code_depends_comes_out_fixed(tmp_path: Path) -> None:
+    auto = {"images": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}}
+    program = capture(EachImageAlone(), kwargs={"images": torch.randn(3, 3, 8, 9)}, dynamic=auto)
+    assert (program.dynamic, program.free_dims()) == (
+        {"images": {2: torch.export.Dim.AUTO}},
+        {"images": (2,)},
+    )
+    assert [dict(point) for point in export(program, tmp_path / "m.onnx").points] == [
+        {"height": 8},
+        {"height": 16},
+    ]
+
+
+class Flagged(nn.Module):
+    """A flag between the tensors of its signature."""
+
+    def forward(self, x: Tensor, twice: bool = False) -> Tensor:
+        return x * 2 if twice else x
+
+
+def test_an_exported_program_with_a_flag_among_its_inputs_keeps_its_dynamic_sizes() -> None:
+    free = {"x": {0: torch.export.Dim.AUTO}, "twice": None}
+    exported = torch.export.export(Flagged(), (torch.ones(3, 4),), {"twice": True}, dynamic_shapes=free)
+    assert capture(exported).dynamic == {"x": {0: torch.export.Dim.AUTO}, "twice": None}
