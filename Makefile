@@ -60,5 +60,5 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	@$(INSTALL) -e '.[hf,dev]'
+	@$(INSTALL) -e '.[hf,train,dev]'
 	@touch $@

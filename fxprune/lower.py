@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._export.verifier import TrainingIRVerifier
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import (
@@ -73,6 +74,7 @@ def lift(program: Program) -> ExportedProgram:
         [ModuleCallEntry("", called)],
         (tuple(program.args), dict(program.kwargs)),
         {},
+        verifiers=[TrainingIRVerifier],  # a graph from torch.export still writes in place
     )
 
 

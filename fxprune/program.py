@@ -163,6 +163,18 @@ def trees(graph: Any) -> Any:
     return graph.graph._codegen.pytree_info
 
 
+def containers(program: Program) -> tuple[str, ...]:
+    """The modules that define the classes of inputs and outputs: a process that reads the program's .pt2 file must have imported them."""
+    found: dict[str, None] = {}
+    waiting = [trees(program.graph).in_spec, trees(program.graph).out_spec]
+    while waiting:
+        spec = waiting.pop()
+        waiting += spec.children()
+        if spec.type is not None:
+            found[spec.type.__module__] = None
+    return tuple(name for name in found if name != "builtins")
+
+
 def attribute(module: nn.Module, name: str) -> Any:
     """What a dotted name refers to."""
     value: Any = module

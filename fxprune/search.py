@@ -6,11 +6,13 @@ candidate that stands last. Evaluators that train are the paper's own setting: e
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +29,7 @@ from fxprune.capture import capture
 from fxprune.emit import save
 from fxprune.errors import SelectionError
 from fxprune.journal import Journal, identity
-from fxprune.program import Program
+from fxprune.program import Program, containers
 
 Evaluate: TypeAlias = Callable[[Program], float]
 """How good a program is; higher is better. Candidates share their weights with the program that is searched: who trains, trains a copy."""
@@ -122,20 +124,24 @@ class Evaluated:
     ) -> None:
         self.program, self.evaluate, self.executor = program, evaluate, executor
         self.analysis = analyze(program)
-        self.journal = Journal(journal, identity(evaluate), self.analysis.digest)
+        self.journal = Journal(journal, identity(evaluate), fingerprint(self.analysis))
         self.observe: Callable[[float], None] = lambda seconds: None
 
     def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
         """One evaluation a candidate, those of the journal excepted."""
-        sets = {name: frozenset((*removed, name)) for name in candidates}
-        waiting = {name: gone for name, gone in sets.items() if gone not in self.journal.scores}
-        for _ in range(len(sets) - len(waiting)):
+        return self.scores([(*removed, name) for name in candidates])
+
+    def scores(self, sets: Sequence[Iterable[str]]) -> list[float]:
+        """How good the program is without each set of regions (none at all is one, too); those of the journal are not evaluated."""
+        asked = [frozenset(names) for names in sets]
+        waiting = [gone for gone in dict.fromkeys(asked) if gone not in self.journal.scores]
+        for _ in range(len(asked) - len(waiting)):
             self.observe(0.0)
         run = self._elsewhere if self.executor else self._here
-        for gone, score, seconds in run(list(waiting.values())):
+        for gone, score, seconds in run(waiting):
             self.journal.write(gone, score, seconds)
             self.observe(seconds)
-        return [self.journal.scores[gone] for gone in sets.values()]
+        return [self.journal.scores[gone] for gone in asked]
 
     def _here(self, sets: Sequence[frozenset[str]]) -> Any:
         for gone in sets:
@@ -148,16 +154,31 @@ class Evaluated:
         with tempfile.TemporaryDirectory(prefix="fxprune-search-") as folder:
             path = Path(folder) / "program.pt2"
             save(self.program, path)
+            needed = containers(self.program)
             futures: dict[Future[tuple[float, float]], frozenset[str]] = {
-                self.executor.submit(evaluated, str(path), tuple(sorted(gone)), self.evaluate): gone
+                self.executor.submit(evaluated, str(path), tuple(sorted(gone)), self.evaluate, needed): gone
                 for gone in sets
             }
             for future in as_completed(futures):
                 yield futures[future], *future.result()
 
 
-def evaluated(path: str, removed: tuple[str, ...], evaluate: Evaluate) -> tuple[float, float]:
-    """(score, seconds) of one candidate: what runs in a worker."""
+def fingerprint(analysis: Analysis) -> str:
+    """Tells programs apart by their axes and by every weight: a journal must not answer for a model that was trained on since."""
+    digest = hashlib.sha256(analysis.digest.encode())
+    for name, value in sorted(analysis.program.tensors().items()):
+        digest.update(name.encode())
+        if value.device.type != "meta":
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def evaluated(
+    path: str, removed: tuple[str, ...], evaluate: Evaluate, needed: Sequence[str] = ()
+) -> tuple[float, float]:
+    """(score, seconds) of one candidate: what runs in a worker, after importing the modules that the file needs."""
+    for module in needed:
+        importlib.import_module(module)
     analysis = _loaded(path)
     start = time.perf_counter()
     return float(evaluate(bypassed(analysis, removed))), time.perf_counter() - start
@@ -166,6 +187,19 @@ def evaluated(path: str, removed: tuple[str, ...], evaluate: Evaluate) -> tuple[
 @lru_cache(maxsize=1)
 def _loaded(path: str) -> Analysis:
     return analyze(capture(Path(path)))
+
+
+class Last:
+    """A rater that measures nothing: all are equal, so that the last ones go first (top-layer dropping, arXiv 2004.03844)."""
+
+    def __init__(self) -> None:
+        self.observe: Callable[[float], None] = lambda seconds: None
+
+    def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
+        """0 for each; ties go to the last."""
+        for _ in candidates:
+            self.observe(0.0)
+        return [0.0] * len(candidates)
 
 
 class Influence:
@@ -247,7 +281,7 @@ def _values(program: Program, kwargs: dict[str, Any], names: set[str]) -> dict[s
 
 def run(
     name: str,
-    rater: Evaluated | Influence,
+    rater: Evaluated | Influence | Last,
     candidates: Sequence[str],
     count: int,
     progress: Progress | None = None,
@@ -263,7 +297,7 @@ def run(
 
 
 class _Clock:
-    """Counts evaluations, and says what is left by the mean of those that took time."""
+    """Counts evaluations, and says what is left by the time that those took which were not in a journal, however many run at once."""
 
     def __init__(self, name: str, size: int, count: int, progress: Progress) -> None:
         self.total = {
@@ -271,11 +305,11 @@ class _Clock:
             "oneshot": size,
             "exhaustive": math.comb(size, count),
         }[name]
-        self.done, self.timed, self.seconds, self.progress = 0, 0, 0.0, progress
+        self.done, self.timed, self.progress = 0, 0, progress
+        self.start = time.perf_counter()
 
     def __call__(self, seconds: float) -> None:
         self.done += 1
         self.timed += seconds > 0
-        self.seconds += seconds
-        left = (self.total - self.done) * self.seconds / max(1, self.timed)
-        self.progress(self.done, self.total, left)
+        spent = time.perf_counter() - self.start
+        self.progress(self.done, self.total, (self.total - self.done) * spent / max(1, self.timed))

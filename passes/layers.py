@@ -11,13 +11,14 @@ from fxprune.analysis import analyze
 from fxprune.pipeline import PYTHON, Pass, require
 from fxprune.program import Program
 from fxprune.repeats import UNITS
-from fxprune.search import SEARCHES, Evaluate, Evaluated, Faithfulness, Found, Influence, Progress, run
+from fxprune.search import SEARCHES, Evaluate, Evaluated, Faithfulness, Found, Influence, Last, Progress, run
 from fxprune.selection import Selection
 
 #: how a candidate is judged where no `evaluate` is given, and what that is
 SCORES = {
     "influence": "cosine of a region's input and output on calibration data (the example inputs where none are given)",
     "loss": "how far the outputs move on calibration data without it",
+    "last": "nothing is measured: the last ones go",
 }
 
 
@@ -31,7 +32,7 @@ class Layers(Pass):
     ratio: float = 0.0  #: or what fraction of them, rounded down
     unit: str = "layer"  #: layer or branch
     search: str = "greedy"  #: greedy, oneshot or exhaustive
-    score: str = "influence"  #: influence or loss: what decides where no evaluator is given in Python
+    score: str = "influence"  #: influence, loss or last: what decides where no evaluator is given in Python
     journal: str = ""  #: a file that remembers evaluations, so that a killed search goes on
     evaluate: Evaluate | None = field(default=None, metadata=PYTHON)
     data: Sequence[dict[str, Any]] = field(default=(), metadata=PYTHON)
@@ -58,7 +59,9 @@ class Layers(Pass):
             return None
         return run(self.search, self._rater(program), names, count, self.progress)
 
-    def _rater(self, program: Program) -> Evaluated | Influence:
+    def _rater(self, program: Program) -> Evaluated | Influence | Last:
+        if self.evaluate is None and self.score == "last":
+            return Last()
         if self.evaluate is None and self.score == "influence":
             return Influence(program, self.data)
         evaluate = self.evaluate or Faithfulness(program, self.data)

@@ -22,7 +22,7 @@ LAYERS = (
     ("fxprune.tools",),
     ("fxprune",),  # the public names: nothing below may import them from here
     ("fxprune.passes",),
-    ("fxprune.pipeline", "fxprune.vocabulary", "fxprune.search", "fxprune.journal"),
+    ("fxprune.pipeline", "fxprune.vocabulary", "fxprune.search", "fxprune.journal", "fxprune.tasks"),
     (
         "fxprune.emit",
         "fxprune.lower",
@@ -67,6 +67,9 @@ ADAPTERS = {
     "onnxscript": ONNX,
     "transformers": HUGGING_FACE,
     "optimum": HUGGING_FACE,
+    "accelerate": {"fxprune.tasks"},
+    "datasets": {"fxprune.tools.data"},
+    "matplotlib": {"fxprune.tools.curve"},
 }
 
 

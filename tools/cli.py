@@ -1,7 +1,7 @@
 """The command `fxprune`: its arguments, and what an error becomes.
 
 Exit codes: 0 all is well; 1 a claim failed (the slim program differs, or a file could not be proven); 2 the
-command was called wrongly, or asks for what is refused, and nothing was written; 130 interrupted, and nothing was written.
+command was called wrongly, or asks for what is refused, and nothing was written; 130 interrupted, and no result was written.
 """
 
 import argparse
@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from fxprune.errors import CaptureError, FxpruneError, PipelineError, RefusedError, SelectionError, UsageError
+from fxprune.repeats import UNITS
+from fxprune.tasks import Recipe
 from fxprune.tools import console, models
 from fxprune.tools.bench import bench
 from fxprune.tools.catalog import passes
 from fxprune.tools.explain import explain
+from fxprune.tools.layers import METHODS, layers
 from fxprune.tools.run import apply, run
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
-    {"run": run, "apply": apply, "explain": explain, "bench": bench, "passes": passes}
+    {"run": run, "apply": apply, "layers": layers, "explain": explain, "bench": bench, "passes": passes}
 )
 BAD_USE = (CaptureError, PipelineError, RefusedError, SelectionError, UsageError)
 
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.progress().print(f"fxprune: {error}", markup=False)
         return 2 if isinstance(error, BAD_USE) else 1
     except KeyboardInterrupt:
-        console.progress().print("fxprune: interrupted; nothing was written", markup=False)
+        console.progress().print("fxprune: interrupted; no result was written", markup=False)
         return 130
 
 
@@ -50,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     _apply(commands.add_parser("apply", help="apply a saved selection to a model"))
+    _layers(
+        commands.add_parser(
+            "layers",
+            help="find by fine-tuning which layers a text classifier can do without; draw what it costs",
+        )
+    )
     _explain(commands.add_parser("explain", help="show what could go, and why the rest stays whole"))
     _bench(commands.add_parser("bench", help="time ONNX files against the first of them"))
     _json(commands.add_parser("passes", help="list the passes and their options"))
@@ -71,6 +80,84 @@ def _apply(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("selection", metavar="SELECTION.json", help="what an earlier run kept")
     _results(parser)
+
+
+def _layers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=models.FORMS)
+    add = parser.add_argument
+    add("--data", required=True, metavar="DIR", help="train.* and dev.*: .tsv, .csv, .jsonl or .parquet")
+    add("--text", default="sentence", metavar="COLUMN", help="the column of texts (sentence)")
+    add("--label", default="label", metavar="COLUMN", help="the column of classes (label)")
+    add("--rows", type=int, default=0, metavar="N", help="use only the first N rows of train (0: all)")
+    add("--tokenizer", metavar="MODEL", help="whose tokenizer to use, where MODEL has none")
+    add(
+        "--output-name",
+        default="logits",
+        metavar="NAME",
+        help="the output that holds a number a class (logits)",
+    )
+    _search(parser)
+    _recipe(parser)
+    add("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
+    add("--force", action="store_true", help="replace results that are already in OUT")
+    _session(parser)
+    _json(parser)
+
+
+def _search(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("search").add_argument
+    ways = "; ".join(f"{name}: {what}" for name, (_, _, what) in METHODS.items())
+    add(
+        "--count",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many go (1); the search finds all smaller numbers, too",
+    )
+    add("--unit", choices=UNITS, default="layer", help="(layer)")
+    add(
+        "--by",
+        default="greedy",
+        metavar="NAMES",
+        help=f"the first decides, the others are compared (greedy). {ways}",
+    )
+    add(
+        "--exhaustive",
+        type=int,
+        default=0,
+        metavar="K",
+        help="also try every set of K, and rank what was chosen",
+    )
+    add("--seeds", default="0", metavar="LIST", help="as in 40,41,42: the whole search for each (0)")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="candidates trained at once, each in a process (1)",
+    )
+    add("--journal", metavar="FILE", help="where evaluations are remembered (OUT.journal.jsonl)")
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    add, own = parser.add_argument_group("fine-tuning").add_argument, Recipe()
+    add("--epochs", type=int, default=own.epochs, metavar="N", help=f"({own.epochs})")
+    add(
+        "--learning-rate",
+        type=float,
+        default=own.learning_rate,
+        metavar="RATE",
+        help=f"({own.learning_rate:g})",
+    )
+    add("--batch-size", type=int, default=own.batch_size, metavar="N", help=f"({own.batch_size})")
+    add(
+        "--warmup",
+        type=float,
+        default=own.warmup,
+        metavar="SHARE",
+        help="steps with a rising learning rate (0)",
+    )
+    add("--precision", choices=("no", "bf16", "fp16"), default=own.precision, help="mixed precision (no)")
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:

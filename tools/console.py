@@ -5,10 +5,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -78,3 +79,52 @@ class Stages:
     def note(self, text: str) -> None:
         """Say something that the user should know before trusting the result."""
         self.console.print(f"note: {text}", markup=False)
+
+
+class Steps:
+    """A bar with the number of evaluations done and the time that is left; where there is no terminal, a line now and then."""
+
+    SECONDS = 5.0  # from one line to the next
+
+    def __init__(self, name: str, total: int | None = None) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.console = progress()
+        self.start = self.said = time.perf_counter()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task(name, total=total, left="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def at(self, done: int, total: int, left: float) -> None:
+        """So many are done, and the rest will take so many seconds."""
+        text = f"{_duration(left)} left"
+        self.bar.update(self.task, completed=done, total=total, left=text)
+        now = time.perf_counter()
+        if not self.console.is_terminal and (done == total or now > self.said + self.SECONDS):
+            self.said = now
+            self.console.print(f"{self.name}: {done} of {total}, {text}", markup=False)
+
+    def one(self, _seconds: float) -> None:
+        """One more of the total is done."""
+        self.done += 1
+        total = self.total or self.done
+        self.at(self.done, total, (total - self.done) * (time.perf_counter() - self.start) / self.done)
+
+
+def _duration(seconds: float) -> str:
+    """`1 h 05 min`, `12 min`, `40 s`."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min" if minutes else f"{round(seconds)} s"

