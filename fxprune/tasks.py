@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -212,14 +212,36 @@ def _accelerator(program: Program, recipe: Recipe) -> Any:
     return Accelerator(cpu=device.type == "cpu", mixed_precision=recipe.precision)
 
 
+class _Batches:
+    """Row numbers in batches, anew in every epoch: shuffled, sorted by length within every 16 batches, and the batches shuffled again.
+
+    Rows of like length share a batch, which saves padding: on TREC nearly half of the work.
+    """
+
+    CHUNK = 16
+
+    def __init__(self, examples: Examples, recipe: Recipe) -> None:
+        self.lengths = torch.zeros(len(examples)) if examples.lengths is None else examples.lengths
+        self.batch_size = recipe.batch_size
+        self.random = torch.Generator().manual_seed(recipe.seed)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(len(self.lengths), generator=self.random)
+        alike = [
+            part[self.lengths[part].argsort(stable=True)]
+            for part in order.split(self.batch_size * self.CHUNK)
+        ]
+        batches = [batch.tolist() for part in alike for batch in part.split(self.batch_size)]
+        yield from (batches[i] for i in torch.randperm(len(batches), generator=self.random).tolist())
+
+
 def _loader(examples: Examples, recipe: Recipe) -> Any:
-    order = torch.Generator().manual_seed(recipe.seed)
+    rows: Any = range(len(examples))
     return DataLoader(
-        list(range(len(examples))),  # type: ignore[arg-type]
-        recipe.batch_size,
-        shuffle=True,
-        generator=order,
-        collate_fn=lambda index: _batch(examples, index),
+        rows, batch_sampler=_Batches(examples, recipe), collate_fn=lambda index: _batch(examples, index)
     )
 
 

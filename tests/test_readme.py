@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand, and print what their comments say."""
+"""The Python blocks of the README and of docs/ run as they stand, and print what their comments say."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 
 from fxprune.rules import RULES
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "layers.md")
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -21,12 +22,12 @@ def blocks(text: str) -> list[tuple[str, str]]:
     ]
 
 
-BLOCKS = blocks(README.read_text(encoding="utf-8"))
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+BLOCKS = blocks(TEXT)
 
 
 def test_every_python_block_is_found() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert len(BLOCKS) == text.count("```python\n")
+    assert len(BLOCKS) == TEXT.count("```python\n")
     assert {"Fifteen lines", "Each head its own dimensions", "Teach it an operator"} <= {
         title for title, _ in BLOCKS
     }
@@ -43,7 +44,7 @@ def test_a_block_prints_what_its_comments_say(
     torch.manual_seed(0)
     before = dict(RULES)
     try:
-        exec(compile(code, f"README.md, {title}", "exec"), {"__name__": "readme"})
+        exec(compile(code, f"{title}.md", "exec"), {"__name__": "readme"})
     finally:
         for packet in RULES.keys() - before.keys():
             del RULES[packet]

@@ -17,7 +17,16 @@ from fxprune.journal import identity
 from fxprune.passes.layers import Layers
 from fxprune.program import Program
 from fxprune.search import Evaluated
-from fxprune.tasks import Examples, Recipe, TextClassification, accuracy, encoded, fine_tune, predicted
+from fxprune.tasks import (
+    Examples,
+    Recipe,
+    TextClassification,
+    _Batches,
+    accuracy,
+    encoded,
+    fine_tune,
+    predicted,
+)
 
 pytest.importorskip("accelerate")
 
@@ -160,6 +169,19 @@ def test_texts_become_rows_and_a_batch_is_as_long_as_its_longest() -> None:
     assert seen == [3, 4]
     fixed = encoded(tokenizer, ["a"], [0], capture(Letters(), kwargs={"ids": ids}))
     assert (fixed.inputs["ids"].shape, fixed.lengths) == ((1, 7), None)
+
+
+def test_rows_of_like_length_share_a_batch_and_every_epoch_has_other_ones() -> None:
+    lengths = torch.arange(100).remainder(10) + 3
+    rows = Examples({"ids": torch.zeros(100, 12, dtype=torch.long)}, torch.zeros(100), lengths)
+    batches = _Batches(rows, Recipe(batch_size=8))
+    one, other = list(batches), list(batches)
+    assert len(one) == len(batches) == 13
+    assert sorted(i for batch in one for i in batch) == list(range(100))
+    assert one != other
+    assert list(_Batches(rows, Recipe(batch_size=8))) == one
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in one)
+    assert padded < 1.1 * int(lengths.sum())
 
 
 def test_what_does_not_fit_is_a_sentence(program: Program) -> None:

@@ -17,7 +17,8 @@ from fxprune.tools import console, models
 from fxprune.tools.bench import bench
 from fxprune.tools.catalog import passes
 from fxprune.tools.explain import explain
-from fxprune.tools.layers import METHODS, layers
+from fxprune.tools.family import METHODS
+from fxprune.tools.layers import layers
 from fxprune.tools.run import apply, run
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(

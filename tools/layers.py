@@ -3,116 +3,56 @@
 import argparse
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from fxprune import emit, runtime
-from fxprune.bypass import bypass
-from fxprune.errors import SelectionError, UsageError
-from fxprune.passes.layers import Layers
-from fxprune.points import example_point, feeds
+from fxprune import runtime
+from fxprune.errors import UsageError
 from fxprune.program import Program
-from fxprune.search import Evaluated, Found
 from fxprune.selection import Selection
-from fxprune.tasks import Examples, Recipe, TextClassification, encoded
-from fxprune.tools import console, curve, data, folder, models, report
-from fxprune.tools.console import Stages, Steps
+from fxprune.tasks import Recipe, TextClassification, encoded
+from fxprune.tools import console, curve, data, family, folder, models, report
+from fxprune.tools.console import Stages
+from fxprune.tools.family import METHODS, Run, Seeded, Setting
 
 FORMAT = "fxprune.layers/1"
-POINT = {"batch": 8, "length": 64}
-SECONDS = 6.0
-
-# name: (search, score, what it does); "task" fine-tunes
-METHODS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
-    {
-        "greedy": ("greedy", "task", "fine-tune without each, remove the best, again given what is gone"),
-        "oneshot": ("oneshot", "task", "fine-tune without each alone, remove those that are missed least"),
-        "influence": ("greedy", "influence", "no training: remove what turns its input the least"),
-        "loss": ("greedy", "loss", "no training: remove what moves the outputs the least"),
-        "last": ("greedy", "last", "remove the last ones"),
-    }
-)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is asked: by which methods, how many layers, how candidates are trained, where evaluations are remembered and run."""
-
-    methods: tuple[str, ...]
-    unit: str
-    count: int
-    exhaustive: int
-    recipe: Recipe
-    journal: str
-    executor: Executor | None = None
-
-
-@dataclass(frozen=True)
-class Seeded:
-    """One seed's model, with the two evaluators: the one that searches, and the one whose metric is reported."""
-
-    seed: int
-    program: Program
-    search: TextClassification
-    final: TextClassification
 
 
 def layers(options: argparse.Namespace) -> int:
-    """Search, fine-tune the family, measure it, and write curve, journal and selection."""
+    """Search, fine-tune the family, measure it, and write curve, journal and selections."""
     target, stages = Path(options.output), Stages()
     folder.check(target, options.force)
-    settings = runtime.Settings(options.threads, options.optimization)
+    seeds = _numbers(options.seeds, "--seeds")
+    setting = _setting(options, stages)
     with stages.stage("reading the data"):
         task = data.read(Path(options.data), options.text, options.label, options.rows)
-    seeds = _numbers(options.seeds, "--seeds")
-    journal = options.journal or f"{target}.journal.jsonl"
-    Path(journal).parent.mkdir(parents=True, exist_ok=True)
-    stages.note(f"evaluations are remembered in {journal}: the same command goes on where it stood")
     with _workers(options.workers) as executor:
-        setting = Setting(
-            _methods(options.by),
-            options.unit,
-            options.count,
-            options.exhaustive,
-            _recipe(options),
-            journal,
-            executor,
-        )
-        runs = [_run(_seeded(options, setting, task, seed, stages), setting) for seed in seeds]
-    first: Seeded = runs[0]["seeded"]
+        setting = replace(setting, executor=executor)
+        runs = [family.run(_seeded(options, setting, task, seed, stages), setting) for seed in seeds]
     with stages.stage("measuring"):
-        point, family = _measured(first.program, runs[0]["found"][setting.methods[0]].order, settings)
-    found = {
-        "format": FORMAT,
-        "model": options.model,
-        "data": Path(options.data).name,
-        "metric": first.search.metric.__name__,
-        "seeds": seeds,
-        "rows": _rows(first),
-        "recipe": asdict(setting.recipe),
-        "methods": {name: [_told(run, name) for run in runs] for name in setting.methods},
-        "exhaustive": [run["exhaustive"] for run in runs if run["exhaustive"]],
-        "family": family,
-        "point": point,
-        "session": asdict(settings),
-        "machine": report.machine(),
-    }
-    _write(found, runs[0]["found"][setting.methods[0]].order, target)
+        found = _report(options, setting, runs)
+    _write(found, target)
     if options.json:
         console.print_json(found)
         return 0
     console.show(curve.grids(found))
     console.output().print(f"{curve.setting(found)}\nwritten to {target}", markup=False)
     return 0
+
+
+def _setting(options: argparse.Namespace, stages: Stages) -> Setting:
+    methods, recipe = _methods(options.by), _recipe(options)
+    journal = options.journal or f"{options.output}.journal.jsonl"
+    Path(journal).parent.mkdir(parents=True, exist_ok=True)
+    stages.note(f"evaluations are remembered in {journal}: the same command goes on where it stood")
+    return Setting(methods, options.unit, options.count, options.exhaustive, recipe, journal)
 
 
 def _methods(text: str) -> tuple[str, ...]:
@@ -180,101 +120,25 @@ def _check_classes(program: Program, name: str, classes: int) -> None:
         raise UsageError(f"the data have {classes} classes, and output {name!r} has {width}")
 
 
-def _run(seeded: Seeded, setting: Setting) -> dict[str, Any]:
-    """One seed: each method's order, the metric of each member of its family, and all sets of a size where asked."""
-    found = {name: _search(seeded, setting, name) for name in setting.methods}
-    orders = {name: [choice.order[:k] for k in range(setting.count + 1)] for name, choice in found.items()}
-    final = Evaluated(seeded.program, seeded.final, setting.journal, setting.executor)
-    wanted = list(dict.fromkeys(frozenset(order) for family in orders.values() for order in family))
-    with Steps(f"seed {seeded.seed}: training what was chosen", len(wanted)) as steps:
-        final.observe = steps.one
-        scores = dict(zip(wanted, final.scores(wanted), strict=True))
-    metrics = {name: [scores[frozenset(order)] for order in family] for name, family in orders.items()}
+def _report(options: argparse.Namespace, setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
+    """Everything that was found, as layers.json holds it; the first method's family of the first seed is measured."""
+    first, settings = runs[0], runtime.Settings(options.threads, options.optimization)
+    point, measured = family.measured(first.seeded.program, first.found[setting.methods[0]].order, settings)
     return {
-        "seeded": seeded,
-        "found": found,
-        "metrics": metrics,
-        "exhaustive": _exhaustive(seeded, setting, found) if setting.exhaustive else None,
+        "format": FORMAT,
+        "model": options.model,
+        "data": Path(options.data).name,
+        "metric": first.seeded.search.metric.__name__,
+        "seeds": [run.seeded.seed for run in runs],
+        "rows": _rows(first.seeded),
+        "recipe": asdict(setting.recipe),
+        "methods": {name: [_told(run, name) for run in runs] for name in setting.methods},
+        "exhaustive": [run.exhaustive for run in runs if run.exhaustive],
+        "family": measured,
+        "point": dict(point),
+        "session": asdict(settings),
+        "machine": report.machine(),
     }
-
-
-def _search(seeded: Seeded, setting: Setting, method: str) -> Found:
-    search, score, _ = METHODS[method]
-    return _found(seeded, setting, search, score, setting.count, f"seed {seeded.seed}: {method}")
-
-
-def _found(seeded: Seeded, setting: Setting, search: str, score: str, count: int, title: str) -> Found:
-    trains = score == "task"
-    with Steps(title) as steps:
-        found = Layers(
-            count=count,
-            unit=setting.unit,
-            search=search,
-            score="influence" if trains else score,
-            journal=setting.journal,
-            evaluate=seeded.search if trains else None,
-            data=() if trains else _calibration(seeded.search.parts()[0]),
-            executor=setting.executor,
-            progress=steps.at,
-        ).find(seeded.program)
-    if found is None:
-        raise SelectionError(f"no {setting.unit} of the model can go; `fxprune explain` says why")
-    return found
-
-
-def _calibration(examples: Examples) -> tuple[dict[str, torch.Tensor], ...]:
-    """Rows for the scores without training: 64, one by one, for padding would count as well."""
-    lengths = examples.lengths
-    rows = [examples.rows([i]) for i in range(min(64, len(examples)))]
-    if lengths is None:
-        return tuple(dict(row.inputs) for row in rows)
-    return tuple(
-        {name: value[:, : int(lengths[i])] if value.ndim > 1 else value for name, value in row.inputs.items()}
-        for i, row in enumerate(rows)
-    )
-
-
-def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, Found]) -> dict[str, Any]:
-    """Every set of a size, the best first, and where the methods' choices stand among them."""
-    size = setting.exhaustive
-    every = _found(seeded, setting, "exhaustive", "task", size, f"seed {seeded.seed}: all sets of {size}")
-    ratings = every.ratings[0]
-    scores = sorted(ratings.values(), reverse=True)
-    by_set = {frozenset(name.split(" + ")): score for name, score in ratings.items()}
-    chosen = {name: by_set[frozenset(choice.order[:size])] for name, choice in found.items()}
-    return {
-        "seed": seeded.seed,
-        "size": size,
-        "best": " + ".join(every.order),
-        "scores": scores,
-        "sets": ratings,
-        "ranks": {
-            name: (1 + sum(other > score for other in scores), score) for name, score in chosen.items()
-        },
-    }
-
-
-def _measured(
-    program: Program, order: Sequence[str], settings: runtime.Settings
-) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Parameters, file size and latency of each member of the family, in one measurement, taking turns."""
-    family = [bypass(program, order[:k]) for k in range(len(order) + 1)]
-    here = example_point(program)
-    point = {axis: POINT.get(axis, size) for axis, size in here.items()}
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {str(k): Path(scratch) / f"{k}.onnx" for k in range(len(family))}
-        emitted = [emit.export(member, files[str(k)]) for k, member in enumerate(family)]
-        given = {str(k): feeds(member, point) for k, member in enumerate(family)}
-        timed = runtime.measure(files, given, settings, SECONDS)
-    return point, [
-        {
-            "removed": list(order[:k]),
-            "parameters": member.parameter_count(),
-            "file_bytes": emitted[k].bytes,
-            "ms": asdict(timed[str(k)]),
-        }
-        for k, member in enumerate(family)
-    ]
 
 
 def _rows(seeded: Seeded) -> dict[str, int]:
@@ -282,22 +146,22 @@ def _rows(seeded: Seeded) -> dict[str, int]:
     return {"searched": len(searched), "held_back": len(held_back), "dev": len(seeded.final.parts()[1])}
 
 
-def _told(run: Mapping[str, Any], method: str) -> dict[str, Any]:
-    found: Found = run["found"][method]
+def _told(run: Run, method: str) -> dict[str, Any]:
+    found = run.found[method]
     return {
-        "seed": run["seeded"].seed,
+        "seed": run.seeded.seed,
         "order": list(found.order),
         "scores": list(found.scores),
         "evaluations": found.evaluations if METHODS[method][1] == "task" else 0,
-        "metrics": run["metrics"][method],
+        "metrics": list(run.metrics[method]),
     }
 
 
-def _write(found: Mapping[str, Any], order: Sequence[str], target: Path) -> None:
+def _write(found: Mapping[str, Any], target: Path) -> None:
     with folder.filled(target) as draft:
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         (draft / "layers.json").write_text(text, encoding="utf-8")
         (draft / "layers.md").write_text(curve.markdown(found), encoding="utf-8")
         curve.draw(found, draft)
-        for k in range(1, len(order) + 1):
-            Selection(removed=tuple(order[:k])).save(draft / f"selection-{k}.json")
+        for k, member in enumerate(found["family"][1:], 1):
+            Selection(removed=tuple(member["removed"])).save(draft / f"selection-{k}.json")

@@ -8,7 +8,7 @@ import pytest
 
 from fxprune.errors import UsageError
 from fxprune.lower import quiet
-from fxprune.tools import console, curve, data, layers
+from fxprune.tools import console, curve, data, family
 from fxprune.tools.cli import main
 
 transformers = pytest.importorskip("transformers")
@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "SECONDS", 0.02)
+    monkeypatch.setattr(family, "SECONDS", 0.02)
     monkeypatch.setattr(console.Steps, "SECONDS", 0.0)
 
 
