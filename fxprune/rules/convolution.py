@@ -22,7 +22,10 @@ def spatial(op: Op, sizes: tuple[int, ...]) -> Shape:
 
 @rule(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten._convolution, zero="affine")
 def convolution(op: Op) -> Shape:
-    """`b (g i) *, (g o) i *!, (g o)? -> b (g o) *!`; transposed, the weight is `(g i) o *!`."""
+    """`b (g i) *!, (g o) i *!, (g o)? -> b (g o) *!`; transposed, the weight is `(g i) o *!`.
+
+    Places stay what they are where the kernel is a point.
+    """
     shape, weight = op.dims("input"), op.dims("weight")
     rank = len(weight) - 2
     lead, channels = shape[: len(shape) - rank - 1], shape[-rank - 1]
@@ -63,7 +66,11 @@ def _transposed(op: Op, channels: Dim, weight: Shape, groups: Dim) -> tuple[Dim,
 def _finish(op: Op, places: tuple[Shape, Shape, Shape], roles: tuple[Dim, Dim, Dim, Dim]) -> Shape:
     lead, before, kernel = places
     groups, inner, outer, out = roles
-    op.pin((*before, *kernel), "places (spatial or sequence positions) stay whole")
+    op.pin(kernel, "places (spatial or sequence positions) stay whole")
+    after = op.out[len(lead) + 1 :]
+    if not _is_pointwise(op, before, kernel, after):
+        op.pin(before, "places (spatial or sequence positions) stay whole")
+        before = spatial(op, after)
     if op.has("bias"):
         op.unify(out, op.dims("bias")[0])
     if inner.size > 1:
@@ -71,7 +78,13 @@ def _finish(op: Op, places: tuple[Shape, Shape, Shape], roles: tuple[Dim, Dim, D
     op.size(groups, "groups")
     op.role(groups, "groups" if inner.size > 1 and outer.size > 1 else "channels")
     op.role((inner, outer), "channels")
-    return (*lead, out, *spatial(op, op.out[len(lead) + 1 :]))
+    return (*lead, out, *before)
+
+
+def _is_pointwise(op: Op, before: Shape, kernel: Shape, after: tuple[int, ...]) -> bool:
+    """Whether each place is read alone, as gMLP reads features: one point, no stride, and sizes that say that nothing was padded."""
+    points = all(dim.size == 1 for dim in kernel) and set(op.integers("stride")) <= {1}
+    return points and tuple(dim.size for dim in before) == after
 
 
 _POOLS_1 = (aten.avg_pool1d, aten.adaptive_avg_pool1d, aten.max_pool1d)

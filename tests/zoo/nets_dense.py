@@ -81,6 +81,18 @@ class Glu(nn.Module):
         return self.down(F.glu(self.both(x)))
 
 
+class SpatialGate(nn.Module):
+    """Tokens mixed by a convolution of one point whose channels are the tokens and whose places are the features (gMLP)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.mix, self.down = nn.Linear(6, 32), nn.Conv1d(LENGTH, LENGTH, 1), nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = F.gelu(self.both(x)).chunk(2, dim=-1)
+        return x + self.down(value * self.mix(gate))
+
+
 class Maxout(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -301,6 +313,7 @@ DENSE = {
     "gated-ffn": lambda: (GatedFfn(), features()),
     "fused-gate": lambda: (FusedGate(), features()),
     "glu": lambda: (Glu(), features()),
+    "spatial-gate": lambda: (SpatialGate(), sequence()),
     "maxout": lambda: (Maxout(), features()),
     "experts": lambda: (Experts(), features()),
     "top-experts": lambda: (TopExperts(), features()),
