@@ -20,6 +20,23 @@ def embedding(op: Op) -> Shape:
     return (*op.dims("indices"), inner)
 
 
+@rule(aten.embedding_bag, aten._embedding_bag, aten._embedding_bag_forward_only, zero="first")
+def embedding_bag(op: Op) -> tuple[Shape, ...]:
+    """`v d, … -> b! d`, and three results that count: rows are looked up by value and pooled in bags that other numbers cut."""
+    rows, inner = op.dims("weight")
+    why = f"{op.node.target} reads it by position"
+    op.look_up(rows, op["indices"], why)
+    for name in ("indices", "offsets", "per_sample_weights"):
+        op.pin(op.dims(name) if op.has(name) else (), why)
+    results = [tuple(atom(size) for size in sizes) for sizes in op.outs]
+    places = [
+        (shape[0], inner) if len(shape) == 2 else shape for shape in results
+    ]  # the largest lie along d, too
+    for shape in places:
+        op.pin(shape[:1], why)
+    return tuple(places)
+
+
 @rule(aten.index, aten._unsafe_index, zero="first")
 def index(op: Op) -> Shape:
     """self[i, j, …]: indexed dims stay whole; the index tensors' own dims stand where the first stood, or in front if they are apart."""

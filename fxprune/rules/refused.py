@@ -25,7 +25,6 @@ ATEN = {
     """,
     "it is laid out by strides": "empty_strided new_empty_strided",
     "distances mix rows pairwise, and no rule says how": "_cdist_forward _pdist_forward cdist pdist",
-    "bags of rows are looked up and pooled by value": "_embedding_bag embedding_bag",
     "a decomposed form: capture keeps the whole operator": """
         _native_batch_norm_legit native_batch_norm native_group_norm native_dropout _batch_norm_with_update _chunk_cat
         _batch_norm_impl_index _batch_norm_no_update log_sigmoid_forward nll_loss_forward nll_loss2d_forward multilabel_margin_loss_forward

@@ -228,6 +228,18 @@ class Embeddings(nn.Module):
         return self.head(torch.cat([h, self.kind(ids % 2)], dim=-1))
 
 
+class Bags(nn.Module):
+    """Rows pooled in bags: their mean, and the largest of each dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.largest = nn.EmbeddingBag(20, 12), nn.EmbeddingBag(20, 8, mode="max")
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(torch.cat([self.mean(ids), self.largest(ids)], dim=-1))
+
+
 class Fft(nn.Module):
     """FNet's mixing over the sequence."""
 
@@ -325,6 +337,7 @@ DENSE = {
     "permuted": lambda: (Permuted(), features()),
     "slices": lambda: (Slices(), features()),
     "embeddings": lambda: (Embeddings(), tokens()),
+    "bags": lambda: (Bags(), tokens()),
     "fft": lambda: (Fft(), sequence()),
     "scatter": lambda: (Scatter(), sequence()),
     "cosine": lambda: (Cosine(), features()),
