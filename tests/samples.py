@@ -98,6 +98,11 @@ CALLS: list[tuple[str, tuple[Any, ...]]] = [
     ("_unsafe_index.Tensor", (r(4, 6, 5), [None, torch.tensor([0, 2, 2])])),
     ("_unsafe_index_put", (r(4, 6), [torch.tensor([0, 2])], r(2, 6))),
     ("one_hot", (torch.tensor([0, 2, 4]), 5)),
+    (
+        "_embedding_bag _embedding_bag_forward_only",
+        (r(7, 6), torch.tensor([1, 3, 5, 5, 2]), torch.tensor([0, 2])),
+    ),
+    ("embedding_bag.padding_idx", (r(7, 6), i(5), torch.tensor([0, 2]), False, 2, False, None, False, None)),
     ("col2im", (r(2, 12, 9), [4, 4], [2, 2], [1, 1], [0, 0], [1, 1])),
     ("inverse det slogdet linalg_matrix_exp", (r(3, 4, 4),)),
     ("matrix_power", (r(3, 4, 4), 2)),
