@@ -210,6 +210,7 @@ REDUCTIONS: tuple[Row, ...] = (
 )
 INDEXING: tuple[Row, ...] = (
     ("embedding", lambda f, b: f(b.p(7, 6), _ids(1, 4, 1))),
+    ("embedding_bag _embedding_bag", lambda f, b: f(b.p(7, 6), _ids(1, 4, 1, 5, 0), _ids(0, 2, 3))[0]),
     ("index _unsafe_index", lambda f, b: f(b(6, 4), [None, _ids(3, 0, 3, 1, 2, 5)])),
     ("index_select", lambda f, b: f(b(6, 4), 1, _ids(3, 0, 3, 1, 2, 5))),
     ("index_put index_put_ _unsafe_index_put", lambda f, b: f(b(6, 4) * 1, [None, _ids(4, 1)], b(2, 4))),
@@ -290,7 +291,7 @@ CANNOT = {
     "random: with fewer positions other numbers are drawn": """
         rand randn randint normal rand_like randn_like randint_like bernoulli multinomial randperm poisson binomial normal_ uniform_ bernoulli_
     """,
-    "it has no derivative, so torch.export can't trace it with parameters": "view_as_complex_copy _conj_copy",
+    "it has no derivative, so torch.export can't trace it with parameters": "view_as_complex_copy _conj_copy _embedding_bag_forward_only",
     "its factors are unique only up to signs, order or pivots": """
         qr linalg_qr geqrf svd linalg_svd linalg_eig linalg_eigh linalg_ldl_factor linalg_ldl_factor_ex
     """,
