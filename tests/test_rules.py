@@ -211,24 +211,23 @@ def test_nothing_has_both_a_rule_and_a_refusal() -> None:
 # --- third parties ----------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("fxprune_test::scaled", mutates_args=())
-def scaled(x: Tensor, by: Tensor) -> Tensor:
-    return x * by
+LIBRARY = "fxprune_test"
 
 
-@scaled.register_fake
-def _(x: Tensor, by: Tensor) -> Tensor:
-    return torch.empty_like(x)
+@pytest.fixture(scope="module")
+def third_party() -> Iterator[Any]:
+    """Two operators of others, registered when first needed and not while tests are collected.
 
-
-@torch.library.custom_op("fxprune_test::taught", mutates_args=())
-def taught(x: Tensor, by: Tensor) -> Tensor:
-    return x * by
-
-
-@taught.register_fake
-def _(x: Tensor, by: Tensor) -> Tensor:
-    return torch.empty_like(x)
+    Registered at import by `torch.library.custom_op`, the first of them twice lost its schema in the middle of a whole run
+    (`MemoryError: std::bad_alloc`, `ValueError: vector::reserve` from torch's own call), and never in this file alone.
+    """
+    library = torch.library.Library(LIBRARY, "DEF")
+    for name in ("scaled", "taught"):
+        library.define(f"{name}(Tensor x, Tensor by) -> Tensor")
+        library.impl(name, lambda x, by: x * by, "CPU")
+        torch.library.register_fake(f"{LIBRARY}::{name}", lambda x, by: torch.empty_like(x), lib=library)
+    yield getattr(torch.ops, LIBRARY)
+    del library  # kept until here: with it go its operators
 
 
 class WithCustomOperator(nn.Module):
@@ -241,8 +240,8 @@ class WithCustomOperator(nn.Module):
         return self.c(self.b(self.operator(self.a(x), self.by)).relu())
 
 
-def test_an_operator_without_a_rule_pins_is_listed_and_pruning_goes_on_around_it() -> None:
-    program = capture(WithCustomOperator(scaled), (torch.randn(3, 6),))
+def test_an_operator_without_a_rule_pins_is_listed_and_pruning_goes_on_around_it(third_party: Any) -> None:
+    program = capture(WithCustomOperator(third_party.scaled), (torch.randn(3, 6),))
     analysis = analyze(program)
     assert [(axis.size, axis.exact) for axis in analysis.axes] == [(12, True)]
     refusal = next(
@@ -256,10 +255,10 @@ def test_an_operator_without_a_rule_pins_is_listed_and_pruning_goes_on_around_it
     assert distance(shrink(program, selection)(x), zeroed(program, selection)(x)) < 1e-6
 
 
-def test_a_registered_rule_teaches_an_operator() -> None:
-    program = capture(WithCustomOperator(taught), (torch.randn(3, 6),))
+def test_a_registered_rule_teaches_an_operator(third_party: Any) -> None:
+    program = capture(WithCustomOperator(third_party.taught), (torch.randn(3, 6),))
     assert [axis.size for axis in analyze(program).axes] == [12]
-    register_rule(torch.ops.fxprune_test.taught, notation="* d, d -> * d", zero="times")
+    register_rule(third_party.taught, notation="* d, d -> * d", zero="times")
     try:
         axes = analyze(program).axes
         assert sorted(axis.size for axis in axes) == [8, 12]
@@ -267,28 +266,30 @@ def test_a_registered_rule_teaches_an_operator() -> None:
         x = torch.randn(3, 6)
         assert distance(shrink(program, selection)(x), zeroed(program, selection)(x)) < 1e-6
         with pytest.raises(RuleError, match="has a rule already"):
-            register_rule(torch.ops.fxprune_test.taught, notation="* d, d -> * d")
+            register_rule(third_party.taught, notation="* d, d -> * d")
     finally:
-        del RULES[torch.ops.fxprune_test.taught]
+        del RULES[third_party.taught]
 
 
-def test_a_registration_without_a_rule_is_refused() -> None:
+def test_a_registration_without_a_rule_is_refused(third_party: Any) -> None:
     with pytest.raises((RuleError, ValueError), match="give a notation or a function"):
-        register_rule(torch.ops.fxprune_test.taught)
+        register_rule(third_party.taught)
     with pytest.raises(RuleError, match="is no law about zeros"):
-        register_rule(torch.ops.fxprune_test.taught, notation="* d -> * d", zero="nothing")
+        register_rule(third_party.taught, notation="* d -> * d", zero="nothing")
 
 
 @pytest.mark.parametrize(
     "rubbish", [lambda op: None, lambda op: (3,), lambda op: op.dims("x")[:1], lambda op: 1 / 0]
 )
-def test_a_rule_that_fails_is_a_refusal_and_never_a_crash(rubbish: Callable[..., Any]) -> None:
-    program = capture(WithCustomOperator(taught), (torch.randn(3, 6),))
-    register_rule(torch.ops.fxprune_test.taught, function=rubbish)
+def test_a_rule_that_fails_is_a_refusal_and_never_a_crash(
+    rubbish: Callable[..., Any], third_party: Any
+) -> None:
+    program = capture(WithCustomOperator(third_party.taught), (torch.randn(3, 6),))
+    register_rule(third_party.taught, function=rubbish)
     try:
         analysis = analyze(program)
     finally:
-        del RULES[torch.ops.fxprune_test.taught]
+        del RULES[third_party.taught]
     assert [axis.size for axis in analysis.axes] == [12]
     assert any(
         "the rule of fxprune_test.taught.default failed" in refusal.why for refusal in analysis.refusals
