@@ -90,9 +90,8 @@ def for_onnx(exported: ExportedProgram) -> ExportedProgram:
             _widen_mask(graph, node)
             _ungroup(node)
         elif node.target is aten.slice.Tensor and len(node.args) > 2 and node.args[2] is None:
-            node.update_arg(
-                2, 0
-            )  # written in place it becomes a slice_scatter, whose converter wants a number
+            # Written in place it becomes a slice_scatter, whose converter wants a number.
+            node.update_arg(2, 0)
         elif node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
         elif node.target is aten.dropout.default and node.args[2] is False and node not in outputs:

@@ -28,7 +28,7 @@ from fxprune.bypass import bypass, bypassed
 from fxprune.capture import capture
 from fxprune.emit import save
 from fxprune.errors import SelectionError
-from fxprune.journal import Journal, identity
+from fxprune.journal import Journal, identity, raw
 from fxprune.program import Program, containers
 
 Evaluate: TypeAlias = Callable[[Program], float]
@@ -169,7 +169,7 @@ def fingerprint(analysis: Analysis) -> str:
     for name, value in sorted(analysis.program.tensors().items()):
         digest.update(name.encode())
         if value.device.type != "meta":
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(raw(value))
     return digest.hexdigest()[:16]
 
 

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
 from fxprune.errors import UsageError
+from fxprune.journal import raw
 from fxprune.program import Program
 
 Metric: TypeAlias = Callable[[Any, Any], float]
@@ -68,7 +69,7 @@ class Examples:
         found = hashlib.sha256()
         for name, value in sorted({**self.inputs, "": self.labels}.items()):
             found.update(f"{name} {tuple(value.shape)}".encode())
-            found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            found.update(raw(value))
         return found.hexdigest()[:12]
 
 

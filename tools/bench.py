@@ -20,17 +20,17 @@ POINTS: tuple[Point, ...] = (
 
 def bench(options: argparse.Namespace) -> int:
     """Time ONNX files against the first of them."""
-    settings = runtime.Settings(_at_least_one(options.threads), options.optimization)
+    given = settings(options)
     files = _files(options.files)
     stages = console.Stages()
     entries = []
     for point in _points(files):
         with stages.stage(f"measuring at {report.at(point)}"):
-            entries.append(_entry(files, point, settings, options.seconds))
+            entries.append(_entry(files, point, given, options.seconds))
     if options.json:
-        console.print_json({"format": "fxprune.bench/1", "session": asdict(settings), "points": entries})
+        console.print_json({"format": "fxprune.bench/1", "session": asdict(given), "points": entries})
         return 0
-    console.show([_grid(entries, list(files), settings)])
+    console.show([_grid(entries, list(files), given)])
     return 0
 
 
@@ -47,10 +47,11 @@ def _files(given: list[str]) -> dict[str, Path]:
     return files
 
 
-def _at_least_one(threads: int) -> int:
-    if threads < 1:
-        raise UsageError(f"--threads must be at least 1, got {threads}")
-    return threads
+def settings(options: argparse.Namespace) -> runtime.Settings:
+    """What --threads and --optimization ask of ONNX Runtime; UsageError where it can't be."""
+    if options.threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {options.threads}")
+    return runtime.Settings(options.threads, options.optimization)
 
 
 def _points(files: dict[str, Path]) -> list[Point]:

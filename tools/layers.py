@@ -19,6 +19,7 @@ from fxprune.program import Program
 from fxprune.selection import Selection
 from fxprune.tasks import Recipe, TextClassification, encoded
 from fxprune.tools import console, curve, data, family, folder, models, report
+from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
 from fxprune.tools.family import METHODS, Run, Seeded, Setting
 
@@ -29,7 +30,7 @@ def layers(options: argparse.Namespace) -> int:
     """Search, fine-tune the family, measure it, and write curve, journal and selections."""
     target, stages = Path(options.output), Stages()
     folder.check(target, options.force)
-    seeds = _numbers(options.seeds, "--seeds")
+    seeds, session = _numbers(options.seeds, "--seeds"), settings(options)
     setting = _setting(options, stages)
     with stages.stage("reading the data"):
         task = data.read(Path(options.data), options.text, options.label, options.rows)
@@ -37,7 +38,7 @@ def layers(options: argparse.Namespace) -> int:
         setting = replace(setting, executor=executor)
         runs = [family.run(_seeded(options, setting, task, seed, stages), setting) for seed in seeds]
     with stages.stage("measuring"):
-        found = _report(options, setting, runs)
+        found = _report(options, setting, runs, session)
     _write(found, target)
     if options.json:
         console.print_json(found)
@@ -120,10 +121,12 @@ def _check_classes(program: Program, name: str, classes: int) -> None:
         raise UsageError(f"the data have {classes} classes, and output {name!r} has {width}")
 
 
-def _report(options: argparse.Namespace, setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
+def _report(
+    options: argparse.Namespace, setting: Setting, runs: Sequence[Run], session: runtime.Settings
+) -> dict[str, Any]:
     """Everything that was found, as layers.json holds it; the first method's family of the first seed is measured."""
-    first, settings = runs[0], runtime.Settings(options.threads, options.optimization)
-    point, measured = family.measured(first.seeded.program, first.found[setting.methods[0]].order, settings)
+    first = runs[0]
+    point, measured = family.measured(first.seeded.program, first.found[setting.methods[0]].order, session)
     return {
         "format": FORMAT,
         "model": options.model,
@@ -136,7 +139,7 @@ def _report(options: argparse.Namespace, setting: Setting, runs: Sequence[Run]) 
         "exhaustive": [run.exhaustive for run in runs if run.exhaustive],
         "family": measured,
         "point": dict(point),
-        "session": asdict(settings),
+        "session": asdict(session),
         "machine": report.machine(),
     }
 

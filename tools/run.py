@@ -19,6 +19,7 @@ from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
 from fxprune.selection import Selection
 from fxprune.tools import console, folder, models, report, tokens
+from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
 from fxprune.verify import verify
 
@@ -63,13 +64,7 @@ def apply(options: argparse.Namespace) -> int:
 
 
 def _job(options: argparse.Namespace, text: str, decide: Decide) -> Job:
-    return Job(text, decide, _settings(options), tokens.request(options), tuple(options.free_output))
-
-
-def _settings(options: argparse.Namespace) -> runtime.Settings:
-    if options.threads < 1:
-        raise UsageError(f"--threads must be at least 1, got {options.threads}")
-    return runtime.Settings(options.threads, options.optimization)
+    return Job(text, decide, settings(options), tokens.request(options), tuple(options.free_output))
 
 
 def _deliver(options: argparse.Namespace, job: Job) -> int:
