@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_type_hints
 
 from fxprune.analysis import Axis, analyze
@@ -21,6 +21,16 @@ from fxprune.bypass import apply
 from fxprune.errors import FxpruneError, PassError, PipelineError
 from fxprune.program import Program
 from fxprune.selection import Selection
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a pass made: the program, what it kept, the weights that it re-fitted (by name), and details as plain data for a report."""
+
+    program: Program
+    selection: Selection
+    refitted: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,11 @@ class Pass:
     def rewrite(self, program: Program, selection: Selection) -> Program:
         """The program after this pass."""
         return apply(program, selection)
+
+    def run(self, program: Program) -> Outcome:
+        """Plan, then rewrite; a pass that has more to tell than its selection does so here."""
+        selection = self.plan(program)
+        return Outcome(self.rewrite(program, selection), selection)
 
     def __str__(self) -> str:
         shown = [f for f in options_of(type(self)) if getattr(self, f.name) != f.default]
@@ -55,22 +70,27 @@ PYTHON = {"python": True}
 
 @dataclass(frozen=True)
 class Step:
-    """What one pass did: seconds, axes cut, parameters before and after, and a note where it found nothing to do."""
+    """What one pass did: seconds, axes cut, parameters before and after, a note where it found nothing to do, and its own details."""
 
     text: str
     seconds: float
     axes: int
     parameters: tuple[int, int]
     note: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Result:
-    """The program after a pipeline, and the selection that leads there, in indices of the original."""
+    """The program after a pipeline, and the selection that leads there, in indices of the original.
+
+    Weights that a pass re-fitted are named in `refitted`: they are not those of the original, all others are.
+    """
 
     program: Program
     selection: Selection
     steps: tuple[Step, ...]
+    refitted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,28 +105,30 @@ class Pipeline:
     def run(self, program: Program, observe: Callable[[str, int, int], None] | None = None) -> Result:
         """Run the passes; `observe(text, index, count)` is called before each. PassError says which pass failed, and why."""
         original, selection, steps = program, Selection(), []
+        refitted: dict[str, None] = {}
         for index, each in enumerate(self.passes):
             if observe:
                 observe(str(each), index, len(self.passes))
-            program, part, step = self._step(program, index)
+            outcome, step = self._step(program, index)
+            program, part = outcome.program, outcome.selection
+            refitted |= dict.fromkeys(outcome.refitted)
             selection = selection.compose(part)
             if part.removed:
                 selection = _of_what_is_left(original, program, selection)
             steps.append(step)
-        return Result(program, selection, tuple(steps))
+        return Result(program, selection, tuple(steps), tuple(refitted))
 
-    def _step(self, program: Program, index: int) -> tuple[Program, Selection, Step]:
+    def _step(self, program: Program, index: int) -> tuple[Outcome, Step]:
         each, start = self.passes[index], time.perf_counter()
         try:
-            part = each.plan(program)
-            after = each.rewrite(program, part)
+            outcome = each.run(program)
         except FxpruneError as error:
             done = ", ".join(str(p) for p in self.passes[:index])
             raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error
-        counts = program.parameter_count(), after.parameter_count()
+        part, counts = outcome.selection, (program.parameter_count(), outcome.program.parameter_count())
         idle = not len(part) and not part.removed and not each.preserves
         note = "found nothing to remove" if idle else ""
-        return after, part, Step(str(each), time.perf_counter() - start, len(part), counts, note)
+        return outcome, Step(str(each), time.perf_counter() - start, len(part), counts, note, outcome.details)
 
 
 def _of_what_is_left(original: Program, program: Program, selection: Selection) -> Selection:

@@ -1,12 +1,12 @@
-"""Run ONNX files in ONNX Runtime, and measure how long each takes and how much it computes."""
+"""The adapter of ONNX Runtime: it runs ONNX files, makes inputs for them, and says how much they compute.
+
+`fxprune.runtimes` is the table of all runtimes, and measures how long a run takes in each.
+"""
 
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,27 @@ from fxprune.lower import first_line
 from fxprune.points import Feeds, Point
 
 Shape = list[int]
+Outputs = list[np.ndarray[Any, Any]]
+Prepared = Callable[[Feeds], Outputs]
 
 LEVELS = ("disable", "basic", "extended", "all")
-
-# A time-boxed measurement still runs this often, however slow the model is.
-FEWEST_RUNS = 5
-MOST_RUNS = 200
+CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a latency depends on besides the file: reported beside every number."""
+    """What a latency depends on besides the file: reported beside every number.
+
+    `runtime` is a row of `fxprune.runtimes.RUNTIMES`; of ONNX Runtime's providers, one other than the CPU follows a
+    colon, as in `onnxruntime:CUDAExecutionProvider`. `threads` is at least 1.
+    """
 
     threads: int = 1
     optimization: str = "all"
+    runtime: str = "onnxruntime"
+
+
+DEFAULT = Settings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +50,44 @@ class Timing:
     runs: int
 
 
-def session(path: Path, settings: Settings = Settings()) -> Any:
-    """Open an ONNX file in ONNX Runtime on the CPU."""
+def session(path: Path, settings: Settings = DEFAULT) -> Any:
+    """Open an ONNX file in ONNX Runtime, on the CPU unless the settings name another provider."""
+    return _open(path, _options(settings), _provider(settings))
+
+
+def run(opened: Any, given: Feeds) -> Outputs:
+    """Run a session on the inputs that the graph still has."""
+    return _run(opened, _inputs(opened), given)
+
+
+def prepare(path: Path, settings: Settings) -> Prepared:
+    """Open an ONNX file once; the result runs it on given inputs, and ExportError says why where it can't."""
+    opened = session(path, settings)
+    known = _inputs(opened)
+    return lambda given: _run(opened, known, given)
+
+
+def version() -> str:
+    """The version of ONNX Runtime; ImportError where it is absent."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures come as exceptions, not as lines on the terminal
-    options.intra_op_num_threads = settings.threads
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = _level(settings.optimization)
-    return _open(path, options)
+    return str(onnxruntime.__version__)
 
 
-def run(opened: Any, given: Feeds) -> list[np.ndarray[Any, Any]]:
-    """Run a session on the inputs that the graph still has."""
-    known = {entry.name for entry in opened.get_inputs()}
-    try:
-        return list(opened.run(None, {name: value for name, value in given.items() if name in known}))
-    except Exception as error:
-        raise ExportError(f"ONNX Runtime failed: {first_line(error)}") from error
+def providers() -> tuple[str, ...]:
+    """The providers that this build of ONNX Runtime has, in its own order of preference."""
+    import onnxruntime
+
+    return tuple(onnxruntime.get_available_providers())
+
+
+def save_optimized(path: Path, settings: Settings, target: Path) -> None:
+    """Write an ONNX file as ONNX Runtime runs it, after its optimisations; weights lie beside it, in `<name>.data`."""
+    options = _options(settings)
+    options.optimized_model_filepath = str(target)
+    beside = "session.optimized_model_external_initializers_file_name"
+    options.add_session_config_entry(beside, f"{target.name}.data")  # in one file they could exceed its 2 GB
+    _open(path, options, _provider(settings))
 
 
 def file_axes(path: Path) -> dict[str, int]:
@@ -77,29 +103,6 @@ def file_feeds(path: Path, point: Point, seed: int = 0) -> Feeds:
     """
     random = np.random.default_rng(seed)
     return {entry.name: _draw(random, entry, point) for entry in session(path).get_inputs()}
-
-
-def measure(
-    files: Mapping[str, Path],
-    given: Mapping[str, Feeds],
-    settings: Settings = Settings(),
-    seconds: float = 2.0,
-) -> dict[str, Timing]:
-    """Time several files on their inputs, taking turns, for about `seconds` in all.
-
-    Turns spread a slow moment of the machine over all files; the order is reversed every other round.
-    """
-    runs = {name: _runner(session(path, settings), given[name]) for name, path in files.items()}
-    for call in runs.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds
-    for order in islice(cycle([tuple(runs), tuple(reversed(runs))]), MOST_RUNS):
-        for name in order:
-            times[name].append(runs[name]())
-        if time.perf_counter() > end and len(times[name]) >= FEWEST_RUNS:
-            break
-    return {name: _timing(taken) for name, taken in times.items()}
 
 
 def file_flops(path: Path, given: Feeds) -> int:
@@ -121,6 +124,19 @@ def file_flops(path: Path, given: Feeds) -> int:
     return sum(_event_flops(event["args"]) for event in events if "op_name" in event.get("args", {}))
 
 
+def _options(settings: Settings) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # failures come as exceptions, not as lines on the terminal
+    options.intra_op_num_threads = settings.threads
+    # A pool that spins after its run takes the cores from the session whose turn is next: measured, three times slower.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = _level(settings.optimization)
+    return options
+
+
 def _level(name: str) -> Any:
     import onnxruntime
 
@@ -130,13 +146,35 @@ def _level(name: str) -> Any:
     return getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{suffix}")
 
 
-def _open(path: Path, options: Any) -> Any:
+def _provider(settings: Settings) -> str:
+    return settings.runtime.partition(":")[2] or CPU
+
+
+def _open(path: Path, options: Any, provider: str = CPU) -> Any:
     import onnxruntime
 
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        opened = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:
         raise ExportError(f"ONNX Runtime can't open {path}: {first_line(error)}") from error
+    # A provider whose libraries are missing is replaced by the CPU without an error: its latency would be the CPU's.
+    if opened.get_providers()[0] != provider:
+        raise UsageError(
+            f"ONNX Runtime could not start {provider} and fell back to the CPU: install what {provider} needs,"
+            f" or choose another; available: {', '.join(providers())}"
+        )
+    return opened
+
+
+def _inputs(opened: Any) -> frozenset[str]:
+    return frozenset(entry.name for entry in opened.get_inputs())
+
+
+def _run(opened: Any, known: Collection[str], given: Feeds) -> Outputs:
+    try:
+        return list(opened.run(None, {name: value for name, value in given.items() if name in known}))
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime failed: {first_line(error)}") from error
 
 
 def _file_dims(entry: Any) -> list[int | str]:
@@ -157,24 +195,6 @@ def _draw(random: np.random.Generator, entry: Any, point: Point) -> np.ndarray[A
     if kind.startswith(("int", "uint")):
         return random.integers(0, 2, shape).astype(kind)
     raise UsageError(f"the input {entry.name!r} is a {entry.type}, and inputs of that type can't be made up")
-
-
-def _runner(opened: Any, given: Feeds) -> Callable[[], float]:
-    run(opened, given)
-    known = {entry.name for entry in opened.get_inputs()}
-    ready = {name: value for name, value in given.items() if name in known}
-
-    def call() -> float:
-        start = time.perf_counter()
-        opened.run(None, ready)
-        return (time.perf_counter() - start) * 1000
-
-    return call
-
-
-def _timing(taken: list[float]) -> Timing:
-    low, median, high = statistics.quantiles(taken, n=4, method="inclusive")
-    return Timing(median, low, high, len(taken))
 
 
 def _event_flops(event: Mapping[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,12 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis, analyze
-from fxprune.bypass import bypass
+from fxprune.bypass import apply, bypass
 from fxprune.dims import Dim
 from fxprune.errors import VerifyError
 from fxprune.fit import kept_masks
 from fxprune.masks import Kept, Rows, keep_mask
-from fxprune.program import Program, source_line
+from fxprune.program import Program, copy_graph, rebuild, source_line
 from fxprune.selection import Selection
 from fxprune.shrink import shrink, zeroed
 
@@ -29,7 +29,8 @@ class Verdict:
     """What was proved: `relative` is the largest difference of an output over its largest magnitude, on the example inputs.
 
     `exact` are the axes of the claim, `inexact` those left out of it; `change` is how much pruning moved the outputs (the same
-    measure against the original), which shows that the claim is not empty.
+    measure against the original), which shows that the claim is not empty. `refitted` are weights that were changed on purpose: the
+    claim is about the program with their cut originals in their place.
     """
 
     relative: float
@@ -37,15 +38,19 @@ class Verdict:
     exact: tuple[str, ...]
     inexact: tuple[str, ...]
     change: float
+    refitted: tuple[str, ...] = ()
 
 
-def verify(program: Program, slim: Program, selection: Selection) -> Verdict:
+def verify(program: Program, slim: Program, selection: Selection, refitted: Sequence[str] = ()) -> Verdict:
     """Prove a shrunk program against the zeroed original; VerifyError names the first node that differs in shape or value.
 
     Regions that the selection removes are bypassed in the original too: that is what their removal means. Inexact axes are no part of
     the claim: with them, equality is shown for the exact part of the selection, and `slim` must be what `shrink` gives for the whole.
+    Weights named in `refitted` are first put back to what the selection leaves of the original's: all else must be equal.
     """
     before = run(program)
+    moved = difference(run(slim, program), before) if refitted and not program.free_outputs else None
+    slim = _put_back(program, slim, selection, refitted)
     program, selection = bypass(program, selection.removed), replace(selection, removed=())
     analysis = analyze(program)
     exact = tuple(name for name in selection if analysis.axis(name).exact)
@@ -57,13 +62,24 @@ def verify(program: Program, slim: Program, selection: Selection) -> Verdict:
     if inexact:
         whole = shrink(program, selection)
         _compare(analyze(whole), whole, (slim, got), Selection())
-    return Verdict(
-        relative,
-        bar,
-        exact,
-        inexact,
-        difference(got or [], _shrunk_outputs(analysis, before, selection)),
-    )
+    change = difference(got or [], _shrunk_outputs(analysis, before, selection)) if moved is None else moved
+    return Verdict(relative, bar, exact, inexact, change, tuple(refitted))
+
+
+def _put_back(program: Program, slim: Program, selection: Selection, refitted: Sequence[str]) -> Program:
+    """The slim program with the cut originals of its re-fitted weights; VerifyError where one has another shape or type."""
+    if not refitted:
+        return slim
+    plain = apply(program, selection).tensors()
+    mine = slim.tensors()
+    for name in refitted:
+        one, other = mine[name], plain[name]
+        if one.shape != other.shape or one.dtype != other.dtype:
+            raise VerifyError(
+                f"{name} was re-fitted to {tuple(one.shape)} {one.dtype}; the selection leaves {tuple(other.shape)} {other.dtype}",
+                None,
+            )
+    return rebuild(slim, copy_graph(slim), {name: plain[name] for name in refitted})
 
 
 def _outputs(slim: Program, program: Program) -> list[Tensor] | None:

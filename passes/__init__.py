@@ -12,9 +12,10 @@ from fxprune.passes.fold import Fold
 from fxprune.passes.heads import Heads
 from fxprune.passes.hidden import Hidden
 from fxprune.passes.layers import Layers
+from fxprune.passes.slim import Slim
 from fxprune.pipeline import Pass, Pipeline, parse_pipeline
 
-PASSES: tuple[type[Pass], ...] = (Heads, Ffn, Experts, Channels, Hidden, Layers, Fold)
+PASSES: tuple[type[Pass], ...] = (Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Fold)
 
 
 def table() -> dict[str, type[Pass]]:
@@ -35,4 +36,16 @@ def pipeline(text: str) -> Pipeline:
     return parse_pipeline(text, table())
 
 
-__all__ = ["PASSES", "Channels", "Experts", "Ffn", "Fold", "Heads", "Hidden", "Layers", "pipeline", "table"]
+__all__ = [
+    "PASSES",
+    "Channels",
+    "Experts",
+    "Ffn",
+    "Fold",
+    "Heads",
+    "Hidden",
+    "Layers",
+    "Slim",
+    "pipeline",
+    "table",
+]

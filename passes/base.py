@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fxprune.analysis import Axis
-from fxprune.pipeline import Pass, planned, require
+from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.calibration import Calibration
+from fxprune.pipeline import PYTHON, Pass, planned, require
 from fxprune.program import Program
-from fxprune.score import SCORES
-from fxprune.select import keep_best, kept_count
+from fxprune.score import SCORES, Evidence
+from fxprune.select import kept_count
 from fxprune.selection import Selection
+from fxprune.units import Units
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Fraction(Pass):
     ratio: float  #: fraction of units removed from each axis
     score: str = "magnitude"  #: what decides which units stay
     multiple_of: int = 1  #: the number that stays is rounded up to a multiple of this
+    data: Calibration | None = field(default=None, metadata=PYTHON)
 
     def __post_init__(self) -> None:
         require(0 <= self.ratio < 1, f"ratio must lie in [0, 1), got {self.ratio:g}")
@@ -34,9 +36,17 @@ class Fraction(Pass):
         """Whether the pass cuts this axis: by its role, and only exact ones unless the pass is an inexact one."""
         return axis.role in self.roles and (axis.exact or self.inexact)
 
-    def plan(self, program: Program) -> Selection:
-        return planned(program, self.accepts, lambda axis: self.keep(program, axis))
+    def axes(self, analysis: Analysis) -> list[Axis]:
+        """The axes that the pass cuts."""
+        return [axis for axis in analysis.axes if self.accepts(axis)]
 
-    def keep(self, program: Program, axis: Axis) -> Iterable[int]:
-        worth = SCORES[self.score].function(program, axis)
-        return keep_best(worth, max(axis.least, kept_count(axis.size, self.ratio, self.multiple_of)))
+    def plan(self, program: Program) -> Selection:
+        analysis = analyze(program)
+        asked = [Units(axis) for axis in self.axes(analysis)]
+        rated = SCORES[self.score].rate(Evidence(analysis, self.data), asked) if asked and self.ratio else {}
+        kept = {units.axis.name: worth.kept(self.count(units.axis)) for units, worth in rated.items()}
+        return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
+
+    def count(self, axis: Axis) -> int:
+        """How many units of an axis stay."""
+        return max(axis.least, kept_count(axis.size, self.ratio, self.multiple_of))

@@ -24,9 +24,28 @@ LAYERS = (
     ("fxprune.passes",),
     ("fxprune.pipeline", "fxprune.vocabulary", "fxprune.search", "fxprune.journal", "fxprune.tasks"),
     (
+        "fxprune.slimming",
+        "fxprune.planner",
+        "fxprune.costs",
+        "fxprune.budget",
+        "fxprune.knapsack",
+        "fxprune.repair",
+        "fxprune.refit",
+    ),
+    (
+        "fxprune.batches",
+        "fxprune.calibration",
+        "fxprune.elimination",
+        "fxprune.meters",
+        "fxprune.moments",
+        "fxprune.stream",
         "fxprune.emit",
         "fxprune.lower",
         "fxprune.runtime",
+        "fxprune.runtimes",
+        "fxprune.openvino_runtime",
+        "fxprune.torch_runtime",
+        "fxprune.fusions",
         "fxprune.verify",
         "fxprune.cost",
         "fxprune.select",
@@ -39,10 +58,13 @@ LAYERS = (
         "fxprune.capture",
         "fxprune.normalize",
         "fxprune.points",
+        "fxprune.sites",
     ),
     ("fxprune.decouple", "fxprune.unstack", "fxprune.fold", "fxprune.fit", "fxprune.propagate"),
     (
         "fxprune.analysis",
+        "fxprune.matrices",
+        "fxprune.units",
         "fxprune.dependent",
         "fxprune.flow",
         "fxprune.names",
@@ -54,16 +76,17 @@ LAYERS = (
     ("fxprune.rules",),
     ("fxprune.dims", "fxprune.notation"),
     ("fxprune.program", "fxprune.text", "fxprune.errors", "fxprune.selection", "fxprune.tokens"),
-    ("fxprune.training",),
+    ("fxprune.training", "fxprune.objective"),
 )
 
 # Each heavy library has one adapter, the only place to mend when the library changes.
 ONNX = {"fxprune.emit", "fxprune.runtime"}
 HUGGING_FACE = {"fxprune.tools.models"}
 ADAPTERS = {
-    "onnx": ONNX,
+    "onnx": ONNX | {"fxprune.fusions"},
     "onnx_ir": ONNX,
     "onnxruntime": ONNX,
+    "openvino": {"fxprune.openvino_runtime"},
     "onnxscript": ONNX,
     "transformers": HUGGING_FACE,
     "optimum": HUGGING_FACE,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from fxprune import emit, runtime
+from fxprune import emit, runtime, runtimes
 from fxprune.capture import capture
 from fxprune.errors import ExportError, UsageError
 from fxprune.lower import lift, lower
@@ -97,8 +97,8 @@ def test_files_are_measured_in_turns(exported: tuple[Program, emit.Emitted]) -> 
     program, emitted = exported
     given = feeds(program, {"batch": 1, "length": 5})
     files = {"one": emitted.path, "other": emitted.path}
-    timed = runtime.measure(files, dict.fromkeys(files, given), seconds=0.01)
-    assert all(time.runs >= runtime.FEWEST_RUNS for time in timed.values())
+    timed = runtimes.measure(files, dict.fromkeys(files, given), seconds=0.01)
+    assert all(time.runs >= runtimes.FEWEST_RUNS for time in timed.values())
     assert all(0 < time.low <= time.median <= time.high for time in timed.values())
 
 

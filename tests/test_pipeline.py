@@ -30,7 +30,7 @@ def test_the_text_prints_back(text: str) -> None:
     [
         (
             "haeds",
-            "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, fold\n  haeds\n  ^",
+            "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, fold\n  haeds\n  ^",
         ),
         (
             "fold, heads(ratoi=0.5)",
@@ -41,7 +41,7 @@ def test_the_text_prints_back(text: str) -> None:
         ("ffn", "ffn needs ratio, as in ffn(ratio=…)\n  ffn\n  ^"),
         (
             "ffn(ratio=0.5, score='best')",
-            "score must be one of magnitude, got 'best'\n  ffn(ratio=0.5, score='best')\n                 ^",
+            "score must be one of magnitude, random, activation, taylor, fisher, obs, got 'best'\n  ffn(ratio=0.5, score='best')\n                 ^",
         ),
         (
             "ffn(ratio=__import__('os'))",
@@ -65,6 +65,7 @@ def test_pass_names_are_unique_and_documented() -> None:
         "channels",
         "hidden",
         "layers",
+        "slim",
         "fold",
     ]
     assert all(each.__doc__ for each in PASSES)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fxprune import runtime
+from fxprune import runtime, runtimes
 from fxprune.errors import ExportError, UsageError
 from fxprune.points import Point
 from fxprune.tools import console, report
@@ -48,10 +48,15 @@ def _files(given: list[str]) -> dict[str, Path]:
 
 
 def settings(options: argparse.Namespace) -> runtime.Settings:
-    """What --threads and --optimization ask of ONNX Runtime; UsageError where it can't be."""
-    if options.threads < 1:
-        raise UsageError(f"--threads must be at least 1, got {options.threads}")
-    return runtime.Settings(options.threads, options.optimization)
+    """What --runtime, --threads and --optimization ask for; UsageError where it can't be."""
+    asked = runtime.Settings(options.threads, options.optimization, options.runtime)
+    row = runtimes.runtime_of(asked)
+    if row.suffix != ".onnx":
+        others = ", ".join(runtimes.names(".onnx"))
+        raise UsageError(
+            f"{row.title} runs {row.suffix} files, and ONNX files are measured here, by: {others}"
+        )
+    return asked
 
 
 def _points(files: dict[str, Path]) -> list[Point]:
@@ -64,7 +69,7 @@ def _entry(
     files: dict[str, Path], point: Point, settings: runtime.Settings, seconds: float
 ) -> dict[str, Any]:
     given = {name: runtime.file_feeds(path, point) for name, path in files.items()}
-    timed = runtime.measure(files, given, settings, seconds)
+    timed = runtimes.measure(files, given, settings, seconds)
     flops = {name: runtime.file_flops(path, given[name]) for name, path in files.items()}
     first = next(iter(files))
     return {
@@ -94,7 +99,7 @@ def _grid(entries: list[dict[str, Any]], names: list[str], settings: runtime.Set
         for entry in entries
         for name, measured in entry["files"].items()
     ]
-    title = f"{report.session(asdict(settings))}; against {names[0]}"
+    title = f"{runtimes.describe(settings)}; against {names[0]}"
     return Grid(
         title, ("at", "file", "median ms", "quartiles", "speedup", "fewer FLOPs"), tuple(rows), numbers=4
     )

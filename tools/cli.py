@@ -12,8 +12,9 @@ from types import MappingProxyType
 
 from fxprune.errors import CaptureError, FxpruneError, PipelineError, RefusedError, SelectionError, UsageError
 from fxprune.repeats import UNITS
+from fxprune.runtimes import RUNTIMES
 from fxprune.tasks import Recipe
-from fxprune.tools import console, models
+from fxprune.tools import console, models, target
 from fxprune.tools.bench import bench
 from fxprune.tools.catalog import passes
 from fxprune.tools.explain import explain
@@ -72,8 +73,9 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "-p",
         "--pipeline",
         metavar="TEXT",
-        help='as in "heads(ratio=0.25), ffn(ratio=0.5), fold"; needed unless --tokens is given',
+        help='as in "heads(ratio=0.25), ffn(ratio=0.5), fold"; needed unless --target or --tokens is given',
     )
+    target.add(parser)
     _results(parser)
 
 
@@ -211,8 +213,16 @@ def _results(parser: argparse.ArgumentParser) -> None:
 
 
 def _session(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of ONNX Runtime (1)")
-    parser.add_argument(
+    add = parser.add_argument
+    ways = "; ".join(f"{name}: {row.help}" for name, row in RUNTIMES.items() if row.suffix == ".onnx")
+    add(
+        "--runtime",
+        default="onnxruntime",
+        metavar="NAME",
+        help=f"what runs the files that are measured (onnxruntime). {ways}",
+    )
+    add("--threads", type=int, default=1, metavar="N", help="threads of the runtime (1)")
+    add(
         "--optimization",
         choices=("disable", "basic", "extended", "all"),
         default="all",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fxprune import emit, runtime
+from fxprune import emit, runtime, runtimes
 from fxprune.bypass import bypass
 from fxprune.errors import SelectionError
 from fxprune.passes.layers import Layers
@@ -148,7 +148,7 @@ def measured(
         files = {str(k): Path(scratch) / f"{k}.onnx" for k in range(len(family))}
         emitted = [emit.export(member, files[str(k)]) for k, member in enumerate(family)]
         given = {str(k): feeds(member, point) for k, member in enumerate(family)}
-        timed = runtime.measure(files, given, settings, SECONDS)
+        timed = runtimes.measure(files, given, settings, SECONDS)
     return point, [
         {
             "removed": list(order[:k]),

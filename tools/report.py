@@ -9,14 +9,15 @@ from typing import Any
 
 from torch.fx import Node
 
+from fxprune import runtimes
 from fxprune.analysis import Refusal
 from fxprune.points import Point
 from fxprune.program import Program
 from fxprune.rules.op import shape_of
-from fxprune.runtime import Timing
+from fxprune.runtime import Settings, Timing
 
 FORMAT = "fxprune.report/1"
-PACKAGES = ("fxprune", "torch", "onnx", "onnxruntime", "onnxscript")
+PACKAGES = ("fxprune", "torch", "onnx", "onnxruntime", "onnxscript", "openvino")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Grid:
 
 def machine() -> dict[str, Any]:
     """Where the numbers come from."""
-    return {"python": platform.python_version(), "processor": _processor(), "packages": _versions()}
+    return {"python": platform.python_version(), "processor": runtimes.processor(), "packages": _versions()}
 
 
 def latency(point: Point, before: Timing, after: Timing, flops: tuple[int, int]) -> dict[str, Any]:
@@ -80,7 +81,8 @@ def _sizes_of(node: Node) -> list[int]:
 
 def grids(report: Mapping[str, Any]) -> list[Grid]:
     """The tables of a report, in reading order."""
-    return [_sizes(report), _latency(report), _proof(report), _refused(report)]
+    plans = _plans(report["steps"])
+    return [_sizes(report), _latency(report), *plans, _proof(report), _refused(report)]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -126,9 +128,8 @@ def at(point: Mapping[str, int]) -> str:
 
 
 def session(settings: Mapping[str, Any]) -> str:
-    """The settings of ONNX Runtime in words."""
-    threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
-    return f"ONNX Runtime on the CPU, {threads}, optimisation {settings['optimization']}"
+    """The settings of the runtime in words."""
+    return runtimes.describe(Settings(**settings))
 
 
 def _sizes(report: Mapping[str, Any]) -> Grid:
@@ -190,13 +191,24 @@ def _proof(report: Mapping[str, Any]) -> Grid:
         ),
         ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
     ]
-    more = [*_inexact(verdict), *_tokens(report["tokens"]), *map(_freed, report["free_outputs"])]
+    more = [
+        *_inexact(verdict),
+        *_refitted(verdict),
+        *_tokens(report["tokens"]),
+        *map(_freed, report["free_outputs"]),
+    ]
     return Grid("Proof", ("claim", "value", "over"), (rows[0], *more, *rows[1:]))
 
 
 def _inexact(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     found = str(len(verdict["inexact"]))
     return [("inexact axes", found, "removed, and no part of the equality claim")] if found != "0" else []
+
+
+def _refitted(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    count = len(verdict.get("refitted", ()))
+    over = "changed on purpose; the equality is that of the program before"
+    return [("re-fitted weights", str(count), over)] if count else []
 
 
 def _tokens(tokens: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -226,6 +238,44 @@ def _refused(report: Mapping[str, Any]) -> Grid:
     return Grid("What stays whole, and why", ("why", "count", "what", "where"), tuple(rows))
 
 
+def _plans(steps: Sequence[Mapping[str, Any]]) -> list[Grid]:
+    """What a plan keeps, what was tried, and what was re-fitted, as tables."""
+    found: list[Grid] = []
+    for step in steps:
+        details = step.get("details") or {}
+        if details.get("sites"):
+            found += [_kept(step["text"], details), _tried(details)]
+    return found
+
+
+def _kept(text: str, details: Mapping[str, Any]) -> Grid:
+    rows = [
+        (site["site"], site.get("removed", "") or _axes(site["axes"]), f"{site['error']:.1e}")
+        for site in details["sites"]
+    ]
+    return Grid(f"What {text} keeps", ("site", "units", "error"), tuple(rows), numbers=1)
+
+
+def _axes(axes: Mapping[str, Sequence[int]]) -> str:
+    cut = [(name.rpartition(".")[2], *counts) for name, counts in axes.items()]
+    return ", ".join(f"{kept} of {size} {name}" for name, kept, size in cut)
+
+
+def _tried(details: Mapping[str, Any]) -> Grid:
+    rows = [
+        (
+            str(place + 1),
+            f"{trial['predicted']:.3f}",
+            f"{trial['measured']:.3f}",
+            f"{trial['predicted'] / trial['measured'] - 1:+.1%}",
+        )
+        for place, trial in enumerate(details["trials"])
+    ]
+    refits = [refit for refit in details.get("refits", ()) if refit["how"] != "as it was"]
+    title = f"Plans, as shares of the original; {len(refits)} matrices were re-fitted afterwards"
+    return Grid(title, ("plan", "predicted", "measured", "prediction's error"), tuple(rows), numbers=4)
+
+
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
 
@@ -238,12 +288,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - no path to build
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

@@ -3,13 +3,13 @@
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-from fxprune import cost, emit, runtime
+from fxprune import cost, emit, runtime, runtimes
 from fxprune.analysis import analyze
 from fxprune.bypass import apply as remove
 from fxprune.errors import ExportError, UsageError
@@ -18,7 +18,7 @@ from fxprune.pipeline import Pipeline, Result
 from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.tools import console, folder, models, report, tokens
+from fxprune.tools import console, folder, models, report, target, tokens
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
 from fxprune.verify import verify
@@ -27,15 +27,16 @@ from fxprune.verify import verify
 POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
 SECONDS_A_POINT = 3.0
 
-Decide = Callable[[Program, Stages], Result]
+Decide = Callable[[Program, models.Loaded, Stages], Result]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with a model: the pipeline as text and as a function, the tokens to keep, the outputs that may shrink."""
+    """What to do with a model: the pipeline as text and as a function, where it is meant, tokens to keep, outputs that may shrink."""
 
     text: str
     decide: Decide
+    points: Callable[[Program], list[Point]]
     settings: runtime.Settings
     tokens: tokens.Request | None
     free_outputs: tuple[str, ...]
@@ -43,28 +44,39 @@ class Job:
 
 def run(options: argparse.Namespace) -> int:
     """Prune a model with a pipeline and write the results to a folder."""
-    if not (options.pipeline or options.tokens):
-        raise UsageError("nothing to do: give a pipeline (-p TEXT), tokens to keep (--tokens FILE), or both")
-    steps = pipeline(options.pipeline) if options.pipeline else Pipeline(())
+    if not (options.pipeline or options.tokens or options.target):
+        raise UsageError(
+            "nothing to do: give a pipeline (-p TEXT), a budget (--target latency=0.5), or tokens to keep (--tokens FILE)"
+        )
+    steps = target.extended(pipeline(options.pipeline) if options.pipeline else Pipeline(()), options)
+    if options.calibration and not target.needs_data(steps):
+        raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
 
-    def decide(program: Program, stages: Stages) -> Result:
-        return steps.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
+    def decide(program: Program, loaded: models.Loaded, stages: Stages) -> Result:
+        data = target.read(options, program, loaded)
+        ready = target.fed(steps, data, lambda text: stages.show(f"pruning: {text}"))
+        return ready.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
 
-    return _deliver(options, _job(options, str(steps), decide))
+    return _deliver(options, _job(options, str(steps), decide, lambda program: target.points(steps, program)))
 
 
 def apply(options: argparse.Namespace) -> int:
     """Apply a saved selection to a model and write the results to a folder."""
     selection = Selection.load(options.selection)
 
-    def decide(program: Program, _stages: Stages) -> Result:
+    def decide(program: Program, _loaded: models.Loaded, _stages: Stages) -> Result:
         return Result(remove(program, selection), selection, ())
 
     return _deliver(options, _job(options, f"apply {Path(options.selection).name}", decide))
 
 
-def _job(options: argparse.Namespace, text: str, decide: Decide) -> Job:
-    return Job(text, decide, settings(options), tokens.request(options), tuple(options.free_output))
+def _job(
+    options: argparse.Namespace,
+    text: str,
+    decide: Decide,
+    points: Callable[[Program], list[Point]] = lambda program: [],
+) -> Job:
+    return Job(text, decide, points, settings(options), tokens.request(options), tuple(options.free_output))
 
 
 def _deliver(options: argparse.Namespace, job: Job) -> int:
@@ -92,11 +104,11 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
     with stages.stage("capturing"):
         program = loaded.capture(job.free_outputs)
     with stages.stage("pruning"):
-        result = job.decide(program, stages)
+        result = job.decide(program, loaded, stages)
         slim, vocabulary = tokens.keep(result.program, job.tokens)
     selection = result.selection
     with stages.stage("proving"):
-        verdict = verify(program, result.program, selection)
+        verdict = verify(program, result.program, selection, result.refitted)
         told = tokens.prove(result.program, vocabulary)
     with folder.filled(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)
@@ -105,9 +117,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
             vocabulary.save(draft / tokens.FILE)
         before = Path(scratch) / "before.onnx"
         plain = _export_original(loaded, program, before, emitted.opset, stages)
-        latency = _latencies(
-            program, slim, {"before": before, "after": draft / "model.onnx"}, job.settings, stages
-        )
+        latency = _latencies(program, slim, {"before": before, "after": draft / "model.onnx"}, job, stages)
         data = {
             "format": report.FORMAT,
             "model": loaded.name,
@@ -181,25 +191,25 @@ def _seconds(
 
 
 def _latencies(
-    program: Program, slim: Program, files: Mapping[str, Path], settings: runtime.Settings, stages: Stages
+    program: Program, slim: Program, files: Mapping[str, Path], job: Job, stages: Stages
 ) -> list[dict[str, Any]]:
     entries = []
-    for point in _points(program):
+    for point in _points(program, job.points(program)):
         with stages.stage(f"measuring at {report.at(point)}"):
             fitted, given = _fit(program, files["before"], point)
             both = {
                 "before": given,
                 "after": feeds(slim, fitted),
             }  # the slim program may take other token ids
-            timed = runtime.measure(files, both, settings, SECONDS_A_POINT)
+            timed = runtimes.measure(files, both, job.settings, SECONDS_A_POINT)
             flops = (cost.flops(program, fitted), cost.flops(slim, fitted))
             entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
     return entries
 
 
-def _points(program: Program) -> list[Point]:
+def _points(program: Program, more: Sequence[Point]) -> list[Point]:
     here = example_point(program)
-    wanted = [{axis: point.get(axis, size) for axis, size in here.items()} for point in POINTS]
+    wanted = [{axis: point.get(axis, size) for axis, size in here.items()} for point in (*POINTS, *more)]
     return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in wanted)]
 
 

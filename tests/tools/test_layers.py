@@ -158,7 +158,7 @@ def test_the_tables_say_mean_and_range(tmp_path: Path) -> None:
         (["--by", "luck"], "--by must name some of greedy, oneshot, influence, loss, last, got 'luck'"),
         (["--seeds", "a"], "--seeds must be numbers separated by commas, got 'a'"),
         (["--count", "3"], "3 of 3 regions can't go"),
-        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--workers", "0"], "--workers must be at least 1, got 0"),
         (["--epochs", "0"], "--epochs and --batch-size must be at least 1"),
         (["--output-name", "scores"], "the model has no output 'scores' (--output-name); outputs: logits"),

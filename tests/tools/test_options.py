@@ -183,7 +183,11 @@ def test_what_is_no_list_of_ids_is_a_sentence(
 @pytest.mark.parametrize(
     ("model", "options", "sentence"),
     [
-        ("speaker", [], "nothing to do: give a pipeline (-p TEXT), tokens to keep (--tokens FILE), or both"),
+        (
+            "speaker",
+            [],
+            "nothing to do: give a pipeline (-p TEXT), a budget (--target latency=0.5), or tokens to keep",
+        ),
         ("speaker", ["-p", "fold", "--token-table", "t"], "--tokens FILE, which is missing"),
         ("speaker", ["--tokens", "absent"], "can't read the token ids absent"),
         (

@@ -1,0 +1,95 @@
+"""What a gradient is of: a loss that the user gives, or, without labels, the distance to the model's own output.
+
+At the model itself the gradient of that distance is zero, and its curvature is J'J, with J the Jacobian of the outputs: so the outputs are
+projected on random directions v, and E[(v'J d)²] = |J d|² is the squared distance that a small change d makes (Hutchinson 1990).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Loss: TypeAlias = Callable[[Any, dict[str, Tensor]], Tensor]
+"""(outputs, batch) -> a number to differentiate: what the user's own loss is on labelled data."""
+
+Random: TypeAlias = torch.Generator
+
+
+def _square(value: Tensor, random: Random) -> Tensor:
+    """A projection whose mean square over directions is the squared change of a value, over the value's own square."""
+    signs = torch.randint(0, 2, value.shape, generator=random).to(value) * 2 - 1
+    projected: Tensor = (value * signs).sum()
+    length: Tensor = value.detach().square().sum().sqrt()
+    return projected / length.clamp_min(1e-30)
+
+
+def _divergence(value: Tensor, random: Random) -> Tensor:
+    """The log-probability of labels that the model itself draws: its mean square is twice the Kullback-Leibler divergence (true Fisher)."""
+    log = value.flatten(0, -2).log_softmax(-1)
+    drawn = torch.multinomial(log.detach().exp(), 1, generator=random)
+    total: Tensor = log.gather(1, drawn).sum()
+    mean: Tensor = total / len(log) ** 0.5
+    return mean
+
+
+#: name: (the projection of one floating output, what the distance is)
+DISTANCES: dict[str, tuple[Callable[[Tensor, Random], Tensor], str]] = {
+    "square": (_square, "squared difference of the outputs, relative to their squares"),
+    "divergence": (
+        _divergence,
+        "Kullback-Leibler divergence of the softmax over the last dimension (logits)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss, or the name of a distance to the model's own output; `draws` random directions a batch."""
+
+    distance: str = "square"
+    loss: Loss | None = None
+    draws: int = 1
+    seed: int = 0
+
+    def values(self, outputs: Any, batch: dict[str, Tensor], share: float, random: Random) -> list[Tensor]:
+        """Numbers to differentiate for one batch, which is a `share` of all rows; the squares of their gradients add up over batches."""
+        if self.loss is not None:
+            return [self.loss(outputs, batch) * share**0.5]
+        floating = [v for v in pytree.tree_leaves(outputs) if isinstance(v, Tensor) and v.requires_grad]
+        if not floating:
+            return [torch.zeros(())]
+        project = DISTANCES[self.distance][0]
+        scale = (share / len(floating) / self.draws) ** 0.5
+        return [
+            torch.stack([project(value, random) for value in floating]).sum() * scale
+            for _ in range(self.draws)
+        ]
+
+    def gap(self, outputs: Any, others: Any, batch: dict[str, Tensor]) -> float:
+        """How far other outputs are, in the currency of `values`: twice a loss's change, the squared distance, twice the divergence."""
+        if self.loss is not None:
+            return 2 * max(0.0, float(self.loss(others, batch)) - float(self.loss(outputs, batch)))
+        pairs = zip(_floating(outputs), _floating(others), strict=True)
+        gaps = [GAPS[self.distance](one.double(), other.double()) for one, other in pairs]
+        return sum(gaps) / max(1, len(gaps))
+
+
+def _floating(outputs: Any) -> list[Tensor]:
+    return [v for v in pytree.tree_leaves(outputs) if isinstance(v, Tensor) and v.is_floating_point()]
+
+
+def _squared_gap(value: Tensor, other: Tensor) -> float:
+    return float((value - other).square().sum() / value.square().sum().clamp_min(1e-30))
+
+
+def _divergence_gap(value: Tensor, other: Tensor) -> float:
+    log, near = value.flatten(0, -2).log_softmax(-1), other.flatten(0, -2).log_softmax(-1)
+    return 2 * float((log.exp() * (log - near)).sum(1).mean())
+
+
+GAPS: dict[str, Callable[[Tensor, Tensor], float]] = {"square": _squared_gap, "divergence": _divergence_gap}

@@ -1,0 +1,116 @@
+"""Plans: from the worth of units and the cost of sites to what each site keeps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fxprune.analysis import Axis
+from fxprune.costs import SiteCost
+from fxprune.knapsack import choose
+from fxprune.score import Worth
+from fxprune.selection import Selection
+from fxprune.sites import Site
+
+LEVELS = 32
+"""About how many sizes of a large axis are weighed against each other."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a site could keep: units of its axes, in their order; none where its branch goes. With the cost of the site, and the error."""
+
+    counts: tuple[int, ...]
+    cost: float
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A site with all that a plan needs of it; `gone` is the error without its branch, None where the branch can't go."""
+
+    site: Site
+    cost: SiteCost
+    worth: Mapping[str, Worth]
+    gone: float | None = None
+
+    def options(self) -> list[Option]:
+        """All that could be kept, without what costs no less than something that errs less."""
+        inner = [_inner_levels(axis) for axis in self.site.inner]
+        sizes = itertools.product(_levels(self.site.main, self.cost.multiple_of), *inner)
+        found = [self.option(counts) for counts in sizes]
+        if self.gone is not None:
+            found.append(Option((), 0.0, self.gone))
+        return _undominated(found)
+
+    def option(self, counts: tuple[int, ...]) -> Option:
+        """These sizes of the axes."""
+        main = self.worth[self.site.main.name]
+        size = self.site.main.size
+        stay = main.order[0, size - counts[0] :]
+        error = float(main.errors[0, size - counts[0]])
+        for axis, count in zip(self.site.inner, counts[1:], strict=True):
+            error += float(self.worth[axis.name].errors[stay, axis.size - count].sum())
+        return Option(counts, self.cost.at(counts[0], counts[1:]), error)
+
+
+def _levels(axis: Axis, multiple_of: int) -> list[int]:
+    step = max(multiple_of, axis.size // LEVELS // multiple_of * multiple_of)
+    least = -(-axis.least // step) * step
+    return sorted({axis.size, *range(max(step, least), axis.size, step)})
+
+
+def _inner_levels(axis: Axis) -> list[int]:
+    return sorted({max(1, axis.least, axis.size * share // 4) for share in (1, 2, 3, 4)})
+
+
+def _undominated(found: Sequence[Option]) -> list[Option]:
+    kept: list[Option] = []
+    for option in sorted(found, key=lambda o: (o.cost, o.error)):
+        if not kept or option.error < kept[-1].error:
+            kept.append(option)
+    return kept
+
+
+def cheapest_error(choices: Sequence[Choice], budget: float) -> list[Option] | None:
+    """The options of least error whose costs keep to the budget; None where none do."""
+    options = [choice.options() for choice in choices]
+    places = choose([[(o.cost, o.error) for o in each] for each in options], budget)
+    return None if places is None else [each[i] for each, i in zip(options, places, strict=True)]
+
+
+def uniform(choices: Sequence[Choice], budget: float) -> list[Option] | None:
+    """The same share of every main axis, as much as the budget allows: for scores whose errors can't be compared between axes."""
+    found: list[Option] | None = None
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        plan = [at_share(choice, middle) for choice in choices]
+        fits = sum(option.cost for option in plan) <= budget
+        low, high, found = (middle, high, plan) if fits else (low, middle, found)
+    return found
+
+
+def at_share(choice: Choice, share: float) -> Option:
+    """The option that keeps about this share of the main axis, and all of the inner ones."""
+    levels = _levels(choice.site.main, choice.cost.multiple_of)
+    wanted = share * choice.site.main.size
+    count = min(levels, key=lambda level: abs(level - wanted))
+    return choice.option((count, *(axis.size for axis in choice.site.inner)))
+
+
+def selection(choices: Sequence[Choice], options: Sequence[Option]) -> Selection:
+    """What the options keep, in indices of the original."""
+    axes: dict[str, list[int] | list[list[int]]] = {}
+    sizes: dict[str, int] = {}
+    within: dict[str, str] = {}
+    removed = tuple(c.site.branch for c, o in zip(choices, options, strict=True) if not o.counts)
+    for choice, option in zip(choices, options, strict=True):
+        for axis, count in zip(choice.site.axes, option.counts, strict=False):
+            if count < axis.size:
+                worth, inner = choice.worth[axis.name], axis is not choice.site.main
+                axes[axis.name] = worth.rows(count) if inner else worth.kept(count)
+                sizes[axis.name] = axis.size
+                within |= {axis.name: choice.site.main.name} if inner else {}
+    return Selection(axes, sizes, within, removed=removed)

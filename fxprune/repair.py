@@ -1,0 +1,242 @@
+"""Repair: after removal the matrices are re-fitted, one after another along the graph, so that each value stays closest to the original's.
+
+The pruned and the original program run side by side over the calibration data; each matrix is fitted on what the already repaired part
+of the pruned program feeds it (K-prune, arXiv 2308.03449). Where a matrix writes into a residual sum, the target is the original's sum, so
+that a fit also makes up for what the stream has lost so far.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.analysis import analyze
+from fxprune.bypass import bypass
+from fxprune.calibration import Calibration, flat, state
+from fxprune.fit import kept_masks
+from fxprune.masks import changes, keep_mask
+from fxprune.matrices import Matrix, matrices
+from fxprune.program import Program, attribute, copy_graph, rebuild
+from fxprune.refit import Fit, Sums, best
+from fxprune.rules.op import bind
+from fxprune.selection import Selection
+
+aten = torch.ops.aten
+
+HELD_BACK = 1 / 8
+"""The share of the calibration data on which fits are compared."""
+
+#: name: (whether weights are re-fitted, whether matrices that lost nothing are as well, what it does)
+REPAIRS: dict[str, tuple[bool, bool, str]] = {
+    "none": (False, False, "nothing"),
+    "mean": (False, False, "the mean of what a reader lost goes into its bias (FLAP)"),
+    "readers": (True, False, "ridge least squares for the matrices that read removed units"),
+    "all": (True, True, "the same for every matrix, for what it reads has moved as well"),
+}
+
+Observe = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A matrix that was looked at: its parameter, what was done, the error on held-back rows before and after (relative squares).
+
+    `tensors` are the parameters that were replaced.
+    """
+
+    name: str
+    how: str
+    before: float
+    after: float
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """The program, and what was done to each matrix in graph order."""
+
+    program: Program
+    matrices: tuple[Refitted, ...]
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The names of the parameters that were replaced."""
+        return tuple(name for entry in self.matrices for name in entry.tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A matrix of the pruned program, the original's value that it should meet, and what the pruned program adds to it on the way."""
+
+    matrix: Matrix
+    target: fx.Node
+    other: fx.Node | None
+    kept: Tensor
+
+
+def repair(
+    program: Program,
+    slim: Program,
+    selection: Selection,
+    data: Calibration,
+    how: str = "all",
+    observe: Observe | None = None,
+) -> Repaired:
+    """Re-fit the matrices of `slim`, which is the program after a selection was applied; neither is changed."""
+    ridge, everywhere, _ = REPAIRS[how]
+    tasks = _tasks(program, slim, selection, everywhere) if how != "none" else []
+    if not tasks:
+        return Repaired(slim, ())
+    fit, held = data.split(HELD_BACK, slim)
+    lanes = [_Lane(program, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
+    parts = lanes[: len(fit.batches)], lanes[len(fit.batches) :]
+    new: dict[str, Tensor] = {}
+    done: list[Refitted] = []
+    for place, task in enumerate(tasks):
+        if observe:
+            observe(place, len(tasks))
+        sums, back = (_sums(lanes_, task, new) for lanes_ in parts)
+        done.append(_fitted(slim, task, (sums, back, ridge), new))
+    return Repaired(rebuild(slim, copy_graph(slim), new), tuple(done))
+
+
+def _tasks(program: Program, slim: Program, selection: Selection, everywhere: bool) -> list[_Task]:
+    analysis = analyze(bypass(program, selection.removed))
+    kept = kept_masks(analysis, replace(selection, removed=(), model=""))
+    before = matrices(analysis.program, analysis.flow)
+    after = matrices(slim, analyze(slim).flow)
+    nodes = {node.name: node for node in program.graph.graph.nodes}
+    order = {node: i for i, node in enumerate(slim.graph.graph.nodes)}
+    lost = {c.node.name for c in analysis.flow.contractions if changes(c.dim, kept)}
+    tasks = []
+    for name, matrix in after.items():
+        if name in before and (everywhere or name in lost):
+            met, other = _meets(matrix.node, order)
+            target, other = (nodes[met.name], other) if met.name in nodes else (nodes[name], None)
+            rows = keep_mask(before[name].output_dim(analysis.flow), kept)
+            tasks.append(_Task(matrix, target, other, rows))
+    return tasks
+
+
+def _meets(node: fx.Node, order: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:
+    """(the sum that a matrix's result goes into and nothing else, the other addend); the result itself where there is none."""
+    current = node
+    while len(current.users) == 1:
+        user = next(iter(current.users))
+        if user.target is aten.dropout.default and user.args[2] is False:
+            current = user
+            continue
+        if user.target not in (aten.add.Tensor, aten.add_.Tensor) or bind(user)["alpha"].value != 1:
+            break
+        others = [arg for arg in user.args if isinstance(arg, fx.Node) and arg is not current]
+        ready = [
+            n for n in others if n.op != "get_attr" and order[n] < order[node] and _shape(n) == _shape(node)
+        ]
+        return (user, ready[0]) if ready else (node, None)
+    return node, None
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    value = node.meta["val"]
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _sums(lanes: Sequence[_Lane], task: _Task, new: Mapping[str, Tensor]) -> Sums:
+    sums = Sums()
+    for lane in lanes:
+        inputs, targets = lane.meet(task, new)
+        sums.take(task.matrix.rows(inputs), task.matrix.results(targets))
+    return sums
+
+
+def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
+    """Choose the best fit, and keep its tensors in `new`."""
+    matrix, (sums, held, ridge) = task.matrix, what
+    weight = attribute(slim.graph, matrix.weight)
+    bias = attribute(slim.graph, matrix.bias) if matrix.bias else None
+    now = Fit(
+        matrix.read(weight).detach().to(torch.float64),
+        None if bias is None else bias.detach().to(torch.float64),
+    )
+    fit, after, before = best(sums, held, now, ridge)
+    replaced: dict[str, Tensor] = {}
+    if fit.weight is not now.weight:
+        replaced[matrix.weight] = matrix.write(fit.weight, weight)
+    if bias is not None and fit.bias is not None and fit.bias is not now.bias:
+        replaced[matrix.bias] = torch.nn.Parameter(fit.bias.to(bias.dtype), bias.requires_grad)
+    new |= replaced
+    return Refitted(matrix.weight, fit.how, before, after, tuple(replaced))
+
+
+class _Lane:
+    """One batch on its way through both programs, as far as somebody asked."""
+
+    def __init__(
+        self, program: Program, slim: Program, batch: dict[str, Tensor], tasks: Sequence[_Task]
+    ) -> None:
+        self.original = _Runner(program, batch, [task.target for task in tasks])
+        self.pruned = _Runner(
+            slim, batch, [n for task in tasks for n in (task.matrix.source, task.other) if n is not None]
+        )
+
+    def meet(self, task: _Task, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(what the pruned program feeds a matrix, what the matrix should give)."""
+        target = self.original.reach(task.target, {})
+        inputs = self.pruned.reach(task.matrix.source, new)
+        place = target.dim() - task.matrix.form.outputs
+        target = target.index_select(place, task.kept.nonzero().flatten())
+        return inputs, target if task.other is None else target - self.pruned.reach(task.other, new)
+
+
+class _Runner(fx.Interpreter):
+    """Runs a graph up to a node and waits there; a value is dropped after its last reader, and after it was `wanted` that often.
+
+    What the graph writes into its own buffers stays here.
+    """
+
+    def __init__(self, program: Program, batch: dict[str, Tensor], wanted: Sequence[fx.Node]) -> None:
+        super().__init__(program.graph)
+        self.new: Mapping[str, Tensor] = {}
+        self.state = state(program)
+        self.waiting = [n for n in program.graph.graph.nodes if n.op not in ("output", "get_attr")]
+        self.waiting.reverse()
+        self.readers = Counter({node: len(node.users) for node in program.graph.graph.nodes})
+        self.readers.update(wanted)
+        given = zip(program.placeholders(), flat(program, batch), strict=True)
+        self.env: dict[fx.Node, Any] = dict(given)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        held = self.new if target in self.new else self.state
+        return held[target] if target in held else super().get_attr(target, args, kwargs)
+
+    def reach(self, wanted: fx.Node, new: Mapping[str, Tensor]) -> Tensor:
+        """The value of a node, which is wanted once less from now on."""
+        self.new = new
+        with torch.no_grad():
+            while wanted not in self.env or wanted in self.waiting[-1:]:
+                self._step(self.waiting.pop())
+        value = self.env[wanted]
+        assert isinstance(value, Tensor)
+        self._read(wanted)
+        return value
+
+    def _read(self, node: fx.Node) -> None:
+        self.readers[node] -= 1
+        if not self.readers[node]:
+            del self.env[node]
+
+    def _step(self, node: fx.Node) -> None:
+        """Run a node; weights are fetched anew each time, for they may have been re-fitted since."""
+        weights = [source for source in node.all_input_nodes if source.op == "get_attr"]
+        self.env |= {source: self.get_attr(source.target, (), {}) for source in weights}
+        if node not in self.env:
+            self.env[node] = self.run_node(node)
+        for source in weights:
+            del self.env[source]
+        for source in set(node.all_input_nodes).difference(weights):
+            self._read(source)
