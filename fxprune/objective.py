@@ -30,11 +30,15 @@ def _square(value: Tensor, random: Random) -> Tensor:
 
 def _divergence(value: Tensor, random: Random) -> Tensor:
     """The log-probability of labels that the model itself draws: its mean square is twice the Kullback-Leibler divergence (true Fisher)."""
-    log = value.flatten(0, -2).log_softmax(-1)
+    log = _rows(value).log_softmax(-1)
     drawn = torch.multinomial(log.detach().exp(), 1, generator=random)
     total: Tensor = log.gather(1, drawn).sum()
     mean: Tensor = total / len(log) ** 0.5
     return mean
+
+
+def _rows(value: Tensor) -> Tensor:
+    return value.reshape(-1, value.shape[-1] if value.dim() else 1)
 
 
 #: name: (the projection of one floating output, what the distance is)
@@ -60,7 +64,7 @@ class Objective:
         """Numbers to differentiate for one batch, which is a `share` of all rows; the squares of their gradients add up over batches."""
         if self.loss is not None:
             return [self.loss(outputs, batch) * share**0.5]
-        floating = [v for v in pytree.tree_leaves(outputs) if isinstance(v, Tensor) and v.requires_grad]
+        floating = _floating(outputs)
         if not floating:
             return [torch.zeros(())]
         project = DISTANCES[self.distance][0]
@@ -88,7 +92,7 @@ def _squared_gap(value: Tensor, other: Tensor) -> float:
 
 
 def _divergence_gap(value: Tensor, other: Tensor) -> float:
-    log, near = value.flatten(0, -2).log_softmax(-1), other.flatten(0, -2).log_softmax(-1)
+    log, near = _rows(value).log_softmax(-1), _rows(other).log_softmax(-1)
     return 2 * float((log.exp() * (log - near)).sum(1).mean())
 
 

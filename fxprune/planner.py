@@ -28,12 +28,16 @@ class Option:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A site with all that a plan needs of it; `gone` is the error without its branch, None where the branch can't go."""
+    """A site with all that a plan needs of it.
+
+    `gone` is the error without its branch, None where the branch can't go; `scale` is what the errors of the worth are multiplied by.
+    """
 
     site: Site
     cost: SiteCost
     worth: Mapping[str, Worth]
     gone: float | None = None
+    scale: float = 1.0
 
     def options(self) -> list[Option]:
         """All that could be kept, without what costs no less than something that errs less."""
@@ -52,7 +56,7 @@ class Choice:
         error = float(main.errors[0, size - counts[0]])
         for axis, count in zip(self.site.inner, counts[1:], strict=True):
             error += float(self.worth[axis.name].errors[stay, axis.size - count].sum())
-        return Option(counts, self.cost.at(counts[0], counts[1:]), error)
+        return Option(counts, self.cost.at(counts[0], counts[1:]), error * self.scale)
 
 
 def _levels(axis: Axis, multiple_of: int) -> list[int]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis import analyze
+from fxprune.analysis import Analysis, analyze
 from fxprune.bypass import bypass
 from fxprune.calibration import Calibration, flat, state
 from fxprune.fit import kept_masks
-from fxprune.masks import changes, keep_mask
+from fxprune.masks import Kept, changes, cut
 from fxprune.matrices import Matrix, matrices
 from fxprune.program import Program, attribute, copy_graph, rebuild
 from fxprune.refit import Fit, Sums, best
@@ -71,12 +72,15 @@ class Repaired:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """A matrix of the pruned program, the original's value that it should meet, and what the pruned program adds to it on the way."""
+    """A matrix of the pruned program, the original's value that it should meet, and what the pruned program adds to it on the way.
+
+    `cut` takes what stays out of the original's value.
+    """
 
     matrix: Matrix
     target: fx.Node
     other: fx.Node | None
-    kept: Tensor
+    cut: Callable[[Tensor], Tensor]
 
 
 def repair(
@@ -115,12 +119,22 @@ def _tasks(program: Program, slim: Program, selection: Selection, everywhere: bo
     lost = {c.node.name for c in analysis.flow.contractions if changes(c.dim, kept)}
     tasks = []
     for name, matrix in after.items():
-        if name in before and (everywhere or name in lost):
+        if (
+            name in before
+            and (everywhere or name in lost)
+            and _is_cut_alike(analysis, before[name].node, kept)
+        ):
             met, other = _meets(matrix.node, order)
             target, other = (nodes[met.name], other) if met.name in nodes else (nodes[name], None)
-            rows = keep_mask(before[name].output_dim(analysis.flow), kept)
-            tasks.append(_Task(matrix, target, other, rows))
+            dims = analysis.flow.dims[before[name].node]
+            tasks.append(_Task(matrix, target, other, partial(cut, dims=dims, kept=kept)))
     return tasks
+
+
+def _is_cut_alike(analysis: Analysis, node: fx.Node, kept: Kept) -> bool:
+    """Whether the dimensions of a value that lose something have one size in all batches."""
+    pairs = zip(node.meta["val"].shape, analysis.flow.dims[node], strict=True)
+    return all(isinstance(size, int) for size, dim in pairs if changes(dim, kept))
 
 
 def _meets(node: fx.Node, order: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:
@@ -188,8 +202,7 @@ class _Lane:
         """(what the pruned program feeds a matrix, what the matrix should give)."""
         target = self.original.reach(task.target, {})
         inputs = self.pruned.reach(task.matrix.source, new)
-        place = target.dim() - task.matrix.form.outputs
-        target = target.index_select(place, task.kept.nonzero().flatten())
+        target = task.cut(target)
         return inputs, target if task.other is None else target - self.pruned.reach(task.other, new)
 
 
@@ -223,7 +236,7 @@ class _Runner(fx.Interpreter):
         value = self.env[wanted]
         assert isinstance(value, Tensor)
         self._read(wanted)
-        return value
+        return value.detach()  # an expanded parameter asks for gradients even here
 
     def _read(self, node: fx.Node) -> None:
         self.readers[node] -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,8 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis, Axis
-from fxprune.capture import capture
+from fxprune.capture import capture, first_line
 from fxprune.dims import Dim, leaves
+from fxprune.errors import UsageError
 from fxprune.flow import flat_dims
 from fxprune.points import Point, call_inputs
 from fxprune.program import Program, attribute, flatten_inputs, set_attribute
@@ -22,6 +24,9 @@ from fxprune.rules.op import operands
 
 Config: TypeAlias = tuple[tuple[str, int], ...]
 """How many units of each of some axes stay, by name."""
+
+# It prints a trace of what fails; the reason is in the exception too.
+_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
 #: roles that are decided without being asked for
 DECIDED = frozenset({"heads", "qk", "v", "ffn", "channels"})
@@ -130,17 +135,35 @@ def part(program: Program, names: frozenset[str], values: Values) -> Part:
     graph, root = fx.Graph(), nn.Module()
     nodes: dict[fx.Node, Any] = {}
     inputs: list[Tensor] = []
-    chosen = [n for n in program.graph.graph.nodes if n.name in names and isinstance(values.get(n), Tensor)]
+    chosen = _chosen(program, names, values)
     for node in chosen:
         for source in operands(node):
             if source not in nodes:
                 nodes[source] = _source(program, graph, root, source, values[source], inputs)
         nodes[node] = graph.node_copy(node, lambda source: nodes[source])
-    results = [n for n in chosen if any(user not in nodes or user.op == "output" for user in n.users)]
+    inside = set(chosen)
+    results = [n for n in chosen if any(user not in inside for user in n.users)]
     graph.output(tuple(nodes[node] for node in results))
     known = {made: values[node] for node, made in nodes.items() if isinstance(made, fx.Node)}
     module = fx.GraphModule(root, _placeholders_first(graph))
     return Part(module.eval(), tuple(inputs), _signature(graph, known))
+
+
+def _chosen(program: Program, names: frozenset[str], values: Values) -> list[fx.Node]:
+    """The named nodes that give a tensor; where one of several tensors is named (a split), all of them."""
+    several = {
+        n
+        for n in program.graph.graph.nodes
+        if isinstance(values.get(n), (tuple, list))
+        and not names.isdisjoint({n.name, *(u.name for u in n.users)})
+    }
+    return [
+        n
+        for n in program.graph.graph.nodes
+        if (n.name in names and isinstance(values.get(n), Tensor))
+        or n in several
+        or not several.isdisjoint(n.all_input_nodes)
+    ]
 
 
 def _source(
@@ -189,13 +212,22 @@ Values: TypeAlias = Mapping[fx.Node, Any]
 
 
 def values_at(program: Program, point: Point | None) -> Values:
-    """Every value of a program at a point (None: the example inputs)."""
+    """Every value of a program at a point (None: the example inputs); UsageError where it can't run there."""
     flat, spec = pytree.tree_flatten(call_inputs(program, point))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         fake = [mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
         args, kwargs = pytree.tree_unflatten(fake, spec)
-        recorder = _Recorder(program.graph)
-        recorder.run(*flatten_inputs(program, args, kwargs), enable_io_processing=False)
+        recorder, level = _Recorder(program.graph), _FAKE_LOG.level
+        _FAKE_LOG.setLevel(logging.CRITICAL)
+        try:
+            recorder.run(*flatten_inputs(program, args, kwargs), enable_io_processing=False)
+        except Exception as error:
+            where = (
+                ", ".join(f"{axis}={size}" for axis, size in (point or {}).items()) or "its example inputs"
+            )
+            raise UsageError(f"the program can't run at {where}: {first_line(error)}") from error
+        finally:
+            _FAKE_LOG.setLevel(level)
     return recorder.values
 
 

@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fxprune.analysis import Analysis, analyze
 from fxprune.budget import BUDGETS, Clock, Meter, counted, written
-from fxprune.bypass import apply, bypassed
-from fxprune.calibration import Calibration, flat
+from fxprune.bypass import apply
+from fxprune.calibration import Calibration
 from fxprune.costs import Costs
 from fxprune.errors import RefusedError
 from fxprune.objective import Objective
 from fxprune.planner import Choice, Option, at_share, cheapest_error, selection, uniform
 from fxprune.points import Point, feeds
+from fxprune.probe import Probe
 from fxprune.program import Program
 from fxprune.runtimes import measure
 from fxprune.score import SCORES, Evidence, Worth
@@ -34,9 +33,6 @@ ROOM = 0.99
 
 CLOSE = 0.95
 """A plan that lies below this share of its budget gives away more than it must."""
-
-ROWS_WITHOUT = 32
-"""Rows on which the outputs without a branch are compared."""
 
 
 SECONDS_A_PLAN = 3.0
@@ -98,17 +94,23 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """The selection, the trials that led there, and what each site keeps, as plain data."""
+    """The selection, the trials that led there, what each site keeps as plain data, and the share that is left."""
 
     selection: Selection
     trials: tuple[Trial, ...] = ()
     sites: tuple[Mapping[str, Any], ...] = ()
     factor: float = 1.0
+    share: float = 1.0
 
     def details(self) -> dict[str, Any]:
         """For a report."""
         trials = [asdict(trial) for trial in self.trials]
-        return {"trials": trials, "sites": [dict(site) for site in self.sites], "factor": self.factor}
+        return {
+            "trials": trials,
+            "sites": [dict(site) for site in self.sites],
+            "factor": self.factor,
+            "share": self.share,
+        }
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Request:
     objective: Objective = field(default_factory=Objective)
     hidden: bool = False
     layers: bool = True
+    repair: str = "all"
     observe: Callable[[str], None] = lambda text: None
 
 
@@ -151,43 +154,14 @@ def _choices(
     analysis: Analysis, found: Sequence[Site], worths: Mapping[str, Worth], aim: Aim, request: Request
 ) -> list[Choice]:
     costs = Costs(analysis, aim.meter(), aim.point, odd=aim.measured)
-    gone = _without(analysis, found, request) if request.layers and SCORES[request.score].comparable else {}
     choices: list[Choice] = []
     for i, site in enumerate(found):
         request.observe(f"costs of {site.main.name} ({i + 1} of {len(found)})")
-        choices.append(Choice(site, costs.of(site), worths, gone.get(site.branch)))
-    return choices
-
-
-def _without(analysis: Analysis, found: Sequence[Site], request: Request) -> dict[str, float]:
-    """How far the outputs move without each branch that holds one site, on a few rows."""
-    names = [site.branch for site in found if site.branch]
-    if not names or request.data is None:
-        return {}
-    batches = _few(request.data)
-    outputs = [_run(analysis.program, batch) for batch in batches]
-    found_: dict[str, float] = {}
-    for i, name in enumerate(names):
-        request.observe(f"without {name} ({i + 1} of {len(names)})")
-        candidate = bypassed(analysis, [name])
-        gaps = [
-            request.objective.gap(output, _run(candidate, batch), batch)
-            for batch, output in zip(batches, outputs, strict=True)
-        ]
-        found_[name] = sum(gaps) / len(gaps)
-    return found_
-
-
-def _few(data: Calibration) -> list[dict[str, torch.Tensor]]:
-    """Batches spread over the data, of about ROWS_WITHOUT rows in all, but more than one where there are more."""
-    count = max(2, round(ROWS_WITHOUT * len(data.batches) / max(1, data.rows)))
-    step = max(1, len(data.batches) // count)
-    return list(data.batches[::step][:count])
-
-
-def _run(program: Program, batch: dict[str, torch.Tensor]) -> Any:
-    with torch.no_grad():
-        return torch.fx.Interpreter(program.graph).run(*flat(program, batch), enable_io_processing=False)
+        choices.append(Choice(site, costs.of(site), worths))
+    if request.data is None or not SCORES[request.score].comparable:
+        return choices
+    probe = Probe(analysis, request.data, request.objective, request.repair, request.observe)
+    return probe.calibrated(choices, request.layers)
 
 
 class _Search:
@@ -214,7 +188,7 @@ class _Search:
 
     def run(self) -> Planned:
         """Plan and weigh until a plan keeps to the budget and gives little away."""
-        aim, trials = self.scale.aim, list[Trial]()
+        aim, trials, seen = self.scale.aim, list[Trial](), set[str]()
         best: tuple[tuple[bool, float], Selection, list[Option]] | None = None
         allowed, room = aim.share, ROOM if aim.measured else 1.0
         for _ in range(TRIES):
@@ -222,6 +196,9 @@ class _Search:
             if options is None:
                 break
             chosen = selection(self.choices, options)
+            if chosen.to_json() in seen:
+                break
+            seen.add(chosen.to_json())
             trials.append(self._tried(chosen, options, len(trials)))
             share = trials[-1].measured
             safe = share <= aim.share * room
@@ -230,10 +207,10 @@ class _Search:
             if safe and share >= aim.share * CLOSE:
                 break
             allowed += aim.share * (CLOSE + room) / 2 - share
-        if best is None:
-            raise RefusedError(self._missed(trials))
-        rows = tuple(_row(choice, option) for choice, option in zip(self.choices, best[2], strict=True))
-        return Planned(best[1], tuple(trials), rows, self.factor)
+        chosen, options = best[1:] if best else self._smallest(trials)
+        rows = tuple(_row(choice, option) for choice, option in zip(self.choices, options, strict=True))
+        share = best[0][1] if best else trials[-1].measured
+        return Planned(chosen, tuple(trials), rows, self.factor, share)
 
     def _tried(self, chosen: Selection, options: Sequence[Option], place: int) -> Trial:
         predicted = self.predicted(options)
@@ -249,14 +226,24 @@ class _Search:
         saved = (1 - share) * self.scale.total
         return saved / said if said > 0 and saved > 0 else 1.0
 
-    def _missed(self, trials: Sequence[Trial]) -> str:
+    def _smallest(self, trials: list[Trial]) -> tuple[Selection, list[Option]]:
+        """The smallest of everything, where the table knows nothing better; RefusedError where that exceeds the budget."""
+        options = [
+            at_share(choice, 0) if self.decide is uniform else min(choice.options(), key=lambda o: o.cost)
+            for choice in self.choices
+        ]
+        chosen = selection(self.choices, options)
+        trials.append(self._tried(chosen, options, len(trials)))
+        if trials[-1].measured > self.scale.aim.share:
+            raise RefusedError(self._missed(trials[-1].measured))
+        return chosen, options
+
+    def _missed(self, least: float) -> str:
         aim = self.scale.aim
-        least = self.predicted([min(choice.options(), key=lambda o: o.cost) for choice in self.choices])
-        shown = f"; the last plan measured {trials[-1].measured:.2f}" if trials else ""
+        more = "" if self.request.hidden else ", or allow hidden=True"
         return (
-            f"{aim.budget}={aim.share:g} can't be reached: with the smallest of everything that may go, {least:.2f} of the"
-            f" {aim.budget} is left ({self.rest / self.scale.total:.2f} is what nothing decides about){shown}; ask for more, or"
-            " allow hidden=True"
+            f"{aim.budget}={aim.share:g} can't be reached: with the smallest of everything that may go, {least:.3f} of the"
+            f" {aim.budget} is left; ask for more{more}"
         )
 
 

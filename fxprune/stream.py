@@ -14,7 +14,7 @@ from fxprune.capture import first_line
 from fxprune.errors import FxpruneError
 from fxprune.objective import Objective
 from fxprune.program import Program, attribute
-from fxprune.writes import is_written
+from fxprune.writes import is_written, returns_alias
 
 
 @dataclass
@@ -37,16 +37,19 @@ class Meter(Protocol):
 
 
 class _Tap(fx.Interpreter):
-    """Runs a graph and keeps the values that are asked for; values and parameters that gradients are asked of become differentiable."""
+    """Runs a graph and keeps the values that are asked for; nodes and parameters that gradients are asked of become differentiable.
+
+    A value that the graph overwrites is kept as its last reader saw it.
+    """
 
     def __init__(self, program: Program, values: set[str], nodes: set[str], parameters: set[str]) -> None:
         super().__init__(program.graph)
         self.writes = any(map(is_written, program.graph.graph.nodes))
-        self.kept = values | nodes
-        self.nodes = nodes
+        self.kept, self.nodes = values, nodes
         self.learned = {name: attribute(program.graph, name).detach().requires_grad_() for name in parameters}
         self.given = state(program) | self.learned
         self.values: dict[str, Tensor] = {}
+        self.sources = dict(self.learned)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in self.given:
@@ -55,15 +58,15 @@ class _Tap(fx.Interpreter):
         return value.detach() if isinstance(value, Tensor) else value
 
     def run_node(self, n: fx.Node) -> Any:
+        if self.writes and not returns_alias(n):
+            read = (source for source in n.all_input_nodes if source.name in self.kept)
+            self.values |= {source.name: self.env[source].detach().clone() for source in read}
         value = super().run_node(n)
-        if n.name in self.nodes and not value.requires_grad:
-            value = value.requires_grad_()
+        if n.name in self.nodes:
+            self.sources[n.name] = value if value.requires_grad else value.requires_grad_()
+            value = value.clone() if self.writes else value
         if n.name in self.kept:
-            self.values[n.name] = value
-        if self.writes and n.name in self.nodes:  # what is written later on must not reach what was seen
-            value = value.clone()
-        elif self.writes and n.name in self.kept:
-            self.values[n.name] = value.detach().clone()
+            self.values[n.name] = value.detach()
         return value
 
 
@@ -81,7 +84,7 @@ def stream(program: Program, data: Calibration, meters: Sequence[Meter], objecti
         tap = _Tap(program, values, nodes, parameters)
         with torch.set_grad_enabled(bool(nodes or parameters)):
             outputs = tap.run(*flat(program, batch), enable_io_processing=False)
-            seen = Seen({name: value.detach() for name, value in tap.values.items()})
+            seen = Seen(tap.values)
             if nodes or parameters:
                 numbers = objective.values(outputs, batch, rows / data.rows, random)
                 seen.slopes = _slopes(tap, numbers)
@@ -91,7 +94,6 @@ def stream(program: Program, data: Calibration, meters: Sequence[Meter], objecti
 
 def _slopes(tap: _Tap, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
     """The gradients of each number, by node and parameter."""
-    sources = {name: tap.values[name] for name in tap.nodes} | tap.learned
     found = []
     for left, number in reversed(list(enumerate(numbers))):
         if not number.requires_grad:
@@ -100,11 +102,11 @@ def _slopes(tap: _Tap, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
             )
         try:
             given = torch.autograd.grad(
-                number, list(sources.values()), retain_graph=left > 0, allow_unused=True
+                number, list(tap.sources.values()), retain_graph=left > 0, allow_unused=True
             )
         except RuntimeError as error:
             raise FxpruneError(f"the graph can't be differentiated: {first_line(error)}") from error
-        found.append({n: g for n, g in zip(sources, given, strict=True) if g is not None})
+        found.append({n: g for n, g in zip(tap.sources, given, strict=True) if g is not None})
     return found
 
 

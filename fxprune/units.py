@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis import Axis
-from fxprune.dims import Dim
+from fxprune.dims import Dim, factors
 from fxprune.masks import coordinates
 
 
@@ -28,12 +28,12 @@ class Units:
     def count(self) -> int:
         return self.groups * self.axis.size
 
-    def along(self, dim: Dim) -> Tensor:
-        """The unit that each position of a dim belongs to, −1 where none, int64 [dim.size]."""
-        own = coordinates(dim, self.axis.leaf)
+    def along(self, dim: Dim, size: int = 0) -> Tensor:
+        """The unit that each position of a dim belongs to, −1 where none, int64; `size` where it is not that of the example inputs."""
+        own = _stretched(dim, self.axis.leaf, size)
         if self.outer is None:
             return own
-        outer = coordinates(dim, self.outer.leaf)
+        outer = _stretched(dim, self.outer.leaf, size)
         return torch.where((own >= 0) & (outer >= 0), outer * self.axis.size + own, -1)
 
     def lies(self, dim: Dim) -> bool:
@@ -48,7 +48,7 @@ class Units:
         place = next((i for i, dim in enumerate(dims) if self.lies(dim)), None)
         if place is None:
             return None
-        units = self.along(dims[place])
+        units = self.along(dims[place], value.shape[place])
         if bool((units >= 0).any()):
             return self._add(_reduced(value, (place,)), units)
         assert self.outer is not None
@@ -57,7 +57,8 @@ class Units:
         )
         if other is None:
             return None
-        own, outer = coordinates(dims[place], self.axis.leaf), coordinates(dims[other], self.outer.leaf)
+        own = _stretched(dims[place], self.axis.leaf, value.shape[place])
+        outer = _stretched(dims[other], self.outer.leaf, value.shape[other])
         grid = torch.where((outer[:, None] >= 0) & (own >= 0), outer[:, None] * self.axis.size + own, -1)
         return self._add(_reduced(value, (other, place)), grid)
 
@@ -65,6 +66,15 @@ class Units:
         carried = units >= 0
         result = torch.zeros(self.count, dtype=torch.float64)
         return result.index_add_(0, units[carried], values.to("cpu", torch.float64)[carried])
+
+
+def _stretched(dim: Dim, leaf: Dim, size: int) -> Tensor:
+    """The coordinates along a dim that may have another size than in the example inputs: then its outermost factor is the batch."""
+    found = coordinates(dim, leaf)
+    if size in (0, len(found)):
+        return found
+    block = len(found) // factors(dim)[0].size
+    return found[:block].repeat(size // block)
 
 
 def _reduced(value: Tensor, places: tuple[int, ...]) -> Tensor:

@@ -17,6 +17,7 @@ from fxprune.points import Point, example_point
 from fxprune.program import Program
 from fxprune.repair import REPAIRS, repair
 from fxprune.runtime import Settings
+from fxprune.runtimes import runtime_of
 from fxprune.score import SCORES
 from fxprune.selection import Selection
 from fxprune.slimming import Aim, Planned, Request, plan
@@ -59,9 +60,11 @@ class Slim(Pass):
             require(getattr(self, option) >= 1, f"{option} must be at least 1, got {getattr(self, option)}")
 
     def aim(self, program: Program) -> Aim:
-        """The budget, at the point and with the settings of the options."""
+        """The budget, at the point and with the settings of the options; UsageError where the runtime is none."""
         name = next(name for name in BUDGETS if getattr(self, name))
         settings = Settings(self.threads, self.optimization, self.runtime)
+        if BUDGETS[name].count is None:
+            runtime_of(settings)
         clock = Clock(settings, self.cache, lambda i: self.observe(f"measuring small file {i + 1}"))
         return Aim(name, getattr(self, name), self.point(program), clock)
 
@@ -81,7 +84,9 @@ class Slim(Pass):
                 " or data=… in Python"
             )
         objective = Objective(self.distance, self.loss)
-        request = Request(self.score, self.data, objective, self.hidden, self.layers, self.observe)
+        request = Request(
+            self.score, self.data, objective, self.hidden, self.layers, self.repair, self.observe
+        )
         return plan(program, self.aim(program), request)
 
     def plan(self, program: Program) -> Selection:

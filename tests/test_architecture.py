@@ -26,6 +26,7 @@ LAYERS = (
     (
         "fxprune.slimming",
         "fxprune.planner",
+        "fxprune.probe",
         "fxprune.costs",
         "fxprune.budget",
         "fxprune.knapsack",

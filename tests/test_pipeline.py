@@ -41,7 +41,10 @@ def test_the_text_prints_back(text: str) -> None:
         ("ffn", "ffn needs ratio, as in ffn(ratio=…)\n  ffn\n  ^"),
         (
             "ffn(ratio=0.5, score='best')",
-            "score must be one of magnitude, random, activation, taylor, fisher, obs, got 'best'\n  ffn(ratio=0.5, score='best')\n                 ^",
+            (
+                "score must be one of magnitude, random, activation, taylor, fisher, obs, got 'best'"
+                "\n  ffn(ratio=0.5, score='best')\n                 ^"
+            ),
         ),
         (
             "ffn(ratio=__import__('os'))",

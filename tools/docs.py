@@ -6,12 +6,15 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; `TABLES` says what 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from fxprune.budget import BUDGETS
 from fxprune.passes import PASSES
+from fxprune.repair import REPAIRS
 from fxprune.rules import FAMILIES, RULES
 from fxprune.rules.registry import REFUSED
+from fxprune.runtimes import RUNTIMES
 from fxprune.score import SCORES
 from fxprune.tools.catalog import describe
 
@@ -33,8 +36,7 @@ def _option(name: str, default: object) -> str:
 
 def scores() -> str:
     """One row a score."""
-    rows = ["| score | what it is |", "| --- | --- |"]
-    return "\n".join([*rows, *(f"| `{name}` | {score.help} |" for name, score in SCORES.items())])
+    return _rows("score", ((name, score.help) for name, score in SCORES.items()))
 
 
 def rules() -> str:
@@ -45,7 +47,34 @@ def rules() -> str:
     return f"{len(RULES)} operators have a rule ({families}), {len(REFUSED)} a line that says why they have none."
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"passes": passes, "scores": scores, "rules": rules}
+def budgets() -> str:
+    """One row a budget."""
+    return _rows("budget", ((name, row.help) for name, row in BUDGETS.items()))
+
+
+def repairs() -> str:
+    """One row a repair."""
+    return _rows("repair", ((name, help_) for name, (_, _, help_) in REPAIRS.items()))
+
+
+def runtimes() -> str:
+    """One row a runtime."""
+    return _rows("runtime", ((name, f"{row.help}; `{row.install}`") for name, row in RUNTIMES.items()))
+
+
+def _rows(what: str, rows: Iterable[tuple[str, str]]) -> str:
+    head = [f"| {what} | what it is |", "| --- | --- |"]
+    return "\n".join([*head, *(f"| `{name}` | {help_} |" for name, help_ in rows)])
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "passes": passes,
+    "scores": scores,
+    "budgets": budgets,
+    "repairs": repairs,
+    "runtimes": runtimes,
+    "rules": rules,
+}
 
 
 def filled(text: str) -> str:

@@ -20,6 +20,10 @@ from fxprune.tools.models import Loaded
 from fxprune.tools.subject_common import Batch, Run
 
 
+def _itself(model: nn.Module) -> nn.Module:
+    return model
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model to prune and to judge: `loader` gives it, `sampler` inputs for (rows, seed), `judge` the metric of what runs batches.
@@ -33,7 +37,7 @@ class Subject:
     sampler: Callable[[int, int], list[Batch]]
     judge: Callable[[Run], float]
     lower_is_better: bool = False
-    deployed: Callable[[nn.Module], nn.Module] = lambda model: model
+    deployed: Callable[[nn.Module], nn.Module] = _itself
 
     def load(self) -> Loaded:
         """A fresh original with example inputs and dynamic shapes; UsageError where a package is missing."""
