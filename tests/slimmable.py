@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from fxprune import Program, capture
+from fxprune import Program, capture, slimming
+from fxprune.budget import BUDGETS, Key, Meter
 from fxprune.calibration import Calibration, checked
 from fxprune.cost import flops
 from fxprune.passes.slim import Slim
@@ -23,6 +26,7 @@ BATCH, LENGTH = 2, 6
 POINT: Point = {"batch": BATCH, "length": LENGTH}
 AUTO = Dim.AUTO
 Subject = tuple[Program, Calibration]
+Wanted = Mapping[Key, tuple[str, Callable[[], Program]]]
 
 
 class Layer(nn.Module):
@@ -82,9 +86,27 @@ def subject(name: str) -> Subject:
     return program, checked(program, [{"input_ids": i, "attention_mask": torch.ones_like(i)} for i in ids])
 
 
+COUNTED: dict[str, dict[str, float]] = {}
+
+
+def remembered(name: str) -> Meter:
+    """A meter that counts what parts cost once for all tests; tests/test_costs.py is about the counting."""
+
+    def meter(wanted: Wanted) -> dict[Key, float]:
+        for signature, make in wanted.values():
+            if signature not in COUNTED:
+                made = make()
+                COUNTED[signature] = {n: row.count(made, None) for n, row in BUDGETS.items() if row.count}
+        return {key: COUNTED[signature][name] for key, (signature, _) in wanted.items()}
+
+    return meter
+
+
 def slim(made: Subject, **options: Any) -> Outcome:
     """The pass, at a small point and without a cache."""
-    return Slim(**{"batch": BATCH, "length": LENGTH, "cache": None, "data": made[1], **options}).run(made[0])
+    given = {"batch": BATCH, "length": LENGTH, "cache": None, "data": made[1], **options}
+    with patch.object(slimming, "counted", remembered):
+        return Slim(**given).run(made[0])
 
 
 def kept(outcome: Outcome) -> dict[str, int]:

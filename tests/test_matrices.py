@@ -76,7 +76,7 @@ PLAIN: dict[str, tuple[Callable[[Any, Tensor], Any], tuple[int, ...], dict[str, 
 }
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-    "conv1d": (nn.Conv1d(6, 7, 3, stride=2, padding=2, dilation=2), (2, 6, 11)),
+    "conv1d": (nn.Conv1d(6, 7, 3, stride=2, padding=1, dilation=3), (2, 6, 11)),
     "conv1d, no bias": (nn.Conv1d(6, 7, 2, bias=False), (2, 6, 11)),
     "conv2d": (nn.Conv2d(6, 7, 3), PIXELS),
     "conv2d, stride": (nn.Conv2d(6, 7, (3, 2), stride=(1, 3), padding=(2, 0), dilation=(2, 1)), PIXELS),

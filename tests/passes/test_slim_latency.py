@@ -67,6 +67,12 @@ class Machine:
         return 1e-3 * self.largest * self.bend(cost / self.largest)
 
 
+@pytest.fixture(scope="module")
+def times(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the machine of operations takes for small files, kept for all tests."""
+    return tmp_path_factory.mktemp("costs") / "costs.json"
+
+
 def measured(outcome: Outcome) -> list[float]:
     return [trial["measured"] for trial in outcome.details["trials"]]
 
@@ -107,10 +113,10 @@ def test_a_latency_is_kept_to_with_room(kind: str, monkeypatch: pytest.MonkeyPat
     assert verify(program, outcome.program, outcome.selection, outcome.refitted).relative <= 1e-5
 
 
-def test_plans_are_tightened_until_one_measures_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_are_tightened_until_one_measures_well(monkeypatch: pytest.MonkeyPatch, times: Path) -> None:
     """Below a half everything saves less than the table says; the measured half itself can't tell."""
     Machine(bend=lambda share: share if share > 0.5 else 0.5 - 0.8 * (0.5 - share)).install(monkeypatch)
-    outcome = slim(wide(), latency=0.4)
+    outcome = slim(wide(), latency=0.4, cache=times)
     shares = measured(outcome)
     predicted = [trial["predicted"] for trial in outcome.details["trials"]]
     assert shares[0] > 0.4
@@ -119,21 +125,25 @@ def test_plans_are_tightened_until_one_measures_well(monkeypatch: pytest.MonkeyP
     assert 0.4 * CLOSE <= shares[-1] == outcome.details["share"] <= 0.4 * ROOM
 
 
-def test_plans_are_loosened_where_the_first_gives_away_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_are_loosened_where_the_first_gives_away_too_much(
+    monkeypatch: pytest.MonkeyPatch, times: Path
+) -> None:
     Machine(bend=lambda share: share if share > 0.5 else max(0.01, 0.5 - 1.3 * (0.5 - share))).install(
         monkeypatch
     )
-    outcome = slim(wide(), latency=0.4)
+    outcome = slim(wide(), latency=0.4, cache=times)
     shares = measured(outcome)
     assert shares[0] < 0.4 * CLOSE
     assert shares[0] < shares[-1]
     assert 0.4 * CLOSE <= shares[-1] == outcome.details["share"] <= 0.4 * ROOM
 
 
-def test_what_never_measures_well_is_refused_with_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_measures_well_is_refused_with_what_was_seen(
+    monkeypatch: pytest.MonkeyPatch, times: Path
+) -> None:
     Machine(bend=lambda share: max(share, 0.45)).install(monkeypatch)
     with pytest.raises(RefusedError, match=r"everything that may go, 0\.450 of the latency is left;"):
-        slim(layer(), latency=0.4)
+        slim(layer(), latency=0.4, cache=times)
 
 
 @pytest.mark.parametrize("kind", ["latency", "flops", "params"])
@@ -147,9 +157,11 @@ def test_what_is_impossible_is_a_sentence(kind: str, monkeypatch: pytest.MonkeyP
         slim(subject("convs"), **{kind: 0.01, "layers": False})
 
 
-def test_the_smallest_plan_is_tried_although_the_table_promises_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smallest_plan_is_tried_although_the_table_promises_less(
+    monkeypatch: pytest.MonkeyPatch, times: Path
+) -> None:
     Machine(bend=lambda share: share**0.5 if share > 0.3 else share).install(monkeypatch)
-    outcome = slim(layer(), latency=0.25)
+    outcome = slim(layer(), latency=0.25, cache=times)
     assert 0.01 < outcome.details["share"] <= 0.25
     assert outcome.details["share"] in measured(outcome)
     assert any(trial["predicted"] > 0.25 for trial in outcome.details["trials"])
