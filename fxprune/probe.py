@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis
 from fxprune.bypass import apply, bypassed
-from fxprune.calibration import Calibration, flat
+from fxprune.calibration import Calibration, flat, state
 from fxprune.objective import Objective
 from fxprune.planner import Choice, at_share, selection
 from fxprune.program import Program
@@ -60,6 +61,8 @@ class Probe:
         if not len(chosen) or not option.error > 0:
             return 1.0
         slim = apply(self.analysis.program, chosen)
+        if slim.free_outputs and _sizes(_run(slim, self.few.batches[0])) != _sizes(self.outputs[0]):
+            return 1.0  # an output that shrinks itself can't be compared
         how = "none" if self.how == "none" or len(self.few.batches) < 2 else "readers"
         found = self.gap(repair(self.analysis.program, slim, chosen, self.few, how).program)
         return min(max(found / option.error, 1 / TRUST), TRUST)
@@ -76,6 +79,10 @@ class Probe:
         return sum(gaps) / len(gaps)
 
 
+def _sizes(outputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(value.shape) for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
 def _few(data: Calibration) -> Calibration:
     """Batches spread over the data, of about ROWS rows in all, but more than one where there are more."""
     count = max(2, round(ROWS * len(data.batches) / max(1, data.rows)))
@@ -83,6 +90,17 @@ def _few(data: Calibration) -> Calibration:
     return Calibration(data.batches[::step][:count])
 
 
+class _Run(fx.Interpreter):
+    """A run that leaves the program's own buffers as they were."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.graph)
+        self.given = state(program)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.given[target] if target in self.given else super().get_attr(target, args, kwargs)
+
+
 def _run(program: Program, batch: dict[str, Tensor]) -> Any:
     with torch.no_grad():
-        return fx.Interpreter(program.graph).run(*flat(program, batch), enable_io_processing=False)
+        return _Run(program).run(*flat(program, batch), enable_io_processing=False)

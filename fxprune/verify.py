@@ -15,7 +15,7 @@ from fxprune.bypass import apply, bypass
 from fxprune.dims import Dim
 from fxprune.errors import VerifyError
 from fxprune.fit import kept_masks
-from fxprune.masks import Kept, Rows, keep_mask
+from fxprune.masks import Kept, changes, cut
 from fxprune.program import Program, copy_graph, rebuild, source_line
 from fxprune.selection import Selection
 from fxprune.shrink import shrink, zeroed
@@ -162,15 +162,11 @@ def _first_difference(
 
 def _kept_part(dims: Any, expected: Tensor, kept: Kept) -> Tensor:
     """The part of the oracle's value that the shrunk program should hold."""
-    if any(isinstance(part, Rows) for part in kept.values()) and expected.dim() > 1:
-        return expected  # heads keep different indices: dims alone don't say which
     if not dims or not all(isinstance(dim, Dim) for dim in dims) or len(dims) != expected.dim():
         return expected
-    for place, dim in enumerate(dims):
-        mask = keep_mask(dim, kept)
-        if mask.numel() == expected.shape[place]:
-            expected = expected.index_select(place, mask.nonzero().flatten().to(expected.device))
-    return expected
+    if any(changes(dim, kept) and dim.size != size for dim, size in zip(dims, expected.shape, strict=True)):
+        return expected
+    return cut(expected, dims, kept)
 
 
 def _fault(whole: Tensor, got: Any, expected: Tensor, bar: float) -> str:

@@ -41,11 +41,14 @@ class Layer(nn.Module):
         for parameter in self.down.parameters() if idle else ():
             nn.init.zeros_(parameter)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def attended(self, ids: Tensor) -> Tensor:
         x = self.embed(ids)
         h = self.first(x)
         q, k, v = (p(h).unflatten(-1, (2, 4)).transpose(1, 2) for p in (self.q, self.k, self.v))
-        x = x + self.o(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.o(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.attended(ids)
         return self.head(x + self.down(self.up(self.second(x)).relu()))
 
 

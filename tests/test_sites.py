@@ -83,6 +83,12 @@ def test_the_stream_is_a_site_only_where_it_is_asked_for(name: str) -> None:
     assert rows(captured(name, dynamic=True), hidden=True) == [stream, *LAYERS[name](0), *LAYERS[name](1)]
 
 
+def test_what_is_inexact_is_not_decided() -> None:
+    """A norm over the neurons: its statistics change with them."""
+    nets = [nn.Sequential(nn.Linear(4, 10), norm, nn.Linear(10, 3)) for norm in (nn.LayerNorm(10), nn.ReLU())]
+    assert [len(rows(capture(net, (torch.randn(2, 4),)))) for net in nets] == [0, 1]
+
+
 class Mixed(nn.Module):
     """Integers are looked up and a mask of booleans is read inside of the site; of three pieces one leaves it."""
 

@@ -208,11 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("subjects", nargs="*", help=f"of {', '.join(PLANS)}")
     parser.add_argument("--out", type=Path, default=Path("out/speed.jsonl"), help="where figures are kept")
     parser.add_argument("--threads", type=int, default=1, help="of the runtime, while deciding (1)")
+    parser.add_argument("--note", default="", help="a sentence about the run, for the page")
     parser.add_argument("--page", type=Path, help="write the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.page:
-        options.page.write_text(page(_read(options.out)), encoding="utf-8")
+        options.page.write_text(page(_read(options.out), options.note), encoding="utf-8")
         return
     for name in options.subjects or PLANS:
         bench = Bench(name, options.out, options.threads)

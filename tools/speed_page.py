@@ -30,9 +30,9 @@ METHODS = """- **fxprune**: `slim(latency=1/speed)`: scores by optimal brain sur
   files)."""
 
 
-def page(entries: Entries) -> str:
-    """The page."""
-    parts = [HEAD, METHODS]
+def page(entries: Entries, note: str = "") -> str:
+    """The page, with a sentence about the run where there is one."""
+    parts = [HEAD, METHODS, *([note] if note else [])]
     for name in dict.fromkeys(entry["subject"] for entry in entries):
         parts += _subject(name, [entry for entry in entries if entry["subject"] == name])
     machines = [entry for entry in entries if entry["kind"] == "machine"]

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from fxprune import Selection, apply, capture, parse_pipeline, verify
 from fxprune.calibration import checked
-from fxprune.errors import PassError, PipelineError, RefusedError, UsageError
+from fxprune.errors import PassError, PipelineError, RefusedError, UsageError, VerifyError
 from fxprune.passes.slim import Slim
 from fxprune.pipeline import Outcome
+from fxprune.program import copy_graph, rebuild
 from fxprune.verify import difference, run
-from slimmable import AUTO, Subject, kept, layer, share_of, slim, subject
+from slimmable import AUTO, Layer, Subject, kept, layer, share_of, slim, subject
 
 PROMISES = (("params", 0.6), ("flops", 0.5), ("bytes", 0.7))
 
@@ -187,6 +188,41 @@ def test_the_stream_is_cut_only_where_it_may_be() -> None:
     proved = verify(program, outcome.program, outcome.selection, outcome.refitted)
     assert "hidden" in {*proved.exact, *proved.inexact}
     assert proved.relative <= 1e-5
+
+
+class Showing(Layer):
+    """Gives its neurons, too."""
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        x = self.attended(ids)
+        neurons = self.up(self.second(x)).relu()
+        return {"logits": self.head(x + self.down(neurons)), "neurons": neurons}
+
+
+@cache
+def showing() -> tuple[Subject, Outcome]:
+    torch.manual_seed(0)
+    program = capture(Showing(idle=False).eval(), (torch.randint(0, 11, (4, 7)),), free_outputs=["neurons"])
+    made = program, checked(program, [torch.randint(0, 11, (4, 7)) for _ in range(6)])
+    return made, slim(made, flops=0.4)
+
+
+def test_outputs_that_may_shrink_do_so_beside_heads_that_keep_their_own_dims() -> None:
+    (program, _), outcome = showing()
+    assert outcome.selection.within
+    neurons = kept(outcome)["ffn"]
+    assert neurons < 12
+    assert outcome.program(*program.args)["neurons"].shape == (4, 7, neurons)
+    proved = verify(program, outcome.program, outcome.selection, outcome.refitted)
+    assert proved.relative <= 1e-5 < proved.change < 2.0
+
+
+def test_the_first_wrong_node_is_named_although_heads_keep_their_own_dims() -> None:
+    (program, _), outcome = showing()
+    plain = apply(program, outcome.selection)
+    wrong = rebuild(plain, copy_graph(plain), {"o.weight": plain.tensors()["o.weight"] * 1.1})
+    with pytest.raises(VerifyError, match=r"o_weight = o\.weight: its value differs by 0"):
+        verify(program, wrong, outcome.selection)
 
 
 def test_a_program_without_axes_is_refused() -> None:
