@@ -59,8 +59,8 @@ def test_memory_is_told_by_phase() -> None:
     before = threading.active_count()
     with peak:
         peak.phase("filling 64 MB")
-        held = [torch.ones(4_000_000) for _ in range(4)]
+        held = torch.ones(16_000_000)  # in one piece: the allocator has no freed memory of that size to give
         threading.Event().wait(0.2)
-        assert len(held) == 4
+        assert len(held) == 16_000_000
     assert peak.growth["filling"] > 40_000_000
     assert threading.active_count() == before
