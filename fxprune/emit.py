@@ -22,6 +22,7 @@ from fxprune.errors import ExportError
 from fxprune.lower import for_onnx, inference, lift, lower, quiet, reason
 from fxprune.points import Point, axis_names, call_inputs, example_point, feeds
 from fxprune.program import Program
+from fxprune.tidy import drop_traces, spread_rotary_caches
 
 # Largest relative difference between ONNX Runtime and the Program, by the output's precision.
 BARS = {np.dtype(np.float16): 1e-2}
@@ -165,7 +166,8 @@ def _write(program: Program, form: Form, draft: Path, opset: int) -> None:
             )
             assert made is not None
             made.rename_axes(_symbols(program, made.model.graph.inputs))
-            _drop_traces(made.model)
+            drop_traces(made.model)
+            spread_rotary_caches(made.model)
             made.save(draft, external_data=False)
         onnx.checker.check_model(str(draft))
     except Exception as error:
@@ -182,14 +184,6 @@ def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
             if isinstance(symbol, str):
                 found.setdefault(symbol, axis)
     return found
-
-
-def _drop_traces(model: Any) -> None:
-    """Drop what the exporter notes for its debugging: source lines of this machine, the signature in full."""
-    model.graph.metadata_props.clear()
-    for node in model.graph.all_nodes():
-        for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
-            node.metadata_props.pop(key, None)
 
 
 def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:

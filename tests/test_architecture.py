@@ -42,6 +42,7 @@ LAYERS = (
         "fxprune.stream",
         "fxprune.emit",
         "fxprune.lower",
+        "fxprune.tidy",
         "fxprune.runtime",
         "fxprune.runtimes",
         "fxprune.openvino_runtime",
@@ -81,7 +82,7 @@ LAYERS = (
 )
 
 # Each heavy library has one adapter, the only place to mend when the library changes.
-ONNX = {"fxprune.emit", "fxprune.runtime"}
+ONNX = {"fxprune.emit", "fxprune.runtime", "fxprune.tidy"}
 HUGGING_FACE = {"fxprune.tools.models"}
 ADAPTERS = {
     "onnx": ONNX | {"fxprune.fusions"},

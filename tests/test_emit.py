@@ -1,6 +1,7 @@
 """ONNX and .pt2 files: named, proven, and written whole or not at all."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fxprune.errors import ExportError, UsageError
 from fxprune.lower import lift, lower
 from fxprune.points import feeds
 from fxprune.program import Program
+from models import captured
 
 
 class Encoder(nn.Module):
@@ -210,3 +212,11 @@ def test_what_is_switched_off_meanwhile_is_switched_on_again(capfd: pytest.Captu
     assert torch.is_grad_enabled()
     assert logging.root.manager.disable == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_rotary_angles_of_one_row_serve_every_batch(tmp_path: Path) -> None:
+    """The exporter's fused RotaryEmbedding is refused by ONNX Runtime as it comes; mended, no second attempt is needed."""
+    program = captured("llama", dynamic=True)
+    emitted = emit.export(program, tmp_path / "llama.onnx")
+    kinds = Counter(node.op_type for node in onnx.load(emitted.path).graph.node)
+    assert (emitted.opset, kinds["RotaryEmbedding"], kinds["Cos"], kinds["Sin"]) == (23, 4, 1, 1)

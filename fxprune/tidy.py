@@ -1,0 +1,72 @@
+"""What an ONNX graph needs between torch's exporter and the file: notes taken off, and one operator made to fit its definition."""
+
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+
+def drop_traces(model: ir.Model) -> None:
+    """Drop what the exporter notes for its debugging: source lines of this machine, the signature in full."""
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
+            node.metadata_props.pop(key, None)
+
+
+def spread_rotary_caches(model: ir.Model) -> None:
+    """Repeat the angles of RotaryEmbedding for every row of the batch.
+
+    Without position ids the operator wants cos and sin as [batch, length, angles] (onnx.ai, RotaryEmbedding-23); onnxscript's fusion passes
+    on what a model computes for one row, [1, length, angles], and ONNX Runtime refuses it at any larger batch.
+    """
+    spread: dict[tuple[str, str, str], ir.Value] = {}
+    for node in [n for n in model.graph if n.op_type == "RotaryEmbedding" and not n.domain]:
+        for place in (1, 2) if len(node.inputs) == 3 else ():
+            rows, angles = node.inputs[0], node.inputs[place]
+            if rows is None or angles is None or not _is_one_row(angles) or _is_one_row(rows):
+                continue
+            key = (*_computed(angles), str(rows.shape and rows.shape[0]))
+            if key not in spread:
+                spread[key] = _spread(model, node, rows, angles)
+            node.replace_input_with(place, spread[key])
+    if spread:
+        RemoveUnusedNodesPass()(model)
+
+
+def _is_one_row(value: ir.Value) -> bool:
+    """Whether there is one row; the fusion leaves the shape of the cosine open, which is that of its input."""
+    made, shape = value.producer(), value.shape
+    if shape is None and made is not None and made.op_type in ("Cos", "Sin") and made.inputs[0] is not None:
+        shape = made.inputs[0].shape
+    return shape is not None and len(shape) > 0 and shape[0] == 1
+
+
+def _computed(value: ir.Value) -> tuple[str, str]:
+    """What a value is: the cosine of the same angles is the same, whichever layer asks for it."""
+    made = value.producer()
+    if made is None or made.op_type not in ("Cos", "Sin") or made.inputs[0] is None:
+        return "", str(value.name)
+    return made.op_type, str(made.inputs[0].name)
+
+
+def _spread(model: ir.Model, before: ir.Node, rows: ir.Value, angles: ir.Value) -> ir.Value:
+    """Expand(angles, [rows of the batch, 1, 1]), computed before a node."""
+    ones = ir.Value(name=f"{angles.name}_ones", const_value=ir.tensor([1, 1], dtype=ir.DataType.INT64))
+    ones.dtype, ones.shape = ir.DataType.INT64, ir.Shape([2])
+    model.graph.initializers.setdefault(str(ones.name), ones)
+    batch = _node("Shape", [rows], f"{angles.name}_batch", {"start": 0, "end": 1})
+    shape = _node(
+        "Concat",
+        [batch.outputs[0], model.graph.initializers[str(ones.name)]],
+        f"{angles.name}_shape",
+        {"axis": 0},
+    )
+    wide = _node("Expand", [angles, shape.outputs[0]], f"{angles.name}_spread", {})
+    model.graph.insert_before(before, [batch, shape, wide])
+    return wide.outputs[0]
+
+
+def _node(kind: str, inputs: list[Any], name: str, attributes: dict[str, Any]) -> ir.Node:
+    made = [ir.AttrInt64(key, value) for key, value in attributes.items()]
+    return ir.Node("", kind, inputs, made, outputs=[ir.Value(name=name)], name=f"node_{name}")
