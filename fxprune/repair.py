@@ -7,7 +7,6 @@ that a fit also makes up for what the stream has lost so far.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +17,9 @@ from torch import Tensor, fx
 
 from fxprune.analysis import Analysis, analyze
 from fxprune.bypass import bypass
-from fxprune.calibration import Calibration, flat, state
+from fxprune.calibration import Calibration
 from fxprune.fit import kept_masks
+from fxprune.lanes import Parking, Runner
 from fxprune.masks import Kept, changes, cut
 from fxprune.matrices import Matrix, matrices
 from fxprune.program import Program, attribute, copy_graph, rebuild
@@ -31,6 +31,9 @@ aten = torch.ops.aten
 
 HELD_BACK = 1 / 8
 """The share of the calibration data on which fits are compared."""
+
+LIVE = 0.5
+"""Values that wait for the next matrix take at most this share of the model's size in memory; more lie on disk."""
 
 #: name: (whether weights are re-fitted, whether matrices that lost nothing are as well, what it does)
 REPAIRS: dict[str, tuple[bool, bool, str]] = {
@@ -98,14 +101,17 @@ def repair(
         return Repaired(slim, ())
     fit, held = data.split(HELD_BACK, slim)
     lanes = [_Lane(program, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
-    parts = lanes[: len(fit.batches)], lanes[len(fit.batches) :]
     new: dict[str, Tensor] = {}
     done: list[Refitted] = []
-    for place, task in enumerate(tasks):
-        if observe:
-            observe(place, len(tasks))
-        sums, back = (_sums(lanes_, task, new) for lanes_ in parts)
-        done.append(_fitted(slim, task, (sums, back, ridge), new))
+    with Parking(int(LIVE * program.parameter_bytes())) as parking:
+        for place, task in enumerate(tasks):
+            if observe:
+                observe(place, len(tasks))
+            sums, back = Sums(), Sums()
+            for i, lane in enumerate(lanes):
+                with parking.out(lane.original, lane.pruned):
+                    (sums if i < len(fit.batches) else back).take(*lane.rows(task, new))
+            done.append(_fitted(slim, task, (sums, back, ridge), new))
     return Repaired(rebuild(slim, copy_graph(slim), new), tuple(done))
 
 
@@ -160,14 +166,6 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-def _sums(lanes: Sequence[_Lane], task: _Task, new: Mapping[str, Tensor]) -> Sums:
-    sums = Sums()
-    for lane in lanes:
-        inputs, targets = lane.meet(task, new)
-        sums.take(task.matrix.rows(inputs), task.matrix.results(targets))
-    return sums
-
-
 def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
     """Choose the best fit, and keep its tensors in `new`."""
     matrix, (sums, held, ridge) = task.matrix, what
@@ -193,63 +191,16 @@ class _Lane:
     def __init__(
         self, program: Program, slim: Program, batch: dict[str, Tensor], tasks: Sequence[_Task]
     ) -> None:
-        self.original = _Runner(program, batch, [task.target for task in tasks])
-        self.pruned = _Runner(
+        self.original = Runner(program, batch, [task.target for task in tasks])
+        self.pruned = Runner(
             slim, batch, [n for task in tasks for n in (task.matrix.source, task.other) if n is not None]
         )
 
-    def meet(self, task: _Task, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(what the pruned program feeds a matrix, what the matrix should give)."""
+    def rows(self, task: _Task, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(what the pruned program feeds a matrix, what the matrix should give), a row for each product."""
         target = self.original.reach(task.target, {})
         inputs = self.pruned.reach(task.matrix.source, new)
         target = task.cut(target)
-        return inputs, target if task.other is None else target - self.pruned.reach(task.other, new)
-
-
-class _Runner(fx.Interpreter):
-    """Runs a graph up to a node and waits there; a value is dropped after its last reader, and after it was `wanted` that often.
-
-    What the graph writes into its own buffers stays here.
-    """
-
-    def __init__(self, program: Program, batch: dict[str, Tensor], wanted: Sequence[fx.Node]) -> None:
-        super().__init__(program.graph)
-        self.new: Mapping[str, Tensor] = {}
-        self.state = state(program)
-        self.waiting = [n for n in program.graph.graph.nodes if n.op not in ("output", "get_attr")]
-        self.waiting.reverse()
-        self.readers = Counter({node: len(node.users) for node in program.graph.graph.nodes})
-        self.readers.update(wanted)
-        given = zip(program.placeholders(), flat(program, batch), strict=True)
-        self.env: dict[fx.Node, Any] = dict(given)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        held = self.new if target in self.new else self.state
-        return held[target] if target in held else super().get_attr(target, args, kwargs)
-
-    def reach(self, wanted: fx.Node, new: Mapping[str, Tensor]) -> Tensor:
-        """The value of a node, which is wanted once less from now on."""
-        self.new = new
-        with torch.no_grad():
-            while wanted not in self.env or wanted in self.waiting[-1:]:
-                self._step(self.waiting.pop())
-        value = self.env[wanted]
-        assert isinstance(value, Tensor)
-        self._read(wanted)
-        return value.detach()  # an expanded parameter asks for gradients even here
-
-    def _read(self, node: fx.Node) -> None:
-        self.readers[node] -= 1
-        if not self.readers[node]:
-            del self.env[node]
-
-    def _step(self, node: fx.Node) -> None:
-        """Run a node; weights are fetched anew each time, for they may have been re-fitted since."""
-        weights = [source for source in node.all_input_nodes if source.op == "get_attr"]
-        self.env |= {source: self.get_attr(source.target, (), {}) for source in weights}
-        if node not in self.env:
-            self.env[node] = self.run_node(node)
-        for source in weights:
-            del self.env[source]
-        for source in set(node.all_input_nodes).difference(weights):
-            self._read(source)
+        if task.other is not None:
+            target = target - self.pruned.reach(task.other, new)
+        return task.matrix.rows(inputs), task.matrix.results(target)

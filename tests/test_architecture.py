@@ -32,6 +32,7 @@ LAYERS = (
         "fxprune.knapsack",
         "fxprune.repair",
         "fxprune.refit",
+        "fxprune.lanes",
     ),
     (
         "fxprune.batches",

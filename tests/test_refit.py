@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from fxprune import Program, Selection, apply, capture, verify
+from fxprune import Program, Selection, apply, capture, lanes, verify
 from fxprune import repair as repairs
+from fxprune.calibration import Calibration
 from fxprune.errors import UsageError
+from fxprune.passes import Heads
 from fxprune.repair import REPAIRS, repair
 from models import HUGGING_FACE, captured
 from repaired import (
@@ -84,14 +88,14 @@ def test_places_go_with_the_units_that_lie_along_them() -> None:
 
 
 def test_every_value_is_dropped_after_its_last_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    runners: list[repairs._Runner] = []
-    begin = repairs._Runner.__init__
+    runners: list[lanes.Runner] = []
+    begin = lanes.Runner.__init__
 
-    def noted(runner: repairs._Runner, program: Program, *rest: Any) -> None:
+    def noted(runner: lanes.Runner, program: Program, *rest: Any) -> None:
         begin(runner, program, *rest)
         runners.append(runner)
 
-    monkeypatch.setattr(repairs._Runner, "__init__", noted)
+    monkeypatch.setattr(lanes.Runner, "__init__", noted)
     program = free(Parallel(), 4, 6)
     selection = without_last(program)
     repair(program, apply(program, selection), selection, calibration(program, 2, 8, 6))
@@ -173,3 +177,39 @@ def test_heads_that_keep_their_own_dims_are_repaired() -> None:
     fresh = family_batches("bert", 2, seed=1)
     assert moved(done.program, program, fresh) < 0.7 * moved(slim, program, fresh)
     assert verify(program, done.program, selection, done.changed).relative <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_what_waits_on_disk_comes_back_as_it_was(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights, bit by bit, whether all values wait in memory or none; and no file is left."""
+    program = captured(name, dynamic=True)
+    selection = Heads(ratio=0.5).run(program).selection
+    slim = apply(program, selection)
+    data = Calibration(tuple({"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in tokens(6)))
+    monkeypatch.setattr(repairs, "LIVE", 1e9)
+    inside = repair(program, slim, selection, data)
+    parked: list[tuple[int, int]] = []
+    leave = lanes.Parking.__exit__
+
+    def noted(parking: lanes.Parking, *rest: Any) -> None:
+        folder = Path(parking._folder.name)
+        parked.append((len(parking.inside), len(parking.outside)))
+        leave(parking, *rest)
+        assert not folder.exists()
+
+    monkeypatch.setattr(lanes.Parking, "__exit__", noted)
+    monkeypatch.setattr(repairs, "LIVE", 0)
+    outside = repair(program, slim, selection, data)
+    [(kept, written)] = parked
+    assert written >= 6
+    assert kept + written == 12
+    assert inside.changed == outside.changed
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(inside.program.tensors().values(), outside.program.tensors().values(), strict=True)
+    )
+
+
+def tokens(batches: int) -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 99, (4, 13), generator=random) for _ in range(batches)]
