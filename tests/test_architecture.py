@@ -56,6 +56,10 @@ LAYERS = (
     ),
     (
         "fxprune.bypass",
+        "fxprune.gates",
+        "fxprune.hollow",
+        "fxprune.lowering",
+        "fxprune.partition",
         "fxprune.shrink",
         "fxprune.resize",
         "fxprune.capture",

@@ -1,0 +1,271 @@
+"""Gates: values between closed (0) and open (1), multiplied into a graph at an axis, at a region or at blocks of a weight.
+
+A gated Program is an ordinary module: its gates are parameters, so that any training loop can read their gradients, or learn them. A unit
+of an axis is gated at every sum over it, on one of the operands (a weight where there is one), so that a closed gate is what removal
+would leave. A region gives `entry + gate · (exit − entry)`. A block is a rectangle of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.dims import Dim, leaves
+from fxprune.errors import SelectionError
+from fxprune.graphs import call, fake_mode
+from fxprune.masks import coordinates
+from fxprune.program import Program, attribute, copy_graph, rebuild, set_attribute
+from fxprune.rules.op import Contraction
+from fxprune.units import Units
+
+aten = torch.ops.aten
+
+Asked: TypeAlias = str | tuple[str, str]
+"""An axis by name, or an axis and the one for each of whose units it has gates of its own (each head its dims)."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One tensor of gates: the parameter `name` in the graph, and what it gates.
+
+    `kind` is units, region or blocks; `of` names the axis, region or weight. Shapes: [size], or [outer, size] `within` another axis; [] for
+    a region; for blocks [rows / block rows, columns / block columns], rounded up.
+    """
+
+    name: str
+    kind: str
+    of: str
+    within: str = ""
+    block: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """A program with gates, all open, beside the one that it was made from; they share all other tensors."""
+
+    base: Program
+    program: Program
+    gates: tuple[Gate, ...]
+
+    def module(self) -> nn.Module:
+        """An independent module to train, the gates among its parameters.
+
+        DistributedDataParallel leaves the gates alone: who scores by them reduces over processes itself, before anything is decided.
+        """
+        made = self.program.module()
+        made._ddp_params_and_buffers_to_ignore = [gate.name for gate in self.gates]  # type: ignore[assignment]
+        return made
+
+    def values(self, tensors: Mapping[str, Tensor]) -> dict[Gate, Tensor]:
+        """The gates' values among a module's tensors."""
+        return {gate: tensors[gate.name].detach() for gate in self.gates}
+
+
+def gate(
+    program: Program,
+    units: Iterable[Asked] = (),
+    regions: Iterable[str] = (),
+    blocks: Mapping[str, tuple[int, int]] | None = None,
+) -> Gated:
+    """Put gates at axes, regions and weights (by name, with the size of a block); the given program stays as it is.
+
+    SelectionError for an axis whose removal no gate can stand for (an inexact one, a choice), for a region that can't go, for a weight that
+    the graph does not read or that has one dimension.
+    """
+    analysis = analyze(program)
+    builder = _Builder(analysis)
+    for asked in units:
+        name, within = (asked, "") if isinstance(asked, str) else asked
+        builder.units(_gateable(analysis, name), within)
+    for weight, block in (blocks or {}).items():
+        builder.blocks(weight, block)
+    builder.regions(regions)
+    return Gated(program, builder.built(), tuple(builder.gates))
+
+
+def _gateable(analysis: Analysis, name: str) -> Axis:
+    axis = analysis.axis(name)
+    if not axis.exact:
+        raise SelectionError(
+            f"axis {name} can't have gates: no closed gate equals removal ({axis.why_inexact}); gate exact axes"
+        )
+    if axis.choices:
+        raise SelectionError(
+            f"axis {name} can't have gates: {axis.choices[0]} chooses among its units, closed or not"
+        )
+    return axis
+
+
+class _Builder:
+    """A copy of a program's graph that gets gates one after another."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis, self.program = analysis, analysis.program
+        self.graph = rebuild(self.program, copy_graph(self.program), {}).graph
+        self.nodes = dict(zip(self.program.graph.graph.nodes, self.graph.graph.nodes, strict=True))
+        self.gates: list[Gate] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.operands: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
+
+    def units(self, axis: Axis, within: str) -> None:
+        """A gate for each unit of an axis, at every sum over it."""
+        outer = self.analysis.axis(within) if within else None
+        if outer is not None and within not in self.analysis.within(axis.name):
+            possible = ", ".join(self.analysis.within(axis.name)) or "none"
+            raise SelectionError(
+                f"axis {axis.name} has no units of its own within {within}; it has within: {possible}"
+            )
+        asked = Units(axis, outer)
+        shape = (outer.size, axis.size) if outer else (axis.size,)
+        gate = self._add(Gate(self._free(axis.name), "units", axis.name, within), shape)
+        for found in self.analysis.flow.contractions:
+            if axis.leaf in leaves(found.dim):
+                self._close(found, asked, gate)
+
+    def _close(self, found: Contraction, asked: Units, gate: Gate) -> None:
+        """Multiply the gate into one operand of a sum."""
+        operand = self._operand(found, asked)
+        index = _places(asked, self.analysis.flow.dims[operand])
+        here = self.nodes[found.node]
+        edge = (found.node, operand)
+        current: fx.Node = self.operands.get(edge) or self.nodes[operand]
+        with self.graph.graph.inserting_before(here):
+            spread = self._spread(gate, index, asked.count, current.meta["val"].dtype)
+            product = call(self.graph, aten.mul.Tensor, (current, spread))
+        here.replace_input_with(current, product)
+        self.operands[edge] = product
+
+    def _operand(self, found: Contraction, asked: Units) -> fx.Node:
+        """The operand that carries the units in the fewest dimensions that vary: a weight before an activation."""
+        flow = self.analysis.flow
+        carriers = [n for n in found.operands if bool((_places(asked, flow.dims[n]) < asked.count).any())]
+        if not carriers:
+            raise SelectionError(
+                f"axis {asked.axis.name}: {found.node.name} sums over it, and no operand has its units apart"
+            )
+        return min(carriers, key=lambda node: node in flow.varies)
+
+    def _spread(self, gate: Gate, index: Tensor, count: int, dtype: torch.dtype) -> fx.Node:
+        """The gate's values at the places of an operand, of size 1 along the others."""
+        node = self._read(gate)
+        if index.numel() == count and bool((index.flatten() == torch.arange(count)).all()):
+            return call(self.graph, aten.view.default, (node, list(index.shape)))
+        flat = call(self.graph, aten.view.default, (node, [count]))
+        if bool((index == count).any()):
+            one = self._constant(f"{gate.name}_open", torch.ones(1, dtype=dtype))
+            flat = call(self.graph, aten.cat.default, ([flat, one], 0))
+        places = self._constant(f"{gate.name}_places", index.flatten())
+        taken = call(self.graph, aten.index_select.default, (flat, 0, places))
+        return call(self.graph, aten.view.default, (taken, list(index.shape)))
+
+    def blocks(self, weight: str, block: tuple[int, int]) -> None:
+        """A gate for each block of a weight, wherever the weight is read."""
+        node = next(
+            (n for n in self.program.graph.graph.find_nodes(op="get_attr") if n.target == weight), None
+        )
+        value = attribute(self.program.graph, weight) if node is not None else None
+        if node is None or not isinstance(value, nn.Parameter) or value.dim() < 2:
+            raise SelectionError(f"no weight {weight!r} of two dimensions or more is read by the graph")
+        rows, columns = value.shape[:2]
+        if min(block) < 1:
+            raise SelectionError(f"{weight}: a block has at least one row and one column, got {block}")
+        shape = (-(-rows // block[0]), -(-columns // block[1]))
+        gate = self._add(Gate(self._free(weight), "blocks", weight, "", block), shape)
+        read = self.nodes[node]
+        users = list(read.users)
+        with self.graph.graph.inserting_before(users[0]):
+            wide = self._stretched(self._read(gate), shape, block)
+            wide = call(self.graph, aten.slice.Tensor, (wide, 0, 0, rows))
+            wide = call(self.graph, aten.slice.Tensor, (wide, 1, 0, columns))
+            wide = call(self.graph, aten.view.default, (wide, [rows, columns, *(1,) * (value.dim() - 2)]))
+            product = call(self.graph, aten.mul.Tensor, (read, wide))
+        for user in users:
+            user.replace_input_with(read, product)
+
+    def _stretched(self, node: fx.Node, shape: tuple[int, int], block: tuple[int, int]) -> fx.Node:
+        """Every gate repeated over its block."""
+        apart = call(self.graph, aten.view.default, (node, [shape[0], 1, shape[1], 1]))
+        wide = call(self.graph, aten.expand.default, (apart, [shape[0], block[0], shape[1], block[1]]))
+        return call(self.graph, aten.reshape.default, (wide, [shape[0] * block[0], shape[1] * block[1]]))
+
+    def regions(self, names: Iterable[str]) -> None:
+        """A gate for each region; of regions with one exit the inner ones come first."""
+        order = {node.name: i for i, node in enumerate(self.program.graph.graph.nodes)}
+        by_name = {node.name: self.nodes[node] for node in self.program.graph.graph.nodes}
+        found = [self.analysis.region(name) for name in dict.fromkeys(names)]
+        now: dict[str, fx.Node] = {}
+        for region in sorted(found, key=lambda region: (order[region.exit], -order[region.entry])):
+            entry = now.get(region.entry, by_name[region.entry])
+            way_out = now.get(region.exit, by_name[region.exit])
+            gate = self._add(Gate(self._free(region.name), "region", region.name), ())
+            with self.graph.graph.inserting_after(way_out):
+                read = self._read(gate)
+            with self.graph.graph.inserting_after(read):
+                mixed = call(self.graph, aten.lerp.Tensor, (entry, way_out, read))
+            way_out.replace_all_uses_with(mixed, delete_user_cb=lambda user, own=mixed: user is not own)
+            now[region.exit] = mixed
+
+    def built(self) -> Program:
+        """The program with all its gates, open."""
+        return rebuild(self.program, self.graph.graph, self._all())
+
+    def _all(self) -> dict[str, Tensor]:
+        return {**self.program.tensors(), **self.tensors}
+
+    def _add(self, gate: Gate, shape: tuple[int, ...]) -> Gate:
+        like = next(iter(self.program.parameters().values()))
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        self.tensors[gate.name] = nn.Parameter(torch.ones(shape, dtype=dtype, device=like.device))
+        self.gates.append(gate)
+        return gate
+
+    def _free(self, name: str) -> str:
+        """A parameter name for what is gated; dots would make a module of one gate that another one has as its value."""
+        wanted = own = f"gates.{name.replace('.', '_')}"
+        taken, number = {gate.name for gate in self.gates} | set(self.program.tensors()), 2
+        while own in taken:
+            own, number = f"{wanted}_{number}", number + 1
+        return own
+
+    def _read(self, gate: Gate) -> fx.Node:
+        return self._get(gate.name, self.tensors[gate.name])
+
+    def _constant(self, name: str, value: Tensor) -> fx.Node:
+        while name in self.tensors and not torch.equal(self.tensors[name], value):
+            name += "_"
+        self.tensors[name] = value.to(next(iter(self.program.parameters().values())).device)
+        return self._get(name, value)
+
+    def _get(self, name: str, value: Tensor) -> fx.Node:
+        set_attribute(self.graph, name, value)
+        node = self.graph.graph.get_attr(name)
+        node.meta["val"] = fake_mode(self.graph).from_tensor(value, static_shapes=True)
+        return node
+
+
+def _places(asked: Units, dims: tuple[Dim, ...]) -> Tensor:
+    """The unit of each position of a value (the number of units where it belongs to none), of size 1 along dims that don't matter.
+
+    A position belongs to a unit where it has both coordinates; where the value has no outer coordinate at all, to none.
+    """
+    own = _grid(asked.axis.leaf, dims)
+    if asked.outer is None:
+        return torch.where(own >= 0, own, asked.count)
+    outer = _grid(asked.outer.leaf, dims)
+    both = (own >= 0) & (outer >= 0)
+    return torch.where(both, outer * asked.axis.size + own, asked.count)
+
+
+def _grid(leaf: Dim, dims: tuple[Dim, ...]) -> Tensor:
+    """The coordinate of an atom at each position of a value, −1 where there is none, of size 1 along dims without it."""
+    result: Any = torch.full((1,) * len(dims), -1)
+    for place, dim in enumerate(dims):
+        if leaf in leaves(dim):
+            shape = [dim.size if i == place else 1 for i in range(len(dims))]
+            result = torch.maximum(result, coordinates(dim, leaf).reshape(shape))
+    return torch.as_tensor(result)

@@ -1,0 +1,129 @@
+"""Hollow: sums over nothing. A sum all of whose terms are gone is a constant, its bias or zero, and needs none of what fed it."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.analysis import Analysis, Axis
+from fxprune.dims import Dim, leaves
+from fxprune.flow import sizes
+from fxprune.fold import remove_dead
+from fxprune.graphs import call
+from fxprune.masks import coordinates
+from fxprune.program import Program, copy_graph, rebuild
+from fxprune.propagate import propagate
+from fxprune.rules.op import Contraction, bind
+from fxprune.shrink import labels
+
+aten = torch.ops.aten
+
+#: a sum of products: the argument that is added to it, and the dimension along which that lies (None: it broadcasts as it is)
+REMAINDERS: dict[Any, tuple[str, int | None]] = {
+    aten.linear.default: ("bias", None),
+    aten.addmm.default: ("self", None),
+    aten.mm.default: ("", None),
+    aten.bmm.default: ("", None),
+    aten.matmul.default: ("", None),
+    aten.sum.dim_IntList: ("", None),
+    aten.conv1d.default: ("bias", 1),
+    aten.conv2d.default: ("bias", 1),
+    aten.conv3d.default: ("bias", 1),
+}
+
+
+def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str, ...]]:
+    """(the program whose sums over these axes are their remainders, the axes that are left because some sum over them has none).
+
+    Equal to the given program where all readers of the axes are zero. What only the sums needed is gone.
+    """
+    program = analysis.program
+    graph = rebuild(program, copy_graph(program), {}).graph
+    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    left = []
+    for axis in axes:
+        sums = [found for found in analysis.flow.contractions if axis.leaf in leaves(found.dim)]
+        if sums and all(_can(program, found, axis.leaf) for found in sums):
+            for found in sums:
+                _replace(graph, program, nodes, found.node)
+        else:
+            left.append(axis.name)
+    slim = rebuild(program, graph.graph, {}).replace(labels=labels(analysis, {}))
+    remove_dead(slim.graph)
+    slim.graph.recompile()
+    calls = [node for node in slim.graph.graph.nodes if node.op == "call_function" and "val" in node.meta]
+    propagate(slim, {node: sizes(node.meta["val"]) for node in calls if isinstance(node.meta["val"], Tensor)})
+    return slim, tuple(left)
+
+
+def _can(program: Program, found: Contraction, leaf: Dim) -> bool:
+    """Whether all that is summed belongs to the axis, the operator leaves a constant, and its sizes are known from the inputs."""
+    everything = bool((coordinates(found.dim, leaf) >= 0).all())
+    plain = found.node.target is not aten.addmm.default or bind(found.node)["beta"].value == 1
+    return (
+        everything and plain and found.node.target in REMAINDERS and _sizes(program, found.node) is not None
+    )
+
+
+def _sizes(program: Program, node: fx.Node) -> list[Any] | None:
+    """The sizes of a value: numbers, or lists of (placeholder, place) whose sizes multiply; None where one is neither."""
+    inputs = {
+        size.node.expr: (source, place)
+        for source in reversed(program.placeholders())
+        if isinstance(source.meta.get("val"), Tensor)
+        for place, size in enumerate(source.meta["val"].shape)
+        if not isinstance(size, int)
+    }
+    found = [
+        size if isinstance(size, int) else _product(size.node.expr, inputs) for size in node.meta["val"].shape
+    ]
+    return None if None in found else found
+
+
+def _product(size: Any, inputs: dict[Any, tuple[fx.Node, int]]) -> list[Any] | None:
+    """A symbolic size as factors: numbers and sizes of inputs."""
+    found: list[Any] = []
+    for factor in [size] if size in inputs else size.as_ordered_factors():
+        if factor not in inputs and not factor.is_Integer:
+            return None
+        found.append(inputs[factor] if factor in inputs else int(factor))
+    return found
+
+
+def _replace(graph: fx.GraphModule, program: Program, nodes: dict[fx.Node, fx.Node], node: fx.Node) -> None:
+    """Put the remainder in the place of a sum."""
+    name, along = REMAINDERS[node.target]
+    added: Any = bind(node)[name].value if name else None
+    value, here = node.meta["val"], nodes[node]
+    with graph.graph.inserting_before(here):
+        shape = [_size(graph, nodes, size) for size in _sizes(program, node) or ()]
+        if added is None:
+            result = _zeros(graph, shape, value)
+        else:
+            small = nodes[added]
+            if along is not None:
+                small = call(graph, aten.view.default, (small, [-1, *(1,) * (value.dim() - 1 - along)]))
+            result = call(graph, aten.expand.default, (small, shape))
+    result.meta["val"] = value
+    here.replace_all_uses_with(result)
+
+
+def _zeros(graph: fx.GraphModule, shape: list[Any], value: Tensor) -> fx.Node:
+    how = {"dtype": value.dtype, "device": value.device}
+    return call(graph, aten.full.default, (shape, 0.0), how)
+
+
+def _size(graph: fx.GraphModule, nodes: dict[fx.Node, fx.Node], size: Any) -> Any:
+    """A size as a number, or as a node that multiplies sizes of inputs."""
+    if isinstance(size, int):
+        return size
+    factors = [
+        factor if isinstance(factor, int) else call(graph, aten.sym_size.int, (nodes[factor[0]], factor[1]))
+        for factor in size
+    ]
+    return functools.reduce(lambda one, other: call(graph, operator.mul, (one, other)), factors)

@@ -1,0 +1,259 @@
+"""Lower: a gated program with gates of 0 and 1 becomes a smaller program that computes the same, whatever the gates.
+
+Closed regions are bypassed. Closed units leave: a unit of an outer axis goes with the units within it where every sum over it runs over
+those (a head without v dims), and stays where not (a head without q/k dims attends evenly); a sum over nothing is its bias. Where the
+units of an outer axis keep unequal numbers, tensors are ragged, and there are three lowerings, LOWERINGS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis import Analysis, analyze
+from fxprune.bypass import bypass
+from fxprune.dependent import beside
+from fxprune.dims import leaves
+from fxprune.errors import SelectionError
+from fxprune.gates import Gate, Gated
+from fxprune.hollow import hollow
+from fxprune.masks import Rows, zero
+from fxprune.partition import part_name, partition
+from fxprune.program import Program, attribute, copy_graph, rebuild
+from fxprune.selection import Selection
+from fxprune.shrink import labels, shrink
+
+Counts: TypeAlias = tuple[int, ...]
+
+WRAPPERS = ("_orig_mod.", "module.")
+"""What torch.compile and DistributedDataParallel put before the names of parameters."""
+
+#: name: (how units of unequal sizes are grouped: a key for each, equal keys share a copy of the graph; what it does)
+LOWERINGS: dict[str, tuple[Callable[[int, Counts], object], str]] = {
+    "pad": (lambda unit, counts: 0, "all units are as large as the largest; what is too much is zero"),
+    "bucket": (lambda unit, counts: counts, "units of equal sizes are computed together"),
+    "loop": (lambda unit, counts: unit, "every unit is computed by itself"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """Which units of an axis stay: booleans [size], or [outer, size] within another axis."""
+
+    axis: str
+    within: str
+    table: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """The smaller program, the regions that went, the axes of which nothing is left, and the units that stay by axis."""
+
+    program: Program
+    regions: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    units: tuple[Open, ...] = field(default=())
+
+
+def lower(
+    gated: Gated,
+    trained: nn.Module | Mapping[str, Tensor] | None = None,
+    how: str | Mapping[str, str] = "pad",
+) -> Lowered:
+    """What a gated program computes, as a smaller one; weights and gates come from `trained` (a module, or tensors by name).
+
+    `how` is a row of LOWERINGS, or one for each outer axis by name. SelectionError where a gate is neither 0 nor 1.
+    """
+    for name in [how] if isinstance(how, str) else how.values():
+        if name not in LOWERINGS:
+            raise SelectionError(f"no lowering {name!r}; lowerings: {', '.join(LOWERINGS)}")
+    tensors = _tensors(trained if trained is not None else gated.program.tensors())
+    values = {gate: _binary(gate, value) for gate, value in gated.values(tensors).items()}
+    closed = tuple(g.of for g, value in values.items() if g.kind == "region" and not bool(value))
+    program = bypass(_ungated(gated, tensors, values), closed)
+    analysis = analyze(program)
+    units = [Open(g.of, g.within, value) for g, value in values.items() if g.kind == "units"]
+    units = _settled(analysis, [unit for unit in units if unit.axis in analysis.by_name])
+    program, gone = _emptied(analysis, units)
+    left = [unit for unit in units if unit.axis in analyze(program).by_name]
+    for outer, inner in _ragged(analyze(program), left):
+        program, left = _parted(
+            program, left, (outer, inner), how if isinstance(how, str) else how.get(outer, "pad")
+        )
+    return Lowered(shrink(program, _selection(analyze(program), left)), closed, gone, tuple(units))
+
+
+def _tensors(trained: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters and buffers under the names of the graph."""
+    if isinstance(trained, nn.Module):
+        found: dict[str, Tensor] = dict(trained.named_parameters(remove_duplicate=False))
+        found |= dict(trained.named_buffers(remove_duplicate=False))
+        trained = found
+    return {_bare(name): value for name, value in trained.items()}
+
+
+def _bare(name: str) -> str:
+    prefix = next((prefix for prefix in WRAPPERS if name.startswith(prefix)), "")
+    return _bare(name.removeprefix(prefix)) if prefix else name
+
+
+def _binary(gate: Gate, value: Tensor) -> Tensor:
+    """Open or closed, booleans on the CPU."""
+    value = value.detach().cpu()
+    half = (value != 0) & (value != 1)
+    if bool(half.any()):
+        found = float(value[half].flatten()[0])
+        raise SelectionError(
+            f"gate {gate.name} has the value {found:g}; only 0 (closed) and 1 (open) can be lowered: settle it first"
+        )
+    return value.bool()
+
+
+def _ungated(gated: Gated, tensors: Mapping[str, Tensor], values: Mapping[Gate, Tensor]) -> Program:
+    """The program that was gated, with the trained weights; closed blocks are zeros in them."""
+    base = gated.base
+    given = {name: tensors[name].detach() for name in base.tensors() if name in tensors}
+    for gate, value in values.items():
+        if gate.kind == "blocks":
+            given[gate.of] = _blocked(given[gate.of], value, gate.block)
+    kept = {name: _like(attribute(base.graph, name), value) for name, value in given.items()}
+    return rebuild(base, copy_graph(base), kept)
+
+
+def _blocked(weight: Tensor, open_: Tensor, block: tuple[int, int]) -> Tensor:
+    wide = open_.to(weight.device).repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    wide = wide[: weight.shape[0], : weight.shape[1]]
+    return weight * wide.reshape(*wide.shape, *(1,) * (weight.dim() - 2))
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _settled(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
+    """The same units with what follows: outer units that nothing is left of are closed, and all within closed ones."""
+    outer = {unit.axis: unit.table for unit in units if not unit.within}
+    for unit in (unit for unit in units if unit.within and _closes(analysis, unit)):
+        everything = torch.ones(len(unit.table), dtype=torch.bool)
+        outer[unit.within] = outer.get(unit.within, everything) & unit.table.any(1)
+    settled = [Open(name, "", table) for name, table in outer.items()]
+    for unit in (unit for unit in units if unit.within):
+        alive = outer.get(unit.within, torch.ones(len(unit.table), dtype=torch.bool))
+        settled.append(replace(unit, table=unit.table & alive[:, None]))
+    return settled
+
+
+def _closes(analysis: Analysis, unit: Open) -> bool:
+    """Whether nothing of an outer unit is left where all units within it are closed: every sum over the outer axis runs over both."""
+    own, outer = analysis.axis(unit.axis).leaf, analysis.axis(unit.within).leaf
+    sums = [found.dim for found in analysis.flow.contractions if outer in leaves(found.dim)]
+    return bool(sums) and all(own in beside(dim, outer) for dim in sums)
+
+
+def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, tuple[str, ...]]:
+    """(the program whose closed units are silent, and where nothing stays is not computed at all; the axes of which nothing is left)."""
+    program = _silenced(analysis, units)
+    again = analyze(program)
+    empty = [again.axis(unit.axis) for unit in units if not bool(unit.table.any())]
+    hollowed, _ = hollow(again, empty) if empty else (program, ())
+    return hollowed, tuple(axis.name for axis in empty)
+
+
+def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
+    """Zeros in the readers of every closed unit."""
+    program, flow = analysis.program, analysis.flow
+    nodes = {str(node.target): node for node in program.graph.graph.find_nodes(op="get_attr")}
+    tensors = program.tensors()
+    for unit in units:
+        axis = analysis.axis(unit.axis)
+        kept = unit.table if not unit.within else Rows(analysis.axis(unit.within).leaf, unit.table)
+        for name in axis.readers if not bool(unit.table.all()) else ():
+            tensors[name] = zero(tensors[name], flow.dims[nodes[name]], {axis.leaf: kept})
+    return rebuild(program, copy_graph(program), tensors).replace(labels=labels(analysis, {}))
+
+
+def _ragged(analysis: Analysis, units: Sequence[Open]) -> Iterator[tuple[str, list[str]]]:
+    """The outer axes whose open units keep unequal numbers of some axis within, and the axes within."""
+    outer = dict.fromkeys(unit.within for unit in units if unit.within)
+    for name in outer:
+        inner = [unit for unit in units if unit.within == name]
+        if name in analysis.by_name and len(set(_counts(units, name).values())) > 1:
+            yield name, [unit.axis for unit in inner]
+
+
+def _counts(units: Sequence[Open], outer: str) -> dict[int, Counts]:
+    """For each open unit of an outer axis how many units stay within it, of each axis; at least one, for something must carry it."""
+    inner = [unit.table for unit in units if unit.within == outer]
+    alive = next((unit.table for unit in units if unit.axis == outer and not unit.within), None)
+    open_ = range(len(inner[0])) if alive is None else alive.nonzero().flatten().tolist()
+    return {i: tuple(max(1, int(table[i].sum())) for table in inner) for i in open_}
+
+
+def _parted(
+    program: Program, units: list[Open], where: tuple[str, list[str]], how: str
+) -> tuple[Program, list[Open]]:
+    """The program with copies for groups of unequal units, and the units of the axes in the copies."""
+    outer, inner = where
+    key, _ = LOWERINGS[how]
+    groups: dict[object, list[int]] = {}
+    for unit, counts in _counts(units, outer).items():
+        groups.setdefault(key(unit, counts), []).append(unit)
+    if len(groups) == 1:
+        return program, units
+    analysis = analyze(program)
+    parted = partition(analysis, analysis.axis(outer), list(groups.values()))
+    own = [unit for unit in units if unit.axis == outer or unit.axis in inner]
+    others = [unit for unit in units if unit not in own]
+    size = analysis.axis(outer).size
+    return parted, others + [
+        _in_part(unit, number, torch.isin(torch.arange(size), torch.tensor(group)))
+        for number, group in enumerate(groups.values())
+        for unit in (
+            *own,
+            *([] if any(u.axis == outer for u in own) else [Open(outer, "", torch.ones(size).bool())]),
+        )
+    ]
+
+
+def _in_part(unit: Open, number: int, group: Tensor) -> Open:
+    table = unit.table & (group[:, None] if unit.within else group)
+    within = part_name(unit.within, number) if unit.within else ""
+    return Open(part_name(unit.axis, number), within, table)
+
+
+def _selection(analysis: Analysis, units: Sequence[Open]) -> Selection:
+    """What stays: at least one unit of everything, and equally many in all units of an outer axis."""
+    axes: dict[str, Sequence[int] | Sequence[Sequence[int]]] = {}
+    within: dict[str, str] = {}
+    alive = {unit.axis: unit.table for unit in units if not unit.within}
+    for unit in units:
+        axis = analysis.by_name.get(unit.axis)
+        if axis is None:
+            continue
+        kept = _rows(unit, alive.get(unit.within)) if unit.within else _flat(unit.table)
+        if len(kept) == axis.size and not unit.within:
+            continue
+        axes[unit.axis] = kept
+        within |= {unit.axis: unit.within} if unit.within else {}
+    return Selection(axes, within=within)
+
+
+def _flat(table: Tensor) -> list[int]:
+    found: list[int] = table.nonzero().flatten().tolist()
+    return found or [0]
+
+
+def _rows(unit: Open, alive: Tensor | None) -> list[list[int]]:
+    """The units within each outer one: the open ones, and as many closed ones as the largest has more."""
+    rows = unit.table if alive is None or not bool(alive.any()) else unit.table[alive]
+    width = max(1, int(rows.sum(1).max()))
+    return [sorted(_filled(row, width)) for row in unit.table]
+
+
+def _filled(row: Tensor, width: int) -> list[int]:
+    found: list[int] = [*row.nonzero().flatten().tolist(), *(~row).nonzero().flatten().tolist()]
+    return found[:width]
