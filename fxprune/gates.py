@@ -29,6 +29,10 @@ Asked: TypeAlias = str | tuple[str, str]
 """An axis by name, or an axis and the one for each of whose units it has gates of its own (each head its dims)."""
 
 
+WRAPPERS = ("_orig_mod.", "module.")
+"""What torch.compile and DistributedDataParallel put before the names of parameters."""
+
+
 @dataclass(frozen=True)
 class Gate:
     """One tensor of gates: the parameter `name` in the graph, and what it gates.
@@ -86,6 +90,20 @@ def gate(
         builder.blocks(weight, block)
     builder.regions(regions)
     return Gated(program, builder.built(), tuple(builder.gates))
+
+
+def tensors_of(trained: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters and buffers of a module, wrapped or not, under the names of the graph."""
+    if isinstance(trained, nn.Module):
+        found: dict[str, Tensor] = dict(trained.named_parameters(remove_duplicate=False))
+        found |= dict(trained.named_buffers(remove_duplicate=False))
+        trained = found
+    return {_bare(name): value for name, value in trained.items()}
+
+
+def _bare(name: str) -> str:
+    prefix = next((prefix for prefix in WRAPPERS if name.startswith(prefix)), "")
+    return _bare(name.removeprefix(prefix)) if prefix else name
 
 
 def _gateable(analysis: Analysis, name: str) -> Axis:

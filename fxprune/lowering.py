@@ -19,7 +19,7 @@ from fxprune.bypass import bypass
 from fxprune.dependent import beside
 from fxprune.dims import leaves
 from fxprune.errors import SelectionError
-from fxprune.gates import Gate, Gated
+from fxprune.gates import Gate, Gated, tensors_of
 from fxprune.hollow import hollow
 from fxprune.masks import Rows, zero
 from fxprune.partition import part_name, partition
@@ -28,9 +28,6 @@ from fxprune.selection import Selection
 from fxprune.shrink import labels, shrink
 
 Counts: TypeAlias = tuple[int, ...]
-
-WRAPPERS = ("_orig_mod.", "module.")
-"""What torch.compile and DistributedDataParallel put before the names of parameters."""
 
 #: name: (how units of unequal sizes are grouped: a key for each, equal keys share a copy of the graph; what it does)
 LOWERINGS: dict[str, tuple[Callable[[int, Counts], object], str]] = {
@@ -71,7 +68,7 @@ def lower(
     for name in [how] if isinstance(how, str) else how.values():
         if name not in LOWERINGS:
             raise SelectionError(f"no lowering {name!r}; lowerings: {', '.join(LOWERINGS)}")
-    tensors = _tensors(trained if trained is not None else gated.program.tensors())
+    tensors = tensors_of(trained if trained is not None else gated.program.tensors())
     values = {gate: _binary(gate, value) for gate, value in gated.values(tensors).items()}
     closed = tuple(g.of for g, value in values.items() if g.kind == "region" and not bool(value))
     program = bypass(_ungated(gated, tensors, values), closed)
@@ -85,20 +82,6 @@ def lower(
             program, left, (outer, inner), how if isinstance(how, str) else how.get(outer, "pad")
         )
     return Lowered(shrink(program, _selection(analyze(program), left)), closed, gone, tuple(units))
-
-
-def _tensors(trained: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters and buffers under the names of the graph."""
-    if isinstance(trained, nn.Module):
-        found: dict[str, Tensor] = dict(trained.named_parameters(remove_duplicate=False))
-        found |= dict(trained.named_buffers(remove_duplicate=False))
-        trained = found
-    return {_bare(name): value for name, value in trained.items()}
-
-
-def _bare(name: str) -> str:
-    prefix = next((prefix for prefix in WRAPPERS if name.startswith(prefix)), "")
-    return _bare(name.removeprefix(prefix)) if prefix else name
 
 
 def _binary(gate: Gate, value: Tensor) -> Tensor:
@@ -145,6 +128,26 @@ def _settled(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
         alive = outer.get(unit.within, torch.ones(len(unit.table), dtype=torch.bool))
         settled.append(replace(unit, table=unit.table & alive[:, None]))
     return settled
+
+
+def closing(gated: Gated) -> Callable[[Mapping[Gate, Tensor]], dict[Gate, Tensor]]:
+    """What follows from closed units: where nothing of an outer unit is left, all gates of it and within it are closed."""
+    analysis = analyze(gated.base)
+    within = [gate for gate in gated.gates if gate.within]
+    closers = [gate for gate in within if _closes(analysis, Open(gate.of, gate.within, torch.empty(0)))]
+
+    def settle(open_: Mapping[Gate, Tensor]) -> dict[Gate, Tensor]:
+        found = dict(open_)
+        for closer in closers:
+            alive = open_[closer].any(1)
+            for gate, table in list(found.items()):
+                if gate.within == closer.within:
+                    found[gate] = table & alive[:, None]
+                elif gate.kind == "units" and gate.of == closer.within and not gate.within:
+                    found[gate] = table & alive
+        return found
+
+    return settle
 
 
 def _closes(analysis: Analysis, unit: Open) -> bool:

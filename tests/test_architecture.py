@@ -51,6 +51,7 @@ LAYERS = (
         "fxprune.fusions",
         "fxprune.verify",
         "fxprune.cost",
+        "fxprune.pruner",
         "fxprune.select",
         "fxprune.score",
     ),
@@ -82,6 +83,7 @@ LAYERS = (
     ("fxprune.graphs", "fxprune.writes", "fxprune.masks"),
     ("fxprune.rules",),
     ("fxprune.dims", "fxprune.notation"),
+    ("fxprune.schedules",),
     ("fxprune.program", "fxprune.text", "fxprune.errors", "fxprune.selection", "fxprune.tokens"),
     ("fxprune.training", "fxprune.objective"),
 )

@@ -1,0 +1,29 @@
+"""Schedules: how much is left at each moment of training, a share of what there was, as a function of progress from 0 to 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fxprune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Cubic:
+    """1 until `start`, down along a cubic to `final` at `end`, and `final` from there on (To prune, or not to prune, arXiv 1710.01878)."""
+
+    final: float
+    start: float = 0.2
+    end: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1:
+            raise UsageError(f"a schedule ends between 0 and 1, got {self.final:g}")
+        if not 0 <= self.start < self.end <= 1:
+            raise UsageError(
+                f"a schedule starts before it ends, both in [0, 1], got {self.start:g} and {self.end:g}"
+            )
+
+    def __call__(self, progress: float) -> float:
+        """The share that is left at a moment."""
+        gone = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
+        return self.final + (1 - self.final) * (1 - gone) ** 3

@@ -1,0 +1,199 @@
+"""The pruner: scores are gate gradients, what is planted goes first, densities are met, and nothing else sees the gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune import analyze
+from fxprune.errors import UsageError
+from fxprune.gates import Gated, gate
+from fxprune.lowering import lower
+from fxprune.program import Program, copy_graph, rebuild
+from fxprune.pruner import Pruner, Taylor, unit_costs
+from fxprune.schedules import Cubic
+from gated import family, named
+from models import distance
+
+
+def intra() -> Gated:
+    """BERT's units as GRAIN has them."""
+    return gated_within(family("bert"))
+
+
+def gated_within(program: Program) -> Gated:
+    """Gates on neurons, and on q/k and v dims of each head."""
+    analysis = analyze(program)
+    units = [(a.name, analysis.within(a.name)[0]) for a in analysis.axes if a.role in ("qk", "v")]
+    return gate(program, [*units, *(a.name for a in analysis.axes if a.role == "ffn")])
+
+
+def loss_of(module: Any, on: Gated, seed: int = 0) -> Tensor:
+    torch.manual_seed(seed)
+    hidden: Tensor = module(**on.program.kwargs)["last_hidden_state"]
+    return (hidden * torch.randn(hidden.shape)).sum()
+
+
+def test_costs_are_the_parameters_of_the_units() -> None:
+    """Of BERT with 32 dims: FFN 2d+1, QK 2d+2, VO 2d+1 (methods 2.1)."""
+    on = intra()
+    costs = unit_costs(on)
+    assert [
+        float(costs[named(on, end)].unique()) for end in ("0.ffn", "0.attention.self.qk", "0.attention.v")
+    ] == [65, 66, 65]
+
+
+def test_a_schedule_has_three_phases() -> None:
+    left = Cubic(0.1, 0.2, 0.4)
+    assert [left(t) for t in (0.0, 0.2, 0.3, 0.4, 1.0)] == pytest.approx([1, 1, 0.1 + 0.9 / 8, 0.1, 0.1])
+    with pytest.raises(UsageError, match=r"got 0\.4 and 0\.4"):
+        Cubic(0.1, 0.4, 0.4)
+
+
+@pytest.mark.parametrize("density", [0.5, 0.1, 0.03])
+def test_the_density_is_met_within_a_unit(density: float) -> None:
+    on = intra()
+    module = on.module()
+    pruner = Pruner(on, module, lambda _: density)
+    loss_of(module, on).backward()
+    pruner.step(1.0)
+    total = sum(float(cost.sum()) for cost in pruner.costs.values())
+    empty = sum(int((~table.any(1)).sum()) for gate_, table in pruner.open.items() if gate_.of.endswith(".v"))
+    largest = 66 * (1 + 8 * empty)  # q/k dims of heads without v dims go besides
+    assert density - largest / total <= pruner.density <= density
+
+
+def planted() -> Gated:
+    """Half of the heads write nothing."""
+    base = family("bert")
+    weights = {
+        n: t.detach().clone()
+        for n, t in base.tensors().items()
+        if n.endswith("attention.output.dense.weight")
+    }
+    for weight in weights.values():
+        weight[:, :16] = 0
+    learned = {name: nn.Parameter(weight) for name, weight in weights.items()}
+    return gated_within(rebuild(base, copy_graph(base), learned))
+
+
+def test_heads_that_write_nothing_go_first() -> None:
+    on = planted()
+    module = on.module()
+    before = module(**on.program.kwargs)["last_hidden_state"].detach()
+    silent = 2 * 2 * 8 * (65 + 66) / sum(float(cost.sum()) for cost in unit_costs(on).values())
+    pruner = Pruner(on, module, lambda _: 1 - silent)
+    loss_of(module, on).backward()
+    pruner.step(1.0)
+    for layer in range(2):
+        for end in ("attention.v", "attention.self.qk"):
+            assert pruner.open[named(on, f"{layer}.{end}")].tolist() == [[False] * 8] * 2 + [[True] * 8] * 2
+        assert bool(pruner.open[named(on, f"{layer}.ffn")].all())
+    assert pruner.density == pytest.approx(1 - silent)
+    found = lower(on, module).program
+    assert distance(found(**on.program.kwargs)["last_hidden_state"], before) < 1e-5
+    assert [a.size for a in analyze(found).axes if a.role == "heads"] == [2, 2]
+
+
+def test_the_score_is_the_sum_over_the_unit_of_weight_times_gradient() -> None:
+    on = intra()
+    module = on.module()
+    pruner = Pruner(on, module, lambda _: 1.0, Taylor(beta=0.0))
+    loss_of(module, on).backward()
+    pruner.step(0.0)
+    weights = dict(module.named_parameters())
+    query, bias = (weights[f"encoder.layer.0.attention.self.query.{kind}"] for kind in ("weight", "bias"))
+    assert query.grad is not None
+    assert bias.grad is not None
+    expected = ((query * query.grad).sum(1) + bias * bias.grad).abs().reshape(4, 8).double()
+    assert torch.allclose(
+        pruner.scores[named(on, "0.attention.self.qk")],
+        expected,
+        rtol=1e-3,
+        atol=1e-3 * float(expected.detach().max()),
+    )
+
+
+def test_nothing_opens_again() -> None:
+    on = intra()
+    module = on.module()
+    pruner = Pruner(on, module, Cubic(0.1, 0.0, 1.0))
+    before = {g: table.clone() for g, table in pruner.open.items()}
+    for step in range(6):
+        loss_of(module, on, step).backward()
+        pruner.step(step / 5)
+        assert not [g for g in before if bool((pruner.open[g] & ~before[g]).any())]
+        before = {g: table.clone() for g, table in pruner.open.items()}
+    assert pruner.density <= 0.1
+
+
+def test_only_the_observed_loss_is_felt() -> None:
+    """Gradient separation: a second loss does not move the scores, and neither reaches the gates' own gradients."""
+    scores = []
+    for extra in (0.0, 100.0):
+        on = intra()
+        module = on.module()
+        pruner = Pruner(on, module, lambda _: 1.0)
+        task = loss_of(module, on)
+        pruner.observe(task)
+        (task + extra * loss_of(module, on, 1)).backward()
+        assert [g.name for g, p in pruner.parameters.items() if p.grad is not None] == []
+        pruner.step(0.0)
+        scores.append(pruner.scores)
+    one, other = scores
+    assert [a.tolist() for a in one.values()] == [b.tolist() for b in other.values()]
+
+
+def test_small_heads_empty_first_under_structure_regularisation() -> None:
+    """What comes in is multiplied by tanh(D / alpha)."""
+    on = intra()
+    v = named(on, "0.attention.v")
+    felt, open_ = {v: torch.ones(4, 8, dtype=torch.float64)}, {v: torch.ones(4, 8, dtype=torch.bool)}
+    open_[v][1, 2:] = False
+    scores = {v: torch.zeros(4, 8, dtype=torch.float64)}
+    Taylor(0.0, {v: 0.3}).update(scores, felt, open_)
+    assert scores[v][:, 0].tolist() == pytest.approx([0.99746, 0.68228, 0.99746, 0.99746], abs=1e-4)
+
+
+def test_steps_that_are_not_finite_are_skipped() -> None:
+    on = intra()
+    module = on.module()
+    pruner = Pruner(on, module, lambda _: 1.0)
+    (loss_of(module, on) * float("nan")).backward()
+    pruner.step(0.0)
+    assert all(not bool(score.any()) for score in pruner.scores.values())
+
+
+def test_a_restart_goes_on() -> None:
+    on = intra()
+    module = on.module()
+    pruner = Pruner(on, module, Cubic(0.3, 0.0, 0.5))
+    loss_of(module, on).backward()
+    pruner.step(0.3)
+    again = Pruner(on, on.module(), Cubic(0.3, 0.0, 0.5))
+    again.load_state_dict(pruner.state_dict())
+    assert again.density == pruner.density
+    assert all(torch.equal(again.scores[g], pruner.scores[g]) for g in pruner.scores)
+    assert all(
+        torch.equal(p, q) for p, q in zip(again.parameters.values(), pruner.parameters.values(), strict=True)
+    )
+    with pytest.raises(UsageError, match="no open of shape"):
+        again.load_state_dict({"open": {}, "scores": {}})
+
+
+def test_optimizers_never_move_a_gate() -> None:
+    on = intra()
+    module = on.module()
+    pruner = Pruner(on, module, lambda _: 0.5)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        loss_of(module, on).backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        pruner.step(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    values = {float(v) for p in pruner.parameters.values() for v in p.detach().flatten()}
+    assert values == {0.0, 1.0}
