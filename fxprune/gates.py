@@ -92,12 +92,23 @@ def gate(
     return Gated(program, builder.built(), tuple(builder.gates))
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module within torch.compile's and DistributedDataParallel's."""
+    for wrapper in WRAPPERS:
+        inner = getattr(module, wrapper.rstrip("."), None)
+        if isinstance(inner, nn.Module):
+            return unwrapped(inner)
+    return module
+
+
 def tensors_of(trained: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters and buffers of a module, wrapped or not, under the names of the graph."""
     if isinstance(trained, nn.Module):
-        found: dict[str, Tensor] = dict(trained.named_parameters(remove_duplicate=False))
-        found |= dict(trained.named_buffers(remove_duplicate=False))
-        trained = found
+        inner = unwrapped(trained)
+        return {
+            **dict(inner.named_parameters(remove_duplicate=False)),
+            **dict(inner.named_buffers(remove_duplicate=False)),
+        }
     return {_bare(name): value for name, value in trained.items()}
 
 

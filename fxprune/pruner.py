@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import analyze
-from fxprune.errors import SelectionError, UsageError
-from fxprune.gates import Gate, Gated, tensors_of
+from fxprune.errors import SelectionError
+from fxprune.gates import Gate, Gated, tensors_of, unwrapped
 from fxprune.lowering import closing
-from fxprune.program import attribute
+from fxprune.program import attribute, set_attribute
 from fxprune.units import Units
 
 Schedule = Callable[[float], float]
@@ -69,36 +68,49 @@ class Taylor:
             if gate in self.alpha:
                 density = open_[gate].to(felt.dtype).mean(-1, keepdim=True)
                 felt = felt * torch.tanh(density / self.alpha[gate])
-            scores[gate] = self.beta * scores[gate] + (1 - self.beta) * felt
+            scores[gate].mul_(self.beta).add_(felt, alpha=1 - self.beta)
 
 
 class Pruner:
     """Watches the gates of a module that trains, and closes them.
 
     The module may be wrapped by torch.compile, DistributedDataParallel or Accelerate. Gradients of gates are taken off in the backward
-    pass, so that clipping and optimizers never see them; over processes they are averaged, so that all close the same units.
+    pass, so that clipping and optimizers never see them; over processes they are averaged, so that all close the same units. What is open
+    and what was felt live in the module, as gates and as buffers: whatever saves and loads the module saves and loads them.
     """
 
     def __init__(
         self, gated: Gated, module: nn.Module, schedule: Schedule, score: Taylor | None = None
     ) -> None:
         self.gated, self.schedule, self.score = gated, schedule, score or Taylor()
-        named = tensors_of(module)
+        self.module, named = unwrapped(module), tensors_of(module)
         self.parameters = {gate: named[gate.name] for gate in gated.gates}
         self.costs = unit_costs(gated)
-        self.open = {gate: torch.ones_like(cost, dtype=torch.bool) for gate, cost in self.costs.items()}
-        self.scores = {gate: torch.zeros_like(cost) for gate, cost in self.costs.items()}
+        self.scores = {gate: self._score(gate) for gate in gated.gates}
         self.listening = True
         self._felt: dict[Gate, Tensor] = {}
         self._closing = closing(gated)
         for gate, parameter in self.parameters.items():
             parameter.register_post_accumulate_grad_hook(lambda p, own=gate: self._take(own, p))
 
+    def _score(self, gate: Gate) -> Tensor:
+        """The buffer that holds the scores of a gate, made where there is none."""
+        name = f"gate_scores.{gate.name.partition('.')[2]}"
+        if name not in dict(self.module.named_buffers()):
+            set_attribute(self.module, name, torch.zeros_like(self.parameters[gate], dtype=torch.float64))
+        held: Tensor = attribute(self.module, name)
+        return held
+
+    @property
+    def open(self) -> dict[Gate, Tensor]:
+        """Which units are open, booleans."""
+        return {gate: parameter.detach() > 0.5 for gate, parameter in self.parameters.items()}
+
     @property
     def density(self) -> float:
         """What the open units cost, as a share of all."""
         total = sum(float(cost.sum()) for cost in self.costs.values())
-        return sum(float(self.costs[gate][open_].sum()) for gate, open_ in self.open.items()) / total
+        return sum(float(self.costs[gate][open_.cpu()].sum()) for gate, open_ in self.open.items()) / total
 
     def observe(self, loss: Tensor) -> None:
         """Let scores feel this loss only: what later backward passes bring to the gates is dropped until the step (gradient separation).
@@ -115,38 +127,15 @@ class Pruner:
 
     def step(self, progress: float) -> None:
         """After the backward pass, before the optimizer's step; progress runs from 0 to 1."""
-        slopes = _averaged(
-            {gate: self._felt.get(gate, torch.zeros_like(self.scores[gate])) for gate in self.scores}
-        )
+        none = {gate: torch.zeros_like(score) for gate, score in self.scores.items()}
+        slopes = _averaged(none | self._felt)
         self._felt, self.listening = {}, True
-        self.score.update(self.scores, slopes, self.open)
-        self._close(self.schedule(progress))
-        self.apply()
-
-    def apply(self) -> None:
-        """Put 0 and 1 into the gates."""
+        open_ = self.open
+        self.score.update(self.scores, slopes, open_)
+        closed = self._closing(self._closed(open_, self.schedule(progress)))
         with torch.no_grad():
             for gate, parameter in self.parameters.items():
-                parameter.copy_(self.open[gate].to(parameter.dtype))
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a restart needs: open units and scores, by the gates' names."""
-        return {
-            "open": {gate.name: open_.clone() for gate, open_ in self.open.items()},
-            "scores": {gate.name: score.clone() for gate, score in self.scores.items()},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`; UsageError where it is of other gates."""
-        for gate in self.open:
-            for kind, now in (("open", self.open), ("scores", self.scores)):
-                found = state[kind].get(gate.name)
-                if found is None or found.shape != now[gate].shape:
-                    raise UsageError(
-                        f"the checkpoint has no {kind} of shape {tuple(now[gate].shape)} for {gate.name}"
-                    )
-                now[gate] = found.clone()
-        self.apply()
+                parameter.copy_(closed[gate])
 
     def _take(self, gate: Gate, parameter: Tensor) -> None:
         if self.listening and parameter.grad is not None:
@@ -154,31 +143,23 @@ class Pruner:
         parameter.grad = None
 
     def _add(self, gate: Gate, slope: Tensor) -> None:
-        wide = slope.detach().to("cpu", torch.float64)
+        wide = slope.detach().to(torch.float64)
         self._felt[gate] = self._felt[gate] + wide if gate in self._felt else wide
 
-    def _close(self, share: float) -> None:
+    def _closed(self, open_: Mapping[Gate, Tensor], share: float) -> dict[Gate, Tensor]:
         """Close the least worthy units until the others cost at most a share of all; equal ones in their order."""
-        ranked = _least_first(self.scores, self.open)
-        costs = torch.cat([self.costs[gate].flatten() for gate in self.open])
-        open_ = torch.cat([table.flatten() for table in self.open.values()])
-        allowed = share * float(costs.sum())
-        left = float(costs[open_].sum()) - costs[ranked].cumsum(0)
-        over = torch.cat([costs[open_].sum()[None], left[:-1]]) > allowed * (1 + 1e-9)
-        open_[ranked[over]] = False
-        self._set(open_)
-
-    def _set(self, flat: Tensor) -> None:
-        sizes = [table.numel() for table in self.open.values()]
-        for gate, part in zip(self.open, flat.split(sizes), strict=True):
-            self.open[gate] = part.reshape(self.open[gate].shape)
-        self.open = self._closing(self.open)
+        flat = torch.cat([table.flatten() for table in open_.values()])
+        costs = torch.cat([self.costs[gate].flatten() for gate in open_]).to(flat.device)
+        ranked = _least_first(self.scores, flat)
+        left = costs[flat].sum() - costs[ranked].cumsum(0) + costs[ranked]
+        flat[ranked[left > share * float(costs.sum()) * (1 + 1e-9)]] = False
+        parts = flat.split([table.numel() for table in open_.values()])
+        return {gate: part.reshape(open_[gate].shape) for gate, part in zip(open_, parts, strict=True)}
 
 
-def _least_first(scores: Mapping[Gate, Tensor], open_: Mapping[Gate, Tensor]) -> Tensor:
+def _least_first(scores: Mapping[Gate, Tensor], open_: Tensor) -> Tensor:
     """The open units' places in all gates laid end to end, by rising score."""
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    here = torch.cat([table.flatten() for table in open_.values()]).nonzero().flatten()
+    flat, here = torch.cat([score.flatten() for score in scores.values()]), open_.nonzero().flatten()
     return here[flat[here].sort(stable=True).indices]
 
 

@@ -62,6 +62,13 @@ def everything(program: Program) -> list[Asked]:
     return asked
 
 
+def within_heads(program: Program) -> Gated:
+    """GRAIN's units: neurons, and q/k and v dims of each head."""
+    analysis = analyze(program)
+    units = [(axis.name, analysis.within(axis.name)[0]) for axis in analysis.axes if axis.role in ("qk", "v")]
+    return gate(program, [*units, *(axis.name for axis in analysis.axes if axis.role == "ffn")])
+
+
 @cache
 def gated(name: str) -> Gated:
     """A family with gates on all axes and regions."""
