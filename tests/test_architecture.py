@@ -51,6 +51,7 @@ LAYERS = (
         "fxprune.fusions",
         "fxprune.verify",
         "fxprune.cost",
+        "fxprune.distill",
         "fxprune.pruner",
         "fxprune.select",
         "fxprune.score",

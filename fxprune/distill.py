@@ -1,0 +1,143 @@
+"""Distillation: a student is taught by a teacher's softened logits and by its hidden states, module by module.
+
+The teacher is any module; the student is the module of a Program, whose graph still knows which module of the model each value comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import UsageError
+from fxprune.gates import unwrapped
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one batch: from the logits, and from the hidden states (0 where none are matched)."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+class Distillation(nn.Module):
+    """Teaches a student; its parameters are the trainable maps from the student's hidden sizes to the teacher's, identities at first.
+
+    `pairs` matches module paths of the student with those of the teacher, whose first floating outputs, (…, hidden), are compared where
+    `mask` (batch, length) is 1; `example` is a batch that tells their sizes. `temperature` softens both logits; nothing multiplies by its
+    square (GRAIN, arXiv 2212.07634).
+    UsageError for a path that one of the two does not have.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        example: Mapping[str, Any],
+        pairs: Mapping[str, str] | None = None,
+        temperature: float = 8.0,
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.pairs = dict(pairs or {})
+        self._teacher = [teacher.eval()]  # in a list: its weights are not among the parameters here
+        self._taught: dict[str, Tensor] = {}
+        self._shown: dict[str, Tensor] = {}
+        graph = unwrapped(student)
+        if not isinstance(graph, fx.GraphModule):
+            raise UsageError(f"the student must be a Program's module, got {type(graph).__name__}")
+        sizes = {path: tap(graph, path, self._taught) for path in self.pairs}
+        for path in self.pairs.values():
+            _listen(teacher, path, self._shown)
+        self.show(**example)
+        made = {path: _identity(sizes[path], self._shown[other]) for path, other in self.pairs.items()}
+        self.maps = nn.ModuleDict({_key(path): linear for path, linear in made.items()})
+
+    def show(self, **batch: Any) -> Any:
+        """What the teacher says to a batch; its hidden states are kept for `losses`."""
+        with torch.no_grad():
+            return self._teacher[0](**batch)
+
+    def losses(self, taught: Tensor, shown: Tensor, mask: Tensor | None = None) -> Losses:
+        """Of the logits of student and teacher, (rows, classes), and of the hidden states that both passed on their way."""
+        soft = F.log_softmax(taught / self.temperature, dim=-1)
+        logits = F.cross_entropy(
+            soft.flatten(0, -2), F.softmax(shown / self.temperature, dim=-1).flatten(0, -2)
+        )
+        hidden = logits.new_zeros(())
+        for path, other in self.pairs.items():
+            ours = self.maps[_key(path)](self._taught[path])
+            hidden = hidden + _distance(ours, self._shown[other], mask)
+        return Losses(logits, hidden)
+
+
+def tap(graph: fx.GraphModule, path: str, seen: dict[str, Tensor]) -> int:
+    """Keep in `seen` what the module of this path gives whenever the graph runs; the size of its last dimension."""
+    node = _result(graph, path)
+    name = f"_tap_{path.replace('.', '_')}"
+    graph.add_submodule(name, nn.Identity())
+    with graph.graph.inserting_after(node):
+        passed = graph.graph.call_module(name, (node,))
+    passed.meta = dict(node.meta)
+    node.replace_all_uses_with(passed, delete_user_cb=lambda user: user is not passed)
+    graph.recompile()
+    graph.get_submodule(name).register_forward_hook(lambda module, args, out: seen.__setitem__(path, out))
+    return int(node.meta["val"].shape[-1])
+
+
+def _result(graph: fx.GraphModule, path: str) -> fx.Node:
+    """The last floating value that a module computes and something outside of it reads."""
+    inside: list[fx.Node] = [node for node in graph.graph.nodes if path in _modules(node)]
+    for node in reversed(inside):
+        value = node.meta.get("val")
+        leaves = any(path not in _modules(user) for user in node.users)
+        if isinstance(value, Tensor) and value.is_floating_point() and leaves:
+            return node
+    known = dict.fromkeys(found for node in graph.graph.nodes for found in _modules(node) if found)
+    raise UsageError(f"the student has no module {path!r} whose output is read; modules: {', '.join(known)}")
+
+
+def _modules(node: fx.Node) -> tuple[str, ...]:
+    return tuple(path for path, _ in (node.meta.get("nn_module_stack") or {}).values())
+
+
+def _listen(teacher: nn.Module, path: str, shown: dict[str, Tensor]) -> None:
+    try:
+        module = teacher.get_submodule(path)
+    except AttributeError as error:
+        raise UsageError(f"the teacher has no module {path!r}") from error
+    module.register_forward_hook(lambda _, args, out: shown.__setitem__(path, _first(out)))
+
+
+def _first(out: Any) -> Tensor:
+    """The first floating tensor of what a module gives."""
+    return next(
+        leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    )
+
+
+def _key(path: str) -> str:
+    """No name of a module has dots."""
+    return path.replace(".", "_")
+
+
+def _identity(ours: int, shown: Tensor) -> nn.Linear:
+    made = nn.Linear(ours, int(shown.shape[-1]), device=shown.device, dtype=shown.dtype)
+    nn.init.eye_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+def _distance(ours: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean square of what lies apart, over the places where the mask is 1."""
+    squares = (ours - theirs).square().mean(-1)
+    if mask is None:
+        return squares.mean()
+    weight = mask.to(squares.dtype)
+    return (squares * weight).sum() / weight.sum()
