@@ -22,13 +22,13 @@ FEW = 16
 KNOTS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
 """Larger ones at these shares."""
 
-GRAINS = ((512, 32), (128, 16), (64, 8), (0, 1))
+GRAINS = ((512, 32), (128, 16), (32, 8), (0, 1))
 """Rounded, for axes of at least so many units, to multiples of this: what is said of odd widths is said in comparison with even ones."""
 
 ODD = (1, 2, 4, 8, 16)
 """And, about the middle, at sizes that are multiples of no more than these: does this runtime mind odd widths?"""
 
-WIDE = 128
+WIDE = 32
 """Axes of fewer units are not asked about odd widths."""
 
 HURTS = 1.04
@@ -109,7 +109,7 @@ class Costs:
         return SiteCost(
             curves[0],
             tuple(curves[1:]),
-            _multiple(site.main.size, {s: c for (p, s), c in costs.items() if not p}),
+            _multiple(curves[0], {s: c for (p, s), c in costs.items() if not p}),
         )
 
     def _maker(self, site: Site, axis: Axis, size: int) -> object:
@@ -143,12 +143,18 @@ def _sizes(axis: Axis, odd: bool, inner: bool) -> list[int]:
         axis.size
     }
     return sorted(
-        knots | ({_middle(axis.size) + more for more in ODD} if odd and axis.size >= WIDE else set())
+        knots
+        | ({_middle(axis.size) + more for more in _odd(axis.size)} if odd and axis.size >= WIDE else set())
     )
 
 
 def _middle(size: int) -> int:
-    return size // 2 // 32 * 32
+    """A width about the half of a size that no runtime minds."""
+    return size // 2 // 32 * 32 or 16
+
+
+def _odd(size: int) -> list[int]:
+    return [more for more in ODD if _middle(size) + more < size]
 
 
 def _curve(sizes: Sequence[int], costs: Mapping[int, float]) -> Curve:
@@ -156,13 +162,13 @@ def _curve(sizes: Sequence[int], costs: Mapping[int, float]) -> Curve:
     return Curve(tuple(sizes), tuple(costs[size] for size in sizes))
 
 
-def _multiple(size: int, costs: Mapping[int, float]) -> int:
+def _multiple(curve: Curve, costs: Mapping[int, float]) -> int:
     """The smallest power of two whose multiples don't hurt; 1 where odd widths were not measured."""
+    size = curve.sizes[-1]
     middle = _middle(size)
     if size < WIDE or middle + ODD[0] not in costs:
         return 1
-    plain = {s: c for s, c in costs.items() if s - middle not in ODD}
-    between = sorted(plain)
-    expected = {m: float(np.interp(middle + m, between, [plain[s] for s in between])) for m in ODD}
-    hurting = [m for m in ODD if costs[middle + m] > HURTS * expected[m]]
+    between = [s for s in curve.sizes if s - middle not in ODD or s == size]
+    plain = Curve(tuple(between), tuple(costs[s] for s in between))
+    hurting = [m for m in _odd(size) if costs[middle + m] > HURTS * plain.at(middle + m)]
     return min(2 * max(hurting), 32) if hurting else 1

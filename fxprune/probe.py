@@ -6,6 +6,7 @@ cut of each site is tried, its readers re-fitted, and all errors of the site are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,9 @@ from fxprune.repair import repair
 ROWS = 48
 """Rows on which outputs are compared."""
 
+NUMBERS = 1 << 25
+"""And at most about so many numbers in all: a language model gives millions for a row, and few rows tell enough."""
+
 SHARE = 0.75
 """What is left of a site in its probe."""
 
@@ -43,7 +47,10 @@ class Probe:
     observe: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.few = _few(self.data)
+        first = self.data.batches[0]
+        numbers = sum(map(math.prod, _sizes(_run(self.analysis.program, first))))
+        a_row = numbers / Calibration((first,)).rows
+        self.few = _few(self.data, min(ROWS, NUMBERS / max(1.0, a_row)))
         self.outputs = [_run(self.analysis.program, batch) for batch in self.few.batches]
 
     def calibrated(self, choices: Sequence[Choice], branches: bool) -> list[Choice]:
@@ -83,9 +90,9 @@ def _sizes(outputs: Any) -> list[tuple[int, ...]]:
     return [tuple(value.shape) for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
 
 
-def _few(data: Calibration) -> Calibration:
-    """Batches spread over the data, of about ROWS rows in all, but more than one where there are more."""
-    count = max(2, round(ROWS * len(data.batches) / max(1, data.rows)))
+def _few(data: Calibration, rows: float) -> Calibration:
+    """Batches spread over the data, of about so many rows in all, but more than one where there are more."""
+    count = max(2, round(rows * len(data.batches) / max(1, data.rows)))
     step = max(1, len(data.batches) // count)
     return Calibration(data.batches[::step][:count])
 

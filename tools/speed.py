@@ -56,10 +56,11 @@ PLANS: dict[str, Plan] = {
 class Bench:
     """One subject: the original, its file, and everything that is measured against it, in one run."""
 
-    def __init__(self, name: str, out: Path, threads: int) -> None:
+    def __init__(self, name: str, out: Path, threads: int, at: Sequence[int] = THREADS) -> None:
         self.subject: Subject = subject(name)
-        self.plan, self.out, self.threads = PLANS[name], out, threads
+        self.plan, self.out, self.threads, self.at = PLANS[name], out, threads, at
         self.folder = Path(tempfile.mkdtemp(prefix="fxprune-speed-"))
+        self._written: Program | None = None
         loaded = self.subject.load()
         self.loaded = replace(loaded, model=self.subject.deployed(loaded.model))  # type: ignore[arg-type]
         self.program = self._captured(self.loaded.model)
@@ -89,13 +90,14 @@ class Bench:
             lines.write(text + "\n")
 
     def run(self) -> None:
-        """All methods at all speeds, then the plans of fxprune at all points."""
+        """Our plans at all speeds and points, then the other methods."""
         for speed in self.plan.speeds:
             slim = self._slim(speed, "obs", "all")
             self._row(speed, "fxprune", slim, self._after(slim.program))
             plain = apply(self.program, slim.selection)
             self._row(speed, "the same plan, no repair", replace_program(slim, plain), self._after(plain))
             self._everywhere(speed, slim.program)
+        for speed in self.plan.speeds:
             for score in ("magnitude", "random"):
                 other = self._slim(speed, score, "none")
                 self._row(speed, f"{score}, uniform", other, self._after(other.program))
@@ -121,7 +123,11 @@ class Bench:
         return outcome
 
     def _after(self, program: Program) -> Path:
-        return emit.export(program, self.folder / "after.onnx", overwrite=True).path
+        """The program's file; the last one that was written stays for as long as it is asked for."""
+        if program is not self._written:
+            self._written = program
+            emit.export(program, self.folder / "after.onnx", overwrite=True)
+        return self.folder / "after.onnx"
 
     def _row(self, speed: float, method: str, slim: Any, after: Path) -> None:
         program: Program = slim.program
@@ -145,7 +151,7 @@ class Bench:
         files = {"before": self.before, "after": after}
         counts = {name: fusions(path, self.settings) for name, path in files.items()}
         self.note("fusions", speed=speed, **counts)
-        for threads in THREADS:
+        for threads in self.at:
             given = feeds(self.program, self.point)
             best = {n: runtimes.fastest(p, given, Settings(threads), SECONDS)[0] for n, p in files.items()}
             for point in _points(self.program):
@@ -208,6 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("subjects", nargs="*", help=f"of {', '.join(PLANS)}")
     parser.add_argument("--out", type=Path, default=Path("out/speed.jsonl"), help="where figures are kept")
     parser.add_argument("--threads", type=int, default=1, help="of the runtime, while deciding (1)")
+    parser.add_argument(
+        "--at",
+        type=int,
+        nargs="+",
+        default=THREADS,
+        help="numbers of threads at which our plans are timed (1 2)",
+    )
     parser.add_argument("--note", default="", help="a sentence about the run, for the page")
     parser.add_argument("--page", type=Path, help="write the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)
@@ -216,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.page.write_text(page(_read(options.out), options.note), encoding="utf-8")
         return
     for name in options.subjects or PLANS:
-        bench = Bench(name, options.out, options.threads)
+        bench = Bench(name, options.out, options.threads, options.at)
         bench.note("machine", **report.machine())
         bench.run()
 

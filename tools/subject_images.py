@@ -26,6 +26,11 @@ MEAN, DEVIATION = (
 )  # of the bytes, the same for all colours: what the Lite variants were trained with
 A_BATCH = 16
 
+IMAGENET = (
+    "00_243", "01_559", "02_438", "03_990", "04_949", "05_853", "06_609", "07_609", "08_915", "09_455",
+    "10_541", "11_630", "12_741", "13_471", "14_129", "15_99", "16_251", "17_22", "18_317", "19_305",
+)  # fmt: skip
+
 # (package, file): photographs of things, scenes and textures. The right half of the stereo pair shows what the left one does.
 PHOTOGRAPHS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
     {
@@ -38,6 +43,7 @@ PHOTOGRAPHS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
             ("skimage", "data/gravel.png"),
             ("skimage", "data/rocket.jpg"),
             ("sklearn", "datasets/images/flower.jpg"),
+            *(("foolbox", f"data/imagenet_{name}.jpg") for name in IMAGENET[:14]),
         ),
         "evaluation": (
             ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
@@ -46,6 +52,7 @@ PHOTOGRAPHS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
             ("skimage", "data/coins.png"),
             ("skimage", "data/motorcycle_left.png"),
             ("sklearn", "datasets/images/china.jpg"),
+            *(("foolbox", f"data/imagenet_{name}.jpg") for name in IMAGENET[14:]),
         ),
     }
 )
@@ -72,14 +79,17 @@ def efficientnet() -> Loaded:
 
 
 def crops(rows: int, seed: int) -> list[Batch]:
-    """Random crops of the calibration photographs, of any scale, half of them flipped; inputs (at most 16, 3, 224, 224)."""
+    """Random crops of the calibration photographs, of any scale, half of them flipped; inputs (at most 16, 3, 224, 224).
+
+    Crops of one photograph follow each other, so that what is held back comes from other photographs than what is fitted on.
+    """
     if rows < 1:
         raise UsageError(f"rows must be at least 1, got {rows}")
     random = np.random.default_rng(seed)
     photographs = [_photograph(*place) for place in PHOTOGRAPHS["calibration"]]
     images = []
     for i in range(rows):
-        photograph = photographs[i % len(photographs)]
+        photograph = photographs[i * len(photographs) // rows]
         scale, left, top, flip = random.uniform(size=4)
         box = _box(photograph, SMALLEST + (1 - SMALLEST) * scale, left, top)
         images.append(_view(photograph, box, flip < 0.5))

@@ -113,7 +113,7 @@ def test_crops_are_images_of_the_model_s_range() -> None:
 
 
 def test_calibration_and_evaluation_share_no_photograph() -> None:
-    assert len(PHOTOGRAPHS) == len(set(PHOTOGRAPHS)) == 14
+    assert len(PHOTOGRAPHS) == len(set(PHOTOGRAPHS)) == 34
 
 
 def test_similarity_ranks_pairs_by_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
