@@ -142,7 +142,7 @@ def surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
     """
     known = matrices(evidence.analysis.program, evidence.analysis.flow)
     read = {units: _readers(evidence, known, units) for units in asked}
-    limit = evidence.memory or max(evidence.analysis.program.parameter_bytes(), 1 << 26)
+    limit = evidence.memory or max(evidence.analysis.program.parameter_bytes() // 2, 1 << 25)
     found: dict[Units, Worth] = {}
     gates = GateMeter(evidence.analysis, [units for units in asked if not read[units]])
     waiting: list[Meter] = [gates] if gates.parameters else []

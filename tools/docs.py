@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fxprune.budget import BUDGETS
+from fxprune.lowering import LOWERINGS
 from fxprune.passes import PASSES
 from fxprune.repair import REPAIRS
 from fxprune.rules import FAMILIES, RULES
@@ -57,6 +58,11 @@ def repairs() -> str:
     return _rows("repair", ((name, help_) for name, (_, _, help_) in REPAIRS.items()))
 
 
+def lowerings() -> str:
+    """One row a lowering of unequal units."""
+    return _rows("lowering", ((name, help_) for name, (_, help_) in LOWERINGS.items()))
+
+
 def runtimes() -> str:
     """One row a runtime."""
     return _rows("runtime", ((name, f"{row.help}; `{row.install}`") for name, row in RUNTIMES.items()))
@@ -72,6 +78,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scores": scores,
     "budgets": budgets,
     "repairs": repairs,
+    "lowerings": lowerings,
     "runtimes": runtimes,
     "rules": rules,
 }
