@@ -7,7 +7,7 @@ units of an outer axis keep unequal numbers, tensors are ragged, and there are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -56,6 +56,20 @@ class Lowered:
     units: tuple[Open, ...] = field(default=())
 
 
+@dataclass(frozen=True, eq=False)
+class Silenced:
+    """A program whose closed units are silent and whose empty sums are gone, before its axes shrink; `units` are what stays of each axis.
+
+    `asked` are the units of all axes, `gone` the axes of which nothing is left, `regions` what was bypassed.
+    """
+
+    program: Program
+    units: tuple[Open, ...]
+    asked: tuple[Open, ...] = ()
+    regions: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
 def lower(
     gated: Gated,
     trained: nn.Module | Mapping[str, Tensor] | None = None,
@@ -63,25 +77,33 @@ def lower(
 ) -> Lowered:
     """What a gated program computes, as a smaller one; weights and gates come from `trained` (a module, or tensors by name).
 
-    `how` is a row of LOWERINGS, or one for each outer axis by name. SelectionError where a gate is neither 0 nor 1.
+    `how` is a row of LOWERINGS, or one for each outer axis by name (see `fxprune.ragged`, which measures them). SelectionError where a
+    gate is neither 0 nor 1.
     """
     for name in [how] if isinstance(how, str) else how.values():
         if name not in LOWERINGS:
             raise SelectionError(f"no lowering {name!r}; lowerings: {', '.join(LOWERINGS)}")
+    ready = silenced(gated, trained)
+    program, units = ready.program, ready.units
+    for outer in ragged(ready):
+        row = how if isinstance(how, str) else how.get(outer, "pad")
+        program, units = parted(program, units, outer, row)
+    slim = shrink(program, selection(analyze(program), units))
+    return Lowered(slim, ready.regions, ready.gone, ready.asked)
+
+
+def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = None) -> Silenced:
+    """The program that was gated, its trained weights, and zeros wherever a gate is closed."""
     tensors = tensors_of(trained if trained is not None else gated.program.tensors())
     values = {gate: _binary(gate, value) for gate, value in gated.values(tensors).items()}
     closed = tuple(g.of for g, value in values.items() if g.kind == "region" and not bool(value))
-    program = bypass(_ungated(gated, tensors, values), closed)
-    analysis = analyze(program)
+    analysis = analyze(bypass(_ungated(gated, tensors, values), closed))
     units = [Open(g.of, g.within, value) for g, value in values.items() if g.kind == "units"]
     units = _settled(analysis, [unit for unit in units if unit.axis in analysis.by_name])
     program, gone = _emptied(analysis, units)
-    left = [unit for unit in units if unit.axis in analyze(program).by_name]
-    for outer, inner in _ragged(analyze(program), left):
-        program, left = _parted(
-            program, left, (outer, inner), how if isinstance(how, str) else how.get(outer, "pad")
-        )
-    return Lowered(shrink(program, _selection(analyze(program), left)), closed, gone, tuple(units))
+    known = analyze(program).by_name
+    left = tuple(unit for unit in units if unit.axis in known)
+    return Silenced(program, left, tuple(units), closed, gone)
 
 
 def _binary(gate: Gate, value: Tensor) -> Tensor:
@@ -179,13 +201,11 @@ def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
     return rebuild(program, copy_graph(program), tensors).replace(labels=labels(analysis, {}))
 
 
-def _ragged(analysis: Analysis, units: Sequence[Open]) -> Iterator[tuple[str, list[str]]]:
-    """The outer axes whose open units keep unequal numbers of some axis within, and the axes within."""
-    outer = dict.fromkeys(unit.within for unit in units if unit.within)
-    for name in outer:
-        inner = [unit for unit in units if unit.within == name]
-        if name in analysis.by_name and len(set(_counts(units, name).values())) > 1:
-            yield name, [unit.axis for unit in inner]
+def ragged(ready: Silenced) -> list[str]:
+    """The outer axes whose open units keep unequal numbers of some axis within."""
+    known = analyze(ready.program).by_name
+    outer = dict.fromkeys(unit.within for unit in ready.units if unit.within)
+    return [name for name in outer if name in known and len(set(_counts(ready.units, name).values())) > 1]
 
 
 def _counts(units: Sequence[Open], outer: str) -> dict[int, Counts]:
@@ -196,30 +216,23 @@ def _counts(units: Sequence[Open], outer: str) -> dict[int, Counts]:
     return {i: tuple(max(1, int(table[i].sum())) for table in inner) for i in open_}
 
 
-def _parted(
-    program: Program, units: list[Open], where: tuple[str, list[str]], how: str
-) -> tuple[Program, list[Open]]:
+def parted(program: Program, units: Sequence[Open], outer: str, how: str) -> tuple[Program, tuple[Open, ...]]:
     """The program with copies for groups of unequal units, and the units of the axes in the copies."""
-    outer, inner = where
     key, _ = LOWERINGS[how]
     groups: dict[object, list[int]] = {}
     for unit, counts in _counts(units, outer).items():
         groups.setdefault(key(unit, counts), []).append(unit)
     if len(groups) == 1:
-        return program, units
+        return program, tuple(units)
     analysis = analyze(program)
-    parted = partition(analysis, analysis.axis(outer), list(groups.values()))
-    own = [unit for unit in units if unit.axis == outer or unit.axis in inner]
-    others = [unit for unit in units if unit not in own]
     size = analysis.axis(outer).size
-    return parted, others + [
-        _in_part(unit, number, torch.isin(torch.arange(size), torch.tensor(group)))
-        for number, group in enumerate(groups.values())
-        for unit in (
-            *own,
-            *([] if any(u.axis == outer for u in own) else [Open(outer, "", torch.ones(size).bool())]),
-        )
-    ]
+    copies = partition(analysis, analysis.axis(outer), list(groups.values()))
+    own = [unit for unit in units if outer in (unit.axis, unit.within)]
+    others = [unit for unit in units if unit not in own]
+    if not any(unit.axis == outer for unit in own):
+        own.append(Open(outer, "", torch.ones(size, dtype=torch.bool)))
+    apart = [torch.isin(torch.arange(size), torch.tensor(group)) for group in groups.values()]
+    return copies, (*others, *(_in_part(unit, i, group) for i, group in enumerate(apart) for unit in own))
 
 
 def _in_part(unit: Open, number: int, group: Tensor) -> Open:
@@ -228,7 +241,7 @@ def _in_part(unit: Open, number: int, group: Tensor) -> Open:
     return Open(part_name(unit.axis, number), within, table)
 
 
-def _selection(analysis: Analysis, units: Sequence[Open]) -> Selection:
+def selection(analysis: Analysis, units: Sequence[Open]) -> Selection:
     """What stays: at least one unit of everything, and equally many in all units of an outer axis."""
     axes: dict[str, Sequence[int] | Sequence[Sequence[int]]] = {}
     within: dict[str, str] = {}

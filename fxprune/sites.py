@@ -56,12 +56,12 @@ def sites(analysis: Analysis, hidden: bool = False) -> tuple[Site, ...]:
     heads = {axis.name for axis in outermost([axis for axis in axes if axis.role == "heads"])}
     axes = [axis for axis in axes if axis.role != "heads" or axis.name in heads]
     owner = {axis.name: _owner(analysis, axis, heads) for axis in axes if axis.role in ("qk", "v")}
-    carriers = _carriers(analysis)
+    by_leaf = carriers(analysis)
     found = []
     for main in axes:
         if not owner.get(main.name):
             inner = tuple(axis for axis in axes if owner.get(axis.name) == main.name)
-            nodes = frozenset().union(*(carriers.get(axis.leaf, set()) for axis in (main, *inner)))
+            nodes = frozenset().union(*(by_leaf.get(axis.leaf, set()) for axis in (main, *inner)))
             found.append(Site(main, inner, nodes))
     return _with_branches(analysis, found)
 
@@ -71,7 +71,7 @@ def _owner(analysis: Analysis, axis: Axis, heads: set[str]) -> str:
     return next((name for name in analysis.within(axis.name) if name in heads), "")
 
 
-def _carriers(analysis: Analysis) -> dict[Dim, set[str]]:
+def carriers(analysis: Analysis) -> dict[Dim, set[str]]:
     """The nodes that compute with each atom: it is in their value or in an operand."""
     found: dict[Dim, set[str]] = {}
     for node in analysis.program.graph.graph.nodes:

@@ -28,6 +28,7 @@ LAYERS = (
         "fxprune.planner",
         "fxprune.probe",
         "fxprune.costs",
+        "fxprune.ragged",
         "fxprune.budget",
         "fxprune.knapsack",
         "fxprune.repair",

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture, emit
+from fxprune.budget import Clock
 from fxprune.errors import SelectionError
 from fxprune.gates import Gate, Gated, gate
 from fxprune.lowering import LOWERINGS, Lowered, lower
 from fxprune.program import Program
+from fxprune.ragged import cheapest
+from fxprune.runtime import Settings
 from gated import FAMILIES, drawn, family, gated, masked, named, with_masks
 from models import distance
 
@@ -142,6 +145,44 @@ def test_unequal_heads_have_three_lowerings(how: str) -> None:
     assert rows == {"pad": 32, "bucket": 22, "loop": 22}[how]
     attentions = [n for n in found.program.graph.graph.nodes if "scaled_dot" in str(n.target)]
     assert len(attentions) == {"pad": 2, "bucket": 4, "loop": 5}[how]
+
+
+def uneven(on: Gated) -> dict[Gate, Tensor]:
+    """The first layer's heads have 8, 8, 2, 1 value dims, the second layer's all 8."""
+    masks = closed(on)
+    v = masks[named(on, "0.attention.v")]
+    v[2, 2:] = 0
+    v[3, 1:] = 0
+    return masks
+
+
+def test_the_cheapest_lowering_is_metered() -> None:
+    on = gated("bert")
+    seen: dict[str, int] = {}
+
+    def meter(wanted: Any) -> dict[str, float]:
+        for how, (_, make) in wanted.items():
+            program = make()
+            seen[how] = program.parameter_count()
+            assert len([n for n in program.graph.graph.nodes if "scaled_dot" in str(n.target)]) == calls[how]
+        return {how: abs(seen[how] - wish[how]) for how in wanted}
+
+    calls, wish = {"pad": 1, "bucket": 3, "loop": 4}, dict.fromkeys(LOWERINGS, 0)
+    chosen = cheapest(on, masked(on, uneven(on)), meter)
+    assert chosen == {"encoder.layer.0.attention.heads": "bucket"}
+    assert seen["pad"] > seen["bucket"] == seen["loop"]
+    wish = {"pad": seen["pad"], "bucket": 0, "loop": 0}
+    assert cheapest(on, masked(on, uneven(on)), meter) == {"encoder.layer.0.attention.heads": "pad"}
+
+
+def test_the_cheapest_lowering_on_the_runtime(tmp_path: Path) -> None:
+    on = gated("bert")
+    chosen = cheapest(
+        on, masked(on, uneven(on)), Clock(Settings(1), tmp_path / "costs.json"), {"batch": 2, "length": 9}
+    )
+    assert set(chosen.values()) <= set(LOWERINGS)
+    found = lower(on, masked(on, uneven(on)), chosen)
+    assert distance(called(found.program), called(with_masks(on, uneven(on)))) < 1e-5
 
 
 def test_no_lowering_of_another_name() -> None:
