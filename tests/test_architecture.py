@@ -54,6 +54,7 @@ LAYERS = (
         "fxprune.cost",
         "fxprune.distill",
         "fxprune.pruner",
+        "fxprune.trainer",
         "fxprune.select",
         "fxprune.score",
     ),
@@ -92,7 +93,7 @@ LAYERS = (
 
 # Each heavy library has one adapter, the only place to mend when the library changes.
 ONNX = {"fxprune.emit", "fxprune.runtime", "fxprune.tidy"}
-HUGGING_FACE = {"fxprune.tools.models"}
+HUGGING_FACE = {"fxprune.tools.models", "fxprune.trainer"}
 ADAPTERS = {
     "onnx": ONNX | {"fxprune.fusions"},
     "onnx_ir": ONNX,
