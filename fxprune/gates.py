@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -157,27 +157,33 @@ class _Builder:
                 self._close(found, asked, gate)
 
     def _close(self, found: Contraction, asked: Units, gate: Gate) -> None:
-        """Multiply the gate into one operand of a sum."""
+        """Multiply the gate into one operand of a sum.
+
+        Where the axis lies along two of its dimensions (the rows and columns of a recurrent weight), along both: what is computed for a
+        closed unit is never read.
+        """
         operand = self._operand(found, asked)
-        index = _places(asked, self.analysis.flow.dims[operand])
         here = self.nodes[found.node]
         edge = (found.node, operand)
         current: fx.Node = self.operands.get(edge) or self.nodes[operand]
-        with self.graph.graph.inserting_before(here):
-            spread = self._spread(gate, index, asked.count, current.meta["val"].dtype)
-            product = call(self.graph, aten.mul.Tensor, (current, spread))
-        here.replace_input_with(current, product)
-        self.operands[edge] = product
+        for index in _places(asked, self.analysis.flow.dims[operand]):
+            with self.graph.graph.inserting_before(here):
+                spread = self._spread(gate, index, asked.count, current.meta["val"].dtype)
+                product = call(self.graph, aten.mul.Tensor, (current, spread))
+            here.replace_input_with(current, product)
+            current = product
+        self.operands[edge] = current
 
     def _operand(self, found: Contraction, asked: Units) -> fx.Node:
-        """The operand that carries the units in the fewest dimensions that vary: a weight before an activation."""
+        """The operand that carries the units in the fewest dimensions; of equal ones, a weight before an activation."""
         flow = self.analysis.flow
-        carriers = [n for n in found.operands if bool((_places(asked, flow.dims[n]) < asked.count).any())]
+        places = {node: len(_places(asked, flow.dims[node])) for node in found.operands}
+        carriers = [node for node in found.operands if places[node]]
         if not carriers:
             raise SelectionError(
                 f"axis {asked.axis.name}: {found.node.name} sums over it, and no operand has its units apart"
             )
-        return min(carriers, key=lambda node: node in flow.varies)
+        return min(carriers, key=lambda node: (places[node], node in flow.varies))
 
     def _spread(self, gate: Gate, index: Tensor, count: int, dtype: torch.dtype) -> fx.Node:
         """The gate's values at the places of an operand, of size 1 along the others."""
@@ -277,24 +283,29 @@ class _Builder:
         return node
 
 
-def _places(asked: Units, dims: tuple[Dim, ...]) -> Tensor:
-    """The unit of each position of a value (the number of units where it belongs to none), of size 1 along dims that don't matter.
+def _places(asked: Units, dims: tuple[Dim, ...]) -> list[Tensor]:
+    """For each dimension of a value that carries the axis: the unit of each position, of size 1 along dimensions that don't matter.
 
-    A position belongs to a unit where it has both coordinates; where the value has no outer coordinate at all, to none.
+    A position that belongs to no unit, for it lacks a coordinate, has the number of units.
     """
-    own = _grid(asked.axis.leaf, dims)
-    if asked.outer is None:
-        return torch.where(own >= 0, own, asked.count)
-    outer = _grid(asked.outer.leaf, dims)
-    both = (own >= 0) & (outer >= 0)
-    return torch.where(both, outer * asked.axis.size + own, asked.count)
-
-
-def _grid(leaf: Dim, dims: tuple[Dim, ...]) -> Tensor:
-    """The coordinate of an atom at each position of a value, −1 where there is none, of size 1 along dims without it."""
-    result: Any = torch.full((1,) * len(dims), -1)
+    found = []
+    outer = _grid(asked.outer.leaf, dims, range(len(dims))) if asked.outer else None
     for place, dim in enumerate(dims):
-        if leaf in leaves(dim):
-            shape = [dim.size if i == place else 1 for i in range(len(dims))]
-            result = torch.maximum(result, coordinates(dim, leaf).reshape(shape))
-    return torch.as_tensor(result)
+        if asked.axis.leaf not in leaves(dim):
+            continue
+        own = _grid(asked.axis.leaf, dims, [place])
+        unit = own if outer is None else outer * asked.axis.size + own
+        there = own >= 0 if outer is None else (own >= 0) & (outer >= 0)
+        if bool(there.any()):
+            found.append(torch.where(there, unit, asked.count))
+    return found
+
+
+def _grid(leaf: Dim, dims: tuple[Dim, ...], places: Iterable[int]) -> Tensor:
+    """The coordinate of an atom along some dimensions of a value, −1 where there is none, of size 1 along those without it."""
+    result = torch.full((1,) * len(dims), -1)
+    for place in places:
+        if leaf in leaves(dims[place]):
+            shape = [dims[place].size if i == place else 1 for i in range(len(dims))]
+            result = torch.maximum(result, coordinates(dims[place], leaf).reshape(shape))
+    return result

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis import Analysis, Axis
+from fxprune.analysis import Analysis, Axis, Member, analyze
 from fxprune.dims import Dim, leaves
 from fxprune.flow import sizes
 from fxprune.fold import remove_dead
 from fxprune.graphs import call
 from fxprune.masks import coordinates
+from fxprune.names import Label, counted
 from fxprune.program import Program, copy_graph, rebuild
 from fxprune.propagate import propagate
 from fxprune.rules.op import Contraction, bind
-from fxprune.shrink import labels
 
 aten = torch.ops.aten
 
@@ -38,27 +38,52 @@ REMAINDERS: dict[Any, tuple[str, int | None]] = {
 
 
 def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str, ...]]:
-    """(the program whose sums over these axes are their remainders, the axes that are left because some sum over them has none).
+    """(the program whose sums over these axes are their remainders, the axes that are there as before, under the names that they had).
 
-    Equal to the given program where all readers of the axes are zero. What only the sums needed is gone.
+    Equal to the given program where all readers of the axes are zero. What only the sums needed is gone; an axis stays where some sum over
+    it has no remainder. Values that nothing sums any more may have coarser axes than before, which are others, under other names.
     """
     program = analysis.program
     graph = rebuild(program, copy_graph(program), {}).graph
     nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
-    left = []
     for axis in axes:
         sums = [found for found in analysis.flow.contractions if axis.leaf in leaves(found.dim)]
         if sums and all(_can(program, found, axis.leaf) for found in sums):
             for found in sums:
                 _replace(graph, program, nodes, found.node)
-        else:
-            left.append(axis.name)
-    slim = rebuild(program, graph.graph, {}).replace(labels=labels(analysis, {}))
+    slim = rebuild(program, graph.graph, {}).replace(labels={})
     remove_dead(slim.graph)
     slim.graph.recompile()
     calls = [node for node in slim.graph.graph.nodes if node.op == "call_function" and "val" in node.meta]
     propagate(slim, {node: sizes(node.meta["val"]) for node in calls if isinstance(node.meta["val"], Tensor)})
-    return slim, tuple(left)
+    found_again = _same(analysis, analyze(slim))
+    return slim.replace(labels=_labels(found_again)), tuple(found_again)
+
+
+def _same(before: Analysis, after: Analysis) -> dict[str, Axis]:
+    """The axes of a rewritten program that lie in some tensor where one of the original did, under the names that those had."""
+    lay = {_place(member, axis.size): axis.name for axis in before.axes for member in axis.members}
+    found: dict[str, Axis] = {}
+    for axis in after.axes:
+        names = {lay.get(_place(member, axis.size), "") for member in axis.members}
+        if len(names) == 1 and names != {""}:
+            found.setdefault(names.pop(), axis)
+    return found
+
+
+def _place(member: Member, size: int) -> tuple[Any, ...]:
+    """Where a member's first and last units lie."""
+    return member.name, member.dim, size, tuple(member.indices(0)), tuple(member.indices(size - 1))
+
+
+def _labels(axes: Mapping[str, Axis]) -> dict[Label, str]:
+    return {
+        (member.name, member.dim, ordinal): name
+        for name, axis in axes.items()
+        for member in axis.members
+        for ordinal, leaf in enumerate(counted(member.carrier))
+        if leaf is axis.leaf
+    }
 
 
 def _can(program: Program, found: Contraction, leaf: Dim) -> bool:

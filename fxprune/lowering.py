@@ -18,7 +18,7 @@ from fxprune.analysis import Analysis, analyze
 from fxprune.bypass import bypass
 from fxprune.dependent import beside
 from fxprune.dims import leaves
-from fxprune.errors import SelectionError
+from fxprune.errors import RefusedError, SelectionError
 from fxprune.gates import Gate, Gated, tensors_of
 from fxprune.hollow import hollow
 from fxprune.masks import Rows, zero
@@ -48,12 +48,16 @@ class Open:
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """The smaller program, the regions that went, the axes of which nothing is left, and the units that stay by axis."""
+    """The smaller program, the regions that went, the axes of which nothing is left, and the units that stay by axis.
+
+    `padded` are outer axes that were to be computed in parts and can't be, with the reason: they are padded instead.
+    """
 
     program: Program
     regions: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
-    units: tuple[Open, ...] = field(default=())
+    units: tuple[Open, ...] = ()
+    padded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +88,15 @@ def lower(
         if name not in LOWERINGS:
             raise SelectionError(f"no lowering {name!r}; lowerings: {', '.join(LOWERINGS)}")
     ready = silenced(gated, trained)
-    program, units = ready.program, ready.units
+    program, units, padded = ready.program, ready.units, dict[str, str]()
     for outer in ragged(ready):
         row = how if isinstance(how, str) else how.get(outer, "pad")
-        program, units = parted(program, units, outer, row)
+        try:
+            program, units = parted(program, units, outer, row)
+        except RefusedError as error:
+            padded[outer] = str(error)
     slim = shrink(program, selection(analyze(program), units))
-    return Lowered(slim, ready.regions, ready.gone, ready.asked)
+    return Lowered(slim, ready.regions, ready.gone, ready.asked, padded)
 
 
 def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = None) -> Silenced:
@@ -100,10 +107,8 @@ def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = No
     analysis = analyze(bypass(_ungated(gated, tensors, values), closed))
     units = [Open(g.of, g.within, value) for g, value in values.items() if g.kind == "units"]
     units = _settled(analysis, [unit for unit in units if unit.axis in analysis.by_name])
-    program, gone = _emptied(analysis, units)
-    known = analyze(program).by_name
-    left = tuple(unit for unit in units if unit.axis in known)
-    return Silenced(program, left, tuple(units), closed, gone)
+    program, left, gone = _emptied(analysis, units)
+    return Silenced(program, tuple(left), tuple(units), closed, gone)
 
 
 def _binary(gate: Gate, value: Tensor) -> Tensor:
@@ -179,13 +184,17 @@ def _closes(analysis: Analysis, unit: Open) -> bool:
     return bool(sums) and all(own in beside(dim, outer) for dim in sums)
 
 
-def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, tuple[str, ...]]:
-    """(the program whose closed units are silent, and where nothing stays is not computed at all; the axes of which nothing is left)."""
+def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[Open], tuple[str, ...]]:
+    """(the program whose closed units are silent and whose empty sums are not computed, the units of what is left, the axes that are gone)."""
     program = _silenced(analysis, units)
     again = analyze(program)
     empty = [again.axis(unit.axis) for unit in units if not bool(unit.table.any())]
-    hollowed, _ = hollow(again, empty) if empty else (program, ())
-    return hollowed, tuple(axis.name for axis in empty)
+    gone = tuple(axis.name for axis in empty)
+    if not empty:
+        return program, list(units), gone
+    hollowed, there = hollow(again, empty)
+    left = [unit for unit in units if unit.axis in there and unit.within in ("", *there)]
+    return hollowed, left, gone
 
 
 def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:

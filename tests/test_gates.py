@@ -17,8 +17,9 @@ from fxprune.lowering import LOWERINGS, Lowered, lower
 from fxprune.program import Program
 from fxprune.ragged import cheapest
 from fxprune.runtime import Settings
-from gated import FAMILIES, drawn, family, gated, masked, named, with_masks
-from models import distance
+from gated import FAMILIES, drawn, everything, family, gated, masked, named, with_masks
+from models import captured, distance
+from zoo.nets import NETS
 
 MASKS = 5
 
@@ -249,3 +250,12 @@ def test_a_trained_module_is_lowered_with_its_weights() -> None:
     compiled: Any = torch.compile(module, backend="eager")
     found = lower(on, compiled)
     assert distance(called(found.program), module(**on.program.kwargs)) < 1e-5
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gates_of_hand_written_nets(name: str) -> None:
+    """Of every net of the zoo: all exact axes at once, padded and one by one."""
+    program = captured(name)
+    on = gate(program, everything(program))
+    for seed, how in enumerate(("pad", "bucket") if on.gates else ()):
+        lowered(on, drawn(on, seed), how)
