@@ -185,7 +185,7 @@ def _closes(analysis: Analysis, unit: Open) -> bool:
 
 
 def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[Open], tuple[str, ...]]:
-    """(the program whose closed units are silent and whose empty sums are not computed, the units of what is left, the axes that are gone)."""
+    """(the program whose closed units are silent and whose empty sums are not computed, the units of what is left, the axes that went)."""
     program = _silenced(analysis, units)
     again = analyze(program)
     empty = [again.axis(unit.axis) for unit in units if not bool(unit.table.any())]
