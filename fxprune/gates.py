@@ -93,8 +93,8 @@ def gate(
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module within torch.compile's and DistributedDataParallel's."""
-    for wrapper in WRAPPERS:
+    """The module within torch.compile's and DistributedDataParallel's; a Program's module may have a part of such a name itself."""
+    for wrapper in () if isinstance(module, fx.GraphModule) else WRAPPERS:
         inner = getattr(module, wrapper.rstrip("."), None)
         if isinstance(inner, nn.Module):
             return unwrapped(inner)
@@ -109,12 +109,9 @@ def tensors_of(trained: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
             **dict(inner.named_parameters(remove_duplicate=False)),
             **dict(inner.named_buffers(remove_duplicate=False)),
         }
-    return {_bare(name): value for name, value in trained.items()}
-
-
-def _bare(name: str) -> str:
-    prefix = next((prefix for prefix in WRAPPERS if name.startswith(prefix)), "")
-    return _bare(name.removeprefix(prefix)) if prefix else name
+    prefix = next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in trained)), "")
+    bare = {name.removeprefix(prefix): value for name, value in trained.items()}
+    return tensors_of(bare) if prefix and bare else bare
 
 
 def _gateable(analysis: Analysis, name: str) -> Axis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,19 @@ def test_gates_of_hand_written_nets(name: str) -> None:
     on = gate(program, everything(program))
     for seed, how in enumerate(("pad", "bucket") if on.gates else ()):
         lowered(on, drawn(on, seed), how)
+
+
+def test_a_part_called_module_is_no_wrapper() -> None:
+    """Neither in a module nor among the names of a state dict, which may be that of a wrapper."""
+    torch.manual_seed(0)
+    inner = nn.Sequential(OrderedDict(module=nn.Linear(4, 8), act=nn.ReLU(), _orig_mod=nn.Linear(8, 2)))
+    on = gate(capture(inner, (torch.randn(3, 4),)), ["ffn"])
+    module = on.module()
+    with torch.no_grad():
+        dict(module.named_parameters())[on.gates[0].name][3:] = 0
+    states = (
+        module,
+        module.state_dict(),
+        {f"module._orig_mod.{n}": v for n, v in module.state_dict().items()},
+    )
+    assert [lower(on, state).program.tensors()["module.weight"].shape for state in states] == [(3, 4)] * 3
