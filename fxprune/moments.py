@@ -11,6 +11,10 @@ from fxprune.matrices import Matrix
 from fxprune.stream import Seen
 
 
+ROWS = 1 << 14
+"""So many rows at a time are widened to float64: an image has tens of thousands."""
+
+
 @dataclass
 class Moments:
     """Sums over rows: of the inputs, of their products [columns, columns], and of the products of output gradients [outputs, outputs]."""
@@ -22,15 +26,17 @@ class Moments:
 
     def take(self, inputs: Tensor) -> None:
         """Inputs of one batch [rows, columns]."""
-        wide = inputs.to(torch.float64)
-        self.rows += len(wide)
-        self.total = self.total + wide.sum(0)
-        self.products = add_product(self.products, wide, wide)
+        for part in inputs.split(ROWS):
+            wide = part.to(torch.float64)
+            self.rows += len(wide)
+            self.total = self.total + wide.sum(0)
+            self.products = add_product(self.products, wide, wide)
 
     def take_slopes(self, slopes: Tensor) -> None:
         """Gradients of one batch at the outputs [rows, outputs]."""
-        wide = slopes.to(torch.float64)
-        self.slopes = add_product(self.slopes, wide, wide)
+        for part in slopes.split(ROWS):
+            wide = part.to(torch.float64)
+            self.slopes = add_product(self.slopes, wide, wide)
 
     def spread(self, centred: bool) -> Tensor:
         """The mean product of two columns, of their deviations from the mean where `centred`, [columns, columns]."""

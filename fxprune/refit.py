@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxprune.moments import add_product
+from fxprune.moments import ROWS, add_product
 
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)
 """Strengths of the ridge that are tried."""
@@ -37,7 +37,10 @@ class Sums:
 
     def take(self, inputs: Tensor, targets: Tensor) -> None:
         """Rows of one batch."""
-        wide, wanted = inputs.to(torch.float64), targets.to(torch.float64)
+        for x, y in zip(inputs.split(ROWS), targets.split(ROWS), strict=True):
+            self._take(x.to(torch.float64), y.to(torch.float64))
+
+    def _take(self, wide: Tensor, wanted: Tensor) -> None:
         self.rows += len(wide)
         self.x, self.y = self.x + wide.sum(0), self.y + wanted.sum(0)
         self.xx, self.xy = add_product(self.xx, wide, wide), add_product(self.xy, wide, wanted)
