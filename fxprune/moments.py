@@ -10,7 +10,6 @@ from torch import Tensor
 from fxprune.matrices import Matrix
 from fxprune.stream import Seen
 
-
 ROWS = 1 << 14
 """So many rows at a time are widened to float64: an image has tens of thousands."""
 
