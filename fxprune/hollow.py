@@ -20,21 +20,9 @@ from fxprune.names import Label, counted
 from fxprune.program import Program, copy_graph, rebuild
 from fxprune.propagate import propagate
 from fxprune.rules.op import Contraction, bind
+from fxprune.sums import SUMS, sum_of
 
 aten = torch.ops.aten
-
-#: a sum of products: the argument that is added to it, and the dimension along which that lies (None: it broadcasts as it is)
-REMAINDERS: dict[Any, tuple[str, int | None]] = {
-    aten.linear.default: ("bias", None),
-    aten.addmm.default: ("self", None),
-    aten.mm.default: ("", None),
-    aten.bmm.default: ("", None),
-    aten.matmul.default: ("", None),
-    aten.sum.dim_IntList: ("", None),
-    aten.conv1d.default: ("bias", 1),
-    aten.conv2d.default: ("bias", 1),
-    aten.conv3d.default: ("bias", 1),
-}
 
 
 def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str, ...]]:
@@ -89,10 +77,7 @@ def _labels(axes: Mapping[str, Axis]) -> dict[Label, str]:
 def _can(program: Program, found: Contraction, leaf: Dim) -> bool:
     """Whether all that is summed belongs to the axis, the operator leaves a constant, and its sizes are known from the inputs."""
     everything = bool((coordinates(found.dim, leaf) >= 0).all())
-    plain = found.node.target is not aten.addmm.default or bind(found.node)["beta"].value == 1
-    return (
-        everything and plain and found.node.target in REMAINDERS and _sizes(program, found.node) is not None
-    )
+    return everything and sum_of(found.node) is not None and _sizes(program, found.node) is not None
 
 
 def _sizes(program: Program, node: fx.Node) -> list[Any] | None:
@@ -122,8 +107,8 @@ def _product(size: Any, inputs: dict[Any, tuple[fx.Node, int]]) -> list[Any] | N
 
 def _replace(graph: fx.GraphModule, program: Program, nodes: dict[fx.Node, fx.Node], node: fx.Node) -> None:
     """Put the remainder in the place of a sum."""
-    name, along = REMAINDERS[node.target]
-    added: Any = bind(node)[name].value if name else None
+    kind = SUMS[node.target]
+    added: Any = bind(node)[kind.addend].value if kind.addend else None
     value, here = node.meta["val"], nodes[node]
     with graph.graph.inserting_before(here):
         shape = [_size(graph, nodes, size) for size in _sizes(program, node) or ()]
@@ -131,8 +116,8 @@ def _replace(graph: fx.GraphModule, program: Program, nodes: dict[fx.Node, fx.No
             result = _zeros(graph, shape, value)
         else:
             small = nodes[added]
-            if along is not None:
-                small = call(graph, aten.view.default, (small, [-1, *(1,) * (value.dim() - 1 - along)]))
+            if kind.along is not None:
+                small = call(graph, aten.view.default, (small, [-1, *(1,) * (value.dim() - 1 - kind.along)]))
             result = call(graph, aten.expand.default, (small, shape))
     result.meta["val"] = value
     here.replace_all_uses_with(result)

@@ -23,21 +23,9 @@ from fxprune.masks import zero
 from fxprune.names import Label, counted
 from fxprune.program import Program, attribute, copy_graph, rebuild, set_attribute, source_line
 from fxprune.rules.op import bind, operands
+from fxprune.sums import SUMS, Sum, sum_of
 
 aten = torch.ops.aten
-
-#: a sum of products: (the argument that is added once only, the operator without it)
-ADDENDS: dict[Any, tuple[str, Any]] = {
-    aten.linear.default: ("bias", aten.linear.default),
-    aten.addmm.default: ("self", aten.mm.default),
-    aten.mm.default: ("", aten.mm.default),
-    aten.bmm.default: ("", aten.bmm.default),
-    aten.matmul.default: ("", aten.matmul.default),
-    aten.sum.dim_IntList: ("", aten.sum.dim_IntList),
-    aten.conv1d.default: ("bias", aten.conv1d.default),
-    aten.conv2d.default: ("bias", aten.conv2d.default),
-    aten.conv3d.default: ("bias", aten.conv3d.default),
-}
 
 
 def part_name(axis: str, number: int) -> str:
@@ -150,7 +138,7 @@ class _Copier:
 
     def _add(self, node: fx.Node) -> None:
         """The sum of the copies' sums."""
-        if node not in self.sums or node.target not in ADDENDS:
+        if node not in self.sums or sum_of(node) is None:
             raise RefusedError(
                 f"{node.name} = {node.target} takes {self.axis.name} together, and not by a sum that can be computed in parts"
                 f" [{source_line(node)}]"
@@ -166,9 +154,9 @@ class _Copier:
     def _sum(self, node: fx.Node, number: int) -> fx.Node:
         """The sum over one group; only the first brings what is added besides."""
         made = self.graph.graph.node_copy(node, self._within(self.copies[number]))
-        addend, plain = ADDENDS[node.target]
-        if number and addend:
-            _without(made, addend, plain)
+        kind = SUMS[node.target]
+        if number and kind.addend:
+            _without(made, kind)
         return made
 
     def _labels(self) -> dict[Label, str]:
@@ -186,17 +174,16 @@ class _Copier:
         return found
 
 
-def _without(node: fx.Node, addend: str, plain: Any) -> None:
+def _without(node: fx.Node, kind: Sum) -> None:
     """Take the addend off a copied sum."""
-    if node.target is plain:
-        path = bind(node)[addend].path
-        if path and path[0] == "args":
-            node.update_arg(int(path[1]), None)
-        elif path:
-            node.update_kwarg(addend, None)
+    if kind.bare is not None:
+        node.target, node.args, node.kwargs = kind.bare, node.args[1:], {}
         return
-    left, right = bind(node)["mat1"].value, bind(node)["mat2"].value
-    node.target, node.args, node.kwargs = plain, (left, right), {}
+    path = bind(node)[kind.addend].path
+    if path and path[0] == "args":
+        node.update_arg(int(path[1]), None)
+    elif path:
+        node.update_kwarg(kind.addend, None)
 
 
 def _has_tensor(node: fx.Node) -> bool:

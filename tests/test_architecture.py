@@ -83,7 +83,7 @@ LAYERS = (
         "fxprune.repeats",
         "fxprune.silence",
     ),
-    ("fxprune.graphs", "fxprune.writes", "fxprune.masks"),
+    ("fxprune.graphs", "fxprune.writes", "fxprune.masks", "fxprune.sums"),
     ("fxprune.rules",),
     ("fxprune.dims", "fxprune.notation"),
     ("fxprune.schedules",),
