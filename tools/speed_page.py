@@ -73,7 +73,7 @@ def _methods(name: str, rows: Entries, dense: float, scale: int) -> Grid:
             f"{row['metric'] * scale:.2f}",
             f"{row['metric'] * scale - dense:+.2f}",
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: float(row["speed"]))
     ]
     return Grid(name, columns, tuple(lines), numbers=4)
 
