@@ -1,0 +1,99 @@
+"""GRAIN as a configuration: its units, its losses, its densities; what it does to a task is measured elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fxprune import analyze, capture
+from fxprune.distill import Distillation
+from fxprune.errors import FxpruneError, RefusedError
+from fxprune.lowering import lower
+from fxprune.passes.grain import Grain
+from gated import family
+from models import distance, hugging_face
+
+IDS = torch.arange(39).reshape(3, 13)
+BATCH = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+LAYERS = {f"encoder.layer.{i}": f"encoder.layer.{i}" for i in range(2)}
+
+
+def taught(grain: Grain, steps: int = 8) -> tuple[Any, Any, Any]:
+    """A tiny BERT that is pruned while its unpruned self teaches it."""
+    on = grain.gated(family("bert"))
+    student: Any = on.module()
+    teacher, _ = hugging_face("bert")
+    distillation = Distillation(teacher, student, BATCH, LAYERS, grain.temperature)
+    pruner = grain.pruner(on, student)
+    optimizer = torch.optim.AdamW([*student.parameters(), *distillation.parameters()], lr=1e-3)
+    densities = []
+    for step in range(steps):
+        shown = distillation.show(**BATCH).pooler_output
+        losses = distillation.losses(student(**BATCH)["pooler_output"], shown, BATCH["attention_mask"])
+        grain.backward(pruner, losses)
+        pruner.step(step / (steps - 1))
+        optimizer.step()
+        optimizer.zero_grad()
+        densities.append(pruner.density)
+    return on, student, densities
+
+
+def test_the_defaults_are_the_papers() -> None:
+    assert Grain() == Grain(0.05, 0.3, 0.998, 0.2, 0.4, 8.0, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "apart"),
+    [
+        ("bert", [("qk", True), ("v", True), ("ffn", False)]),
+        ("llama", [("qk", False), ("v", True), ("ffn", False)]),
+    ],
+)
+def test_its_units_are_dims_of_each_head_and_neurons(name: str, apart: list[tuple[str, bool]]) -> None:
+    """Llama's q/k dims share rotary tables: the same ones leave in all heads."""
+    program = family(name)
+    role = {axis.name: axis.role for axis in analyze(program).axes}
+    assert [(role[each.of], bool(each.within)) for each in Grain().gated(program).gates] == apart * 2
+
+
+def test_structure_is_regularised_by_value_dims_alone() -> None:
+    on = Grain().gated(family("bert"))
+    alpha = Grain().pruner(on, on.module()).score.alpha
+    assert [(each.of, value) for each, value in alpha.items()] == [
+        (f"encoder.layer.{i}.attention.v", 0.3) for i in range(2)
+    ]
+    assert Grain(alpha=0).pruner(on, on.module()).score.alpha == {}
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_a_student_loses_units_while_it_is_taught(separate: bool) -> None:
+    on, student, densities = taught(Grain(density=0.3, beta=0.5, separate=separate))
+    assert densities[:2] == [1, 1]
+    assert densities[-1] <= 0.3
+    assert densities == sorted(densities, reverse=True)
+    small = lower(on, student).program
+    assert distance(small(**BATCH), student.eval()(**BATCH)) < 1e-5
+    assert small.parameter_count() < 0.75 * on.base.parameter_count()
+
+
+def test_hidden_losses_move_scores_only_where_they_are_not_separate() -> None:
+    chosen = []
+    for separate in (True, False):
+        on, student, _ = taught(Grain(density=0.5, beta=0.0, start=0.0, end=0.1, separate=separate), steps=2)
+        named = dict(student.named_parameters())
+        chosen.append([named[each.name].tolist() for each in on.gates])
+    assert chosen[0] != chosen[1]
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(RefusedError, match="no neurons and no dims of heads"):
+        Grain().gated(
+            capture(
+                nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)), (torch.randn(1, 2, 9, 9),)
+            )
+        )
+    with pytest.raises(FxpruneError, match=r"density must lie in \(0, 1\], got 0"):
+        Grain(density=0)
