@@ -34,7 +34,9 @@ def bypassed(analysis: Analysis, names: Iterable[str]) -> Program:
     order = {node: i for i, node in enumerate(graph.nodes)}
     moved: dict[fx.Node, fx.Node] = {}
     regions = [analysis.region(name) for name in dict.fromkeys(names)]
-    for region in sorted(regions, key=lambda region: order[nodes[region.exit]]):
+    # A layer ends where its last branch does: of regions with one exit the longest decides, for it holds the others.
+    longest = {r.exit: r for r in sorted(regions, key=lambda r: -order[nodes[r.entry]])}
+    for region in sorted(longest.values(), key=lambda region: order[nodes[region.exit]]):
         entry, way_out = nodes[region.entry], nodes[region.exit]
         entry = moved.get(entry, entry)
         way_out.replace_all_uses_with(entry)

@@ -214,3 +214,24 @@ def test_units_of_layers_that_go_later_are_forgotten() -> None:
     heads = parse_pipeline("heads(ratio=0.5)").run(program)
     both = heads.selection.compose(Selection(removed=("encoder.layer.0",)))
     assert both.removed == ("encoder.layer.0",)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_a_layer_holds_its_branches_in_whatever_order_they_go(name: str) -> None:
+    """A layer and its last branch end at one node: removing the branch besides changes nothing."""
+    program = captured(name)
+    layer = layers(program)[1]
+    inside = [branch for branch in branches(program) if branch.startswith(f"{layer}.")]
+    wanted = bypass(program, [layer]).graph.code
+    assert len(inside) == 2
+    for order in ([*inside, layer], [layer, *inside], [inside[1], layer], [inside[0], layer]):
+        assert bypass(program, order).graph.code == wanted
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_two_layers_and_a_branch_between(name: str) -> None:
+    program = captured(name)
+    first, second = layers(program)
+    last = [branch for branch in branches(program) if branch.startswith(f"{first}.")][-1]
+    wanted = bypass(program, [first, second]).graph.code
+    assert bypass(program, [last, second, first]).graph.code == wanted
