@@ -21,7 +21,7 @@ from fxprune.dims import leaves
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.gates import Gate, Gated, tensors_of
 from fxprune.hollow import hollow
-from fxprune.masks import Rows, zero
+from fxprune.masks import Rows, like, zero
 from fxprune.partition import part_name, partition
 from fxprune.program import Program, attribute, copy_graph, rebuild
 from fxprune.selection import Selection
@@ -130,7 +130,7 @@ def _ungated(gated: Gated, tensors: Mapping[str, Tensor], values: Mapping[Gate, 
     for gate, value in values.items():
         if gate.kind == "blocks":
             given[gate.of] = _blocked(given[gate.of], value, gate.block)
-    kept = {name: _like(attribute(base.graph, name), value) for name, value in given.items()}
+    kept = {name: like(attribute(base.graph, name), value) for name, value in given.items()}
     return rebuild(base, copy_graph(base), kept)
 
 
@@ -138,10 +138,6 @@ def _blocked(weight: Tensor, open_: Tensor, block: tuple[int, int]) -> Tensor:
     wide = open_.to(weight.device).repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
     wide = wide[: weight.shape[0], : weight.shape[1]]
     return weight * wide.reshape(*wide.shape, *(1,) * (weight.dim() - 2))
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _settled(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
@@ -200,7 +196,7 @@ def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[O
 def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
     """Zeros in the readers of every closed unit."""
     program, flow = analysis.program, analysis.flow
-    nodes = {str(node.target): node for node in program.graph.graph.find_nodes(op="get_attr")}
+    nodes = program.reads()
     tensors = program.tensors()
     for unit in units:
         axis = analysis.axis(unit.axis)

@@ -23,9 +23,7 @@ class GateMeter:
 
     def __init__(self, analysis: Analysis, asked: Sequence[Units]) -> None:
         self.program, self.flow = analysis.program, analysis.flow
-        self.nodes_of = {
-            str(node.target): node for node in self.program.graph.graph.find_nodes(op="get_attr")
-        }
+        self.nodes_of = self.program.reads()
         self.asked = {units: _readers(units) for units in asked}
         self.values: frozenset[str] = frozenset()
         self.nodes: frozenset[str] = frozenset()

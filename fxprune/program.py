@@ -62,6 +62,10 @@ class Program:
         found = {str(node.target): attribute(self.graph, str(node.target)) for node in nodes}
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
+    def reads(self) -> dict[str, fx.Node]:
+        """The node that reads each parameter or buffer, by its name (the last one, where several do)."""
+        return {str(node.target): node for node in self.graph.graph.find_nodes(op="get_attr")}
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters by name, shared ones once."""
         return dict(self.graph.named_parameters())

@@ -27,7 +27,7 @@ Schedule = Callable[[float], float]
 def unit_costs(gated: Gated) -> dict[Gate, Tensor]:
     """How many parameters leave with each unit, float64 in the shape of its gates; SelectionError for gates of regions and blocks."""
     analysis = analyze(gated.base)
-    nodes = {str(node.target): node for node in gated.base.graph.graph.find_nodes(op="get_attr")}
+    nodes = gated.base.reads()
     costs = {}
     for gate in gated.gates:
         if gate.kind != "units":

@@ -89,7 +89,7 @@ def magnitude(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
 
 def _magnitude(evidence: Evidence, units: Units) -> Tensor:
     analysis = evidence.analysis
-    nodes = {str(node.target): node for node in analysis.program.graph.graph.find_nodes(op="get_attr")}
+    nodes = analysis.program.reads()
     learned = [member for member in units.axis.members if member.learned]
     values = {member.name: attribute(analysis.program.graph, member.name).detach() for member in learned}
     wide = [member for member in learned if values[member.name].dim() > 1] or learned

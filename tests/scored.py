@@ -6,17 +6,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from fxprune import Program, analyze, capture
+from fxprune import Program, analyze, capture, score
 from fxprune.analysis import Analysis, Axis
 from fxprune.calibration import Calibration
 from fxprune.objective import Objective
 from fxprune.program import attribute, copy_graph, rebuild
 from fxprune.score import SCORES, Evidence, Worth
 from fxprune.sites import sites
+from fxprune.stream import stream
 from fxprune.units import Units
 
 FREE = torch.export.Dim.AUTO
@@ -251,3 +253,15 @@ class Written(Bend):
         y = self.out(h)
         h.view(-1, 9).mul_(0.0)
         return y, h[:, 0]
+
+
+def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that fills with the number of meters of each pass over the data."""
+    counted: list[int] = []
+
+    def counting(program: Program, data: Calibration, meters: Sequence[Any], objective: Objective) -> None:
+        counted.append(len(meters))
+        stream(program, data, meters, objective)
+
+    monkeypatch.setattr(score, "stream", counting)
+    return counted

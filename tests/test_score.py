@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fxprune import Program, analyze, elimination, score
+from fxprune import analyze, elimination
 from fxprune.calibration import Calibration
 from fxprune.elimination import Reader, eliminate
 from fxprune.objective import Objective
 from fxprune.score import SCORES, Evidence, additive
-from fxprune.stream import stream
 from fxprune.units import Units
 from models import HUGGING_FACE, captured
 from scored import (
@@ -25,6 +23,7 @@ from scored import (
     Merged,
     Twice,
     check,
+    counted_passes,
     everything,
     family_data,
     free,
@@ -43,14 +42,7 @@ from scored import (
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Filled with the number of meters of each pass over the data."""
-    counted: list[int] = []
-
-    def counting(program: Program, data: Calibration, meters: Sequence[Any], objective: Objective) -> None:
-        counted.append(len(meters))
-        stream(program, data, meters, objective)
-
-    monkeypatch.setattr(score, "stream", counting)
-    return counted
+    return counted_passes(monkeypatch)
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from fxprune import Program, analyze, elimination, score
+from fxprune import analyze, elimination
 from fxprune.calibration import Calibration
 from fxprune.dims import atom
 from fxprune.elimination import Reader
 from fxprune.errors import FxpruneError, UsageError
 from fxprune.objective import Objective
 from fxprune.score import SCORES, Evidence
-from fxprune.stream import chunks, stream
+from fxprune.stream import chunks
 from fxprune.units import Units
 from models import captured
 from scored import (
@@ -31,6 +30,7 @@ from scored import (
     Heads,
     Written,
     check,
+    counted_passes,
     everything,
     family_data,
     free,
@@ -47,14 +47,7 @@ from scored import (
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Filled with the number of meters of each pass over the data."""
-    counted: list[int] = []
-
-    def counting(program: Program, data: Calibration, meters: Sequence[Any], objective: Objective) -> None:
-        counted.append(len(meters))
-        stream(program, data, meters, objective)
-
-    monkeypatch.setattr(score, "stream", counting)
-    return counted
+    return counted_passes(monkeypatch)
 
 
 def test_units_may_lie_along_two_dimensions_in_any_order() -> None:
