@@ -188,6 +188,29 @@ def test_a_file_that_computes_something_else_is_refused_and_removed(
     assert list(tmp_path.iterdir()) == []
 
 
+class Amplifying(nn.Module):
+    """Half a digit of a weight moves its output by a thousandth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(10_000 * self.linear(x))
+
+
+def test_a_program_that_amplifies_rounding_is_held_to_its_own_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = runtime.run
+    monkeypatch.setattr(runtime, "run", lambda *given: [value + 5e-4 for value in honest(*given)])
+    torch.manual_seed(0)
+    emitted = emit.export(capture(Amplifying(), (torch.rand(3, 64),)), tmp_path / "model.onnx")
+    assert 4e-4 < emitted.relative < 6e-4
+    with pytest.raises(ExportError, match="the bar is 1e-04"):
+        emit.export(linear(), tmp_path / "linear.onnx")
+
+
 def test_weights_too_large_for_one_file_lie_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
