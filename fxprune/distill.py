@@ -14,8 +14,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils import _pytree as pytree
 
+from fxprune.analysis import analyze
 from fxprune.errors import UsageError
 from fxprune.gates import unwrapped
+from fxprune.program import Program
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Distillation(nn.Module):
 
     `pairs` matches module paths of the student with those of the teacher, whose first floating outputs, (…, hidden), are compared where
     `mask` (batch, length) is 1; `example` is a batch that tells their sizes. `temperature` softens both logits; nothing multiplies by its
-    square (GRAIN, arXiv 2212.07634).
+    square (GRAIN, arXiv 2212.07634). The teacher may be a Program's module, too.
     UsageError for a path that one of the two does not have.
     """
 
@@ -48,38 +50,68 @@ class Distillation(nn.Module):
         self.pairs = dict(pairs or {})
         self._teacher = [teacher.eval()]  # in a list: its weights are not among the parameters here
         self._taught: dict[str, Tensor] = {}
-        self._shown: dict[str, Tensor] = {}
+        self.shown: dict[str, Tensor] = {}
         graph = unwrapped(student)
         if not isinstance(graph, fx.GraphModule):
             raise UsageError(f"the student must be a Program's module, got {type(graph).__name__}")
-        sizes = {path: tap(graph, path, self._taught) for path in self.pairs}
+        sizes = {path: tap(graph, path, self._taught, "student") for path in self.pairs}
         for path in self.pairs.values():
-            _listen(teacher, path, self._shown)
+            _listen(teacher, path, self.shown)
         self.show(**example)
-        made = {path: _identity(sizes[path], self._shown[other]) for path, other in self.pairs.items()}
+        made = {path: _identity(sizes[path], self.shown[other]) for path, other in self.pairs.items()}
         self.maps = nn.ModuleDict({_key(path): linear for path, linear in made.items()})
 
     def show(self, **batch: Any) -> Any:
-        """What the teacher says to a batch; its hidden states are kept for `losses`."""
+        """What the teacher says to a batch; its hidden states lie in `shown`, by the teacher's paths, for `losses`."""
         with torch.no_grad():
             return self._teacher[0](**batch)
 
-    def losses(self, taught: Tensor, shown: Tensor, mask: Tensor | None = None) -> Losses:
-        """Of the logits of student and teacher, (rows, classes), and of the hidden states that both passed on their way."""
-        soft = F.log_softmax(taught / self.temperature, dim=-1)
-        logits = F.cross_entropy(
-            soft.flatten(0, -2), F.softmax(shown / self.temperature, dim=-1).flatten(0, -2)
-        )
+    def losses(
+        self, taught: Tensor, shown: Tensor, mask: Tensor | None = None, counted: Tensor | None = None
+    ) -> Losses:
+        """Of the logits of student and teacher, (rows, …, classes), and of the hidden states that both passed on their way.
+
+        Logits count where `counted` (rows, …) is true.
+        """
+        counted = torch.ones_like(taught[..., 0], dtype=torch.bool) if counted is None else counted
+        soft = F.log_softmax(taught[counted] / self.temperature, dim=-1)
+        wanted = F.softmax(shown[counted] / self.temperature, dim=-1)
+        logits = F.cross_entropy(soft, wanted, reduction="sum") / max(1, len(soft))
         hidden = logits.new_zeros(())
         for path, other in self.pairs.items():
             ours = self.maps[_key(path)](self._taught[path])
-            hidden = hidden + _distance(ours, self._shown[other], mask)
+            hidden = hidden + _distance(ours, self.shown[other], mask)
         return Losses(logits, hidden)
 
 
-def tap(graph: fx.GraphModule, path: str, seen: dict[str, Tensor]) -> int:
+def paths(module: nn.Module) -> set[str]:
+    """The modules that a teacher or a student has, by path."""
+    if isinstance(module, fx.GraphModule):
+        return {path for node in module.graph.nodes for path in _modules(node)}
+    return {path for path, _ in module.named_modules()}
+
+
+def matched(program: Program, teacher: nn.Module, most: int = 6) -> dict[str, str]:
+    """Pairs for a teacher with modules of the same paths: what enters the first layer, and the outputs of at most so many layers.
+
+    Of more layers, every second one, or third (GRAIN: 0, 2, …, 12 of 12).
+    """
+    analysis = analyze(program)
+    known = paths(teacher)
+    layers = [region for region in analysis.regions if region.unit == "layer" and not region.why]
+    step = max(1, -(-len(layers) // most))
+    wanted = [layer.name for layer in layers[step - 1 :: step]]
+    entry = layers[0].entry if layers else ""
+    node = next((n for n in program.graph.graph.nodes if n.name == entry), None)
+    first = [
+        path for path in (_modules(node) if node else ()) if path and _result(program.graph, path, "") is node
+    ]
+    return {path: path for path in (*first[:1], *wanted) if path in known}
+
+
+def tap(graph: fx.GraphModule, path: str, seen: dict[str, Tensor], who: str) -> int:
     """Keep in `seen` what the module of this path gives whenever the graph runs; the size of its last dimension."""
-    node = _result(graph, path)
+    node = _result(graph, path, who)
     name = f"_tap_{path.replace('.', '_')}"
     graph.add_submodule(name, nn.Identity())
     with graph.graph.inserting_after(node):
@@ -91,7 +123,7 @@ def tap(graph: fx.GraphModule, path: str, seen: dict[str, Tensor]) -> int:
     return int(node.meta["val"].shape[-1])
 
 
-def _result(graph: fx.GraphModule, path: str) -> fx.Node:
+def _result(graph: fx.GraphModule, path: str, who: str) -> fx.Node:
     """The last floating value that a module computes and something outside of it reads."""
     inside: list[fx.Node] = [node for node in graph.graph.nodes if path in _modules(node)]
     for node in reversed(inside):
@@ -100,7 +132,7 @@ def _result(graph: fx.GraphModule, path: str) -> fx.Node:
         if isinstance(value, Tensor) and value.is_floating_point() and leaves:
             return node
     known = dict.fromkeys(found for node in graph.graph.nodes for found in _modules(node) if found)
-    raise UsageError(f"the student has no module {path!r} whose output is read; modules: {', '.join(known)}")
+    raise UsageError(f"the {who} has no module {path!r} whose output is read; modules: {', '.join(known)}")
 
 
 def _modules(node: fx.Node) -> tuple[str, ...]:
@@ -108,6 +140,9 @@ def _modules(node: fx.Node) -> tuple[str, ...]:
 
 
 def _listen(teacher: nn.Module, path: str, shown: dict[str, Tensor]) -> None:
+    if isinstance(teacher, fx.GraphModule):
+        tap(teacher, path, shown, "teacher")
+        return
     try:
         module = teacher.get_submodule(path)
     except AttributeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,30 @@ class Taylor:
             scores[gate].mul_(self.beta).add_(felt, alpha=1 - self.beta)
 
 
+@dataclass
+class Random:
+    """Numbers that say nothing, drawn once by a seed: what a score has to beat."""
+
+    seed: int = 0
+
+    def update(
+        self, scores: dict[Gate, Tensor], slopes: Mapping[Gate, Tensor], open_: Mapping[Gate, Tensor]
+    ) -> None:
+        """The same numbers in each step."""
+        random = torch.Generator().manual_seed(self.seed)
+        for score in scores.values():
+            score.copy_(torch.rand(score.shape, generator=random, dtype=score.dtype))
+
+
+class Score(Protocol):
+    """How a unit's worth is known: one row of what `Pruner` can sort by."""
+
+    def update(
+        self, scores: dict[Gate, Tensor], slopes: Mapping[Gate, Tensor], open_: Mapping[Gate, Tensor]
+    ) -> None:
+        """Take in one step: slopes are the gradients of the gates, open_ says which are open."""
+
+
 class Pruner:
     """Watches the gates of a module that trains, and closes them.
 
@@ -80,7 +105,7 @@ class Pruner:
     """
 
     def __init__(
-        self, gated: Gated, module: nn.Module, schedule: Schedule, score: Taylor | None = None
+        self, gated: Gated, module: nn.Module, schedule: Schedule, score: Score | None = None
     ) -> None:
         self.gated, self.schedule, self.score = gated, schedule, score or Taylor()
         self.module, named = unwrapped(module), tensors_of(module)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.distill import Losses
@@ -12,15 +13,18 @@ from fxprune.errors import RefusedError
 from fxprune.gates import Asked, Gated, gate
 from fxprune.pipeline import require
 from fxprune.program import Program
-from fxprune.pruner import Pruner, Taylor
+from fxprune.pruner import Pruner, Random, Taylor
 from fxprune.schedules import Cubic
+
+#: units: the roles of the axes that get gates
+ROLES = {"dims": ("ffn", "qk", "v"), "heads": ("ffn", "heads")}
 
 
 @dataclass(frozen=True)
 class Grain:
     """Neurons, and query/key and value dims of each head, leave while a student is taught; the defaults are the paper's.
 
-    In a training loop, for each batch: `grain.backward(pruner, losses)`, `pruner.step(progress)`, the optimizer's step.
+    In a training loop, for each batch: `grain.loss(pruner, losses).backward()`, `pruner.step(progress)`, the optimizer's step.
     """
 
     density: float = 0.05  #: the share of the gated parameters that stays
@@ -29,12 +33,21 @@ class Grain:
     start: float = 0.2  #: the progress at which units begin to leave
     end: float = 0.4  #: and at which all have left that do
     temperature: float = 8.0  #: of the logits that are taught
+    hidden: float = 1.0  #: how much hidden states count beside logits; 0: not at all
     separate: bool = True  #: whether scores feel the loss of the logits only
+    units: str = "dims"  #: neurons, and dims of each head apart (dims) or whole heads (heads)
+    score: str = (
+        "taylor"  #: what closes last: what the loss would miss most (taylor), or whatever a die says (random)
+    )
+    seed: int = 0  #: of the die
 
     def __post_init__(self) -> None:
         require(0 < self.density <= 1, f"density must lie in (0, 1], got {self.density:g}")
         require(self.alpha >= 0, f"alpha must be at least 0, got {self.alpha:g}")
         require(0 <= self.beta < 1, f"beta must lie in [0, 1), got {self.beta:g}")
+
+        require(self.units in ROLES, f"units must be one of {', '.join(ROLES)}, got {self.units!r}")
+        require(self.score in ("taylor", "random"), f"score must be taylor or random, got {self.score!r}")
 
     def gated(self, program: Program) -> Gated:
         """The program with gates on its neurons, and on the dims of its heads, of each head apart where the graph allows it.
@@ -42,7 +55,8 @@ class Grain:
         RefusedError where it has neither.
         """
         analysis = analyze(program)
-        units = [_apart(analysis, axis) for axis in analysis.axes if _is_unit(axis)]
+        axes = [axis for axis in analysis.axes if _is_unit(axis, ROLES[self.units])]
+        units = [_apart(analysis, axis) for axis in axes]
         if not units:
             raise RefusedError("no neurons and no dims of heads in this program: see `fxprune explain`")
         return gate(program, units)
@@ -52,19 +66,20 @@ class Grain:
         role = {axis.name: axis.role for axis in analyze(gated.base).axes}
         values = [each for each in gated.gates if each.within and role[each.of] == "v"]
         alpha = dict.fromkeys(values, self.alpha) if self.alpha else {}
-        return Pruner(gated, module, Cubic(self.density, self.start, self.end), Taylor(self.beta, alpha))
+        score = Random(self.seed) if self.score == "random" else Taylor(self.beta, alpha)
+        return Pruner(gated, module, Cubic(self.density, self.start, self.end), score)
 
-    def backward(self, pruner: Pruner, losses: Losses) -> None:
-        """The backward pass of one batch."""
-        if self.separate:
+    def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
+        """What the student goes down by; its backward pass is the caller's."""
+        if self.separate and losses.hidden.requires_grad:
             pruner.observe(losses.logits)
-        (losses.logits + losses.hidden).backward()
+        return losses.logits + self.hidden * losses.hidden
 
 
-def _is_unit(axis: Axis) -> bool:
-    return axis.role in ("ffn", "qk", "v") and axis.exact and not axis.choices
+def _is_unit(axis: Axis, roles: Sequence[str]) -> bool:
+    return axis.role in roles and axis.exact and not axis.choices
 
 
 def _apart(analysis: Analysis, axis: Axis) -> Asked:
-    outer = analysis.within(axis.name) if axis.role != "ffn" else ()
+    outer = analysis.within(axis.name) if axis.role in ("qk", "v") else ()
     return (axis.name, outer[0]) if outer else axis.name

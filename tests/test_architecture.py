@@ -22,7 +22,18 @@ LAYERS = (
     ("fxprune.tools",),
     ("fxprune",),  # the public names: nothing below may import them from here
     ("fxprune.passes",),
-    ("fxprune.pipeline", "fxprune.vocabulary", "fxprune.search", "fxprune.journal", "fxprune.tasks"),
+    (
+        "fxprune.pipeline",
+        "fxprune.vocabulary",
+        "fxprune.search",
+        "fxprune.journal",
+        "fxprune.examples",
+        "fxprune.loop",
+        "fxprune.metrics",
+        "fxprune.recall",
+        "fxprune.tasks",
+        "fxprune.teach",
+    ),
     (
         "fxprune.slimming",
         "fxprune.planner",
@@ -102,8 +113,9 @@ ADAPTERS = {
     "onnxscript": ONNX,
     "transformers": HUGGING_FACE,
     "optimum": HUGGING_FACE,
-    "accelerate": {"fxprune.tasks"},
+    "accelerate": {"fxprune.loop"},
     "datasets": {"fxprune.tools.data"},
+    "sklearn": {"fxprune.metrics", "fxprune.tools.subject_images"},
     "matplotlib": {"fxprune.tools.curve"},
 }
 

@@ -58,7 +58,7 @@ def test_the_hidden_loss_counts_tokens_that_are_there() -> None:
     mask = MASK.clone()
     mask[1, 4:] = 0
     apart = (
-        (distillation._taught["encoder.layer.1"] - distillation._shown["encoder.layer.0"]).square().mean(-1)
+        (distillation._taught["encoder.layer.1"] - distillation.shown["encoder.layer.0"]).square().mean(-1)
     )
     logits = torch.zeros(2, 3)
     found = distillation.losses(logits, logits, mask).hidden

@@ -13,6 +13,7 @@ import torch
 import planted
 from fxprune import bypass, capture, export
 from fxprune.errors import UsageError
+from fxprune.examples import Batches
 from fxprune.journal import identity
 from fxprune.passes.layers import Layers
 from fxprune.program import Program
@@ -21,7 +22,6 @@ from fxprune.tasks import (
     Examples,
     Recipe,
     TextClassification,
-    _Batches,
     accuracy,
     encoded,
     fine_tune,
@@ -174,12 +174,14 @@ def test_texts_become_rows_and_a_batch_is_as_long_as_its_longest() -> None:
 def test_rows_of_like_length_share_a_batch_and_every_epoch_has_other_ones() -> None:
     lengths = torch.arange(100).remainder(10) + 3
     rows = Examples({"ids": torch.zeros(100, 12, dtype=torch.long)}, torch.zeros(100), lengths)
-    batches = _Batches(rows, Recipe(batch_size=8))
-    one, other = list(batches), list(batches)
+    batches = Batches(rows, 8, 0)
+    one = list(batches)
+    batches.epoch = 1
+    other = list(batches)
     assert len(one) == len(batches) == 13
     assert sorted(i for batch in one for i in batch) == list(range(100))
     assert one != other
-    assert list(_Batches(rows, Recipe(batch_size=8))) == one
+    assert list(Batches(rows, 8, 0)) == one
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in one)
     assert padded < 1.1 * int(lengths.sum())
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from fxprune.errors import CaptureError, FxpruneError, PipelineError, RefusedError, SelectionError, UsageError
+from fxprune.loop import PRECISIONS, Recipe
 from fxprune.repeats import UNITS
 from fxprune.runtimes import RUNTIMES
-from fxprune.tasks import Recipe
 from fxprune.tools import console, models, target
 from fxprune.tools.bench import bench
 from fxprune.tools.catalog import passes
@@ -160,7 +160,7 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="steps with a rising learning rate (0)",
     )
-    add("--precision", choices=("no", "bf16", "fp16"), default=own.precision, help="mixed precision (no)")
+    add("--precision", choices=PRECISIONS, default=own.precision, help="mixed precision (no)")
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,11 @@
-"""Labelled text in a folder: `train` and `dev`, each a .tsv, .csv, .jsonl or .parquet file, read by the library `datasets`.
+"""Tables of task data in a folder: `train` and `dev`, each a .tsv, .csv, .jsonl or .parquet file, read by the library `datasets`.
 
 Tab-separated files are read with quoting off: a quotation mark is a character.
 """
 
 import csv
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,9 +30,9 @@ KINDS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts, and the number of each one's class."""
+    """Texts, or pairs of texts, and the number of each one's class."""
 
-    texts: tuple[str, ...]
+    texts: tuple[Any, ...]
     labels: tuple[int, ...]
 
 
@@ -45,9 +45,20 @@ class Task:
     classes: tuple[str, ...]
 
 
-def read(folder: Path, text: str = "sentence", label: str = "label", most: int = 0) -> Task:
+@dataclass(frozen=True)
+class Columns:
+    """The columns of texts, of second texts (empty: none) and of labels; `names` are those of all columns where files have no header."""
+
+    text: str = "sentence"
+    label: str = "label"
+    second: str = ""
+    names: tuple[str, ...] = ()
+
+
+def read(folder: Path, columns: Columns | None = None, most: int = 0) -> Task:
     """The task in a folder; of `train`, the first `most` rows (0: all). UsageError says what is missing."""
-    parts = {name: _table(_file(folder, name), text, label) for name in ("train", "dev")}
+    columns = columns or Columns()
+    parts = {name: _part(folder, name, columns) for name in ("train", "dev")}
     classes = tuple(sorted(set(parts["train"][1])))
     strange = sorted(set(parts["dev"][1]) - set(classes))
     if strange:
@@ -59,6 +70,14 @@ def read(folder: Path, text: str = "sentence", label: str = "label", most: int =
     return Task(Rows(train.texts[: most or None], train.labels[: most or None]), dev, classes)
 
 
+def _part(folder: Path, name: str, columns: Columns) -> tuple[list[Any], list[str]]:
+    wanted = [columns.text, *([columns.second] if columns.second else ()), columns.label]
+    *texts, labels = table(_file(folder, name), wanted, columns.names)
+    strings = [[str(value) for value in values] for values in texts]
+    paired: list[Any] = list(zip(*strings, strict=True)) if columns.second else strings[0]
+    return paired, [str(value) for value in labels]
+
+
 def _file(folder: Path, name: str) -> Path:
     found = [folder / f"{name}{suffix}" for suffix in KINDS if (folder / f"{name}{suffix}").is_file()]
     if len(found) != 1:
@@ -67,21 +86,23 @@ def _file(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _table(path: Path, text: str, label: str) -> tuple[list[str], list[str]]:
+def table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) -> list[list[Any]]:
+    """Some columns of a file; `names` are those of all its columns where it has no header."""
     try:
         import datasets
     except ImportError as error:
         raise UsageError(NEEDS.format(error)) from error
     builder, options = KINDS[path.suffix]
+    options = {**options, "column_names": list(names)} if names and builder == "csv" else options
     with tempfile.TemporaryDirectory() as cache, quiet():
         datasets.disable_progress_bars()
         try:
-            table = datasets.load_dataset(
+            found = datasets.load_dataset(
                 builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
             )
         except Exception as error:
             raise UsageError(f"{path} can't be read: {first_line(error)}") from error
-    absent = [name for name in (text, label) if name not in table.column_names]
+    absent = [name for name in columns if name not in found.column_names]
     if absent:
-        raise UsageError(f"{path} has no column {absent[0]!r}; columns: {', '.join(table.column_names)}")
-    return [str(value) for value in table[text]], [str(value) for value in table[label]]
+        raise UsageError(f"{path} has no column {absent[0]!r}; columns: {', '.join(found.column_names)}")
+    return [list(found[name]) for name in columns]

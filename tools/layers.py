@@ -33,7 +33,7 @@ def layers(options: argparse.Namespace) -> int:
     seeds, session = _numbers(options.seeds, "--seeds"), settings(options)
     setting = _setting(options, stages)
     with stages.stage("reading the data"):
-        task = data.read(Path(options.data), options.text, options.label, options.rows)
+        task = data.read(Path(options.data), data.Columns(options.text, options.label), options.rows)
     with _workers(options.workers) as executor:
         setting = replace(setting, executor=executor)
         runs = [family.run(_seeded(options, setting, task, seed, stages), setting) for seed in seeds]

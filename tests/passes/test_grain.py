@@ -13,6 +13,7 @@ from fxprune.distill import Distillation
 from fxprune.errors import FxpruneError, RefusedError
 from fxprune.lowering import lower
 from fxprune.passes.grain import Grain
+from fxprune.pruner import Random, Taylor
 from gated import family
 from models import distance, hugging_face
 
@@ -33,7 +34,7 @@ def taught(grain: Grain, steps: int = 8) -> tuple[Any, Any, Any]:
     for step in range(steps):
         shown = distillation.show(**BATCH).pooler_output
         losses = distillation.losses(student(**BATCH)["pooler_output"], shown, BATCH["attention_mask"])
-        grain.backward(pruner, losses)
+        grain.loss(pruner, losses).backward()
         pruner.step(step / (steps - 1))
         optimizer.step()
         optimizer.zero_grad()
@@ -42,7 +43,7 @@ def taught(grain: Grain, steps: int = 8) -> tuple[Any, Any, Any]:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    assert Grain() == Grain(0.05, 0.3, 0.998, 0.2, 0.4, 8.0, True)
+    assert Grain() == Grain(0.05, 0.3, 0.998, 0.2, 0.4, 8.0, 1.0, True)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +62,30 @@ def test_its_units_are_dims_of_each_head_and_neurons(name: str, apart: list[tupl
 
 def test_structure_is_regularised_by_value_dims_alone() -> None:
     on = Grain().gated(family("bert"))
-    alpha = Grain().pruner(on, on.module()).score.alpha
-    assert [(each.of, value) for each, value in alpha.items()] == [
+    score, plain = (Grain(alpha=alpha).pruner(on, on.module()).score for alpha in (0.3, 0))
+    assert isinstance(score, Taylor)
+    assert [(each.of, value) for each, value in score.alpha.items()] == [
         (f"encoder.layer.{i}.attention.v", 0.3) for i in range(2)
     ]
-    assert Grain(alpha=0).pruner(on, on.module()).score.alpha == {}
+    assert plain == Taylor()
+
+
+def test_what_it_is_compared_with() -> None:
+    """Whole heads, and scores that say nothing: other numbers for other seeds, the same in every step."""
+    program = family("bert")
+    role = {axis.name: axis.role for axis in analyze(program).axes}
+    assert [role[each.of] for each in Grain(units="heads").gated(program).gates] == ["heads", "ffn"] * 2
+    on, student, densities = taught(Grain(density=0.5, score="random", units="heads", seed=3))
+    assert 0.4 < densities[-1] <= 0.5
+    assert lower(on, student).program.parameter_count() < on.base.parameter_count()
+    gates = {each: torch.ones(4) for each in on.gates}
+    drawn = [dict.fromkeys(gates, torch.zeros(4, dtype=torch.float64)) for _ in range(2)]
+    for seed, scores in enumerate(drawn):
+        scores.update({gate: torch.zeros(4, dtype=torch.float64) for gate in gates})
+        Random(seed).update(scores, gates, gates)
+    first, other = (torch.cat(list(scores.values())) for scores in drawn)
+    assert not torch.equal(first, other)
+    assert len(first.unique()) == 16
 
 
 @pytest.mark.parametrize("separate", [True, False])

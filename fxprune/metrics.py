@@ -1,0 +1,52 @@
+"""Metrics of classes: METRICS, one row each; those that are more than a share come from scikit-learn (the extra `train`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from fxprune.errors import UsageError
+
+NEEDS = "the metric {} needs scikit-learn ({}); install: pip install 'fxprune[train]'"
+
+Metric: TypeAlias = Callable[[Any, Any], float]
+"""(labels, predictions), both one-dimensional integer arrays, to a number; higher is better. Those of scikit-learn fit."""
+
+
+def accuracy(labels: Any, predictions: Any) -> float:
+    """The share of predictions that are right."""
+    return float((labels == predictions).mean())
+
+
+def matthews(labels: Any, predictions: Any) -> float:
+    """Matthews' correlation: 0 for what any constant or coin does, 1 for what is all right."""
+    return float(_learned("matthews").matthews_corrcoef(labels, predictions))
+
+
+def f1(labels: Any, predictions: Any) -> float:
+    """The mean over classes of the harmonic mean of precision and recall."""
+    return float(_learned("f1").f1_score(labels, predictions, average="macro", zero_division=0.0))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric, and what it is."""
+
+    of: Metric
+    help: str
+
+
+METRICS: dict[str, Row] = {
+    "accuracy": Row(accuracy, "the share of answers that are right"),
+    "matthews": Row(matthews, "Matthews' correlation, for classes of unequal sizes"),
+    "f1": Row(f1, "the mean of F1 over the classes"),
+}
+
+
+def _learned(name: str) -> Any:
+    try:
+        from sklearn import metrics  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise UsageError(NEEDS.format(name, error)) from error
+    return metrics
