@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import string
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -50,3 +53,21 @@ def _learned(name: str) -> Any:
     except ImportError as error:
         raise UsageError(NEEDS.format(name, error)) from error
     return metrics
+
+
+def exact(wanted: str, found: str) -> float:
+    """1 where two answers have the same words (SQuAD's exact match)."""
+    return float(_words(wanted) == _words(found))
+
+
+def overlap(wanted: str, found: str) -> float:
+    """The harmonic mean of the shares of each answer's words that the other has (SQuAD's F1)."""
+    ours, theirs = _words(found), _words(wanted)
+    shared = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * shared / (len(ours) + len(theirs)) if shared else float(ours == theirs)
+
+
+def _words(text: str) -> list[str]:
+    """As SQuAD's own script counts them: lower case, without punctuation and articles."""
+    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()

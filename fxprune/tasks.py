@@ -5,7 +5,8 @@ Who is evaluated is copied, so that candidates that share weights stay as they w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,19 +61,41 @@ def cross_entropy(answers: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
+def told(
+    program: Program,
+    module: nn.Module,
+    examples: Examples,
+    outputs: Sequence[str] = ("logits",),
+    batch_size: int = 64,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What a module of this program says, batch by batch, rows of like length together: row numbers, logits (rows, …, classes), labels."""
+    device = next(iter(program.parameters().values())).device
+    order = torch.arange(len(examples)) if examples.lengths is None else examples.lengths.argsort()
+    with torch.no_grad():
+        for index in order.split(batch_size):
+            inputs, labels, _ = examples.batch(index)
+            said = module(**{name: value.to(device) for name, value in inputs.items()})
+            yield index, logits(program.output_names(), said, outputs).cpu(), labels
+
+
 def predicted(
     program: Program, module: nn.Module, examples: Examples, batch_size: int = 64, output: str = "logits"
 ) -> Tensor:
-    """What a module of this program answers, (rows): the class with the highest output."""
-    device = next(iter(program.parameters().values())).device
-    order = torch.arange(len(examples)) if examples.lengths is None else examples.lengths.argsort()
-    found = torch.empty(len(examples), dtype=torch.long)
-    with torch.no_grad():
-        for index in order.split(batch_size):
-            inputs, _, _ = examples.batch(index)
-            outputs = module(**{name: value.to(device) for name, value in inputs.items()})
-            found[index] = logits(program.output_names(), outputs, (output,)).argmax(dim=-1).cpu()
+    """What a module of this program answers, in the shape of the labels: the class with the highest output, IGNORED in padding."""
+    found = torch.full_like(examples.labels, IGNORED, dtype=torch.long)
+    for index, said, _ in told(program, module, examples, (output,), batch_size):
+        classes = said.argmax(dim=-1)
+        found[(index, slice(classes.shape[1])) if classes.ndim > 1 else index] = classes
     return found
+
+
+def perplexity(program: Program, module: nn.Module, examples: Examples, output: str = "logits") -> float:
+    """The exponential of the mean cross-entropy over all places that have a label; lower is better."""
+    total, count = 0.0, 0
+    for _, said, labels in told(program, module, examples, (output,), 8):
+        places = int((labels != IGNORED).sum())
+        total, count = total + float(cross_entropy(said, labels)) * places, count + places
+    return math.exp(min(total / max(1, count), 700.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,5 +143,7 @@ __all__ = [
     "encoded",
     "fine_tune",
     "logits",
+    "perplexity",
     "predicted",
+    "told",
 ]

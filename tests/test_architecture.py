@@ -27,6 +27,7 @@ LAYERS = (
         "fxprune.vocabulary",
         "fxprune.search",
         "fxprune.journal",
+        "fxprune.encode",
         "fxprune.examples",
         "fxprune.loop",
         "fxprune.metrics",

@@ -1,4 +1,4 @@
-"""Tables of task data in a folder: `train` and `dev`, each a .tsv, .csv, .jsonl or .parquet file, read by the library `datasets`.
+"""Tables of task data in a folder: `train` and `dev`, each a file of one of KINDS, read by the library `datasets`.
 
 Tab-separated files are read with quoting off: a quotation mark is a character.
 """
@@ -24,6 +24,8 @@ KINDS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
         ".csv": ("csv", _TEXT),
         ".jsonl": ("json", {}),
         ".parquet": ("parquet", {}),
+        ".json": ("json", {"field": "data"}),
+        ".txt": ("text", {"encoding": "utf-8"}),
     }
 )
 
@@ -72,13 +74,14 @@ def read(folder: Path, columns: Columns | None = None, most: int = 0) -> Task:
 
 def _part(folder: Path, name: str, columns: Columns) -> tuple[list[Any], list[str]]:
     wanted = [columns.text, *([columns.second] if columns.second else ()), columns.label]
-    *texts, labels = table(_file(folder, name), wanted, columns.names)
+    *texts, labels = table(file(folder, name), wanted, columns.names)
     strings = [[str(value) for value in values] for values in texts]
     paired: list[Any] = list(zip(*strings, strict=True)) if columns.second else strings[0]
     return paired, [str(value) for value in labels]
 
 
-def _file(folder: Path, name: str) -> Path:
+def file(folder: Path, name: str) -> Path:
+    """The one file of this name; UsageError where there is none, or more than one."""
     found = [folder / f"{name}{suffix}" for suffix in KINDS if (folder / f"{name}{suffix}").is_file()]
     if len(found) != 1:
         wanted = ", ".join(f"{name}{suffix}" for suffix in KINDS)

@@ -102,14 +102,19 @@ def load(text: str) -> Loaded:
     raise UsageError(f"can't read the model {text!r}; expected {FORMS}")
 
 
-def classifier(text: str, classes: int, seed: int) -> Loaded:
-    """A MODEL that sorts texts into so many classes; a head that a folder does not have is drawn at random by the seed."""
-    folder, task = _folder(text)
+def for_task(text: str, task: str, classes: int = 0, seed: int = 0) -> Loaded:
+    """A MODEL for a task, with so many classes (0: what it has); a head that a folder does not have is drawn at random by the seed."""
+    folder, own = _folder(text)
     if not folder:
         return load(text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _hugging_face(text, folder, task or "text-classification", num_labels=classes)
+        return _hugging_face(text, folder, own or task, **({"num_labels": classes} if classes else {}))
+
+
+def classifier(text: str, classes: int, seed: int) -> Loaded:
+    """A MODEL that sorts texts into so many classes."""
+    return for_task(text, "text-classification", classes, seed)
 
 
 def tokenizer(text: str) -> Any:

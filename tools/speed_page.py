@@ -20,7 +20,7 @@ HEAD = """# Slim to a measured speed, without training
 `slim(latency=0.5)` decides over heads, their q/k and v dims, neurons, channels and residual branches at once, so that the emitted file
 takes half of the time on the runtime, and re-fits the remaining weights by least squares on unlabelled inputs. Nothing is trained. What
 follows comes from `make bench` (`python -m fxprune.tools.speed`; the figures are kept in `docs/speed.jsonl`).
-All methods of a table were measured in one run, each file in turns with the original, at the speed that was asked for;
+All methods of a table were measured in turns with the original, at the speed that was asked for;
 ratios are what counts, for machines are shared."""
 
 METHODS = """- **fxprune**: `slim(latency=1/speed)`: scores by optimal brain surgery on the readers (`obs`), repair `all`.
