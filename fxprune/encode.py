@@ -127,15 +127,15 @@ def asked(
     answers: Sequence[Answers],
     program: Program,
     length: int = 384,
-    stride: int = 128,
+    stride: int | None = None,
 ) -> Questions:
     """Questions about contexts, whose answers are parts of them.
 
-    A context that is too long makes several windows, each with `stride` tokens of the one before.
+    A context that is too long makes several windows, each with `stride` tokens of the one before (a third of them).
     """
     pairs = [(question.strip(), context) for question, context in zip(questions, contexts, strict=True)]
     made, lengths = tokenized(
-        tokenizer, pairs, program, length, truncation="only_second", stride=stride,
+        tokenizer, pairs, program, length, truncation="only_second", stride=length // 3 if stride is None else stride,
         return_overflowing_tokens=True, return_offsets_mapping=True,
     )  # fmt: skip
     rows = torch.as_tensor(made["overflow_to_sample_mapping"])

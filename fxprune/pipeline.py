@@ -18,7 +18,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from fxprune.analysis import Axis, analyze
 from fxprune.bypass import apply
-from fxprune.errors import FxpruneError, PassError, PipelineError
+from fxprune.errors import FxpruneError, PassError, PipelineError, SelectionError
 from fxprune.program import Program
 from fxprune.selection import Selection
 
@@ -57,6 +57,17 @@ class Pass:
         shown = [f for f in options_of(type(self)) if getattr(self, f.name) != f.default]
         options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in shown)
         return f"{self.name}({options})" if options else self.name
+
+
+@dataclass(frozen=True)
+class Training(Pass):
+    """A pass that decides while a student trains: `fxprune train` and `fxprune.teach` give it rows and a loop (see `teach.Method`)."""
+
+    def run(self, program: Program) -> Outcome:
+        """Nothing can be decided here."""
+        raise SelectionError(
+            f"{self.name} decides while a model trains: use `fxprune train`, or fxprune.teach in Python"
+        )
 
 
 def options_of(kind: type[Pass]) -> list[dataclasses.Field[Any]]:

@@ -6,7 +6,7 @@ Who is evaluated is copied, so that candidates that share weights stay as they w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,17 +25,17 @@ def fine_tune(
     program: Program,
     examples: Examples,
     recipe: Recipe,
-    output: str = "logits",
+    output: str | Sequence[str] = "logits",
     hooks: Hooks | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> nn.Module:
-    """A trained copy of the program as a module in eval mode; cross-entropy on one output, (rows, …, classes)."""
-    module = program.module()
+    """A trained copy of the program as a module in eval mode; cross-entropy on one output, (rows, …, classes), or on several alike."""
+    module, outputs = program.module(), (output,) if isinstance(output, str) else output
     loop = Loop(module, examples, recipe, hooks, checkpoints)
 
     def lesson(ready: Any, batch: Any) -> Tensor:
         inputs, labels, _ = batch
-        answers = logits(program.output_names(), ready(**inputs), (output,))
+        answers = logits(program.output_names(), ready(**inputs), outputs)
         return cross_entropy(answers, labels)
 
     loop.run(lesson)
@@ -48,8 +48,11 @@ def logits(known: Sequence[str], outputs: Any, names: Sequence[str]) -> Tensor:
     for name in names:
         if name not in known:
             raise UsageError(f"no output {name!r}; outputs: {', '.join(known)}")
-    leaves = pytree.tree_leaves(outputs, is_leaf=lambda x: x is None)
-    found = [leaves[known.index(name)].float() for name in names]
+    if isinstance(outputs, Mapping) and all(name in outputs for name in names):
+        found = [outputs[name].float() for name in names]
+    else:
+        leaves = pytree.tree_leaves(outputs, is_leaf=lambda x: x is None)
+        found = [leaves[known.index(name)].float() for name in names]
     return found[0] if len(found) == 1 else torch.stack(found, dim=1)
 
 

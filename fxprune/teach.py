@@ -6,9 +6,9 @@ slim = lower(taught.gated, taught.module).program
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,10 @@ from fxprune.recall import Recall
 from fxprune.tasks import cross_entropy, logits
 
 LOGITS = ""  # their name beside those of modules
+
+
+Judge: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
+"""How good a module (in eval mode) is: metrics by name."""
 
 
 class Method(Protocol):
@@ -127,18 +131,19 @@ def teach(
     hooks: Hooks | None = None,
     checkpoints: Checkpoints | None = None,
     recall: Recall | None = None,
+    judge: Judge | None = None,
 ) -> Taught:
     """Train a copy of the program while its gates close; a teacher gives what the program gives, without one labels teach.
 
     `pairs` matches hidden states by module path (the layers of the same names, where it is None). `recall` remembers what the teacher said;
-    it may serve several runs on the same rows.
+    it may serve several runs on the same rows. `judge` is asked after each epoch, and what it says is noted in `moment.history`.
     """
     gated = method.gated(program)
     module = gated.module()
     distillation = _distillation(program, method, examples, module, teacher, pairs) if teacher else None
     student = Student(program.output_names(), module, examples, outputs, distillation, recall)
     pruner = method.pruner(gated, module)
-    loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner), checkpoints)
+    loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner, module, judge), checkpoints)
     moment = loop.run(lambda ready, batch: method.loss(pruner, Losses(*ready(*batch))))
     return Taught(gated, module.eval(), pruner, moment)
 
@@ -157,11 +162,25 @@ def _distillation(
     return Distillation(teacher, module, example, found, method.temperature)
 
 
-def _with(hooks: Hooks, pruner: Pruner) -> Hooks:
-    """Gates close before each step of the optimizer."""
+def _with(hooks: Hooks, pruner: Pruner, module: nn.Module, judge: Judge | None) -> Hooks:
+    """Gates close before each step of the optimizer; a hundred times, and after each epoch, it is noted where the run stands."""
 
     def before(moment: Moment) -> None:
         pruner.step(moment.progress)
         hooks.before(moment)
 
-    return replace(hooks, before=before)
+    def after(moment: Moment) -> None:
+        if moment.step % max(1, moment.steps // 100) == 0:
+            moment.history.append(_entry(moment, pruner))
+        hooks.after(moment)
+
+    def epoch(moment: Moment) -> None:
+        judged = judge(module.eval()) if judge else {}
+        moment.history.append({**_entry(moment, pruner), **judged})
+        hooks.epoch(moment)
+
+    return Hooks(before, after, epoch)
+
+
+def _entry(moment: Moment, pruner: Pruner) -> dict[str, Any]:
+    return {"step": moment.step, "loss": moment.loss, "density": pruner.density}

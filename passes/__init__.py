@@ -9,13 +9,14 @@ from fxprune.passes.channels import Channels
 from fxprune.passes.experts import Experts
 from fxprune.passes.ffn import Ffn
 from fxprune.passes.fold import Fold
+from fxprune.passes.grain import Grain
 from fxprune.passes.heads import Heads
 from fxprune.passes.hidden import Hidden
 from fxprune.passes.layers import Layers
 from fxprune.passes.slim import Slim
 from fxprune.pipeline import Pass, Pipeline, parse_pipeline
 
-PASSES: tuple[type[Pass], ...] = (Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Fold)
+PASSES: tuple[type[Pass], ...] = (Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Grain, Fold)
 
 
 def table() -> dict[str, type[Pass]]:
@@ -42,6 +43,7 @@ __all__ = [
     "Experts",
     "Ffn",
     "Fold",
+    "Grain",
     "Heads",
     "Hidden",
     "Layers",

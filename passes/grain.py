@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.distill import Losses
 from fxprune.errors import RefusedError
 from fxprune.gates import Asked, Gated, gate
-from fxprune.pipeline import require
+from fxprune.pipeline import Training, require
 from fxprune.program import Program
 from fxprune.pruner import Pruner, Random, Taylor
 from fxprune.schedules import Cubic
@@ -21,11 +22,14 @@ ROLES = {"dims": ("ffn", "qk", "v"), "heads": ("ffn", "heads")}
 
 
 @dataclass(frozen=True)
-class Grain:
-    """Neurons, and query/key and value dims of each head, leave while a student is taught; the defaults are the paper's.
+class Grain(Training):
+    """Remove neurons, and query/key and value dims of each head, while a student is taught (GRAIN; `fxprune train`).
 
-    In a training loop, for each batch: `grain.loss(pruner, losses).backward()`, `pruner.step(progress)`, the optimizer's step.
+    The defaults are the paper's. In a training loop, for each batch: `grain.loss(pruner, losses).backward()`, `pruner.step(progress)`,
+    the optimizer's step.
     """
+
+    name: ClassVar[str] = "grain"
 
     density: float = 0.05  #: the share of the gated parameters that stays
     alpha: float = 0.3  #: structure regularisation: heads with few value dims left empty first; 0: none
@@ -36,16 +40,13 @@ class Grain:
     hidden: float = 1.0  #: how much hidden states count beside logits; 0: not at all
     separate: bool = True  #: whether scores feel the loss of the logits only
     units: str = "dims"  #: neurons, and dims of each head apart (dims) or whole heads (heads)
-    score: str = (
-        "taylor"  #: what closes last: what the loss would miss most (taylor), or whatever a die says (random)
-    )
+    score: str = "taylor"  #: what stays: what the loss would miss most (taylor), or what a die says (random)
     seed: int = 0  #: of the die
 
     def __post_init__(self) -> None:
         require(0 < self.density <= 1, f"density must lie in (0, 1], got {self.density:g}")
         require(self.alpha >= 0, f"alpha must be at least 0, got {self.alpha:g}")
         require(0 <= self.beta < 1, f"beta must lie in [0, 1), got {self.beta:g}")
-
         require(self.units in ROLES, f"units must be one of {', '.join(ROLES)}, got {self.units!r}")
         require(self.score in ("taylor", "random"), f"score must be taylor or random, got {self.score!r}")
 

@@ -30,7 +30,7 @@ def test_the_text_prints_back(text: str) -> None:
     [
         (
             "haeds",
-            "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, fold\n  haeds\n  ^",
+            "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, grain, fold\n  haeds\n  ^",
         ),
         (
             "fold, heads(ratoi=0.5)",
@@ -69,6 +69,7 @@ def test_pass_names_are_unique_and_documented() -> None:
         "hidden",
         "layers",
         "slim",
+        "grain",
         "fold",
     ]
     assert all(each.__doc__ for each in PASSES)

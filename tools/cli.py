@@ -11,19 +11,28 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from fxprune.errors import CaptureError, FxpruneError, PipelineError, RefusedError, SelectionError, UsageError
-from fxprune.loop import PRECISIONS, Recipe
+from fxprune.loop import Recipe
 from fxprune.repeats import UNITS
-from fxprune.runtimes import RUNTIMES
-from fxprune.tools import console, models, target
+from fxprune.tools import console, models, target, train_options
 from fxprune.tools.bench import bench
 from fxprune.tools.catalog import passes
 from fxprune.tools.explain import explain
 from fxprune.tools.family import METHODS
 from fxprune.tools.layers import layers
+from fxprune.tools.options import json_option, recipe, session
 from fxprune.tools.run import apply, run
+from fxprune.tools.train import train
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
-    {"run": run, "apply": apply, "layers": layers, "explain": explain, "bench": bench, "passes": passes}
+    {
+        "run": run,
+        "apply": apply,
+        "train": train,
+        "layers": layers,
+        "explain": explain,
+        "bench": bench,
+        "passes": passes,
+    }
 )
 BAD_USE = (CaptureError, PipelineError, RefusedError, SelectionError, UsageError)
 
@@ -55,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     _apply(commands.add_parser("apply", help="apply a saved selection to a model"))
+    train_options.add(
+        commands.add_parser("train", help="train a model for a task while it loses units; write what is left")
+    )
     _layers(
         commands.add_parser(
             "layers",
@@ -63,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _explain(commands.add_parser("explain", help="show what could go, and why the rest stays whole"))
     _bench(commands.add_parser("bench", help="time ONNX files against the first of them"))
-    _json(commands.add_parser("passes", help="list the passes and their options"))
+    json_option(commands.add_parser("passes", help="list the passes and their options"))
     return parser
 
 
@@ -100,11 +112,11 @@ def _layers(parser: argparse.ArgumentParser) -> None:
         help="the output that holds a number a class (logits)",
     )
     _search(parser)
-    _recipe(parser)
+    recipe(parser, Recipe())
     add("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
     add("--force", action="store_true", help="replace results that are already in OUT")
-    _session(parser)
-    _json(parser)
+    session(parser)
+    json_option(parser)
 
 
 def _search(parser: argparse.ArgumentParser) -> None:
@@ -142,38 +154,17 @@ def _search(parser: argparse.ArgumentParser) -> None:
     add("--journal", metavar="FILE", help="where evaluations are remembered (OUT.journal.jsonl)")
 
 
-def _recipe(parser: argparse.ArgumentParser) -> None:
-    add, own = parser.add_argument_group("fine-tuning").add_argument, Recipe()
-    add("--epochs", type=int, default=own.epochs, metavar="N", help=f"({own.epochs})")
-    add(
-        "--learning-rate",
-        type=float,
-        default=own.learning_rate,
-        metavar="RATE",
-        help=f"({own.learning_rate:g})",
-    )
-    add("--batch-size", type=int, default=own.batch_size, metavar="N", help=f"({own.batch_size})")
-    add(
-        "--warmup",
-        type=float,
-        default=own.warmup,
-        metavar="SHARE",
-        help="steps with a rising learning rate (0)",
-    )
-    add("--precision", choices=PRECISIONS, default=own.precision, help="mixed precision (no)")
-
-
 def _explain(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("--axis", metavar="NAME", help="show one axis and its members")
-    _json(parser)
+    json_option(parser)
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE.onnx")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long to measure at each point (3)")
-    _session(parser)
-    _json(parser)
+    session(parser)
+    json_option(parser)
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
@@ -208,30 +199,8 @@ def _results(parser: argparse.ArgumentParser) -> None:
     _tokens(parser)
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
     parser.add_argument("--force", action="store_true", help="replace results that are already in OUT")
-    _session(parser)
-    _json(parser)
-
-
-def _session(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    ways = "; ".join(f"{name}: {row.help}" for name, row in RUNTIMES.items() if row.suffix == ".onnx")
-    add(
-        "--runtime",
-        default="onnxruntime",
-        metavar="NAME",
-        help=f"what runs the files that are measured (onnxruntime). {ways}",
-    )
-    add("--threads", type=int, default=1, metavar="N", help="threads of the runtime (1)")
-    add(
-        "--optimization",
-        choices=("disable", "basic", "extended", "all"),
-        default="all",
-        help="graph optimisation level of ONNX Runtime (all, its own default)",
-    )
-
-
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    session(parser)
+    json_option(parser)
 
 
 if __name__ == "__main__":

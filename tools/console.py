@@ -88,6 +88,7 @@ class Steps:
 
     def __init__(self, name: str, total: int | None = None) -> None:
         self.name, self.total, self.done = name, total, 0
+        self.first: int | None = None  # what was done before
         self.console = progress()
         self.start = self.said = time.perf_counter()
         columns = (
@@ -106,9 +107,9 @@ class Steps:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def at(self, done: int, total: int, left: float) -> None:
-        """So many are done, and the rest will take so many seconds."""
-        text = f"{_duration(left)} left"
+    def at(self, done: int, total: int, left: float, told: str = "") -> None:
+        """So many are done, and the rest will take so many seconds; `told` is what else there is to say."""
+        text = f"{told}{_duration(left)} left"
         self.bar.update(self.task, completed=done, total=total, left=text)
         now = time.perf_counter()
         if not self.console.is_terminal and (done == total or now > self.said + self.SECONDS):
@@ -117,9 +118,16 @@ class Steps:
 
     def one(self, _seconds: float) -> None:
         """One more of the total is done."""
-        self.done += 1
-        total = self.total or self.done
-        self.at(self.done, total, (total - self.done) * (time.perf_counter() - self.start) / self.done)
+        total = self.total or self.done + 1
+        self.reached(self.done + 1, total)
+
+    def reached(self, done: int, total: int, told: str = "") -> None:
+        """So many of the total are done; how long the rest takes is reckoned from those that were done here."""
+        if self.first is None:
+            self.first = done - 1
+        self.done = done
+        here = time.perf_counter() - self.start
+        self.at(done, total, (total - done) * here / (done - self.first), told)
 
 
 def _duration(seconds: float) -> str:

@@ -98,7 +98,7 @@ def _ranks(found: Mapping[str, Any]) -> list[Grid]:
 
 def draw(found: Mapping[str, Any], folder: Path) -> None:
     """layers.svg and layers.png: the metric left, parameters and latency right, both over the number of removed layers."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     steps = list(range(len(found["family"])))
     for place, (method, runs) in enumerate(found["methods"].items()):
@@ -127,7 +127,8 @@ def draw(found: Mapping[str, Any], folder: Path) -> None:
     plt.close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib, drawing into files."""
     try:
         import matplotlib as mpl
     except ImportError as error:

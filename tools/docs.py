@@ -18,6 +18,7 @@ from fxprune.rules.registry import REFUSED
 from fxprune.runtimes import RUNTIMES
 from fxprune.score import SCORES
 from fxprune.tools.catalog import describe
+from fxprune.tools.lessons import TASKS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -63,6 +64,15 @@ def lowerings() -> str:
     return _rows("lowering", ((name, help_) for name, (_, help_) in LOWERINGS.items()))
 
 
+def tasks() -> str:
+    """One row a task that a model can be trained for."""
+    rows = ["| task | columns | metrics | what it is |", "| --- | --- | --- | --- |"]
+    for name, row in TASKS.items():
+        columns, metrics = (", ".join(f"`{each}`" for each in some) for some in (row.columns, row.metrics))
+        rows.append(f"| `{name}` | {columns} | {metrics} | {row.help} |")
+    return "\n".join(rows)
+
+
 def runtimes() -> str:
     """One row a runtime."""
     return _rows("runtime", ((name, f"{row.help}; `{row.install}`") for name, row in RUNTIMES.items()))
@@ -79,6 +89,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "budgets": budgets,
     "repairs": repairs,
     "lowerings": lowerings,
+    "tasks": tasks,
     "runtimes": runtimes,
     "rules": rules,
 }

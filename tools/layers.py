@@ -15,13 +15,15 @@ import torch
 
 from fxprune import runtime
 from fxprune.errors import UsageError
+from fxprune.loop import Recipe
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.tasks import Recipe, TextClassification, encoded
+from fxprune.tasks import TextClassification, encoded
 from fxprune.tools import console, curve, data, family, folder, models, report
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
 from fxprune.tools.family import METHODS, Run, Seeded, Setting
+from fxprune.tools.options import recipe_of
 
 FORMAT = "fxprune.layers/1"
 
@@ -49,7 +51,7 @@ def layers(options: argparse.Namespace) -> int:
 
 
 def _setting(options: argparse.Namespace, stages: Stages) -> Setting:
-    methods, recipe = _methods(options.by), _recipe(options)
+    methods, recipe = _methods(options.by), recipe_of(options)
     journal = options.journal or f"{options.output}.journal.jsonl"
     Path(journal).parent.mkdir(parents=True, exist_ok=True)
     stages.note(f"evaluations are remembered in {journal}: the same command goes on where it stood")
@@ -69,14 +71,6 @@ def _numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"{option} must be numbers separated by commas, got {text!r}") from None
-
-
-def _recipe(options: argparse.Namespace) -> Recipe:
-    if options.epochs < 1 or options.batch_size < 1:
-        raise UsageError("--epochs and --batch-size must be at least 1")
-    return Recipe(
-        options.epochs, options.learning_rate, options.batch_size, options.warmup, precision=options.precision
-    )
 
 
 @contextmanager

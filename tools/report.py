@@ -82,7 +82,7 @@ def _sizes_of(node: Node) -> list[int]:
 def grids(report: Mapping[str, Any]) -> list[Grid]:
     """The tables of a report, in reading order."""
     plans = _plans(report["steps"])
-    return [_sizes(report), _latency(report), *plans, _proof(report), _refused(report)]
+    return [sizes(report), latencies(report), *plans, _proof(report), _refused(report)]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -132,7 +132,8 @@ def session(settings: Mapping[str, Any]) -> str:
     return runtimes.describe(Settings(**settings))
 
 
-def _sizes(report: Mapping[str, Any]) -> Grid:
+def sizes(report: Mapping[str, Any]) -> Grid:
+    """Parameters, FLOPs and bytes before and after."""
     before, after = report["before"], report["after"]
     rows = [
         _row("parameters", before["parameters"], after["parameters"], ""),
@@ -158,7 +159,8 @@ def _quantity(value: int, beside: int, unit: str) -> str:
     return f"{value} {unit}"
 
 
-def _latency(report: Mapping[str, Any]) -> Grid:
+def latencies(report: Mapping[str, Any]) -> Grid:
+    """A row for each point."""
     title = f"Latency in ms: medians, {session(report['session'])}"
     rows = [
         (

@@ -14,7 +14,7 @@ from fxprune.analysis import analyze
 from fxprune.bypass import apply as remove
 from fxprune.errors import ExportError, UsageError
 from fxprune.passes import pipeline
-from fxprune.pipeline import Pipeline, Result
+from fxprune.pipeline import Pipeline, Result, Training
 from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
 from fxprune.selection import Selection
@@ -49,6 +49,9 @@ def run(options: argparse.Namespace) -> int:
             "nothing to do: give a pipeline (-p TEXT), a budget (--target latency=0.5), or tokens to keep (--tokens FILE)"
         )
     steps = target.extended(pipeline(options.pipeline) if options.pipeline else Pipeline(()), options)
+    trains = next((each for each in steps.passes if isinstance(each, Training)), None)
+    if trains:
+        raise UsageError(f"{trains.name} decides while a model trains: use `fxprune train`")
     if options.calibration and not target.needs_data(steps):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
 
@@ -117,7 +120,8 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
             vocabulary.save(draft / tokens.FILE)
         before = Path(scratch) / "before.onnx"
         plain = _export_original(loaded, program, before, emitted.opset, stages)
-        latency = _latencies(program, slim, {"before": before, "after": draft / "model.onnx"}, job, stages)
+        files = {"before": before, "after": draft / "model.onnx"}
+        latency = latencies(program, slim, files, job.points(program), job.settings, stages)
         data = {
             "format": report.FORMAT,
             "model": loaded.name,
@@ -190,18 +194,24 @@ def _seconds(
     }
 
 
-def _latencies(
-    program: Program, slim: Program, files: Mapping[str, Path], job: Job, stages: Stages
+def latencies(
+    program: Program,
+    slim: Program,
+    files: Mapping[str, Path],
+    points: Sequence[Point],
+    chosen: runtime.Settings,
+    stages: Stages,
 ) -> list[dict[str, Any]]:
+    """An entry for each point: both files in turns, and the ratio of operations; `points` come after the usual ones."""
     entries = []
-    for point in _points(program, job.points(program)):
+    for point in _points(program, points):
         with stages.stage(f"measuring at {report.at(point)}"):
             fitted, given = _fit(program, files["before"], point)
             both = {
                 "before": given,
                 "after": feeds(slim, fitted),
             }  # the slim program may take other token ids
-            timed = runtimes.measure(files, both, job.settings, SECONDS_A_POINT)
+            timed = runtimes.measure(files, both, chosen, SECONDS_A_POINT)
             flops = (cost.flops(program, fitted), cost.flops(slim, fitted))
             entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
     return entries

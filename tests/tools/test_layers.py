@@ -7,48 +7,20 @@ from typing import Any
 import pytest
 
 from fxprune.errors import UsageError
-from fxprune.lower import quiet
 from fxprune.tools import console, curve, data, family
 from fxprune.tools.cli import main
+from tiny import BERT, TRAIN, saved, write
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 for extra in ("optimum", "accelerate", "datasets", "matplotlib"):
     pytest.importorskip(extra)
-
-COLOURS, ANIMALS = ("red", "green", "blue", "white"), ("dog", "cat", "horse", "cow")
-TRAIN = [
-    (f"the {word} thing", kind)
-    for i in range(10)
-    for kind, words in (("colour", COLOURS), ("animal", ANIMALS))
-    for word in words
-]
-
-
-def write(
-    folder: Path, train: list[tuple[str, str]], dev: list[tuple[str, str]], suffix: str = ".tsv"
-) -> Path:
-    for name, rows in (("train", train), ("dev", dev)):
-        lines = ["sentence\tlabel", *("\t".join(row) for row in rows)]
-        (folder / f"{name}{suffix}").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of three layers with its tokenizer in `model`, and a task in `task`."""
     place = tmp_path_factory.mktemp("layers")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "thing", *COLOURS, *ANIMALS]
-    with quiet():
-        config = transformers.BertConfig(
-            hidden_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=32,
-            vocab_size=len(words),
-        )
-        transformers.BertModel(config).save_pretrained(place / "model")
-        vocabulary = {word: i for i, word in enumerate(words)}
-        transformers.BertTokenizer(vocab=vocabulary).save_pretrained(place / "model")
+    saved(place / "model", **BERT)
     (place / "task").mkdir()
     write(place / "task", TRAIN, TRAIN[:8])
     return place
@@ -188,7 +160,8 @@ def test_data_of_any_kind_is_read_as_it_stands(tmp_path: Path) -> None:
 
 def test_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"must hold one of train.tsv, train.csv, train.jsonl, train.parquet; it holds 0"
+        UsageError,
+        match=r"must hold one of train.tsv, train.csv, train.jsonl, train.parquet, train.json, train.txt; it holds 0",
     ):
         data.read(tmp_path)
     write(tmp_path, [("x", "a")], [("y", "z")])
