@@ -1,4 +1,4 @@
-"""`python -m fxprune.tools.ablation TASK`: GRAIN on a real task beside what it is made of, without one part at a time.
+"""`python -m fxprune.tools.ablation [TASK …]`: GRAIN on a real task beside what it is made of, without one part at a time.
 
 A teacher is trained once; then a student for each variant, density and seed, on the same rows. Results go into a JSON Lines file as soon as
 they are known, students and teachers beside it, so that a run that was interrupted goes on, and several may share the work. `--measure`
@@ -8,6 +8,7 @@ lowers and times what was trained; `--page` draws docs/grain.md from the file.
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,19 +19,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fxprune import emit, runtimes
 from fxprune.analysis import analyze
+from fxprune.budget import Clock, default_cache
 from fxprune.examples import encoded
 from fxprune.gates import tensors_of
 from fxprune.loop import Recipe
+from fxprune.lowering import lower
 from fxprune.metrics import METRICS
 from fxprune.passes.grain import Grain
+from fxprune.points import example_point, feeds
+from fxprune.program import Program
 from fxprune.pruner import Pruner
+from fxprune.ragged import cheapest
 from fxprune.recall import Recall
+from fxprune.runtime import Settings
 from fxprune.tasks import fine_tune, predicted
 from fxprune.teach import teach
-from fxprune.tools import data, models, subject_common
+from fxprune.tools import data, models, report, subject_common
+from fxprune.tools.ablation_page import page
+from fxprune.tools.train_page import POINT
 
 MODEL = "minilm"
+SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -114,8 +125,7 @@ class Bench:
 
     def student(self, variant: str, density: float, seed: int) -> None:
         """Train one, and keep it."""
-        changes, _ = VARIANTS[variant]
-        method = Grain(density=density, beta=self.setting.beta, seed=seed, **changes)
+        method = self.method(variant, density, seed)
         recipe = replace(self.setting.student, seed=seed)
         start = time.perf_counter()
         taught = teach(self.program, method, self.train, recipe, self.teacher, recall=self.recall)
@@ -123,6 +133,18 @@ class Bench:
         save_file(_plain(taught.module), self.file(variant, density, seed))
         self.note(variant=variant, density=density, seed=seed, metric=self.judged(taught.module), seconds=seconds,
                   reached=taught.pruner.density, method=str(method), recipe=asdict(recipe), **left(taught.pruner))  # fmt: skip
+
+    def lowered(self, variant: str, density: float, seed: int, settings: Settings) -> tuple[Program, Any]:
+        """What is left of one as a program, its uneven heads lowered in the way that is fastest here."""
+        gated = self.method(variant, density, seed).gated(self.program)
+        tensors = load_file(self.file(variant, density, seed))
+        how = cheapest(gated, tensors, Clock(settings, default_cache()), POINT)
+        return lower(gated, tensors, how).program, how
+
+    def method(self, variant: str, density: float, seed: int) -> Grain:
+        """GRAIN with what the variant changes."""
+        changes, _ = VARIANTS[variant]
+        return Grain(density=density, beta=self.setting.beta, seed=seed, **changes)
 
     def file(self, variant: str, density: float, seed: int) -> Path:
         """Where a student lies."""
@@ -173,30 +195,62 @@ def known(path: Path, task: str) -> set[tuple[str, float, int]]:
     return {
         (row["variant"], row["density"], row["seed"])
         for row in read(path)
-        if row["task"] == task and "density" in row
+        if row["task"] == task and "reached" in row
     }
 
 
+def measure(bench: Bench, settings: Settings, seconds: float) -> None:
+    """Lower, write and time the students that were not timed yet, each in turns with the whole model."""
+    rows = read(bench.out)
+    timed = {
+        (r["variant"], r["density"], r["seed"]) for r in rows if r["task"] == bench.task and "speedup" in r
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        before = emit.export(bench.program, Path(scratch) / "before.onnx")
+        for variant, density, seed in sorted(known(bench.out, bench.task) - timed):
+            slim, how = bench.lowered(variant, density, seed, settings)
+            after = emit.export(slim, Path(scratch) / "after.onnx", overwrite=True)
+            point = {axis: POINT.get(axis, size) for axis, size in example_point(bench.program).items()}
+            given = feeds(bench.program, point)
+            files = {"before": before.path, "after": after.path}
+            found = runtimes.measure(files, dict.fromkeys(files, given), settings, seconds)
+            bench.note(variant=variant, density=density, seed=seed, speedup=found["before"].median / found["after"].median,
+                       parameters=slim.parameter_count(), file_bytes=after.bytes, whole_bytes=before.bytes, how=how,
+                       relative=after.relative, point=point, machine=report.machine())  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is not known yet."""
+    """Train what is not known yet; or measure what was trained; or write the page."""
+    options = _parser().parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    if options.page:
+        text = page(read(options.out), {name: told for name, (_, told) in VARIANTS.items()}, options.note)
+        options.page.write_text(text, encoding="utf-8")
+        return
+    for task in options.tasks or SETTINGS:
+        bench = Bench(task, options.out)
+        if options.measure:
+            measure(bench, Settings(options.threads), SECONDS)
+            continue
+        for one in wanted(options):
+            if one not in known(options.out, task):
+                bench.student(*one)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.ablation", description=__doc__)
     add = parser.add_argument
-    add("task", choices=SETTINGS)
+    add("tasks", nargs="*", help=f"of {', '.join(SETTINGS)}")
     add("--out", type=Path, default=Path("out/grain/results.jsonl"), help="where figures are kept")
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="(all)")
     add("--densities", nargs="+", type=float, default=[0.1, 0.25, 0.5], help="(0.1 0.25 0.5)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
-    add("--share", default="1/1", metavar="I/N", help="train each N-th student only, from the I-th on (1/1)")
-    add("--threads", type=int, default=1, help="of torch (1)")
-    options = parser.parse_args(arguments)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(options.threads)
-    first, step = map(int, options.share.split("/"))
-    todo = list(wanted(options))[first - 1 :: step]
-    bench = Bench(options.task, options.out)
-    for one in todo:
-        if one not in known(options.out, options.task):
-            bench.student(*one)
+    add("--threads", type=int, default=1, help="of torch, and of the runtime (1)")
+    add("--measure", action="store_true", help="lower and time what was trained")
+    add("--page", type=Path, help="write the page from the figures, and train nothing")
+    add("--note", default="", help="a sentence about the run, for the page")
+    return parser
 
 
 if __name__ == "__main__":

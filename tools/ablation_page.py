@@ -1,0 +1,94 @@
+"""docs/grain.md: what `fxprune.tools.ablation` found, drawn from its file."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from statistics import mean
+from typing import Any
+
+from fxprune.tools import report
+from fxprune.tools.curve import spread
+from fxprune.tools.report import Grid
+
+Entries = Sequence[Mapping[str, Any]]
+
+HEAD = """# GRAIN on a 6-layer model
+
+Students of all-MiniLM-L6-v2 (6 layers, 12 heads of 32 dims, 1,536 neurons) lose neurons, and query/key and value dims of each head,
+while a teacher trains them: `fxprune train`'s `grain` beside what it is made of, without one part at a time. Density is the share of the
+parameters of what has gates (attention, feed-forward blocks and pooler) that is left. The figures lie in `docs/grain.jsonl` and come from
+
+```
+python -m fxprune.tools.ablation CoLA --out docs/grain.jsonl
+python -m fxprune.tools.ablation SST-2 --out docs/grain.jsonl
+python -m fxprune.tools.ablation CoLA SST-2 --out docs/grain.jsonl --measure
+```"""
+
+
+def page(entries: Entries, variants: Mapping[str, str], note: str) -> str:
+    """The whole page."""
+    parts = [HEAD, note] if note else [HEAD]
+    for task, found in groupby(
+        sorted(entries, key=lambda entry: str(entry["task"])), key=lambda e: e["task"]
+    ):
+        parts += _task(str(task), list(found), variants)
+    machine = next((entry for entry in entries if "machine" in entry), None)
+    return "\n\n".join([*parts, report.where(machine)] if machine else parts) + "\n"
+
+
+def _task(task: str, entries: Entries, variants: Mapping[str, str]) -> list[str]:
+    teacher = next(entry for entry in entries if entry["variant"] == "teacher")
+    students = [entry for entry in entries if "metric" in entry and "density" in entry]
+    recipe = students[0]["recipe"] if students else teacher["recipe"]
+    rows = [
+        _row(
+            name,
+            told,
+            density,
+            _of(students, name, density),
+            _of([e for e in entries if "speedup" in e], name, density),
+            teacher,
+        )
+        for density in sorted({entry["density"] for entry in students}, reverse=True)
+        for name, told in variants.items()
+        if _of(students, name, density)
+    ]
+    columns = (
+        "density",
+        "variant",
+        "seeds",
+        teacher["measure"],
+        "of the teacher's",
+        "heads left",
+        "parameters",
+        "speedup",
+        "file",
+    )
+    text = (
+        f"{teacher['rows'][0]:,} rows to train on, {teacher['rows'][1]:,} to be judged on. "
+        f"The teacher, {teacher['recipe']['epochs']} epochs: {teacher['measure']} {teacher['metric']:.3f}. "
+        f"Students: {recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, "
+        f"batches of {recipe['batch_size']}, {recipe['precision']}. Mean (lowest–highest) over seeds."
+    )
+    return [f"## {task}: {teacher['measure']} on dev", text, report.table(Grid("", columns, tuple(rows), 7))]
+
+
+def _of(entries: Entries, variant: str, density: float) -> list[Mapping[str, Any]]:
+    return [entry for entry in entries if entry["variant"] == variant and entry["density"] == density]
+
+
+def _row(
+    name: str, told: str, density: float, students: Entries, measured: Entries, teacher: Mapping[str, Any]
+) -> tuple[str, ...]:
+    metrics = [entry["metric"] for entry in students]
+    heads = [float(sum(map(len, entry["heads"]))) for entry in students]
+    return (
+        f"{density:.0%}",
+        told,
+        str(len(students)),
+        spread(metrics),
+        f"{mean(metrics) / teacher['metric']:.0%}",
+        f"{mean(heads):.0f}",
+        f"{mean(e['parameters'] for e in measured) / 1e6:.1f} M" if measured else "–",
+        f"{mean(e['speedup'] for e in measured):.2f}×" if measured else "–",
+        f"{mean(e['file_bytes'] for e in measured) / 1e6:.1f} MB" if measured else "–",
+    )
