@@ -179,15 +179,27 @@ class Loop:
     def _save(self) -> None:
         """Now and then, and at the end: written beside the last one, which goes only when the new one is whole."""
         kept = self.checkpoints
-        last = self.moment.step == self.moment.steps
-        if kept is None or not (last or time.monotonic() > self._saved + kept.seconds):
+        if kept is None or not self._is_time(kept):
             return
         draft = kept.folder / "draft"
-        shutil.rmtree(draft, ignore_errors=True)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(draft))
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             _place(draft, kept.folder, self.moment.step)
         self._saved = time.monotonic()
+
+    def _is_time(self, kept: Checkpoints) -> bool:
+        """Whether a checkpoint is due: the clock of the first process decides for all."""
+        due = self.moment.step == self.moment.steps or time.monotonic() > self._saved + kept.seconds
+        if self.accelerator.num_processes > 1:
+            said = torch.tensor(float(due), device=self.accelerator.device)
+            torch.distributed.broadcast(said, 0)
+            due = bool(said)
+        return due
 
 
 def _accelerator(device: torch.device) -> Any:

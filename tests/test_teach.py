@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,3 +136,20 @@ def test_a_run_that_was_killed_ends_with_the_same_gates(tmp_path: Path) -> None:
 def test_a_teacher_that_says_something_else() -> None:
     with pytest.raises(UsageError, match="no output 'logits'; outputs: last_hidden_state, pooler_output"):
         teach(family("bert"), GRAIN, rows(), RECIPE)
+
+
+def test_two_processes_close_the_same_gates(tmp_path: Path) -> None:
+    """Each has its share of the rows; scores, gates, weights and checkpoints are common."""
+    tests = Path(__file__).parent
+    (tmp_path / "kept").mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "taught_in_two.py", str(tmp_path)],
+        cwd=tests, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert (one["processes"], one["steps"]) == (2, 6)
+    assert one["density"] <= 0.4
+    assert one["rows"] != other["rows"]
+    for key in ("density", "open", "scores", "weights"):
+        assert one[key] == other[key]
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["step-6"]
