@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from fxprune import dims as algebra
+from fxprune.bottlenecks import bottlenecks
 from fxprune.dependent import outer_atoms
 from fxprune.dims import Dim, Pin, leaves
 from fxprune.errors import SelectionError
@@ -32,6 +33,7 @@ ROLES: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"heads"}), "heads"),
     (frozenset({"qk"}), "qk"),
     (frozenset({"v"}), "v"),
+    (frozenset({"rank"}), "rank"),
     (frozenset({"groups"}), "groups"),
     (frozenset({"channels"}), "channels"),
     (frozenset({"norm", "sum"}), "hidden"),
@@ -149,6 +151,8 @@ def analyze(program: Program) -> Analysis:
     learned = {leaf for leaf, members in places.items() if any(name in parameters for name, _, _ in members)}
     free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not algebra.is_pinned(leaf)]
     roles = _roles(flow)
+    for leaf in bottlenecks(flow):
+        roles.setdefault(leaf, set()).add("rank")
     chosen = {leaf: _role(roles.get(leaf, set())) for leaf in free}
     called = axis_names(chosen, places, program.labels, parameters)
     short = {leaf: full.rpartition(".")[2] for leaf, full in called.items()}

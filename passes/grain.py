@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.distill import Losses
 from fxprune.errors import RefusedError
+from fxprune.factorize import factorize
+from fxprune.flow import walk
 from fxprune.gates import Asked, Gated, gate
 from fxprune.pipeline import Training, require
 from fxprune.program import Program
@@ -39,6 +42,7 @@ class Grain(Training):
     temperature: float = 8.0  #: of the logits that are taught
     hidden: float = 1.0  #: how much hidden states count beside logits; 0: not at all
     separate: bool = True  #: whether scores feel the loss of the logits only
+    rank: int = 0  #: of tables that ids are looked up in, which become two factors (192 in the paper); 0: they stay whole
     units: str = "dims"  #: neurons, and dims of each head apart (dims) or whole heads (heads)
     score: str = "taylor"  #: what stays: what the loss would miss most (taylor), or what a die says (random)
     seed: int = 0  #: of the die
@@ -47,6 +51,7 @@ class Grain(Training):
         require(0 < self.density <= 1, f"density must lie in (0, 1], got {self.density:g}")
         require(self.alpha >= 0, f"alpha must be at least 0, got {self.alpha:g}")
         require(0 <= self.beta < 1, f"beta must lie in [0, 1), got {self.beta:g}")
+        require(self.rank >= 0, f"rank must be at least 0, got {self.rank}")
         require(self.units in ROLES, f"units must be one of {', '.join(ROLES)}, got {self.units!r}")
         require(self.score in ("taylor", "random"), f"score must be taylor or random, got {self.score!r}")
 
@@ -55,6 +60,8 @@ class Grain(Training):
 
         RefusedError where it has neither.
         """
+        tables = _tables(program, self.rank) if self.rank else ()
+        program = factorize(program, dict.fromkeys(tables, self.rank)).program
         analysis = analyze(program)
         axes = [axis for axis in analysis.axes if _is_unit(axis, ROLES[self.units])]
         units = [_apart(analysis, axis) for axis in axes]
@@ -75,6 +82,19 @@ class Grain(Training):
         if self.separate and losses.hidden.requires_grad:
             pruner.observe(losses.logits)
         return losses.logits + self.hidden * losses.hidden
+
+
+def _tables(program: Program, rank: int) -> list[str]:
+    """The tables that something of the inputs is looked up in, and that become at least a quarter smaller as two factors of this rank."""
+    varies = walk(program).varies
+    lookups = program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
+    found = [
+        str(node.args[0].target)
+        for node in lookups
+        if node.args[1] in varies and node.args[0].op == "get_attr"
+    ]
+    tensors = program.tensors()
+    return [n for n in dict.fromkeys(found) if rank * sum(tensors[n].shape) <= 0.75 * tensors[n].numel()]
 
 
 def _is_unit(axis: Axis, roles: Sequence[str]) -> bool:

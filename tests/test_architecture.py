@@ -72,6 +72,7 @@ LAYERS = (
     ),
     (
         "fxprune.bypass",
+        "fxprune.factorize",
         "fxprune.gates",
         "fxprune.hollow",
         "fxprune.lowering",
@@ -86,6 +87,7 @@ LAYERS = (
     ("fxprune.decouple", "fxprune.unstack", "fxprune.fold", "fxprune.fit", "fxprune.propagate"),
     (
         "fxprune.analysis",
+        "fxprune.bottlenecks",
         "fxprune.matrices",
         "fxprune.units",
         "fxprune.dependent",

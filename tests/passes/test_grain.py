@@ -70,6 +70,20 @@ def test_structure_is_regularised_by_value_dims_alone() -> None:
     assert plain == Taylor()
 
 
+def test_the_table_of_tokens_may_become_two_factors() -> None:
+    """99 tokens of 32 numbers; positions with it, while two token types are no table to speak of."""
+    on = Grain(density=0.3, rank=8).gated(family("bert"))
+    thin = {name: tuple(value.shape) for name, value in on.base.tensors().items() if "embeddings" in name}
+    assert thin["embeddings.word_embeddings.weight_rows"] == (99, 8)
+    assert thin["embeddings.word_embeddings.weight_columns"] == (8, 32)
+    assert [name for name in thin if name.endswith("_rows")] == [
+        "embeddings.word_embeddings.weight_rows",
+        "embeddings.position_embeddings.weight_rows",
+    ]
+    assert Grain(rank=40).gated(family("bert")).base.parameter_count() == family("bert").parameter_count()
+    assert "rank" in {axis.role for axis in analyze(on.base).axes}
+
+
 def test_what_it_is_compared_with() -> None:
     """Whole heads, and scores that say nothing: other numbers for other seeds, the same in every step."""
     program = family("bert")

@@ -1,0 +1,175 @@
+"""Factorize: a matrix becomes the product of two thinner ones, and gets a new axis, its rank, that leaves like any other.
+
+A weight W (a × b, as it is stored) becomes A (a × rank), under W's name and `_rows`, times B (rank × b), `_columns`. All that reads W
+reads both, so that a tie stays a tie: the embedding and the head that share a table share its factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.errors import RefusedError, SelectionError
+from fxprune.flow import identity
+from fxprune.fold import remove_dead
+from fxprune.graphs import call, fake_mode
+from fxprune.program import Program, copy_graph, rebuild, set_attribute, source_line
+from fxprune.rules.op import bind
+from fxprune.rules.registry import packet_of
+
+aten = torch.ops.aten
+
+Factors: TypeAlias = tuple[Tensor, Tensor]
+"""A (a × rank) and B (rank × b)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Factorized:
+    """The program, and of each weight what its factors miss: ‖W − A B‖ / ‖W‖ (Frobenius)."""
+
+    program: Program
+    errors: Mapping[str, float]
+
+
+def svd(weight: Tensor, rank: int) -> Factors:
+    """The closest product of this rank (Eckart–Young): A = U S, B = Vᵀ, computed in float64."""
+    u, s, v = torch.linalg.svd(weight.detach().double(), full_matrices=False)
+    return (u[:, :rank] * s[:rank]).to(weight.dtype), v[:rank].to(weight.dtype)
+
+
+def factorize(
+    program: Program, ranks: Mapping[str, int], split: Callable[[Tensor, int], Factors] = svd
+) -> Factorized:
+    """Replace weights, by name, by products of these ranks.
+
+    RefusedError where something reads a weight that no product can stand for; SelectionError for a name that is not there, or a rank that
+    the weight does not have.
+    """
+    graph = rebuild(program, copy_graph(program), {}).graph
+    made: dict[str, Tensor] = {}
+    errors: dict[str, float] = {}
+    for name, rank in ranks.items():
+        weight = _weight(program, name, rank)
+        matrix = weight.detach().flatten(1)
+        rows, columns = split(matrix, rank)
+        errors[name] = float((matrix - rows @ columns).norm() / matrix.norm().clamp(min=1e-30))
+        tail = weight.shape[2:]
+        found = {
+            f"{name}_rows": rows.reshape(*rows.shape, *tail),
+            f"{name}_columns": columns.reshape(*columns.shape, *tail),
+        }
+        made |= {key: nn.Parameter(value.contiguous(), weight.requires_grad) for key, value in found.items()}
+        for node in _reads(program, graph, name):
+            _replace(graph, node, made, name)
+    remove_dead(graph)
+    slim = rebuild(program.replace(graph=graph), graph.graph, made)
+    return Factorized(slim.replace(labels={}), errors)
+
+
+def _weight(program: Program, name: str, rank: int) -> Tensor:
+    known = program.tensors()
+    if name not in known:
+        raise SelectionError(f"no weight {name!r} in this program; weights: {', '.join(list(known)[:8])} …")
+    weight = known[name]
+    flat = tuple(weight.flatten(1).shape) if weight.ndim > 1 else tuple(weight.shape)
+    if weight.ndim < 2 or not weight.is_floating_point() or any(size != 1 for size in weight.shape[2:]):
+        raise RefusedError(f"{name} is no matrix: {tuple(weight.shape)} {weight.dtype}; it stays whole")
+    if not 1 <= rank <= min(flat):
+        raise SelectionError(f"{name} is {flat[0]} × {flat[1]}: its rank may be 1 to {min(flat)}, not {rank}")
+    return weight
+
+
+def _reads(program: Program, graph: fx.GraphModule, name: str) -> list[fx.Node]:
+    """The nodes that read the tensor, under any of its names."""
+    known = program.tensors()
+    same = {other for other, value in known.items() if identity(value) == identity(known[name])}
+    return [node for node in graph.graph.find_nodes(op="get_attr") if node.target in same]
+
+
+def _replace(graph: fx.GraphModule, read: fx.Node, made: Mapping[str, Tensor], name: str) -> None:
+    """Two products in the place of each."""
+    with graph.graph.inserting_before(read):
+        rows, columns = (
+            _parameter(graph, f"{name}{part}", made[f"{name}{part}"]) for part in ("_rows", "_columns")
+        )
+    for user in list(read.users):
+        form = FORMS.get(packet_of(user.target)) if user.op == "call_function" else None
+        argument, product = form or ("", None)
+        if product is None or bind(user)[argument].value is not read:
+            raise RefusedError(
+                f"{name} is read by {user.name} = {user.target} ({source_line(user)}), which no two products can stand for: it stays whole"
+            )
+        with graph.graph.inserting_before(user):
+            result = product(graph, user, rows, columns)
+        result.meta = {**result.meta, **{k: v for k, v in user.meta.items() if k != "val"}}
+        user.replace_all_uses_with(result)
+        graph.graph.erase_node(user)
+
+
+def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
+    set_attribute(graph, name, value)
+    node = graph.graph.get_attr(name)
+    node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)
+    return node
+
+
+Product: TypeAlias = Callable[[fx.GraphModule, fx.Node, fx.Node, fx.Node], fx.Node]
+"""(graph, the node that reads W, A, B) to the node that reads A and B instead."""
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    return {name: argument.value for name, argument in bind(node).items()}
+
+
+def _linear(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+    given = _arguments(node)
+    inner = call(graph, aten.linear.default, (given["input"], columns))
+    return call(graph, aten.linear.default, (inner, rows, given["bias"]))
+
+
+def _sum(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+    given = _arguments(node)
+    inner = call(graph, aten.mm.default, (given["mat1"], rows))
+    scales = {"beta": given["beta"], "alpha": given["alpha"]}
+    return call(graph, aten.addmm.default, (given["self"], inner, columns), scales)
+
+
+def _matrix(first: str) -> Product:
+    def product(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+        inner = call(graph, node.target, (_arguments(node)[first], rows))
+        return call(graph, node.target, (inner, columns))
+
+    return product
+
+
+def _lookup(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+    given = _arguments(node)
+    found = call(graph, aten.embedding.default, (rows, given["indices"], given["padding_idx"]))
+    return call(graph, aten.matmul.default, (found, columns))
+
+
+def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+    """Of one point: stride and padding belong to the first, for zeros stay zeros."""
+    given = _arguments(node)
+    if given["groups"] != 1:
+        raise RefusedError(
+            f"{node.name} = {node.target} has {given['groups']} groups; its weight stays whole"
+        )
+    inner = call(graph, node.target, (given["input"], columns, None, given["stride"], given["padding"]))
+    return call(graph, node.target, (inner, rows, given["bias"]))
+
+
+#: operator: (the argument that is the weight, what reads two factors instead)
+FORMS: dict[Any, tuple[str, Product]] = {
+    aten.linear: ("weight", _linear),
+    aten.addmm: ("mat2", _sum),
+    aten.mm: ("mat2", _matrix("self")),
+    aten.matmul: ("other", _matrix("self")),
+    aten.embedding: ("weight", _lookup),
+    aten.conv1d: ("weight", _convolution),
+    aten.conv2d: ("weight", _convolution),
+}
