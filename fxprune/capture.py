@@ -12,7 +12,7 @@ import logging
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import CaptureError
 from fxprune.normalize import normalize
 from fxprune.program import Program, is_free, source_line, trees
+from fxprune.training import remember_dropout
 
 _SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
@@ -39,15 +40,19 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     dynamic: Any = None,
     free_outputs: Collection[str] = (),
+    training: bool = False,
 ) -> Program:
     """Capture a model as a Program; the model is left as it was, and its weights are shared, not copied.
 
     `model` is an nn.Module (with example `args` and `kwargs`), an ExportedProgram, or the path of a .pt2 file (read by
     `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic` is None (all sizes
     fixed), True (torch decides for every dimension) or what torch.export calls dynamic_shapes.
-    `free_outputs` are outputs that may shrink. CaptureError gives torch's reason.
+    `free_outputs` are outputs that may shrink. With `training`, an nn.Module is captured in training mode, too, so that its fused
+    attention drops out in training as it did there. CaptureError gives torch's reason.
     """
     program = _captured(model, args, dict(kwargs or {}), dynamic)
+    if training and isinstance(model, nn.Module):
+        _remember_dropout(program, model, args, dict(kwargs or {}), dynamic)
     unknown = set(free_outputs) - set(program.output_names())
     if unknown:
         raise CaptureError(
@@ -74,6 +79,18 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
         program = _program(exported, tuple(args), kwargs, _settled(exported, shapes), frozenset(extra))
     check_same(model, program)
     return program
+
+
+def _remember_dropout(
+    program: Program, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
+) -> None:
+    """What torch can't trace in training mode keeps attention without dropout."""
+    extra = _quiet_cache(model, kwargs)
+    own_args, own_kwargs = _clones((tuple(args), {**kwargs, **extra}))
+    shapes = _with_constants(_dynamic_shapes(model, args, kwargs, dynamic), extra)
+    with _without_cache(model, kwargs), suppress(CaptureError):
+        exported = _export(model, own_args, own_kwargs, shapes, training=True)
+        remember_dropout(program.graph, exported.graph)
 
 
 def _clones(inputs: Any) -> Any:
@@ -186,8 +203,8 @@ def _with_constants(shapes: Any, extra: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def exporting(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, no attention fast path, no chatter; everything is put back afterwards."""
+def exporting(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Eval mode (or training mode), no gradients, no attention fast path, no chatter; everything is put back afterwards."""
     modes = {module: module.training for module in model.modules()}
     fastpath, level = torch.backends.mha.get_fastpath_enabled(), _SHAPES_LOG.level
     _SHAPES_LOG.setLevel(
@@ -195,19 +212,21 @@ def exporting(model: nn.Module) -> Iterator[None]:
     )  # a failed export prints the graph; its reason is in the exception too
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
+        model.train(training)
         with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         _SHAPES_LOG.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, training in modes.items():
-            module.training = training
+        for module, mode in modes.items():
+            module.training = mode
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:
-    with exporting(model):
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, training: bool = False
+) -> ExportedProgram:
+    with exporting(model, training):
         try:
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:

@@ -1,7 +1,7 @@
 """Train and eval: what is captured says `dropout(p, False)`; a module for training says True again, and `eval()` goes back.
 
-Two things of training can't come back, for the captured graph no longer has them: the dropout probability inside of
-`scaled_dot_product_attention` (0 in evaluation), and layers that a model skips at random.
+The dropout probability inside of `scaled_dot_product_attention` is 0 in evaluation; `capture(…, training=True)` reads it from the model in
+training mode and keeps it in the node's metadata. Layers that a model skips at random can't come back.
 """
 
 from __future__ import annotations
@@ -24,6 +24,31 @@ SWITCHES: dict[Any, str] = {
 }
 
 
+ATTENTION = aten.scaled_dot_product_attention.default
+#: where a node keeps the probability that it has in training
+DROPOUT = "fxprune_dropout_p"
+
+
+def remember_dropout(graph: fx.GraphModule, training: fx.Graph) -> int:
+    """Take from a graph that was captured in training mode how attention drops out; the number of nodes that do.
+
+    Nothing is taken where the two graphs do not have the same attentions, module by module.
+    """
+    ours, theirs = (list(g.find_nodes(op="call_function", target=ATTENTION)) for g in (graph.graph, training))
+    if [_path(node) for node in ours] != [_path(node) for node in theirs]:
+        return 0
+    for node, other in zip(ours, theirs, strict=True):
+        found = other.args[4] if len(other.args) > 4 else other.kwargs.get("dropout_p", 0.0)
+        if isinstance(found, float) and found > 0:
+            node.meta[DROPOUT] = found
+    return sum(DROPOUT in node.meta for node in ours)
+
+
+def _path(node: fx.Node) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""
+
+
 def switchable(module: fx.GraphModule) -> fx.GraphModule:
     """The module itself, whose `train()` and `eval()` now switch dropout and batch norm, as those of the original model do."""
     own: Any = type(module)  # FX gives each graph module a class of its own
@@ -39,6 +64,7 @@ def switchable(module: fx.GraphModule) -> fx.GraphModule:
 def switch(module: fx.GraphModule, training: bool) -> int:
     """Set the arguments that say whether operators train; the number of operators that changed."""
     changed = sum(_set(node, training) for node in module.graph.nodes if _is_switch(node))
+    changed += sum(_drop(node, training) for node in module.graph.nodes if DROPOUT in node.meta)
     if changed:
         module.recompile()
     return changed
@@ -59,3 +85,14 @@ def _set(node: fx.Node, training: bool) -> bool:
     else:
         node.update_kwarg(name, training)
     return bool(before) != training
+
+
+def _drop(node: fx.Node, training: bool) -> bool:
+    """Attention with its own probability, or none; whether it was the other before."""
+    wanted = node.meta[DROPOUT] if training else 0.0
+    before = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
+    if len(node.args) > 4:
+        node.update_arg(4, wanted)
+    else:
+        node.update_kwarg("dropout_p", wanted)
+    return bool(before != wanted)

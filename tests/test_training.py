@@ -65,3 +65,46 @@ def test_switching_twice_changes_nothing() -> None:
         0,
         2,
     ]
+
+
+class Attention(nn.Module):
+    """Fused attention that drops out in training only, as transformers' does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.ModuleList(nn.Linear(5, 8) for _ in range(3))
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (linear(x).view(4, 3, 2, 4).transpose(1, 2) for linear in self.qkv)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=0.5 if self.training else 0.0)
+        y: Tensor = self.out(mixed.transpose(1, 2).reshape(4, 3, 8))
+        return y
+
+
+def test_fused_attention_drops_out_as_in_the_original() -> None:
+    """The same noise, the same weights after training; without asking, attention is whole."""
+    model = Attention()
+    wanted = trained(copy.deepcopy(model))
+    asked, plain = (trained(capture(model, (example(),), training=on).module()) for on in (True, False))
+    assert max(float((wanted[name] - asked[name]).abs().max()) for name in wanted) < 1e-6
+    assert max(float((wanted[name] - plain[name]).abs().max()) for name in wanted) > 1e-3
+    assert model.training
+
+
+def test_dropout_in_attention_survives_pruning() -> None:
+    program = capture(Attention(), (example(),), training=True)
+    module = parse_pipeline("heads(ratio=0.5)").run(program).program.module()
+    with torch.no_grad():
+        assert torch.equal(module(example()), module(example()))
+        module.train()
+        assert not torch.equal(module(example()), module(example()))
+
+
+def test_attention_that_is_other_in_training_stays_whole() -> None:
+    class Twice(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + (super().forward(x) if self.training else 0)
+
+    module = capture(Twice(), (example(),), training=True).module().train()
+    assert torch.equal(module(example()), module(example()))

@@ -98,7 +98,7 @@ class Bench:
         folder = subject_common.data(f"{self.setting.folder}/train.tsv").parent
         found = data.read(folder, self.setting.columns, self.setting.rows)
         tokenizer = models.tokenizer(MODEL)
-        self.program = models.classifier(MODEL, len(found.classes), 0).capture()
+        self.program = models.classifier(MODEL, len(found.classes), 0).capture(training=True)
         self.train, self.dev = (
             encoded(tokenizer, rows.texts, rows.labels, self.program) for rows in (found.train, found.dev)
         )

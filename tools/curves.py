@@ -50,7 +50,7 @@ def one(seed: int, most: int) -> dict[str, Any]:
     folder = subject_common.data("SST-2/train.tsv").parent
     task = data.read(folder, most=most)
     loaded = models.classifier("minilm", 2, seed)
-    program = loaded.capture()
+    program = loaded.capture(training=True)
     tokenizer = models.tokenizer("minilm")
     train, dev = (encoded(tokenizer, rows.texts, rows.labels, program) for rows in (task.train, task.dev))
     recipe, names = replace(RECIPE, seed=seed), program.output_names()

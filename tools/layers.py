@@ -95,7 +95,7 @@ def _seeded(
     with stages.stage(f"seed {seed}: loading and capturing"):
         loaded = models.classifier(options.model, len(task.classes), seed)
         tokenizer = models.tokenizer(options.tokenizer or options.model)
-        program = loaded.capture()
+        program = loaded.capture(training=True)
     for note in loaded.notes:
         stages.note(note)
     _check_classes(program, options.output_name, len(task.classes))

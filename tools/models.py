@@ -52,9 +52,12 @@ class Loaded:
     patches: Callable[[], AbstractContextManager[None]] | None = None
     notes: tuple[str, ...] = ()
 
-    def capture(self, free_outputs: Collection[str] = ()) -> Program:
-        """Capture the model; outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every one."""
-        program = self._captured()
+    def capture(self, free_outputs: Collection[str] = (), training: bool = False) -> Program:
+        """Capture the model, to be trained if asked (see `fxprune.capture`).
+
+        Outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every one.
+        """
+        program = self._captured(training)
         names = program.output_names()
         asked = {name: {n for n in names if f"{n}.".startswith(f"{name}.")} for name in free_outputs}
         unknown = [name for name, found in asked.items() if not found and name != "all"]
@@ -65,16 +68,16 @@ class Loaded:
         freed = set().union(*(found or names for found in asked.values()))
         return program.replace(free_outputs=frozenset(freed))
 
-    def _captured(self) -> Program:
+    def _captured(self, training: bool) -> Program:
         """What torch can't trace is tried once more with the patches of its library."""
         with quiet():
             try:
-                return capture(self.model, self.args, self.kwargs, self.dynamic)
+                return capture(self.model, self.args, self.kwargs, self.dynamic, training=training)
             except CaptureError:
                 if self.patches is None:
                     raise
             with self.patches():
-                program = capture(self.model, self.args, self.kwargs, self.dynamic)
+                program = capture(self.model, self.args, self.kwargs, self.dynamic, training=training)
             check_same(self.model, program)  # the model without patches is the one to agree with
             return program
 

@@ -108,7 +108,7 @@ def _job(options: argparse.Namespace, stages: Stages) -> Job:
         classes = row.classes(tables)
     with stages.stage("loading and capturing the model"):
         loaded = models.for_task(options.model, options.task, len(classes), options.seed)
-        program = loaded.capture()
+        program = loaded.capture(training=True)
     for note in loaded.notes:
         stages.note(note)
     with stages.stage("encoding the data"):
