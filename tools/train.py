@@ -55,6 +55,7 @@ class Job:
     loaded: models.Loaded
     program: Program
     lesson: Lesson
+    classes: int
 
 
 def train(options: argparse.Namespace) -> int:
@@ -116,7 +117,7 @@ def _job(options: argparse.Namespace, stages: Stages) -> Job:
         asked = Asked(tables, classes, tokenizer, program, options.length or row.length, metric)
         lesson = row.lesson(asked)
     _check_outputs(program, lesson, len(classes))
-    return Job(loaded, program, lesson)
+    return Job(loaded, program, lesson, len(classes))
 
 
 def _check_outputs(program: Program, lesson: Lesson, classes: int) -> None:
@@ -158,15 +159,8 @@ def _teacher(
         return None, {"model": NO_TEACHER}
     if options.teacher:
         with stages.stage("loading the teacher"):
-            classes = job.program.named_outputs()[job.lesson.outputs[0]].meta["val"].shape[-1]
-            known = (
-                classes
-                if isinstance(classes, int) and TASKS[options.task].columns[-1] in ("label", "tags")
-                else 0
-            )
-            module: nn.Module = (
-                models.for_task(options.teacher, options.task, known).capture().module().eval()
-            )
+            loaded = models.for_task(options.teacher, options.task, job.classes)
+            module: nn.Module = loaded.capture().module().eval()
     else:
         recipe = recipe_of(options, options.teacher_epochs, options.seed)
         with Steps("teacher") as steps:
