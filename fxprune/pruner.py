@@ -102,11 +102,18 @@ class Pruner:
     The module may be wrapped by torch.compile, DistributedDataParallel or Accelerate. Gradients of gates are taken off in the backward
     pass, so that clipping and optimizers never see them; over processes they are averaged, so that all close the same units. What is open
     and what was felt live in the module, as gates and as buffers: whatever saves and loads the module saves and loads them.
+    With `per_cost`, units are ranked by score for each parameter that they cost, which is fairer where some are far larger than others.
     """
 
     def __init__(
-        self, gated: Gated, module: nn.Module, schedule: Schedule, score: Score | None = None
+        self,
+        gated: Gated,
+        module: nn.Module,
+        schedule: Schedule,
+        score: Score | None = None,
+        per_cost: bool = False,
     ) -> None:
+        self.per_cost = per_cost
         self.gated, self.schedule, self.score = gated, schedule, score or Taylor()
         self.module, named = unwrapped(module), tensors_of(module)
         self.parameters = {gate: named[gate.name] for gate in gated.gates}
@@ -175,17 +182,18 @@ class Pruner:
         """Close the least worthy units until the others cost at most a share of all; equal ones in their order."""
         flat = torch.cat([table.flatten() for table in open_.values()])
         costs = torch.cat([self.costs[gate].flatten() for gate in open_]).to(flat.device)
-        ranked = _least_first(self.scores, flat)
+        scores = torch.cat([self.scores[gate].flatten() for gate in open_])
+        ranked = _least_first(scores / costs.clamp(min=1) if self.per_cost else scores, flat)
         left = costs[flat].sum() - costs[ranked].cumsum(0) + costs[ranked]
         flat[ranked[left > share * float(costs.sum()) * (1 + 1e-9)]] = False
         parts = flat.split([table.numel() for table in open_.values()])
         return {gate: part.reshape(open_[gate].shape) for gate, part in zip(open_, parts, strict=True)}
 
 
-def _least_first(scores: Mapping[Gate, Tensor], open_: Tensor) -> Tensor:
+def _least_first(scores: Tensor, open_: Tensor) -> Tensor:
     """The open units' places in all gates laid end to end, by rising score."""
-    flat, here = torch.cat([score.flatten() for score in scores.values()]), open_.nonzero().flatten()
-    return here[flat[here].sort(stable=True).indices]
+    here = open_.nonzero().flatten()
+    return here[scores[here].sort(stable=True).indices]
 
 
 def _averaged(slopes: dict[Gate, Tensor]) -> dict[Gate, Tensor]:

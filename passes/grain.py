@@ -45,6 +45,9 @@ class Grain(Training):
     rank: int = 0  #: of tables that ids are looked up in, which become two factors (192 in the paper); 0: they stay whole
     units: str = "dims"  #: neurons, and dims of each head apart (dims) or whole heads (heads)
     score: str = "taylor"  #: what stays: what the loss would miss most (taylor), or what a die says (random)
+    per_cost: bool = (
+        False  #: whether units are ranked by score for each parameter, for units of unequal sizes
+    )
     seed: int = 0  #: of the die
 
     def __post_init__(self) -> None:
@@ -75,7 +78,7 @@ class Grain(Training):
         values = [each for each in gated.gates if each.within and role[each.of] == "v"]
         alpha = dict.fromkeys(values, self.alpha) if self.alpha else {}
         score = Random(self.seed) if self.score == "random" else Taylor(self.beta, alpha)
-        return Pruner(gated, module, Cubic(self.density, self.start, self.end), score)
+        return Pruner(gated, module, Cubic(self.density, self.start, self.end), score, self.per_cost)
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
         """What the student goes down by; its backward pass is the caller's."""

@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounter
 
 from fxprune import analyze
 from fxprune.errors import UsageError
-from fxprune.gates import Gated
+from fxprune.gates import Gated, gate
 from fxprune.lowering import lower
 from fxprune.program import copy_graph, rebuild
 from fxprune.pruner import Pruner, Taylor, unit_costs
@@ -50,6 +50,20 @@ def test_a_schedule_has_three_phases() -> None:
     assert [left(t) for t in (0.0, 0.2, 0.3, 0.4, 1.0)] == pytest.approx([1, 1, 0.1 + 0.9 / 8, 0.1, 0.1])
     with pytest.raises(UsageError, match=r"got 0\.4 and 0\.4"):
         Cubic(0.1, 0.4, 0.4)
+
+
+@pytest.mark.parametrize("per_cost", [False, True])
+def test_units_of_unequal_sizes_may_be_ranked_by_score_for_each_parameter(per_cost: bool) -> None:
+    """All have the same score: by score alone they go in their order, per parameter the large heads go before the neurons."""
+    program = family("bert")
+    axes = [axis.name for axis in analyze(program).axes if axis.role in ("ffn", "heads")]
+    on = gate(program, axes)
+    pruner = Pruner(on, on.module(), lambda _: 0.6, per_cost=per_cost)
+    for score in pruner.scores.values():
+        score.fill_(1.0)
+    pruner.step(1.0)
+    left = [int(open_.sum()) for open_ in pruner.open.values()]
+    assert left == ([0, 64, 1, 64] if per_cost else [0, 25, 4, 64])
 
 
 @pytest.mark.parametrize("density", [0.5, 0.1, 0.03])

@@ -84,6 +84,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "grain": ({}, "GRAIN"),
     "random": ({"score": "random"}, "random scores"),
     "heads": ({"units": "heads"}, "whole heads and neurons"),
+    "heads-per-cost": (
+        {"units": "heads", "per_cost": True},
+        "whole heads and neurons, by score for each parameter",
+    ),
     "no-structure": ({"alpha": 0.0}, "without structure regularisation"),
     "no-separation": ({"separate": False}, "without gradient separation"),
     "no-hidden": ({"hidden": 0.0}, "without the hidden loss"),
