@@ -8,7 +8,7 @@ units of an outer axis keep unequal numbers, tensors are ragged, and there are t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -141,41 +141,49 @@ def _blocked(weight: Tensor, open_: Tensor, block: tuple[int, int]) -> Tensor:
 
 
 def _settled(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
-    """The same units with what follows: outer units that nothing is left of are closed, and all within closed ones."""
-    outer = {unit.axis: unit.table for unit in units if not unit.within}
-    for unit in (unit for unit in units if unit.within and _closes(analysis, unit)):
-        everything = torch.ones(len(unit.table), dtype=torch.bool)
-        outer[unit.within] = outer.get(unit.within, everything) & unit.table.any(1)
-    settled = [Open(name, "", table) for name, table in outer.items()]
-    for unit in (unit for unit in units if unit.within):
-        alive = outer.get(unit.within, torch.ones(len(unit.table), dtype=torch.bool))
-        settled.append(replace(unit, table=unit.table & alive[:, None]))
-    return settled
+    """The same units with what follows (see `_follow`)."""
+    closers = [_key(unit) for unit in units if unit.within and _closes(analysis, unit.axis, unit.within)]
+    found = _follow(closers, {_key(unit): unit.table for unit in units})
+    return [Open(axis, within, table) for (axis, within), table in found.items()]
 
 
 def closing(gated: Gated) -> Callable[[Mapping[Gate, Tensor]], dict[Gate, Tensor]]:
-    """What follows from closed units: where nothing of an outer unit is left, all gates of it and within it are closed."""
+    """What follows from closed units (see `_follow`), as a function of which gates are open."""
     analysis = analyze(gated.base)
-    within = [gate for gate in gated.gates if gate.within]
-    closers = [gate for gate in within if _closes(analysis, Open(gate.of, gate.within, torch.empty(0)))]
+    units = {(gate.of, gate.within): gate for gate in gated.gates if gate.kind == "units"}
+    closers = [key for key in units if key[1] and _closes(analysis, *key)]
 
     def settle(open_: Mapping[Gate, Tensor]) -> dict[Gate, Tensor]:
-        found = dict(open_)
-        for closer in closers:
-            alive = open_[closer].any(1)
-            for gate, table in list(found.items()):
-                if gate.within == closer.within:
-                    found[gate] = table & alive[:, None]
-                elif gate.kind == "units" and gate.of == closer.within and not gate.within:
-                    found[gate] = table & alive
-        return found
+        found = _follow(closers, {key: open_[gate] for key, gate in units.items()})
+        return {**open_, **{gate: found[key] for key, gate in units.items()}}
 
     return settle
 
 
-def _closes(analysis: Analysis, unit: Open) -> bool:
+Key: TypeAlias = tuple[str, str]
+"""An axis, and the one within each of whose units its own are counted ("": none)."""
+
+
+def _key(unit: Open) -> Key:
+    return unit.axis, unit.within
+
+
+def _follow(closers: Sequence[Key], tables: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """An outer unit of which all units of a closer are closed is closed itself, and so is all within closed ones."""
+    outer = {axis: table for (axis, within), table in tables.items() if not within}
+    for axis, within in closers:
+        left = tables[axis, within].any(1)
+        outer[within] = outer.get(within, torch.ones_like(left)) & left
+    found = {(axis, ""): table for axis, table in outer.items()}
+    for (axis, within), table in tables.items():
+        if within:
+            found[axis, within] = table & outer.get(within, torch.ones_like(table[:, 0]))[:, None]
+    return found
+
+
+def _closes(analysis: Analysis, inner: str, outside: str) -> bool:
     """Whether nothing of an outer unit is left where all units within it are closed: every sum over the outer axis runs over both."""
-    own, outer = analysis.axis(unit.axis).leaf, analysis.axis(unit.within).leaf
+    own, outer = analysis.axis(inner).leaf, analysis.axis(outside).leaf
     sums = [found.dim for found in analysis.flow.contractions if outer in leaves(found.dim)]
     return bool(sums) and all(own in beside(dim, outer) for dim in sums)
 
