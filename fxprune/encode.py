@@ -5,7 +5,7 @@ Tokenizers are called as the fast ones of transformers are: they say which word,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import UsageError
-from fxprune.examples import IGNORED, Examples, tokenized
+from fxprune.examples import IGNORED, Examples, examples, fixed_length, tokenized
 from fxprune.program import Program
 
 
@@ -32,14 +32,12 @@ def tagged(
         raise UsageError(
             f"row {uneven} has {len(words[uneven])} words and {len(tags[uneven])} tags; each word needs one"
         )
-    made, lengths = tokenized(
-        tokenizer, [list(row) for row in words], program, length, is_split_into_words=True
-    )
+    made = tokenized(tokenizer, [list(row) for row in words], program, length, is_split_into_words=True)
     labels = torch.full(made["attention_mask"].shape, IGNORED)
     for row, classes in enumerate(tags):
         for place, word in _first_tokens(made.word_ids(row)):
             labels[row, place] = classes[word]
-    return Examples(_inputs(made, program), labels, lengths, by_token=True)
+    return examples(made, labels, program, by_token=True)
 
 
 def _first_tokens(words: Sequence[int | None]) -> Iterator[tuple[int, int]]:
@@ -53,6 +51,7 @@ def _first_tokens(words: Sequence[int | None]) -> Iterator[tuple[int, int]]:
 
 def running(tokenizer: Any, texts: Sequence[str], program: Program, length: int = 128) -> Examples:
     """Texts one after another, cut into rows of `length` tokens; the label of a token is the one that follows it."""
+    length = fixed_length(program) or length
     with_ends = [text + (tokenizer.eos_token or "") for text in texts if text.strip()]
     ids = [i for row in tokenizer(with_ends, add_special_tokens=False)["input_ids"] for i in row]
     count = len(ids) // length
@@ -66,14 +65,7 @@ def running(tokenizer: Any, texts: Sequence[str], program: Program, length: int 
         "token_type_ids": torch.zeros_like(rows),
         "position_ids": torch.arange(length).expand(count, -1),
     }
-    return Examples(_inputs(made, program), labels, torch.full((count,), length), by_token=True)
-
-
-def _inputs(made: Mapping[str, Any], program: Program) -> dict[str, Tensor]:
-    missing = [name for name in program.input_names() if name not in made]
-    if missing:
-        raise UsageError(f"the program wants {missing[0]!r}, and the data give {', '.join(made)}")
-    return {name: made[name] for name in program.input_names()}
+    return examples(made, labels, program, by_token=True)
 
 
 Answers: TypeAlias = Sequence[tuple[str, int]]
@@ -134,7 +126,7 @@ def asked(
     A context that is too long makes several windows, each with `stride` tokens of the one before (a third of them).
     """
     pairs = [(question.strip(), context) for question, context in zip(questions, contexts, strict=True)]
-    made, lengths = tokenized(
+    made = tokenized(
         tokenizer, pairs, program, length, truncation="only_second", stride=length // 3 if stride is None else stride,
         return_overflowing_tokens=True, return_offsets_mapping=True,
     )  # fmt: skip
@@ -143,7 +135,7 @@ def asked(
     outside = [[part != 1 for part in made.sequence_ids(row)] for row in range(len(rows))]
     offsets[torch.tensor(outside)] = -1
     labels = torch.tensor([_span(offsets[row], answers[int(of)]) for row, of in enumerate(rows)])
-    return Questions(Examples(_inputs(made, program), labels, lengths), rows, offsets, contexts, answers)
+    return Questions(examples(made, labels, program), rows, offsets, contexts, answers)
 
 
 def _span(offsets: Tensor, answers: Answers) -> tuple[int, int]:

@@ -24,14 +24,15 @@ IGNORED = -100
 class Examples:
     """Labelled rows: `inputs` by the program's names, each (rows, …), and `labels` (rows, …), class numbers or IGNORED.
 
-    `lengths` (rows) says how long each row is where they are padded along dimension 1: a batch is then cut to its longest. With
-    `by_token` labels are (rows, length) and are cut, too.
+    `lengths` (rows) says how long each row is where they are padded along dimension 1: a batch is then cut to its longest, unless they are
+    `fixed`. With `by_token` labels are (rows, length) and are cut, too.
     """
 
     inputs: Mapping[str, Tensor]
     labels: Tensor
     lengths: Tensor | None = None
     by_token: bool = False
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         counts = {name: len(value) for name, value in self.inputs.items()} | {"labels": len(self.labels)}
@@ -67,7 +68,7 @@ class Examples:
     def batch(self, index: Sequence[int] | Tensor) -> Batch:
         """Some of the rows, no longer than the longest of them."""
         rows = self.rows(index)
-        longest = math.inf if rows.lengths is None else int(rows.lengths.max())
+        longest = math.inf if rows.lengths is None or self.fixed else int(rows.lengths.max())
         inputs = {name: _cut(value, longest) for name, value in rows.inputs.items()}
         labels = _cut(rows.labels, longest) if self.by_token else rows.labels
         return inputs, labels, torch.as_tensor(index)
@@ -129,36 +130,38 @@ def encoded(
 
     `tokenizer` is called as those of transformers are. A program whose length is fixed gets rows of that length.
     """
-    made, lengths = tokenized(tokenizer, list(texts), program, length)
+    made = tokenized(tokenizer, list(texts), program, length)
+    return examples(made, torch.tensor(list(labels)), program)
+
+
+def examples(made: Mapping[str, Any], labels: Tensor, program: Program, by_token: bool = False) -> Examples:
+    """Examples of what a tokenizer made: inputs that the program takes, as long as its attention mask says."""
+    missing = [name for name in program.input_names() if name not in made]
+    if missing:
+        raise UsageError(
+            f"the tokenizer makes {', '.join(made)}, and the program wants {missing[0]!r} as well"
+        )
     inputs = {name: made[name] for name in program.input_names()}
-    return Examples(inputs, torch.tensor(list(labels)), lengths)
+    fixed = fixed_length(program) is not None
+    return Examples(inputs, labels, made["attention_mask"].sum(dim=1), by_token, fixed)
 
 
-def tokenized(
-    tokenizer: Any, texts: Sequence[Any], program: Program, length: int, **more: Any
-) -> tuple[Any, Tensor | None]:
-    """(what the tokenizer makes, as tensors; the length of each row where rows may be cut). UsageError where the program wants more."""
-    names = program.input_names()
-    fixed = _fixed_length(program)
-    made = tokenizer(
+def tokenized(tokenizer: Any, texts: Sequence[Any], program: Program, length: int, **more: Any) -> Any:
+    """What the tokenizer makes, as tensors; rows of at most `length` tokens, or of the program's own length."""
+    fixed = fixed_length(program)
+    return tokenizer(
         list(texts),
         padding="max_length" if fixed else "longest",
         truncation=more.pop("truncation", True),
         max_length=fixed or length,
         return_tensors="pt",
         return_attention_mask=True,
-        return_token_type_ids="token_type_ids" in names,
+        return_token_type_ids="token_type_ids" in program.input_names(),
         **more,
     )
-    missing = [name for name in names if name not in made]
-    if missing:
-        raise UsageError(
-            f"the tokenizer makes {', '.join(made)}, and the program wants {missing[0]!r} as well"
-        )
-    return made, None if fixed else made["attention_mask"].sum(dim=1)
 
 
-def _fixed_length(program: Program) -> int | None:
+def fixed_length(program: Program) -> int | None:
     """The number of columns of the first input where it is no free dimension."""
     name = program.input_names()[0]
     example = next(value for value in program.flat_inputs() if isinstance(value, Tensor))

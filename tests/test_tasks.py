@@ -168,7 +168,7 @@ def test_texts_become_rows_and_a_batch_is_as_long_as_its_longest() -> None:
     predicted(free, free.graph, rows, batch_size=2, output="output_0")
     assert seen == [3, 4]
     fixed = encoded(tokenizer, ["a"], [0], capture(Letters(), kwargs={"ids": ids}))
-    assert (fixed.inputs["ids"].shape, fixed.lengths) == ((1, 7), None)
+    assert (fixed.batch([0])[0]["ids"].shape, fixed.lengths) == ((1, 7), torch.ones(1))
 
 
 def test_rows_of_like_length_share_a_batch_and_every_epoch_has_other_ones() -> None:

@@ -109,7 +109,7 @@ def _calibration(examples: Examples) -> tuple[dict[str, torch.Tensor], ...]:
     """Rows for the scores without training: 64, one by one, for padding would count as well."""
     lengths = examples.lengths
     rows = [examples.rows([i]) for i in range(min(64, len(examples)))]
-    if lengths is None:
+    if lengths is None or examples.fixed:
         return tuple(dict(row.inputs) for row in rows)
     return tuple(
         {name: value[:, : int(lengths[i])] if value.ndim > 1 else value for name, value in row.inputs.items()}
