@@ -5,7 +5,9 @@ The teacher is any module; the student is the module of a Program, whose graph s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +50,13 @@ class Distillation(nn.Module):
         super().__init__()
         self.temperature = temperature
         self.pairs = dict(pairs or {})
-        self._teacher = [teacher.eval()]  # in a list: its weights are not among the parameters here
+        teacher.eval()
+        self._listened: tuple[str, ...] = ()
+        if isinstance(teacher, fx.GraphModule):
+            teacher = _twin(teacher)
+        else:
+            self._listened = tuple(self.pairs.values())
+        self._teacher = [teacher]  # in a list: its weights are not among the parameters here
         self._taught: dict[str, Tensor] = {}
         self.shown: dict[str, Tensor] = {}
         graph = unwrapped(student)
@@ -56,14 +64,17 @@ class Distillation(nn.Module):
             raise UsageError(f"the student must be a Program's module, got {type(graph).__name__}")
         sizes = {path: tap(graph, path, self._taught, "student") for path in self.pairs}
         for path in self.pairs.values():
-            _listen(teacher, path, self.shown)
+            if isinstance(teacher, fx.GraphModule):
+                tap(teacher, path, self.shown, "teacher")
+            elif path not in paths(teacher):
+                raise UsageError(f"the teacher has no module {path!r}")
         self.show(**example)
         made = {path: _identity(sizes[path], self.shown[other]) for path, other in self.pairs.items()}
         self.maps = nn.ModuleDict({_key(path): linear for path, linear in made.items()})
 
     def show(self, **batch: Any) -> Any:
         """What the teacher says to a batch; its hidden states lie in `shown`, by the teacher's paths, for `losses`."""
-        with torch.no_grad():
+        with torch.no_grad(), _listening(self._teacher[0], self._listened, self.shown):
             return self._teacher[0](**batch)
 
     def losses(
@@ -139,15 +150,28 @@ def _modules(node: fx.Node) -> tuple[str, ...]:
     return tuple(path for path, _ in (node.meta.get("nn_module_stack") or {}).values())
 
 
-def _listen(teacher: nn.Module, path: str, shown: dict[str, Tensor]) -> None:
-    if isinstance(teacher, fx.GraphModule):
-        tap(teacher, path, shown, "teacher")
-        return
+def _twin(teacher: fx.GraphModule) -> fx.GraphModule:
+    """Another graph of the same weights, to be tapped: the teacher stays as it is."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(teacher.graph, {}))
+    graph.set_codegen(copy.copy(teacher.graph._codegen))
+    return fx.GraphModule(teacher, graph)
+
+
+@contextmanager
+def _listening(teacher: nn.Module, paths_: Iterable[str], shown: dict[str, Tensor]) -> Iterator[None]:
+    """Keep what modules of these paths give while the teacher runs."""
+    handles = [
+        teacher.get_submodule(path).register_forward_hook(
+            lambda _, __, out, path=path: shown.__setitem__(path, _first(out))
+        )
+        for path in paths_
+    ]
     try:
-        module = teacher.get_submodule(path)
-    except AttributeError as error:
-        raise UsageError(f"the teacher has no module {path!r}") from error
-    module.register_forward_hook(lambda _, args, out: shown.__setitem__(path, _first(out)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _first(out: Any) -> Tensor:

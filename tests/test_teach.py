@@ -87,6 +87,17 @@ def test_a_teacher_may_be_a_programs_module() -> None:
     assert torch.allclose(values(one), values(taught()), atol=1e-4)
 
 
+def test_a_teacher_stays_as_it_was() -> None:
+    """No hooks and no taps are left in it, however often it teaches."""
+    model, module = hugging_face("bert")[0], family("bert").module().eval()
+    nodes = len(module.graph.nodes)  # type: ignore[union-attr, arg-type]
+    for teacher in (model, module):
+        taught(teacher=teacher)
+    assert [len(each._forward_hooks) for each in model.modules()] == [0] * len(list(model.modules()))
+    assert len(module.graph.nodes) == nodes  # type: ignore[union-attr, arg-type]
+    assert not any(name.startswith("_tap") for name, _ in module.named_modules())
+
+
 def test_of_many_layers_every_second_is_matched() -> None:
     teacher, _ = hugging_face("bert")
     assert list(matched(family("bert"), teacher, most=1)) == ["embeddings", "encoder.layer.1"]
