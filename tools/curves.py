@@ -1,6 +1,6 @@
 """`python -m fxprune.tools.curves`: does what was captured train as the original does? Losses of both on SST-2, seed by seed.
 
-The same rows in the same order, the same recipe; dropout draws other numbers, which is what seeds are for.
+The same rows in the same order, the same recipe, the same random numbers.
 """
 
 import argparse
