@@ -140,6 +140,18 @@ def test_pairs_of_texts(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     )
 
 
+def test_a_teacher_of_ones_own(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wider than the student, so that its hidden states are mapped; nothing is fine-tuned first."""
+    wide = {**BERT, "hidden_size": 24, "num_labels": 2}
+    teacher = saved(tmp_path / "teacher", "BertForSequenceClassification", **wide)
+    given = command(place, tmp_path / "out", "--teacher", f"hf:{teacher}", "--json", epochs=1)
+    assert main(given) == 0
+    told = found(capsys)
+    assert told["teacher"]["model"] == f"hf:{teacher}"
+    assert told["teacher"]["epochs"] == 0
+    assert not (tmp_path / "out.run" / "teacher").exists()
+
+
 def test_classes_of_words(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "task"
     folder.mkdir()
