@@ -71,7 +71,7 @@ def train(options: argparse.Namespace) -> int:
     with Steps(f"{parts.method}") as steps:
         taught = teach(
             start.program, parts.method, job.lesson.train, recipe, teacher, outputs=job.lesson.outputs,
-            hooks=Hooks(after=partial(_said, steps)), checkpoints=Checkpoints(kept / "student"), recall=recall,
+            hooks=Hooks(after=partial(_said, steps)), checkpoints=Checkpoints(kept / "student", options.save), recall=recall,
             judge=job.lesson.judge,
         )  # fmt: skip
     how = _how(options, taught, session, stages)
@@ -165,7 +165,7 @@ def _teacher(
         recipe = recipe_of(options, options.teacher_epochs, options.seed)
         with Steps("teacher") as steps:
             module = fine_tune(job.program, job.lesson.train, recipe, job.lesson.outputs, Hooks(after=partial(_said, steps)),
-                               Checkpoints(kept / "teacher"))  # fmt: skip
+                               Checkpoints(kept / "teacher", options.save))  # fmt: skip
     with stages.stage("judging the teacher"):
         judged = job.lesson.judge(module)
     return module, {

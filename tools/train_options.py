@@ -96,4 +96,5 @@ def _results(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where checkpoints are kept (OUT.run): the same command goes on where it stood",
     )
+    add("--save", type=float, default=120.0, metavar="SECONDS", help="from one checkpoint to the next (120)")
     add("--restart", action="store_true", help="begin anew")
