@@ -29,7 +29,7 @@ Config: TypeAlias = tuple[tuple[str, int], ...]
 _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
 #: roles that are decided without being asked for
-DECIDED = frozenset({"heads", "qk", "v", "ffn", "channels"})
+DECIDED = frozenset({"heads", "qk", "v", "ffn", "channels", "rank"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,6 +87,15 @@ def test_it_composes_with_what_prunes_in_any_order(text: str) -> None:
     assert all(value.isfinite().all() for value in torch.utils._pytree.tree_leaves(outputs(first.program)))
 
 
+def test_slim_decides_over_ranks() -> None:
+    program = factorize(family("bert"), {"encoder.layer.1.output.dense.weight": 24}).program
+    steps = pipeline("slim(params=0.6, score='magnitude', repair='none', batch=2, length=13)")
+    slim = steps.run(program).program
+    assert slim.parameter_count() <= 0.6 * program.parameter_count()
+    (axis,) = (axis for axis in analyze(slim).axes if axis.role == "rank")
+    assert 1 <= axis.size < 24
+
+
 def test_gates_close_ranks() -> None:
     program = factorize(family("bert"), {"encoder.layer.0.output.dense.weight": 8}).program
     (axis,) = (axis for axis in analyze(program).axes if axis.role == "rank")
