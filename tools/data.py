@@ -61,15 +61,21 @@ def read(folder: Path, columns: Columns | None = None, most: int = 0) -> Task:
     """The task in a folder; of `train`, the first `most` rows (0: all). UsageError says what is missing."""
     columns = columns or Columns()
     parts = {name: _part(folder, name, columns) for name in ("train", "dev")}
-    classes = tuple(sorted(set(parts["train"][1])))
-    strange = sorted(set(parts["dev"][1]) - set(classes))
-    if strange:
-        raise UsageError(f"{folder}: dev has the class {strange[0]!r}, which train has not")
+    classes = classes_of({name: labels for name, (_, labels) in parts.items()})
     number = {name: i for i, name in enumerate(classes)}
     train, dev = (
         Rows(tuple(texts), tuple(number[label] for label in labels)) for texts, labels in parts.values()
     )
     return Task(Rows(train.texts[: most or None], train.labels[: most or None]), dev, classes)
+
+
+def classes_of(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The classes of train, in order; UsageError where dev has another."""
+    classes = tuple(sorted(set(found["train"])))
+    strange = sorted(set(found["dev"]) - set(classes))
+    if strange:
+        raise UsageError(f"dev has the class {strange[0]!r}, which train has not")
+    return classes
 
 
 def _part(folder: Path, name: str, columns: Columns) -> tuple[list[Any], list[str]]:

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from fxprune import encode
-from fxprune.errors import UsageError
 from fxprune.examples import IGNORED, Examples, encoded
 from fxprune.metrics import METRICS, exact, overlap
 from fxprune.program import Program
@@ -104,19 +103,13 @@ def _no_classes(_tables: Tables) -> tuple[str, ...]:
 
 def _labels(tables: Tables) -> tuple[str, ...]:
     """The classes of train; dev may have no other."""
-    return _known({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
+    return data.classes_of({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
 
 
 def _tags(tables: Tables) -> tuple[str, ...]:
-    return _known({n: [tag for row in columns[-1] for tag in split(row)] for n, columns in tables.items()})
-
-
-def _known(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    classes = tuple(sorted(set(found["train"])))
-    strange = sorted(set(found["dev"]) - set(classes))
-    if strange:
-        raise UsageError(f"dev has the class {strange[0]!r}, which train has not")
-    return classes
+    return data.classes_of(
+        {n: [tag for row in columns[-1] for tag in split(row)] for n, columns in tables.items()}
+    )
 
 
 def split(row: Any) -> list[str]:

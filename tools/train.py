@@ -36,7 +36,7 @@ NO_TEACHER = "labels"
 
 #: What a run in a folder of checkpoints must have in common with the one that goes on there.
 SAME = ("model", "task", "data", "pipeline", "teacher", "teacher_epochs", "epochs", "learning_rate", "batch_size", "warmup",
-        "weight_decay", "clip", "precision", "seed", "rows", "length", "text", "second", "label")  # fmt: skip
+        "weight_decay", "clip", "precision", "seed", "rows", "length", "text", "second", "label", "columns", "metric")  # fmt: skip
 
 
 @dataclass(frozen=True)
