@@ -45,9 +45,7 @@ class Grain(Training):
     rank: int = 0  #: of tables that ids are looked up in, which become two factors (192 in the paper); 0: they stay whole
     units: str = "dims"  #: neurons, and dims of each head apart (dims) or whole heads (heads)
     score: str = "taylor"  #: what stays: what the loss would miss most (taylor), or what a die says (random)
-    per_cost: bool = (
-        False  #: whether units are ranked by score for each parameter, for units of unequal sizes
-    )
+    per_cost: bool = False  #: whether units are ranked by score for each parameter (unequal sizes)
     seed: int = 0  #: of the die
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ def test_stacked_projections_come_apart(order: str, dynamic: bool | None) -> Non
     model, x = Stacked(order), torch.randn(3, 13, 32)
     program = capture(model, (x,), dynamic=dynamic)
     assert torch.equal(program(x), model(x))
-    assert [axis.role for axis in analyze(program).axes] == ["heads", "qk", "v", "ffn"]
+    assert [axis.role for axis in analyze(program).axes] == ["heads", "qk", "v", "rank"]
 
 
 def test_torchs_own_attention_comes_apart() -> None:
