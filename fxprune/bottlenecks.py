@@ -7,15 +7,14 @@ from torch import fx
 
 from fxprune.dims import Dim, leaves
 from fxprune.flow import flat_dims
+from fxprune.matrices import FORMS
 from fxprune.rules.op import Flow
 from fxprune.rules.registry import packet_of
 
 aten = torch.ops.aten
 
 #: operators that multiply by a matrix, or look its rows up
-PRODUCTS = frozenset(
-    {aten.linear, aten.addmm, aten.mm, aten.matmul, aten.embedding, aten.conv1d, aten.conv2d, aten.conv3d}
-)
+PRODUCTS = frozenset({*FORMS, aten.embedding, aten.conv3d})
 
 
 def bottlenecks(flow: Flow) -> list[Dim]:

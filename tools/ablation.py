@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fxprune import emit, runtimes
-from fxprune.analysis import analyze
 from fxprune.budget import Clock, default_cache
 from fxprune.examples import encoded
 from fxprune.gates import tensors_of
@@ -36,7 +35,7 @@ from fxprune.recall import Recall
 from fxprune.runtime import Settings
 from fxprune.tasks import fine_tune, predicted
 from fxprune.teach import teach
-from fxprune.tools import data, models, report, subject_common
+from fxprune.tools import data, models, report, subject_common, train_page
 from fxprune.tools.ablation_page import page
 from fxprune.tools.train_page import POINT
 
@@ -166,14 +165,13 @@ def left(pruner: Pruner) -> dict[str, Any]:
     """What is open: heads by the number of their value dims in each layer, and neurons in each layer."""
     heads: list[list[int]] = []
     neurons: list[int] = []
-    roles = {axis.name: axis.role for axis in analyze(pruner.gated.base).axes}
-    for gate, open_ in pruner.open.items():
-        if roles[gate.of] == "v":
-            heads.append([int(count) for count in open_.sum(-1) if count])
-        if roles[gate.of] == "heads":
-            heads.append([0] * int(open_.sum()))
-        if roles[gate.of] == "ffn":
-            neurons.append(int(open_.sum()))
+    for entry in train_page.left(pruner):
+        if entry["role"] == "v":
+            heads.append([count for count in entry["open"] if count])
+        if entry["role"] == "heads":
+            heads.append([0] * entry["open"])
+        if entry["role"] == "ffn":
+            neurons.append(entry["open"])
     return {"heads": heads, "neurons": neurons}
 
 

@@ -52,9 +52,3 @@ def _place(draft: Path, target: Path) -> None:
             file.replace(target / file.name)
     except OSError as error:
         raise ExportError(f"the results could not be moved to {target}: {error.strerror}") from error
-
-
-def emptied(folder: Path) -> None:
-    """Remove what an earlier run of ours left in its folder of checkpoints."""
-    for name in ("teacher", "student"):
-        shutil.rmtree(folder / name, ignore_errors=True)

@@ -47,8 +47,10 @@ def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int 
     """What the options say; UsageError where nothing could be trained."""
     if min(options.epochs, options.batch_size) < 1:
         raise UsageError("--epochs and --batch-size must be at least 1")
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--teacher-epochs must be at least 1, got {epochs}")
     return Recipe(
-        epochs or options.epochs,
+        options.epochs if epochs is None else epochs,
         options.learning_rate,
         options.batch_size,
         options.warmup,

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -145,7 +146,8 @@ def _kept(options: argparse.Namespace) -> Path:
             "--restart begins anew there, --run names another folder"
         )
     if options.restart:
-        folder.emptied(kept)
+        for name in ("teacher", "student"):
+            shutil.rmtree(kept / name, ignore_errors=True)
     kept.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return kept
