@@ -7,7 +7,7 @@ would leave. A region gives `entry + gate · (exit − entry)`. A block is a rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,7 +18,9 @@ from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.dims import Dim, leaves
 from fxprune.errors import SelectionError
 from fxprune.graphs import call, fake_mode
+from fxprune.grids import Grid, Sizes, cut
 from fxprune.masks import coordinates
+from fxprune.matrices import Matrix, matrices
 from fxprune.program import Program, attribute, copy_graph, rebuild, set_attribute
 from fxprune.rules.op import Contraction
 from fxprune.units import Units
@@ -38,14 +40,16 @@ class Gate:
     """One tensor of gates: the parameter `name` in the graph, and what it gates.
 
     `kind` is units, region or blocks; `of` names the axis, region or weight. Shapes: [size], or [outer, size] `within` another axis; [] for
-    a region; for blocks [rows / block rows, columns / block columns], rounded up.
+    a region; that of its `grid` for blocks. `bias` is closed where all blocks of an output are, which lie along dimension `outputs`.
     """
 
     name: str
     kind: str
     of: str
     within: str = ""
-    block: tuple[int, int] = (1, 1)
+    grid: Grid | None = None
+    bias: str = ""
+    outputs: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +78,12 @@ def gate(
     program: Program,
     units: Iterable[Asked] = (),
     regions: Iterable[str] = (),
-    blocks: Mapping[str, tuple[int, int]] | None = None,
+    blocks: Mapping[str, tuple[Sizes, Sizes]] | None = None,
+    biases: bool = False,
 ) -> Gated:
-    """Put gates at axes, regions and weights (by name, with the size of a block); the given program stays as it is.
+    """Put gates at axes, regions and weights (by name, with the sizes of blocks); the given program stays as it is.
+
+    With `biases`, the bias of an output whose blocks are all closed is closed as well, so that nothing of it is left.
 
     SelectionError for an axis whose removal no gate can stand for (an inexact one, a choice), for a region that can't go, for a weight that
     the graph does not read or that has one dimension.
@@ -86,10 +93,17 @@ def gate(
     for asked in units:
         name, within = (asked, "") if isinstance(asked, str) else asked
         builder.units(_gateable(analysis, name), within)
-    for weight, block in (blocks or {}).items():
-        builder.blocks(weight, block)
+    owners = {m.weight: m for m in matrices(program, analysis.flow).values()} if biases else {}
+    for weight, sizes in (blocks or {}).items():
+        builder.blocks(weight, sizes, owners.get(weight))
     builder.regions(regions)
     return Gated(program, builder.built(), tuple(builder.gates))
+
+
+def apart(analysis: Analysis, axis: Axis) -> Asked:
+    """An axis, with the heads for each of which its query/key or value dims may differ."""
+    outer = analysis.within(axis.name) if axis.role in ("qk", "v") else ()
+    return (axis.name, outer[0]) if outer else axis.name
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -195,35 +209,62 @@ class _Builder:
         taken = call(self.graph, aten.index_select.default, (flat, 0, places))
         return call(self.graph, aten.view.default, (taken, list(index.shape)))
 
-    def blocks(self, weight: str, block: tuple[int, int]) -> None:
-        """A gate for each block of a weight, wherever the weight is read."""
-        node = next(
-            (n for n in self.program.graph.graph.find_nodes(op="get_attr") if n.target == weight), None
-        )
+    def blocks(self, weight: str, sizes: tuple[Sizes, Sizes], owner: Matrix | None) -> None:
+        """A gate for each block of a weight, wherever the weight is read, and at the bias of its owner."""
+        node = self.program.reads().get(weight)
         value = attribute(self.program.graph, weight) if node is not None else None
         if node is None or not isinstance(value, nn.Parameter) or value.dim() < 2:
             raise SelectionError(f"no weight {weight!r} of two dimensions or more is read by the graph")
-        rows, columns = value.shape[:2]
-        if min(block) < 1:
-            raise SelectionError(f"{weight}: a block has at least one row and one column, got {block}")
-        shape = (-(-rows // block[0]), -(-columns // block[1]))
-        gate = self._add(Gate(self._free(weight), "blocks", weight, "", block), shape)
+        try:
+            grid = Grid(*(cut(size, each) for size, each in zip(value.shape[:2], sizes, strict=True)))
+        except ValueError as error:
+            raise SelectionError(f"{weight}: {error}") from None
+        bias = owner.bias if owner else ""
+        outputs = int(bool(owner and owner.turned))
+        made = Gate(self._free(weight), "blocks", weight, grid=grid, bias=bias, outputs=outputs)
+        gate = self._add(made, grid.shape)
+        tail = (1,) * (value.dim() - 2)
+        self._closed(node, lambda: self._stretched(self._read(gate), gate, tail))
+        if bias:
+            self._closed(self.program.reads()[bias], lambda: self._row_gates(gate))
+
+    def _closed(self, node: fx.Node, spread: Callable[[], fx.Node]) -> None:
+        """Multiply a tensor by what is spread over it, before all that reads it."""
         read = self.nodes[node]
         users = list(read.users)
         with self.graph.graph.inserting_before(users[0]):
-            wide = self._stretched(self._read(gate), shape, block)
-            wide = call(self.graph, aten.slice.Tensor, (wide, 0, 0, rows))
-            wide = call(self.graph, aten.slice.Tensor, (wide, 1, 0, columns))
-            wide = call(self.graph, aten.view.default, (wide, [rows, columns, *(1,) * (value.dim() - 2)]))
-            product = call(self.graph, aten.mul.Tensor, (read, wide))
+            product = call(self.graph, aten.mul.Tensor, (read, spread()))
         for user in users:
             user.replace_input_with(read, product)
 
-    def _stretched(self, node: fx.Node, shape: tuple[int, int], block: tuple[int, int]) -> fx.Node:
+    def _stretched(self, node: fx.Node, gate: Gate, tail: tuple[int, ...]) -> fx.Node:
         """Every gate repeated over its block."""
-        apart = call(self.graph, aten.view.default, (node, [shape[0], 1, shape[1], 1]))
-        wide = call(self.graph, aten.expand.default, (apart, [shape[0], block[0], shape[1], block[1]]))
-        return call(self.graph, aten.reshape.default, (wide, [shape[0] * block[0], shape[1] * block[1]]))
+        assert gate.grid is not None
+        for place, sizes in enumerate((gate.grid.rows, gate.grid.columns)):
+            node = self._repeated(node, gate, place, sizes)
+        return call(self.graph, aten.view.default, (node, [*gate.grid.size, *tail])) if tail else node
+
+    def _row_gates(self, gate: Gate) -> fx.Node:
+        """1 for each output of which some block is open."""
+        assert gate.grid is not None
+        some = call(self.graph, aten.amax.default, (self._read(gate), [1 - gate.outputs]))
+        sizes = (gate.grid.rows, gate.grid.columns)[gate.outputs]
+        return self._repeated(some, gate, 0, sizes)
+
+    def _repeated(self, node: fx.Node, gate: Gate, place: int, sizes: tuple[int, ...]) -> fx.Node:
+        """Each position along a dimension as often as its size says; a broadcast where all sizes are one, whose gradient is a plain sum."""
+        if set(sizes) == {1}:
+            return node
+        shape = list(node.meta["val"].shape)
+        if len(set(sizes)) == 1:
+            apart = call(self.graph, aten.unsqueeze.default, (node, place + 1))
+            wide = [*shape[: place + 1], sizes[0], *shape[place + 1 :]]
+            spread = call(self.graph, aten.expand.default, (apart, wide))
+            whole = [*shape[:place], sum(sizes), *shape[place + 1 :]]
+            return call(self.graph, aten.reshape.default, (spread, whole))
+        counts = torch.tensor(sizes)
+        index = self._constant(f"{gate.name}_of_{place}", torch.arange(len(sizes)).repeat_interleave(counts))
+        return call(self.graph, aten.index_select.default, (node, place, index))
 
     def regions(self, names: Iterable[str]) -> None:
         """A gate for each region; of regions with one exit the inner ones come first."""

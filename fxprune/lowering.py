@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fxprune.analysis import Analysis, analyze
 from fxprune.bypass import bypass
-from fxprune.dependent import beside
-from fxprune.dims import leaves
+from fxprune.closing import Open, settled, together
+from fxprune.empty import emptied
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.gates import Gate, Gated, tensors_of
 from fxprune.hollow import hollow
@@ -35,15 +35,6 @@ LOWERINGS: dict[str, tuple[Callable[[int, Counts], object], str]] = {
     "bucket": (lambda unit, counts: counts, "units of equal sizes are computed together"),
     "loop": (lambda unit, counts: unit, "every unit is computed by itself"),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Open:
-    """Which units of an axis stay: booleans [size], or [outer, size] within another axis."""
-
-    axis: str
-    within: str
-    table: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +75,14 @@ def lower(
     `how` is a row of LOWERINGS, or one for each outer axis by name (see `fxprune.ragged`, which measures them). SelectionError where a
     gate is neither 0 nor 1.
     """
+    return lower_silenced(silenced(gated, trained), how)
+
+
+def lower_silenced(ready: Silenced, how: str | Mapping[str, str] = "pad") -> Lowered:
+    """What was silenced, without its closed units."""
     for name in [how] if isinstance(how, str) else how.values():
         if name not in LOWERINGS:
             raise SelectionError(f"no lowering {name!r}; lowerings: {', '.join(LOWERINGS)}")
-    ready = silenced(gated, trained)
     program, units, padded = ready.program, ready.units, dict[str, str]()
     for outer in ragged(ready):
         row = how if isinstance(how, str) else how.get(outer, "pad")
@@ -106,9 +101,20 @@ def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = No
     closed = tuple(g.of for g, value in values.items() if g.kind == "region" and not bool(value))
     analysis = analyze(bypass(_ungated(gated, tensors, values), closed))
     units = [Open(g.of, g.within, value) for g, value in values.items() if g.kind == "units"]
-    units = _settled(analysis, [unit for unit in units if unit.axis in analysis.by_name])
+    units = settled(analysis, [unit for unit in units if unit.axis in analysis.by_name])
+    if any(gate.kind == "blocks" for gate in values):
+        return without_empty(_silenced(analysis, units), units, closed)
     program, left, gone = _emptied(analysis, units)
     return Silenced(program, tuple(left), tuple(units), closed, gone)
+
+
+def without_empty(program: Program, units: Sequence[Open] = (), regions: tuple[str, ...] = ()) -> Silenced:
+    """A program without the units that its zeros have emptied, before its axes shrink; `units` are known to be silent already."""
+    emptier, found = emptied(program)
+    analysis = analyze(emptier)
+    both = settled(analysis, together([*units, *found]))
+    cleared, left, gone = _emptied(analysis, both)
+    return Silenced(cleared, tuple(left), tuple(both), regions, gone)
 
 
 def _binary(gate: Gate, value: Tensor) -> Tensor:
@@ -128,64 +134,22 @@ def _ungated(gated: Gated, tensors: Mapping[str, Tensor], values: Mapping[Gate, 
     base = gated.base
     given = {name: tensors[name].detach() for name in base.tensors() if name in tensors}
     for gate, value in values.items():
-        if gate.kind == "blocks":
-            given[gate.of] = _blocked(given[gate.of], value, gate.block)
+        if gate.grid is not None:
+            given[gate.of] = _blocked(given[gate.of], gate.grid.spread(value))
+        if gate.bias:
+            given[gate.bias] = _blocked(given[gate.bias], _some(gate, value))
     kept = {name: like(attribute(base.graph, name), value) for name, value in given.items()}
     return rebuild(base, copy_graph(base), kept)
 
 
-def _blocked(weight: Tensor, open_: Tensor, block: tuple[int, int]) -> Tensor:
-    wide = open_.to(weight.device).repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
-    wide = wide[: weight.shape[0], : weight.shape[1]]
-    return weight * wide.reshape(*wide.shape, *(1,) * (weight.dim() - 2))
+def _some(gate: Gate, value: Tensor) -> Tensor:
+    """Which outputs have an open block."""
+    assert gate.grid is not None
+    return gate.grid.spread(value).any(1 - gate.outputs)
 
 
-def _settled(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
-    """The same units with what follows (see `_follow`)."""
-    closers = [_key(unit) for unit in units if unit.within and _closes(analysis, unit.axis, unit.within)]
-    found = _follow(closers, {_key(unit): unit.table for unit in units})
-    return [Open(axis, within, table) for (axis, within), table in found.items()]
-
-
-def closing(gated: Gated) -> Callable[[Mapping[Gate, Tensor]], dict[Gate, Tensor]]:
-    """What follows from closed units (see `_follow`), as a function of which gates are open."""
-    analysis = analyze(gated.base)
-    units = {(gate.of, gate.within): gate for gate in gated.gates if gate.kind == "units"}
-    closers = [key for key in units if key[1] and _closes(analysis, *key)]
-
-    def settle(open_: Mapping[Gate, Tensor]) -> dict[Gate, Tensor]:
-        found = _follow(closers, {key: open_[gate] for key, gate in units.items()})
-        return {**open_, **{gate: found[key] for key, gate in units.items()}}
-
-    return settle
-
-
-Key: TypeAlias = tuple[str, str]
-"""An axis, and the one within each of whose units its own are counted ("": none)."""
-
-
-def _key(unit: Open) -> Key:
-    return unit.axis, unit.within
-
-
-def _follow(closers: Sequence[Key], tables: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
-    """An outer unit of which all units of a closer are closed is closed itself, and so is all within closed ones."""
-    outer = {axis: table for (axis, within), table in tables.items() if not within}
-    for axis, within in closers:
-        left = tables[axis, within].any(1)
-        outer[within] = outer.get(within, torch.ones_like(left)) & left
-    found = {(axis, ""): table for axis, table in outer.items()}
-    for (axis, within), table in tables.items():
-        if within:
-            found[axis, within] = table & outer.get(within, torch.ones_like(table[:, 0]))[:, None]
-    return found
-
-
-def _closes(analysis: Analysis, inner: str, outside: str) -> bool:
-    """Whether nothing of an outer unit is left where all units within it are closed: every sum over the outer axis runs over both."""
-    own, outer = analysis.axis(inner).leaf, analysis.axis(outside).leaf
-    sums = [found.dim for found in analysis.flow.contractions if outer in leaves(found.dim)]
-    return bool(sums) and all(own in beside(dim, outer) for dim in sums)
+def _blocked(weight: Tensor, open_: Tensor) -> Tensor:
+    return weight * open_.to(weight.device).reshape(*open_.shape, *(1,) * (weight.dim() - open_.dim()))
 
 
 def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[Open], tuple[str, ...]]:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import analyze
+from fxprune.closing import closing
 from fxprune.errors import SelectionError
 from fxprune.gates import Gate, Gated, tensors_of, unwrapped
-from fxprune.lowering import closing
 from fxprune.program import attribute, set_attribute
 from fxprune.units import Units
 

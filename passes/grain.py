@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.analysis import Axis, analyze
 from fxprune.distill import Losses
 from fxprune.errors import RefusedError
 from fxprune.factorize import factorize
 from fxprune.flow import walk
-from fxprune.gates import Asked, Gated, gate
+from fxprune.gates import Gated, apart, gate
 from fxprune.pipeline import Training, require
 from fxprune.program import Program
 from fxprune.pruner import Pruner, Random, Taylor
@@ -65,7 +65,7 @@ class Grain(Training):
         program = factorize(program, dict.fromkeys(tables, self.rank)).program
         analysis = analyze(program)
         axes = [axis for axis in analysis.axes if _is_unit(axis, ROLES[self.units])]
-        units = [_apart(analysis, axis) for axis in axes]
+        units = [apart(analysis, axis) for axis in axes]
         if not units:
             raise RefusedError("no neurons and no dims of heads in this program: see `fxprune explain`")
         return gate(program, units)
@@ -100,8 +100,3 @@ def _tables(program: Program, rank: int) -> list[str]:
 
 def _is_unit(axis: Axis, roles: Sequence[str]) -> bool:
     return axis.role in roles and axis.exact and not axis.choices
-
-
-def _apart(analysis: Analysis, axis: Axis) -> Asked:
-    outer = analysis.within(axis.name) if axis.role in ("qk", "v") else ()
-    return (axis.name, outer[0]) if outer else axis.name

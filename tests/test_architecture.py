@@ -72,8 +72,13 @@ LAYERS = (
     ),
     (
         "fxprune.bypass",
+        "fxprune.closing",
+        "fxprune.constants",
+        "fxprune.empty",
+        "fxprune.known",
         "fxprune.factorize",
         "fxprune.gates",
+        "fxprune.grids",
         "fxprune.hollow",
         "fxprune.lowering",
         "fxprune.partition",

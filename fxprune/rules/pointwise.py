@@ -16,27 +16,27 @@ from fxprune.rules.registry import Rule, lookup, packet_of, register
 aten = torch.ops.aten
 
 
-def _packets(names: str) -> frozenset[Any]:
+def packets(names: str) -> frozenset[Any]:
     """The ATen packets of these names; one that this torch does not have is left out."""
     return frozenset(getattr(aten, name) for name in names.split() if hasattr(aten, name))
 
 
 ZERO: dict[str, frozenset[Any]] = {
-    "zero": _packets("zeros_like zero"),
-    "times": _packets("""
+    "zero": packets("zeros_like zero"),
+    "times": packets("""
         mul multiply bitwise_and logical_and __and__
     """),
-    "plus": _packets("""
+    "plus": packets("""
         add sub rsub subtract maximum minimum bitwise_or logical_or __or__ lerp
     """),
-    "first": _packets("""
+    "first": packets("""
         div divide true_divide floor_divide dropout native_dropout alpha_dropout feature_dropout
         feature_alpha_dropout copysign
     """),
-    "value": _packets("""
+    "value": packets("""
         pow masked_fill where clamp clamp_min clamp_max hardtanh threshold square
     """),
-    "keep": _packets("""
+    "keep": packets("""
         neg relu relu6 gelu silu mish tanh sin asin sinh asinh atan tan atanh erf expm1 log1p abs sign
         sqrt round trunc floor ceil elu selu celu leaky_relu hardswish softshrink hardshrink prelu
         _prelu_kernel to _to_copy clone contiguous alias detach nan_to_num positive conj real
@@ -44,7 +44,7 @@ ZERO: dict[str, frozenset[Any]] = {
         softsign resolve_neg chalf absolute arcsin arcsinh arctan arctanh fix lift _neg_view _neg_view_copy _conj_copy
     """),
 }
-UNTAGGED = _packets("""
+UNTAGGED = packets("""
     to _to_copy clone contiguous alias detach detach_ dropout alpha_dropout hardswish hardsigmoid
     hardtanh relu6 selu celu mish leaky_relu rrelu softshrink log_sigmoid floor_divide __and__ __or__
     __xor__ complex polar type_as zeros_like ones_like full_like empty_like
@@ -95,6 +95,14 @@ def law(target: Any) -> str:
     """The law about zeros of a pointwise operator; what is not listed loses them."""
     packet = packet_of(target)
     return next((name for name, packets in ZERO.items() if packet in packets), "lose")
+
+
+def is_pointwise(target: Any) -> bool:
+    """Whether an operator works element by element on operands that broadcast, by its tag or by the list."""
+    packet = packet_of(target)
+    if packet in _SCALED or not isinstance(target, torch._ops.OpOverload):
+        return False
+    return packet in UNTAGGED or (torch.Tag.pointwise in target.tags and len(target._schema.returns) == 1)
 
 
 def is_in_place(packet: Any) -> bool:
