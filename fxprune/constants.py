@@ -12,7 +12,7 @@ from fxprune.flow import walk
 from fxprune.graphs import call, fake_mode
 from fxprune.known import Known, known
 from fxprune.matrices import Matrix, matrices
-from fxprune.program import Program, attribute, copy_graph, rebuild, set_attribute
+from fxprune.program import Program, attribute, copy_graph, rebuild, set_attribute, sibling
 from fxprune.rules.op import bind
 
 aten = torch.ops.aten
@@ -62,9 +62,7 @@ def _with_bias(
     graph: fx.GraphModule, node: fx.Node, matrix: Matrix, value: Tensor, tensors: dict[str, Tensor]
 ) -> None:
     """Give a product a bias: as its own operand where it takes one, else added behind it."""
-    name = f"{matrix.weight.removesuffix('weight').rstrip('.')}.bias".lstrip(".")
-    while name in tensors:
-        name += "_"
+    name = sibling(matrix.weight, "bias", tensors)
     tensors[name] = nn.Parameter(value.contiguous())
     set_attribute(graph, name, tensors[name])
     with graph.graph.inserting_before(node):

@@ -36,12 +36,44 @@ class Grid:
     def spread(self, table: Tensor) -> Tensor:
         """A value for each block, at each place of the weight."""
         rows, columns = (table.new_tensor(sizes, dtype=torch.long) for sizes in (self.rows, self.columns))
-        return table.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        found: Tensor = table.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        return found
+
+    def totals(self, values: Tensor) -> Tensor:
+        """The sum of each block of a matrix."""
+        return _added(_added(values, self.rows, 0), self.columns, 1)
 
     def areas(self) -> Tensor:
         """How many places each block has, float64."""
         rows, columns = (torch.tensor(sizes, dtype=torch.float64) for sizes in (self.rows, self.columns))
-        return rows[:, None] * columns
+        found: Tensor = rows[:, None] * columns
+        return found
+
+
+def _added(values: Tensor, sizes: tuple[int, ...], place: int) -> Tensor:
+    """Runs of these sizes along a dimension, each summed."""
+    if set(sizes) == {1}:
+        return values
+    if len(set(sizes)) == 1:
+        parts: Tensor = values.unflatten(place, (len(sizes), sizes[0])).sum(place + 1)
+        return parts
+    index = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(values.device)
+    shape = list(values.shape)
+    shape[place] = len(sizes)
+    return values.new_zeros(shape).index_add(place, index, values)
+
+
+def shares(dim: Dim, count: int) -> tuple[int, ...]:
+    """A dim in at most about `count` blocks of like size, none of which crosses the border of a segment or of a head."""
+    parts = segments(dim)
+    wanted = max(1, round(count / len(parts)))
+    return tuple(size for part in parts for size in aligned(part, _rounded(part, -(-part.size // wanted))))
+
+
+def _rounded(dim: Dim, block: int) -> int:
+    """A block in whole heads, where the dim has such."""
+    inner = dim.size // factors(dim)[0].size
+    return -(-block // inner) * inner
 
 
 def cut(size: int, block: Sizes) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,11 +214,18 @@ def _accelerator(device: torch.device) -> Any:
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
 
 
+def undecayed(parameters: Iterable[Tensor]) -> None:
+    """Weight decay leaves these alone: something else already pulls at them."""
+    for parameter in parameters:
+        parameter.undecayed = True  # type: ignore[attr-defined]
+
+
 def _groups(parameters: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and the weights of norms do not."""
+    """Matrices decay; biases, the weights of norms, and what is `undecayed` do not."""
+    decays = [p.ndim > 1 and not getattr(p, "undecayed", False) for p in parameters]
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p, yes in zip(parameters, decays, strict=True) if yes], "weight_decay": decay},
+        {"params": [p for p, yes in zip(parameters, decays, strict=True) if not yes], "weight_decay": 0.0},
     ]
 
 

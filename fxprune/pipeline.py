@@ -137,7 +137,7 @@ class Pipeline:
             done = ", ".join(str(p) for p in self.passes[:index])
             raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error
         part, counts = outcome.selection, (program.parameter_count(), outcome.program.parameter_count())
-        idle = not len(part) and not part.removed and not each.preserves
+        idle = not len(part) and not part.removed and not each.preserves and not outcome.refitted
         note = "found nothing to remove" if idle else ""
         return outcome, Step(str(each), time.perf_counter() - start, len(part), counts, note, outcome.details)
 

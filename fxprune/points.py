@@ -70,6 +70,11 @@ def example_point(program: Program) -> dict[str, int]:
     }
 
 
+def at(program: Program, **sizes: int) -> dict[str, int]:
+    """The example's point with these sizes for the axes of these names that the program has."""
+    return {axis: sizes.get(axis, size) for axis, size in example_point(program).items()}
+
+
 def _names(program: Program) -> list[str]:
     """A name for every placeholder, empty for those that are no tensors."""
     names = iter(program.input_names())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,16 @@ def set_attribute(module: nn.Module, name: str, value: Any) -> None:
         module.register_buffer(last, value)
     else:
         setattr(module, last, value)
+
+
+def sibling(name: str, last: str, taken: Container[str]) -> str:
+    """A free name in the module that a tensor lies in."""
+    path = name.rpartition(".")[0]
+    wanted = own = ".".join(filter(None, (path, last)))
+    number = 2
+    while own in taken:
+        own, number = f"{wanted}_{number}", number + 1
+    return own
 
 
 def rebuild(program: Program, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Program:

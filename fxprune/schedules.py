@@ -27,3 +27,19 @@ class Cubic:
         """The share that is left at a moment."""
         gone = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
         return self.final + (1 - self.final) * (1 - gone) ** 3
+
+
+@dataclass(frozen=True)
+class Rising:
+    """0 until `start`, up along a cubic to `final` at `end`, and `final` from there on: Cubic turned over."""
+
+    final: float
+    start: float = 0.2
+    end: float = 0.4
+
+    def __post_init__(self) -> None:
+        Cubic(0.0, self.start, self.end)
+
+    def __call__(self, progress: float) -> float:
+        """The number at a moment."""
+        return self.final * (1 - Cubic(0.0, self.start, self.end)(progress))

@@ -40,6 +40,10 @@ class Method(Protocol):
     def temperature(self) -> float:
         """Of the logits that are taught."""
 
+    @property
+    def hard(self) -> float:
+        """How much the labels count beside a teacher's logits, 0 to 1."""
+
     def gated(self, program: Program) -> Gated:
         """The program with gates."""
 
@@ -61,7 +65,10 @@ class Taught:
 
 
 class Student(nn.Module):
-    """A module that learns, with its teacher, as one module whose forward gives its losses: (from logits, from hidden states)."""
+    """A module that learns, with its teacher, as one module whose forward gives its losses: (from logits, from hidden states).
+
+    With a share of `hard` labels, what the logits give is multiplied by the square of the temperature, so that both stay of one size.
+    """
 
     def __init__(
         self,
@@ -71,9 +78,10 @@ class Student(nn.Module):
         outputs: Sequence[str],
         distillation: Distillation | None = None,
         recall: Recall | None = None,
+        hard: float = 0.0,
     ) -> None:
         super().__init__()
-        self.learner, self.distillation = learner, distillation
+        self.learner, self.distillation, self.hard = learner, distillation, hard
         self._names, self._outputs = tuple(names), tuple(outputs)
         self._lengths, self._by_token, self._recall = examples.lengths, examples.by_token, recall
         ignored = getattr(learner, "_ddp_params_and_buffers_to_ignore", ())
@@ -87,7 +95,10 @@ class Student(nn.Module):
             return hard, hard.new_zeros(())
         shown = self._shown(self.distillation, inputs, index)
         losses = self.distillation.losses(answers, shown, self._mask(inputs, index), labels != IGNORED)
-        return losses.logits, losses.hidden
+        if not self.hard:
+            return losses.logits, losses.hidden
+        soft = losses.logits * self.distillation.temperature**2
+        return self.hard * cross_entropy(answers, labels) + (1 - self.hard) * soft, losses.hidden
 
     def _mask(self, inputs: Mapping[str, Tensor], index: Tensor) -> Tensor | None:
         """1 where a row has a token."""
@@ -141,7 +152,7 @@ def teach(
     gated = method.gated(program)
     module = gated.module()
     distillation = _distillation(program, method, examples, module, teacher, pairs) if teacher else None
-    student = Student(program.output_names(), module, examples, outputs, distillation, recall)
+    student = Student(program.output_names(), module, examples, outputs, distillation, recall, method.hard)
     pruner = method.pruner(gated, module)
     loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner, module, judge), checkpoints)
     moment = loop.run(lambda ready, batch: method.loss(pruner, Losses(*ready(*batch))))

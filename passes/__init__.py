@@ -5,18 +5,28 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from fxprune.errors import PipelineError
+from fxprune.passes.blocks import Blocks
 from fxprune.passes.channels import Channels
+from fxprune.passes.distill import Distill
+from fxprune.passes.empty import Empty
 from fxprune.passes.experts import Experts
 from fxprune.passes.ffn import Ffn
+from fxprune.passes.fill import Fill
 from fxprune.passes.fold import Fold
 from fxprune.passes.grain import Grain
+from fxprune.passes.group_lasso import GroupLasso
 from fxprune.passes.heads import Heads
 from fxprune.passes.hidden import Hidden
 from fxprune.passes.layers import Layers
 from fxprune.passes.slim import Slim
+from fxprune.passes.split import Split
 from fxprune.pipeline import Pass, Pipeline, parse_pipeline
 
-PASSES: tuple[type[Pass], ...] = (Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Grain, Fold)
+PASSES: tuple[type[Pass], ...] = (
+    *(Heads, Ffn, Experts, Channels, Hidden, Layers, Slim),
+    *(Grain, Blocks, GroupLasso, Distill),
+    *(Fill, Empty, Split, Fold),
+)
 
 
 def table() -> dict[str, type[Pass]]:
@@ -39,15 +49,21 @@ def pipeline(text: str) -> Pipeline:
 
 __all__ = [
     "PASSES",
+    "Blocks",
     "Channels",
+    "Distill",
+    "Empty",
     "Experts",
     "Ffn",
+    "Fill",
     "Fold",
     "Grain",
+    "GroupLasso",
     "Heads",
     "Hidden",
     "Layers",
     "Slim",
+    "Split",
     "pipeline",
     "table",
 ]

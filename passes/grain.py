@@ -13,12 +13,14 @@ from fxprune.analysis import Axis, analyze
 from fxprune.distill import Losses
 from fxprune.errors import RefusedError
 from fxprune.factorize import factorize
+from fxprune.felt import Random, Taylor
 from fxprune.flow import walk
 from fxprune.gates import Gated, apart, gate
 from fxprune.pipeline import Training, require
 from fxprune.program import Program
-from fxprune.pruner import Pruner, Random, Taylor
+from fxprune.pruner import Pruner
 from fxprune.schedules import Cubic
+from fxprune.shares import Share
 
 #: units: the roles of the axes that get gates
 ROLES = {"dims": ("ffn", "qk", "v"), "heads": ("ffn", "heads")}
@@ -33,6 +35,7 @@ class Grain(Training):
     """
 
     name: ClassVar[str] = "grain"
+    hard: ClassVar[float] = 0.0
 
     density: float = 0.05  #: the share of the gated parameters that stays
     alpha: float = 0.3  #: structure regularisation: heads with few value dims left empty first; 0: none
@@ -76,7 +79,8 @@ class Grain(Training):
         values = [each for each in gated.gates if each.within and role[each.of] == "v"]
         alpha = dict.fromkeys(values, self.alpha) if self.alpha else {}
         score = Random(self.seed) if self.score == "random" else Taylor(self.beta, alpha)
-        return Pruner(gated, module, Cubic(self.density, self.start, self.end), score, self.per_cost)
+        budget = Share(Cubic(self.density, self.start, self.end), self.per_cost)
+        return Pruner(gated, module, budget, score)
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
         """What the student goes down by; its backward pass is the caller's."""

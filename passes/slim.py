@@ -13,7 +13,7 @@ from fxprune.calibration import Calibration
 from fxprune.errors import UsageError
 from fxprune.objective import DISTANCES, Loss, Objective
 from fxprune.pipeline import PYTHON, Outcome, Pass, require
-from fxprune.points import Point, example_point
+from fxprune.points import Point, at
 from fxprune.program import Program
 from fxprune.repair import REPAIRS, repair
 from fxprune.runtime import Settings
@@ -70,10 +70,7 @@ class Slim(Pass):
 
     def point(self, program: Program) -> Point:
         """Where the budget is meant: batch and length as given, what else is free as in the example inputs."""
-        return {
-            axis: getattr(self, axis, size) if axis in ("batch", "length") else size
-            for axis, size in example_point(program).items()
-        }
+        return at(program, batch=self.batch, length=self.length)
 
     def decide(self, program: Program) -> Planned:
         """The plan, with the trials that led to it; UsageError where calibration data are needed and absent."""

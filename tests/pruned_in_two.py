@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from fxprune.pruner import Pruner
 from fxprune.schedules import Cubic
+from fxprune.shares import Share
 from gated import family, within_heads
 
 STEPS = 6
@@ -22,7 +23,7 @@ def main(folder: Path) -> None:
     model = on.module().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model, optimizer = accelerator.prepare(model, optimizer)
-    pruner = Pruner(on, model, Cubic(0.3, 0.0, 0.8))
+    pruner = Pruner(on, model, Share(Cubic(0.3, 0.0, 0.8)))
     random = torch.Generator().manual_seed(accelerator.process_index)
     for step in range(STEPS):
         ids = torch.randint(0, 99, (4, 13), generator=random)

@@ -16,11 +16,13 @@ from torch._dynamo.testing import CompileCounter
 
 from fxprune import analyze
 from fxprune.errors import UsageError
+from fxprune.felt import Felt, Taylor
 from fxprune.gates import Gated, gate
 from fxprune.lowering import lower
 from fxprune.program import copy_graph, rebuild
-from fxprune.pruner import Pruner, Taylor, unit_costs
+from fxprune.pruner import Pruner, unit_costs
 from fxprune.schedules import Cubic
+from fxprune.shares import Share
 from gated import family, named, within_heads
 from models import distance
 
@@ -58,7 +60,7 @@ def test_units_of_unequal_sizes_may_be_ranked_by_score_for_each_parameter(per_co
     program = family("bert")
     axes = [axis.name for axis in analyze(program).axes if axis.role in ("ffn", "heads")]
     on = gate(program, axes)
-    pruner = Pruner(on, on.module(), lambda _: 0.6, per_cost=per_cost)
+    pruner = Pruner(on, on.module(), Share(lambda _: 0.6, per_cost))
     for score in pruner.scores.values():
         score.fill_(1.0)
     pruner.step(1.0)
@@ -70,7 +72,7 @@ def test_units_of_unequal_sizes_may_be_ranked_by_score_for_each_parameter(per_co
 def test_the_density_is_met_within_a_unit(density: float) -> None:
     on = intra()
     module = on.module()
-    pruner = Pruner(on, module, lambda _: density)
+    pruner = Pruner(on, module, Share(lambda _: density))
     loss_of(module, on).backward()
     pruner.step(1.0)
     total = sum(float(cost.sum()) for cost in pruner.costs.values())
@@ -98,7 +100,7 @@ def test_heads_that_write_nothing_go_first() -> None:
     module = on.module()
     before = module(**on.program.kwargs)["last_hidden_state"].detach()
     silent = 2 * 2 * 8 * (65 + 66) / sum(float(cost.sum()) for cost in unit_costs(on).values())
-    pruner = Pruner(on, module, lambda _: 1 - silent)
+    pruner = Pruner(on, module, Share(lambda _: 1 - silent))
     loss_of(module, on).backward()
     pruner.step(1.0)
     for layer in range(2):
@@ -114,7 +116,7 @@ def test_heads_that_write_nothing_go_first() -> None:
 def test_the_score_is_the_sum_over_the_unit_of_weight_times_gradient() -> None:
     on = intra()
     module = on.module()
-    pruner = Pruner(on, module, lambda _: 1.0, Taylor(beta=0.0))
+    pruner = Pruner(on, module, Share(lambda _: 1.0), Taylor(beta=0.0))
     loss_of(module, on).backward()
     pruner.step(0.0)
     weights = dict(module.named_parameters())
@@ -133,7 +135,7 @@ def test_the_score_is_the_sum_over_the_unit_of_weight_times_gradient() -> None:
 def test_nothing_opens_again() -> None:
     on = intra()
     module = on.module()
-    pruner = Pruner(on, module, Cubic(0.1, 0.0, 1.0))
+    pruner = Pruner(on, module, Share(Cubic(0.1, 0.0, 1.0)))
     before = {g: table.clone() for g, table in pruner.open.items()}
     for step in range(6):
         loss_of(module, on, step).backward()
@@ -149,7 +151,7 @@ def test_only_the_observed_loss_is_felt() -> None:
     for extra in (0.0, 100.0):
         on = intra()
         module = on.module()
-        pruner = Pruner(on, module, lambda _: 1.0)
+        pruner = Pruner(on, module, Share(lambda _: 1.0))
         task = loss_of(module, on)
         pruner.observe(task)
         (task + extra * loss_of(module, on, 1)).backward()
@@ -167,14 +169,14 @@ def test_small_heads_empty_first_under_structure_regularisation() -> None:
     felt, open_ = {v: torch.ones(4, 8, dtype=torch.float64)}, {v: torch.ones(4, 8, dtype=torch.bool)}
     open_[v][1, 2:] = False
     scores = {v: torch.zeros(4, 8, dtype=torch.float64)}
-    Taylor(0.0, {v: 0.3}).update(scores, felt, open_)
+    Taylor(0.0, {v: 0.3}).update(Felt(scores, felt, open_))
     assert scores[v][:, 0].tolist() == pytest.approx([0.99746, 0.68228, 0.99746, 0.99746], abs=1e-4)
 
 
 def test_steps_that_are_not_finite_are_skipped() -> None:
     on = intra()
     module = on.module()
-    pruner = Pruner(on, module, lambda _: 1.0)
+    pruner = Pruner(on, module, Share(lambda _: 1.0))
     (loss_of(module, on) * float("nan")).backward()
     pruner.step(0.0)
     assert all(not bool(score.any()) for score in pruner.scores.values())
@@ -184,11 +186,11 @@ def test_a_restart_goes_on() -> None:
     """The module's own state holds what is open and what was felt."""
     on = intra()
     module = on.module()
-    pruner = Pruner(on, module, Cubic(0.3, 0.0, 0.5))
+    pruner = Pruner(on, module, Share(Cubic(0.3, 0.0, 0.5)))
     loss_of(module, on).backward()
     pruner.step(0.3)
     fresh = on.module()
-    again = Pruner(on, fresh, Cubic(0.3, 0.0, 0.5))
+    again = Pruner(on, fresh, Share(Cubic(0.3, 0.0, 0.5)))
     fresh.load_state_dict({name: value.clone() for name, value in module.state_dict().items()})
     assert again.density == pruner.density < 1
     for one in (pruner, again):
@@ -202,7 +204,7 @@ def test_a_restart_goes_on() -> None:
 def test_optimizers_never_move_a_gate() -> None:
     on = intra()
     module = on.module()
-    pruner = Pruner(on, module, lambda _: 0.5)
+    pruner = Pruner(on, module, Share(lambda _: 0.5))
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, weight_decay=0.5)
     for _ in range(3):
         loss_of(module, on).backward()
@@ -236,7 +238,7 @@ def test_a_compiled_module_is_pruned_the_same() -> None:
     for wrap in (lambda module: module, lambda module: torch.compile(module, backend=counts)):
         on = intra()
         module: Any = wrap(on.module())
-        pruner = Pruner(on, module, lambda _: 0.5)
+        pruner = Pruner(on, module, Share(lambda _: 0.5))
         for step in range(3):
             loss_of(module, on, step).backward()
             pruner.step(1.0)

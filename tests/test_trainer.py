@@ -14,6 +14,7 @@ from fxprune.gates import Gated
 from fxprune.lowering import lower
 from fxprune.pruner import Pruner
 from fxprune.schedules import Cubic
+from fxprune.shares import Share
 from gated import within_heads
 from models import distance
 
@@ -59,7 +60,7 @@ def trained(
         use_cpu=True, disable_tqdm=True, learning_rate=1e-3, remove_unused_columns=False, dataloader_pin_memory=False,
     )  # fmt: skip
     module = on.module()
-    pruner = Pruner(on, module, Cubic(0.3, 0.0, 0.8))
+    pruner = Pruner(on, module, Share(Cubic(0.3, 0.0, 0.8)))
     callbacks: list[Any] = [PruneCallback(pruner)] + ([stop(steps)] if steps < STEPS else [])
     trainer = transformers.Trainer(
         model=module, args=arguments, train_dataset=rows(), compute_loss_func=loss, callbacks=callbacks

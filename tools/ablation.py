@@ -27,7 +27,7 @@ from fxprune.loop import Recipe
 from fxprune.lowering import lower
 from fxprune.metrics import METRICS
 from fxprune.passes.grain import Grain
-from fxprune.points import example_point, feeds
+from fxprune.points import at, feeds
 from fxprune.program import Program
 from fxprune.pruner import Pruner
 from fxprune.ragged import cheapest
@@ -212,7 +212,7 @@ def measure(bench: Bench, settings: Settings, seconds: float) -> None:
         for variant, density, seed in sorted(known(bench.out, bench.task) - timed):
             slim, how = bench.lowered(variant, density, seed, settings)
             after = emit.export(slim, Path(scratch) / "after.onnx", overwrite=True)
-            point = {axis: POINT.get(axis, size) for axis, size in example_point(bench.program).items()}
+            point = at(bench.program, **POINT)
             given = feeds(bench.program, point)
             files = {"before": before.path, "after": after.path}
             found = runtimes.measure(files, dict.fromkeys(files, given), settings, seconds)

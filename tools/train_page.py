@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fxprune.analysis import analyze
+from fxprune.closing import Open
 from fxprune.pruner import Pruner
 from fxprune.tools import curve, report
 from fxprune.tools.report import Grid
@@ -13,19 +16,32 @@ POINT = {"batch": 8, "length": 64}  # where lowerings are compared
 PLAIN = {"step", "loss", "density"}  # of the history: all else are metrics
 
 
-def left(pruner: Pruner) -> list[dict[str, Any]]:
-    """What is open of each axis: a number of units, or, within the units of another axis, a number for each of those."""
+def left(pruner: Pruner, units: Sequence[Open] = ()) -> list[dict[str, Any]]:
+    """What is open of each axis: a number of units, or, within the units of another axis, a number for each of those.
+
+    Blocks say how many of them are open; what they left of axes is in `units`, as lowering found it.
+    """
     roles = {axis.name: axis.role for axis in analyze(pruner.gated.base).axes}
-    return [
-        {
-            "axis": gate.of,
-            "role": roles.get(gate.of, gate.kind),
-            "within": gate.within,
-            "of": open_.shape[-1] if open_.ndim else 1,
-            "open": open_.sum(-1).tolist() if open_.ndim else int(open_),
-        }
+    found = [
+        _entry((gate.of, gate.within), open_, roles.get(gate.of, gate.kind))
         for gate, open_ in pruner.open.items()
     ]
+    gates = pruner.gated.gates
+    gated = {(gate.of, gate.within) for gate in gates}
+    blocks = any(gate.kind == "blocks" for gate in gates)
+    more = [unit for unit in units if blocks and (unit.axis, unit.within) not in gated and unit.axis in roles]
+    return found + [_entry((unit.axis, unit.within), unit.table, roles[unit.axis]) for unit in more]
+
+
+def _entry(of: tuple[str, str], open_: Tensor, role: str) -> dict[str, Any]:
+    open_ = open_.flatten() if role == "blocks" else open_
+    return {
+        "axis": of[0],
+        "role": role,
+        "within": of[1],
+        "of": open_.shape[-1] if open_.ndim else 1,
+        "open": open_.sum(-1).tolist() if open_.ndim else int(open_),
+    }
 
 
 def grids(found: Mapping[str, Any]) -> list[Grid]:
@@ -88,7 +104,7 @@ def _proof(found: Mapping[str, Any]) -> Grid:
         "after": "what was pruned after training == what was lowered with those units zeroed",
         "onnx": "ONNX Runtime == the lowered program",
     }
-    rows = [(claims[name], f"{value:.1e}") for name, value in found["proved"].items()]
+    rows = [(claims[name.partition(" (")[0]], f"{value:.1e}") for name, value in found["proved"].items()]
     return Grid("Proof: the largest difference, over the largest output", ("claim", "value"), tuple(rows), 1)
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from fxprune import analyze, capture
 from fxprune.distill import Distillation
 from fxprune.errors import FxpruneError, RefusedError
+from fxprune.felt import Felt, Random, Taylor
 from fxprune.lowering import lower
 from fxprune.passes.grain import Grain
-from fxprune.pruner import Random, Taylor
 from gated import family
 from models import distance, hugging_face
 
@@ -96,7 +96,7 @@ def test_what_it_is_compared_with() -> None:
     drawn = [dict.fromkeys(gates, torch.zeros(4, dtype=torch.float64)) for _ in range(2)]
     for seed, scores in enumerate(drawn):
         scores.update({gate: torch.zeros(4, dtype=torch.float64) for gate in gates})
-        Random(seed).update(scores, gates, gates)
+        Random(seed).update(Felt(scores, gates, gates))
     first, other = (torch.cat(list(scores.values())) for scores in drawn)
     assert not torch.equal(first, other)
     assert len(first.unique()) == 16

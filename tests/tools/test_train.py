@@ -10,8 +10,9 @@ import torch
 
 from fxprune.errors import UsageError
 from fxprune.loop import Loop
-from fxprune.tools import console, run, train
+from fxprune.tools import console, run
 from fxprune.tools.cli import main
+from fxprune.tools.train_stages import split
 from tiny import ANIMALS, BERT, COLOURS, TRAIN, saved, write
 
 pytest.importorskip("transformers")
@@ -217,8 +218,7 @@ def test_running_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["-p", "heads(ratio=0.5)"], "has 0 passes that train; it needs one"),
-        (["-p", f"{PIPELINE}, {PIPELINE}"], "has 2 passes that train"),
+        (["-p", "heads(ratio=0.5)"], "has no pass that trains; it needs one"),
         (["--metric", "bleu"], "--metric bleu: text-classification has accuracy, matthews, f1"),
         (["--text", "body"], "has no column 'body'; columns: sentence, label"),
         (["--epochs", "0"], "--epochs and --batch-size must be at least 1"),
@@ -240,12 +240,44 @@ def test_a_pass_that_trains_does_not_run_alone(
     assert "grain decides while a model trains: use `fxprune train`" in capsys.readouterr().err
 
 
-def test_a_pipeline_comes_apart_around_the_pass_that_trains() -> None:
-    parts = train.split("layers(count=1), grain(density=0.1), fold")
-    assert [str(part) for part in (parts.before, parts.method, parts.after)] == [
-        "layers(count=1)",
-        "grain(density=0.1)",
+def test_a_pipeline_comes_apart_around_the_passes_that_train() -> None:
+    parts = split("layers(count=1), heads(ratio=0.5), blocks(density=0.3), fill, distill(epochs=2), fold")
+    assert [str(part) for part in parts] == [
+        "layers(count=1), heads(ratio=0.5)",
+        "blocks(density=0.3)",
+        "fill",
+        "distill(epochs=2)",
         "fold",
     ]
     with pytest.raises(UsageError, match="`fxprune run` runs the others alone"):
-        train.split("fold")
+        split("fold")
+
+
+def test_blocks_are_filled_and_trained_again(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """hybrid-filled; and again with the heads that it left (rewind)."""
+    out = tmp_path / "out"
+    blocks = "blocks(density=0.3, rows=4, columns=4, rate=0.1)"
+    assert main([*command(place, out), "-p", f"{blocks}, fill, distill(epochs=1)", "--json"]) == 0
+    told = found(capsys)
+    assert told["density"] <= 0.3
+    assert told["steps"] == told["history"][-1]["step"] == 20
+    assert {row["role"] for row in told["left"]} >= {"ffn", "blocks"}, told["left"]
+    assert list(told["proved"]) == ["lowered", "after", "lowered (2)", "onnx"]
+    assert max(told["proved"].values()) < 1e-4
+    again = tmp_path / "again"
+    rewound = f"blocks(density=0.1, rows=4, columns=4, rewind={str(out)!r})"
+    assert main([*command(place, again), "-p", rewound, "--json"]) == 0
+    after = found(capsys)
+    assert all(set(heads) <= set(after["heads"][axis]) for axis, heads in told["heads"].items())
+
+
+def test_groups_are_pulled_cut_and_split(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*command(place, out), "-p", "group_lasso(density=0.5, blocks=2), split", "--json"]) == 0
+    told = found(capsys)
+    assert told["density"] == pytest.approx(0.5, abs=0.02)
+    assert max(told["proved"].values()) < 1e-4

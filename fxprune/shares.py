@@ -1,0 +1,116 @@
+"""Shares: which gates are open at a moment of training, by their scores: as many as a schedule allows, or those above a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fxprune.gates import Gate
+
+Schedule: TypeAlias = Callable[[float], float]
+"""A number for each moment, progress from 0 to 1."""
+
+Opened: TypeAlias = Mapping[Gate, Tensor]
+"""Which units are open, booleans."""
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """What is open, what each unit scores, and how many parameters it costs."""
+
+    open: Opened
+    scores: Mapping[Gate, Tensor]
+    costs: Mapping[Gate, Tensor]
+
+
+class Budget(Protocol):
+    """How much is left, and when."""
+
+    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+        """Which units are open from now on."""
+
+
+def everything(standing: Standing, progress: float) -> dict[Gate, Tensor]:
+    """A budget that closes nothing."""
+    return dict(standing.open)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The least worthy units close until the others cost at most a share of all, which a schedule gives.
+
+    With `per_cost`, units are ranked by score for each parameter that they cost, which is fairer where some are far larger than others.
+    With `regrow`, closed units open again where their score has overtaken others; else they never do.
+    """
+
+    schedule: Schedule
+    per_cost: bool = False
+    regrow: bool = False
+
+    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+        """The best units that the schedule has room for; of equal ones, those that come last."""
+        flat = torch.cat([table.flatten() for table in standing.open.values()])
+        costs = torch.cat([standing.costs[gate].flatten() for gate in standing.open]).to(flat.device)
+        scores = torch.cat([standing.scores[gate].flatten() for gate in standing.open])
+        scores = scores / costs.clamp(min=1) if self.per_cost else scores
+        if self.regrow:
+            flat = torch.ones_like(flat)
+        room = self.schedule(progress) * float(costs.sum()) * (1 + 1e-9)
+        if room < float(costs[flat].sum()):
+            flat[_surplus(scores, costs, flat, room)] = False
+        parts = flat.split([table.numel() for table in standing.open.values()])
+        return {
+            gate: part.reshape(standing.open[gate].shape)
+            for gate, part in zip(standing.open, parts, strict=True)
+        }
+
+
+def _surplus(scores: Tensor, costs: Tensor, open_: Tensor, room: float) -> Tensor:
+    """The open units, the least worthy first, that must close until the others cost no more than there is room for."""
+    here = open_.nonzero().flatten()
+    if bool((costs == costs[0]).all()):
+        return here[_least(scores[here], len(here) - int(room / float(costs[0])))]
+    ranked = here[scores[here].sort(stable=True).indices]
+    left = costs[open_].sum() - costs[ranked].cumsum(0) + costs[ranked]
+    return ranked[left > room]
+
+
+def _least(scores: Tensor, count: int) -> Tensor:
+    """The places of the `count` least scores, without sorting them all; of equal ones the first."""
+    if count <= 0:
+        return torch.zeros(0, dtype=torch.long)
+    edge = scores.kthvalue(count).values
+    below = (scores < edge).nonzero().flatten()
+    equal = (scores == edge).nonzero().flatten()[: count - len(below)]
+    return torch.cat([below, equal])
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Units are open whose sigmoid(score) lies above a threshold, which a schedule gives; how many these are, the scores decide."""
+
+    schedule: Schedule
+
+    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+        """Above the threshold, or closed."""
+        edge = self.schedule(progress)
+        return {gate: score.sigmoid() > edge for gate, score in standing.scores.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Keeping:
+    """Another budget, but these units always stay open."""
+
+    budget: Budget
+    kept: Opened
+
+    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+        """What the other budget opens, and these."""
+        found = self.budget(standing, progress)
+        return {
+            gate: open_ | self.kept[gate] if gate in self.kept else open_ for gate, open_ in found.items()
+        }

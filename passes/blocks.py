@@ -1,0 +1,193 @@
+"""Block pruning (arXiv 2109.04838): blocks of weights leave while a student is taught, by scores that are learned (movement)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis import Analysis, analyze
+from fxprune.blocks import Site, grid, sites
+from fxprune.distill import Losses
+from fxprune.errors import RefusedError, UsageError
+from fxprune.felt import Movement, Random, Score, Taylor
+from fxprune.gates import Gate, Gated, gate
+from fxprune.grids import Sizes
+from fxprune.masks import coordinates
+from fxprune.pipeline import Training, require
+from fxprune.program import Program
+from fxprune.pruner import Pruner
+from fxprune.schedules import Cubic, Rising
+from fxprune.shares import Budget, Keeping, Share, Threshold
+from fxprune.text import parse, read
+
+HEADS, NEURONS = ("heads", "qk", "v"), ("ffn",)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is a block: (along heads, across) in attention, the same in feed-forward blocks (None: whole neurons); 0 is all of it."""
+
+    help: str
+    attention: Callable[[Blocks], tuple[int, int]]
+    dense: Callable[[Blocks], tuple[int, int]] | None
+
+
+def _square(options: Blocks) -> tuple[int, int]:
+    return options.rows, options.columns
+
+
+def _head(options: Blocks) -> tuple[int, int]:
+    return 0, 0
+
+
+def _one(options: Blocks) -> tuple[int, int]:
+    return 1, 1
+
+
+#: name: what it cuts into blocks
+VARIANTS: dict[str, Variant] = {
+    "block": Variant("blocks of rows × columns everywhere", _square, _square),
+    "hybrid": Variant("blocks in attention, whole neurons in feed-forward blocks", _square, None),
+    "struct": Variant("whole heads of each matrix of attention, whole neurons", _head, None),
+    "unstructured": Variant("single weights: what blocks cost in quality", _one, _one),
+}
+
+#: name: what a block's worth is known by
+METHODS: dict[str, Callable[[Blocks, dict[Gate, float]], Score]] = {
+    "movement": lambda own, weight: Movement(own.rate, _pull(own), weight),
+    "taylor": lambda own, weight: Taylor(),
+    "random": lambda own, weight: Random(own.seed),
+}
+
+
+def _pull(own: Blocks) -> Callable[[float], float]:
+    """The paper's regulariser follows the threshold; with a density, nothing has to pull."""
+    return (lambda progress: 0.0) if own.density else Rising(own.strength, own.start, own.end)
+
+
+@dataclass(frozen=True)
+class Blocks(Training):
+    """Remove blocks of weights, and neurons, while a student is taught; what is empty then leaves for good (movement; `fxprune train`).
+
+    The paper's way to say how much goes is `strength`, from which no density can be told beforehand; with `density` the best blocks stay,
+    as many as it has room for.
+    """
+
+    name: ClassVar[str] = "blocks"
+    hidden: ClassVar[float] = 0.0
+
+    method: str = "movement"  #: what stays: movement, taylor or random
+    variant: str = "hybrid"  #: block, hybrid, struct or unstructured
+    density: float = 0.0  #: the share of the gated parameters that stays; 0: as strength makes it
+    strength: float = 10.0  #: how hard all scores are pulled down (2.5 to 40 in the paper)
+    threshold: float = 0.1  #: blocks stay whose sigmoid(score) lies above it
+    rows: int = 32  #: of a block, along heads and neurons
+    columns: int = 32  #: of a block, the other way
+    start: float = 0.05  #: the progress at which blocks begin to leave
+    end: float = 0.5  #: and at which all that do may have left
+    rate: float = 1e-2  #: how fast scores learn
+    attention: float = 1.0  #: the weight of attention in what pulls
+    dense: float = 1.0  #: and of feed-forward blocks
+    temperature: float = 2.0  #: of the logits that are taught
+    hard: float = 0.1  #: how much labels count beside them
+    rewind: str = ""  #: the folder of an earlier run, whose heads stay
+    seed: int = 0  #: of random scores
+
+    def __post_init__(self) -> None:
+        require(self.method in METHODS, f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        require(
+            self.variant in VARIANTS, f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}"
+        )
+        require(0 <= self.density <= 1, f"density must lie in (0, 1], or be 0, got {self.density:g}")
+        require(
+            self.density > 0 or self.method == "movement",
+            f"density must be given with method={self.method!r}: only movement has a strength",
+        )
+        require(min(self.rows, self.columns) >= 1, "rows and columns of a block must be at least 1")
+        require(0 <= self.hard <= 1, f"hard must lie in [0, 1], got {self.hard:g}")
+
+    def gated(self, program: Program) -> Gated:
+        """The program with gates on the blocks of its matrices of heads and neurons; RefusedError where it has none."""
+        analysis, variant = analyze(program), VARIANTS[self.variant]
+        heads = sites(analysis, HEADS)
+        taken = {site.matrix.weight for site in heads}
+        neurons = [site for site in sites(analysis, NEURONS) if site.matrix.weight not in taken]
+        grids = {site.matrix.weight: _grid(analysis, site, variant.attention(self)) for site in heads}
+        units: list[str] = []
+        if variant.dense is None:
+            units = [a.name for a in analysis.axes if a.role in NEURONS and a.exact and not a.choices]
+        else:
+            grids |= {site.matrix.weight: grid(analysis, site, *variant.dense(self)) for site in neurons}
+        if not grids and not units:
+            raise RefusedError(
+                "no matrix of heads or neurons with weights of its own in this program: see `fxprune explain`"
+            )
+        return gate(program, units, blocks=grids, biases=True)
+
+    def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
+        """What closes the gates of a module that trains, and opens them again."""
+        roles = self._kinds(gated)
+        own = {gate: {"attention": self.attention, "dense": self.dense}[kind] for gate, kind in roles.items()}
+        kinds = [*roles.values()]
+        weight = {gate: own[gate] / kinds.count(roles[gate]) / len(set(kinds)) for gate in own}
+        return Pruner(gated, module, self._budget(gated), METHODS[self.method](self, weight))
+
+    def _kinds(self, gated: Gated) -> dict[Gate, str]:
+        """Whether a gate is of attention or of a feed-forward block."""
+        heads = {site.matrix.weight for site in sites(analyze(gated.base), HEADS)}
+        return {gate: "attention" if gate.of in heads else "dense" for gate in gated.gates}
+
+    def _budget(self, gated: Gated) -> Budget:
+        if self.density:
+            budget: Budget = Share(Cubic(self.density, self.start, self.end), regrow=True)
+        else:
+            budget = Threshold(Rising(self.threshold, self.start, self.end))
+        return Keeping(budget, _kept(gated, self.rewind)) if self.rewind else budget
+
+    def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
+        """What the student goes down by."""
+        return losses.logits
+
+
+def _grid(analysis: Analysis, site: Site, sizes: tuple[int, int]) -> tuple[Sizes, Sizes]:
+    """Blocks of attention; along 0 they are whole heads."""
+    along, across = sizes
+    return grid(analysis, site, along or _head_size(analysis, site), across)
+
+
+def _head_size(analysis: Analysis, site: Site) -> int:
+    """How many places along a site belong to one head: the length of the shortest run."""
+    dim = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]][site.along]
+    heads = [coordinates(dim, axis.leaf) for axis in analysis.axes if axis.role == "heads"]
+    runs = [torch.unique_consecutive(units, return_counts=True) for units in heads]
+    lengths = [int(counts[units >= 0].min()) for units, counts in runs if bool((units >= 0).any())]
+    return min(lengths, default=int(dim.size))
+
+
+def _kept(gated: Gated, folder: str) -> dict[Gate, Tensor]:
+    """The blocks of the heads that an earlier run kept (its train.json says which)."""
+    text = read(Path(folder) / "train.json", "run", UsageError)
+    heads = parse(text, ("fxprune.train/1", "heads", dict), "run of fxprune train", UsageError)["heads"]
+    analysis = analyze(gated.base)
+    nodes = gated.base.reads()
+    found = {}
+    for own in gated.gates:
+        table = torch.zeros(gated.program.tensors()[own.name].shape, dtype=torch.bool)
+        for name, units in heads.items():
+            leaf = analysis.axis(name).leaf
+            for place, sizes in enumerate((own.grid.rows, own.grid.columns) if own.grid else ()):
+                units_at = coordinates(analysis.flow.dims[nodes[own.of]][place], leaf)
+                blocks = _touched(torch.isin(units_at, torch.tensor(units)), sizes)
+                table |= blocks[:, None] if place == 0 else blocks
+        found[own] = table
+    return found
+
+
+def _touched(places: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Which blocks hold one of the places."""
+    return torch.stack([part.any() for part in places.split(list(sizes))])

@@ -1,0 +1,43 @@
+"""Training with a teacher, and nothing else: for what a pass before it left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from fxprune.distill import Losses
+from fxprune.gates import Gated, gate
+from fxprune.pipeline import Training, require
+from fxprune.program import Program
+from fxprune.pruner import Pruner
+from fxprune.shares import everything
+
+
+@dataclass(frozen=True)
+class Distill(Training):
+    """Train what is left once more, by the teacher, and remove nothing (`fxprune train`)."""
+
+    name: ClassVar[str] = "distill"
+
+    epochs: int = 0  #: 0: as many as `--epochs` says
+    temperature: float = 2.0  #: of the logits that are taught
+    hard: float = 0.1  #: how much labels count beside them
+    hidden: float = 0.0  #: how much hidden states count beside logits
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, f"epochs must be at least 0, got {self.epochs}")
+        require(0 <= self.hard <= 1, f"hard must lie in [0, 1], got {self.hard:g}")
+
+    def gated(self, program: Program) -> Gated:
+        """The program as it is."""
+        return gate(program)
+
+    def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
+        """One that closes nothing."""
+        return Pruner(gated, module, everything)
+
+    def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
+        """What the student goes down by."""
+        return losses.logits + self.hidden * losses.hidden

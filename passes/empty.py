@@ -1,0 +1,35 @@
+"""What zeros in the weights have left without effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fxprune.analysis import analyze
+from fxprune.lowering import lower_silenced, selection, without_empty
+from fxprune.pipeline import Outcome, Pass
+from fxprune.program import Program
+from fxprune.selection import Selection
+
+
+@dataclass(frozen=True)
+class Empty(Pass):
+    """Remove units that zeros in the weights have emptied (after unstructured or block pruning elsewhere); no output changes."""
+
+    name: ClassVar[str] = "empty"
+
+    def run(self, program: Program) -> Outcome:
+        """Constants move into biases; the weights that this changed count as re-fitted."""
+        ready = without_empty(program)
+        slim = lower_silenced(ready).program
+        kept: Selection = selection(analyze(program), ready.units)
+        return Outcome(slim, kept, _changed(program, slim, kept), {"gone": list(ready.gone)})
+
+
+def _changed(program: Program, slim: Program, kept: Selection) -> tuple[str, ...]:
+    before: dict[str, Tensor] = program.tensors()
+    return tuple(
+        name for name, value in slim.tensors().items() if name in before and value is not before[name]
+    )
