@@ -1,4 +1,4 @@
-"""`python -m fxprune.tools.ablation [TASK …]`: GRAIN on a real task beside what it is made of, without one part at a time.
+"""`python -m fxprune.tools.ablation [TASK …]`: a method on a real task beside what it is made of, and beside its relatives (`--study`).
 
 A teacher is trained once; then a student for each variant, density and seed, on the same rows. Results go into a JSON Lines file as soon as
 they are known, students and teachers beside it, so that a run that was interrupted goes on, and several may share the work. `--measure`
@@ -10,29 +10,35 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fxprune import emit, runtimes
+from fxprune import analyze, emit, runtimes
+from fxprune.blocks import sites
 from fxprune.budget import Clock, default_cache
 from fxprune.examples import encoded
 from fxprune.gates import tensors_of
 from fxprune.loop import Recipe
-from fxprune.lowering import lower
+from fxprune.lowering import Lowered, lower
 from fxprune.metrics import METRICS
+from fxprune.passes.blocks import Blocks
+from fxprune.passes.distill import Distill
+from fxprune.passes.fill import ROLES, Fill
 from fxprune.passes.grain import Grain
+from fxprune.passes.group_lasso import GroupLasso
 from fxprune.points import at, feeds
 from fxprune.program import Program
 from fxprune.pruner import Pruner
 from fxprune.ragged import cheapest
 from fxprune.recall import Recall
 from fxprune.runtime import Settings
+from fxprune.split import cheaper
 from fxprune.tasks import fine_tune, predicted
 from fxprune.teach import teach
 from fxprune.tools import data, models, report, subject_common, train_page
@@ -78,19 +84,51 @@ SETTINGS: dict[str, Setting] = {
     ),
 }
 
-#: name: (what differs from GRAIN, what it is)
-VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
-    "grain": ({}, "GRAIN"),
-    "random": ({"score": "random"}, "random scores"),
-    "heads": ({"units": "heads"}, "whole heads and neurons"),
-    "heads-per-cost": (
-        {"units": "heads", "per_cost": True},
-        "whole heads and neurons, by score for each parameter",
-    ),
-    "no-structure": ({"alpha": 0.0}, "without structure regularisation"),
-    "no-separation": ({"separate": False}, "without gradient separation"),
-    "no-hidden": ({"hidden": 0.0}, "without the hidden loss"),
+Make: TypeAlias = Callable[[float, int, float], Any]
+"""(density, seed, beta) to a method."""
+
+
+def _grain(**changes: Any) -> Make:
+    return lambda density, seed, beta: Grain(density=density, beta=beta, seed=seed, **changes)
+
+
+def _blocks(variant: str) -> Make:
+    return lambda density, seed, beta: Blocks(variant=variant, density=density, seed=seed)
+
+
+def _lasso(groups: str) -> Make:
+    return lambda density, seed, beta: GroupLasso(density=density, groups=groups)
+
+
+#: study: name: (the method, what it is)
+STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
+    "grain": {
+        "grain": (_grain(), "GRAIN"),
+        "random": (_grain(score="random"), "random scores"),
+        "heads": (_grain(units="heads"), "whole heads and neurons"),
+        "heads-per-cost": (
+            _grain(units="heads", per_cost=True),
+            "whole heads and neurons, by score for each parameter",
+        ),
+        "no-structure": (_grain(alpha=0.0), "without structure regularisation"),
+        "no-separation": (_grain(separate=False), "without gradient separation"),
+        "no-hidden": (_grain(hidden=0.0), "without the hidden loss"),
+    },
+    "blocks": {
+        "struct": (_blocks("struct"), "movement, whole heads of each matrix and neurons (struct)"),
+        "hybrid": (_blocks("hybrid"), "movement, 32 × 32 in attention, neurons (hybrid)"),
+        "filled": (_blocks("hybrid"), "the same, filled and trained 2 epochs more (hybrid-filled)"),
+        "block": (_blocks("block"), "movement, 32 × 32 (block)"),
+        "unstructured": (_blocks("unstructured"), "movement, single weights"),
+        "lasso": (_lasso("both"), "reweighted group lasso, 4 blocks of rows, two levels"),
+    },
 }
+VARIANTS = {name: row for study in STUDIES.values() for name, row in study.items()}
+FILLED, HYBRID, MORE = (
+    "filled",
+    "hybrid",
+    2,
+)  # the variant that starts from another one, that one, and its epochs
 
 
 class Bench:
@@ -128,26 +166,40 @@ class Bench:
 
     def student(self, variant: str, density: float, seed: int) -> None:
         """Train one, and keep it."""
-        method = self.method(variant, density, seed)
+        method, program = self.method(variant, density, seed), self.program
         recipe = replace(self.setting.student, seed=seed)
+        if variant == FILLED:
+            method, program = Distill(), self._filled(density, seed)
+            recipe = replace(recipe, epochs=MORE)
         start = time.perf_counter()
-        taught = teach(self.program, method, self.train, recipe, self.teacher, recall=self.recall)
+        taught = teach(program, method, self.train, recipe, self.teacher, recall=self.recall)
         seconds = time.perf_counter() - start
         save_file(_plain(taught.module), self.file(variant, density, seed))
         self.note(variant=variant, density=density, seed=seed, metric=self.judged(taught.module), seconds=seconds,
                   reached=taught.pruner.density, method=str(method), recipe=asdict(recipe), **left(taught.pruner))  # fmt: skip
 
-    def lowered(self, variant: str, density: float, seed: int, settings: Settings) -> tuple[Program, Any]:
-        """What is left of one as a program, its uneven heads lowered in the way that is fastest here."""
-        gated = self.method(variant, density, seed).gated(self.program)
+    def lowered(self, variant: str, density: float, seed: int, settings: Settings) -> tuple[Lowered, Any]:
+        """What is left of one, its uneven heads lowered in the way that is fastest here."""
+        if variant == FILLED:
+            gated = Distill().gated(self._filled(density, seed))
+        else:
+            gated = self.method(variant, density, seed).gated(self.program)
         tensors = load_file(self.file(variant, density, seed))
         how = cheapest(gated, tensors, Clock(settings, default_cache()), POINT)
-        return lower(gated, tensors, how).program, how
+        return lower(gated, tensors, how), how
 
-    def method(self, variant: str, density: float, seed: int) -> Grain:
-        """GRAIN with what the variant changes."""
-        changes, _ = VARIANTS[variant]
-        return Grain(density=density, beta=self.setting.beta, seed=seed, **changes)
+    def _filled(self, density: float, seed: int) -> Program:
+        """What hybrid left, its zeros filled."""
+        if not self.file(HYBRID, density, seed).exists():
+            self.student(HYBRID, density, seed)
+        gated = self.method(HYBRID, density, seed).gated(self.program)
+        slim = lower(gated, load_file(self.file(HYBRID, density, seed))).program
+        return Fill(seed=seed).run(slim).program
+
+    def method(self, variant: str, density: float, seed: int) -> Any:
+        """A row of STUDIES at a density."""
+        make, _ = VARIANTS[variant]
+        return make(density, seed, self.setting.beta)
 
     def file(self, variant: str, density: float, seed: int) -> Path:
         """Where a student lies."""
@@ -175,6 +227,18 @@ def left(pruner: Pruner) -> dict[str, Any]:
     return {"heads": heads, "neurons": neurons}
 
 
+def zeros(program: Program) -> float:
+    """The share of the numbers in matrices that run over heads or neurons that are zero."""
+    found = [program.tensors()[site.matrix.weight] for site in sites(analyze(program), ROLES)]
+    return sum(int((w == 0).sum()) for w in found) / max(1, sum(w.numel() for w in found))
+
+
+def lengths(program: Program) -> dict[str, int]:
+    """How many heads and neurons a program has."""
+    axes = [axis for axis in analyze(program).axes if axis.exact]
+    return {role: sum(axis.size for axis in axes if axis.role == role) for role in ("heads", "ffn")}
+
+
 def _plain(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone().contiguous() for name, value in tensors_of(module).items()}
 
@@ -183,7 +247,7 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
     """The students in order: all variants of one density and seed, before the next."""
     for seed in options.seeds:
         for density in options.densities:
-            for variant in options.variants:
+            for variant in options.variants or STUDIES[options.study]:
                 yield variant, density, seed
 
 
@@ -210,7 +274,11 @@ def measure(bench: Bench, settings: Settings, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         before = emit.export(bench.program, Path(scratch) / "before.onnx")
         for variant, density, seed in sorted(known(bench.out, bench.task) - timed):
-            slim, how = bench.lowered(variant, density, seed, settings)
+            done, how = bench.lowered(variant, density, seed, settings)
+            slim, splits = (
+                done.program,
+                [asdict(v) for v in cheaper(done.program, Clock(settings, default_cache()), POINT)[1]],
+            )
             after = emit.export(slim, Path(scratch) / "after.onnx", overwrite=True)
             point = at(bench.program, **POINT)
             given = feeds(bench.program, point)
@@ -218,7 +286,8 @@ def measure(bench: Bench, settings: Settings, seconds: float) -> None:
             found = runtimes.measure(files, dict.fromkeys(files, given), settings, seconds)
             bench.note(variant=variant, density=density, seed=seed, speedup=found["before"].median / found["after"].median,
                        parameters=slim.parameter_count(), file_bytes=after.bytes, whole_bytes=before.bytes, how=how,
-                       relative=after.relative, point=point, machine=report.machine())  # fmt: skip
+                       relative=after.relative, point=point, machine=report.machine(),
+                       splits=splits, zeros=zeros(slim), **lengths(slim))  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -227,7 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     if options.page:
-        text = page(read(options.out), {name: told for name, (_, told) in VARIANTS.items()}, options.note)
+        told = {name: told for name, (_, told) in STUDIES[options.study].items()}
+        text = page(options.study, read(options.out), told, options.note)
         options.page.write_text(text, encoding="utf-8")
         return
     for task in options.tasks or SETTINGS:
@@ -245,7 +315,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("tasks", nargs="*", help=f"of {', '.join(SETTINGS)}")
     add("--out", type=Path, default=Path("out/grain/results.jsonl"), help="where figures are kept")
-    add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="(all)")
+    add("--study", choices=STUDIES, default="grain", help="which rows (grain)")
+    add("--variants", nargs="+", choices=VARIANTS, help="(all of the study)")
     add("--densities", nargs="+", type=float, default=[0.1, 0.25, 0.5], help="(0.1 0.25 0.5)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
     add("--threads", type=int, default=1, help="of torch, and of the runtime (1)")
