@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,7 +62,7 @@ class Share:
             flat = torch.ones_like(flat)
         room = self.schedule(progress) * float(costs.sum()) * (1 + 1e-9)
         if room < float(costs[flat].sum()):
-            flat[_surplus(scores, costs, flat, room)] = False
+            flat &= ~_surplus(scores, costs, flat, room)
         parts = flat.split([table.numel() for table in standing.open.values()])
         return {
             gate: part.reshape(standing.open[gate].shape)
@@ -70,23 +71,26 @@ class Share:
 
 
 def _surplus(scores: Tensor, costs: Tensor, open_: Tensor, room: float) -> Tensor:
-    """The open units, the least worthy first, that must close until the others cost no more than there is room for."""
-    here = open_.nonzero().flatten()
+    """The least worthy open units that must close until the others cost no more than there is room for, booleans."""
     if bool((costs == costs[0]).all()):
-        return here[_least(scores[here], len(here) - int(room / float(costs[0])))]
+        return _least(scores, open_, int(open_.sum()) - int(room / float(costs[0])))
+    here = open_.nonzero().flatten()
     ranked = here[scores[here].sort(stable=True).indices]
     left = costs[open_].sum() - costs[ranked].cumsum(0) + costs[ranked]
-    return ranked[left > room]
+    closed = torch.zeros_like(open_)
+    closed[ranked[left > room]] = True
+    return closed
 
 
-def _least(scores: Tensor, count: int) -> Tensor:
-    """The places of the `count` least scores, without sorting them all; of equal ones the first."""
+def _least(scores: Tensor, open_: Tensor, count: int) -> Tensor:
+    """The `count` open units of least score, found without sorting them all (there may be millions); of equal ones the first."""
     if count <= 0:
-        return torch.zeros(0, dtype=torch.long)
-    edge = scores.kthvalue(count).values
-    below = (scores < edge).nonzero().flatten()
-    equal = (scores == edge).nonzero().flatten()[: count - len(below)]
-    return torch.cat([below, equal])
+        return torch.zeros_like(open_)
+    edge = float(np.partition(scores[open_].cpu().numpy(), count - 1)[count - 1])
+    closed = open_ & (scores < edge)
+    equal = (open_ & (scores == edge)).nonzero().flatten()[: count - int(closed.sum())]
+    closed[equal] = True
+    return closed
 
 
 @dataclass(frozen=True)
