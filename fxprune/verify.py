@@ -15,7 +15,7 @@ from fxprune.bypass import apply, bypass
 from fxprune.dims import Dim
 from fxprune.errors import VerifyError
 from fxprune.fit import kept_masks
-from fxprune.masks import Kept, changes, cut
+from fxprune.masks import Kept, changes, cut, like
 from fxprune.program import Program, copy_graph, rebuild, source_line
 from fxprune.selection import Selection
 from fxprune.shrink import shrink, zeroed
@@ -70,16 +70,18 @@ def _put_back(program: Program, slim: Program, selection: Selection, refitted: S
     """The slim program with the cut originals of its re-fitted weights; VerifyError where one has another shape or type."""
     if not refitted:
         return slim
-    plain = apply(program, selection).tensors()
-    mine = slim.tensors()
+    plain, mine = apply(program, selection).tensors(), slim.tensors()
+    back: dict[str, Tensor] = {}
     for name in refitted:
-        one, other = mine[name], plain[name]
+        one = mine[name]
+        other = plain.get(name, torch.zeros_like(one))  # a bias that was added is put back to nothing
         if one.shape != other.shape or one.dtype != other.dtype:
             raise VerifyError(
                 f"{name} was re-fitted to {tuple(one.shape)} {one.dtype}; the selection leaves {tuple(other.shape)} {other.dtype}",
                 None,
             )
-    return rebuild(slim, copy_graph(slim), {name: plain[name] for name in refitted})
+        back[name] = like(one, other.detach())
+    return rebuild(slim, copy_graph(slim), back)
 
 
 def _outputs(slim: Program, program: Program) -> list[Tensor] | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from fxprune.analysis import analyze
 from fxprune.lowering import lower_silenced, selection, without_empty
 from fxprune.pipeline import Outcome, Pass
@@ -25,11 +23,10 @@ class Empty(Pass):
         ready = without_empty(program)
         slim = lower_silenced(ready).program
         kept: Selection = selection(analyze(program), ready.units)
-        return Outcome(slim, kept, _changed(program, slim, kept), {"gone": list(ready.gone)})
+        return Outcome(slim, kept, _changed(program, slim), {"gone": list(ready.gone)})
 
 
-def _changed(program: Program, slim: Program, kept: Selection) -> tuple[str, ...]:
-    before: dict[str, Tensor] = program.tensors()
-    return tuple(
-        name for name, value in slim.tensors().items() if name in before and value is not before[name]
-    )
+def _changed(program: Program, slim: Program) -> tuple[str, ...]:
+    """The parameters that are other tensors than before, or new."""
+    before = program.tensors()
+    return tuple(name for name, value in slim.parameters().items() if value is not before.get(name))

@@ -122,6 +122,20 @@ def test_empty_removes_what_zeros_have_left() -> None:
     assert verify(program, done.program, done.selection, done.refitted).relative < 1e-5
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_empty_moved_into_biases_is_proved(bias: bool) -> None:
+    """Also into one that the reader did not have."""
+    torch.manual_seed(0)
+    first = nn.Linear(6, 16)
+    with torch.no_grad():
+        first.weight[2:5] = 0
+    program = capture(nn.Sequential(first, nn.Sigmoid(), nn.Linear(16, 3, bias=bias)), (torch.randn(5, 6),))
+    done = Empty().run(program)
+    assert distance(called(done.program), called(program)) < 1e-6
+    assert "2.bias" in done.refitted
+    assert verify(program, done.program, done.selection, done.refitted).relative < 1e-5
+
+
 def test_empty_leaves_a_dense_model_alone() -> None:
     done = Empty().run(family("bert"))
     assert not len(done.selection)
