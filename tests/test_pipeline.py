@@ -30,7 +30,10 @@ def test_the_text_prints_back(text: str) -> None:
     [
         (
             "haeds",
-            "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, grain, fold\n  haeds\n  ^",
+            (
+                "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, grain,"
+                " blocks, group_lasso, distill, fill, empty, split, fold\n  haeds\n  ^"
+            ),
         ),
         (
             "fold, heads(ratoi=0.5)",
@@ -70,6 +73,12 @@ def test_pass_names_are_unique_and_documented() -> None:
         "layers",
         "slim",
         "grain",
+        "blocks",
+        "group_lasso",
+        "distill",
+        "fill",
+        "empty",
+        "split",
         "fold",
     ]
     assert all(each.__doc__ for each in PASSES)
