@@ -42,12 +42,15 @@ def svd(weight: Tensor, rank: int) -> Factors:
 
 
 def factorize(
-    program: Program, ranks: Mapping[str, int], split: Callable[[Tensor, int], Factors] = svd
+    program: Program,
+    ranks: Mapping[str, int],
+    split: Callable[[Tensor, int], Factors] = svd,
+    factors: Mapping[str, Factors] | None = None,
 ) -> Factorized:
-    """Replace weights, by name, by products of these ranks.
+    """Replace weights, by name, by products of these ranks: of given factors (as the weight is stored), else of what `split` makes.
 
-    RefusedError where something reads a weight that no product can stand for; SelectionError for a name that is not there, or a rank that
-    the weight does not have.
+    The second product keeps the name of the node that it stands for. RefusedError where something reads a weight that no product can stand
+    for; SelectionError for a name that is not there, or a rank that the weight does not have.
     """
     graph = rebuild(program, copy_graph(program), {}).graph
     made: dict[str, Tensor] = {}
@@ -55,7 +58,7 @@ def factorize(
     for name, rank in ranks.items():
         weight = _weight(program, name, rank)
         matrix = weight.detach().flatten(1)
-        rows, columns = split(matrix, rank)
+        rows, columns = (factors or {}).get(name) or split(matrix, rank)
         errors[name] = float((matrix - rows @ columns).norm() / matrix.norm().clamp(min=1e-30))
         tail = weight.shape[2:]
         found = {
@@ -104,10 +107,7 @@ def _replace(graph: fx.GraphModule, read: fx.Node, made: Mapping[str, Tensor], n
                 f"{name} is read by {user.name} = {user.target} ({source_line(user)}), which no two products can stand for: it stays whole"
             )
         with graph.graph.inserting_before(user):
-            result = product(graph, user, rows, columns)
-        result.meta = {**result.meta, **{k: v for k, v in user.meta.items() if k != "val"}}
-        user.replace_all_uses_with(result)
-        graph.graph.erase_node(user)
+            user.target, user.args, user.kwargs = product(graph, user, rows, columns)
 
 
 def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
@@ -117,42 +117,45 @@ def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
     return node
 
 
-Product: TypeAlias = Callable[[fx.GraphModule, fx.Node, fx.Node, fx.Node], fx.Node]
-"""(graph, the node that reads W, A, B) to the node that reads A and B instead."""
+Call: TypeAlias = tuple[Any, tuple[Any, ...], dict[str, Any]]
+"""(operator, arguments, named arguments)."""
+
+Product: TypeAlias = Callable[[fx.GraphModule, fx.Node, fx.Node, fx.Node], Call]
+"""(graph, the node that reads W, A, B) to what that node computes instead, once the first product is there."""
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
     return {name: argument.value for name, argument in bind(node).items()}
 
 
-def _linear(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+def _linear(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
     given = _arguments(node)
     inner = call(graph, aten.linear.default, (given["input"], columns))
-    return call(graph, aten.linear.default, (inner, rows, given["bias"]))
+    return aten.linear.default, (inner, rows, given["bias"]), {}
 
 
-def _sum(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+def _sum(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
     given = _arguments(node)
     inner = call(graph, aten.mm.default, (given["mat1"], rows))
     scales = {"beta": given["beta"], "alpha": given["alpha"]}
-    return call(graph, aten.addmm.default, (given["self"], inner, columns), scales)
+    return aten.addmm.default, (given["self"], inner, columns), scales
 
 
 def _matrix(first: str) -> Product:
-    def product(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+    def product(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
         inner = call(graph, node.target, (_arguments(node)[first], rows))
-        return call(graph, node.target, (inner, columns))
+        return node.target, (inner, columns), {}
 
     return product
 
 
-def _lookup(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+def _lookup(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
     given = _arguments(node)
     found = call(graph, aten.embedding.default, (rows, given["indices"], given["padding_idx"]))
-    return call(graph, aten.matmul.default, (found, columns))
+    return aten.matmul.default, (found, columns), {}
 
 
-def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> fx.Node:
+def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
     """Of one point: stride and padding belong to the first, for zeros stay zeros."""
     given = _arguments(node)
     if given["groups"] != 1:
@@ -160,7 +163,7 @@ def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: f
             f"{node.name} = {node.target} has {given['groups']} groups; its weight stays whole"
         )
     inner = call(graph, node.target, (given["input"], columns, None, given["stride"], given["padding"]))
-    return call(graph, node.target, (inner, rows, given["bias"]))
+    return node.target, (inner, rows, given["bias"]), {}
 
 
 #: operator: (the argument that is the weight, what reads two factors instead)
