@@ -93,18 +93,20 @@ class Pruner:
             return 1.0
         return sum(float(self.costs[gate][open_.cpu()].sum()) for gate, open_ in self.open.items()) / total
 
-    def observe(self, loss: Tensor) -> None:
-        """Let scores feel this loss only: what later backward passes bring to the gates is dropped until the step (gradient separation).
+    def observe(self, loss: Tensor | None) -> None:
+        """Let scores feel this loss only, or none: what later backward passes bring to the gates is dropped until the step.
 
-        The graph stays for the backward pass that trains.
+        That is gradient separation. The graph stays for the backward pass that trains.
         """
+        self.listening = False
+        if loss is None:
+            return
         found = torch.autograd.grad(
             loss, list(self.parameters.values()), retain_graph=True, allow_unused=True
         )
         for gate, slope in zip(self.parameters, found, strict=True):
             if slope is not None:
                 self._add(gate, slope)
-        self.listening = False
 
     def step(self, progress: float) -> None:
         """After the backward pass, before the optimizer's step; progress runs from 0 to 1."""

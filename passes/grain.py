@@ -85,7 +85,9 @@ class Grain(Training):
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
         """What the student goes down by; its backward pass is the caller's."""
         if self.separate and losses.hidden.requires_grad:
-            pruner.observe(losses.logits)
+            # Nothing returns: once enough has left, nothing more will, and no score is needed.
+            settled = pruner.density <= self.density
+            pruner.observe(None if settled else losses.logits)
         return losses.logits + self.hidden * losses.hidden
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fxprune import analyze, capture
-from fxprune.distill import Distillation
+from fxprune.distill import Distillation, Losses
 from fxprune.errors import FxpruneError, RefusedError
 from fxprune.felt import Felt, Random, Taylor
 from fxprune.lowering import lower
@@ -120,6 +120,21 @@ def test_hidden_losses_move_scores_only_where_they_are_not_separate() -> None:
         named = dict(student.named_parameters())
         chosen.append([named[each.name].tolist() for each in on.gates])
     assert chosen[0] != chosen[1]
+
+
+def test_scores_rest_once_all_have_left() -> None:
+    """The second backward pass of gradient separation is spared from then on; the hidden loss touches no score either."""
+    grain = Grain(density=0.5, beta=0.5, start=0.0, end=0.5)
+    (_, _, few), (_, student, many) = taught(grain, 2), taught(grain, 3)
+    assert [few[-1] <= 0.5, many[-1] == many[-2]] == [True, True]
+    scores = [value for name, value in student.named_buffers() if name.startswith("gate_scores")]
+    before = [value.clone() for value in scores]
+    on = grain.gated(family("bert"))
+    pruner = grain.pruner(on, student)
+    loss = student(**BATCH)["pooler_output"].sum()
+    grain.loss(pruner, Losses(loss, loss.square())).backward()
+    pruner.step(1.0)
+    assert all(torch.equal(old * 0.5, new) for old, new in zip(before, scores, strict=True))
 
 
 def test_what_it_refuses() -> None:
