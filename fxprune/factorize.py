@@ -1,7 +1,8 @@
 """Factorize: a matrix becomes the product of two thinner ones, and gets a new axis, its rank, that leaves like any other.
 
 A weight W (a × b, as it is stored) becomes A (a × rank), under W's name and `_rows`, times B (rank × b), `_columns`. All that reads W
-reads both, so that a tie stays a tie: the embedding and the head that share a table share its factors.
+reads both, so that a tie stays a tie: the embedding and the head that share a table share its factors. Weights whose given factors are
+one tensor share it: queries, keys and values can read one thin product of their input.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ Factors: TypeAlias = tuple[Tensor, Tensor]
 """A (a × rank) and B (rank × b)."""
 
 
+PARTS = ("_rows", "_columns")
+"""What the names of the two factors have behind that of their weight."""
+
+
 @dataclass(frozen=True, eq=False)
 class Factorized:
-    """The program, and of each weight what its factors miss: ‖W − A B‖ / ‖W‖ (Frobenius)."""
+    """The program, and of each weight what its factors miss, ‖W − A B‖ / ‖W‖ (Frobenius), and the names of the factors."""
 
     program: Program
     errors: Mapping[str, float]
+    names: Mapping[str, tuple[str, str]]
 
 
 def svd(weight: Tensor, rank: int) -> Factors:
@@ -49,31 +55,45 @@ def factorize(
 ) -> Factorized:
     """Replace weights, by name, by products of these ranks: of given factors (as the weight is stored), else of what `split` makes.
 
-    The second product keeps the name of the node that it stands for. RefusedError where something reads a weight that no product can stand
-    for; SelectionError for a name that is not there, or a rank that the weight does not have.
+    Where several of the given factors are the same tensor, there is one parameter, and what is the same product is computed once, as
+    long as it is that of the first factor. The second product keeps the name of the node that it stands for. RefusedError where something
+    reads a weight that no product can stand for; SelectionError for a name that is not there, or a rank that the weight does not have.
     """
     graph = rebuild(program, copy_graph(program), {}).graph
     made: dict[str, Tensor] = {}
     errors: dict[str, float] = {}
-    for name, rank in ranks.items():
-        weight = _weight(program, name, rank)
-        matrix = weight.detach().flatten(1)
-        rows, columns = (factors or {}).get(name) or split(matrix, rank)
-        errors[name] = float((matrix - rows @ columns).norm() / matrix.norm().clamp(min=1e-30))
-        tail = weight.shape[2:]
-        found = {
-            f"{name}_rows": rows.reshape(*rows.shape, *tail),
-            f"{name}_columns": columns.reshape(*columns.shape, *tail),
-        }
-        made |= {key: nn.Parameter(value.contiguous(), weight.requires_grad) for key, value in found.items()}
+    names: dict[str, tuple[str, str]] = {}
+    known: list[tuple[Tensor, str]] = []
+    given = factors or {}
+    weights = {name: _weight(program, name, rank, name in given) for name, rank in ranks.items()}
+    for name in sorted(weights, key=list(program.tensors()).index):
+        weight, matrix = weights[name], weights[name].detach().flatten(1)
+        both = given.get(name) or split(matrix, ranks[name])
+        errors[name] = float((matrix - both[0] @ both[1]).norm() / matrix.norm().clamp(min=1e-30))
+        rows, columns = (
+            _known(known, factor, f"{name}{part}") for factor, part in zip(both, PARTS, strict=True)
+        )
+        for own, factor in zip((rows, columns), both, strict=True):
+            shaped = factor.reshape(*factor.shape, *weight.shape[2:]).contiguous()
+            made.setdefault(own, nn.Parameter(shaped, weight.requires_grad))
+        names[name] = rows, columns
         for node in _reads(program, graph, name):
-            _replace(graph, node, made, name)
+            _replace(graph, node, made, names[name], name)
     remove_dead(graph)
     slim = rebuild(program.replace(graph=graph), graph.graph, made)
-    return Factorized(slim.replace(labels={}), errors)
+    return Factorized(slim.replace(labels={}), errors, names)
 
 
-def _weight(program: Program, name: str, rank: int) -> Tensor:
+def _known(known: list[tuple[Tensor, str]], factor: Tensor, name: str) -> str:
+    """The name under which a factor is there already, else the given one, under which it is from now on."""
+    same = next((own for other, own in known if other is factor), None)
+    if same is None:
+        known.append((factor, name))
+    return same or name
+
+
+def _weight(program: Program, name: str, rank: int, is_given: bool) -> Tensor:
+    """The weight; a rank beyond its own makes sense only where given factors are shared with others."""
     known = program.tensors()
     if name not in known:
         raise SelectionError(f"no weight {name!r} in this program; weights: {', '.join(list(known)[:8])} …")
@@ -81,7 +101,7 @@ def _weight(program: Program, name: str, rank: int) -> Tensor:
     flat = tuple(weight.flatten(1).shape) if weight.ndim > 1 else tuple(weight.shape)
     if weight.ndim < 2 or not weight.is_floating_point() or any(size != 1 for size in weight.shape[2:]):
         raise RefusedError(f"{name} is no matrix: {tuple(weight.shape)} {weight.dtype}; it stays whole")
-    if not 1 <= rank <= min(flat):
+    if not 1 <= rank <= (rank if is_given else min(flat)):
         raise SelectionError(f"{name} is {flat[0]} × {flat[1]}: its rank may be 1 to {min(flat)}, not {rank}")
     return weight
 
@@ -93,12 +113,12 @@ def _reads(program: Program, graph: fx.GraphModule, name: str) -> list[fx.Node]:
     return [node for node in graph.graph.find_nodes(op="get_attr") if node.target in same]
 
 
-def _replace(graph: fx.GraphModule, read: fx.Node, made: Mapping[str, Tensor], name: str) -> None:
+def _replace(
+    graph: fx.GraphModule, read: fx.Node, made: Mapping[str, Tensor], names: tuple[str, str], name: str
+) -> None:
     """Two products in the place of each."""
     with graph.graph.inserting_before(read):
-        rows, columns = (
-            _parameter(graph, f"{name}{part}", made[f"{name}{part}"]) for part in ("_rows", "_columns")
-        )
+        rows, columns = (_parameter(graph, own, made[own]) for own in names)
     for user in list(read.users):
         form = FORMS.get(packet_of(user.target)) if user.op == "call_function" else None
         argument, product = form or ("", None)
@@ -111,6 +131,9 @@ def _replace(graph: fx.GraphModule, read: fx.Node, made: Mapping[str, Tensor], n
 
 
 def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
+    known = next((n for n in graph.graph.find_nodes(op="get_attr") if n.target == name), None)
+    if known is not None:
+        return known
     set_attribute(graph, name, value)
     node = graph.graph.get_attr(name)
     node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)
@@ -128,22 +151,29 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
     return {name: argument.value for name, argument in bind(node).items()}
 
 
+def _first(graph: fx.GraphModule, factor: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+    """The product by the first factor: one that is there already, where it is the same."""
+    same = [user for user in factor.users if user.target is target and tuple(user.args) == args]
+    found: fx.Node = same[0] if same else call(graph, target, args)
+    return found
+
+
 def _linear(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
     given = _arguments(node)
-    inner = call(graph, aten.linear.default, (given["input"], columns))
+    inner = _first(graph, columns, aten.linear.default, (given["input"], columns))
     return aten.linear.default, (inner, rows, given["bias"]), {}
 
 
 def _sum(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
     given = _arguments(node)
-    inner = call(graph, aten.mm.default, (given["mat1"], rows))
+    inner = _first(graph, rows, aten.mm.default, (given["mat1"], rows))
     scales = {"beta": given["beta"], "alpha": given["alpha"]}
     return aten.addmm.default, (given["self"], inner, columns), scales
 
 
 def _matrix(first: str) -> Product:
     def product(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
-        inner = call(graph, node.target, (_arguments(node)[first], rows))
+        inner = _first(graph, rows, node.target, (_arguments(node)[first], rows))
         return node.target, (inner, columns), {}
 
     return product
@@ -151,7 +181,7 @@ def _matrix(first: str) -> Product:
 
 def _lookup(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
     given = _arguments(node)
-    found = call(graph, aten.embedding.default, (rows, given["indices"], given["padding_idx"]))
+    found = _first(graph, rows, aten.embedding.default, (rows, given["indices"], given["padding_idx"]))
     return aten.matmul.default, (found, columns), {}
 
 
@@ -162,7 +192,8 @@ def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: f
         raise RefusedError(
             f"{node.name} = {node.target} has {given['groups']} groups; its weight stays whole"
         )
-    inner = call(graph, node.target, (given["input"], columns, None, given["stride"], given["padding"]))
+    thin = (given["input"], columns, None, given["stride"], given["padding"])
+    inner = _first(graph, columns, node.target, thin)
     return node.target, (inner, rows, given["bias"]), {}
 
 

@@ -18,19 +18,25 @@ from typing import Any, ClassVar, get_type_hints
 
 from fxprune.analysis import Axis, analyze
 from fxprune.bypass import apply
+from fxprune.claims import Claim, proved
 from fxprune.errors import FxpruneError, PassError, PipelineError, SelectionError
 from fxprune.program import Program
 from fxprune.selection import Selection
+from fxprune.verify import Verdict
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a pass made: the program, what it kept, the weights that it re-fitted (by name), and details as plain data for a report."""
+    """What a pass made: the program, what it kept, the weights that it re-fitted (by name), and details as plain data for a report.
+
+    `factors` are weights that it replaced by two, with the names of these.
+    """
 
     program: Program
     selection: Selection
     refitted: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    factors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,13 +101,20 @@ class Step:
 class Result:
     """The program after a pipeline, and the selection that leads there, in indices of the original.
 
-    Weights that a pass re-fitted are named in `refitted`: they are not those of the original, all others are.
+    Weights that a pass re-fitted are named in `refitted`: they are not those of the original, all others are. Where a pass has replaced
+    matrices by factors, no selection alone leads there: `claims` then says of each part of the pipeline what it did.
     """
 
     program: Program
     selection: Selection
     steps: tuple[Step, ...]
     refitted: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+    def prove(self, original: Program) -> Verdict:
+        """Prove every claim; VerifyError says what differs."""
+        whole = Claim(original, self.program, self.selection, self.refitted)
+        return proved(original, self.claims or [whole])
 
 
 @dataclass(frozen=True)
@@ -115,19 +128,21 @@ class Pipeline:
 
     def run(self, program: Program, observe: Callable[[str, int, int], None] | None = None) -> Result:
         """Run the passes; `observe(text, index, count)` is called before each. PassError says which pass failed, and why."""
-        original, selection, steps = program, Selection(), []
-        refitted: dict[str, None] = {}
+        steps, claims = list[Step](), [Claim(program, program)]
         for index, each in enumerate(self.passes):
             if observe:
                 observe(str(each), index, len(self.passes))
             outcome, step = self._step(program, index)
-            program, part = outcome.program, outcome.selection
-            refitted |= dict.fromkeys(outcome.refitted)
-            selection = selection.compose(part)
-            if part.removed:
-                selection = _of_what_is_left(original, program, selection)
+            if outcome.factors:
+                made = Claim(program, outcome.program, Selection(), outcome.refitted, outcome.factors)
+                claims += [made, Claim(outcome.program, outcome.program)]
+            else:
+                claims[-1] = claims[-1].then(outcome.program, outcome.selection, outcome.refitted)
+            program = outcome.program
             steps.append(step)
-        return Result(program, selection, tuple(steps), tuple(refitted))
+        refitted = dict.fromkeys(name for claim in claims for name in claim.refitted)
+        several = tuple(claim for claim in claims if not claim.is_idle) if len(claims) > 1 else ()
+        return Result(program, claims[0].selection, tuple(steps), tuple(refitted), several)
 
     def _step(self, program: Program, index: int) -> tuple[Outcome, Step]:
         each, start = self.passes[index], time.perf_counter()
@@ -137,17 +152,9 @@ class Pipeline:
             done = ", ".join(str(p) for p in self.passes[:index])
             raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error
         part, counts = outcome.selection, (program.parameter_count(), outcome.program.parameter_count())
-        idle = not len(part) and not part.removed and not each.preserves and not outcome.refitted
+        idle = not (len(part) or part.removed or each.preserves or outcome.refitted or outcome.factors)
         note = "found nothing to remove" if idle else ""
         return outcome, Step(str(each), time.perf_counter() - start, len(part), counts, note, outcome.details)
-
-
-def _of_what_is_left(original: Program, program: Program, selection: Selection) -> Selection:
-    """The selection without the axes of parameters that went with their regions."""
-    left = program.tensors().keys()
-    axes = [axis for axis in analyze(original).axes if axis.name in selection]
-    gone = {axis.name for axis in axes if not any(member.name in left for member in axis.members)}
-    return selection.only(set(selection) - gone)
 
 
 def planned(

@@ -7,7 +7,7 @@ that a fit also makes up for what the stream has lost so far.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -93,10 +93,15 @@ def repair(
     data: Calibration,
     how: str = "all",
     observe: Observe | None = None,
+    moved: Collection[str] = (),
 ) -> Repaired:
-    """Re-fit the matrices of `slim`, which is the program after a selection was applied; neither is changed."""
+    """Re-fit the matrices of `slim`, which is the program after a selection was applied; neither is changed.
+
+    `moved` names nodes that compute something else for another reason (they read factors of a matrix): they are re-fitted as those that
+    lost units are.
+    """
     ridge, everywhere, _ = REPAIRS[how]
-    tasks = _tasks(program, slim, selection, everywhere) if how != "none" else []
+    tasks = _tasks(program, slim, selection, everywhere, moved) if how != "none" else []
     if not tasks:
         return Repaired(slim, ())
     fit, held = data.split(HELD_BACK, slim)
@@ -115,14 +120,16 @@ def repair(
     return Repaired(rebuild(slim, copy_graph(slim), new), tuple(done))
 
 
-def _tasks(program: Program, slim: Program, selection: Selection, everywhere: bool) -> list[_Task]:
+def _tasks(
+    program: Program, slim: Program, selection: Selection, everywhere: bool, moved: Collection[str]
+) -> list[_Task]:
     analysis = analyze(bypass(program, selection.removed))
     kept = kept_masks(analysis, replace(selection, removed=(), model=""))
     before = matrices(analysis.program, analysis.flow)
     after = matrices(slim, analyze(slim).flow)
     nodes = {node.name: node for node in program.graph.graph.nodes}
     order = {node: i for i, node in enumerate(slim.graph.graph.nodes)}
-    lost = {c.node.name for c in analysis.flow.contractions if changes(c.dim, kept)}
+    lost = {c.node.name for c in analysis.flow.contractions if changes(c.dim, kept)} | set(moved)
     tasks = []
     for name, matrix in after.items():
         if (

@@ -18,12 +18,13 @@ from fxprune.passes.group_lasso import GroupLasso
 from fxprune.passes.heads import Heads
 from fxprune.passes.hidden import Hidden
 from fxprune.passes.layers import Layers
+from fxprune.passes.lowrank import Lowrank
 from fxprune.passes.slim import Slim
 from fxprune.passes.split import Split
 from fxprune.pipeline import Pass, Pipeline, parse_pipeline
 
 PASSES: tuple[type[Pass], ...] = (
-    *(Heads, Ffn, Experts, Channels, Hidden, Layers, Slim),
+    *(Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Lowrank),
     *(Grain, Blocks, GroupLasso, Distill),
     *(Fill, Empty, Split, Fold),
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Heads",
     "Hidden",
     "Layers",
+    "Lowrank",
     "Slim",
     "Split",
     "pipeline",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fxprune.fold import folded
+from fxprune.merge import merged
 from fxprune.pipeline import Pass
 from fxprune.program import Program
 from fxprune.selection import Selection
@@ -13,10 +14,10 @@ from fxprune.selection import Selection
 
 @dataclass(frozen=True)
 class Fold(Pass):
-    """Compute constants once, drop operators that do nothing and weights that no result needs; no output changes."""
+    """Compute constants once, join factors that save nothing, drop idle operators and unread weights; no output changes."""
 
     name: ClassVar[str] = "fold"
     preserves: ClassVar[bool] = True
 
     def rewrite(self, program: Program, selection: Selection) -> Program:
-        return folded(program)
+        return folded(merged(program))

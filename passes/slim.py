@@ -19,8 +19,9 @@ from fxprune.repair import REPAIRS, repair
 from fxprune.runtime import Settings
 from fxprune.runtimes import runtime_of
 from fxprune.score import SCORES
+from fxprune.seek import Aim
 from fxprune.selection import Selection
-from fxprune.slimming import Aim, Planned, Request, plan
+from fxprune.slimming import Planned, Request, plan
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from fxprune import Program, capture, slimming
+from fxprune import Program, capture, seek
 from fxprune.budget import BUDGETS, Key, Meter
 from fxprune.calibration import Calibration, checked
 from fxprune.cost import flops
@@ -108,7 +108,7 @@ def remembered(name: str) -> Meter:
 def slim(made: Subject, **options: Any) -> Outcome:
     """The pass, at a small point and without a cache."""
     given = {"batch": BATCH, "length": LENGTH, "cache": None, "data": made[1], **options}
-    with patch.object(slimming, "counted", remembered):
+    with patch.object(seek, "counted", remembered):
         return Slim(**given).run(made[0])
 
 

@@ -24,6 +24,7 @@ LAYERS = (
     ("fxprune.passes",),
     (
         "fxprune.pipeline",
+        "fxprune.claims",
         "fxprune.vocabulary",
         "fxprune.search",
         "fxprune.journal",
@@ -37,6 +38,9 @@ LAYERS = (
     ),
     (
         "fxprune.slimming",
+        "fxprune.seek",
+        "fxprune.ranks",
+        "fxprune.spectra",
         "fxprune.planner",
         "fxprune.probe",
         "fxprune.costs",
@@ -87,6 +91,7 @@ LAYERS = (
         "fxprune.fill",
         "fxprune.hollow",
         "fxprune.lowering",
+        "fxprune.merge",
         "fxprune.partition",
         "fxprune.shrink",
         "fxprune.resize",

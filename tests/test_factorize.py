@@ -55,6 +55,27 @@ def test_a_tie_stays_a_tie() -> None:
     assert len(slim.reads()[f"{table}_rows"].users) == 2
 
 
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_queries_keys_and_values_share_a_thin_product(name: str) -> None:
+    """One product of their input, and one axis that all three read."""
+    program = family(name)
+    known = [each for each in wide(program) if ".0." in each]
+    stem = "attention.self" if name == "bert" else "self_attn"
+    three = [each for each in known if stem in each][:3]
+    stacked = torch.cat([program.tensors()[each].detach() for each in three])
+    rows, columns = svd(stacked, 32)
+    parts = rows.split([len(program.tensors()[each]) for each in three])
+    given = {each: (part, columns) for each, part in zip(three, parts, strict=True)}
+    made = factorize(program, dict.fromkeys(three, 32), factors=given)
+    assert distance(outputs(made.program), outputs(program)) < 1e-4
+    (axis,) = (axis for axis in analyze(made.program).axes if axis.role == "rank")
+    assert [member.name for member in axis.members if "columns" in member.name] == [f"{three[0]}_columns"]
+    assert len(axis.members) == 4
+    assert len({own for names in made.names.values() for own in names}) == 4
+    thin = shrink(made.program, Selection({axis.name: range(8)}))
+    assert thin.parameter_count() < program.parameter_count()
+
+
 def test_a_rank_leaves_like_any_other_unit(tmp_path: Any) -> None:
     """Rank 8, then 5 of those: as if the SVD had been cut there; the file agrees."""
     program = family("bert")

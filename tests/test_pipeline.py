@@ -31,7 +31,7 @@ def test_the_text_prints_back(text: str) -> None:
         (
             "haeds",
             (
-                "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, grain,"
+                "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, lowrank, grain,"
                 " blocks, group_lasso, distill, fill, empty, split, fold\n  haeds\n  ^"
             ),
         ),
@@ -72,6 +72,7 @@ def test_pass_names_are_unique_and_documented() -> None:
         "hidden",
         "layers",
         "slim",
+        "lowrank",
         "grain",
         "blocks",
         "group_lasso",

@@ -21,7 +21,6 @@ from fxprune.selection import Selection
 from fxprune.tools import console, folder, models, report, target, tokens
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
-from fxprune.verify import verify
 
 # Small, long, and many: a short input alone hides all gains behind overhead.
 POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
@@ -111,7 +110,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
         slim, vocabulary = tokens.keep(result.program, job.tokens)
     selection = result.selection
     with stages.stage("proving"):
-        verdict = verify(program, result.program, selection, result.refitted)
+        verdict = result.prove(program)
         told = tokens.prove(result.program, vocabulary)
     with folder.filled(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)

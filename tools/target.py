@@ -8,7 +8,7 @@ from typing import Any
 from fxprune.budget import BUDGETS
 from fxprune.calibration import Calibration
 from fxprune.errors import UsageError
-from fxprune.passes import Layers, Slim
+from fxprune.passes import Layers, Lowrank, Slim
 from fxprune.pipeline import Pass, Pipeline
 from fxprune.points import Point
 from fxprune.program import Program
@@ -17,6 +17,7 @@ from fxprune.tools.bench import settings
 from fxprune.tools.models import Loaded
 
 ROWS, LENGTH = 512, 128
+MEASURING = (Slim, Lowrank)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +55,11 @@ def extended(steps: Pipeline, options: argparse.Namespace) -> Pipeline:
 
 def _with_settings(each: Pass, names: Mapping[str, Any]) -> Pass:
     """A measuring pass takes the settings of the command line where its text says nothing else."""
-    if not isinstance(each, Slim):
+    if not isinstance(each, MEASURING):
         return each
+    usual = {field.name: field.default for field in fields(each)}
     return replace(
-        each, **{name: value for name, value in names.items() if getattr(each, name) == getattr(Slim, name)}
+        each, **{name: value for name, value in names.items() if getattr(each, name) == usual[name]}
     )
 
 
@@ -96,11 +98,11 @@ def _fed(each: Pass, data: Calibration | None, observe: Callable[[str], None]) -
     given: dict[str, Any] = {}
     if data is not None and "data" in names:
         given["data"] = list(data.batches) if isinstance(each, Layers) else data
-    if isinstance(each, Slim):
+    if isinstance(each, MEASURING):
         given["observe"] = observe
     return replace(each, **given) if given else each
 
 
 def points(steps: Pipeline, program: Program) -> list[Point]:
     """Where budgets are meant: the report measures there, too."""
-    return [each.point(program) for each in steps.passes if isinstance(each, Slim) and each.latency]
+    return [each.point(program) for each in steps.passes if isinstance(each, MEASURING) and each.latency]

@@ -27,7 +27,7 @@ from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages, Steps
 from fxprune.tools.lessons import Lesson
 from fxprune.tools.options import recipe_of
-from fxprune.verify import BARS, difference, run, verify
+from fxprune.verify import BARS, difference, run
 
 Part: TypeAlias = "Pipeline | Any"
 """Passes that prune, or one that trains."""
@@ -91,7 +91,7 @@ class Trainer:
     def _pruned(self, program: Program, part: Pipeline, trained: int) -> Stage:
         with self.stages.stage(str(part)):
             result = part.run(program)
-            proof = verify(program, result.program, result.selection, result.refitted)
+            proof = result.prove(program)
         return Stage("after" if trained else "before training", proof.relative, result.program)
 
     def _trained(self, program: Program, method: Any, recall: Recall, trained: int) -> Stage:

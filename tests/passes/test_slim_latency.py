@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import Program, budget, capture, runtimes, slimming, verify
+from fxprune import Program, budget, capture, runtimes, seek, verify
 from fxprune.budget import BUDGETS
 from fxprune.calibration import checked
 from fxprune.errors import RefusedError, UsageError
 from fxprune.pipeline import Outcome
 from fxprune.points import Feeds
 from fxprune.runtime import Settings, Timing
-from fxprune.slimming import CLOSE, ROOM, TRIES
+from fxprune.seek import CLOSE, ROOM, TRIES
 from slimmable import AUTO, BATCH, LENGTH, POINT, Subject, kept, layer, share_of, slim, subject
 
 
@@ -38,9 +38,9 @@ class Machine:
         self.largest = 0.0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module, name in ((budget, "written"), (slimming, "written")):
+        for module, name in ((budget, "written"), (seek, "written")):
             monkeypatch.setattr(module, name, self.written)
-        for module, name in ((runtimes, "measure"), (slimming, "measure")):
+        for module, name in ((runtimes, "measure"), (seek, "measure")):
             monkeypatch.setattr(module, name, self.measure)
 
     def written(self, program: Program, path: Path, settings: Settings) -> Path:

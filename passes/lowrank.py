@@ -1,0 +1,170 @@
+"""Matrices as products of two thinner ones, at once and without labels: plain or whitened SVD, ranks by energy or by measured time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fxprune.analysis import analyze
+from fxprune.budget import Clock, default_cache
+from fxprune.calibration import Calibration
+from fxprune.errors import RefusedError, UsageError
+from fxprune.objective import DISTANCES, Loss, Objective
+from fxprune.pipeline import PYTHON, Outcome, Pass, require
+from fxprune.points import Point, at
+from fxprune.program import Program
+from fxprune.ranks import Choice, Table, Thin, Way, groups, levels, smallest, with_members, written
+from fxprune.repair import repair
+from fxprune.runtime import Settings
+from fxprune.runtimes import runtime_of
+from fxprune.seek import Aim, seek
+from fxprune.selection import Selection
+from fxprune.spectra import Spectrum, informed, plain
+
+#: update: (how `repair` goes about it, whether all matrices are re-fitted)
+UPDATES: dict[str, tuple[str, bool]] = {
+    "none": ("none", False),
+    "second": ("readers", False),
+    "all": ("all", True),
+}
+
+
+@dataclass(frozen=True)
+class Lowrank(Pass):
+    """Replace matrices by products of two thinner ones where that is measured to be faster: by energy, rank or a share of the latency."""
+
+    name: ClassVar[str] = "lowrank"
+
+    energy: float = 0.0  #: the share of each matrix's energy (squared singular values) that stays
+    rank: int = 0  #: or the rank of each matrix
+    latency: float = (
+        0.0  #: or the share of the measured time that may be left: ranks go where a microsecond costs least
+    )
+    whiten: bool = True  #: whether the SVD is of what the data make of a matrix (SVD-LLM), or of the matrix
+    shared: bool = True  #: whether matrices that read one value may share their first product
+    update: str = "second"  #: none, second or all: which matrices are re-fitted afterwards
+    distance: str = "square"  #: square or divergence (for logits): what is kept small where no loss is given
+    batch: int = 8  #: the batch that is measured at
+    length: int = 128  #: and the length, where the program has one
+    threads: int = 1  #: of the runtime
+    runtime: str = "onnxruntime"  #: that is measured
+    optimization: str = "all"  #: the runtime's level
+    data: Calibration | None = field(default=None, metadata=PYTHON)
+    loss: Loss | None = field(default=None, metadata=PYTHON)
+    cache: Path | None = field(default_factory=default_cache, metadata=PYTHON)
+    observe: Callable[[str], None] = field(default=lambda text: None, metadata=PYTHON)
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("energy", "rank", "latency") if getattr(self, name)]
+        require(len(given) == 1, "say one of energy, rank, latency, as in lowrank(energy=0.95)")
+        for name in ("energy", "latency"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} must lie between 0 and 1, got {value:g}")
+        require(self.rank >= 0, f"rank must be at least 1, got {self.rank}")
+        for option, table in (("update", UPDATES), ("distance", DISTANCES)):
+            value = getattr(self, option)
+            require(value in table, f"{option} must be one of {', '.join(table)}, got {value!r}")
+        for option in ("batch", "length", "threads"):
+            require(getattr(self, option) >= 1, f"{option} must be at least 1, got {getattr(self, option)}")
+
+    def point(self, program: Program) -> Point:
+        """Where it is measured: batch and length as given, what else is free as in the example inputs."""
+        return at(program, batch=self.batch, length=self.length)
+
+    def run(self, program: Program) -> Outcome:
+        """Factors where they pay, biases that make up for what is lost, and second factors re-fitted on the calibration data."""
+        if self.data is None and (self.whiten or self.update != "none"):
+            raise UsageError(
+                "lowrank needs calibration data: give --calibration FILE (data=… in Python),"
+                " or say lowrank(…, whiten=False, update='none')"
+            )
+        choices = self._choices(program)
+        ways, details = self._decided(program, choices)
+        done = written(program, ways)
+        details = {
+            "ranks": [self._row(c, way, done.errors) for c, way in zip(choices, ways, strict=True)],
+            **details,
+        }
+        biases = {name for way in ways for s, r in way.parts for name in s.biases(r, program.tensors())}
+        if self.data is None or self.update == "none" or not done.names:
+            return Outcome(done.program, Selection(), tuple(biases), details, done.names)
+        how, everywhere = UPDATES[self.update]
+        thin = {
+            matrix.node.name for c, way in zip(choices, ways, strict=True) if way.parts for matrix in c.group
+        }
+        fit = repair(
+            program, done.program, Selection(), self.data, how, self._refitting, () if everywhere else thin
+        )
+        details["refits"] = [asdict(each) for each in fit.matrices]
+        factors = {own for names in done.names.values() for own in names}
+        changed = tuple(dict.fromkeys([*biases, *(name for name in fit.changed if name not in factors)]))
+        return Outcome(fit.program, Selection(), changed, details, done.names)
+
+    def _choices(self, program: Program) -> list[Choice]:
+        found = groups(analyze(program), apart=not self.shared)
+        if not found:
+            raise RefusedError("no matrix of this program can become two: see `fxprune explain`")
+        self.observe(f"singular values of {sum(map(len, found))} matrices")
+        spectra = self._spectra(program, with_members(found))
+        settings = Settings(self.threads, self.optimization, self.runtime)
+        runtime_of(settings)
+        self.observe("measuring factors beside matrices")
+        clock = Clock(settings, self.cache, lambda i: self.observe(f"measuring small file {i + 1}"))
+        return Table(program, clock, self.point(program), self._levels).choices(found, spectra)
+
+    def _spectra(self, program: Program, found: Sequence[Any]) -> list[Spectrum]:
+        if self.data is None:
+            return plain(program, found)
+        return informed(program, found, self.data, Objective(self.distance, self.loss), self.whiten)
+
+    def _levels(self, spectrum: Spectrum) -> list[int]:
+        """The ranks that are measured: the one that was asked for, or some."""
+        if self.rank:
+            return [self.rank] if self.rank < spectrum.even else []
+        return levels(spectrum.even)
+
+    def _decided(self, program: Program, choices: Sequence[Choice]) -> tuple[Sequence[Way], dict[str, Any]]:
+        """A way for each choice, and what was tried."""
+        if not self.latency:
+            return [smallest(choice, self._least(choice)) for choice in choices], {}
+        settings = Settings(self.threads, self.optimization, self.runtime)
+        aim = Aim("latency", self.latency, self.point(program), Clock(settings, self.cache))
+        more = "" if self.shared else ", or allow shared=True"
+        sought = seek(program, aim, Thin(program, choices, more), self.observe)
+        trials = [asdict(trial) for trial in sought.trials]
+        return sought.draft.plan, {"trials": trials, "factor": sought.factor, "share": sought.share}
+
+    def _least(self, choice: Choice) -> Mapping[Any, int]:
+        """The rank that each spectrum of a choice must have."""
+        spectra = {s.matrices: s for way in (*choice.ways, *choice.slow) for s, _ in way.parts}
+        return {group: self.rank or s.rank_of(self.energy) for group, s in spectra.items()}
+
+    def _row(self, choice: Choice, way: Way, errors: Mapping[str, float]) -> dict[str, Any]:
+        """What was made of the matrices of a choice, and why they are whole where they are."""
+        outputs, columns = choice.joint.sizes
+        best = min((*choice.ways[1:], *choice.slow), key=lambda each: each.cost, default=None)
+        return {
+            "weights": [matrix.weight for matrix in choice.group],
+            "size": [outputs, columns],
+            "ranks": [rank for _, rank in way.parts],
+            "shared": len(way.parts) == 1 and len(choice.group) > 1,
+            "missing": max((s.missing(rank) for s, rank in way.parts), default=0.0),
+            "error": max((errors[name] for name in way.ranks), default=0.0),
+            "dense": choice.dense.cost,
+            "factors": way.cost if way.parts else best and best.cost,
+            "why": "" if way.parts else self._why(choice),
+        }
+
+    def _why(self, choice: Choice) -> str:
+        even = choice.joint.even
+        if len(choice.ways) == 1:
+            return f"no rank below {even:.0f}, where factors are as large, is measured to be faster"
+        if self.latency:
+            return "the budget is met without it"
+        wanted = self.rank or choice.joint.rank_of(self.energy)
+        return f"it needs rank {wanted}, and no such factors are measured to be faster (they are as large at {even:.0f})"
+
+    def _refitting(self, place: int, count: int) -> None:
+        self.observe(f"re-fitting matrix {place + 1} of {count}")
