@@ -131,9 +131,10 @@ def _replace(
 
 
 def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
-    known = next((n for n in graph.graph.find_nodes(op="get_attr") if n.target == name), None)
-    if known is not None:
-        return known
+    node: fx.Node
+    for node in graph.graph.find_nodes(op="get_attr"):
+        if node.target == name:
+            return node
     set_attribute(graph, name, value)
     node = graph.graph.get_attr(name)
     node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)

@@ -54,7 +54,7 @@ class Taylor:
 
     def update(self, felt: Felt) -> None:
         """One step; gates whose gradients are not finite skip it."""
-        if not _finite(felt):
+        if not finite(felt):
             return
         for gate, slope in felt.slopes.items():
             size = slope.abs()
@@ -97,12 +97,12 @@ class Movement:
 
     def update(self, felt: Felt) -> None:
         """One step of Adam; gates whose gradients are not finite skip it."""
-        if not _finite(felt):
+        if not finite(felt):
             return
         rate = self.rate * (1 - felt.progress)
         for gate, slope in felt.slopes.items():
             state = tuple(felt.slots[name][gate] for name in self.slots)
-            _adam(felt.scores[gate], slope + self._pulled(gate, felt), state, rate)
+            adam(felt.scores[gate], slope + self._pulled(gate, felt), state, rate)
 
     def _pulled(self, gate: Gate, felt: Felt) -> Tensor | float:
         """The gradient of what pulls scores down."""
@@ -113,7 +113,7 @@ class Movement:
         return share * (1 - share) * (strength / share.numel())
 
 
-def _adam(score: Tensor, slope: Tensor, state: tuple[Tensor, ...], rate: float) -> None:
+def adam(score: Tensor, slope: Tensor, state: tuple[Tensor, ...], rate: float) -> None:
     """Adam's step with its usual constants (arXiv 1412.6980)."""
     first, second, steps = state
     steps += 1
@@ -124,5 +124,6 @@ def _adam(score: Tensor, slope: Tensor, state: tuple[Tensor, ...], rate: float) 
     score.addcdiv_(first, size, value=-rate / (1 - 0.9**count))
 
 
-def _finite(felt: Felt) -> bool:
+def finite(felt: Felt) -> bool:
+    """Whether all gradients are."""
     return all(bool(slope.isfinite().all()) for slope in felt.slopes.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,11 +17,16 @@ from fxprune.flow import walk
 from fxprune.fold import remove_dead
 from fxprune.graphs import fake_mode
 from fxprune.matrices import Matrix, matrices
+from fxprune.points import Point
 from fxprune.program import Program, copy_graph, rebuild, set_attribute
 from fxprune.rules.op import bind
 from fxprune.rules.registry import packet_of
+from fxprune.sites import Values, part, values_at
 
 aten = torch.ops.aten
+
+FASTER = 0.97
+"""Factors are faster where they take at most this share of the matrix's time."""
 
 SUMS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
 CONVOLUTIONS = (aten.conv1d, aten.conv2d)
@@ -105,6 +111,38 @@ def merged(program: Program, choose: Callable[[Pair], bool] = lambda pair: pair.
     return rebuild(program.replace(graph=graph), graph.graph, tensors).replace(labels={})
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What factors and their product cost, by a meter (milliseconds of a `Clock`)."""
+
+    weights: tuple[str, ...]
+    rank: int
+    sizes: tuple[int, ...]
+    factors: float
+    whole: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the factors are faster."""
+        return self.factors <= FASTER * self.whole
+
+
+def cheaper(program: Program, meter: Any, point: Point | None = None) -> tuple[Program, list[Verdict]]:
+    """The program without the factors that a meter does not find faster than their product, and what each pair costs."""
+    values = values_at(program, point)
+    found = {pair.weights: _judged(program, pair, meter, values) for pair in pairs(program)}
+    slim = merged(program, lambda pair: not found[pair.weights].pays)
+    return slim, list(found.values())
+
+
+def _judged(program: Program, pair: Pair, meter: Any, values: Values) -> Verdict:
+    nodes = frozenset(matrix.node.name for matrix in (pair.first, *pair.seconds))
+    thin = part(program, nodes, values)
+    whole = (f"{thin.signature} merged", lambda: merged(thin.program(), lambda pair: True))
+    costs = meter({"factors": (thin.signature, thin.program), "whole": whole})
+    return Verdict(pair.weights, pair.rank, pair.sizes, costs["factors"], costs["whole"])
+
+
 def _join(
     graph: fx.GraphModule,
     nodes: Mapping[fx.Node, fx.Node],
@@ -151,8 +189,8 @@ def _stored(first: Matrix, second: Matrix, weight: Tensor, tensors: Mapping[str,
 def _name(first: Matrix, second: Matrix, operand: str, taken: Mapping[str, Tensor]) -> str:
     """The name of the matrix that `factorize` took apart, else one beside the second's."""
     stem = second.weight
-    for part in PARTS:
-        stem = stem.removesuffix(part)
+    for ending in PARTS:
+        stem = stem.removesuffix(ending)
     if operand == second.form.operands[1]:
         wanted = stem if stem != second.weight and stem not in taken else f"{second.weight}_merged"
     else:

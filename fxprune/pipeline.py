@@ -75,6 +75,10 @@ class Training(Pass):
             f"{self.name} decides while a model trains: use `fxprune train`, or fxprune.teach in Python"
         )
 
+    def finish(self, program: Program, clock: Any, point: Mapping[str, int]) -> Program:
+        """What else is done once it was lowered, by what a clock measures at a point; the program computes the same."""
+        return program
+
 
 def options_of(kind: type[Pass]) -> list[dataclasses.Field[Any]]:
     """The fields that a pipeline's text can set; those marked `metadata=PYTHON` hold functions and data, and are given in Python."""

@@ -7,7 +7,8 @@ In each step, after the backward pass and before the optimizer's step, scores ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from fxprune.errors import SelectionError
 from fxprune.felt import Felt, Score, Taylor
 from fxprune.gates import Gate, Gated, tensors_of, unwrapped
 from fxprune.program import attribute, set_attribute
-from fxprune.shares import Budget, Standing
+from fxprune.settle import settle
+from fxprune.shares import Budget, Standing, Stochastic
 from fxprune.units import Units
 
 
@@ -83,7 +85,7 @@ class Pruner:
     @property
     def open(self) -> dict[Gate, Tensor]:
         """Which units are open, booleans."""
-        return {gate: parameter.detach() > 0.5 for gate, parameter in self.parameters.items()}
+        return {gate: parameter.detach() > 0 for gate, parameter in self.parameters.items()}
 
     @property
     def density(self) -> float:
@@ -116,9 +118,25 @@ class Pruner:
         open_ = self.open
         self.score.update(Felt(self.scores, slopes, open_, progress, self.slots))
         left = self._closing(self.budget(Standing(open_, self.scores, self.costs), progress))
+        self._put(left)
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Within the block gates are what would be deployed, for an evaluation in between; only those that are drawn by chance change."""
+        before = {gate: parameter.detach().clone() for gate, parameter in self.parameters.items()}
+        self._put(self.budget.settled() if isinstance(self.budget, Stochastic) else {})
+        yield
+        self._put(before)
+
+    def settle(self) -> None:
+        """At the end of training: gates that are drawn by chance become 0 or 1, and their values go into weights (`fxprune.settle`)."""
+        if isinstance(self.budget, Stochastic):
+            settle(self.gated, self.module, self.budget.settled())
+
+    def _put(self, values: Mapping[Gate, Tensor]) -> None:
         with torch.no_grad():
-            for gate, parameter in self.parameters.items():
-                parameter.copy_(left[gate])
+            for gate, value in values.items():
+                self.parameters[gate].copy_(value)
 
     def _take(self, gate: Gate, parameter: Tensor) -> None:
         if self.listening and parameter.grad is not None:

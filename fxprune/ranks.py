@@ -16,7 +16,7 @@ from fxprune.costs import GRAINS
 from fxprune.factorize import Factorized, Factors, factorize
 from fxprune.knapsack import choose
 from fxprune.matrices import Matrix, matrices
-from fxprune.merge import pairs
+from fxprune.merge import FASTER, pairs
 from fxprune.points import Point
 from fxprune.program import Program, copy_graph, rebuild
 from fxprune.rules.registry import packet_of
@@ -26,9 +26,6 @@ from fxprune.spectra import Group, Spectrum
 
 KNOTS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
 """Ranks that are costed, as shares of the one at which factors save no parameters."""
-
-FASTER = 0.97
-"""Factors are faster where they take at most this share of the matrix's time."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,7 +32,15 @@ class Budget(Protocol):
     """How much is left, and when."""
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
-        """Which units are open from now on."""
+        """Which units are open from now on; where gates are drawn by chance, their values."""
+
+
+@runtime_checkable
+class Stochastic(Protocol):
+    """A budget whose gates are drawn by chance, between 0 and 1, in each step of training."""
+
+    def settled(self) -> Mapping[Gate, Tensor]:
+        """The gates that are deployed."""
 
 
 def everything(standing: Standing, progress: float) -> dict[Gate, Tensor]:

@@ -156,6 +156,7 @@ def teach(
     pruner = method.pruner(gated, module)
     loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner, module, judge), checkpoints)
     moment = loop.run(lambda ready, batch: method.loss(pruner, Losses(*ready(*batch))))
+    pruner.settle()
     return Taught(gated, module.eval(), pruner, moment)
 
 
@@ -186,7 +187,8 @@ def _with(hooks: Hooks, pruner: Pruner, module: nn.Module, judge: Judge | None) 
         hooks.after(moment)
 
     def epoch(moment: Moment) -> None:
-        judged = judge(module.eval()) if judge else {}
+        with pruner.still():
+            judged = judge(module.eval()) if judge else {}
         moment.history.append({**_entry(moment, pruner), **judged})
         hooks.epoch(moment)
 

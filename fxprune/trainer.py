@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from transformers import TrainerCallback
@@ -17,11 +18,33 @@ class PruneCallback(TrainerCallback):
     """
 
     def __init__(self, pruner: Pruner) -> None:
-        self.pruner = pruner
+        self.pruner, self._resting = pruner, ExitStack()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After all backward passes of a step."""
         self.pruner.step(state.global_step / max(1, state.max_steps - 1))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An evaluation that follows sees gates as they would be deployed."""
+        self._rest(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """As after a step."""
+        self._rest(control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Training goes on with gates that are drawn."""
+        self._resting.close()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Gates that are drawn by chance settle."""
+        self._resting.close()
+        self.pruner.settle()
+
+    def _rest(self, control: Any) -> None:
+        if control.should_evaluate:
+            self._resting.close()
+            self._resting.enter_context(self.pruner.still())
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any

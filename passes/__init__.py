@@ -12,6 +12,7 @@ from fxprune.passes.empty import Empty
 from fxprune.passes.experts import Experts
 from fxprune.passes.ffn import Ffn
 from fxprune.passes.fill import Fill
+from fxprune.passes.flop import Flop
 from fxprune.passes.fold import Fold
 from fxprune.passes.grain import Grain
 from fxprune.passes.group_lasso import GroupLasso
@@ -25,7 +26,7 @@ from fxprune.pipeline import Pass, Pipeline, parse_pipeline
 
 PASSES: tuple[type[Pass], ...] = (
     *(Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Lowrank),
-    *(Grain, Blocks, GroupLasso, Distill),
+    *(Grain, Blocks, GroupLasso, Flop, Distill),
     *(Fill, Empty, Split, Fold),
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "Experts",
     "Ffn",
     "Fill",
+    "Flop",
     "Fold",
     "Grain",
     "GroupLasso",

@@ -32,7 +32,7 @@ def test_the_text_prints_back(text: str) -> None:
             "haeds",
             (
                 "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, lowrank, grain,"
-                " blocks, group_lasso, distill, fill, empty, split, fold\n  haeds\n  ^"
+                " blocks, group_lasso, flop, distill, fill, empty, split, fold\n  haeds\n  ^"
             ),
         ),
         (
@@ -76,6 +76,7 @@ def test_pass_names_are_unique_and_documented() -> None:
         "grain",
         "blocks",
         "group_lasso",
+        "flop",
         "distill",
         "fill",
         "empty",

@@ -106,8 +106,11 @@ class Trainer:
         how = self._how(taught, settings(self.options))
         with self.stages.stage("lowering"):
             lowered = lower(taught.gated, taught.module, how)
-            relative = _proved(taught, lowered.program)
-        return Stage("lowered", relative, lowered.program, taught, lowered, how)
+        with self.stages.stage("finishing"):
+            clock = Clock(settings(self.options), default_cache())
+            program = method.finish(lowered.program, clock, at(lowered.program, **train_page.POINT))
+            relative = _proved(taught, program)
+        return Stage("lowered", relative, program, taught, lowered, how)
 
     def _how(self, taught: Taught, session: runtime.Settings) -> dict[str, str] | str:
         """How units of unequal sizes are lowered: as asked, or as measured."""

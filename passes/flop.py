@@ -1,0 +1,110 @@
+"""FLOP (arXiv 1910.04732): matrices are factorised, and their ranks leave while a student is taught, by hard concrete gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis import Analysis, analyze
+from fxprune.concrete import HardConcrete
+from fxprune.distill import Losses
+from fxprune.errors import RefusedError
+from fxprune.factorize import Factors, factorize
+from fxprune.gates import Gated, gate
+from fxprune.merge import cheaper
+from fxprune.pipeline import Training, require
+from fxprune.points import Point
+from fxprune.program import Program
+from fxprune.pruner import Pruner, unit_costs
+from fxprune.ranks import groups
+
+LEAST = 4
+"""Matrices whose factors would save nothing from this rank on are left alone."""
+
+
+@dataclass(frozen=True)
+class Flop(Training):
+    """Factorise matrices, and remove ranks while a student is taught until a share of the factors is gone (FLOP; `fxprune train`).
+
+    Axes of role rank that the program has already (thin embeddings with a projection) get gates as well. The authors train with labels
+    alone: that is `hard=1`.
+    """
+
+    name: ClassVar[str] = "flop"
+    hidden: ClassVar[float] = 0.0
+
+    sparsity: float = 0.5  #: the share of the factors' parameters that leaves; with start=1 they have as many as the matrices
+    start: float = (
+        1.0  #: the rank to begin with, as a share of that at which factors are as large as the matrix
+    )
+    warmup: float = 0.5  #: the progress until which the sparsity that is asked for rises
+    rate: float = 0.05  #: how fast gates and multipliers learn
+    dropped: float = (
+        0.05  #: how often, roughly, gates are small at first (0.5, 0.1 and 0.05 in the paper's code)
+    )
+    factorized: bool = (
+        True  #: whether matrices become factors; if not, only ranks that are there already leave
+    )
+    temperature: float = 2.0  #: of the logits that are taught
+    hard: float = 0.1  #: how much labels count beside them
+    seed: int = 0  #: of what gates draw
+
+    def __post_init__(self) -> None:
+        require(0 < self.sparsity < 1, f"sparsity must lie between 0 and 1, got {self.sparsity:g}")
+        require(self.start > 0, f"start must be positive, got {self.start:g}")
+        require(0 < self.warmup <= 1, f"warmup must lie in (0, 1], got {self.warmup:g}")
+        require(0 < self.dropped < 1, f"dropped must lie between 0 and 1, got {self.dropped:g}")
+        require(0 <= self.hard <= 1, f"hard must lie in [0, 1], got {self.hard:g}")
+
+    def gated(self, program: Program) -> Gated:
+        """The program with factors, and a gate on each of their ranks; RefusedError where there is nothing to gate."""
+        ranks = self._ranks(analyze(program)) if self.factorized else {}
+        made = factorize(program, ranks, balanced).program if ranks else program
+        axes = [
+            axis for axis in analyze(made).axes if axis.role == "rank" and axis.exact and not axis.choices
+        ]
+        if not axes:
+            raise RefusedError("no matrix of this program can become two: see `fxprune explain`")
+        return gate(made, [axis.name for axis in axes])
+
+    def _ranks(self, analysis: Analysis) -> dict[str, int]:
+        """The rank of each matrix at first."""
+        tensors = analysis.program.tensors()
+        sizes = {
+            matrix.weight: tuple(matrix.read(tensors[matrix.weight]).shape)
+            for group in groups(analysis, apart=True)
+            for matrix in group
+        }
+        even = {name: outputs * columns / (outputs + columns) for name, (outputs, columns) in sizes.items()}
+        return {
+            name: max(1, min(int(self.start * even[name]), *sizes[name]))
+            for name in sizes
+            if even[name] >= LEAST
+        }
+
+    def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
+        """What draws the gates of a module that trains."""
+        concrete = HardConcrete(
+            unit_costs(gated), self.sparsity, self.warmup, self.rate, self.dropped, seed=self.seed
+        )
+        made = Pruner(gated, module, concrete, concrete)
+        concrete.bind(made.scores, made.slots)
+        return made
+
+    def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
+        """What the student goes down by; the Lagrangian acts on the gates alone, and is theirs."""
+        return losses.logits
+
+    def finish(self, program: Program, clock: Any, point: Point) -> Program:
+        """Factors that are not measured to be faster than their product become one matrix."""
+        return cheaper(program, clock, point)[0]
+
+
+def balanced(weight: Tensor, rank: int) -> Factors:
+    """The SVD with its values shared by both factors, so that both learn alike."""
+    u, s, v = torch.linalg.svd(weight.detach().double(), full_matrices=False)
+    root = s[:rank].sqrt()
+    return (u[:, :rank] * root).to(weight.dtype), (root[:, None] * v[:rank]).to(weight.dtype)
