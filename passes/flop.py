@@ -61,7 +61,7 @@ class Flop(Training):
 
     def gated(self, program: Program) -> Gated:
         """The program with factors, and a gate on each of their ranks; RefusedError where there is nothing to gate."""
-        ranks = self._ranks(analyze(program)) if self.factorized else {}
+        ranks = starts(analyze(program), self.start) if self.factorized else {}
         made = factorize(program, ranks, balanced).program if ranks else program
         axes = [
             axis for axis in analyze(made).axes if axis.role == "rank" and axis.exact and not axis.choices
@@ -69,21 +69,6 @@ class Flop(Training):
         if not axes:
             raise RefusedError("no matrix of this program can become two: see `fxprune explain`")
         return gate(made, [axis.name for axis in axes])
-
-    def _ranks(self, analysis: Analysis) -> dict[str, int]:
-        """The rank of each matrix at first."""
-        tensors = analysis.program.tensors()
-        sizes = {
-            matrix.weight: tuple(matrix.read(tensors[matrix.weight]).shape)
-            for group in groups(analysis, apart=True)
-            for matrix in group
-        }
-        even = {name: outputs * columns / (outputs + columns) for name, (outputs, columns) in sizes.items()}
-        return {
-            name: max(1, min(int(self.start * even[name]), *sizes[name]))
-            for name in sizes
-            if even[name] >= LEAST
-        }
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
         """What draws the gates of a module that trains."""
@@ -101,6 +86,15 @@ class Flop(Training):
     def finish(self, program: Program, clock: Any, point: Point) -> Program:
         """Factors that are not measured to be faster than their product become one matrix."""
         return cheaper(program, clock, point)[0]
+
+
+def starts(analysis: Analysis, share: float) -> dict[str, int]:
+    """A rank for each matrix: a share of that at which its factors are as large as it is."""
+    tensors = analysis.program.tensors()
+    own = [matrix for group in groups(analysis, apart=True) for matrix in group]
+    sizes = {matrix.weight: tuple(matrix.read(tensors[matrix.weight]).shape) for matrix in own}
+    even = {name: outputs * columns / (outputs + columns) for name, (outputs, columns) in sizes.items()}
+    return {n: max(1, min(int(share * even[n]), *sizes[n])) for n in sizes if even[n] >= LEAST}
 
 
 def balanced(weight: Tensor, rank: int) -> Factors:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fxprune.lower import quiet
 
 COLOURS, ANIMALS = ("red", "green", "blue", "white"), ("dog", "cat", "horse", "cow")
@@ -34,7 +36,8 @@ def saved(folder: Path, kind: str = "BertModel", **settings: Any) -> Path:
 
     model = getattr(transformers, kind)
     config = model.config_class(vocab_size=len(WORDS), **settings)
-    with quiet():
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)  # whatever tests ran before
         model(config).save_pretrained(folder)
         transformers.BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
     return folder

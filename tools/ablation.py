@@ -10,10 +10,10 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,11 +27,7 @@ from fxprune.gates import tensors_of
 from fxprune.loop import Recipe
 from fxprune.lowering import Lowered, lower
 from fxprune.metrics import METRICS
-from fxprune.passes.blocks import Blocks
-from fxprune.passes.distill import Distill
-from fxprune.passes.fill import ROLES, Fill
-from fxprune.passes.grain import Grain
-from fxprune.passes.group_lasso import GroupLasso
+from fxprune.passes.fill import ROLES
 from fxprune.points import at, feeds
 from fxprune.program import Program
 from fxprune.pruner import Pruner
@@ -43,6 +39,7 @@ from fxprune.tasks import fine_tune, predicted
 from fxprune.teach import teach
 from fxprune.tools import data, models, report, subject_common, train_page
 from fxprune.tools.ablation_page import page
+from fxprune.tools.ablation_studies import STARTS, STUDIES, VARIANTS
 from fxprune.tools.train_page import POINT
 
 MODEL = "minilm"
@@ -84,52 +81,6 @@ SETTINGS: dict[str, Setting] = {
     ),
 }
 
-Make: TypeAlias = Callable[[float, int, float], Any]
-"""(density, seed, beta) to a method."""
-
-
-def _grain(**changes: Any) -> Make:
-    return lambda density, seed, beta: Grain(density=density, beta=beta, seed=seed, **changes)
-
-
-def _blocks(variant: str) -> Make:
-    return lambda density, seed, beta: Blocks(variant=variant, density=density, seed=seed)
-
-
-def _lasso(groups: str) -> Make:
-    return lambda density, seed, beta: GroupLasso(density=density, groups=groups)
-
-
-#: study: name: (the method, what it is)
-STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
-    "grain": {
-        "grain": (_grain(), "GRAIN"),
-        "random": (_grain(score="random"), "random scores"),
-        "heads": (_grain(units="heads"), "whole heads and neurons"),
-        "heads-per-cost": (
-            _grain(units="heads", per_cost=True),
-            "whole heads and neurons, by score for each parameter",
-        ),
-        "no-structure": (_grain(alpha=0.0), "without structure regularisation"),
-        "no-separation": (_grain(separate=False), "without gradient separation"),
-        "no-hidden": (_grain(hidden=0.0), "without the hidden loss"),
-    },
-    "blocks": {
-        "struct": (_blocks("struct"), "movement, whole heads of each matrix and neurons (struct)"),
-        "hybrid": (_blocks("hybrid"), "movement, 32 × 32 in attention, neurons (hybrid)"),
-        "filled": (_blocks("hybrid"), "the same, filled and trained 2 epochs more (hybrid-filled)"),
-        "block": (_blocks("block"), "movement, 32 × 32 (block)"),
-        "unstructured": (_blocks("unstructured"), "movement, single weights"),
-        "lasso": (_lasso("both"), "reweighted group lasso, 4 blocks of rows, two levels"),
-    },
-}
-VARIANTS = {name: row for study in STUDIES.values() for name, row in study.items()}
-FILLED, HYBRID, MORE = (
-    "filled",
-    "hybrid",
-    2,
-)  # the variant that starts from another one, that one, and its epochs
-
 
 class Bench:
     """One task: its program and rows, its teacher, and the students."""
@@ -166,12 +117,11 @@ class Bench:
 
     def student(self, variant: str, density: float, seed: int) -> None:
         """Train one, and keep it."""
-        method, program = self.method(variant, density, seed), self.program
+        method, program = self.method(variant, density, seed), self.start(variant, density, seed)
         recipe = replace(self.setting.student, seed=seed)
-        if variant == FILLED:
-            method, program = Distill(), self._filled(density, seed)
-            recipe = replace(recipe, epochs=MORE)
+        recipe = replace(recipe, epochs=getattr(method, "epochs", 0) or recipe.epochs)
         start = time.perf_counter()
+        recipe = replace(recipe, epochs=max(0, recipe.epochs))
         taught = teach(program, method, self.train, recipe, self.teacher, recall=self.recall)
         seconds = time.perf_counter() - start
         save_file(_plain(taught.module), self.file(variant, density, seed))
@@ -180,21 +130,24 @@ class Bench:
 
     def lowered(self, variant: str, density: float, seed: int, settings: Settings) -> tuple[Lowered, Any]:
         """What is left of one, its uneven heads lowered in the way that is fastest here."""
-        if variant == FILLED:
-            gated = Distill().gated(self._filled(density, seed))
-        else:
-            gated = self.method(variant, density, seed).gated(self.program)
+        method, clock = self.method(variant, density, seed), Clock(settings, default_cache())
+        gated = method.gated(self.start(variant, density, seed))
         tensors = load_file(self.file(variant, density, seed))
-        how = cheapest(gated, tensors, Clock(settings, default_cache()), POINT)
-        return lower(gated, tensors, how), how
+        how = cheapest(gated, tensors, clock, POINT)
+        done = lower(gated, tensors, how)
+        return replace(done, program=method.finish(done.program, clock, POINT)), how
 
-    def _filled(self, density: float, seed: int) -> Program:
-        """What hybrid left, its zeros filled."""
-        if not self.file(HYBRID, density, seed).exists():
-            self.student(HYBRID, density, seed)
-        gated = self.method(HYBRID, density, seed).gated(self.program)
-        slim = lower(gated, load_file(self.file(HYBRID, density, seed))).program
-        return Fill(seed=seed).run(slim).program
+    def start(self, variant: str, density: float, seed: int) -> Program:
+        """What one begins with: the whole program, or what another method left."""
+        begin = STARTS.get(variant)
+        return begin(self, density, seed) if begin else self.program
+
+    def left_by(self, variant: str, density: float, seed: int) -> Program:
+        """What a student became, which is trained now where it is not there yet."""
+        if not self.file(variant, density, seed).exists():
+            self.student(variant, density, seed)
+        gated = self.method(variant, density, seed).gated(self.start(variant, density, seed))
+        return lower(gated, load_file(self.file(variant, density, seed))).program
 
     def method(self, variant: str, density: float, seed: int) -> Any:
         """A row of STUDIES at a density."""
@@ -224,7 +177,9 @@ def left(pruner: Pruner) -> dict[str, Any]:
             heads.append([0] * entry["open"])
         if entry["role"] == "ffn":
             neurons.append(entry["open"])
-    return {"heads": heads, "neurons": neurons}
+    found = {"heads": heads, "neurons": neurons}
+    ranks = [entry["open"] for entry in train_page.left(pruner) if entry["role"] == "rank"]
+    return found | {"ranks": ranks} if ranks else found
 
 
 def zeros(program: Program) -> float:

@@ -1,0 +1,116 @@
+"""What `fxprune.tools.ablation` compares: studies, their variants as methods, and what some of them begin with."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from fxprune import analyze
+from fxprune.factorize import factorize
+from fxprune.passes.blocks import Blocks
+from fxprune.passes.distill import Distill
+from fxprune.passes.fill import Fill
+from fxprune.passes.flop import Flop, balanced, starts
+from fxprune.passes.grain import Grain
+from fxprune.passes.group_lasso import GroupLasso
+from fxprune.program import Program, copy_graph, rebuild
+
+Make: TypeAlias = Callable[[float, int, float], Any]
+"""(density, seed, beta) to a method."""
+
+
+def _grain(**changes: Any) -> Make:
+    return lambda density, seed, beta: Grain(density=density, beta=beta, seed=seed, **changes)
+
+
+def _blocks(variant: str) -> Make:
+    return lambda density, seed, beta: Blocks(variant=variant, density=density, seed=seed)
+
+
+def _flop() -> Make:
+    return lambda density, seed, beta: Flop(sparsity=1 - density, seed=seed)
+
+
+def _distill(**options: Any) -> Make:
+    return lambda density, seed, beta: Distill(**options)
+
+
+def _lasso(groups: str) -> Make:
+    return lambda density, seed, beta: GroupLasso(density=density, groups=groups)
+
+
+#: study: name: (the method, what it is)
+STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
+    "grain": {
+        "grain": (_grain(), "GRAIN"),
+        "random": (_grain(score="random"), "random scores"),
+        "heads": (_grain(units="heads"), "whole heads and neurons"),
+        "heads-per-cost": (
+            _grain(units="heads", per_cost=True),
+            "whole heads and neurons, by score for each parameter",
+        ),
+        "no-structure": (_grain(alpha=0.0), "without structure regularisation"),
+        "no-separation": (_grain(separate=False), "without gradient separation"),
+        "no-hidden": (_grain(hidden=0.0), "without the hidden loss"),
+    },
+    "blocks": {
+        "struct": (_blocks("struct"), "movement, whole heads of each matrix and neurons (struct)"),
+        "hybrid": (_blocks("hybrid"), "movement, 32 × 32 in attention, neurons (hybrid)"),
+        "filled": (_distill(epochs=2), "the same, filled and trained 2 epochs more (hybrid-filled)"),
+        "block": (_blocks("block"), "movement, 32 × 32 (block)"),
+        "unstructured": (_blocks("unstructured"), "movement, single weights"),
+        "lasso": (_lasso("both"), "reweighted group lasso, 4 blocks of rows, two levels"),
+    },
+    "ranks": {
+        "flop": (_flop(), "FLOP: ranks leave while it is trained"),
+        "svd": (_distill(), "SVD of every matrix first, then trained as long"),
+        "svd-after": (_distill(), "SVD of the trained teacher, and no training"),
+        "scratch": (_distill(), "what FLOP left, trained from scratch"),
+    },
+}
+VARIANTS = {name: row for study in STUDIES.values() for name, row in study.items()}
+
+
+def _filled(bench: Any, density: float, seed: int) -> Program:
+    """What hybrid left, its zeros filled."""
+    return Fill(seed=seed).run(bench.left_by("hybrid", density, seed)).program
+
+
+def _thin(program: Program, density: float) -> Program:
+    """Every matrix as factors of this share of its parameters."""
+    return factorize(program, starts(analyze(program), density), balanced).program
+
+
+def _from_scratch(bench: Any, density: float, seed: int) -> Program:
+    """What FLOP left, all numbers drawn anew as transformers draws them: normal, 0.02; norms and biases as they begin."""
+    program = bench.left_by("flop", density, seed)
+    random = torch.Generator().manual_seed(seed)
+    made = {name: nn.Parameter(_drawn(name, value, random)) for name, value in program.parameters().items()}
+    return rebuild(program, copy_graph(program), made)
+
+
+def _drawn(name: str, value: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    if value.dim() > 1:
+        return torch.randn(value.shape, generator=random) * 0.02
+    return torch.ones_like(value) if name.endswith("weight") else torch.zeros_like(value)
+
+
+def _teachers(bench: Any, density: float, seed: int) -> Program:
+    """The trained teacher, every matrix as factors."""
+    program = bench.program
+    taught = {name: bench.teacher.get_parameter(name) for name in program.parameters()}
+    return _thin(rebuild(program, copy_graph(program), taught), density)
+
+
+#: variant: what it begins with, where that is not the whole program
+STARTS: dict[str, Callable[[Any, float, int], Program]] = {
+    "filled": _filled,
+    "svd": lambda bench, density, seed: _thin(bench.program, density),
+    "svd-after": _teachers,
+    "scratch": _from_scratch,
+}
+
+
+UNTRAINED = frozenset({"svd-after"})
+"""Variants that are judged as they begin."""
