@@ -39,7 +39,7 @@ from fxprune.tasks import fine_tune, predicted
 from fxprune.teach import teach
 from fxprune.tools import data, models, report, subject_common, train_page
 from fxprune.tools.ablation_page import page
-from fxprune.tools.ablation_studies import STARTS, STUDIES, VARIANTS
+from fxprune.tools.ablation_studies import STARTS, STUDIES, UNTRAINED, VARIANTS
 from fxprune.tools.train_page import POINT
 
 MODEL = "minilm"
@@ -119,9 +119,9 @@ class Bench:
         """Train one, and keep it."""
         method, program = self.method(variant, density, seed), self.start(variant, density, seed)
         recipe = replace(self.setting.student, seed=seed)
-        recipe = replace(recipe, epochs=getattr(method, "epochs", 0) or recipe.epochs)
+        epochs = 0 if variant in UNTRAINED else getattr(method, "epochs", 0) or recipe.epochs
+        recipe = replace(recipe, epochs=epochs)
         start = time.perf_counter()
-        recipe = replace(recipe, epochs=max(0, recipe.epochs))
         taught = teach(program, method, self.train, recipe, self.teacher, recall=self.recall)
         seconds = time.perf_counter() - start
         save_file(_plain(taught.module), self.file(variant, density, seed))

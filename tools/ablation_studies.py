@@ -65,6 +65,7 @@ STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
     "ranks": {
         "flop": (_flop(), "FLOP: ranks leave while it is trained"),
         "svd": (_distill(), "SVD of every matrix first, then trained as long"),
+        "svd-taught": (_distill(), "SVD of the trained teacher, then trained as long"),
         "svd-after": (_distill(), "SVD of the trained teacher, and no training"),
         "scratch": (_distill(), "what FLOP left, trained from scratch"),
     },
@@ -107,6 +108,7 @@ def _teachers(bench: Any, density: float, seed: int) -> Program:
 STARTS: dict[str, Callable[[Any, float, int], Program]] = {
     "filled": _filled,
     "svd": lambda bench, density, seed: _thin(bench.program, density),
+    "svd-taught": _teachers,
     "svd-after": _teachers,
     "scratch": _from_scratch,
 }
