@@ -74,7 +74,9 @@ def factorize(
             _known(known, factor, f"{name}{part}") for factor, part in zip(both, PARTS, strict=True)
         )
         for own, factor in zip((rows, columns), both, strict=True):
-            shaped = factor.reshape(*factor.shape, *weight.shape[2:]).contiguous()
+            shaped = factor.reshape(*factor.shape, *weight.shape[2:]).clone(
+                memory_format=torch.contiguous_format
+            )
             made.setdefault(own, nn.Parameter(shaped, weight.requires_grad))
         names[name] = rows, columns
         for node in _reads(program, graph, name):

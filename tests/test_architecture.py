@@ -82,6 +82,7 @@ LAYERS = (
         "fxprune.blocks",
         "fxprune.bypass",
         "fxprune.split",
+        "fxprune.cleave",
         "fxprune.closing",
         "fxprune.constants",
         "fxprune.empty",

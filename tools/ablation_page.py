@@ -1,9 +1,9 @@
 """docs/grain.md: what `fxprune.tools.ablation` found, drawn from its file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from statistics import mean
-from typing import Any
+from typing import Any, TypeAlias
 
 from fxprune.tools import report
 from fxprune.tools.curve import spread
@@ -47,23 +47,61 @@ python -m fxprune.tools.ablation CoLA SST-2 --study blocks --out docs/blocks.jso
 python -m fxprune.tools.ablation CoLA SST-2 --study blocks --out docs/blocks.jsonl --measure
 ```"""
 
-HEADS = {"grain": (HEAD, CURVES), "blocks": (BLOCKS, "")}
+RANKS = """# FLOP on a 6-layer model
+
+Students of all-MiniLM-L6-v2 whose matrices of attention and feed-forward blocks are factors. With FLOP, ranks leave while a teacher trains
+the student; beside it, the SVD of every matrix at one share of its break-even rank: of the weights that training begins with, or of those
+of the trained teacher. Density is the share of the matrices' parameters that is left; factors that are not measured to be faster became
+matrices again. The figures lie in `docs/flop.jsonl` and come from
+
+```
+python -m fxprune.tools.ablation CoLA --study ranks --out docs/flop.jsonl
+python -m fxprune.tools.ablation CoLA --study ranks --out docs/flop.jsonl --measure
+```"""
+
+Left: TypeAlias = Callable[[Entries, Entries], str]
+"""(what was trained, what was measured) to a cell."""
+
+
+def _heads(students: Entries, measured: Entries) -> str:
+    return f"{mean(float(sum(map(len, entry['heads']))) for entry in students):.0f}"
+
+
+def _whole_heads(students: Entries, measured: Entries) -> str:
+    return f"{mean(entry['heads'] for entry in measured):.0f}" if measured else "–"
+
+
+def _zeros(students: Entries, measured: Entries) -> str:
+    return f"{mean(entry['zeros'] for entry in measured):.0%}" if measured else "–"
+
+
+def _ranks(students: Entries, measured: Entries) -> str:
+    found = [sum(entry["ranks"]) for entry in students if "ranks" in entry]
+    return f"{mean(found):,.0f}" if found else "–"
+
+
+#: study: (what stands before its tables, what stands behind them, columns of its own)
+STUDIES: dict[str, tuple[str, str, Mapping[str, Left]]] = {
+    "grain": (HEAD, CURVES, {"heads left": _heads}),
+    "blocks": (BLOCKS, "", {"heads left": _whole_heads, "zeros": _zeros}),
+    "ranks": (RANKS, "", {"ranks left": _ranks}),
+}
 
 
 def page(study: str, entries: Entries, variants: Mapping[str, str], note: str) -> str:
     """The whole page."""
-    head, tail = HEADS[study]
+    head, tail, own = STUDIES[study]
     parts = [head, note] if note else [head]
     for task, found in groupby(
         sorted(entries, key=lambda entry: str(entry["task"])), key=lambda e: e["task"]
     ):
-        parts += _task(str(task), list(found), variants)
+        parts += _task(str(task), list(found), variants, own)
     parts += [tail] if tail else []
     machine = next((entry for entry in entries if "machine" in entry), None)
     return "\n\n".join([*parts, report.where(machine)] if machine else parts) + "\n"
 
 
-def _task(task: str, entries: Entries, variants: Mapping[str, str]) -> list[str]:
+def _task(task: str, entries: Entries, variants: Mapping[str, str], own: Mapping[str, Left]) -> list[str]:
     teacher = next(entry for entry in entries if entry["variant"] == "teacher")
     students = [entry for entry in entries if "metric" in entry and "density" in entry]
     recipe = students[0]["recipe"] if students else teacher["recipe"]
@@ -75,6 +113,7 @@ def _task(task: str, entries: Entries, variants: Mapping[str, str]) -> list[str]
             _of(students, name, density),
             _of([e for e in entries if "speedup" in e], name, density),
             teacher,
+            own,
         )
         for density in sorted({entry["density"] for entry in students}, reverse=True)
         for name, told in variants.items()
@@ -86,7 +125,7 @@ def _task(task: str, entries: Entries, variants: Mapping[str, str]) -> list[str]
         "seeds",
         teacher["measure"],
         "of the teacher's",
-        "heads left",
+        *own,
         "parameters",
         "speedup",
         "file",
@@ -97,7 +136,11 @@ def _task(task: str, entries: Entries, variants: Mapping[str, str]) -> list[str]
         f"Students: {recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, "
         f"batches of {recipe['batch_size']}, {recipe['precision']}. Mean (lowest–highest) over seeds."
     )
-    return [f"## {task}: {teacher['measure']} on dev", text, report.table(Grid("", columns, tuple(rows), 7))]
+    return [
+        f"## {task}: {teacher['measure']} on dev",
+        text,
+        report.table(Grid("", columns, tuple(rows), 6 + len(own))),
+    ]
 
 
 def _of(entries: Entries, variant: str, density: float) -> list[Mapping[str, Any]]:
@@ -105,17 +148,22 @@ def _of(entries: Entries, variant: str, density: float) -> list[Mapping[str, Any
 
 
 def _row(
-    name: str, told: str, density: float, students: Entries, measured: Entries, teacher: Mapping[str, Any]
+    name: str,
+    told: str,
+    density: float,
+    students: Entries,
+    measured: Entries,
+    teacher: Mapping[str, Any],
+    own: Mapping[str, Left],
 ) -> tuple[str, ...]:
     metrics = [entry["metric"] for entry in students]
-    heads = [float(sum(map(len, entry["heads"]))) for entry in students]
     return (
         f"{density:.0%}",
         told,
         str(len(students)),
         spread(metrics),
         f"{mean(metrics) / teacher['metric']:.0%}",
-        f"{mean(heads):.0f}",
+        *(cell(students, measured) for cell in own.values()),
         f"{mean(e['parameters'] for e in measured) / 1e6:.1f} M" if measured else "–",
         f"{mean(e['speedup'] for e in measured):.2f}×" if measured else "–",
         f"{mean(e['file_bytes'] for e in measured) / 1e6:.1f} MB" if measured else "–",
