@@ -78,14 +78,18 @@ def _filled(bench: Any, density: float, seed: int) -> Program:
     return Fill(seed=seed).run(bench.left_by("hybrid", density, seed)).program
 
 
-def _thin(program: Program, density: float) -> Program:
+def thin(program: Program, density: float) -> Program:
     """Every matrix as factors of this share of its parameters."""
     return factorize(program, starts(analyze(program), density), balanced).program
 
 
 def _from_scratch(bench: Any, density: float, seed: int) -> Program:
-    """What FLOP left, all numbers drawn anew as transformers draws them: normal, 0.02; norms and biases as they begin."""
-    program = bench.left_by("flop", density, seed)
+    """What FLOP left, all numbers drawn anew."""
+    return redrawn(bench.left_by("flop", density, seed), seed)
+
+
+def redrawn(program: Program, seed: int) -> Program:
+    """Every number drawn anew as transformers draws them: normal, 0.02; norms and biases as they begin."""
     random = torch.Generator().manual_seed(seed)
     made = {name: nn.Parameter(_drawn(name, value, random)) for name, value in program.parameters().items()}
     return rebuild(program, copy_graph(program), made)
@@ -101,13 +105,13 @@ def _teachers(bench: Any, density: float, seed: int) -> Program:
     """The trained teacher, every matrix as factors."""
     program = bench.program
     taught = {name: bench.teacher.get_parameter(name) for name in program.parameters()}
-    return _thin(rebuild(program, copy_graph(program), taught), density)
+    return thin(rebuild(program, copy_graph(program), taught), density)
 
 
 #: variant: what it begins with, where that is not the whole program
 STARTS: dict[str, Callable[[Any, float, int], Program]] = {
     "filled": _filled,
-    "svd": lambda bench, density, seed: _thin(bench.program, density),
+    "svd": lambda bench, density, seed: thin(bench.program, density),
     "svd-taught": _teachers,
     "svd-after": _teachers,
     "scratch": _from_scratch,

@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--out", type=Path, default=Path("out/ranks.jsonl"), help="where figures are kept")
     add("--threads", type=int, default=1, help="of the runtime (1)")
     add("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help="(all)")
+    add("--speeds", nargs="+", type=float, help="(those of the subject)")
     add("--note", default="", help="a sentence about the run, for the page")
     add("--page", type=Path, help="write the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.subjects or SPEEDS:
         bench = Ranks(name, options.out, options.threads)
         bench.note("machine", **report.machine())
-        for speed in SPEEDS[name]:
+        for speed in options.speeds or SPEEDS[name]:
             for method in options.methods:
                 bench.run(speed, method)
 

@@ -246,8 +246,36 @@ def _plans(steps: Sequence[Mapping[str, Any]]) -> list[Grid]:
     for step in steps:
         details = step.get("details") or {}
         if details.get("sites"):
-            found += [_kept(step["text"], details), _tried(details)]
+            found += [_kept(step["text"], details)]
+        if details.get("ranks"):
+            found += [_ranks(step["text"], details["ranks"])]
+        if details.get("trials"):
+            found += [_tried(details)]
     return found
+
+
+def _ranks(text: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
+    """Which matrices became two, and why the others did not; queries, keys and values are one row."""
+    made = [
+        (
+            _few([name.removesuffix(".weight") for name in row["weights"]]),
+            " × ".join(map(str, row["size"])),
+            ("one product, " if row["shared"] else "") + ", ".join(map(str, row["ranks"])) or row["why"],
+            f"{row['missing']:.1%}" if row["ranks"] else "–",
+            f"{row['dense']:.2f}",
+            f"{row['factors']:.2f}" if row["factors"] else "–",
+        )
+        for row in rows
+    ]
+    columns = (
+        "matrix",
+        "outputs × inputs",
+        "rank, or why it is whole",
+        "energy lost",
+        "whole, ms",
+        "as two, ms",
+    )
+    return Grid(f"What {text} made of matrices", columns, tuple(made), numbers=3)
 
 
 def _kept(text: str, details: Mapping[str, Any]) -> Grid:

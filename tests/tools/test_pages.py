@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.tools import ranks
+from fxprune.tools import ranks, report
 from fxprune.tools.ablation_page import page
 
 MACHINE = {"python": "3.11", "processor": "a processor", "packages": {"torch": "2.13"}}
@@ -56,7 +56,7 @@ def test_factors_at_equal_speed() -> None:
     made = {"weights": ["a", "b"], "ranks": [4]}
     whole = {"weights": ["c"], "ranks": []}
     row = {"subject": "minilm", "speed": 1.5, "method": "SVD"}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"subject": "minilm", "kind": "dense", "metric": 0.82},
         {"subject": "minilm", "kind": "machine", **MACHINE},
         {**row, "kind": "method", "metric": 0.776, "speedup": 1.51, "flop_ratio": 1.7, "bytes": 72_000_000},
@@ -65,3 +65,17 @@ def test_factors_at_equal_speed() -> None:
     text = ranks.page(rows, "")
     assert "## all-MiniLM-L6-v2, STS-benchmark" in text
     assert "| 1.5× | SVD | 77.60 | 1.51× | 1.70× | 18.0 M | 2 of 3 | 72.0 MB |" in text
+
+
+def test_a_report_tells_what_became_of_matrices() -> None:
+    """Queries, keys and values are one row; what is whole says why."""
+    shared = {"weights": ["a.weight", "b.weight", "c.weight"], "size": [96, 32], "ranks": [8], "shared": True,
+              "missing": 0.05, "dense": 2.0, "factors": 1.25, "why": ""}  # fmt: skip
+    whole = {"weights": ["d.weight"], "size": [32, 32], "ranks": [], "shared": False, "missing": 0.0, "dense": 1.0,
+             "factors": None, "why": "the budget is met without it"}  # fmt: skip
+    (grid,) = report._plans([{"text": "lowrank(rank=8)", "details": {"ranks": [shared, whole]}}])
+    assert grid.title == "What lowrank(rank=8) made of matrices"
+    assert grid.rows == (
+        ("a, b, …", "96 × 32", "one product, 8", "5.0%", "2.00", "1.25"),
+        ("d", "32 × 32", "the budget is met without it", "–", "1.00", "–"),
+    )
