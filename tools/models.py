@@ -30,6 +30,7 @@ from fxprune.capture import capture, check_same
 from fxprune.errors import CaptureError, UsageError
 from fxprune.lower import first_line, quiet
 from fxprune.program import Program
+from fxprune.tools.foreign import FOREIGN
 
 FORMS = "minilm, hf:DIR, hf:DIR#TASK, py:PACKAGE.MODULE:FUNCTION or FILE.pt2"
 OWN = "give the model and its inputs in a function (py:…)"
@@ -102,7 +103,8 @@ def load(text: str) -> Loaded:
         return _function(text)
     if text.endswith(".pt2"):
         return _exported(text)
-    raise UsageError(f"can't read the model {text!r}; expected {FORMS}")
+    what = FOREIGN.get(Path(text).suffix.lower(), "can't be read as a model")
+    raise UsageError(f"{text!r}: {what}; expected {FORMS}")
 
 
 def for_task(text: str, task: str, classes: int = 0, seed: int = 0) -> Loaded:

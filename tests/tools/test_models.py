@@ -131,3 +131,19 @@ def test_a_function_may_return_args_kwargs_and_dynamic_shapes(
 ) -> None:
     loaded = models._returned("py:a:b", (nn.Identity(), *returned))
     assert (loaded.args, loaded.kwargs, loaded.dynamic) == (args, kwargs, dynamic)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (
+            "model.onnx",
+            r"model\.onnx': an ONNX file is what comes out of fxprune.*give the PyTorch model that it was exported from",
+        ),
+        ("model.safetensors", "this file holds weights and no model; give a function that builds the model"),
+        ("model.h5", "'model.h5': can't be read as a model; expected minilm"),
+    ],
+)
+def test_files_that_are_no_models_say_what_to_do_instead(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        models.load(name)
