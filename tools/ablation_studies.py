@@ -64,6 +64,7 @@ STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
     },
     "ranks": {
         "flop": (_flop(), "FLOP: ranks leave while it is trained"),
+        "flop-taught": (_flop(), "FLOP, begun with the trained teacher"),
         "svd": (_distill(), "SVD of every matrix first, then trained as long"),
         "svd-taught": (_distill(), "SVD of the trained teacher, then trained as long"),
         "svd-after": (_distill(), "SVD of the trained teacher, and no training"),
@@ -101,19 +102,20 @@ def _drawn(name: str, value: torch.Tensor, random: torch.Generator) -> torch.Ten
     return torch.ones_like(value) if name.endswith("weight") else torch.zeros_like(value)
 
 
-def _teachers(bench: Any, density: float, seed: int) -> Program:
-    """The trained teacher, every matrix as factors."""
+def _teacher(bench: Any, *_: Any) -> Program:
+    """The program with the weights of the trained teacher."""
     program = bench.program
     taught = {name: bench.teacher.get_parameter(name) for name in program.parameters()}
-    return thin(rebuild(program, copy_graph(program), taught), density)
+    return rebuild(program, copy_graph(program), taught)
 
 
 #: variant: what it begins with, where that is not the whole program
 STARTS: dict[str, Callable[[Any, float, int], Program]] = {
     "filled": _filled,
     "svd": lambda bench, density, seed: thin(bench.program, density),
-    "svd-taught": _teachers,
-    "svd-after": _teachers,
+    "flop-taught": _teacher,
+    "svd-taught": lambda bench, density, seed: thin(_teacher(bench), density),
+    "svd-after": lambda bench, density, seed: thin(_teacher(bench), density),
     "scratch": _from_scratch,
 }
 
