@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 import torch
 
+from fxprune.budget import counted
 from fxprune.errors import UsageError
 from fxprune.loop import Loop
-from fxprune.tools import console, run
+from fxprune.tools import console, run, train_stages
 from fxprune.tools.cli import main
 from fxprune.tools.train_stages import split
 from tiny import ANIMALS, BERT, COLOURS, TRAIN, saved, write
@@ -281,3 +282,20 @@ def test_groups_are_pulled_cut_and_split(
     told = found(capsys)
     assert told["density"] == pytest.approx(0.5, abs=0.02)
     assert max(told["proved"].values()) < 1e-4
+
+
+def test_ranks_leave_while_it_learns(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLOP: what is left of each matrix is told; factors that are not faster (here: of fewer operations) are matrices again."""
+    monkeypatch.setattr(train_stages, "Clock", lambda *_: counted("flops"))
+    out = tmp_path / "out"
+    given = [*command(place, out, "--json"), "-p", "flop(sparsity=0.5, rate=0.3)"]
+    assert main(given) == 0
+    told = found(capsys)
+    ranks = [entry for entry in told["left"] if entry["role"] == "rank"]
+    assert len(ranks) == 19
+    assert all(entry["open"] <= entry["of"] for entry in ranks)
+    assert 0 < told["density"] < 1
+    assert told["proved"]["lowered"] < 1e-5
+    assert "rank" in (out / "train.md").read_text(encoding="utf-8")
