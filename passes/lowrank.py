@@ -44,7 +44,7 @@ class Lowrank(Pass):
     )
     whiten: bool = True  #: whether the SVD is of what the data make of a matrix (SVD-LLM), or of the matrix
     shared: bool = True  #: whether matrices that read one value may share their first product
-    update: str = "second"  #: none, second or all: which matrices are re-fitted afterwards
+    update: str = "all"  #: none, second or all: which matrices are re-fitted afterwards
     distance: str = "square"  #: square or divergence (for logits): what is kept small where no loss is given
     batch: int = 8  #: the batch that is measured at
     length: int = 128  #: and the length, where the program has one

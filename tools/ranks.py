@@ -47,7 +47,7 @@ class Ranks(Bench):
         """One method at one speed."""
         start, program, matrices = time.perf_counter(), self.program, list[Mapping[str, Any]]()
         for kind, share in self._parts(method):
-            options = self._options() | LOWRANK.get(method, {"update": "all"} if kind is Lowrank else {})
+            options = self._options() | LOWRANK.get(method, {})
             result = Pipeline((kind(latency=speed**-share, data=self.data, **options),)).run(program)  # type: ignore[call-arg]
             program = result.program
             matrices += result.steps[0].details.get("ranks", [])
