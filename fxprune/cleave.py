@@ -15,9 +15,9 @@ from torch import Tensor, fx, nn
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.flow import walk
 from fxprune.fold import remove_dead
-from fxprune.graphs import call, fake_mode
+from fxprune.graphs import add_parameter, call
 from fxprune.matrices import Matrix, matrices
-from fxprune.program import Program, copy_graph, rebuild, set_attribute
+from fxprune.program import Program, copy_graph, rebuild
 from fxprune.rules.op import bind
 
 aten = torch.ops.aten
@@ -88,9 +88,7 @@ def _product(
     given = {name: argument.value for name, argument in bind(node).items()}
     for operand, (name, value) in values.items():
         tensors[name] = nn.Parameter(value.clone(memory_format=torch.contiguous_format), like.requires_grad)
-        set_attribute(graph, name, tensors[name])
-        given[operand] = graph.graph.get_attr(name)
-        given[operand].meta["val"] = fake_mode(graph).from_tensor(tensors[name], static_shapes=True)
+        given[operand] = add_parameter(graph, name, tensors[name])
     keyed = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
     plain = tuple(value for name, value in given.items() if name not in keyed)
     return call(graph, node.target, plain, {name: given[name] for name in given if name in keyed})

@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.flow import identity
 from fxprune.fold import remove_dead
-from fxprune.graphs import call, fake_mode
-from fxprune.program import Program, copy_graph, rebuild, set_attribute, source_line
+from fxprune.graphs import add_parameter, call
+from fxprune.program import Program, copy_graph, rebuild, source_line
 from fxprune.rules.op import bind
 from fxprune.rules.registry import packet_of
 
@@ -137,10 +137,7 @@ def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
     for node in graph.graph.find_nodes(op="get_attr"):
         if node.target == name:
             return node
-    set_attribute(graph, name, value)
-    node = graph.graph.get_attr(name)
-    node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)
-    return node
+    return add_parameter(graph, name, value)
 
 
 Call: TypeAlias = tuple[Any, tuple[Any, ...], dict[str, Any]]

@@ -60,6 +60,14 @@ def add_buffer(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
     return node
 
 
+def add_parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
+    """A parameter under a name, read at the insertion point."""
+    set_attribute(graph, name, value)
+    node = graph.graph.get_attr(name)
+    node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)
+    return node
+
+
 def move_uses(graph: fx.GraphModule, node: fx.Node, to: fx.Node) -> None:
     """Everything that read one node reads another; the first goes."""
     node.replace_all_uses_with(to)

@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 from fxprune.factorize import PARTS
 from fxprune.flow import walk
 from fxprune.fold import remove_dead
-from fxprune.graphs import fake_mode
+from fxprune.graphs import add_parameter
 from fxprune.matrices import Matrix, matrices
 from fxprune.points import Point
-from fxprune.program import Program, copy_graph, rebuild, set_attribute
+from fxprune.program import Program, copy_graph, rebuild
 from fxprune.rules.op import bind
 from fxprune.rules.registry import packet_of
 from fxprune.sites import Values, part, values_at
@@ -171,7 +171,7 @@ def _join(
         for operand, value in values.items():
             name = _name(first, second, operand, tensors)
             tensors[name] = value
-            given[operand] = _read(graph, name, value)
+            given[operand] = add_parameter(graph, name, value)
     keyed = {argument.name for argument in here.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
     here.args = tuple(value for name, value in given.items() if name not in keyed)
     here.kwargs = {name: value for name, value in given.items() if name in keyed}
@@ -199,10 +199,3 @@ def _name(first: Matrix, second: Matrix, operand: str, taken: Mapping[str, Tenso
     while name in taken:
         name, number = f"{wanted}_{number}", number + 1
     return name
-
-
-def _read(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
-    set_attribute(graph, name, value)
-    node = graph.graph.get_attr(name)
-    node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)
-    return node

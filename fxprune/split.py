@@ -18,10 +18,10 @@ from torch import Tensor, fx, nn
 
 from fxprune.flow import walk
 from fxprune.fold import remove_dead
-from fxprune.graphs import add_buffer, call, fake_mode
+from fxprune.graphs import add_buffer, add_parameter, call
 from fxprune.matrices import Matrix, matrices
 from fxprune.points import Point
-from fxprune.program import Program, attribute, copy_graph, rebuild, set_attribute, sibling
+from fxprune.program import Program, attribute, copy_graph, rebuild, sibling
 from fxprune.rules.registry import packet_of
 from fxprune.sites import Part, part, values_at
 
@@ -170,10 +170,7 @@ class _Writer:
 
     def _parameter(self, name: str, value: Tensor) -> fx.Node:
         self.tensors[name] = nn.Parameter(value.contiguous())
-        set_attribute(self.graph, name, self.tensors[name])
-        node = self.graph.graph.get_attr(name)
-        node.meta["val"] = fake_mode(self.graph).from_tensor(self.tensors[name], static_shapes=True)
-        return node
+        return add_parameter(self.graph, name, self.tensors[name])
 
 
 @dataclass(frozen=True)
