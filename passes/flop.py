@@ -37,17 +37,11 @@ class Flop(Training):
     hidden: ClassVar[float] = 0.0
 
     sparsity: float = 0.5  #: the share of the factors' parameters that leaves; with start=1 they have as many as the matrices
-    start: float = (
-        1.0  #: the rank to begin with, as a share of that at which factors are as large as the matrix
-    )
+    start: float = 1.0  #: the rank to begin with, as a share of the one that saves nothing
     warmup: float = 0.5  #: the progress until which the sparsity that is asked for rises
     rate: float = 0.05  #: how fast gates and multipliers learn
-    dropped: float = (
-        0.05  #: how often, roughly, gates are small at first (0.5, 0.1 and 0.05 in the paper's code)
-    )
-    factorized: bool = (
-        True  #: whether matrices become factors; if not, only ranks that are there already leave
-    )
+    dropped: float = 0.05  #: how often, roughly, gates are small at first (the paper's code: 0.05 to 0.5)
+    factorized: bool = True  #: whether matrices become factors; else only ranks that are there leave
     temperature: float = 2.0  #: of the logits that are taught
     hard: float = 0.1  #: how much labels count beside them
     seed: int = 0  #: of what gates draw

@@ -39,9 +39,7 @@ class Lowrank(Pass):
 
     energy: float = 0.0  #: the share of each matrix's energy (squared singular values) that stays
     rank: int = 0  #: or the rank of each matrix
-    latency: float = (
-        0.0  #: or the share of the measured time that may be left: ranks go where a microsecond costs least
-    )
+    latency: float = 0.0  #: or the share of the measured time that may be left: 0.5 is twice as fast
     whiten: bool = True  #: whether the SVD is of what the data make of a matrix (SVD-LLM), or of the matrix
     shared: bool = True  #: whether matrices that read one value may share their first product
     update: str = "all"  #: none, second or all: which matrices are re-fitted afterwards

@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 import pytest
 
-from fxprune import emit
+from fxprune import claims, emit
 from fxprune.errors import VerifyError
 from fxprune.tools import bench, models, run
 from fxprune.tools.cli import main
@@ -193,7 +193,7 @@ def test_a_claim_that_fails_is_one_and_leaves_nothing(
     def fail(*_: Any) -> None:
         raise VerifyError("linear differs", "linear")
 
-    monkeypatch.setattr(run, "verify", fail)
+    monkeypatch.setattr(claims, "verify", fail)
     assert main(["run", "py:sample_models:net", "-p", PIPELINE, "-o", "out"]) == 1
     assert "linear differs" in capsys.readouterr().err
     assert names(place) == []
