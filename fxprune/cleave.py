@@ -18,7 +18,7 @@ from fxprune.fold import remove_dead
 from fxprune.graphs import add_parameter, call
 from fxprune.matrices import Matrix, matrices
 from fxprune.program import Program, copy_graph, rebuild
-from fxprune.rules.op import bind
+from fxprune.rules.op import bind, unbind
 
 aten = torch.ops.aten
 
@@ -89,9 +89,7 @@ def _product(
     for operand, (name, value) in values.items():
         tensors[name] = nn.Parameter(value.clone(memory_format=torch.contiguous_format), like.requires_grad)
         given[operand] = add_parameter(graph, name, tensors[name])
-    keyed = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
-    plain = tuple(value for name, value in given.items() if name not in keyed)
-    return call(graph, node.target, plain, {name: given[name] for name in given if name in keyed})
+    return call(graph, node.target, *unbind(node, given))
 
 
 def _is_split_alike(node: fx.Node, sizes: Sequence[int], along: int) -> bool:

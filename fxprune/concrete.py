@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -86,7 +87,7 @@ class HardConcrete:
     def sparsity(self, scores: Tables) -> float:
         """The share of the cost that can be expected to leave."""
         left = sum(float((self._cost(g, s) * probability(s, self.beta)).sum()) for g, s in scores.items())
-        return 1 - left / self._total()
+        return 1 - left / self._total
 
     def update(self, felt: Felt) -> None:
         """A step for `a` and for the multipliers, and new numbers; gradients that are not finite skip it."""
@@ -110,7 +111,7 @@ class HardConcrete:
     ) -> Tensor:
         """Of the whole loss by `a`; before anything was drawn, of the Lagrangian alone."""
         open_ = probability(score, self.beta)
-        held: Tensor = -strength * self._cost(gate, score) / self._total() * open_ * (1 - open_)
+        held: Tensor = -strength * self._cost(gate, score) / self._total * open_ * (1 - open_)
         is_drawn = bool((noise > 0).all())
         return held + felt * drawn(score, noise, self.beta)[1] if is_drawn and felt is not None else held
 
@@ -133,5 +134,6 @@ class HardConcrete:
     def _cost(self, gate: Gate, like: Tensor) -> Tensor:
         return self.costs[gate].to(like)
 
+    @cached_property
     def _total(self) -> float:
         return sum(float(cost.sum()) for cost in self.costs.values())

@@ -18,8 +18,8 @@ from fxprune.fold import remove_dead
 from fxprune.graphs import add_parameter
 from fxprune.matrices import Matrix, matrices
 from fxprune.points import Point
-from fxprune.program import Program, copy_graph, rebuild
-from fxprune.rules.op import bind
+from fxprune.program import Program, copy_graph, rebuild, sibling
+from fxprune.rules.op import bind, unbind
 from fxprune.rules.registry import packet_of
 from fxprune.sites import Values, part, values_at
 
@@ -172,9 +172,7 @@ def _join(
             name = _name(first, second, operand, tensors)
             tensors[name] = value
             given[operand] = add_parameter(graph, name, value)
-    keyed = {argument.name for argument in here.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
-    here.args = tuple(value for name, value in given.items() if name not in keyed)
-    here.kwargs = {name: value for name, value in given.items() if name in keyed}
+    here.args, here.kwargs = unbind(here, given)
 
 
 def _stored(first: Matrix, second: Matrix, weight: Tensor, tensors: Mapping[str, Tensor]) -> nn.Parameter:
@@ -195,7 +193,4 @@ def _name(first: Matrix, second: Matrix, operand: str, taken: Mapping[str, Tenso
         wanted = stem if stem != second.weight and stem not in taken else f"{second.weight}_merged"
     else:
         wanted = f"{second.bias or stem}_merged"
-    number, name = 2, wanted
-    while name in taken:
-        name, number = f"{wanted}_{number}", number + 1
-    return name
+    return sibling(wanted, wanted.rpartition(".")[2], taken)

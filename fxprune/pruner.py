@@ -125,8 +125,10 @@ class Pruner:
         """Within the block gates are what would be deployed, for an evaluation in between; only those that are drawn by chance change."""
         before = {gate: parameter.detach().clone() for gate, parameter in self.parameters.items()}
         self._put(self.budget.settled() if isinstance(self.budget, Stochastic) else {})
-        yield
-        self._put(before)
+        try:
+            yield
+        finally:
+            self._put(before)
 
     def settle(self) -> None:
         """At the end of training: gates that are drawn by chance become 0 or 1, and their values go into weights (`fxprune.settle`)."""

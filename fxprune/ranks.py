@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from torch import Tensor, nn
 
@@ -115,7 +116,7 @@ class Table:
             alone = [spectra[(matrix,)] for matrix in group]
             forms += [tuple((each, rank) for each in alone) for rank in self._common(alone)]
         whole = part(self.program, frozenset(matrix.node.name for matrix in group), values)
-        small = _Once(whole.program)
+        small = cache(whole.program)
         asked: dict[int, tuple[str, Callable[[], Program]]] = {-1: (whole.signature, small)}
         for i, form in enumerate(forms):
             told = " ".join(str(rank) for _, rank in form)
@@ -128,18 +129,6 @@ class Table:
     def _common(self, alone: Sequence[Spectrum]) -> list[int]:
         """Ranks that make sense for each of some matrices."""
         return sorted(set.intersection(*(set(self.wanted(each)) for each in alone)))
-
-
-class _Once:
-    """A program that is made when it is first asked for."""
-
-    def __init__(self, make: Callable[[], Program]) -> None:
-        self.make, self.made = make, None
-
-    def __call__(self) -> Program:
-        self.made = self.made or self.make()  # type: ignore[assignment]
-        assert self.made is not None
-        return self.made
 
 
 def _thin(program: Program, form: Sequence[tuple[Spectrum, int]]) -> Program:

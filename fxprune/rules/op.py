@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -243,6 +243,13 @@ def bind(node: Node) -> dict[str, Argument]:
         else:
             bound[argument.name] = Argument(argument.default_value, None)
     return bound
+
+
+def unbind(node: Node, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(arguments, named arguments) of a node from values by the names of its operator's schema, all of them: the reverse of `bind`."""
+    keyed = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
+    plain = tuple(value for name, value in given.items() if name not in keyed)
+    return plain, {name: value for name, value in given.items() if name in keyed}
 
 
 def operands(node: Node) -> Iterator[Node]:
