@@ -20,6 +20,7 @@ LINES_A_FUNCTION = 60
 # A name stands for all modules inside it.
 LAYERS = (
     ("fxprune.tools",),
+    ("fxprune.integrations",),
     ("fxprune",),  # the public names: nothing below may import them from here
     ("fxprune.passes",),
     (
@@ -126,7 +127,7 @@ LAYERS = (
 
 # Each heavy library has one adapter, the only place to mend when the library changes.
 ONNX = {"fxprune.emit", "fxprune.runtime", "fxprune.tidy"}
-HUGGING_FACE = {"fxprune.tools.models", "fxprune.trainer"}
+HUGGING_FACE = {"fxprune.tools.models", "fxprune.trainer", "fxprune.integrations.transformers"}
 ADAPTERS = {
     "onnx": ONNX | {"fxprune.fusions"},
     "onnx_ir": ONNX,
