@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import fx
 
 from fxprune.analysis import Analysis, analyze
 from fxprune.flow import sizes
 from fxprune.fold import remove_dead
+from fxprune.inputs import without
 from fxprune.program import Program, copy_graph, rebuild
 from fxprune.propagate import propagate
 from fxprune.selection import Selection
 from fxprune.shrink import labels, shrink
+
+_SIZE = torch.ops.aten.sym_size.int
 
 
 def bypass(program: Program, names: Iterable[str]) -> Program:
@@ -50,10 +55,58 @@ def apply(program: Program, selection: Selection) -> Program:
 
 
 def _without_dead(program: Program, graph: fx.Graph) -> Program:
-    """The program of a graph that keeps only what its outputs need; every value is computed anew on fake tensors and checked."""
+    """The program of a graph that keeps only what its outputs need; every value is computed anew on fake tensors and checked.
+
+    What is spare goes with the region that needed it: outputs that were read on the way to others, and inputs that were read at all.
+    """
     slim = rebuild(program, graph, {})
+    idle = {node.name for node in slim.placeholders() if not node.users}
+    gone = _needed(program) - _needed(slim)
+    lost = [name for node, name in slim.spare_outputs().items() if node.name in gone]
+    slim = without(slim, (), lost)
     remove_dead(slim.graph)
+    _measure_elsewhere(slim)
+    unread = {node.name for node in slim.placeholders() if not node.users} - idle
+    slim = without(slim, unread & slim.spare, ())
     slim.graph.recompile()
     calls = [node for node in slim.graph.graph.nodes if node.op != "output" and "val" in node.meta]
     propagate(slim, {node: sizes(node.meta["val"]) for node in calls})
     return slim
+
+
+def _needed(program: Program) -> set[str]:
+    """The names of all that outputs which have to be there are computed from."""
+    spare, waiting = program.spare_outputs(), list(program.outputs())
+    found: dict[fx.Node, None] = {}
+    waiting = [each for each in waiting if isinstance(each, fx.Node) and each not in spare]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found[node] = None
+            waiting += [source for source in node.all_input_nodes if not _is_measured(program, node, source)]
+    return {node.name for node in found}
+
+
+def _is_measured(program: Program, node: fx.Node, source: fx.Node) -> bool:
+    """Whether only the size of a spare input is read."""
+    return node.target is _SIZE and source.name in program.spare
+
+
+def _measure_elsewhere(program: Program) -> None:
+    """Sizes that are read of spare inputs, of which nothing else is read any more, are read of inputs that stay."""
+    measured = [
+        node
+        for node in program.placeholders()
+        if node.name in program.spare and node.users and all(user.target is _SIZE for user in node.users)
+    ]
+    stay = [node for node in program.placeholders() if node not in measured]
+    places = {str(n): (node, dim) for node in reversed(stay) for dim, n in enumerate(_shape(node))}
+    for read in [user for node in measured for user in node.users]:
+        wanted = str(read.meta["val"])
+        if wanted in places:
+            read.args = places[wanted]
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()

@@ -6,6 +6,7 @@ normalised, so that rules stay short: see `fxprune.normalize`.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import logging
@@ -22,7 +23,9 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from fxprune.decouple import decouple
 from fxprune.errors import CaptureError
+from fxprune.inputs import shape_tree
 from fxprune.normalize import normalize
 from fxprune.program import Program, is_free, source_line, trees
 from fxprune.training import remember_dropout
@@ -53,12 +56,34 @@ def capture(
     program = _captured(model, args, dict(kwargs or {}), dynamic)
     if training and isinstance(model, nn.Module):
         _remember_dropout(program, model, args, dict(kwargs or {}), dynamic)
-    unknown = set(free_outputs) - set(program.output_names())
+    return free(program, outputs=free_outputs)
+
+
+def free(
+    program: Program,
+    inputs: Collection[str] = (),
+    outputs: Collection[str] = (),
+    spare: Collection[str] = (),
+) -> Program:
+    """A captured program whose inputs and outputs of these names may shrink, and, if spare, go with the layer that they belong to.
+
+    CaptureError where the program has no input or output of a name.
+    """
+    _check_known("input", inputs, program.input_names())
+    _check_known("output", outputs, program.output_names())
+    _check_known("input or output", spare, (*program.input_names(), *program.output_names()))
+    freed = program.replace(
+        free_inputs=program.free_inputs | set(inputs),
+        free_outputs=program.free_outputs | set(outputs),
+        spare=program.spare | set(spare),
+    )
+    return decouple(freed) if inputs or outputs else freed
+
+
+def _check_known(what: str, asked: Collection[str], names: tuple[str, ...]) -> None:
+    unknown = set(asked) - set(names)
     if unknown:
-        raise CaptureError(
-            f"no output {min(unknown)!r} to free; outputs: {', '.join(program.output_names())}"
-        )
-    return program.replace(free_outputs=frozenset(free_outputs))
+        raise CaptureError(f"no {what} {min(unknown)!r} to free; {what}s: {', '.join(names)}")
 
 
 def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> Program:
@@ -287,8 +312,7 @@ def _dynamic_of(exported: ExportedProgram) -> Any:
     values, spec = _inputs(exported), exported.call_spec.in_spec
     if not any(_symbolic(value) for value in values):
         return None
-    shapes = [_auto_symbolic(value) for value in values]
-    args, kwargs = pytree.tree_unflatten(shapes, spec) if spec else (shapes, {})
+    args, kwargs = shape_tree(spec, [_auto_symbolic(value) for value in values])
     return (*args, *kwargs.values()) if not kwargs else _keyed(exported, args, kwargs)
 
 
@@ -326,11 +350,35 @@ def _program(
         warnings.simplefilter("ignore")
         module = exported.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
+    return _of_module(module, args, kwargs, dynamic, drop)
+
+
+def _of_module(
+    module: fx.GraphModule,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic: Any,
+    drop: frozenset[str] = frozenset(),
+) -> Program:
     graph = fx.GraphModule(module, module.graph)  # a plain one: torch.export's own refuses train() and eval()
     _check_operators(graph)
     drop_inputs(graph, drop)
     own_buffers(graph)
     return normalize(Program(graph, args, kwargs, dynamic))
+
+
+def from_exported_module(module: fx.GraphModule, kwargs: Mapping[str, Any]) -> Program:
+    """A Program of what `ExportedProgram.module()` gave, called with keywords; the module is left as it was."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own trees warn of torch's own classes
+        copied = fx.GraphModule(module, copy.deepcopy(module.graph))
+    for node in list(copied.graph.find_nodes(op="call_module")):
+        copied.graph.erase_node(node)  # its guards: they forbid other sizes
+    info = trees(copied)
+    values = [node.meta.get("val") for node in copied.graph.find_nodes(op="placeholder")]
+    shapes = shape_tree(info.in_spec, [_auto_symbolic(value) for value in values])
+    dynamic = dict(zip(info.orig_args, (*shapes[0], *shapes[1].values()), strict=True))
+    return _of_module(copied, (), dict(kwargs), dynamic if any(map(_symbolic, values)) else None)
 
 
 def _check_operators(graph: fx.GraphModule) -> None:

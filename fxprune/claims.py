@@ -10,7 +10,7 @@ from fxprune.errors import VerifyError
 from fxprune.merge import merged
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.verify import BARS, Verdict, difference, run, verify
+from fxprune.verify import BARS, Verdict, difference, is_rigid, run, verify
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def proved(original: Program, claims: Sequence[Claim]) -> Verdict:
         for name in ("exact", "inexact", "refitted")
     }
     relative, bar = (max((getattr(v, name) for v in verdicts), default=0.0) for name in ("relative", "bar"))
-    change = difference(last, first) if not original.free_outputs else float("nan")
+    change = difference(last, first) if is_rigid(original) else float("nan")
     return Verdict(relative, bar, lists["exact"], lists["inexact"], change, lists["refitted"])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from fxprune import dims as algebra
 from fxprune.dims import Dim, atom
 from fxprune.errors import RuleError
-from fxprune.program import Program, attribute
+from fxprune.program import Program, attribute, is_free
 from fxprune.rules import REFUSED, find_rule, packet_of
 from fxprune.rules.op import Flow, Op, Shape, hint, operands, shape_of
 from fxprune.rules.routing import routing
@@ -67,7 +67,8 @@ def _mark_varying(flow: Flow, nodes: list[fx.Node]) -> None:
 
 def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shape]) -> None:
     if node.op == "placeholder":
-        _assign(flow, node, _pinned_atoms(node, "an input of the graph"))
+        free = node.name in program.free_inputs
+        _assign(flow, node, _pinned_atoms(node, "an input of the graph", free))
     elif node.op == "get_attr":
         value = attribute(program.graph, str(node.target))
         if isinstance(value, Tensor):
@@ -144,24 +145,26 @@ def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
     flow.dims[node] = dims
 
 
-def _pinned_atoms(node: fx.Node, why: str) -> Any:
-    return _pin_values(node.meta.get("val"), node, why)
+def _pinned_atoms(node: fx.Node, why: str, free: bool = False) -> Any:
+    """Dims that stay whole; where sizes that are numbers are free, only those that the caller varies."""
+    return _pin_values(node.meta.get("val"), node, why, free)
 
 
-def _pin_values(value: Any, node: fx.Node, why: str) -> Any:
+def _pin_values(value: Any, node: fx.Node, why: str, free: bool) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(
-            _pin_values(item, node, why) for item in value
+            _pin_values(item, node, why, free) for item in value
         )  # histogramdd: a tensor and a list of tensors
-    return _pin_shape(value, node, why)
+    return _pin_shape(value, node, why, free)
 
 
-def _pin_shape(value: Any, node: fx.Node, why: str) -> Shape:
+def _pin_shape(value: Any, node: fx.Node, why: str, free: bool) -> Shape:
     if not isinstance(value, Tensor):
         return ()
     shape = tuple(Dim(hint(size)) for size in value.shape)
-    for dim in shape:
-        algebra.pin(dim, why, node.name)
+    for dim, size in zip(shape, value.shape, strict=True):
+        if not free or is_free(size):
+            algebra.pin(dim, why, node.name)
     return shape
 
 

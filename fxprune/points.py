@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
-from fxprune.program import Program, flatten_inputs
+from fxprune.inputs import put_inputs
+from fxprune.program import Program
 
 Point = Mapping[str, int]
 Feeds = dict[str, np.ndarray[Any, Any]]
@@ -46,13 +46,7 @@ def inputs(program: Program, point: Point | None = None) -> dict[str, torch.Tens
 
 def call_inputs(program: Program, point: Point | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Give (args, kwargs) that call the program at a point."""
-    leaves, spec = pytree.tree_flatten((tuple(program.args), dict(program.kwargs)))
-    places = flatten_inputs(program, *pytree.tree_unflatten(list(range(len(leaves))), spec))
-    resized = inputs(program, point)
-    for name, place in zip(_names(program), places, strict=True):
-        leaves[place] = resized.get(name, leaves[place])
-    args, kwargs = pytree.tree_unflatten(leaves, spec)
-    return args, kwargs
+    return put_inputs(program, inputs(program, point))
 
 
 def feeds(program: Program, point: Point | None = None) -> Feeds:

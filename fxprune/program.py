@@ -27,7 +27,8 @@ class Program:
     `graph` is called like the model that it came from and returns the same type; parameters keep their names. `args` and `kwargs`
     are the example inputs, `dynamic` their dynamic dimensions as torch.export takes them (None: all sizes are fixed), `labels`
     carries the names of axes from the program that this one was shrunk from. `free_outputs` names outputs whose
-    dimensions may shrink (a headless encoder's hidden width); all others keep their sizes.
+    dimensions may shrink (a headless encoder's hidden width), `free_inputs` such inputs (a cache of keys and values); all others keep
+    their sizes. `spare` names inputs and outputs that go with the layer that reads or makes them.
     """
 
     graph: fx.GraphModule
@@ -36,6 +37,8 @@ class Program:
     dynamic: Any = None
     labels: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
     free_outputs: frozenset[str] = frozenset()
+    free_inputs: frozenset[str] = frozenset()
+    spare: frozenset[str] = frozenset()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
@@ -96,6 +99,12 @@ class Program:
         names = [_path_name(path) or f"output_{i}" for i, path in enumerate(paths)]
         found = zip(names, self.outputs(), strict=True)
         return {name: node for name, node in found if isinstance(node, fx.Node)}
+
+    def spare_outputs(self) -> dict[fx.Node, str]:
+        """The outputs that may go with the layer that makes them, with their names; none that is another output, too."""
+        named = self.named_outputs()
+        needed = {node for name, node in named.items() if name not in self.spare}
+        return {node: name for name, node in named.items() if node not in needed}
 
     def outputs(self) -> list[Any]:
         """The flat results of the graph: nodes, or constants such as None."""

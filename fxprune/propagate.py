@@ -41,7 +41,7 @@ def propagate(program: Program, promised: Mapping[fx.Node, Any]) -> None:
             if _depends_on_data(node):
                 values[node] = _as_promised(node, promised, mode)
                 continue
-            values[node] = _value(program, node, values, mode)
+            values[node] = _value(program, node, (values, promised), mode)
             _check(node, values[node], promised)
     for node, value in values.items():
         _update(node, value, symbolic)
@@ -70,15 +70,21 @@ def _stand_in(before: Any, sizes: Any, mode: FakeTensorMode) -> Any:
         return torch.empty(sizes, dtype=before.dtype, device=before.device)
 
 
-def _value(program: Program, node: fx.Node, values: Mapping[fx.Node, Any], mode: FakeTensorMode) -> Any:
-    """What a node computes, on fake tensors of plain sizes."""
+def _value(
+    program: Program,
+    node: fx.Node,
+    known: tuple[Mapping[fx.Node, Any], Mapping[fx.Node, Any]],
+    mode: FakeTensorMode,
+) -> Any:
+    """What a node computes, on fake tensors of plain sizes; inputs are as they are promised."""
+    values, promised = known
     if node.op == "output":
         return None
     if node.op == "get_attr":
         found = attribute(program.graph, str(node.target))
         return mode.from_tensor(found) if isinstance(found, Tensor) else found
     if node.op == "placeholder":
-        return _plain(node.meta.get("val"), mode)
+        return _as_promised(node, promised, mode)
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
     try:
         with mode:

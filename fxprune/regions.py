@@ -95,11 +95,16 @@ def chains(program: Program, flow: Flow) -> list[Row]:
 
 
 def _graph(program: Program, flow: Flow) -> nx.DiGraph:
-    """What depends on an input, from operand to user; the output node is the sink."""
-    graph = nx.DiGraph()
+    """What depends on an input, from operand to user; the output node is the sink of what has to be there."""
+    graph, spare = nx.DiGraph(), program.spare_outputs()
     for node in program.graph.graph.nodes:
         if node in flow.varies or node.op == "output":
-            graph.add_edges_from((source, node) for source in operands(node) if source in flow.varies)
+            ends = node.op == "output"
+            graph.add_edges_from(
+                (source, node)
+                for source in operands(node)
+                if source in flow.varies and not (ends and source in spare)
+            )
     return graph
 
 

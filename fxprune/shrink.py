@@ -12,6 +12,7 @@ from fxprune.dims import Dim
 from fxprune.errors import SelectionError
 from fxprune.fit import kept_masks
 from fxprune.flow import identity
+from fxprune.inputs import with_inputs
 from fxprune.masks import Kept, changes, cut, keep_mask, kept_size, new_size, zero
 from fxprune.names import Label, counted
 from fxprune.program import Program, attribute, copy_graph, rebuild
@@ -42,6 +43,7 @@ def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
     resize(analysis.flow, nodes, kept)
     loosen_views(analysis.flow, nodes, kept)
     slim = rebuild(program, graph, tensors).replace(labels=labels(analysis, kept))
+    slim = with_inputs(slim, _cut_inputs(analysis, kept))
     flow_dims = analysis.flow.dims
     propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in nodes.items() if old in flow_dims})
     return slim
@@ -105,6 +107,15 @@ def _cut_tensors(program: Program, analysis: Analysis, kept: Kept) -> dict[str, 
             made[key] = made[key] if key in made else cut(value, dims, kept)
             cuts[str(node.target)] = made[key]
     return cuts
+
+
+def _cut_inputs(analysis: Analysis, kept: Kept) -> dict[str, Tensor]:
+    """The examples of inputs that shrink, cut as what reads them."""
+    program, dims = analysis.program, analysis.flow.dims
+    nodes = [node for node in program.placeholders() if node.name in program.free_inputs]
+    values = dict(zip([node.name for node in program.placeholders()], program.flat_inputs(), strict=True))
+    moved = [node for node in nodes if any(changes(dim, kept) for dim in dims[node])]
+    return {node.name: cut(values[node.name], dims[node], kept) for node in moved}
 
 
 def _zeroed(program: Program, analysis: Analysis, name: str, axes: list[str], kept: Kept) -> Tensor:

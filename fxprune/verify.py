@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,22 +48,54 @@ def verify(program: Program, slim: Program, selection: Selection, refitted: Sequ
     the claim: with them, equality is shown for the exact part of the selection, and `slim` must be what `shrink` gives for the whole.
     Weights named in `refitted` are first put back to what the selection leaves of the original's: all else must be equal.
     """
-    before = run(program)
-    moved = difference(run(slim, program), before) if refitted and not program.free_outputs else None
+    before = dict(zip(program.named_outputs(), run(program), strict=True))
+    moved = difference(run(slim, program), list(before.values())) if refitted and is_rigid(program) else None
     slim = _put_back(program, slim, selection, refitted)
     program, selection = bypass(program, selection.removed), replace(selection, removed=())
     analysis = analyze(program)
     exact = tuple(name for name in selection if analysis.axis(name).exact)
     inexact = tuple(name for name in selection if not analysis.axis(name).exact)
     claim = selection.only(set(exact))
+    _check_examples(analysis, slim, selection)
     got = _outputs(slim, program)
     candidate = (shrink(program, claim), None) if inexact else (slim, got)
     relative, bar = _compare(analysis, zeroed(program, claim), candidate, claim)
     if inexact:
         whole = shrink(program, selection)
         _compare(analyze(whole), whole, (slim, got), Selection())
-    change = difference(got or [], _shrunk_outputs(analysis, before, selection)) if moved is None else moved
+    change = _change(analysis, before, got or [], selection) if moved is None else moved
     return Verdict(relative, bar, exact, inexact, change, tuple(refitted))
+
+
+def is_rigid(program: Program) -> bool:
+    """Whether all inputs and outputs stay as they are."""
+    return not (program.free_outputs or program.free_inputs or program.spare)
+
+
+def _check_examples(analysis: Analysis, slim: Program, selection: Selection) -> None:
+    """VerifyError where the example of an input that may shrink is not the part of the original's that stays."""
+    program, kept = analysis.program, kept_masks(analysis, selection)
+    mine = dict(zip([node.name for node in slim.placeholders()], slim.flat_inputs(), strict=True))
+    for node, value in zip(program.placeholders(), program.flat_inputs(), strict=True):
+        if node.name in program.free_inputs:
+            wanted = cut(value, analysis.flow.dims[node], kept)
+            if not torch.equal(mine[node.name], wanted):
+                raise VerifyError(
+                    f"the example of input {node.name} is not the part that the selection leaves", node.name
+                )
+
+
+def _change(
+    analysis: Analysis, before: Mapping[str, Tensor], got: list[Tensor], selection: Selection
+) -> float:
+    """How far pruning moved the outputs that have to be there."""
+    names, spare = list(analysis.program.named_outputs()), analysis.program.spare
+    kept = [place for place, name in enumerate(names) if name not in spare]
+    if len(got) != len(names):
+        return float("inf")
+    left = [before[name] if name in before else got[place] for place, name in enumerate(names)]
+    expected = _shrunk_outputs(analysis, left, selection)
+    return difference([got[place] for place in kept], [expected[place] for place in kept])
 
 
 def _put_back(program: Program, slim: Program, selection: Selection, refitted: Sequence[str]) -> Program:
@@ -117,7 +149,9 @@ def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection)
 
 def run(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
     """The tensor outputs on the example inputs, with a fixed seed for random operators."""
-    source = inputs_of or program
+    source = (
+        program if program.free_inputs else inputs_of or program
+    )  # an input that shrank has examples of its own
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         outputs = program(*source.args, **source.kwargs)
@@ -194,7 +228,7 @@ class _Recorder(fx.Interpreter):
 
 def _values(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
     recorder = _Recorder(program.graph)
-    inputs = inputs_of.flat_inputs()
+    inputs = (program if program.free_inputs else inputs_of).flat_inputs()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)

@@ -6,17 +6,17 @@ It is exact for inputs made of kept tokens: slim(new ids) == original(ids)[..., 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxprune.analysis import analyze
 from fxprune.dims import Dim, find, leaves
 from fxprune.errors import RefusedError, VerifyError
+from fxprune.inputs import with_inputs
 from fxprune.masks import cut
 from fxprune.program import Program, source_line
 from fxprune.rules.op import Flow, bind
@@ -87,8 +87,8 @@ def verify_tokens(program: Program, vocabulary: Vocabulary) -> float:
     analysis = analyze(program)
     old = {name: _drawn(value, vocabulary.ids) for name, value in _given(program, vocabulary.inputs).items()}
     new = {name: vocabulary.translate(value) for name, value in old.items()}
-    got = run(_with_inputs(vocabulary.program, new))
-    wanted = _kept_positions(analysis.flow, program, vocabulary, run(_with_inputs(program, old)))
+    got = run(with_inputs(vocabulary.program, new))
+    wanted = _kept_positions(analysis.flow, program, vocabulary, run(with_inputs(program, old)))
     bar = max((BARS.get(value.dtype, 0.0) for value in wanted), default=0.0)
     relative = difference(got, wanted)
     if not relative <= bar:
@@ -207,7 +207,7 @@ def _with_new_ids(slim: Program, names: set[str], kept: list[int]) -> Program:
         new = torch.tensor([table.get(int(i), 0) for i in value.flatten()], dtype=value.dtype)
         return new.reshape(value.shape)
 
-    return _with_inputs(slim, {name: translate(value) for name, value in _given(slim, tuple(names)).items()})
+    return with_inputs(slim, {name: translate(value) for name, value in _given(slim, tuple(names)).items()})
 
 
 def _given(program: Program, names: Sequence[str]) -> dict[str, Tensor]:
@@ -215,19 +215,3 @@ def _given(program: Program, names: Sequence[str]) -> dict[str, Tensor]:
     order = [node.name for node in program.placeholders()]
     pairs = zip(order, program.flat_inputs(), strict=True)
     return {name: value for name, value in pairs if name in names and isinstance(value, Tensor)}
-
-
-def _with_inputs(program: Program, values: Mapping[str, Tensor]) -> Program:
-    """The program with other example inputs, by name."""
-    order = [node.name for node in program.placeholders()]
-    flat = [values.get(name, value) for name, value in zip(order, program.flat_inputs(), strict=True)]
-    _, tree = pytree.tree_flatten((tuple(program.args), dict(program.kwargs)), is_leaf=lambda x: x is None)
-    args, kwargs = pytree.tree_unflatten(_in_given_order(program, flat), tree)
-    return program.replace(args=args, kwargs=kwargs)
-
-
-def _in_given_order(slim: Program, flat: Sequence[Any]) -> list[Any]:
-    """Flat inputs in the order of `args` and `kwargs` (placeholders may stand in another)."""
-    by_id: Mapping[int, Any] = {id(old): new for old, new in zip(slim.flat_inputs(), flat, strict=True)}
-    given = pytree.tree_leaves((tuple(slim.args), dict(slim.kwargs)), is_leaf=lambda x: x is None)
-    return [by_id.get(id(value), value) for value in given]

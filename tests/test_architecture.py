@@ -25,6 +25,7 @@ LAYERS = (
     ("fxprune.passes",),
     (
         "fxprune.pipeline",
+        "fxprune.transfer",
         "fxprune.claims",
         "fxprune.vocabulary",
         "fxprune.search",
@@ -117,7 +118,7 @@ LAYERS = (
         "fxprune.repeats",
         "fxprune.silence",
     ),
-    ("fxprune.graphs", "fxprune.writes", "fxprune.masks", "fxprune.sums"),
+    ("fxprune.graphs", "fxprune.inputs", "fxprune.writes", "fxprune.masks", "fxprune.sums"),
     ("fxprune.rules",),
     ("fxprune.dims", "fxprune.notation"),
     ("fxprune.schedules",),

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from fxprune.capture import capture, check_same
+from fxprune.capture import capture, check_same, free
 from fxprune.errors import CaptureError, UsageError
 from fxprune.lower import first_line, quiet
 from fxprune.program import Program
@@ -67,7 +67,7 @@ class Loaded:
                 f"no output {unknown[0]!r} to free; outputs: {', '.join(names)}, or all of them: all"
             )
         freed = set().union(*(found or names for found in asked.values()))
-        return program.replace(free_outputs=frozenset(freed))
+        return free(program, outputs=freed)
 
     def _captured(self, training: bool) -> Program:
         """What torch can't trace is tried once more with the patches of its library."""
@@ -372,24 +372,11 @@ def _call(what: str, function: Callable[[], Any]) -> Any:
         raise UsageError(f"{what}: {first_line(error)}") from error
 
 
-@contextlib.contextmanager
-def patches() -> Iterator[None]:
-    """What transformers itself patches to make its models traceable.
+def patches() -> AbstractContextManager[None]:
+    """What transformers itself patches to make its models traceable."""
+    from fxprune.integrations import transformers
 
-    Its patches for torch.export, and those for ONNX that replace code of its own (masks built with vmap, which no exported
-    graph can run); those for ONNX that replace torch's operators would spoil the graph.
-    """
-    from transformers.exporters import exporter_dynamo, utils
-
-    assert exporter_dynamo  # importing it registers the patches of "dynamo"
-    registered: Any = utils._PATCHES
-    own = [
-        (utils.import_dotted_path(place), attribute, made)
-        for place, attribute, made in registered["onnx"]
-        if place.startswith("transformers.")
-    ]
-    with utils.apply_patches("dynamo"), utils.patch_attributes(own):
-        yield
+    return transformers.patches()
 
 
 @contextlib.contextmanager
