@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from fxprune.decouple import decouple
+from fxprune.dynamic import auto_symbolic, dynamic_of, dynamic_shapes, settled, symbolic, with_constants
 from fxprune.errors import CaptureError
+from fxprune.free import free
 from fxprune.inputs import shape_tree
 from fxprune.normalize import normalize
-from fxprune.program import Program, is_free, source_line, trees
+from fxprune.program import Program, source_line, trees
 from fxprune.training import remember_dropout
 
 _SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
@@ -59,49 +59,22 @@ def capture(
     return free(program, outputs=free_outputs)
 
 
-def free(
-    program: Program,
-    inputs: Collection[str] = (),
-    outputs: Collection[str] = (),
-    spare: Collection[str] = (),
-) -> Program:
-    """A captured program whose inputs and outputs of these names may shrink, and, if spare, go with the layer that they belong to.
-
-    CaptureError where the program has no input or output of a name.
-    """
-    _check_known("input", inputs, program.input_names())
-    _check_known("output", outputs, program.output_names())
-    _check_known("input or output", spare, (*program.input_names(), *program.output_names()))
-    freed = program.replace(
-        free_inputs=program.free_inputs | set(inputs),
-        free_outputs=program.free_outputs | set(outputs),
-        spare=program.spare | set(spare),
-    )
-    return decouple(freed) if inputs or outputs else freed
-
-
-def _check_known(what: str, asked: Collection[str], names: tuple[str, ...]) -> None:
-    unknown = set(asked) - set(names)
-    if unknown:
-        raise CaptureError(f"no {what} {min(unknown)!r} to free; {what}s: {', '.join(names)}")
-
-
 def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> Program:
     if isinstance(model, (str, os.PathLike)):
         model = _load(Path(model))
     if isinstance(model, ExportedProgram):
         given_args, given_kwargs = model.example_inputs or ((), {})
-        return _program(model, tuple(args or given_args), dict(kwargs or given_kwargs), _dynamic_of(model))
+        return _program(model, tuple(args or given_args), dict(kwargs or given_kwargs), dynamic_of(model))
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
         )
-    shapes = _dynamic_shapes(model, args, kwargs, dynamic)
+    shapes = dynamic_shapes(model, args, kwargs, dynamic)
     extra = _quiet_cache(model, kwargs)
     with _without_cache(model, kwargs):
         own_args, own_kwargs = _clones((tuple(args), {**kwargs, **extra}))
-        exported = _export(model, own_args, own_kwargs, _with_constants(shapes, extra))
-        program = _program(exported, tuple(args), kwargs, _settled(exported, shapes), frozenset(extra))
+        exported = _export(model, own_args, own_kwargs, with_constants(shapes, extra))
+        program = _program(exported, tuple(args), kwargs, settled(exported, shapes), frozenset(extra))
     check_same(model, program)
     return program
 
@@ -112,7 +85,7 @@ def _remember_dropout(
     """What torch can't trace in training mode keeps attention without dropout."""
     extra = _quiet_cache(model, kwargs)
     own_args, own_kwargs = _clones((tuple(args), {**kwargs, **extra}))
-    shapes = _with_constants(_dynamic_shapes(model, args, kwargs, dynamic), extra)
+    shapes = with_constants(dynamic_shapes(model, args, kwargs, dynamic), extra)
     with _without_cache(model, kwargs), suppress(CaptureError):
         exported = _export(model, own_args, own_kwargs, shapes, training=True)
         remember_dropout(program.graph, exported.graph)
@@ -206,27 +179,6 @@ def _without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None
             config.use_cache = True
 
 
-def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Any) -> Any:
-    """`dynamic` in torch.export's form, keyed by parameter name."""
-    if dynamic is None or dynamic is False:
-        return None
-    names = list(inspect.signature(model.forward).parameters)[: len(args)]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    if dynamic is True:
-        return {name: pytree.tree_map(_auto, value) for name, value in given.items()}
-    if isinstance(dynamic, Mapping):
-        return {name: dynamic.get(name) for name in given}
-    return dynamic
-
-
-def _auto(value: Any) -> Any:
-    return dict.fromkeys(range(value.dim()), Dim.AUTO) if isinstance(value, Tensor) else None
-
-
-def _with_constants(shapes: Any, extra: Mapping[str, Any]) -> Any:
-    return {**shapes, **dict.fromkeys(extra)} if isinstance(shapes, dict) else shapes
-
-
 @contextmanager
 def exporting(model: nn.Module, training: bool = False) -> Iterator[None]:
     """Eval mode (or training mode), no gradients, no attention fast path, no chatter; everything is put back afterwards."""
@@ -287,58 +239,6 @@ def _last_user_frame(error: BaseException) -> str:
     return f"{frame.filename}:{frame.lineno} in {frame.function}: {(frame.code_context or [''])[0].strip()}"
 
 
-def _settled(exported: ExportedProgram, shapes: Any) -> Any:
-    """`shapes` without the hints that torch.export did not follow: an AUTO size on which the code depends comes out fixed.
-
-    Exported again, a loop that was unrolled over such a size would pass for dynamic.
-    """
-    if not isinstance(shapes, Mapping):
-        return shapes
-    args, kwargs = pytree.tree_unflatten(_inputs(exported), exported.call_spec.in_spec)
-    values = _keyed(exported, args, kwargs)
-    return {name: _settled_leaf(shape, values.get(name)) for name, shape in shapes.items()}
-
-
-def _settled_leaf(shape: Any, value: Any) -> Any:
-    if isinstance(value, Tensor) and isinstance(shape, Mapping):
-        return {i: hint for i, hint in shape.items() if hint != Dim.AUTO or is_free(value.shape[i])}
-    if isinstance(value, (list, tuple)) and isinstance(shape, (list, tuple)):
-        return [_settled_leaf(*pair) for pair in zip(shape, value, strict=True)]
-    return shape
-
-
-def _dynamic_of(exported: ExportedProgram) -> Any:
-    """AUTO wherever an exported input has a symbolic size; None where all are fixed."""
-    values, spec = _inputs(exported), exported.call_spec.in_spec
-    if not any(_symbolic(value) for value in values):
-        return None
-    args, kwargs = shape_tree(spec, [_auto_symbolic(value) for value in values])
-    return (*args, *kwargs.values()) if not kwargs else _keyed(exported, args, kwargs)
-
-
-def _inputs(exported: ExportedProgram) -> list[Any]:
-    """The fake values of the user's inputs, flat; constants among them (a flag, None) as they are."""
-    specs = exported.graph_signature.input_specs
-    names = {spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT}
-    nodes = exported.graph.find_nodes(op="placeholder")
-    return [node.meta.get("val") for node in nodes if node.name in names]
-
-
-def _keyed(exported: ExportedProgram, args: Any, kwargs: Any) -> dict[str, Any]:
-    names = trees(exported.module(check_guards=False)).orig_args
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _symbolic(value: Any) -> bool:
-    return isinstance(value, Tensor) and any(map(is_free, value.shape))
-
-
-def _auto_symbolic(value: Any) -> Any:
-    if not _symbolic(value):
-        return None
-    return {i: Dim.AUTO for i, size in enumerate(value.shape) if is_free(size)}
-
-
 def _program(
     exported: ExportedProgram,
     args: tuple[Any, ...],
@@ -376,9 +276,9 @@ def from_exported_module(module: fx.GraphModule, kwargs: Mapping[str, Any]) -> P
         copied.graph.erase_node(node)  # its guards: they forbid other sizes
     info = trees(copied)
     values = [node.meta.get("val") for node in copied.graph.find_nodes(op="placeholder")]
-    shapes = shape_tree(info.in_spec, [_auto_symbolic(value) for value in values])
+    shapes = shape_tree(info.in_spec, [auto_symbolic(value) for value in values])
     dynamic = dict(zip(info.orig_args, (*shapes[0], *shapes[1].values()), strict=True))
-    return _of_module(copied, (), dict(kwargs), dynamic if any(map(_symbolic, values)) else None)
+    return _of_module(copied, (), dict(kwargs), dynamic if any(map(symbolic, values)) else None)
 
 
 def _check_operators(graph: fx.GraphModule) -> None:

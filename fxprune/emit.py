@@ -58,16 +58,16 @@ class Emitted:
     check_seconds: float
 
 
-def export(program: Program, path: str | Path, overwrite: bool = False) -> Emitted:
+def export(program: Program, path: str | Path, overwrite: bool = False, opset: int | None = None) -> Emitted:
     """Write the program as an ONNX file and check it: onnx.checker, then ONNX Runtime against the program.
 
-    Weights over 2 GB lie beside the file, in `<name>.data`.
+    `opset` is for tools that read no newer one (None: what is fastest). Weights over 2 GB lie beside the file, in `<name>.data`.
     """
-    *attempts, (last_form, last_opset) = _attempts(program)
+    *attempts, (last_form, last_opset) = _attempts(program, opset)
     with _draft(path, overwrite) as draft:
-        for form, opset in attempts:
+        for form, version in attempts:
             with contextlib.suppress(ExportError):
-                return replace(_emit(program, form, draft, opset), path=Path(path))
+                return replace(_emit(program, form, draft, version), path=Path(path))
         return replace(_emit(program, last_form, draft, last_opset), path=Path(path))
 
 
@@ -134,9 +134,12 @@ def _draft(path: str | Path, overwrite: bool) -> Iterator[Path]:
             file.replace(target.parent / file.name)
 
 
-def _attempts(program: Program) -> list[tuple[Form, int]]:
+def _attempts(program: Program, opset: int | None) -> list[tuple[Form, int]]:
     """Ways to write the file, the fastest first; what is written by any of them is proven."""
     from torch.onnx._constants import ONNX_DEFAULT_OPSET
+
+    if opset is not None:
+        return [(lift, opset), (lower, opset)]
 
     attention = aten.scaled_dot_product_attention.default
     fused = any(node.target is attention for node in program.graph.graph.nodes)

@@ -57,6 +57,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, emit.Em
     return program, emit.export(program, tmp_path_factory.mktemp("encoder") / "model.onnx")
 
 
+def test_a_tool_that_reads_no_newer_opset_gets_its_own(tmp_path: Path) -> None:
+    usual = emit.export(encoder(), tmp_path / "usual.onnx")
+    older = emit.export(encoder(), tmp_path / "older.onnx", opset=20)
+    assert (usual.opset, older.opset) == (emit.ATTENTION_OPSET, 20)
+    written = onnx.load(older.path)
+    assert {entry.version for entry in written.opset_import if not entry.domain} == {20}
+    assert "Attention" not in {node.op_type for node in written.graph.node}
+
+
 def test_the_file_computes_what_the_program_computes_at_two_points(
     exported: tuple[Program, emit.Emitted],
 ) -> None:

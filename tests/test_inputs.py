@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import fxprune
-from fxprune.capture import free
 from fxprune.errors import CaptureError, SelectionError
+from fxprune.free import free
 from fxprune.inputs import put_inputs, with_inputs
 from fxprune.program import Program
 

@@ -26,8 +26,9 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from fxprune.capture import capture, check_same, free
+from fxprune.capture import capture, check_same
 from fxprune.errors import CaptureError, UsageError
+from fxprune.free import free
 from fxprune.lower import first_line, quiet
 from fxprune.program import Program
 from fxprune.tools.foreign import FOREIGN

@@ -14,6 +14,7 @@ from fxprune.analysis import analyze
 from fxprune.bypass import apply as remove
 from fxprune.errors import ExportError, UsageError
 from fxprune.passes import pipeline
+from fxprune.passes.feed import fed, needs_data
 from fxprune.pipeline import Pipeline, Result, Training
 from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
@@ -51,12 +52,12 @@ def run(options: argparse.Namespace) -> int:
     trains = next((each for each in steps.passes if isinstance(each, Training)), None)
     if trains:
         raise UsageError(f"{trains.name} decides while a model trains: use `fxprune train`")
-    if options.calibration and not target.needs_data(steps):
+    if options.calibration and not needs_data(steps):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
 
     def decide(program: Program, loaded: models.Loaded, stages: Stages) -> Result:
         data = target.read(options, program, loaded)
-        ready = target.fed(steps, data, lambda text: stages.show(f"pruning: {text}"))
+        ready = fed(steps, data, lambda text: stages.show(f"pruning: {text}"))
         return ready.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
 
     return _deliver(options, _job(options, str(steps), decide, lambda program: target.points(steps, program)))

@@ -1,14 +1,15 @@
 """What `--target` and `--calibration` make of a pipeline: its passes get the data, and the settings of the runtime."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from fxprune.budget import BUDGETS
 from fxprune.calibration import Calibration
 from fxprune.errors import UsageError
-from fxprune.passes import Layers, Lowrank, Slim
+from fxprune.passes import Slim
+from fxprune.passes.feed import MEASURING
 from fxprune.pipeline import Pass, Pipeline
 from fxprune.points import Point
 from fxprune.program import Program
@@ -17,7 +18,6 @@ from fxprune.tools.bench import settings
 from fxprune.tools.models import Loaded
 
 ROWS, LENGTH = 512, 128
-MEASURING = (Slim, Lowrank)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -76,31 +76,11 @@ def _target(text: str) -> tuple[str, float]:
     return name, number
 
 
-def needs_data(steps: Pipeline) -> bool:
-    """Whether some pass takes calibration data."""
-    return any(field.name == "data" for each in steps.passes for field in fields(each))
-
-
 def read(options: argparse.Namespace, program: Program, loaded: Loaded) -> Calibration | None:
     """The calibration data, checked; UsageError says what does not fit."""
     if not options.calibration:
         return None
     return calibration.read(options.calibration, program, loaded, options.rows, options.length)
-
-
-def fed(steps: Pipeline, data: Calibration | None, observe: Callable[[str], None]) -> Pipeline:
-    """The passes with the data that they can use, and somebody to tell what they do."""
-    return Pipeline(tuple(_fed(each, data, observe) for each in steps.passes))
-
-
-def _fed(each: Pass, data: Calibration | None, observe: Callable[[str], None]) -> Pass:
-    names = {field.name for field in fields(each)}
-    given: dict[str, Any] = {}
-    if data is not None and "data" in names:
-        given["data"] = list(data.batches) if isinstance(each, Layers) else data
-    if isinstance(each, MEASURING):
-        given["observe"] = observe
-    return replace(each, **given) if given else each
 
 
 def points(steps: Pipeline, program: Program) -> list[Point]:

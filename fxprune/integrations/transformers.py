@@ -23,8 +23,9 @@ from transformers.exporters.configs import DynamoConfig, ExportFormat
 from transformers.exporters.exporter_dynamo import DynamoExporter
 from transformers.exporters.quantizers.base import ExportQuantizer
 
-from fxprune.capture import capture, free, from_exported_module
+from fxprune.capture import capture, from_exported_module
 from fxprune.errors import ExportError, UsageError
+from fxprune.free import free
 from fxprune.lower import quiet
 from fxprune.passes import pipeline as parse
 from fxprune.pipeline import Pipeline, Result
