@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from fxprune.archive import missing
 from fxprune.dynamic import auto_symbolic, dynamic_of, dynamic_shapes, settled, symbolic, with_constants
 from fxprune.errors import CaptureError
 from fxprune.free import free
@@ -154,7 +155,7 @@ def _load(path: Path) -> ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:
-        raise CaptureError(f"torch can't load {path}: {first_line(error)}") from error
+        raise CaptureError(f"torch can't load {path}: {missing(path) or first_line(error)}") from error
 
 
 def _quiet_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def export(program: Program, path: str | Path, overwrite: bool = False, opset: i
     `opset` is for tools that read no newer one (None: what is fastest). Weights over 2 GB lie beside the file, in `<name>.data`.
     """
     *attempts, (last_form, last_opset) = _attempts(program, opset)
-    with _draft(path, overwrite) as draft:
+    with beside(path, overwrite) as draft:
         for form, version in attempts:
             with contextlib.suppress(ExportError):
                 return replace(_emit(program, form, draft, version), path=Path(path))
@@ -73,7 +73,7 @@ def export(program: Program, path: str | Path, overwrite: bool = False, opset: i
 
 def save(program: Program, path: str | Path, overwrite: bool = False) -> Path:
     """Write the program as a .pt2 file, which `torch.export.load` and `fxprune.capture` read."""
-    with _draft(path, overwrite) as draft:
+    with beside(path, overwrite) as draft:
         exported = lower(program)
         try:
             with quiet():
@@ -118,8 +118,14 @@ def warm_up() -> None:
         plain_export(model, Path(folder) / "warm.onnx", (ids,), {}, (free,), ATTENTION_OPSET)
 
 
+def file_bytes(path: Path) -> int:
+    """The size of a model's file with its weights, where they lie beside it."""
+    weights = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
+
+
 @contextlib.contextmanager
-def _draft(path: str | Path, overwrite: bool) -> Iterator[Path]:
+def beside(path: str | Path, overwrite: bool) -> Iterator[Path]:
     """Give a name to write to, in a folder beside the target; move what lies there into place at the end."""
     target = Path(path)
     if target.exists() and not overwrite:
@@ -154,8 +160,9 @@ def _emit(program: Program, form: Form, draft: Path, opset: int) -> Emitted:
     _write(program, form, draft, opset)
     written = time.perf_counter()
     relative, points = _compare(program, draft)
-    size = sum(file.stat().st_size for file in draft.parent.iterdir())
-    return Emitted(draft, size, relative, points, opset, written - start, time.perf_counter() - written)
+    return Emitted(
+        draft, file_bytes(draft), relative, points, opset, written - start, time.perf_counter() - written
+    )
 
 
 def _write(program: Program, form: Form, draft: Path, opset: int) -> None:

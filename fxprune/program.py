@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
+from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
 from fxprune.training import switchable
@@ -54,6 +55,14 @@ class Program:
                 "ignore", FutureWarning
             )  # copying torch's own trees warns of torch's own classes
             return switchable(copy.deepcopy(self.graph))
+
+    def plain(self) -> Program:
+        """This program, its outputs in dicts and tuples where they were in classes of another package: then its files need none."""
+        graph = copy_graph(self)
+        info = trees(self.graph)
+        empty = pytree.tree_structure(_plain(info.out_spec))
+        graph.set_codegen(_PyTreeCodeGen(info._replace(out_spec=empty)))
+        return rebuild(self, graph, {})
 
     def replace(self, **changes: Any) -> Program:
         """This program with some fields changed."""
@@ -152,6 +161,17 @@ def _keys(spec: Any) -> Sequence[Any]:
         if named and len(names) == spec.num_children:
             return list(names)
     return range(spec.num_children)
+
+
+def _plain(spec: Any) -> Any:
+    """A value of a tree's shape, made of dicts (where children have names) and tuples."""
+    if spec.is_leaf():
+        return 0
+    children = [_plain(child) for child in spec.children()]
+    if spec.type is list:
+        return children
+    keys = _keys(spec)
+    return tuple(children) if isinstance(keys, range) else dict(zip(keys, children, strict=True))
 
 
 def _path_name(path: tuple[Any, ...]) -> str:

@@ -96,6 +96,11 @@ def file_axes(path: Path) -> dict[str, int]:
     return {dim: 1 for dims in named for dim in dims if isinstance(dim, str)}
 
 
+def file_outputs(path: Path) -> list[str]:
+    """The names of the outputs of an ONNX file."""
+    return [entry.name for entry in session(path).get_outputs()]
+
+
 def file_feeds(path: Path, point: Point, seed: int = 0) -> Feeds:
     """Make inputs for an ONNX file out of what it says about them.
 

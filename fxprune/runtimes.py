@@ -119,9 +119,14 @@ def measure(
     seconds: float = 2.0,
 ) -> dict[str, Timing]:
     """Time several files on their inputs, taking turns, for about `seconds` in all."""
-    return _turns(
-        {name: _runner(prepare(path, settings), given[name]) for name, path in files.items()}, seconds
-    )
+    return turns({name: prepare(path, settings) for name, path in files.items()}, given, seconds)
+
+
+def turns(
+    calls: Mapping[str, Prepared], given: Mapping[str, Feeds], seconds: float = 2.0
+) -> dict[str, Timing]:
+    """Time what is prepared, in one runtime or several, taking turns, for about `seconds` in all."""
+    return _turns({name: _runner(call, given[name]) for name, call in calls.items()}, seconds)
 
 
 def fastest(

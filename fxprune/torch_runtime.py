@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
+from fxprune.archive import missing
 from fxprune.errors import ExportError
 from fxprune.lower import quiet, reason
 from fxprune.points import Feeds
@@ -44,10 +45,7 @@ def _load(path: Path) -> ExportedProgram:
         with quiet():
             return torch.export.load(path)
     except Exception as error:
-        raise ExportError(
-            f"torch can't load {path}: {reason(error)}; if the model takes or returns objects of a class of its own,"
-            " import the module of that class first"
-        ) from error
+        raise ExportError(f"torch can't load {path}: {missing(path) or reason(error)}") from error
 
 
 def _inputs(exported: ExportedProgram) -> list[Any]:

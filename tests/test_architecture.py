@@ -124,7 +124,14 @@ LAYERS = (
     ("fxprune.rules",),
     ("fxprune.dims", "fxprune.notation"),
     ("fxprune.schedules",),
-    ("fxprune.program", "fxprune.text", "fxprune.errors", "fxprune.selection", "fxprune.tokens"),
+    (
+        "fxprune.program",
+        "fxprune.archive",
+        "fxprune.text",
+        "fxprune.errors",
+        "fxprune.selection",
+        "fxprune.tokens",
+    ),
     ("fxprune.training", "fxprune.objective"),
 )
 
@@ -132,9 +139,10 @@ LAYERS = (
 ONNX = {"fxprune.emit", "fxprune.runtime", "fxprune.tidy"}
 HUGGING_FACE = {"fxprune.tools.models", "fxprune.trainer", "fxprune.integrations.transformers"}
 ADAPTERS = {
-    "onnx": ONNX | {"fxprune.fusions"},
+    "onnx": ONNX | {"fxprune.fusions", "fxprune.integrations.onnx_quantization"},
     "onnx_ir": ONNX,
-    "onnxruntime": ONNX,
+    "onnxruntime": ONNX | {"fxprune.integrations.onnx_quantization"},
+    "torchao": {"fxprune.integrations.pt2e"},
     "openvino": {"fxprune.openvino_runtime"},
     "olive": {"fxprune.integrations.olive"},
     "pydantic": {"fxprune.integrations.olive"},

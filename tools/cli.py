@@ -13,7 +13,7 @@ from types import MappingProxyType
 from fxprune.errors import CaptureError, FxpruneError, PipelineError, RefusedError, SelectionError, UsageError
 from fxprune.loop import Recipe
 from fxprune.repeats import UNITS
-from fxprune.tools import console, models, target, train_options
+from fxprune.tools import console, models, quantizing, target, train_options
 from fxprune.tools.bench import bench
 from fxprune.tools.catalog import passes
 from fxprune.tools.explain import explain
@@ -88,12 +88,14 @@ def _run(parser: argparse.ArgumentParser) -> None:
         help='as in "heads(ratio=0.25), ffn(ratio=0.5), fold"; needed unless --target or --tokens is given',
     )
     target.add(parser)
+    quantizing.add(parser)
     _results(parser)
 
 
 def _apply(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("selection", metavar="SELECTION.json", help="what an earlier run kept")
+    parser.set_defaults(quantize=None)
     _results(parser)
 
 

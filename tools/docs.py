@@ -1,4 +1,4 @@
-"""`python -m fxprune.tools.docs [--check]`: write the generated tables into README.md, or say whether they are up to date.
+"""`python -m fxprune.tools.docs [--check]`: write the generated tables into README.md and docs/, or say whether they are up to date.
 
 A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; `TABLES` says what each is made from.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fxprune.budget import BUDGETS
+from fxprune.integrations.quantize import QUANTIZERS
 from fxprune.lowering import LOWERINGS
 from fxprune.passes import PASSES
 from fxprune.repair import REPAIRS
@@ -20,7 +21,9 @@ from fxprune.score import SCORES
 from fxprune.tools.catalog import describe
 from fxprune.tools.lessons import TASKS
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "quantization.md")
 
 
 def passes() -> str:
@@ -78,6 +81,11 @@ def runtimes() -> str:
     return _rows("runtime", ((name, f"{row.help}; `{row.install}`") for name, row in RUNTIMES.items()))
 
 
+def quantizers() -> str:
+    """One row a quantizer."""
+    return _rows("quantizer", ((name, f"{row.help}; `{row.install}`") for name, row in QUANTIZERS.items()))
+
+
 def _rows(what: str, rows: Iterable[tuple[str, str]]) -> str:
     head = [f"| {what} | what it is |", "| --- | --- |"]
     return "\n".join([*head, *(f"| `{name}` | {help_} |" for name, help_ in rows)])
@@ -91,6 +99,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "lowerings": lowerings,
     "tasks": tasks,
     "runtimes": runtimes,
+    "quantizers": quantizers,
     "rules": rules,
 }
 
@@ -104,24 +113,23 @@ def filled(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the README, or with --check return 1 where it is out of date."""
+    """Write the pages, or with --check return 1 where one is out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 where a table is out of date"
     )
     options = parser.parse_args(arguments)
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
-    if options.check:
-        print(
-            "README.md is up to date"
-            if before == after
-            else "README.md is out of date: python -m fxprune.tools.docs"
-        )
-        return int(before != after)
-    README.write_text(after, encoding="utf-8")
-    print(f"wrote {README}")
-    return 0
+    before = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    stale = [page for page, text in before.items() if filled(text) != text]
+    for page in stale:
+        if options.check:
+            print(f"{page.name} is out of date: python -m fxprune.tools.docs")
+        else:
+            page.write_text(filled(before[page]), encoding="utf-8")
+            print(f"wrote {page}")
+    if not stale:
+        print(f"{', '.join(page.name for page in PAGES)}: up to date")
+    return int(options.check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from fxprune import archive
 from fxprune.capture import capture, check_same
 from fxprune.errors import CaptureError, UsageError
 from fxprune.free import free
@@ -158,13 +159,11 @@ def _minilm_folder() -> Path:
 def _exported(text: str) -> Loaded:
     if not Path(text).is_file():
         raise UsageError(f"there is no file {text}")
-    try:
-        with quiet():
-            return Loaded(text, torch.export.load(text))
-    except Exception as error:
-        raise UsageError(
-            f"{text} is not a program that torch.export.save wrote: {first_line(error)}"
-        ) from error
+    if "transformers.modeling_outputs" in archive.modules(Path(text)):
+        importlib.import_module(f"{_transformers().__name__}.modeling_outputs")
+    what = archive.missing(Path(text)) or "this is not a program that torch.export.save wrote"
+    with quiet():
+        return Loaded(text, _call(f"{text}: {what}", lambda: torch.export.load(text)))
 
 
 def _function(text: str) -> Loaded:

@@ -17,7 +17,7 @@ from fxprune.rules.op import shape_of
 from fxprune.runtime import Settings, Timing
 
 FORMAT = "fxprune.report/1"
-PACKAGES = ("fxprune", "torch", "onnx", "onnxruntime", "onnxscript", "openvino")
+PACKAGES = ("fxprune", "torch", "onnx", "onnxruntime", "onnxscript", "openvino", "torchao")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _sizes_of(node: Node) -> list[int]:
 def grids(report: Mapping[str, Any]) -> list[Grid]:
     """The tables of a report, in reading order."""
     plans = _plans(report["steps"])
-    return [sizes(report), latencies(report), *plans, _proof(report), _refused(report)]
+    return [sizes(report), latencies(report), *_quantized(report), *plans, _proof(report), _refused(report)]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -173,6 +173,29 @@ def latencies(report: Mapping[str, Any]) -> Grid:
         for entry in report["latency"]
     ]
     return Grid(title, ("at", "before", "after", "speedup", "fewer FLOPs"), tuple(rows), numbers=4)
+
+
+def _quantized(report: Mapping[str, Any]) -> list[Grid]:
+    """What the file in 8-bit integers costs, and how far it is from the one before."""
+    found = report.get("quantized")
+    if not found:
+        return []
+    size = _row("bytes", found["bytes"]["before"], found["bytes"]["after"], "B")
+    times = [
+        (
+            f"ms at {at(entry['point'])}",
+            f"{entry['before_ms']['median']:.2f}",
+            f"{entry['after_ms']['median']:.2f}",
+            f"{entry['speedup']:.2f}×",
+        )
+        for entry in found["latency"]
+    ]
+    agreement = [
+        (f"{name}: largest difference, cosine", "", f"{row['relative']:.1e}", f"{row['cosine']:.4f}")
+        for name, row in found["agreement"].items()
+    ]
+    title = f"Quantized ({found['how']}): {found['file']} beside model.onnx, compared on the {found['compared_on']}"
+    return [Grid(title, ("", "model.onnx", found["file"], ""), (size, *times, *agreement), numbers=3)]
 
 
 def _proof(report: Mapping[str, Any]) -> Grid:

@@ -19,7 +19,7 @@ from fxprune.pipeline import Pipeline, Result, Training
 from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.tools import console, folder, models, report, target, tokens
+from fxprune.tools import console, folder, models, quantizing, report, target, tokens
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
 
@@ -40,6 +40,7 @@ class Job:
     settings: runtime.Settings
     tokens: tokens.Request | None
     free_outputs: tuple[str, ...]
+    options: argparse.Namespace
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
     trains = next((each for each in steps.passes if isinstance(each, Training)), None)
     if trains:
         raise UsageError(f"{trains.name} decides while a model trains: use `fxprune train`")
-    if options.calibration and not needs_data(steps):
+    quantizing.check(options)
+    if options.calibration and not (needs_data(steps) or options.quantize):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
 
     def decide(program: Program, loaded: models.Loaded, stages: Stages) -> Result:
@@ -79,7 +81,9 @@ def _job(
     decide: Decide,
     points: Callable[[Program], list[Point]] = lambda program: [],
 ) -> Job:
-    return Job(text, decide, points, settings(options), tokens.request(options), tuple(options.free_output))
+    return Job(
+        text, decide, points, settings(options), tokens.request(options), tuple(options.free_output), options
+    )
 
 
 def _deliver(options: argparse.Namespace, job: Job) -> int:
@@ -122,6 +126,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
         plain = _export_original(loaded, program, before, emitted.opset, stages)
         files = {"before": before, "after": draft / "model.onnx"}
         latency = latencies(program, slim, files, job.points(program), job.settings, stages)
+        quantized = quantizing.write(job.options, slim, loaded, latency, stages, draft)
         data = {
             "format": report.FORMAT,
             "model": loaded.name,
@@ -134,6 +139,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
             "after": {**asdict(cost.cost(slim)), "file_bytes": emitted.bytes},
             "session": asdict(job.settings),
             "latency": latency,
+            "quantized": quantized,
             "verdict": asdict(verdict) | {"change": None if isnan(verdict.change) else verdict.change},
             "onnx": {
                 "relative": emitted.relative,

@@ -1,6 +1,11 @@
-from fxprune.tools.docs import README, filled
+from pathlib import Path
+
+import pytest
+
+from fxprune.tools.docs import PAGES, filled
 
 
-def test_the_readmes_tables_are_up_to_date() -> None:
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_the_tables_of_a_page_are_up_to_date(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     assert filled(text) == text

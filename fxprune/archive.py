@@ -1,0 +1,38 @@
+"""Why torch can't read a .pt2 file: it says little more than that it could not.
+
+The file names the classes that inputs and outputs are made of (the output class of a transformers model), and torch knows such a class
+only once its module has been imported. What `Program.plain` gives is made of dicts, and its file needs no package besides torch.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+from torch.utils import _pytree as pytree
+
+_MODEL = re.compile(r"/models/[^/]+\.json$")
+_TYPE = re.compile(r'\\"type\\": \\"([\w.]+)\\"')
+
+
+def unknown(path: Path) -> tuple[str, ...]:
+    """The classes in a file's inputs and outputs that torch does not know in this process; none where the file can't be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            texts = [archive.read(name).decode() for name in archive.namelist() if _MODEL.search(name)]
+    except (OSError, UnicodeDecodeError, zipfile.BadZipFile):
+        return ()
+    named = dict.fromkeys(name for text in texts for name in _TYPE.findall(text))
+    return tuple(name for name in named if name not in pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE)
+
+
+def modules(path: Path) -> tuple[str, ...]:
+    """The modules that a process must import before it reads a file."""
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in unknown(path)))
+
+
+def missing(path: Path) -> str:
+    """The same in a sentence; empty where it is nothing."""
+    names = ", ".join(unknown(path))
+    return (
+        f"its inputs or outputs are made of {names}; first import {', '.join(modules(path))}" if names else ""
+    )
