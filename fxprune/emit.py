@@ -203,14 +203,23 @@ def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
 def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:
     """Give the largest relative difference at the examples and, where axes are dynamic, at a second point."""
     opened = runtime.session(draft)
-    axes = set(runtime.file_axes(draft))
+    points = _points(program, set(runtime.file_axes(draft)))
+    return compare(program, lambda given: runtime.run(opened, given), points)
+
+
+def compare(
+    program: Program, run: runtime.Prepared, points: Sequence[Point], title: str = "ONNX Runtime"
+) -> tuple[float, tuple[Point, ...]]:
+    """The largest relative difference of a runtime's outputs from the program's, and the points at which the program itself can run.
+
+    ExportError where a difference is beyond its bar.
+    """
     worst, compared = 0.0, []
-    for point in _points(program, axes):
+    for point in points:
         expected = _outputs(program, point)
         if expected is None:
             continue
-        found = runtime.run(opened, feeds(program, point))
-        worst = max(worst, _difference(program, expected, found, point))
+        worst = max(worst, _difference(program, expected, run(feeds(program, point)), (point, title)))
         compared.append(point)
     return worst, tuple(compared)
 
@@ -234,22 +243,22 @@ def _outputs(program: Program, point: Point) -> Outputs | None:
     return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-def _difference(program: Program, expected: Outputs, found: Outputs, point: Point) -> float:
-    names = program.output_names()
+def _difference(
+    program: Program, expected: Outputs, found: Outputs, where: tuple[Point, str] = ({}, "ONNX Runtime")
+) -> float:
+    names, (point, title) = program.output_names(), where
     if len(expected) != len(found):
         raise ExportError(f"the ONNX file has {len(found)} outputs, the program {len(expected)}: {names}")
     worst = 0.0
     for name, ours, theirs in zip(names, expected, found, strict=True):
         if ours.shape != theirs.shape:
-            raise ExportError(
-                f"output {name!r} has the shape {theirs.shape} in ONNX Runtime, {ours.shape} here"
-            )
+            raise ExportError(f"output {name!r} has the shape {theirs.shape} in {title}, {ours.shape} here")
         difference, bar = _relative(ours, theirs), BARS.get(ours.dtype, BAR)
         if difference > bar:
             bar = max(bar, ROUNDINGS * _rounding(program, expected, point))
         if not difference <= bar:
             raise ExportError(
-                f"output {name!r} differs by {difference:.1e} between ONNX Runtime and the program"
+                f"output {name!r} differs by {difference:.1e} between {title} and the program"
                 f" at {dict(point)}; the bar is {bar:.0e}"
             )
         worst = max(worst, difference)

@@ -33,6 +33,12 @@ def part_name(axis: str, number: int) -> str:
     return f"{axis}.part{number}"
 
 
+def part_tensor(name: str, number: int) -> str:
+    """What a tensor is called in a copy: `query.weight` becomes `query.part0.weight`."""
+    path, _, last = name.rpartition(".")
+    return ".".join(filter(None, (path, f"part{number}", last)))
+
+
 def partition(analysis: Analysis, axis: Axis, groups: Sequence[Sequence[int]]) -> Program:
     """The same function as a sum of copies, one for each group of units; the units of other groups have zero readers in a copy.
 
@@ -128,9 +134,8 @@ class _Copier:
         return zero(value, self.analysis.flow.dims[node], {self.axis.leaf: kept} if reads else {})
 
     def _tensor_name(self, name: str, number: int) -> str:
-        """`query.weight` becomes `query.part0.weight`."""
-        path, _, last = name.rpartition(".")
-        made = ".".join(filter(None, (path, f"part{number}", last)))
+        """The name of a tensor's copy, which is noted."""
+        made = part_tensor(name, number)
         known = self.names.setdefault(name, [])
         if made not in known:
             known.append(made)

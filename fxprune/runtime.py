@@ -20,6 +20,9 @@ Shape = list[int]
 Outputs = list[np.ndarray[Any, Any]]
 Prepared = Callable[[Feeds], Outputs]
 
+_NUMPY = {"float": "float32", "double": "float64"}
+"""What numpy calls a type, where ONNX Runtime calls it otherwise."""
+
 LEVELS = ("disable", "basic", "extended", "all")
 CPU = "CPUExecutionProvider"
 
@@ -88,6 +91,18 @@ def save_optimized(path: Path, settings: Settings, target: Path) -> None:
     beside = "session.optimized_model_external_initializers_file_name"
     options.add_session_config_entry(beside, f"{target.name}.data")  # in one file they could exceed its 2 GB
     _open(path, options, _provider(settings))
+
+
+def signature(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The inputs and outputs of an ONNX file: name, dtype, and shape, in which a dynamic axis is its name, or null where it has none."""
+    opened = session(path)
+    ends = {"inputs": opened.get_inputs(), "outputs": opened.get_outputs()}
+    return {end: [_told(entry) for entry in entries] for end, entries in ends.items()}
+
+
+def _told(entry: Any) -> dict[str, Any]:
+    kind = entry.type.removeprefix("tensor(").removesuffix(")")
+    return {"name": entry.name, "dtype": _NUMPY.get(kind, kind), "shape": list(entry.shape)}
 
 
 def file_axes(path: Path) -> dict[str, int]:
@@ -194,7 +209,7 @@ def _draw(random: np.random.Generator, entry: Any, point: Point) -> np.ndarray[A
     shape = [dim if isinstance(dim, int) else point.get(dim, 1) for dim in _file_dims(entry)]
     kind = entry.type.removeprefix("tensor(").removesuffix(")")
     if kind in {"float", "float16", "double"}:
-        return random.standard_normal(shape).astype({"float": "float32", "double": "float64"}.get(kind, kind))
+        return random.standard_normal(shape).astype(_NUMPY.get(kind, kind))
     if kind == "bool":
         return np.ones(shape, dtype=np.bool_)
     if kind.startswith(("int", "uint")):

@@ -38,6 +38,8 @@ def test_a_block_prints_what_its_comments_say(title: str, code: str, tmp_path: P
         pytest.importorskip("transformers")
     if "pt2e" in code:
         pytest.importorskip("torchao", reason="torchao is not installed (extra `quantize`)")
+    if "import openvino" in code:
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
     if "fxprune.tasks" in code or "fxprune.loop" in code:
         pytest.importorskip("accelerate")
     file = tmp_path / "block.py"

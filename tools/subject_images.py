@@ -15,7 +15,8 @@ from torch.export import Dim
 
 from fxprune.errors import UsageError
 from fxprune.lower import quiet
-from fxprune.tools.models import BATCH, Loaded
+from fxprune.tools.example_inputs import BATCH
+from fxprune.tools.models import Loaded
 from fxprune.tools.subject_common import Batch, Run, output, package
 
 INSTALL = "pip install 'fxprune[bench]'"

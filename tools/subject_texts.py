@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.export import Dim
 
-from fxprune.tools import models
+from fxprune.tools import example_inputs, models
 from fxprune.tools.models import Loaded
 from fxprune.tools.subject_common import Batch, Run, data, drawn, output, package
 
@@ -109,7 +109,9 @@ def smollm2() -> Loaded:
         )
     model.config.use_cache = False
     random = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (models.BATCH, models.LENGTH), generator=random)
+    ids = torch.randint(
+        model.config.vocab_size, (example_inputs.BATCH, example_inputs.LENGTH), generator=random
+    )
     dynamic = {"input_ids": {0: Dim.AUTO, 1: Dim.AUTO}}
     return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic, models.patches)
 

@@ -18,7 +18,7 @@ from fxprune.loop import Checkpoints, Hooks
 from fxprune.points import example_point
 from fxprune.program import Program
 from fxprune.tasks import fine_tune
-from fxprune.tools import console, folder, lessons, models, report, train_page
+from fxprune.tools import console, folder, handover, lessons, models, report, train_page
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages, Steps
 from fxprune.tools.lessons import TASKS, Asked, Lesson
@@ -41,7 +41,7 @@ class Job:
     loaded: models.Loaded
     program: Program
     lesson: Lesson
-    classes: int
+    classes: tuple[str, ...]
 
 
 def train(options: argparse.Namespace) -> int:
@@ -80,7 +80,7 @@ def _job(options: argparse.Namespace, stages: Stages) -> Job:
         asked = Asked(tables, classes, tokenizer, program, options.length or row.length, metric)
         lesson = row.lesson(asked)
     _check_outputs(program, lesson, len(classes))
-    return Job(loaded, program, lesson, len(classes))
+    return Job(loaded, program, lesson, classes)
 
 
 def _check_outputs(program: Program, lesson: Lesson, classes: int) -> None:
@@ -123,7 +123,7 @@ def _teacher(
         return None, {"model": NO_TEACHER}
     if options.teacher:
         with stages.stage("loading the teacher"):
-            loaded = models.for_task(options.teacher, options.task, job.classes)
+            loaded = models.for_task(options.teacher, options.task, len(job.classes))
             module: nn.Module = loaded.capture().module().eval()
     else:
         recipe = recipe_of(options, options.teacher_epochs, options.seed)
@@ -177,4 +177,8 @@ def _written(
         (draft / "train.json").write_text(text, encoding="utf-8")
         (draft / "train.md").write_text(train_page.markdown(found), encoding="utf-8")
         train_page.draw(found, draft)
+        programs, tokenizer = (job.program, slim), options.tokenizer or options.model
+        handover.write(
+            draft, job.loaded, programs, found, found["proved"], classes=job.classes, tokenizer=tokenizer
+        )
     return found

@@ -12,7 +12,7 @@ from fxprune.errors import VerifyError
 from fxprune.tools import bench, models, run
 from fxprune.tools.cli import main
 
-FILES = ["model.onnx", "model.pt2", "report.json", "report.md", "selection.json"]
+FILES = ["fxprune.json", "model.onnx", "model.pt2", "report.json", "report.md", "selection.json"]
 PIPELINE = "ffn(ratio=0.5)"
 
 SAMPLE = """
@@ -77,7 +77,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err
 
 
-def test_run_writes_its_five_files_and_a_report_that_holds(
+def test_run_writes_its_files_and_a_report_that_holds(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "py:sample_models:net", "-p", PIPELINE, "-o", "out/deep", "--json"]) == 0

@@ -61,8 +61,26 @@ def test_a_task_picks_the_class_and_a_head_drawn_at_random_is_told(bert: Path) -
 
 
 @pytest.mark.parametrize(
+    ("task", "kind", "known"),
+    [
+        ("masked-lm", "BertForMaskedLM", "fill-mask"),
+        ("question-answering", "BertForQuestionAnswering", "question-answering"),
+        ("ner", "BertForTokenClassification", "token-classification"),
+    ],
+)
+def test_tasks_are_those_of_optimum_and_of_transformers_pipelines(
+    bert: Path, task: str, kind: str, known: str
+) -> None:
+    loaded = models.load(f"hf:{bert}#{task}")
+    assert (type(loaded.model).__name__, loaded.task) == (kind, known)
+    assert loaded.config.architectures == [kind]
+    assert loaded.config.use_cache is True  # as it was in the folder, not as capturing needs it
+
+
+@pytest.mark.parametrize(
     ("task", "sentence"),
     [
+        ("inpainting", "no bert model for inpainting"),
         ("text-clasification", "near: text-classification"),
         ("image-classification", "no bert model for image"),
     ],

@@ -73,7 +73,11 @@ def test_a_classifier_loses_units_while_it_learns(
     told = json.loads(printed.out)
     assert "grain(density=0.3, beta=0.5): 15 of 15, loss" in printed.err
     names = ["model.onnx", "model.pt2", "train.json", "train.md", "train.png", "train.svg"]
-    assert sorted(path.name for path in out.iterdir()) == names
+    read = ["config.json", "fxprune.json", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, *read])
+    config = json.loads((out / "config.json").read_text())
+    assert config["id2label"] == {"0": "animal", "1": "colour"}
+    assert config["architectures"] == ["BertForSequenceClassification"]
     assert told["density"] <= 0.3
     assert [entry["role"] for entry in told["left"]] == ["qk", "v", "ffn"] * 2 + ["ffn"]
     assert told["after"]["parameters"] < told["before"]["parameters"]
