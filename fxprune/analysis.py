@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -18,7 +18,7 @@ from fxprune.bottlenecks import bottlenecks
 from fxprune.dependent import outer_atoms
 from fxprune.dims import Dim, Pin, leaves
 from fxprune.errors import SelectionError
-from fxprune.flow import walk
+from fxprune.flow import flat_dims, walk
 from fxprune.masks import coordinates, keep_mask
 from fxprune.names import axis_names
 from fxprune.program import Program, attribute, source_line
@@ -255,12 +255,26 @@ def _refusals(
     program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]
 ) -> tuple[Refusal, ...]:
     nodes = {node.name: node for node in program.graph.graph.nodes}
-    found = [_refusal(_what(places[leaf]), leaf.size, algebra.pinned(leaf), nodes) for leaf in whole]
+    found = [
+        _refusal(
+            _what(places[leaf]), leaf.size, algebra.pinned(leaf), nodes, partial(_line, program, flow, leaf)
+        )
+        for leaf in whole
+    ]
     unknown = [
         _refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes)
         for node, why in flow.unknown.items()
     ]
     return (*unknown, *found)
+
+
+def _line(program: Program, flow: Flow, leaf: Dim, node: fx.Node) -> str:
+    """The source line of the node that pins an atom; for the graph's output, of the value that is put out with it."""
+    if node.op != "output":
+        return source_line(node)
+    given = program.named_outputs().values()
+    carriers = (each for each in given if any(leaf in leaves(d) for d in flat_dims(flow.dims.get(each, ()))))
+    return next((source_line(each) for each in carriers), "")
 
 
 def _what(members: Places) -> str:
@@ -269,7 +283,13 @@ def _what(members: Places) -> str:
     return f"dim {place} of {name}{more}"
 
 
-def _refusal(what: str, size: int, pin: Pin | None, nodes: Mapping[str, fx.Node]) -> Refusal:
+def _refusal(
+    what: str,
+    size: int,
+    pin: Pin | None,
+    nodes: Mapping[str, fx.Node],
+    line: Callable[[fx.Node], str] = source_line,
+) -> Refusal:
     why, name = (pin.why, pin.node) if pin else ("", "")
     node = nodes.get(name)
-    return Refusal(what, size, why, name, str(node.target) if node else "", source_line(node) if node else "")
+    return Refusal(what, size, why, name, str(node.target) if node else "", line(node) if node else "")

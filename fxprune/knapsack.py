@@ -17,6 +17,9 @@ Numbers: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 GRID = 4000
 """Steps that a budget is divided into."""
 
+POINTS = 48
+"""Budgets between nothing and everything that a frontier shows."""
+
 
 def choose(options: Sequence[Sequence[tuple[float, float]]], budget: float) -> list[int] | None:
     """The place of the chosen (cost, error) in each list; None where even the cheapest options together exceed the budget."""
@@ -25,15 +28,38 @@ def choose(options: Sequence[Sequence[tuple[float, float]]], budget: float) -> l
     step = budget / GRID
     if step <= 0:
         return None
+    best, taken = _solved(options, step)
+    if not np.isfinite(best).any():
+        return None
+    return _traced(options, taken, int(best.argmin()), step)
+
+
+def frontier(options: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The (cost, error) of the best combinations for budgets from the least to the whole: what costs more errs less."""
+    whole = sum(max(cost for cost, _ in each) for each in options)
+    step = whole * (1 + len(options) / GRID) / GRID  # room for what rounding adds to the costs
+    if step <= 0:
+        return []
+    best, taken = _solved(options, step)
+    ends = {int(best[: GRID * i // POINTS + 1].argmin()) for i in range(1, POINTS + 1)}
+    found: list[tuple[float, float]] = []
+    for end in sorted(end for end in ends if np.isfinite(best[end])):
+        chosen = [each[i] for each, i in zip(options, _traced(options, taken, end, step), strict=True)]
+        cost, error = (sum(values) for values in zip(*chosen, strict=True))
+        if not found or (cost > found[-1][0] and error < found[-1][1]):
+            found.append((cost, error))
+    return found
+
+
+def _solved(options: Sequence[Sequence[tuple[float, float]]], step: float) -> tuple[Numbers, list[Numbers]]:
+    """The least error for each cost in steps, and what was chosen from each list there."""
     best = np.full(GRID + 1, math.inf)
     best[0] = 0.0
     taken: list[Numbers] = []
     for each in options:
         best, choice = _extended(best, each, step)
         taken.append(choice)
-    if not np.isfinite(best).any():
-        return None
-    return _traced(options, taken, int(best.argmin()), step)
+    return best, taken
 
 
 def _extended(best: Numbers, each: Sequence[tuple[float, float]], step: float) -> tuple[Numbers, Numbers]:

@@ -60,6 +60,11 @@ class Objective:
     draws: int = 1
     seed: int = 0
 
+    @property
+    def says(self) -> str:
+        """What its figures are, in words."""
+        return "twice the change of the loss" if self.loss else DISTANCES[self.distance][1]
+
     def values(self, outputs: Any, batch: dict[str, Tensor], share: float, random: Random) -> list[Tensor]:
         """Numbers to differentiate for one batch, which is a `share` of all rows; the squares of their gradients add up over batches."""
         if self.loss is not None:

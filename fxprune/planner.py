@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fxprune import knapsack
 from fxprune.analysis import Axis
 from fxprune.costs import SiteCost
-from fxprune.knapsack import choose
 from fxprune.score import Worth
 from fxprune.selection import Selection
 from fxprune.sites import Site
@@ -80,8 +80,13 @@ def _undominated(found: Sequence[Option]) -> list[Option]:
 def cheapest_error(choices: Sequence[Choice], budget: float) -> list[Option] | None:
     """The options of least error whose costs keep to the budget; None where none do."""
     options = [choice.options() for choice in choices]
-    places = choose([[(o.cost, o.error) for o in each] for each in options], budget)
+    places = knapsack.choose([[(o.cost, o.error) for o in each] for each in options], budget)
     return None if places is None else [each[i] for each, i in zip(options, places, strict=True)]
+
+
+def frontier(choices: Sequence[Choice]) -> list[tuple[float, float]]:
+    """The (cost, error) of the best plans for budgets of all sizes."""
+    return knapsack.frontier([[(o.cost, o.error) for o in choice.options()] for choice in choices])
 
 
 def uniform(choices: Sequence[Choice], budget: float) -> list[Option] | None:

@@ -11,11 +11,11 @@ from functools import cache
 
 from torch import Tensor, nn
 
+from fxprune import knapsack
 from fxprune.analysis import Analysis
 from fxprune.budget import Meter
 from fxprune.costs import GRAINS
 from fxprune.factorize import Factorized, Factors, factorize
-from fxprune.knapsack import choose
 from fxprune.matrices import Matrix, matrices
 from fxprune.merge import FASTER, pairs
 from fxprune.points import Point
@@ -176,10 +176,17 @@ class Thin:
 
     def within(self, cost: float) -> Draft | None:
         """The ways of least error within a cost."""
-        places = choose([[(way.cost, way.error) for way in choice.ways] for choice in self.choices], cost)
+        places = knapsack.choose(self._costs(), cost)
         if places is None:
             return None
         return self.draft([choice.ways[i] for choice, i in zip(self.choices, places, strict=True)])
+
+    def frontier(self) -> list[tuple[float, float]]:
+        """The (cost, error) of the best ways for budgets of all sizes."""
+        return knapsack.frontier(self._costs())
+
+    def _costs(self) -> list[list[tuple[float, float]]]:
+        return [[(way.cost, way.error) for way in choice.ways] for choice in self.choices]
 
     def half(self) -> Draft:
         """What comes closest to half of each cost."""

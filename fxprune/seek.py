@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,6 +102,9 @@ class Drafts(Protocol):
     def least(self) -> Draft:
         """What costs least."""
 
+    def frontier(self) -> list[tuple[float, float]]:
+        """The (cost, error) of the best plans for budgets of all sizes; empty where errors can't be added up."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -116,13 +119,27 @@ class Trial:
 class Sought:
     """The draft that keeps to the budget, the trials that led there, and the share that is left.
 
-    `factor` is what the whole model saves over what the table says.
+    `factor` is what the whole model saves over what the table says. `frontier` is what the best plans for other budgets would leave,
+    as (predicted share, error).
     """
 
+    aim: Aim
     draft: Draft
     trials: tuple[Trial, ...]
     factor: float
     share: float
+    frontier: tuple[tuple[float, float], ...] = ()
+
+    def details(self) -> dict[str, Any]:
+        """For a report: the budget, the trials, the frontier, the factor and the share as plain data."""
+        return {
+            "budget": self.aim.budget,
+            "target": self.aim.share,
+            "trials": [asdict(trial) for trial in self.trials],
+            "frontier": [{"share": share, "error": error} for share, error in self.frontier],
+            "factor": self.factor,
+            "share": self.share,
+        }
 
 
 def seek(program: Program, aim: Aim, drafts: Drafts, observe: Callable[[str], None]) -> Sought:
@@ -148,9 +165,9 @@ class _Search:
         """The cost of what nothing decides about."""
         return self.scale.total - self.factor * self.drafts.whole
 
-    def predicted(self, draft: Draft) -> float:
-        """The share that is left by the table."""
-        return (self.rest + self.factor * draft.cost) / self.scale.total
+    def predicted(self, cost: float) -> float:
+        """The share that is left by the table where what is decided about costs this much."""
+        return (self.rest + self.factor * cost) / self.scale.total
 
     def run(self) -> Sought:
         """Plan and weigh until a plan keeps to the budget and gives little away."""
@@ -171,10 +188,12 @@ class _Search:
                 break
             allowed += aim.share * (CLOSE + room) / 2 - share
         draft = best[1] if best else self._smallest(trials)
-        return Sought(draft, tuple(trials), self.factor, best[0][1] if best else trials[-1].measured)
+        share = best[0][1] if best else trials[-1].measured
+        frontier = tuple((self.predicted(cost), error) for cost, error in self.drafts.frontier())
+        return Sought(aim, draft, tuple(trials), self.factor, share, frontier)
 
     def _tried(self, draft: Draft, place: int) -> Trial:
-        predicted = self.predicted(draft)
+        predicted = self.predicted(draft.cost)
         self.observe(f"plan {place + 1}: predicted {predicted:.3f} of the original, measuring")
         return Trial(predicted, self.scale.share(draft.make()), draft.error)
 

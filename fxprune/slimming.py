@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from fxprune.analysis import Analysis, analyze
@@ -12,11 +12,11 @@ from fxprune.calibration import Calibration
 from fxprune.costs import Costs
 from fxprune.errors import RefusedError
 from fxprune.objective import Objective
-from fxprune.planner import Choice, Option, at_share, cheapest_error, selection, uniform
+from fxprune.planner import Choice, Option, at_share, cheapest_error, frontier, selection, uniform
 from fxprune.probe import Probe
 from fxprune.program import Program
 from fxprune.score import SCORES, Evidence, Worth
-from fxprune.seek import Aim, Draft, Trial, seek
+from fxprune.seek import Aim, Draft, Sought, seek
 from fxprune.selection import Selection
 from fxprune.sites import Site, sites
 from fxprune.units import Units
@@ -24,23 +24,17 @@ from fxprune.units import Units
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """The selection, the trials that led there, what each site keeps as plain data, and the share that is left."""
+    """The selection, how it was sought, what each site keeps as plain data, and what errors are, in words."""
 
     selection: Selection
-    trials: tuple[Trial, ...] = ()
+    sought: Sought
     sites: tuple[Mapping[str, Any], ...] = ()
-    factor: float = 1.0
-    share: float = 1.0
+    error_is: str = ""
 
     def details(self) -> dict[str, Any]:
         """For a report."""
-        trials = [asdict(trial) for trial in self.trials]
-        return {
-            "trials": trials,
-            "sites": [dict(site) for site in self.sites],
-            "factor": self.factor,
-            "share": self.share,
-        }
+        sites = [dict(site) for site in self.sites]
+        return {**self.sought.details(), "error_is": self.error_is, "sites": sites}
 
 
 @dataclass(frozen=True)
@@ -70,8 +64,14 @@ def plan(program: Program, aim: Aim, request: Request) -> Planned:
     choices = _choices(analysis, found, worths, aim, request)
     found_plan = seek(program, aim, _Slimming(program, choices, request), request.observe)
     rows = tuple(_row(choice, option) for choice, option in zip(choices, found_plan.draft.plan, strict=True))
-    chosen = selection(choices, found_plan.draft.plan)
-    return Planned(chosen, found_plan.trials, rows, found_plan.factor, found_plan.share)
+    return Planned(selection(choices, found_plan.draft.plan), found_plan, rows, _error_is(request))
+
+
+def _error_is(request: Request) -> str:
+    """What the errors of a plan are: probes make them changes of the outputs where scores allow it."""
+    if request.data is None or not SCORES[request.score].comparable:
+        return f"sum of the score {request.score}"
+    return request.objective.says
 
 
 def _worths(analysis: Analysis, found: Sequence[Site], request: Request) -> dict[str, Worth]:
@@ -121,6 +121,9 @@ class _Slimming:
         if self.decide is uniform:
             return self.draft([at_share(choice, 0) for choice in self.choices])
         return self.draft([min(choice.options(), key=lambda o: o.cost) for choice in self.choices])
+
+    def frontier(self) -> list[tuple[float, float]]:
+        return [] if self.decide is uniform else frontier(self.choices)
 
 
 def _row(choice: Choice, option: Option) -> dict[str, Any]:

@@ -153,6 +153,7 @@ ADAPTERS = {
     "accelerate": {"fxprune.loop"},
     "datasets": {"fxprune.tools.data"},
     "sklearn": {"fxprune.metrics", "fxprune.tools.subject_images"},
+    "jinja2": {"fxprune.tools.page"},
     "matplotlib": {"fxprune.tools.curve"},
 }
 
@@ -192,6 +193,29 @@ def test_only_tools_print() -> None:
 def test_packages_listed_are_the_folders() -> None:
     folders = {name_of(path.parent) for folder in PRODUCT for path in files(folder)}
     assert set(project()["tool"]["setuptools"]["packages"]) == folders
+
+
+def test_files_beside_the_code_are_package_data() -> None:
+    listed = project()["tool"]["setuptools"]["package-data"]
+    places = project()["tool"]["setuptools"]["package-dir"]
+    given = {
+        path
+        for package, globs in listed.items()
+        for glob in globs
+        for path in (ROOT / places[package]).glob(glob)
+    }
+    found = {
+        path
+        for folder in PRODUCT
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".py"
+    }
+    real = {
+        path
+        for path in found
+        if "__pycache__" not in path.parts and not any(p.is_symlink() for p in path.parents)
+    }
+    assert real == given
 
 
 def test_links_lead_to_the_mapped_folders() -> None:

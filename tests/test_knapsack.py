@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxprune.knapsack import GRID, choose
+from fxprune.knapsack import GRID, choose, frontier
 
 Options = list[list[tuple[float, float]]]
 
@@ -93,3 +93,18 @@ def test_many_lists_keep_to_the_budget_although_each_cost_is_rounded() -> None:
     cost, error = totals(options, places)
     assert cost <= 45.0
     assert 30 <= error <= 31
+
+
+@many
+@given(problems)
+def test_a_frontier_holds_the_best_of_each_budget(options: Options) -> None:
+    found = frontier(options)
+    costs, errors = [cost for cost, _ in found], [error for _, error in found]
+    assert costs == sorted(set(costs))
+    assert errors == sorted(set(errors), reverse=True)
+    whole = sum(max(cost for cost, _ in each) for each in options)
+    for cost, error in found:
+        assert error >= least_error(options, cost * (1 + 1e-9)) - 1e-9
+        assert error <= least_error(options, cost - 2 * len(options) * whole / GRID) + 1e-9
+    if whole > 0:
+        assert found[-1][1] == pytest.approx(least_error(options, math.inf))

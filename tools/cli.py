@@ -159,6 +159,10 @@ def _search(parser: argparse.ArgumentParser) -> None:
 def _explain(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("--axis", metavar="NAME", help="show one axis and its members")
+    parser.add_argument(
+        "--html", metavar="FILE.html", help="draw the network, too: a page with axes coloured by group"
+    )
+    parser.add_argument("--force", action="store_true", help="replace FILE.html where it exists")
     json_option(parser)
 
 

@@ -3,16 +3,20 @@
 import argparse
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.errors import UsageError
 from fxprune.repeats import Region
-from fxprune.tools import console, models, report
+from fxprune.text import write
+from fxprune.tools import console, explain_page, models, report
 from fxprune.tools.report import Grid
 
 
 def explain(options: argparse.Namespace) -> int:
     """Show the axes of a model by role and its refusals by reason, or the members of one axis."""
+    target = _target(options)
     stages = console.Stages()
     with stages.stage("loading the model"):
         loaded = models.load(options.model)
@@ -21,11 +25,29 @@ def explain(options: argparse.Namespace) -> int:
     with stages.stage("analysing"):
         analysis = analyze(program)
     chosen = analysis.axis(options.axis) if options.axis else None
+    if target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(target, explain_page.page(loaded.name, analysis), options.force)
     if options.json:
         console.print_json(_axis(chosen) if chosen else _all(loaded.name, analysis))
         return 0
     console.show(_one(chosen) if chosen else _overview(analysis))
+    if target:
+        console.output().print(f"drawn in {target}", markup=False)
     return 0
+
+
+def _target(options: argparse.Namespace) -> Path | None:
+    """The file for the page; UsageError, before any work, where something is in its place."""
+    target = Path(options.html) if options.html else None
+    if target and (target.is_dir() or (target.exists() and not options.force)):
+        what = (
+            "is a folder; give the name of a file"
+            if target.is_dir()
+            else "exists; give another name, or --force to replace it"
+        )
+        raise UsageError(f"{target} {what}")
+    return target
 
 
 def _all(name: str, analysis: Analysis) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fxprune.loop import Recipe
 from fxprune.program import Program
 from fxprune.selection import Selection
 from fxprune.tasks import TextClassification, encoded
-from fxprune.tools import console, curve, data, family, folder, models, report
+from fxprune.tools import console, curve, data, family, folder, layers_report, models, report
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
 from fxprune.tools.family import METHODS, Run, Seeded, Setting
@@ -159,6 +159,7 @@ def _write(found: Mapping[str, Any], target: Path) -> None:
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         (draft / "layers.json").write_text(text, encoding="utf-8")
         (draft / "layers.md").write_text(curve.markdown(found), encoding="utf-8")
+        (draft / "report.html").write_text(layers_report.page(found), encoding="utf-8")
         curve.draw(found, draft)
         for k, member in enumerate(found["family"][1:], 1):
             Selection(removed=tuple(member["removed"])).save(draft / f"selection-{k}.json")

@@ -81,8 +81,8 @@ def _sizes_of(node: Node) -> list[int]:
 
 def grids(report: Mapping[str, Any]) -> list[Grid]:
     """The tables of a report, in reading order."""
-    plans = _plans(report["steps"])
-    return [sizes(report), latencies(report), *_quantized(report), *plans, _proof(report), _refused(report)]
+    found = plans(report["steps"])
+    return [sizes(report), latencies(report), *quantized(report), *found, proof(report), _refused(report)]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -175,7 +175,7 @@ def latencies(report: Mapping[str, Any]) -> Grid:
     return Grid(title, ("at", "before", "after", "speedup", "fewer FLOPs"), tuple(rows), numbers=4)
 
 
-def _quantized(report: Mapping[str, Any]) -> list[Grid]:
+def quantized(report: Mapping[str, Any]) -> list[Grid]:
     """What the file in 8-bit integers costs, and how far it is from the one before."""
     found = report.get("quantized")
     if not found:
@@ -198,7 +198,8 @@ def _quantized(report: Mapping[str, Any]) -> list[Grid]:
     return [Grid(title, ("", "model.onnx", found["file"], ""), (size, *times, *agreement), numbers=3)]
 
 
-def _proof(report: Mapping[str, Any]) -> Grid:
+def proof(report: Mapping[str, Any]) -> Grid:
+    """What was proved, and how long capture to file took."""
     verdict, onnx, seconds = report["verdict"], report["onnx"], report["seconds"]
     over = f"largest relative difference over {len(verdict['exact'])} exact axes"
     change = verdict["change"]
@@ -270,7 +271,7 @@ def _refused(report: Mapping[str, Any]) -> Grid:
     return Grid("What stays whole, and why", ("why", "count", "what", "where"), tuple(rows))
 
 
-def _plans(steps: Sequence[Mapping[str, Any]]) -> list[Grid]:
+def plans(steps: Sequence[Mapping[str, Any]]) -> list[Grid]:
     """What a plan keeps, what was tried, and what was re-fitted, as tables."""
     found: list[Grid] = []
     for step in steps:

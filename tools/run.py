@@ -19,9 +19,10 @@ from fxprune.pipeline import Pipeline, Result, Training
 from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.tools import console, folder, handover, models, quantizing, report, target, tokens
+from fxprune.tools import console, folder, handover, models, quantizing, report, report_page, target, tokens
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
+from fxprune.tools.inventory import inventory
 
 # Small, long, and many: a short input alone hides all gains behind overhead.
 POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
@@ -150,6 +151,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
             },
             "seconds": _seconds(stages.seconds, emitted, plain),
             "refused": report.refusals(analyze(program).refusals),
+            **inventory(program, slim, selection),
             "notes": list(loaded.notes),
             "machine": report.machine(),
         }
@@ -157,6 +159,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
             json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         (draft / "report.md").write_text(report.markdown(data), encoding="utf-8")
+        (draft / "report.html").write_text(report_page.page(data), encoding="utf-8")
         programs, proof = (program, slim), handover.proof(data)
         handover.write(draft, loaded, programs, data, proof, selection.removed, vocabulary)
     return data

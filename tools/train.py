@@ -17,10 +17,12 @@ from fxprune.errors import UsageError
 from fxprune.loop import Checkpoints, Hooks
 from fxprune.points import example_point
 from fxprune.program import Program
+from fxprune.selection import Selection
 from fxprune.tasks import fine_tune
-from fxprune.tools import console, folder, handover, lessons, models, report, train_page
+from fxprune.tools import console, folder, handover, lessons, models, report, train_page, train_report
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages, Steps
+from fxprune.tools.inventory import inventory
 from fxprune.tools.lessons import TASKS, Asked, Lesson
 from fxprune.tools.options import recipe_of
 from fxprune.tools.run import latencies
@@ -164,6 +166,7 @@ def _written(
             "student": judged,
             "lower_is_better": TASKS[options.task].lower_is_better,
             **told(done),
+            **inventory(job.program, slim, Selection()),
             "example": example_point(job.program),
             "before": {**asdict(cost.cost(job.program)), "file_bytes": before.bytes},
             "after": {**asdict(cost.cost(slim)), "file_bytes": emitted.bytes},
@@ -176,6 +179,7 @@ def _written(
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         (draft / "train.json").write_text(text, encoding="utf-8")
         (draft / "train.md").write_text(train_page.markdown(found), encoding="utf-8")
+        (draft / "report.html").write_text(train_report.page(found), encoding="utf-8")
         train_page.draw(found, draft)
         programs, tokenizer = (job.program, slim), options.tokenizer or options.model
         handover.write(

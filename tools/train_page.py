@@ -46,7 +46,7 @@ def _entry(of: tuple[str, str], open_: Tensor, role: str) -> dict[str, Any]:
 
 def grids(found: Mapping[str, Any]) -> list[Grid]:
     """The metric, sizes, latency, what is left, and what was proved."""
-    return [_metrics(found), report.sizes(found), report.latencies(found), _left(found), _proof(found)]
+    return [metrics(found), report.sizes(found), report.latencies(found), _left(found), proof(found)]
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -73,7 +73,8 @@ def _how(lowering: Any) -> str:
     return ", ".join(f"{axis}: {row}" for axis, row in lowering.items()) or "none"
 
 
-def _metrics(found: Mapping[str, Any]) -> Grid:
+def metrics(found: Mapping[str, Any]) -> Grid:
+    """Metrics of teacher and student, and the density."""
     rows = [
         (name, f"{found['teacher'][name]:.4g}" if name in found["teacher"] else "–", f"{value:.4g}")
         for name, value in found["student"].items()
@@ -97,7 +98,8 @@ def _open(entry: Mapping[str, Any]) -> str:
     return f"{len(some)} of {len(counts)}{sizes}"
 
 
-def _proof(found: Mapping[str, Any]) -> Grid:
+def proof(found: Mapping[str, Any]) -> Grid:
+    """What was proved, and how closely."""
     claims = {
         "before training": "what was pruned before training == the model with those units zeroed",
         "lowered": "lowered == gated",

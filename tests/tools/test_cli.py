@@ -12,7 +12,15 @@ from fxprune.errors import VerifyError
 from fxprune.tools import bench, models, run
 from fxprune.tools.cli import main
 
-FILES = ["fxprune.json", "model.onnx", "model.pt2", "report.json", "report.md", "selection.json"]
+FILES = [
+    "fxprune.json",
+    "model.onnx",
+    "model.pt2",
+    "report.html",
+    "report.json",
+    "report.md",
+    "selection.json",
+]
 PIPELINE = "ffn(ratio=0.5)"
 
 SAMPLE = """

@@ -60,7 +60,7 @@ def test_a_search_writes_the_curve_and_goes_on_from_its_journal(
     assert "seed 1: greedy: 5 of 5, 0 s left" in printed.err
     assert "2 weights are not in" in printed.err
     assert sorted(path.name for path in out.iterdir()) == [
-        "layers.json", "layers.md", "layers.png", "layers.svg", "selection-1.json", "selection-2.json"
+        "layers.json", "layers.md", "layers.png", "layers.svg", "report.html", "selection-1.json", "selection-2.json"
     ]  # fmt: skip
     assert found["rows"] == {"searched": 68, "held_back": 12, "dev": 8}
     assert [run["evaluations"] for run in found["methods"]["greedy"]] == [5, 5]

@@ -14,7 +14,15 @@ from fxprune import TokenIds, analyze, capture, emit, parse_pipeline, runtime, v
 from fxprune.tools import models, run
 from fxprune.tools.cli import main
 
-FILES = ["fxprune.json", "model.onnx", "model.pt2", "report.json", "report.md", "selection.json"]
+FILES = [
+    "fxprune.json",
+    "model.onnx",
+    "model.pt2",
+    "report.html",
+    "report.json",
+    "report.md",
+    "selection.json",
+]
 KEPT = [0, 3, 4, 9, 17]
 
 SAMPLE = """

@@ -73,7 +73,7 @@ def test_a_report_tells_what_became_of_matrices() -> None:
               "missing": 0.05, "dense": 2.0, "factors": 1.25, "why": ""}  # fmt: skip
     whole = {"weights": ["d.weight"], "size": [32, 32], "ranks": [], "shared": False, "missing": 0.0, "dense": 1.0,
              "factors": None, "why": "the budget is met without it"}  # fmt: skip
-    (grid,) = report._plans([{"text": "lowrank(rank=8)", "details": {"ranks": [shared, whole]}}])
+    (grid,) = report.plans([{"text": "lowrank(rank=8)", "details": {"ranks": [shared, whole]}}])
     assert grid.title == "What lowrank(rank=8) made of matrices"
     assert grid.rows == (
         ("a, b, …", "96 × 32", "one product, 8", "5.0%", "2.00", "1.25"),

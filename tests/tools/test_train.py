@@ -72,7 +72,7 @@ def test_a_classifier_loses_units_while_it_learns(
     printed = capsys.readouterr()
     told = json.loads(printed.out)
     assert "grain(density=0.3, beta=0.5): 15 of 15, loss" in printed.err
-    names = ["model.onnx", "model.pt2", "train.json", "train.md", "train.png", "train.svg"]
+    names = ["model.onnx", "model.pt2", "report.html", "train.json", "train.md", "train.png", "train.svg"]
     read = ["config.json", "fxprune.json", "tokenizer.json", "tokenizer_config.json"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, *read])
     config = json.loads((out / "config.json").read_text())
