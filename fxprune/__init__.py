@@ -14,6 +14,7 @@ from fxprune.shrink import shrink, zeroed
 from fxprune.tokens import TokenIds
 from fxprune.verify import Verdict, verify
 from fxprune.vocabulary import Vocabulary, keep_tokens, verify_tokens
+from fxprune.write_back import write_back
 
 __all__ = [
     "Analysis",
@@ -39,5 +40,6 @@ __all__ = [
     "shrink",
     "verify",
     "verify_tokens",
+    "write_back",
     "zeroed",
 ]

@@ -104,9 +104,8 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
     tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
     if any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors):
         return
-    inputs = program.args, {**program.kwargs, **_quiet_cache(model, program.kwargs)}
-    with exporting(model), _without_cache(model, program.kwargs):
-        wanted = _seeded(model, inputs, 0)
+    wanted = answers(model, program)
+    with exporting(model):
         try:
             got = _seeded(program.graph, (program.args, program.kwargs), 0)
         except Exception as error:
@@ -115,12 +114,19 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
                 f"what torch.export made of {name} does not run: {first_line(error)}"
             ) from error
         gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
-        if gap <= SAME or _is_random(wanted, _seeded(model, inputs, 1)):
+        if gap <= SAME or _is_random(wanted, answers(model, program, 1)):
             return
     raise CaptureError(
         f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
         f"(allowed {SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
     )
+
+
+def answers(model: nn.Module, program: Program, seed: int = 0) -> list[Tensor]:
+    """What a module makes of a program's example inputs, as it would be captured: the tensors among its outputs."""
+    inputs = program.args, {**program.kwargs, **_quiet_cache(model, program.kwargs)}
+    with exporting(model), _without_cache(model, program.kwargs):
+        return _seeded(model, inputs, seed)
 
 
 def _is_random(one: list[Tensor], other: list[Tensor]) -> bool:

@@ -19,7 +19,7 @@ from fxprune.analysis import Analysis
 from fxprune.bypass import apply, bypassed
 from fxprune.calibration import Calibration, flat, state
 from fxprune.objective import Objective
-from fxprune.planner import Choice, at_share, selection
+from fxprune.planner import Choice, selection
 from fxprune.program import Program
 from fxprune.repair import repair
 
@@ -63,7 +63,7 @@ class Probe:
         return found
 
     def _scale(self, choice: Choice) -> float:
-        option = at_share(choice, SHARE)
+        option = choice.near(SHARE)
         chosen = selection([choice], [option])
         if not len(chosen) or not option.error > 0:
             return 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fxprune.analysis import Analysis, analyze
@@ -12,13 +12,24 @@ from fxprune.calibration import Calibration
 from fxprune.costs import Costs
 from fxprune.errors import RefusedError
 from fxprune.objective import Objective
-from fxprune.planner import Choice, Option, at_share, cheapest_error, frontier, selection, uniform
+from fxprune.planner import (
+    Choice,
+    Option,
+    Tied,
+    at_share,
+    cheapest_error,
+    flat,
+    frontier,
+    same_share,
+    selection,
+)
 from fxprune.probe import Probe
 from fxprune.program import Program
 from fxprune.score import SCORES, Evidence, Worth
 from fxprune.seek import Aim, Draft, Sought, seek
 from fxprune.selection import Selection
 from fxprune.sites import Site, sites
+from fxprune.uniform import alike
 from fxprune.units import Units
 
 
@@ -46,6 +57,7 @@ class Request:
     objective: Objective = field(default_factory=Objective)
     hidden: bool = False
     layers: bool = True
+    uniform: bool = False
     repair: str = "all"
     observe: Callable[[str], None] = lambda text: None
 
@@ -57,12 +69,16 @@ def plan(program: Program, aim: Aim, request: Request) -> Planned:
     """
     analysis = analyze(program)
     found = sites(analysis, request.hidden)
+    if request.uniform:
+        found = _without_inside(found)
     if not found:
         raise RefusedError("no axis of this program can be decided by cost: see `fxprune explain`")
     request.observe(f"scoring {sum(len(site.axes) for site in found)} axes by {request.score}")
     worths = _worths(analysis, found, request)
     choices = _choices(analysis, found, worths, aim, request)
-    found_plan = seek(program, aim, _Slimming(program, choices, request), request.observe)
+    items = _tied(analysis, choices) if request.uniform else choices
+    choices = [choice for item in items for choice in item.choices]
+    found_plan = seek(program, aim, _Slimming(program, items, request), request.observe)
     rows = tuple(_row(choice, option) for choice, option in zip(choices, found_plan.draft.plan, strict=True))
     return Planned(selection(choices, found_plan.draft.plan), found_plan, rows, _error_is(request))
 
@@ -95,13 +111,25 @@ def _choices(
     return probe.calibrated(choices, request.layers)
 
 
+def _without_inside(found: Sequence[Site]) -> tuple[Site, ...]:
+    """Whole heads: the size of a head sets the scale of attention, and one number has to say it for queries, keys and values."""
+    return tuple(replace(site, inner=(), branch="") for site in found if site.main.role not in ("qk", "v"))
+
+
+def _tied(analysis: Analysis, choices: Sequence[Choice]) -> list[Tied]:
+    by_name = {choice.site.main.name: choice for choice in choices}
+    sets = alike(analysis, [choice.site.main for choice in choices])
+    return [Tied(tuple(by_name[axis.name] for axis in axes)) for axes in sets]
+
+
 class _Slimming:
     """What sites may keep, as drafts."""
 
-    def __init__(self, program: Program, choices: Sequence[Choice], request: Request) -> None:
-        self.program, self.choices = program, choices
-        self.decide = cheapest_error if SCORES[request.score].comparable else uniform
-        self.whole = sum(choice.cost.whole for choice in choices)
+    def __init__(self, program: Program, items: Sequence[Choice | Tied], request: Request) -> None:
+        self.program, self.items = program, items
+        self.choices = [choice for item in items for choice in item.choices]
+        self.decide = cheapest_error if SCORES[request.score].comparable else same_share
+        self.whole = sum(choice.cost.whole for choice in self.choices)
         self.more = "" if request.hidden else ", or allow hidden=True"
 
     def draft(self, options: Sequence[Option]) -> Draft:
@@ -111,19 +139,19 @@ class _Slimming:
         return Draft(cost, error, chosen.to_json(), lambda: apply(self.program, chosen), options)
 
     def within(self, cost: float) -> Draft | None:
-        options = self.decide(self.choices, cost)
+        options = self.decide(self.items, cost)
         return None if options is None else self.draft(options)
 
     def half(self) -> Draft:
-        return self.draft([at_share(choice, 0.5) for choice in self.choices])
+        return self.draft(at_share(self.items, 0.5))
 
     def least(self) -> Draft:
-        if self.decide is uniform:
-            return self.draft([at_share(choice, 0) for choice in self.choices])
-        return self.draft([min(choice.options(), key=lambda o: o.cost) for choice in self.choices])
+        if self.decide is same_share:
+            return self.draft(at_share(self.items, 0))
+        return self.draft(flat([item.cheapest() for item in self.items]))
 
     def frontier(self) -> list[tuple[float, float]]:
-        return [] if self.decide is uniform else frontier(self.choices)
+        return [] if self.decide is same_share else frontier(self.items)
 
 
 def _row(choice: Choice, option: Option) -> dict[str, Any]:

@@ -181,10 +181,10 @@ def _first_difference(
     analysis: Analysis, oracle: Program, candidate: Program, claim: Selection, gap: tuple[float, float]
 ) -> VerifyError:
     kept = kept_masks(analysis, claim)
-    values = dict(_values(candidate, oracle))
+    values = dict(every_value(candidate, oracle))
     dims = {node.name: analysis.flow.dims.get(node) for node in analysis.program.graph.graph.nodes}
     nodes = {node.name: node for node in candidate.graph.graph.nodes}
-    for name, expected in _values(oracle, oracle):
+    for name, expected in every_value(oracle, oracle):
         if name in values and isinstance(expected, Tensor):
             fault = _fault(expected, values[name], _kept_part(dims.get(name), expected, kept), gap[1])
             if fault:
@@ -226,7 +226,8 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _values(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
+def every_value(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
+    """Every value of a run on a program's example inputs, by its node's name; up to the node that fails, where one does."""
     recorder = _Recorder(program.graph)
     inputs = (program if program.free_inputs else inputs_of).flat_inputs()
     try:

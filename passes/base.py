@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.calibration import Calibration
+from fxprune.errors import RefusedError
 from fxprune.pipeline import PYTHON, Pass, planned, require
 from fxprune.program import Program
 from fxprune.score import SCORES, Evidence
-from fxprune.select import kept_count
+from fxprune.select import common_count, kept_count
 from fxprune.selection import Selection
+from fxprune.uniform import alike
 from fxprune.units import Units
 
 
@@ -25,6 +28,7 @@ class Fraction(Pass):
     ratio: float  #: fraction of units removed from each axis
     score: str = "magnitude"  #: what decides which units stay
     multiple_of: int = 1  #: the number that stays is rounded up to a multiple of this
+    uniform: bool = False  #: equally many units in all layers, as one number in a config says it
     data: Calibration | None = field(default=None, metadata=PYTHON)
 
     def __post_init__(self) -> None:
@@ -42,11 +46,27 @@ class Fraction(Pass):
 
     def plan(self, program: Program) -> Selection:
         analysis = analyze(program)
-        asked = [Units(axis) for axis in self.axes(analysis)]
+        axes = self.axes(analysis)
+        asked, counts = [Units(axis) for axis in axes], self.counts(analysis, axes)
         rated = SCORES[self.score].rate(Evidence(analysis, self.data), asked) if asked and self.ratio else {}
-        kept = {units.axis.name: worth.kept(self.count(units.axis)) for units, worth in rated.items()}
+        kept = {units.axis.name: worth.kept(counts[units.axis.name]) for units, worth in rated.items()}
         return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
 
     def count(self, axis: Axis) -> int:
         """How many units of an axis stay."""
         return max(axis.least, kept_count(axis.size, self.ratio, self.multiple_of))
+
+    def counts(self, analysis: Analysis, axes: Sequence[Axis]) -> dict[str, int]:
+        """How many units of each axis stay; RefusedError where uniform sizes don't exist."""
+        if not self.uniform:
+            return {axis.name: self.count(axis) for axis in axes}
+        return {axis.name: self._common(tied) for tied in alike(analysis, axes) for axis in tied}
+
+    def _common(self, tied: Sequence[Axis]) -> int:
+        smallest, neediest = min(tied, key=lambda axis: axis.size), max(tied, key=lambda axis: axis.least)
+        if neediest.least > smallest.size:
+            raise RefusedError(
+                f"no number of units is right for all layers: {smallest.name} has {smallest.size}, {neediest.name} needs "
+                f"{neediest.least}; leave uniform out"
+            )
+        return max(neediest.least, common_count([axis.size for axis in tied], self.ratio, self.multiple_of))

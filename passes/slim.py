@@ -39,6 +39,9 @@ class Slim(Pass):
     distance: str = "square"  #: square or divergence (for logits): what is kept small where no loss is given
     hidden: bool = False  #: whether the width of the residual stream may shrink, too
     layers: bool = True  #: whether whole residual branches may go
+    uniform: bool = (
+        False  #: equally many whole heads, neurons or channels in all layers; branches and dims of heads stay
+    )
     batch: int = 8  #: the batch that the budget is meant at
     length: int = 128  #: and the length, where the program has one
     threads: int = 1  #: of the runtime
@@ -83,7 +86,14 @@ class Slim(Pass):
             )
         objective = Objective(self.distance, self.loss)
         request = Request(
-            self.score, self.data, objective, self.hidden, self.layers, self.repair, self.observe
+            self.score,
+            self.data,
+            objective,
+            hidden=self.hidden,
+            layers=self.layers and not self.uniform,
+            uniform=self.uniform,
+            repair=self.repair,
+            observe=self.observe,
         )
         return plan(program, self.aim(program), request)
 

@@ -80,6 +80,9 @@ LAYERS = (
         "fxprune.trainer",
         "fxprune.select",
         "fxprune.score",
+        "fxprune.declared",
+        "fxprune.watch",
+        "fxprune.write_back",
     ),
     (
         "fxprune.blocks",
@@ -113,6 +116,7 @@ LAYERS = (
         "fxprune.analysis",
         "fxprune.bottlenecks",
         "fxprune.matrices",
+        "fxprune.uniform",
         "fxprune.units",
         "fxprune.dependent",
         "fxprune.flow",

@@ -9,7 +9,7 @@ import torch
 
 from fxprune import analyze
 from fxprune.costs import Curve, SiteCost
-from fxprune.planner import Choice, Option, at_share, cheapest_error, selection, uniform
+from fxprune.planner import Choice, Option, cheapest_error, same_share, selection
 from fxprune.score import Worth
 from fxprune.sites import Site, sites
 from slimmable import layer
@@ -100,20 +100,20 @@ def test_the_cheapest_error_is_that_of_all_combinations() -> None:
     assert cheapest_error(choices, 9.0) is None
 
 
-def test_uniform_plans_keep_the_same_share_and_no_more_than_the_budget() -> None:
+def test_plans_for_scores_of_other_currencies_keep_the_same_share_and_no_more_than_the_budget() -> None:
     choices = [heads(gone=0.0), neurons(), neurons(multiple_of=3)]
     shares = {320.0: (2, 12, 12), 270.0: (2, 10, 9), 230.0: (1, 9, 9), 150.0: (1, 5, 6), 80.0: (1, 1, 3)}
     for budget, counts in shares.items():
-        found = uniform(choices, budget)
+        found = same_share(choices, budget)
         assert found is not None
         assert [option.counts for option in found] == [(counts[0], 4, 4), (counts[1],), (counts[2],)]
         assert sum(option.cost for option in found) <= budget
-    assert uniform(choices, 79.0) is None
+    assert same_share(choices, 79.0) is None
 
 
 def test_a_share_is_the_nearest_size() -> None:
-    assert [at_share(neurons(4), share).counts for share in (0.0, 0.4, 0.6, 1.0)] == [(4,), (4,), (8,), (12,)]
-    assert at_share(heads(), 0.5).counts == (1, 4, 4)
+    assert [neurons(4).near(share).counts for share in (0.0, 0.4, 0.6, 1.0)] == [(4,), (4,), (8,), (12,)]
+    assert heads().near(0.5).counts == (1, 4, 4)
 
 
 def test_a_selection_keeps_what_is_worth_most_head_by_head() -> None:

@@ -205,6 +205,11 @@ def _results(parser: argparse.ArgumentParser) -> None:
     _tokens(parser)
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
     parser.add_argument("--force", action="store_true", help="replace results that are already in OUT")
+    parser.add_argument(
+        "--checkpoint",
+        action="store_true",
+        help="write a stock Hugging Face checkpoint to OUT/checkpoint, where a config can say the sizes",
+    )
     session(parser)
     json_option(parser)
 

@@ -55,6 +55,8 @@ def _place(draft: Path, target: Path) -> None:
         for name in {"model.onnx.data", *_listed(target / MANIFEST)} - new:
             (target / name).unlink(missing_ok=True)
         for file in sorted(draft.iterdir()):
+            if file.is_dir():
+                shutil.rmtree(target / file.name, ignore_errors=True)
             file.replace(target / file.name)
     except OSError as error:
         raise ExportError(f"the results could not be moved to {target}: {error.strerror}") from error

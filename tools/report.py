@@ -222,6 +222,7 @@ def proof(report: Mapping[str, Any]) -> Grid:
         *_inexact(verdict),
         *_refitted(verdict),
         *_tokens(report["tokens"]),
+        *_stock(report.get("checkpoint")),
         *map(_freed, report["free_outputs"]),
     ]
     return Grid("Proof", ("claim", "value", "over"), (rows[0], *more, *rows[1:]))
@@ -249,6 +250,16 @@ def _tokens(tokens: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
         return []
     over = f"{tokens['after']:,} of {tokens['before']:,} rows of {tokens['table']}; what they were: {tokens['file']}"
     return [("kept tokens against all tokens", f"{tokens['relative']:.1e}", over)]
+
+
+def _stock(told: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    if told is None:
+        return []
+    if told["why"]:
+        return [("stock checkpoint", "none", told["why"])]
+    settings = ", ".join(f"{name} {before} → {after}" for name, (before, after) in told["settings"].items())
+    over = f"{told['folder']}/, read back by {told['class']}.from_pretrained; {settings or 'the config as it was'}"
+    return [("stock checkpoint", f"{told['relative']:.1e}", over)]
 
 
 def _freed(output: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -19,7 +19,18 @@ from fxprune.pipeline import Pipeline, Result, Training
 from fxprune.points import Feeds, Point, example_point, feeds
 from fxprune.program import Program
 from fxprune.selection import Selection
-from fxprune.tools import console, folder, handover, models, quantizing, report, report_page, target, tokens
+from fxprune.tools import (
+    checkpoints,
+    console,
+    folder,
+    handover,
+    models,
+    quantizing,
+    report,
+    report_page,
+    target,
+    tokens,
+)
 from fxprune.tools.bench import settings
 from fxprune.tools.console import Stages
 from fxprune.tools.inventory import inventory
@@ -93,6 +104,8 @@ def _deliver(options: argparse.Namespace, job: Job) -> int:
     stages = Stages()
     with stages.stage("loading the model"):
         loaded = models.load(options.model)
+    if job.options.checkpoint:
+        checkpoints.check(loaded)
     for note in loaded.notes:
         stages.note(note)
     with stages.stage("starting the exporters"):
@@ -124,6 +137,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
         selection.save(draft / "selection.json")
         if vocabulary:
             vocabulary.save(draft / tokens.FILE)
+        stock = _stock(loaded, slim, draft, vocabulary is None, stages) if job.options.checkpoint else None
         before = Path(scratch) / "before.onnx"
         plain = _export_original(loaded, program, before, emitted.opset, stages)
         files = {"before": before, "after": draft / "model.onnx"}
@@ -149,6 +163,7 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
                 "opset": emitted.opset,
                 **agreed,
             },
+            "checkpoint": stock,
             "seconds": _seconds(stages.seconds, emitted, plain),
             "refused": report.refusals(analyze(program).refusals),
             **inventory(program, slim, selection),
@@ -171,6 +186,16 @@ def _emit(slim: Program, draft: Path, stages: Stages) -> emit.Emitted:
     with stages.stage("writing model.pt2"):
         emit.save(slim, draft / "model.pt2")
     return emitted
+
+
+def _stock(
+    loaded: models.Loaded, slim: Program, draft: Path, tokenizer: bool, stages: Stages
+) -> dict[str, Any]:
+    with stages.stage("looking for a configuration of the checkpoint"):
+        told = checkpoints.write(loaded, slim, draft, tokenizer)
+    if told["why"]:
+        stages.note(f"no checkpoint: {told['why']}")
+    return told
 
 
 def _export_original(

@@ -1,0 +1,41 @@
+"""Uniform plans: which axes keep equally many units, so that one number says it for all layers (as configurations of models do)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from fxprune.analysis import Analysis, Axis
+
+
+def alike(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
+    """The axes in sets that a uniform plan ties: of one role and one size, or in the same place of layers that repeat.
+
+    Layers count as repeats where they stand in one list and their axes have the same roles in the same order; sizes may differ, for
+    layers may have been pruned apart before.
+    """
+    places = _places(analysis)
+    sets: dict[tuple[Hashable, ...], list[Axis]] = {}
+    for axis in axes:
+        sets.setdefault((axis.role, places.get(axis.name, axis.name)), []).append(axis)
+    joined: dict[tuple[Hashable, ...], list[Axis]] = {}
+    for key, found in sets.items():
+        sizes = {axis.size for axis in found}
+        joined.setdefault((key[0], *sizes) if len(sizes) == 1 else key, []).extend(found)
+    return list(joined.values())
+
+
+def _places(analysis: Analysis) -> dict[str, Hashable]:
+    """For axes that lie in one layer: the list that it stands in, the roles of its own axes, and the axis's place among them."""
+    layers = [region for region in analysis.regions if region.unit == "layer" and not region.why]
+    home = {name: layer.name for layer in layers for name in layer.parameters}
+    own: dict[str, list[Axis]] = {}
+    for axis in analysis.axes:
+        homes = {home.get(member.name, "") for member in axis.members if member.learned}
+        if len(homes) == 1:
+            own.setdefault(homes.pop(), []).append(axis)
+    own.pop("", None)
+    return {
+        axis.name: (layer.rpartition(".")[0], tuple(each.role for each in inside), place)
+        for layer, inside in own.items()
+        for place, axis in enumerate(inside)
+    }
