@@ -1,5 +1,6 @@
 """PyTorch as a runtime: it runs .pt2 files."""
 
+import builtins
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +58,12 @@ def _inputs(exported: ExportedProgram) -> list[Any]:
 def _leaf(path: Path, argument: Any, given: Feeds) -> Any:
     if isinstance(argument, ConstantArgument):
         return argument.value
-    if argument.name not in given:
+    name = argument.name
+    if name not in given and hasattr(builtins, name):
+        name = f"{name}_1"  # as FX, and so a Program, calls what would shadow a builtin: `input`
+    if name not in given:
         raise ExportError(f"{path} has an input {argument.name!r}, and given are only: {', '.join(given)}")
-    value = given[argument.name]
+    value = given[name]
     # A tensor over memory that must not be written would be undefined behaviour, and torch warns of it.
     return torch.from_numpy(value if value.flags.writeable else value.copy())
 

@@ -154,10 +154,11 @@ def test_a_file_of_every_family_runs_where_there_is_no_fxprune(name: str, tmp_pa
 
 def test_a_file_runs_where_there_is_no_fxprune(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 4))
-    program = parse_pipeline("ffn(ratio=0.5)").run(capture(net, (torch.randn(3, 8),))).program
+    whole = capture(net, kwargs={"input": torch.randn(3, 8)})
+    program = parse_pipeline("ffn(ratio=0.5)").run(whole).program
     file = fxprune.save(program, tmp_path / "model.pt2")
-    found = in_child("pt2", file, {"input": program.args[0]}, tmp_path)
-    assert distance(found, program(*program.args)) <= 1e-5
+    found = in_child("pt2", file, dict(program.kwargs), tmp_path)
+    assert distance(found, program(**program.kwargs)) <= 1e-5
 
 
 @pytest.mark.slow
@@ -172,7 +173,8 @@ def test_the_class_of_the_outputs_must_be_imported_first(tmp_path: Path) -> None
 
 
 def test_a_class_that_torch_does_not_know_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = programs("bert")["whole"]
+    pytest.importorskip("transformers")
+    program = captured("bert", dynamic=True)
     file = fxprune.save(program, tmp_path / "model.pt2")
     known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
     kept = {name: kind for name, kind in known.items() if "transformers" not in name}
@@ -183,7 +185,8 @@ def test_a_class_that_torch_does_not_know_is_named(tmp_path: Path, monkeypatch: 
 
 
 def test_plain_outputs_keep_their_names_and_values() -> None:
-    program = programs("bert")["whole"]
+    pytest.importorskip("transformers")
+    program = captured("bert", dynamic=True)
     plain = program.plain()
     found = plain(*program.args, **program.kwargs)
     assert type(found) is dict
