@@ -11,6 +11,7 @@ already (transformers switches `ort_fusions` off for whatever stands there).
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -26,6 +27,8 @@ from transformers.exporters.quantizers.base import ExportQuantizer
 from fxprune.capture import capture, from_exported_module
 from fxprune.errors import ExportError, UsageError
 from fxprune.free import free
+from fxprune.integrations.configs import described
+from fxprune.layerwise import layerwise
 from fxprune.lower import quiet
 from fxprune.passes import pipeline as parse
 from fxprune.pipeline import Pipeline, Result
@@ -68,6 +71,17 @@ class Pruning:
         self.results.append((program, result))
         return result.program
 
+    def described(self, config: Any) -> Any:
+        """A copy of the model's config that says what is left, as far as a config can (see `fxprune.integrations.configs`)."""
+        if config is None or not self.results:
+            return config
+        before, result = self.results[0]
+        if len(self.results) > 1:
+            made = copy.deepcopy(config)
+            made.fxprune = {"manifest": "", "untold": [f"{self.pipeline} in {len(self.results)} parts"]}
+            return made
+        return described(config, layerwise(before, result.program, result.selection.removed), "")
+
     def _again(self, before: Program, result: Result, program: Program) -> Program:
         if result.claims:
             raise ExportError(
@@ -107,6 +121,20 @@ class _Exporting:
     """Stands before an exporter in the order of methods."""
 
     pruning: Pruning
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """As the exporter does it; the config says what is left."""
+        made: Any = super()
+        exported = made.export(*args, **kwargs)
+        exported.config = self.pruning.described(exported.config)
+        return exported
+
+    def export_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        """As the exporter does it; the config says what is left."""
+        made: Any = super()
+        exported = made.export_for_generation(*args, **kwargs)
+        exported.config = self.pruning.described(exported.config)
+        return exported
 
     def export_program(self, model: nn.Module, sample_inputs: MutableMapping[str, Any], config: Any) -> Any:
         """Export what pruning leaves of a model, on what is left of its inputs."""

@@ -24,6 +24,7 @@ pytest.importorskip("transformers.exporters", reason="transformers has no export
 
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicCache
+from transformers.exporters.base import ExportedModel
 from transformers.exporters.configs import DynamoConfig, ExportFormat, OnnxConfig
 from transformers.exporters.exporter_dynamo import DynamoExporter
 from transformers.exporters.exporter_onnx import OnnxExporter
@@ -91,6 +92,10 @@ def test_an_onnx_export_is_pruned_and_keeps_class_and_fusions(tmp_path: Any) -> 
         longer = {name: torch.cat([value, value], 1) for name, value in tokens().items()}
         outputs = pruned(**longer)
         pruned.save_pretrained(tmp_path)
+        reread: Any = ExportedModel.from_pretrained(tmp_path)
+        assert torch.allclose(reread(**longer).last_hidden_state, outputs.last_hidden_state, atol=1e-5)
+    assert reread.config.intermediate_size == 32
+    assert bert().config.intermediate_size == 64
     slim = pruning.pruning.results[0][1].program
     gap = (outputs.last_hidden_state - slim(**longer).last_hidden_state).abs().max()
     assert gap <= 1e-4
