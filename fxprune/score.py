@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -20,6 +20,7 @@ from fxprune.moments import MomentMeter, Moments, moment_bytes
 from fxprune.objective import Objective
 from fxprune.program import attribute
 from fxprune.stream import Meter, chunks, stream
+from fxprune.uniform import together
 from fxprune.units import Units
 
 
@@ -76,6 +77,24 @@ def additive(units: Units, worth: Tensor) -> Worth:
     order = torch.sort(groups, dim=1, descending=True, stable=True).indices.flip(1)
     errors = groups.gather(1, order).cumsum(1)
     return Worth(order, torch.cat([torch.zeros(units.groups, 1, dtype=torch.float64), errors], 1))
+
+
+def joined(analysis: Analysis, rated: Mapping[Units, Worth]) -> dict[Units, Worth]:
+    """As rated, but what chooses from a table that layers share loses units in one order, by what they are worth to all of them."""
+    by_name, found = {units.axis.name: units for units in rated}, dict(rated)
+    for axes in together(analysis, [units.axis for units in rated]):
+        mean = _mean([rated[by_name[axis.name]] for axis in axes])
+        found |= {by_name[axis.name]: mean for axis in axes}
+    return found
+
+
+def _mean(worths: Sequence[Worth]) -> Worth:
+    totals = torch.zeros_like(worths[0].errors[:, 1:])
+    for worth in worths:
+        totals.scatter_add_(1, worth.order, worth.errors.diff(dim=1) / len(worths))
+    order = torch.sort(totals, dim=1, descending=True, stable=True).indices.flip(1)
+    errors = totals.gather(1, order).cumsum(1)
+    return Worth(order, torch.cat([torch.zeros_like(errors[:, :1]), errors], 1))
 
 
 def magnitude(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:

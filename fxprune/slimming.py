@@ -25,7 +25,7 @@ from fxprune.planner import (
 )
 from fxprune.probe import Probe
 from fxprune.program import Program
-from fxprune.score import SCORES, Evidence, Worth
+from fxprune.score import SCORES, Evidence, Worth, joined
 from fxprune.seek import Aim, Draft, Sought, seek
 from fxprune.selection import Selection
 from fxprune.sites import Site, sites
@@ -94,7 +94,11 @@ def _worths(analysis: Analysis, found: Sequence[Site], request: Request) -> dict
     asked = [Units(site.main) for site in found]
     asked += [Units(axis, site.main) for site in found for axis in site.inner]
     evidence = Evidence(analysis, request.data, request.objective)
-    return {units.axis.name: worth for units, worth in SCORES[request.score].rate(evidence, asked).items()}
+    rated = SCORES[request.score].rate(evidence, asked)
+    return {
+        units.axis.name: worth
+        for units, worth in (joined(analysis, rated) if request.uniform else rated).items()
+    }
 
 
 def _choices(

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+import torch
+from torch import fx, nn
+
 from fxprune.analysis import Analysis, Axis
+from fxprune.dims import Dim, leaves
+from fxprune.flow import flat_dims
+from fxprune.program import attribute
+
+SELECT = torch.ops.aten.index_select.default
 
 
 def alike(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
@@ -39,3 +47,31 @@ def _places(analysis: Analysis) -> dict[str, Hashable]:
         for layer, inside in own.items()
         for place, axis in enumerate(inside)
     }
+
+
+def together(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
+    """The axes, in sets, that choose units of one table which layers share (heads of a position bias): one table can be cut only once."""
+    sets: list[list[Axis]] = []
+    for nodes in choices(analysis).values():
+        names = {str(index.target) for index in nodes.values()}
+        sets.append([axis for axis in axes if any(member.name in names for member in axis.members)])
+    return [found for found in sets if len(found) > 1 and len({axis.size for axis in found}) == 1]
+
+
+def choices(analysis: Analysis) -> dict[Dim, dict[fx.Node, fx.Node]]:
+    """For each atom of a learned table that layers share (see `fxprune.decouple`): the nodes that choose from it, with their indices."""
+    dims = analysis.flow.dims
+    learned = {
+        leaf
+        for node in analysis.program.graph.graph.find_nodes(op="get_attr")
+        if isinstance(attribute(analysis.program.graph, str(node.target)), nn.Parameter)
+        for dim in dims.get(node, ())
+        for leaf in leaves(dim)
+    }
+    found: dict[Dim, dict[fx.Node, fx.Node]] = {}
+    for node in analysis.program.graph.graph.find_nodes(op="call_function", target=SELECT):
+        source, place, index = node.args
+        atoms = list(leaves(flat_dims(dims.get(source, ()))[place]))
+        if len(atoms) == 1 and atoms[0] in learned and isinstance(index, fx.Node) and index.op == "get_attr":
+            found.setdefault(atoms[0], {})[node] = index
+    return found

@@ -11,7 +11,7 @@ from fxprune.calibration import Calibration
 from fxprune.errors import RefusedError
 from fxprune.pipeline import PYTHON, Pass, planned, require
 from fxprune.program import Program
-from fxprune.score import SCORES, Evidence
+from fxprune.score import SCORES, Evidence, joined
 from fxprune.select import common_count, kept_count
 from fxprune.selection import Selection
 from fxprune.uniform import alike
@@ -49,6 +49,8 @@ class Fraction(Pass):
         axes = self.axes(analysis)
         asked, counts = [Units(axis) for axis in axes], self.counts(analysis, axes)
         rated = SCORES[self.score].rate(Evidence(analysis, self.data), asked) if asked and self.ratio else {}
+        if self.uniform:
+            rated = joined(analysis, rated)
         kept = {units.axis.name: worth.kept(counts[units.axis.name]) for units, worth in rated.items()}
         return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
 

@@ -103,6 +103,7 @@ LAYERS = (
         "fxprune.merge",
         "fxprune.partition",
         "fxprune.shrink",
+        "fxprune.recouple",
         "fxprune.resize",
         "fxprune.capture",
         "fxprune.dynamic",

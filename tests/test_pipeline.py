@@ -37,7 +37,7 @@ def test_the_text_prints_back(text: str) -> None:
         ),
         (
             "fold, heads(ratoi=0.5)",
-            "heads has no option 'ratoi'; options: ratio, score, multiple_of\n  fold, heads(ratoi=0.5)\n              ^",
+            "heads has no option 'ratoi'; options: ratio, score, multiple_of, uniform\n  fold, heads(ratoi=0.5)\n              ^",
         ),
         ("ffn(ratio=1.5)", "ratio must lie in [0, 1), got 1.5\n  ffn(ratio=1.5)\n      ^"),
         ("ffn(ratio='x')", "ffn: ratio must be a number, got 'x'\n  ffn(ratio='x')\n            ^"),

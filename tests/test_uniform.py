@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from fxprune import Program, Selection, analyze, apply, capture, parse_pipeline
 from fxprune.calibration import checked
 from fxprune.passes import Slim
+from fxprune.recouple import recoupled
 from fxprune.select import common_count
 from fxprune.uniform import alike
-from models import captured
+from models import captured, distance
 
 
 class Block(nn.Module):
@@ -95,3 +96,23 @@ def test_slim_ties_layers_that_were_pruned_apart() -> None:
     counts = {len(kept) for kept in done.selection.axes.values()}
     assert len(done.selection) == 3
     assert len(counts) == 1
+
+
+def test_heads_of_one_position_bias_are_the_same_in_all_layers_and_the_bias_is_cut_once() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 99, "d_model": 16, "num_layers": 3, "num_heads": 4, "d_kv": 4, "d_ff": 24}
+    torch.manual_seed(0)
+    model = transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval()
+    program = capture(model, kwargs={"input_ids": torch.arange(3, 30).reshape(3, 9)})
+    apart, done = (parse_pipeline(f"heads(ratio=0.5{more})").run(program) for more in ("", ", uniform=True"))
+    assert len(set(apart.selection.axes.values())) > 1
+    assert len(set(done.selection.axes.values())) == 1
+    assert done.prove(program).relative <= 1e-5
+    table = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    assert done.program.tensors()[table].shape == (32, 4)
+    cut = recoupled(done.program)
+    assert cut.tensors()[table].shape == (32, 2)
+    assert (
+        distance(cut(*program.args, **program.kwargs), done.program(*program.args, **program.kwargs)) <= 1e-5
+    )
+    assert recoupled(apart.program) is apart.program

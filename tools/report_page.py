@@ -95,14 +95,15 @@ def _frontier(text: str, details: Mapping[str, Any]) -> Chart:
     words = [f"plan {i}: {share:.3f} left, error {error:.3g}" for i, (share, error) in enumerate(trials, 1)]
     chosen = next((i for i, (share, _) in enumerate(trials) if share == details["share"]), len(trials) - 1)
     (share, error), target = trials[chosen], details["target"]
+    how = "measured" if details["budget"] == "latency" else "counted"
     others = [i for i in range(len(trials)) if i != chosen]
     errors = [error for _, error in (*curve, *trials)]
     asked = ((target, min(errors)), (target, max(errors)))
     lines = [
         Line("best plans, as predicted", curve),
-        Line("tried and measured", tuple(trials[i] for i in others), False, "dot", tuple(words[i] for i in others)),
+        Line(f"tried, as {how}", tuple(trials[i] for i in others), False, "dot", tuple(words[i] for i in others)),
         Line("asked for", asked if asked[0] != asked[1] else ()),
-        Line("chosen, as measured", (trials[chosen],), False, "chosen", (words[chosen],), ("chosen",)),
+        Line(f"chosen, as {how}", (trials[chosen],), False, "chosen", (words[chosen],), ("chosen",)),
     ]  # fmt: skip
     summary = (
         f"The chosen plan leaves {share:.3f} of the original's {details['budget']} where {target:g} was asked for, "

@@ -24,6 +24,7 @@ from fxprune.integrations.config_search import COUNT, Changes, Search, amount, n
 from fxprune.integrations.renumbered import Weights, foreign, readings
 from fxprune.lower import quiet
 from fxprune.program import Program
+from fxprune.recouple import recoupled
 from fxprune.verify import BARS, difference, run
 
 PROOFS = 64
@@ -79,6 +80,7 @@ def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
             f"no stock {type(model).__name__} has {unknown[0]}, which the program has ({len(unknown)} weights are not the model's: "
             "factors, or biases that a repair added)"
         )
+    slim = recoupled(slim)
     tries, searches = _Tries(slim, run(slim)), []
     for weights in readings(model, slim):
         searches.append(Search(type(model), config, weights.sizes, weights.kept))

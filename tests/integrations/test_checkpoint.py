@@ -36,7 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "use_sliding_window": True,
     },
     "ViTModel": {**TEXT, "intermediate_size": 24, "image_size": 16, "patch_size": 8},
-    "T5ForConditionalGeneration": {"vocab_size": 99, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 24},
+    "T5ForConditionalGeneration": {"vocab_size": 99, "d_model": 16, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 24},
 }  # fmt: skip
 
 
@@ -88,7 +88,11 @@ def pruned(model: Any, inputs: Mapping[str, Any], text: str) -> Program:
             },
         ),
         ("ViTModel", "ffn(ratio=0.5, uniform=True)", {"intermediate_size": (24, 12)}),
-        ("T5ForConditionalGeneration", "ffn(ratio=0.5, uniform=True)", {"d_ff": (24, 12)}),
+        (
+            "T5ForConditionalGeneration",
+            "ffn(ratio=0.5, uniform=True), heads(ratio=0.5, uniform=True)",
+            {"d_ff": (24, 12), "num_heads": (4, 2)},
+        ),
     ],
 )
 def test_a_uniform_plan_is_a_stock_model(

@@ -72,6 +72,16 @@ def test_details_say_what_each_site_keeps() -> None:
     assert "removed" not in rows["heads"]
 
 
+def test_details_say_what_other_budgets_would_have_cost() -> None:
+    details = without_idle()[0].details
+    shares, errors = ([point[name] for point in details["frontier"]] for name in ("share", "error"))
+    assert (details["budget"], details["target"]) == ("flops", 0.5)
+    assert shares == sorted(shares)
+    assert errors == sorted(errors, reverse=True)
+    assert shares[0] < details["share"] <= 0.5 < shares[-1] <= 1 + 1e-9
+    assert details["error_is"] == "squared difference of the outputs, relative to their squares"
+
+
 def test_it_says_what_it_does() -> None:
     _, said = without_idle()
     text = "\n".join(said)
