@@ -39,9 +39,7 @@ class Slim(Pass):
     distance: str = "square"  #: square or divergence (for logits): what is kept small where no loss is given
     hidden: bool = False  #: whether the width of the residual stream may shrink, too
     layers: bool = True  #: whether whole residual branches may go
-    uniform: bool = (
-        False  #: equally many whole heads, neurons or channels in all layers; branches and dims of heads stay
-    )
+    uniform: bool = False  #: equally many whole heads, neurons or channels in all layers; branches stay
     batch: int = 8  #: the batch that the budget is meant at
     length: int = 128  #: and the length, where the program has one
     threads: int = 1  #: of the runtime
