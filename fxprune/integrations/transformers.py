@@ -123,16 +123,18 @@ class _Exporting:
     pruning: Pruning
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """As the exporter does it; the config says what is left."""
+        """As the exporter does it; what goes is decided anew for each export, and the config says what is left."""
         made: Any = super()
-        exported = made.export(*args, **kwargs)
-        exported.config = self.pruning.described(exported.config)
-        return exported
+        return self._pruned(made.export, args, kwargs)
 
     def export_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """As the exporter does it; the config says what is left."""
+        """As `export`, with one decision for all parts of the model."""
         made: Any = super()
-        exported = made.export_for_generation(*args, **kwargs)
+        return self._pruned(made.export_for_generation, args, kwargs)
+
+    def _pruned(self, export: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.pruning = Pruning(self.pruning.pipeline, self.pruning.cache)
+        exported = export(*args, **kwargs)
         exported.config = self.pruning.described(exported.config)
         return exported
 
