@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.analysis import Axis, analyze
+from fxprune.layerwise import Layers, Left, layerwise
 from fxprune.program import Program
 from fxprune.repeats import Region
 from fxprune.selection import Selection, is_dependent
@@ -18,12 +19,14 @@ def inventory(program: Program, slim: Program, selection: Selection) -> dict[str
     """`layers` and `axes` for a report.
 
     A layer: its name, whether it is gone, parameters before and after. An axis: name, role, layer (empty where it lies in no single
-    one), sizes before and after, and `kept`, the units that are left, where they are few. `after` is None where the slim program does
-    not tell, and of ranks, which are new, `before` is the largest rank that the matrix could have.
+    one), sizes before and after, `kept`, the units that are left, where they are few, and `dims`, where each head keeps another number.
+    `after` is None where the slim program does not tell, and of ranks, which are new, `before` is the largest rank that the matrix could
+    have.
     """
     before, after = analyze(program), analyze(slim)
     found = [region for region in before.regions if region.unit == "layer" and not region.why]
-    axes = [_axis(axis, found, after, selection) for axis in before.axes]
+    sizes = _sizes(layerwise(program, slim, selection.removed))
+    axes = [_axis(axis, found, sizes.get(axis.name), selection) for axis in before.axes]
     known = {axis.name for axis in before.axes}
     ranks = [
         _rank(axis, found, slim) for axis in after.axes if axis.role == "rank" and axis.name not in known
@@ -66,8 +69,14 @@ def modules(parameters: Collection[str]) -> set[str]:
     return {name.rpartition(".")[0] for name in parameters}
 
 
-def _axis(axis: Axis, layers: Sequence[Region], after: Analysis, selection: Selection) -> dict[str, Any]:
-    size, kept = _left(axis, after, selection), selection.axes.get(axis.name)
+def _sizes(found: Layers) -> dict[str, Left]:
+    """What is left of each axis, by name."""
+    inside = [size for layer in found.layers for size in layer.sizes]
+    return {size.axis: size.after for size in (*inside, *found.rest)}
+
+
+def _axis(axis: Axis, layers: Sequence[Region], left: Left, selection: Selection) -> dict[str, Any]:
+    size, kept = sum(left) if isinstance(left, list) else left, selection.axes.get(axis.name)
     told = {
         "name": axis.name,
         "role": axis.role,
@@ -77,21 +86,8 @@ def _axis(axis: Axis, layers: Sequence[Region], after: Analysis, selection: Sele
         "exact": axis.exact,
     }
     listed = kept is not None and not is_dependent(kept) and axis.size <= SHOWN and len(kept) == size
-    return told | ({"kept": list(kept or ())} if listed else {})
-
-
-def _left(axis: Axis, after: Analysis, selection: Selection) -> int | None:
-    """How many units are left; None where an axis of this name is now something else, or can no longer be told apart."""
-    now = after.by_name.get(axis.name)
-    if now is not None:
-        return now.size if now.role == axis.role and now.size <= axis.size else None
-    left = after.program.tensors()
-    if not any(member.name in left for member in axis.members if member.learned):
-        return 0
-    kept = selection.axes.get(axis.name)
-    if kept is None:
-        return None
-    return len(kept[0]) if is_dependent(kept) else len(kept)  # type: ignore[arg-type]
+    more = {"dims": left} if isinstance(left, list) else {"kept": list(kept or ())} if listed else {}
+    return told | more
 
 
 def _rank(axis: Axis, layers: Sequence[Region], slim: Program) -> dict[str, Any]:
