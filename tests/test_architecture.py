@@ -69,6 +69,7 @@ LAYERS = (
         "fxprune.torch_runtime",
         "fxprune.fusions",
         "fxprune.verify",
+        "fxprune.doubled",
         "fxprune.cost",
         "fxprune.layerwise",
         "fxprune.distill",

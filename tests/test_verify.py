@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fxprune import Program, Selection, analyze, shrink, verify, zeroed
+from fxprune import Program, Selection, analyze, capture, shrink, verify, zeroed
 from fxprune.errors import SelectionError, VerifyError
 from fxprune.program import copy_graph, rebuild
 from models import captured
@@ -69,3 +69,28 @@ def test_a_freed_output_is_compared_where_it_stays() -> None:
     assert verify(program, slim, selection).relative <= 1e-5
     wanted = program(**program.kwargs).pooler_output[:, [0, 3, 5]]
     assert torch.allclose(slim(**program.kwargs).pooler_output, wanted, atol=1e-6)
+
+
+class Sharp(nn.Module):
+    """Amplifies rounding, and names a type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 512), nn.Linear(512, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(torch.relu(self.up(x)))
+        return torch.sin(y.to(torch.float32) * 1e5)
+
+
+def test_rounding_that_passes_the_bar_is_told_from_a_difference_in_doubles() -> None:
+    torch.manual_seed(0)
+    program = capture(Sharp().eval(), (torch.randn(4, 8),))
+    axis = next(axis for axis in analyze(program).axes if axis.role == "ffn")
+    selection = Selection({axis.name: range(0, 512, 2)}, {axis.name: 512})
+    slim = shrink(program, selection)
+    verdict = verify(program, slim, selection)
+    assert verdict.relative <= verdict.bar == 1e-10
+    slim.graph.get_parameter("down.weight").data[0, 0] += 1e-3
+    with pytest.raises(VerifyError, match="its value differs by"):
+        verify(program, slim, selection)
