@@ -37,15 +37,19 @@ def told(tokens: Mapping[str, Any] | None) -> str:
 
 def tiles(data: Mapping[str, Any], proved: Tile) -> list[Tile]:
     """What counts, at a glance: time where it was measured last, parameters, the file, and the proof."""
-    entry, before, after = data["latency"][-1], data["before"], data["after"]
-    times = " → ".join(_ms(entry[when]["median"]) for when in ("before_ms", "after_ms"))
+    before, after = data["before"], data["after"]
     file = report.sizes(data).rows[2]
     return [
-        Tile("Speed", f"{entry['speedup']:.2f}×", f"{times} at {report.at(entry['point'])}"),
+        *map(_speed, data["latency"][-1:]),
         Tile("Parameters left", f"{after['parameters'] / before['parameters']:.1%}", f"{before['parameters']:,} → {after['parameters']:,}"),
         Tile("model.onnx left", f"{after['file_bytes'] / before['file_bytes']:.1%}", f"{file[1]} → {file[2]}"),
         proved,
     ]  # fmt: skip
+
+
+def _speed(entry: Mapping[str, Any]) -> Tile:
+    times = " → ".join(_ms(entry[when]["median"]) for when in ("before_ms", "after_ms"))
+    return Tile("Speed", f"{entry['speedup']:.2f}×", f"{times} at {report.at(entry['point'])}")
 
 
 def _ms(value: float) -> str:

@@ -62,7 +62,7 @@ def manifest(out: Path) -> dict[str, Any]:
 def test_a_folder_has_all_that_a_loader_asks_for(out: Path) -> None:
     found = sorted(path.name for path in out.iterdir())
     assert found == [
-        "config.json", "fxprune.json", "model.onnx", "model.pt2", "report.json", "report.md", "selection.json",
+        "config.json", "fxprune.json", "model.onnx", "model.pt2", "report.html", "report.json", "report.md", "selection.json",
         "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     assert manifest(out)["files"] == found
