@@ -33,6 +33,12 @@ def put_inputs(program: Program, values: Mapping[str, Any]) -> tuple[tuple[Any, 
     return args, kwargs
 
 
+def needed(program: Program, results: Sequence[Any]) -> list[Any]:
+    """Of the flat results of a run those that have to be there: not what goes with the layer that makes it."""
+    spare = program.spare_outputs()
+    return [value for value, node in zip(results, program.outputs(), strict=True) if node not in spare]
+
+
 def without(program: Program, inputs: Collection[str], outputs: Collection[str]) -> Program:
     """The program without inputs that nothing reads and without outputs, by name; SelectionError where a tree can't be without one.
 

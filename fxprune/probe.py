@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from fxprune.analysis import Analysis
 from fxprune.bypass import apply, bypassed
 from fxprune.calibration import Calibration, flat, state
+from fxprune.inputs import needed
 from fxprune.objective import Objective
 from fxprune.planner import Choice, selection
 from fxprune.program import Program
@@ -110,4 +111,5 @@ class _Run(fx.Interpreter):
 
 def _run(program: Program, batch: dict[str, Tensor]) -> Any:
     with torch.no_grad():
-        return _Run(program).run(*flat(program, batch), enable_io_processing=False)
+        results = _Run(program).run(*flat(program, batch), enable_io_processing=False)
+    return tuple(needed(program, pytree.tree_leaves(results))) if program.spare else results

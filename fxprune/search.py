@@ -28,6 +28,7 @@ from fxprune.bypass import bypass, bypassed
 from fxprune.capture import capture
 from fxprune.emit import save
 from fxprune.errors import SelectionError
+from fxprune.inputs import needed
 from fxprune.journal import Journal, identity, raw
 from fxprune.program import Program, containers
 
@@ -251,7 +252,7 @@ class Faithfulness:
 
     def _outputs(self, program: Program, kwargs: dict[str, Any]) -> list[Tensor]:
         with torch.no_grad():
-            values = pytree.tree_leaves(program(*self.args, **kwargs))
+            values = needed(program, pytree.tree_leaves(program(*self.args, **kwargs)))
         return [value.double() for value in values if isinstance(value, Tensor) and value.is_floating_point()]
 
 

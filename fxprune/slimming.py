@@ -67,6 +67,10 @@ def plan(program: Program, aim: Aim, request: Request) -> Planned:
 
     RefusedError where nothing can be decided, or where even the smallest plan exceeds the budget.
     """
+    if program.free_inputs:
+        raise RefusedError(
+            f"input {min(program.free_inputs)} may shrink, and data for it would not fit a candidate: plan with inputs that stay whole"
+        )
     analysis = analyze(program)
     found = sites(analysis, request.hidden)
     if request.uniform:

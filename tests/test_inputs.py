@@ -150,3 +150,14 @@ def test_examples_are_put_where_they_belong(program: Program) -> None:
     _, kwargs = put_inputs(program, {name: new})
     assert kwargs["cache"][1]["keys"] is new
     assert kwargs["cache"][1]["values"] is program.kwargs["cache"][1]["values"]
+
+
+def test_candidates_are_compared_by_outputs_that_stay(program: Program) -> None:
+    result = fxprune.parse_pipeline("layers(count=1, score='loss')").run(freed(program))
+    assert len(result.selection.removed) == 1
+    assert result.program.output_names()[0] == "logits"
+
+
+def test_a_plan_by_data_wants_inputs_that_stay(program: Program) -> None:
+    with pytest.raises(fxprune.FxpruneError, match="input cache_0_keys may shrink"):
+        fxprune.parse_pipeline("slim(params=0.5, score='magnitude', repair='none')").run(freed(program))
