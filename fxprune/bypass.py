@@ -60,18 +60,24 @@ def _without_dead(program: Program, graph: fx.Graph) -> Program:
     What is spare goes with the region that needed it: outputs that were read on the way to others, and inputs that were read at all.
     """
     slim = rebuild(program, graph, {})
-    idle = {node.name for node in slim.placeholders() if not node.users}
-    gone = _needed(program) - _needed(slim)
-    lost = [name for node, name in slim.spare_outputs().items() if node.name in gone]
-    slim = without(slim, (), lost)
+    if program.spare:
+        slim = _without_spare(program, slim)
     remove_dead(slim.graph)
-    _measure_elsewhere(slim)
-    unread = {node.name for node in slim.placeholders() if not node.users} - idle
-    slim = without(slim, unread & slim.spare, ())
     slim.graph.recompile()
     calls = [node for node in slim.graph.graph.nodes if node.op != "output" and "val" in node.meta]
     propagate(slim, {node: sizes(node.meta["val"]) for node in calls})
     return slim
+
+
+def _without_spare(program: Program, slim: Program) -> Program:
+    """Without outputs that nothing needs any more, and without inputs that nothing reads any more."""
+    idle = {node.name for node in slim.placeholders() if not node.users}
+    gone = _needed(program) - _needed(slim)
+    slim = without(slim, (), [name for node, name in slim.spare_outputs().items() if node.name in gone])
+    remove_dead(slim.graph)
+    _measure_elsewhere(slim)
+    unread = {node.name for node in slim.placeholders() if not node.users} - idle
+    return without(slim, unread & slim.spare, ())
 
 
 def _needed(program: Program) -> set[str]:

@@ -33,6 +33,14 @@ def put_inputs(program: Program, values: Mapping[str, Any]) -> tuple[tuple[Any, 
     return args, kwargs
 
 
+def owners(program: Program) -> dict[str, str]:
+    """The argument that each placeholder belongs to, by its name."""
+    info = trees(program.graph)
+    pairs = zip(info.orig_args, _argument_specs(info.in_spec), strict=True)
+    names = [name for name, spec in pairs for _ in range(spec.num_leaves)]
+    return dict(zip([node.name for node in program.placeholders()], names, strict=True))
+
+
 def needed(program: Program, results: Sequence[Any]) -> list[Any]:
     """Of the flat results of a run those that have to be there: not what goes with the layer that makes it."""
     spare = program.spare_outputs()

@@ -43,7 +43,7 @@ def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
     resize(analysis.flow, nodes, kept)
     loosen_views(analysis.flow, nodes, kept)
     slim = rebuild(program, graph, tensors).replace(labels=labels(analysis, kept))
-    slim = with_inputs(slim, _cut_inputs(analysis, kept))
+    slim = with_inputs(slim, _cut_inputs(analysis, kept)) if program.free_inputs else slim
     flow_dims = analysis.flow.dims
     propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in nodes.items() if old in flow_dims})
     return slim

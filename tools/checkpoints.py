@@ -15,7 +15,7 @@ FOLDER = "checkpoint"
 
 def check(loaded: models.Loaded) -> None:
     """UsageError for a model that is no Hugging Face folder."""
-    if models.folder_of(loaded.name)[0] is None:
+    if loaded.config is None:
         raise UsageError(
             f"--checkpoint writes a Hugging Face model; {loaded.name} is none: give hf:DIR, or leave it out"
         )
@@ -23,12 +23,11 @@ def check(loaded: models.Loaded) -> None:
 
 def write(loaded: models.Loaded, slim: Program, out: Path, tokenizer: bool = True) -> dict[str, Any]:
     """Write what is proved equal, with the tokenizer where there is one and ids are as they were; tell of it as plain data."""
-    folder, _ = models.folder_of(loaded.name)
     model: Any = loaded.model
     try:
-        with quiet():  # the model's own has been set up for capturing
-            config = type(model.config).from_pretrained(folder)
-        made = save_pretrained(model, slim, out / FOLDER, config=config)
+        made = save_pretrained(
+            model, slim, out / FOLDER, config=loaded.config
+        )  # the model's own was set up for capturing
     except (RefusedError, ExportError) as error:
         return {"folder": "", "why": str(error)}
     if tokenizer:

@@ -36,6 +36,7 @@ from fxprune.integrations.delivery import Delivery, deliver, summary
 from fxprune.integrations.interface import Axes, apart, dynamic, named, varied
 from fxprune.passes import pipeline
 from fxprune.program import Program
+from fxprune.text import write
 
 # Olive shows what is logged below its own name.
 logger = logging.getLogger("olive.fxprune")
@@ -129,9 +130,7 @@ def write_package_config(path: str | os.PathLike[str], overwrite: bool = False) 
     target = Path(path)
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists; give another name, or allow overwriting")
-    draft = target.with_name(f".{target.name}.draft")
-    draft.write_text(json.dumps(package_config(), indent=1) + "\n", encoding="utf-8")
-    draft.replace(target)
+    write(target, json.dumps(package_config(), indent=1) + "\n", overwrite=True)
 
 
 def _readable(text: str) -> str:

@@ -27,6 +27,7 @@ from transformers.exporters.quantizers.base import ExportQuantizer
 from fxprune.capture import capture, from_exported_module
 from fxprune.errors import ExportError, UsageError
 from fxprune.free import free
+from fxprune.inputs import owners
 from fxprune.integrations.configs import described
 from fxprune.layerwise import layerwise
 from fxprune.lower import quiet
@@ -98,7 +99,9 @@ class Pruning:
             return program
         info = trees(program.graph)
         keys = set(info.orig_args) & {name.partition(".")[0] for name in program.output_names()}
-        inputs = [name for name, key in _arguments(program).items() if key in keys]
+        inputs = [
+            name for name, key in owners(program).items() if key in keys and name in program.input_names()
+        ]
         outputs = [name for name in program.output_names() if name.partition(".")[0] in keys]
         if self.cache == "layers":
             return free(program, spare=[*inputs, *outputs])
@@ -216,19 +219,6 @@ def _signed(function: Callable[..., Any], names: Sequence[str]) -> Callable[...,
 
 def _parsed(pipeline: str | Pipeline) -> Pipeline:
     return parse(pipeline) if isinstance(pipeline, str) else pipeline
-
-
-def _arguments(program: Program) -> dict[str, str]:
-    """The argument that each input belongs to."""
-    info = trees(program.graph)
-    args, kwargs = info.in_spec.children()
-    owners = [
-        name
-        for name, spec in zip(info.orig_args, (*args.children(), *kwargs.children()), strict=True)
-        for _ in range(spec.num_leaves)
-    ]
-    names = [node.name for node in program.placeholders()]
-    return {name: owner for name, owner in zip(names, owners, strict=True) if name in program.input_names()}
 
 
 def captured(model: Any, sample_inputs: Mapping[str, Any], config: DynamoConfig) -> Program:

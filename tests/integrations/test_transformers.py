@@ -1,8 +1,7 @@
 """Exporters of transformers prune what they export: classes of outputs, fusions and caches follow."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -35,13 +34,6 @@ from fxprune.transfer import again
 
 LENGTH, MORE = 7, 5
 PIPELINE = "heads(ratio=0.5), ffn(ratio=0.5)"
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """The exporters talk, and warn of the version of torch."""
-    with quiet():
-        yield
 
 
 @cache
@@ -85,7 +77,7 @@ def weights(exported: Any) -> int:
 
 
 def test_an_onnx_export_is_pruned_and_keeps_class_and_fusions(tmp_path: Any) -> None:
-    with silent():
+    with quiet():
         config = OnnxConfig(dynamic=True, ort_fusions="cpu")
         plain = OnnxExporter().export(bert(), tokens(), config)
         pruning = exporter(OnnxExporter, PIPELINE)
@@ -112,7 +104,7 @@ def test_an_onnx_export_is_pruned_and_keeps_class_and_fusions(tmp_path: Any) -> 
 
 
 def test_a_configuration_prunes() -> None:
-    with silent():
+    with quiet():
         prune = Prune(PIPELINE)
         exported = DynamoExporter().export(bert(), tokens(), DynamoConfig(dynamic=True, quantizer=prune))
         outputs = exported(**tokens())
@@ -129,7 +121,7 @@ def test_a_program_is_a_model_for_any_exporter() -> None:
     assert type(made).__name__ == "BertModel"
     assert made.config is bert().config
     assert set(made.state_dict()) == set(slim.tensors())
-    with silent():
+    with quiet():
         exported = DynamoExporter().export(made, tokens(), DynamoConfig(dynamic=True))
         assert torch.allclose(exported(**tokens())[0], slim(**tokens())[0], atol=1e-5)
 
@@ -144,7 +136,7 @@ def test_a_program_is_a_model_for_any_exporter() -> None:
 def test_a_generation_export_says_what_the_program_says_without_a_cache(
     cache: str, pipeline: str, shape: tuple[int, ...]
 ) -> None:
-    with silent():
+    with quiet():
         pruning = exporter(OnnxExporter, pipeline, cache=cache)
         exported = pruning.export_for_generation(llama(), tokens(), OnnxConfig(dynamic=True))
         said, caches = generated(llama(), exported.runners, tokens()["input_ids"])
@@ -193,7 +185,7 @@ def test_smollm2_generates_what_its_program_says() -> None:
     model.config.use_cache = True
     torch.manual_seed(0)
     ids = torch.randint(1000, 40000, (2, 13))
-    with silent():
+    with quiet():
         pruning = exporter(OnnxExporter, "layers(count=1), heads(ratio=0.34), ffn(ratio=0.1)", cache="free")
         exported = pruning.export_for_generation(model, {"input_ids": ids}, OnnxConfig(dynamic=True))
         said, caches = generated(model, exported.runners, ids)
@@ -210,7 +202,7 @@ def test_openvino_runs_what_is_left() -> None:
     from transformers.exporters.configs import OpenVINOConfig
     from transformers.exporters.exporter_openvino import OpenVINOExporter
 
-    with silent():
+    with quiet():
         pruning = exporter(OpenVINOExporter, PIPELINE)
         exported = pruning.export(bert(), tokens(), OpenVINOConfig(dynamic=True))
         outputs = exported.to(config={"INFERENCE_PRECISION_HINT": "f32"})(**tokens())
