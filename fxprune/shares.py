@@ -69,7 +69,7 @@ class Share:
         if self.regrow:
             flat = torch.ones_like(flat)
         room = self.schedule(progress) * float(costs.sum()) * (1 + 1e-9)
-        if room < float(costs[flat].sum()):
+        if room < float(torch.where(flat, costs, 0.0).sum()):
             flat &= ~_surplus(scores, costs, flat, room)
         parts = flat.split([table.numel() for table in standing.open.values()])
         return {
@@ -94,11 +94,13 @@ def _least(scores: Tensor, open_: Tensor, count: int) -> Tensor:
     """The `count` open units of least score, found without sorting them all (there may be millions); of equal ones the first."""
     if count <= 0:
         return torch.zeros_like(open_)
-    edge = float(np.partition(scores[open_].cpu().numpy(), count - 1)[count - 1])
-    closed = open_ & (scores < edge)
-    equal = (open_ & (scores == edge)).nonzero().flatten()[: count - int(closed.sum())]
-    closed[equal] = True
-    return closed
+    ranked = scores if bool(open_.all()) else scores[open_]
+    edge = float(np.partition(ranked.cpu().numpy(), count - 1)[count - 1])
+    closed, equal = open_ & (scores < edge), open_ & (scores == edge)
+    room = count - int(closed.sum())
+    if int(equal.sum()) > room:
+        equal[equal.nonzero().flatten()[room:]] = False
+    return closed | equal
 
 
 @dataclass(frozen=True)
