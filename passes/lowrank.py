@@ -49,6 +49,7 @@ class Lowrank(Pass):
     threads: int = 1  #: of the runtime
     runtime: str = "onnxruntime"  #: that is measured
     optimization: str = "all"  #: the runtime's level
+    memory: int = 0  #: megabytes that moments of the data may take; what exceeds them is gathered in further passes (0: half of the model)
     data: Calibration | None = field(default=None, metadata=PYTHON)
     loss: Loss | None = field(default=None, metadata=PYTHON)
     cache: Path | None = field(default_factory=default_cache, metadata=PYTHON)
@@ -61,6 +62,7 @@ class Lowrank(Pass):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must lie between 0 and 1, got {value:g}")
         require(self.rank >= 0, f"rank must be at least 1, got {self.rank}")
+        require(self.memory >= 0, f"memory must be at least 1 megabyte, or 0, got {self.memory}")
         for option, table in (("update", UPDATES), ("distance", DISTANCES)):
             value = getattr(self, option)
             require(value in table, f"{option} must be one of {', '.join(table)}, got {value!r}")
@@ -115,7 +117,8 @@ class Lowrank(Pass):
     def _spectra(self, program: Program, found: Sequence[Any]) -> list[Spectrum]:
         if self.data is None:
             return plain(program, found)
-        return informed(program, found, self.data, Objective(self.distance, self.loss), self.whiten)
+        objective = Objective(self.distance, self.loss)
+        return informed(program, found, self.data, objective, self.whiten, self.memory << 20)
 
     def _levels(self, spectrum: Spectrum) -> list[int]:
         """The ranks that are measured: the one that was asked for, or some."""

@@ -177,6 +177,7 @@ def test_a_budget_takes_the_terms_that_cost_least() -> None:
         ("lowrank(energy=1.5)", "energy must lie between 0 and 1"),
         ("lowrank(rank=8, update='some')", "update must be one of none, second, all"),
         ("lowrank(rank=8, threads=0)", "threads must be at least 1"),
+        ("lowrank(rank=8, memory=-1)", "memory must be at least 1 megabyte"),
     ],
 )
 def test_options_that_make_no_sense(text: str, why: str) -> None:
