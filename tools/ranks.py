@@ -16,7 +16,7 @@ from fxprune.tools import report
 from fxprune.tools.report import Grid
 from fxprune.tools.speed import Bench
 
-MEMORY = 4096  # megabytes: all moments of SmolLM2 in one pass over the data instead of ten
+MEMORY = 4096  # megabytes: all moments of SmolLM2 in one pass over the data instead of several
 SPEEDS = {"minilm": (1.5, 2.0), "smollm2": (1.25,)}
 
 #: method: options of lowrank; the update is what each adds to the one before
