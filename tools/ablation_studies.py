@@ -69,6 +69,10 @@ STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
         "filled-late": (_distill(epochs=2), "hybrid-filled, from hybrid begun at 30 %"),
         "block-late": (_blocks("block", **LATE), "block, begun at 30 %"),
         "unstructured-late": (_blocks("unstructured", **LATE), "single weights, begun at 30 %"),
+        "unstructured-taylor": (
+            _blocks("unstructured", method="taylor", **LATE),
+            "single weights by Taylor scores, begun at 30 %",
+        ),
         "lasso": (_lasso("both"), "reweighted group lasso, 4 blocks of rows, two levels"),
     },
     "ranks": {
