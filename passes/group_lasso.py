@@ -48,9 +48,9 @@ class GroupLasso(Training):
     threshold: float = 0.0  #: or: groups stay whose norm is larger
     groups: str = "both"  #: columns, rows, axes or both
     blocks: int = 4  #: into how many each matrix is cut
-    strength: float = 1e-3  #: how hard groups are pulled
+    strength: float = 1e-4  #: how hard groups are pulled
     rounds: int = 4  #: of reweighting
-    until: float = 0.6  #: the progress at which groups are cut, and retraining begins
+    until: float = 0.3  #: the progress at which groups are cut, and retraining begins
     eps: float = 1e-6  #: added to squared norms
     equal: bool = False  #: whether each block keeps equally many groups
     temperature: float = 2.0  #: of the logits that are taught

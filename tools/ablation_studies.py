@@ -40,8 +40,8 @@ def _distill(**options: Any) -> Make:
     return lambda density, seed, beta: Distill(**options)
 
 
-def _lasso(groups: str) -> Make:
-    return lambda density, seed, beta: GroupLasso(density=density, groups=groups)
+def _lasso(strength: float, until: float) -> Make:
+    return lambda density, seed, beta: GroupLasso(density=density, strength=strength, until=until)
 
 
 #: study: name: (the method, what it is)
@@ -73,7 +73,13 @@ STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
             _blocks("unstructured", method="taylor", **LATE),
             "single weights by Taylor scores, begun at 30 %",
         ),
-        "lasso": (_lasso("both"), "reweighted group lasso, 4 blocks of rows, two levels"),
+        "lasso": (
+            _lasso(1e-4, 0.3),
+            "reweighted group lasso, 4 blocks of rows, two levels, cut at 30 %",
+        ),
+        "lasso-weak": (_lasso(1e-5, 0.6), "the same, a tenth as strong, cut at 60 %"),
+        "lasso-late": (_lasso(1e-4, 0.6), "the same, cut at 60 %"),
+        "lasso-strong": (_lasso(1e-3, 0.6), "the same, ten times as strong, cut at 60 %"),
     },
     "ranks": {
         "flop": (_flop(), "FLOP: ranks leave while it is trained"),
