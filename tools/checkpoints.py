@@ -25,9 +25,8 @@ def write(loaded: models.Loaded, slim: Program, out: Path, tokenizer: bool = Tru
     """Write what is proved equal, with the tokenizer where there is one and ids are as they were; tell of it as plain data."""
     model: Any = loaded.model
     try:
-        made = save_pretrained(
-            model, slim, out / FOLDER, config=loaded.config
-        )  # the model's own was set up for capturing
+        # The model's own config was set up for capturing.
+        made = save_pretrained(model, slim, out / FOLDER, config=loaded.config)
     except (RefusedError, ExportError) as error:
         return {"folder": "", "why": str(error)}
     if tokenizer:
