@@ -39,6 +39,8 @@ class Recipe:
     seed: int = 0  #: of the order of rows, and of dropout
     precision: str = "no"  #: mixed precision: no or bf16
     clip: float = 0.0  #: the largest norm of the gradients of a step; 0: any
+    #: where it is trained (cuda); "": where the weights are. What was trained comes back, and is the same but for rounding
+    device: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.devices import placed
 from fxprune.errors import UsageError
 from fxprune.examples import IGNORED, Examples, encoded
 from fxprune.loop import Checkpoints, Hooks, Loop, Recipe
@@ -31,15 +32,16 @@ def fine_tune(
 ) -> nn.Module:
     """A trained copy of the program as a module in eval mode; cross-entropy on one output, (rows, …, classes), or on several alike."""
     module, outputs = program.module(), (output,) if isinstance(output, str) else output
-    loop = Loop(module, examples, recipe, hooks, checkpoints)
 
     def lesson(ready: Any, batch: Any) -> Tensor:
         inputs, labels, _ = batch
         answers = logits(program.output_names(), ready(**inputs), outputs)
         return cross_entropy(answers, labels)
 
-    loop.run(lesson)
-    trained: nn.Module = loop.accelerator.unwrap_model(loop.module)
+    with placed([module], recipe.device):
+        loop = Loop(module, examples, recipe, hooks, checkpoints)
+        loop.run(lesson)
+        trained: nn.Module = loop.accelerator.unwrap_model(loop.module)
     return trained.eval()
 
 
@@ -72,7 +74,7 @@ def told(
     batch_size: int = 64,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What a module of this program says, batch by batch, rows of like length together: row numbers, logits (rows, …, classes), labels."""
-    device = next(iter(program.parameters().values())).device
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     order = torch.arange(len(examples)) if examples.lengths is None else examples.lengths.argsort()
     with torch.no_grad():
         for index in order.split(batch_size):

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from fxprune.devices import placed
 from fxprune.distill import Distillation, Losses, matched
 from fxprune.examples import IGNORED, Examples
 from fxprune.gates import Gated
@@ -151,11 +152,14 @@ def teach(
     """
     gated = method.gated(program)
     module = gated.module()
-    distillation = _distillation(program, method, examples, module, teacher, pairs) if teacher else None
-    student = Student(program.output_names(), module, examples, outputs, distillation, recall, method.hard)
-    pruner = method.pruner(gated, module)
-    loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner, module, judge), checkpoints)
-    moment = loop.run(lambda ready, batch: method.loss(pruner, Losses(*ready(*batch))))
+    with placed([module, *([teacher] if teacher else ())], recipe.device):
+        distillation = _distillation(program, method, examples, module, teacher, pairs) if teacher else None
+        student = Student(
+            program.output_names(), module, examples, outputs, distillation, recall, method.hard
+        )
+        pruner = method.pruner(gated, module)
+        loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner, module, judge), checkpoints)
+        moment = loop.run(lambda ready, batch: method.loss(pruner, Losses(*ready(*batch))))
     pruner.settle()
     return Taught(gated, module.eval(), pruner, moment)
 

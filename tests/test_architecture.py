@@ -30,6 +30,7 @@ LAYERS = (
         "fxprune.vocabulary",
         "fxprune.search",
         "fxprune.journal",
+        "fxprune.devices",
         "fxprune.encode",
         "fxprune.examples",
         "fxprune.loop",

@@ -22,6 +22,7 @@ from torch import nn
 from fxprune import analyze, emit, runtimes
 from fxprune.blocks import sites
 from fxprune.budget import Clock, default_cache
+from fxprune.devices import placed
 from fxprune.examples import encoded
 from fxprune.gates import tensors_of
 from fxprune.loop import Recipe
@@ -39,7 +40,7 @@ from fxprune.tasks import fine_tune, predicted
 from fxprune.teach import teach
 from fxprune.tools import data, models, report, subject_common, train_page
 from fxprune.tools.ablation_page import page
-from fxprune.tools.ablation_studies import STARTS, STUDIES, UNTRAINED, VARIANTS
+from fxprune.tools.ablation_studies import EPOCHS, STARTS, STUDIES, UNTRAINED, VARIANTS
 from fxprune.tools.train_page import POINT
 
 MODEL = "minilm"
@@ -85,8 +86,9 @@ SETTINGS: dict[str, Setting] = {
 class Bench:
     """One task: its program and rows, its teacher, and the students."""
 
-    def __init__(self, task: str, out: Path) -> None:
-        self.task, self.out, self.setting = task, out, SETTINGS[task]
+    def __init__(self, task: str, out: Path, device: str = "") -> None:
+        self.task, self.out, self.device = task, out, device
+        self.setting = _on(SETTINGS[task], device)
         folder = subject_common.data(f"{self.setting.folder}/train.tsv").parent
         found = data.read(folder, self.setting.columns, self.setting.rows)
         tokenizer = models.tokenizer(MODEL)
@@ -112,14 +114,16 @@ class Bench:
 
     def judged(self, module: nn.Module) -> float:
         """The task's metric on dev."""
-        answers = predicted(self.program, module, self.dev)
+        with placed([module], self.device):
+            answers = predicted(self.program, module, self.dev)
         return METRICS[self.setting.metric].of(self.dev.labels.numpy(), answers.numpy())
 
     def student(self, variant: str, density: float, seed: int) -> None:
         """Train one, and keep it."""
         method, program = self.method(variant, density, seed), self.start(variant, density, seed)
         recipe = replace(self.setting.student, seed=seed)
-        epochs = 0 if variant in UNTRAINED else getattr(method, "epochs", 0) or recipe.epochs
+        longer = EPOCHS.get(variant) or getattr(method, "epochs", 0)
+        epochs = 0 if variant in UNTRAINED else longer or recipe.epochs
         recipe = replace(recipe, epochs=epochs)
         start = time.perf_counter()
         taught = teach(program, method, self.train, recipe, self.teacher, recall=self.recall)
@@ -166,6 +170,12 @@ class Bench:
             lines.write(text + "\n")
 
 
+def _on(setting: Setting, device: str) -> Setting:
+    """A setting on a device."""
+    made = {name: replace(getattr(setting, name), device=device) for name in ("teacher", "student")}
+    return replace(setting, **made)
+
+
 def left(pruner: Pruner) -> dict[str, Any]:
     """What is open: heads by the number of their value dims in each layer, and neurons in each layer."""
     heads: list[list[int]] = []
@@ -202,7 +212,9 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
     """The students in order: all variants of one density and seed, before the next."""
     for seed in options.seeds:
         for density in options.densities:
-            for variant in options.variants or STUDIES[options.study]:
+            for variant in options.variants or [
+                name for name in STUDIES[options.study] if name not in EPOCHS
+            ]:
                 yield variant, density, seed
 
 
@@ -256,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.page.write_text(text, encoding="utf-8")
         return
     for task in options.tasks or SETTINGS:
-        bench = Bench(task, options.out)
+        bench = Bench(task, options.out, options.device)
         if options.measure:
             measure(bench, Settings(options.threads), SECONDS)
             continue
@@ -271,9 +283,10 @@ def _parser() -> argparse.ArgumentParser:
     add("tasks", nargs="*", help=f"of {', '.join(SETTINGS)}")
     add("--out", type=Path, default=Path("out/grain/results.jsonl"), help="where figures are kept")
     add("--study", choices=STUDIES, default="grain", help="which rows (grain)")
-    add("--variants", nargs="+", choices=VARIANTS, help="(all of the study)")
+    add("--variants", nargs="+", choices=VARIANTS, help="(all of the study but those of more epochs)")
     add("--densities", nargs="+", type=float, default=[0.1, 0.25, 0.5], help="(0.1 0.25 0.5)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
+    add("--device", default="", help="where they are trained: cpu or cuda (cpu)")
     add("--threads", type=int, default=1, help="of torch, and of the runtime (1)")
     add("--measure", action="store_true", help="lower and time what was trained")
     add("--page", type=Path, help="write the page from the figures, and train nothing")

@@ -57,6 +57,9 @@ STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
         "no-structure": (_grain(alpha=0.0), "without structure regularisation"),
         "no-separation": (_grain(separate=False), "without gradient separation"),
         "no-hidden": (_grain(hidden=0.0), "without the hidden loss"),
+        "grain-long": (_grain(), "GRAIN, 20 epochs"),
+        "random-long": (_grain(score="random"), "random scores, 20 epochs"),
+        "heads-long": (_grain(units="heads"), "whole heads and neurons, 20 epochs"),
     },
     "blocks": {
         "struct": (_blocks("struct"), "movement, whole heads of each matrix and neurons (struct)"),
@@ -139,6 +142,9 @@ STARTS: dict[str, Callable[[Any, float, int], Program]] = {
     "scratch": _from_scratch,
 }
 
+
+EPOCHS = {"grain-long": 20, "random-long": 20, "heads-long": 20}
+"""Variants that are trained for longer than the others (the paper's 20 epochs), and only where they are named."""
 
 UNTRAINED = frozenset({"svd-after"})
 """Variants that are judged as they begin."""

@@ -41,6 +41,7 @@ def recipe(parser: argparse.ArgumentParser, own: Recipe) -> None:
         help=f"the largest norm of a step's gradients ({own.clip:g}; 0: any)",
     )
     add("--precision", choices=PRECISIONS, default=own.precision, help="mixed precision (no)")
+    add("--device", default=own.device, help="where it is trained: cpu or cuda (cpu)")
 
 
 def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int = 0) -> Recipe:
@@ -58,6 +59,7 @@ def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int 
         seed,
         options.precision,
         options.clip,
+        options.device,
     )
 
 
