@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from fxprune.felt import Felt, Tables, adam, finite
@@ -28,6 +29,14 @@ SOFT = 0.8
 
 EDGE = 1e-6
 """How far u stays from 0 and 1."""
+
+TINY = 1e-9
+
+FAR = 50.0
+"""An `a` of this size is 0 or 1 for good."""
+
+HOLD = 0.5
+"""Of the time after the warm-up: from then on the target is approached step by step, whatever the multipliers have reached."""
 
 
 def probability(score: Tensor, beta: float) -> Tensor:
@@ -56,12 +65,16 @@ class HardConcrete:
     """A score and a budget in one, for `Pruner`: what gates are is drawn anew in each step, from `a`, which Adam moves at `rate`.
 
     `costs` are the parameters that leave with each unit. The expected sparsity follows a line from 0 to `target` until `warmup`.
+
+    Multipliers grow by `rate` a step at most, so that those of a short run, or of a steep loss, end before they hold the target (the
+    authors discard what misses it by more than 0.02). In the second half of what follows the warm-up, all `a` move together so that the
+    expected sparsity goes from where it is to the target in a line; that part is not the paper's.
     """
 
     slots: ClassVar[Mapping[str, bool]] = {
         "noise": True, "first": True, "second": True, "steps": False,
         "line": False, "line_first": False, "line_second": False,
-        "square": False, "square_first": False, "square_second": False,
+        "square": False, "square_first": False, "square_second": False, "held": False,
     }  # fmt: skip
     dtype: ClassVar[torch.dtype] = torch.float32
 
@@ -104,7 +117,9 @@ class HardConcrete:
                 own = before.clone()
                 moved = torch.full_like(state[name], -up)
                 adam(state[name], moved, (state[f"{name}_first"], state[f"{name}_second"], own), self.rate)
-            self._draw(gate, state["noise"], int(state["steps"]))
+        self._hold(felt)
+        for gate in felt.scores:
+            self._draw(gate, felt.slots["noise"][gate], int(felt.slots["steps"][gate]))
 
     def _slope(
         self, gate: Gate, score: Tensor, noise: Tensor, felt: Tensor | None, strength: float
@@ -114,6 +129,28 @@ class HardConcrete:
         held: Tensor = -strength * self._cost(gate, score) / self._total * open_ * (1 - open_)
         is_drawn = bool((noise > 0).all())
         return held + felt * drawn(score, noise, self.beta)[1] if is_drawn and felt is not None else held
+
+    def _hold(self, felt: Felt) -> None:
+        """Towards the end, move all `a` together, so that the expected sparsity goes to the target in a line."""
+        since = self.warmup + HOLD * (1 - self.warmup)
+        if felt.progress < since:
+            return
+        held = next(iter(felt.slots["held"].values()))
+        if not float(held):
+            held.fill_(self.sparsity(felt.scores))
+        gone = (felt.progress - since + TINY) / (1 - since + TINY)
+        wanted = float(held) + (self.target - float(held)) * min(1.0, gone)
+        scores = torch.cat([score.flatten() for score in felt.scores.values()])
+        costs = torch.cat([self._cost(gate, score).flatten() for gate, score in felt.scores.items()])
+
+        def beyond(down: float) -> float:
+            kept = float((costs * probability(scores - down, self.beta)).sum())
+            return 1 - kept / self._total - wanted
+
+        most = float(scores.abs().max()) + FAR
+        down = brentq(beyond, -most, most, xtol=1e-6)
+        for score in felt.scores.values():
+            score.sub_(down)
 
     def _draw(self, gate: Gate, noise: Tensor, step: int) -> None:
         """Uniform numbers that only the seed, the gate and the step decide: all processes, and a run that is resumed, draw the same."""

@@ -17,7 +17,7 @@ from fxprune.errors import PipelineError, RefusedError, SelectionError
 from fxprune.examples import Examples
 from fxprune.factorize import factorize
 from fxprune.felt import Felt
-from fxprune.gates import gate, tensors_of
+from fxprune.gates import Gate, gate, tensors_of
 from fxprune.loop import Recipe
 from fxprune.lowering import lower
 from fxprune.merge import cheaper, pairs
@@ -97,6 +97,22 @@ def test_gates_are_drawn_as_the_paper_says() -> None:
     assert probability(score, 1.0).tolist() == pytest.approx((score + math.log(11)).sigmoid().tolist())
     more, _ = drawn(score + 1e-3, noise, 1.0)
     assert torch.allclose((more - gates).mean(0) / 1e-3, slopes.mean(0), rtol=0.02)
+
+
+@pytest.mark.parametrize("warmup", [0.5, 1.0])
+@pytest.mark.parametrize("steepness", [1e-4, 1e-2, 1.0])
+def test_the_size_is_reached_however_steep_the_loss_is(steepness: float, warmup: float) -> None:
+    """Multipliers of 0.05 a step can't hold against a loss of any size in 300 steps: without the line at the end 0.30 to 0.99 is left."""
+    gate, random = Gate("gates.rank", "units", "rank"), torch.Generator().manual_seed(0)
+    concrete = HardConcrete({gate: torch.ones(200)}, 0.7, warmup)
+    slots = {name: {gate: torch.zeros(200 if wide else ())} for name, wide in concrete.slots.items()}
+    scores, open_ = {gate: torch.zeros(200)}, {gate: torch.ones(200, dtype=torch.bool)}
+    worth = steepness * torch.rand(200, generator=random)
+    concrete.bind(scores, slots)
+    for step in range(300):
+        concrete.update(Felt(scores, {gate: -worth}, open_, step / 299, slots))
+    assert concrete.sparsity(scores) == pytest.approx(0.7, abs=1e-3)
+    assert int((concrete.settled()[gate] > 0).sum()) == 60
 
 
 def test_what_is_deployed_has_no_chance_in_it() -> None:
