@@ -88,7 +88,7 @@ class Blocks(Training):
     threshold: float = 0.1  #: blocks stay whose sigmoid(score) lies above it
     rows: int = 32  #: of a block, along heads and neurons
     columns: int = 32  #: of a block, the other way
-    start: float = 0.05  #: the progress at which blocks begin to leave; single weights want a later start in short runs, or method='taylor'
+    start: float = 0.05  #: the progress at which blocks begin to leave; single weights want method='taylor' in runs of a few thousand steps
     end: float = 0.5  #: and at which all that do may have left
     rate: float = 1e-2  #: how fast scores learn
     attention: float = 1.0  #: the weight of attention in what pulls

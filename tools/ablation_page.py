@@ -18,8 +18,9 @@ while a teacher trains them: `fxprune train`'s `grain` beside what it is made of
 parameters of what has gates (attention, feed-forward blocks and pooler) that is left. The figures lie in `docs/grain.jsonl` and come from
 
 ```
-python -m fxprune.tools.ablation CoLA --out docs/grain.jsonl
-python -m fxprune.tools.ablation SST-2 --out docs/grain.jsonl
+python -m fxprune.tools.ablation CoLA SST-2 --out docs/grain.jsonl --device cuda
+python -m fxprune.tools.ablation CoLA SST-2 --out docs/grain.jsonl --device cuda --densities 0.1 \\
+    --variants grain-long random-long heads-long
 python -m fxprune.tools.ablation CoLA SST-2 --out docs/grain.jsonl --measure
 ```"""
 
@@ -43,7 +44,7 @@ density that could be told beforehand). What is empty leaves for good; what stay
 The figures lie in `docs/blocks.jsonl` and come from
 
 ```
-python -m fxprune.tools.ablation CoLA SST-2 --study blocks --out docs/blocks.jsonl
+python -m fxprune.tools.ablation CoLA SST-2 --study blocks --out docs/blocks.jsonl --densities 0.25 --device cuda
 python -m fxprune.tools.ablation CoLA SST-2 --study blocks --out docs/blocks.jsonl --measure
 ```"""
 
@@ -55,8 +56,8 @@ of the trained teacher. Density is the share of the matrices' parameters that is
 matrices again. The figures lie in `docs/flop.jsonl` and come from
 
 ```
-python -m fxprune.tools.ablation CoLA --study ranks --out docs/flop.jsonl
-python -m fxprune.tools.ablation CoLA --study ranks --out docs/flop.jsonl --measure
+python -m fxprune.tools.ablation CoLA SST-2 --study ranks --out docs/flop.jsonl --densities 0.5 --device cuda
+python -m fxprune.tools.ablation CoLA SST-2 --study ranks --out docs/flop.jsonl --measure
 ```"""
 
 Left: TypeAlias = Callable[[Entries, Entries], str]
@@ -80,11 +81,16 @@ def _ranks(students: Entries, measured: Entries) -> str:
     return f"{mean(found):,.0f}" if found else "–"
 
 
+def _reached(students: Entries, measured: Entries) -> str:
+    found = [entry["reached"] for entry in students if "ranks" in entry]
+    return spread(found) if found else "–"
+
+
 #: study: (what stands before its tables, what stands behind them, columns of its own)
 STUDIES: dict[str, tuple[str, str, Mapping[str, Left]]] = {
     "grain": (HEAD, CURVES, {"heads left": _heads}),
     "blocks": (BLOCKS, "", {"heads left": _whole_heads, "zeros": _zeros}),
-    "ranks": (RANKS, "", {"ranks left": _ranks}),
+    "ranks": (RANKS, "", {"density reached": _reached, "ranks left": _ranks}),
 }
 
 
@@ -134,7 +140,8 @@ def _task(task: str, entries: Entries, variants: Mapping[str, str], own: Mapping
         f"{teacher['rows'][0]:,} rows to train on, {teacher['rows'][1]:,} to be judged on. "
         f"The teacher, {teacher['recipe']['epochs']} epochs: {teacher['measure']} {teacher['metric']:.3f}. "
         f"Students: {recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, "
-        f"batches of {recipe['batch_size']}, {recipe['precision']}. Mean (lowest–highest) over seeds."
+        f"batches of {recipe['batch_size']}, {recipe['precision']}, on {recipe.get('device') or 'cpu'}. "
+        "Mean (lowest–highest) over seeds."
     )
     return [
         f"## {task}: {teacher['measure']} on dev",

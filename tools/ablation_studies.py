@@ -71,6 +71,15 @@ STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
         "hybrid-late": (_blocks("hybrid", **LATE), "hybrid, begun at 30 %"),
         "filled-late": (_distill(epochs=2), "hybrid-filled, from hybrid begun at 30 %"),
         "block-late": (_blocks("block", **LATE), "block, begun at 30 %"),
+        "struct-taylor": (
+            _blocks("struct", method="taylor", **LATE),
+            "struct by Taylor scores, begun at 30 %",
+        ),
+        "hybrid-taylor": (
+            _blocks("hybrid", method="taylor", **LATE),
+            "hybrid by Taylor scores, begun at 30 %",
+        ),
+        "block-taylor": (_blocks("block", method="taylor", **LATE), "block by Taylor scores, begun at 30 %"),
         "unstructured-late": (_blocks("unstructured", **LATE), "single weights, begun at 30 %"),
         "unstructured-taylor": (
             _blocks("unstructured", method="taylor", **LATE),
