@@ -90,6 +90,11 @@ def test_a_classifier_loses_units_while_it_learns(
     assert session.run(None, given)[0].shape == (2, 2)
 
 
+def test_a_device_that_is_not_there(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(place, tmp_path / "out"), "--device", "abacus"]) == 2
+    assert "nothing can be put on device 'abacus'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_command_that_was_killed_goes_on_and_ends_the_same(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
