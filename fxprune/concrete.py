@@ -104,8 +104,15 @@ class HardConcrete:
 
     def update(self, felt: Felt) -> None:
         """A step for `a` and for the multipliers, and new numbers; gradients that are not finite skip it."""
-        if not finite(felt):
-            return
+        if finite(felt):
+            self._learn(felt)
+        self._hold(felt)
+        if finite(felt):
+            for gate in felt.scores:
+                self._draw(gate, felt.slots["noise"][gate], int(felt.slots["steps"][gate]))
+
+    def _learn(self, felt: Felt) -> None:
+        """A step of Adam down for `a`, and up for the multipliers."""
         gap = self.sparsity(felt.scores) - self.target * min(1.0, felt.progress / self.warmup)
         for gate, score in felt.scores.items():
             state = {name: table[gate] for name, table in felt.slots.items()}
@@ -117,9 +124,6 @@ class HardConcrete:
                 own = before.clone()
                 moved = torch.full_like(state[name], -up)
                 adam(state[name], moved, (state[f"{name}_first"], state[f"{name}_second"], own), self.rate)
-        self._hold(felt)
-        for gate in felt.scores:
-            self._draw(gate, felt.slots["noise"][gate], int(felt.slots["steps"][gate]))
 
     def _slope(
         self, gate: Gate, score: Tensor, noise: Tensor, felt: Tensor | None, strength: float
@@ -140,17 +144,17 @@ class HardConcrete:
             held.fill_(self.sparsity(felt.scores))
         gone = (felt.progress - since + TINY) / (1 - since + TINY)
         wanted = float(held) + (self.target - float(held)) * min(1.0, gone)
-        scores = torch.cat([score.flatten() for score in felt.scores.values()])
-        costs = torch.cat([self._cost(gate, score).flatten() for gate, score in felt.scores.items()])
+        scores = torch.cat([score.flatten() for score in felt.scores.values()]).double().cpu()
+        costs = torch.cat([self.costs[gate].flatten() for gate in felt.scores]).double().cpu()
 
         def beyond(down: float) -> float:
-            kept = float((costs * probability(scores - down, self.beta)).sum())
-            return 1 - kept / self._total - wanted
+            return 1 - float((costs * probability(scores - down, self.beta)).sum() / costs.sum()) - wanted
 
         most = float(scores.abs().max()) + FAR
-        down = brentq(beyond, -most, most, xtol=1e-6)
-        for score in felt.scores.values():
-            score.sub_(down)
+        if beyond(-most) < 0 < beyond(most):
+            down = brentq(beyond, -most, most, xtol=1e-6)
+            for score in felt.scores.values():
+                score.sub_(down)
 
     def _draw(self, gate: Gate, noise: Tensor, step: int) -> None:
         """Uniform numbers that only the seed, the gate and the step decide: all processes, and a run that is resumed, draw the same."""

@@ -2,59 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxprune.errors import UsageError
+
+NOWHERE = "nothing can be trained on device {!r}: {}"
 
 
 @contextmanager
 def placed(modules: Iterable[nn.Module], device: str) -> Iterator[None]:
     """Within the block the modules lie on a device ("": where they are), in place; then each is back on its own.
 
-    What a graph makes itself (`arange(…, device=cpu)`) is made there, too. UsageError where there is no such device, or for a module that
-    lies on several.
+    Parameters and buffers stay the same objects. What a graph makes itself (`arange(…, device=cpu)`) is made there, too. UsageError where
+    there is no such device, where several processes train, and for a module that lies on several devices.
     """
-    homes = {module: _home(module) for module in modules} if device else {}
-    if homes:
-        _check(device)
-    try:
-        for module in homes:
-            move(module, device)
+    wanted = _checked(device) if device else None
+    with ExitStack() as back:
+        for module in modules if wanted else ():
+            assert wanted is not None
+            home = _home(module)
+            back.callback(_carry, module, home)
+            _carry(module, wanted)
+            for graph in (one for one in module.modules() if isinstance(one, fx.GraphModule)):
+                back.callback(redirect, graph, wanted, home, redirect(graph, home, wanted))
         yield
-    finally:
-        for module, home in homes.items():
-            move(module, home)
 
 
-def move(module: nn.Module, device: torch.device | str) -> None:
-    """Move a module, in place, and what its graphs make."""
-    before = {tensor.device for tensor in _tensors(module)}
-    module.to(device)
-    for graph in (one for one in module.modules() if isinstance(one, fx.GraphModule)):
-        changed = [_redirect(node, before, torch.device(device)) for node in graph.graph.nodes]
-        if any(changed):
-            graph.recompile()
+def redirect(
+    graph: fx.GraphModule,
+    before: torch.device,
+    after: torch.device,
+    only: Mapping[fx.Node, bool] | None = None,
+) -> dict[fx.Node, bool]:
+    """Let a graph make on another device what it made on one; the nodes that changed. `only` these nodes are looked at."""
+    changed = {
+        node: _redirected(node, before, after) for node in graph.graph.nodes if only is None or node in only
+    }
+    found = {node: True for node, yes in changed.items() if yes}
+    if found:
+        graph.recompile()
+    return found
 
 
-def _redirect(node: fx.Node, before: set[torch.device], device: torch.device) -> bool:
-    """Whether a node named a device that the module lay on; it names the new one then."""
+def _redirected(node: fx.Node, before: torch.device, after: torch.device) -> bool:
     found: list[torch.device] = []
 
     def own(value: Any) -> Any:
-        if not isinstance(value, torch.device) or value.type not in {one.type for one in before}:
+        if not isinstance(value, torch.device) or value.type != before.type:
             return value
         found.append(value)
-        return device
+        return after
 
     args, kwargs = (fx.node.map_aggregate(value, own) for value in (node.args, node.kwargs))
     if found:
         node.args, node.kwargs = args, kwargs  # type: ignore[assignment]
     return bool(found)
+
+
+def _carry(module: nn.Module, device: torch.device) -> None:
+    """Move what a module holds; whoever refers to one of its tensors still does."""
+    for tensor in _tensors(module):
+        tensor.data = tensor.data.to(device)
+        if tensor.grad is not None:
+            tensor.grad = tensor.grad.to(device)
 
 
 def _home(module: nn.Module) -> torch.device:
@@ -67,13 +83,21 @@ def _home(module: nn.Module) -> torch.device:
     return found[0]
 
 
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
+def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _check(device: str) -> None:
+def _checked(device: str) -> torch.device:
+    """The device, where one process can train on it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        why = "several processes train, and each has a card of its own; put the model there before it is captured (device '')"
+        raise UsageError(NOWHERE.format(device, why))
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"nothing can be put on device {device!r}: {first}") from error
+        wanted = torch.device(device)
+        torch.empty(1, device=wanted).cpu()
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        raise UsageError(NOWHERE.format(device, str(error).strip().splitlines()[0])) from error
+    if wanted.index:
+        why = f"a process trains on its first card; CUDA_VISIBLE_DEVICES={wanted.index} makes that one the first (device 'cuda')"
+        raise UsageError(NOWHERE.format(device, why))
+    return wanted

@@ -116,9 +116,8 @@ class Loop:
         ready = self.accelerator.prepare(module, optimizer, loader(examples, self.batches))
         self.module, self.optimizer, self.loader = ready
         self.moment = Moment(recipe.epochs * len(self.loader))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: recipe.rate(step, self.moment.steps)
-        )
+        steps = self.moment.steps  # not through `self`: a ring would keep the optimizer on its device
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.rate(step, steps))
         self.accelerator.register_for_checkpointing(self.moment, self.schedule)
 
     def run(self, lesson: Lesson) -> Moment:
@@ -175,8 +174,15 @@ class Loop:
 
     def _restore(self) -> None:
         found = _newest(self.checkpoints.folder) if self.checkpoints else None
-        if found:
+        if not found:
+            return
+        try:
             self.accelerator.load_state(str(found))
+        except RuntimeError as error:
+            why = str(error).strip().splitlines()[-1].strip()
+            raise UsageError(
+                f"{found} is of another run, or of another version of fxprune ({why}); begin anew: empty {found.parent}, or --restart"
+            ) from error
 
     def _save(self) -> None:
         """Now and then, and at the end: written beside the last one, which goes only when the new one is whole."""
@@ -211,8 +217,14 @@ def _accelerator(device: torch.device) -> Any:
     """
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, PartialState
     except ImportError as error:
         raise UsageError(NEEDS.format(error)) from error
+    known = PartialState().device if PartialState._shared_state else device
+    if known.type != device.type and PartialState().num_processes == 1:
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # it remembers the device of the first run of a process
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
 
 

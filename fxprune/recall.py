@@ -33,7 +33,8 @@ class Recall:
         if any(name not in row for row in rows for name in names):
             return None
         columns = {name: [row[name] for row in rows] for name in names}
-        return {n: _padded(c, width) if n in trimmed else torch.stack(c) for n, c in columns.items()}
+        whole = {n: _padded(c, width) if n in trimmed else torch.stack(c) for n, c in columns.items()}
+        return {name: value.to(index.device) for name, value in whole.items()}
 
     def put(
         self,

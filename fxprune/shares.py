@@ -133,5 +133,6 @@ class Keeping:
         """What the other budget opens, and these."""
         found = self.budget(standing, progress)
         return {
-            gate: open_ | self.kept[gate] if gate in self.kept else open_ for gate, open_ in found.items()
+            gate: open_ | self.kept[gate].to(open_.device) if gate in self.kept else open_
+            for gate, open_ in found.items()
         }

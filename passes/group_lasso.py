@@ -122,7 +122,8 @@ def _squares(gated: Gated, one: Gate, tensors: dict[str, Tensor]) -> Squares:
 
 
 def _of_units(units: Units, weight: Tensor, dims: tuple[object, ...]) -> Tensor | None:
-    return units.total(weight.square(), dims)  # type: ignore[arg-type]
+    total = units.total(weight.square(), dims)  # type: ignore[arg-type]
+    return total if total is None else total.to(weight.device)
 
 
 def _of_blocks(weight: Tensor, grid: Grid) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from statistics import mean
+from statistics import mean, mode
 from typing import Any, TypeAlias
 
 from fxprune.tools import report
@@ -110,7 +110,9 @@ def page(study: str, entries: Entries, variants: Mapping[str, str], note: str) -
 def _task(task: str, entries: Entries, variants: Mapping[str, str], own: Mapping[str, Left]) -> list[str]:
     teacher = next(entry for entry in entries if entry["variant"] == "teacher")
     students = [entry for entry in entries if "metric" in entry and "density" in entry]
-    recipe = students[0]["recipe"] if students else teacher["recipe"]
+    recipes = [entry["recipe"] for entry in students] or [teacher["recipe"]]
+    recipe, epochs = recipes[0], mode(each["epochs"] for each in recipes)
+    devices = " and ".join(sorted({each.get("device") or "cpu" for each in recipes}))
     rows = [
         _row(
             name,
@@ -139,8 +141,8 @@ def _task(task: str, entries: Entries, variants: Mapping[str, str], own: Mapping
     text = (
         f"{teacher['rows'][0]:,} rows to train on, {teacher['rows'][1]:,} to be judged on. "
         f"The teacher, {teacher['recipe']['epochs']} epochs: {teacher['measure']} {teacher['metric']:.3f}. "
-        f"Students: {recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, "
-        f"batches of {recipe['batch_size']}, {recipe['precision']}, on {recipe.get('device') or 'cpu'}. "
+        f"Students: {epochs} epochs, learning rate {recipe['learning_rate']:g}, "
+        f"batches of {recipe['batch_size']}, {recipe['precision']}, on {devices}. "
         "Mean (lowest–highest) over seeds."
     )
     return [
