@@ -81,14 +81,14 @@ class Blocks(Training):
     name: ClassVar[str] = "blocks"
     hidden: ClassVar[float] = 0.0
 
-    method: str = "movement"  #: what stays: movement, taylor or random
+    method: str = "movement"  #: what stays: movement, taylor (for short runs) or random
     variant: str = "hybrid"  #: block, hybrid, struct or unstructured
     density: float = 0.0  #: the share of the gated parameters that stays; 0: as strength makes it
     strength: float = 10.0  #: how hard all scores are pulled down (2.5 to 40 in the paper)
     threshold: float = 0.1  #: blocks stay whose sigmoid(score) lies above it
     rows: int = 32  #: of a block, along heads and neurons
     columns: int = 32  #: of a block, the other way
-    start: float = 0.05  #: the progress at which blocks begin to leave; single weights want method='taylor' in runs of a few thousand steps
+    start: float = 0.05  #: the progress at which blocks begin to leave
     end: float = 0.5  #: and at which all that do may have left
     rate: float = 1e-2  #: how fast scores learn
     attention: float = 1.0  #: the weight of attention in what pulls
