@@ -46,10 +46,10 @@ def test_a_study_of_blocks_tells_what_stayed_zero() -> None:
 
 
 def test_a_study_of_ranks_counts_them() -> None:
-    rows = [TEACHER, student("flop", 0.4, 0, ranks=[10, 20]), student("svd", 0.3, 0)]
+    rows = [TEACHER, student("flop", 0.4, 0, ranks=[10, 20], reached=0.251), student("svd", 0.3, 0)]
     text = page("ranks", rows, {"flop": "FLOP", "svd": "SVD"}, "")
-    assert "| 25% | FLOP | 1 | 0.400 | 80% | 30 | – | – | – |" in text
-    assert "| 25% | SVD | 1 | 0.300 | 60% | – | – | – | – |" in text
+    assert "| 25% | FLOP | 1 | 0.400 | 80% | 0.251 | 30 | – | – | – |" in text
+    assert "| 25% | SVD | 1 | 0.300 | 60% | – | – | – | – | – |" in text
 
 
 def test_factors_at_equal_speed() -> None:
