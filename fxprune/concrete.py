@@ -31,6 +31,7 @@ EDGE = 1e-6
 """How far u stays from 0 and 1."""
 
 TINY = 1e-9
+"""So that the line has an end where the warm-up lasts to the end of the run."""
 
 FAR = 50.0
 """An `a` of this size is 0 or 1 for good."""
@@ -104,10 +105,11 @@ class HardConcrete:
 
     def update(self, felt: Felt) -> None:
         """A step for `a` and for the multipliers, and new numbers; gradients that are not finite skip it."""
-        if finite(felt):
+        learns = finite(felt)
+        if learns:
             self._learn(felt)
         self._hold(felt)
-        if finite(felt):
+        if learns:
             for gate in felt.scores:
                 self._draw(gate, felt.slots["noise"][gate], int(felt.slots["steps"][gate]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -38,13 +38,11 @@ def redirect(
     graph: fx.GraphModule,
     before: torch.device,
     after: torch.device,
-    only: Mapping[fx.Node, bool] | None = None,
-) -> dict[fx.Node, bool]:
+    only: Container[fx.Node] | None = None,
+) -> set[fx.Node]:
     """Let a graph make on another device what it made on one; the nodes that changed. `only` these nodes are looked at."""
-    changed = {
-        node: _redirected(node, before, after) for node in graph.graph.nodes if only is None or node in only
-    }
-    found = {node: True for node, yes in changed.items() if yes}
+    asked = [node for node in graph.graph.nodes if only is None or node in only]
+    found = {node for node in asked if _redirected(node, before, after)}
     if found:
         graph.recompile()
     return found
