@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -82,7 +82,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What stays whole and why: the node that says so, its operator, and the user's own source line."""
+    """What stays whole and why: the node that says so, its operator, and the user's own source line; `places`: (tensor, dim)."""
 
     what: str
     size: int
@@ -90,6 +90,7 @@ class Refusal:
     node: str
     operator: str
     source: str
+    places: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -255,17 +256,18 @@ def _refusals(
     program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]
 ) -> tuple[Refusal, ...]:
     nodes = {node.name: node for node in program.graph.graph.nodes}
-    found = [
-        _refusal(
-            _what(places[leaf]), leaf.size, algebra.pinned(leaf), nodes, partial(_line, program, flow, leaf)
-        )
-        for leaf in whole
-    ]
+    found = [_stays(program, flow, leaf, places[leaf], nodes) for leaf in whole]
     unknown = [
         _refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes)
         for node, why in flow.unknown.items()
     ]
     return (*unknown, *found)
+
+
+def _stays(program: Program, flow: Flow, leaf: Dim, places: Places, nodes: Mapping[str, fx.Node]) -> Refusal:
+    line = partial(_line, program, flow, leaf)
+    found = _refusal(_what(places), leaf.size, algebra.pinned(leaf), nodes, line)
+    return replace(found, places=frozenset((name, place) for name, place, _ in places))
 
 
 def _line(program: Program, flow: Flow, leaf: Dim, node: fx.Node) -> str:

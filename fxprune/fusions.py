@@ -93,4 +93,4 @@ def _graphs(graph: Any) -> Iterator[Any]:
 def _written_out(graph: Any) -> list[str]:
     """The functions that ONNX Runtime wrote out in this graph, once each."""
     found = (WRITTEN_OUT.match(name) for node in graph.node for name in node.output)
-    return [function for function, _ in {match.groups() for match in found if match}]
+    return [function for function, _ in dict.fromkeys(match.groups() for match in found if match)]

@@ -87,10 +87,8 @@ def _called(axis: Axis, names: Mapping[str, str], marks: Mapping[Marks, str], af
     found = [name for theirs, name in marks.items() if mine & theirs]
     if len(found) == 1:
         return found[0]
-    member = next(name for name, _, _ in mine)
-    why = next(
-        (refusal.why for refusal in after.refusals if member in refusal.what), "it is coupled otherwise"
-    )
+    places = {(name, place) for name, place, _ in mine}
+    why = next((each.why for each in after.refusals if places & each.places), "it is coupled otherwise")
     raise SelectionError(
         f"{axis.name} lost units in one part of the model, and must stay whole in another: {why}"
     )

@@ -97,6 +97,15 @@ def test_what_must_stay_whole_in_the_target_is_refused_with_the_reason(layers: n
         transfer(one, result.selection, captured(Peek(first)))
 
 
+def test_a_refusal_knows_every_tensor_that_stays_whole_with_it(layers: nn.ModuleList) -> None:
+    first = layers[0]
+    assert isinstance(first, Body)
+    places = {
+        place: each.why for each in fxprune.analyze(captured(Peek(first))).refusals for place in each.places
+    }
+    assert places["first.up.weight", 0] == places["first.up.bias", 0] == places["first.down.weight", 1]
+
+
 def test_a_layer_that_is_none_in_the_target_is_refused(layers: nn.ModuleList) -> None:
     one, first = captured(nn.Sequential(*layers)), layers[0]
     assert isinstance(first, Body)
