@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -174,6 +174,7 @@ class _Search:
         aim, trials, seen = self.scale.aim, list[Trial](), set[str]()
         best: tuple[tuple[bool, float], Draft] | None = None
         allowed, room = aim.share, ROOM if aim.measured else 1.0
+        tried = list[tuple[float, float]]()
         for _ in range(TRIES):
             draft = self.drafts.within((allowed * self.scale.total - self.rest) / self.factor)
             if draft is None or draft.key in seen:
@@ -186,7 +187,8 @@ class _Search:
                 best = (safe, share), draft
             if safe and share >= aim.share * CLOSE:
                 break
-            allowed += aim.share * (CLOSE + room) / 2 - share
+            tried.append((allowed, share))
+            allowed = _next(tried, aim.share * (CLOSE + room) / 2)
         draft = best[1] if best else self._smallest(trials)
         share = best[0][1] if best else trials[-1].measured
         frontier = tuple((self.predicted(cost), error) for cost, error in self.drafts.frontier())
@@ -218,3 +220,17 @@ class _Search:
             f"{aim.budget}={aim.share:g} can't be reached: with the smallest of everything that may go, {least:.3f} of the"
             f" {aim.budget} is left; ask for more{self.drafts.more}"
         )
+
+
+def _next(tried: Sequence[tuple[float, float]], goal: float) -> float:
+    """What to allow next, from (allowed, measured) so far: between plans on both sides of the goal, else on by what the last one missed.
+
+    The table's slope is not the clock's: stepping on by the miss alone would swing around a goal where the clock falls steeply.
+    """
+    under = max((each for each in tried if each[1] <= goal), key=lambda each: each[1], default=None)
+    over = min((each for each in tried if each[1] > goal), key=lambda each: each[1], default=None)
+    if under is None or over is None:
+        allowed, measured = tried[-1]
+        return allowed + goal - measured
+    way = (goal - under[1]) / (over[1] - under[1])
+    return under[0] + min(max(way, 0.1), 0.9) * (over[0] - under[0])

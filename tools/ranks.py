@@ -47,15 +47,18 @@ class Ranks(Bench):
     def run(self, speed: float, method: str) -> None:
         """One method at one speed."""
         start, program, matrices = time.perf_counter(), self.program, list[Mapping[str, Any]]()
+        sought = list[Mapping[str, Any]]()
         for kind, share in self._parts(method):
             own = {"memory": MEMORY, **LOWRANK.get(method, {})} if kind is Lowrank else {}
             options = self._options() | own
             result = Pipeline((kind(latency=speed**-share, data=self.data, **options),)).run(program)  # type: ignore[call-arg]
             program = result.program
-            matrices += result.steps[0].details.get("ranks", [])
+            details = result.steps[0].details
+            matrices += details.get("ranks", [])
+            sought.append({key: details[key] for key in ("target", "factor", "share", "trials")})
         seconds = time.perf_counter() - start
         self._row(speed, method, Outcome(program, result.selection), self._after(program))
-        self.note("details", speed=speed, method=method, seconds=seconds, ranks=matrices,
+        self.note("details", speed=speed, method=method, seconds=seconds, ranks=matrices, sought=sought,
                   parameters=program.parameter_count(), before=self.program.parameter_count())  # fmt: skip
 
     def _parts(self, method: str) -> Sequence[tuple[type[Pass], float]]:
