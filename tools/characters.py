@@ -1,7 +1,7 @@
 """`python -m fxprune.tools.characters`: a small character language model loses ranks: FLOP, SVD, and the same size from scratch.
 
 The model learns the text of WikiText-2's valid, character by character, and is judged on the first part of its test. Every figure goes into
-a JSON Lines file (`--out`); `--page` draws the table.
+a JSON Lines file (`--out`); `--table` prints the table.
 """
 
 import argparse
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=Path("out/characters.jsonl"), help="where figures are kept")
     add("--densities", nargs="+", type=float, default=[0.5, 0.25], help="(0.5 0.25)")
-    add("--seeds", nargs="+", type=int, default=[0], help="(0)")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
     add("--threads", type=int, default=1, help="of torch (1)")
     add("--table", action="store_true", help="print the table, and train nothing")
     options = parser.parse_args(arguments)
