@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -266,8 +266,8 @@ def _refusals(
 
 def _stays(program: Program, flow: Flow, leaf: Dim, places: Places, nodes: Mapping[str, fx.Node]) -> Refusal:
     line = partial(_line, program, flow, leaf)
-    found = _refusal(_what(places), leaf.size, algebra.pinned(leaf), nodes, line)
-    return replace(found, places=frozenset((name, place) for name, place, _ in places))
+    where = frozenset((name, place) for name, place, _ in places)
+    return _refusal(_what(places), leaf.size, algebra.pinned(leaf), nodes, line, where)
 
 
 def _line(program: Program, flow: Flow, leaf: Dim, node: fx.Node) -> str:
@@ -291,7 +291,9 @@ def _refusal(
     pin: Pin | None,
     nodes: Mapping[str, fx.Node],
     line: Callable[[fx.Node], str] = source_line,
+    places: frozenset[tuple[str, int]] = frozenset(),
 ) -> Refusal:
     why, name = (pin.why, pin.node) if pin else ("", "")
     node = nodes.get(name)
-    return Refusal(what, size, why, name, str(node.target) if node else "", line(node) if node else "")
+    operator, source = (str(node.target), line(node)) if node else ("", "")
+    return Refusal(what, size, why, name, operator, source, places)

@@ -23,6 +23,9 @@ ROOM = 0.99
 CLOSE = 0.95
 """A plan that lies below this share of its budget gives away more than it must."""
 
+INSIDE = 0.1
+"""How near the next plan may come to either of two that lie on both sides of a budget, as a share of the way between them."""
+
 SECONDS_A_PLAN = 3.0
 """How long the original and a plan are timed, taking turns."""
 
@@ -233,4 +236,4 @@ def _next(tried: Sequence[tuple[float, float]], goal: float) -> float:
         allowed, measured = tried[-1]
         return allowed + goal - measured
     way = (goal - under[1]) / (over[1] - under[1])
-    return under[0] + min(max(way, 0.1), 0.9) * (over[0] - under[0])
+    return under[0] + min(max(way, INSIDE), 1 - INSIDE) * (over[0] - under[0])

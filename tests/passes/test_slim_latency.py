@@ -97,6 +97,17 @@ def wide() -> Subject:
     return program, checked(program, [torch.randn(2, 4) for _ in range(40)])
 
 
+def bent(
+    slope: float, latency: float, monkeypatch: pytest.MonkeyPatch, times: Path
+) -> tuple[Outcome, list[float]]:
+    """Slim where, below a half, so many times as much is saved as the table says (the measured half can't tell); and what was measured."""
+    Machine(bend=lambda share: share if share > 0.5 else max(0.01, 0.5 - slope * (0.5 - share))).install(
+        monkeypatch
+    )
+    outcome = slim(wide(), latency=latency, cache=times)
+    return outcome, measured(outcome)
+
+
 @pytest.mark.parametrize("kind", ["flops", "params"])
 def test_a_latency_is_kept_to_with_room(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(kind)
@@ -114,10 +125,7 @@ def test_a_latency_is_kept_to_with_room(kind: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_plans_are_tightened_until_one_measures_well(monkeypatch: pytest.MonkeyPatch, times: Path) -> None:
-    """Below a half everything saves less than the table says; the measured half itself can't tell."""
-    Machine(bend=lambda share: share if share > 0.5 else 0.5 - 0.8 * (0.5 - share)).install(monkeypatch)
-    outcome = slim(wide(), latency=0.4, cache=times)
-    shares = measured(outcome)
+    outcome, shares = bent(0.8, 0.4, monkeypatch, times)
     predicted = [trial["predicted"] for trial in outcome.details["trials"]]
     assert shares[0] > 0.4
     assert predicted == sorted(predicted, reverse=True)
@@ -128,12 +136,8 @@ def test_plans_are_tightened_until_one_measures_well(monkeypatch: pytest.MonkeyP
 def test_where_the_clock_falls_steeply_plans_close_in_from_both_sides(
     monkeypatch: pytest.MonkeyPatch, times: Path
 ) -> None:
-    """Stepping on by what a plan missed would swing further each time: three times as much is saved as allowed for."""
-    Machine(bend=lambda share: share if share > 0.5 else max(0.01, 0.5 - 3 * (0.5 - share))).install(
-        monkeypatch
-    )
-    outcome = slim(wide(), latency=0.35, cache=times)
-    shares = measured(outcome)
+    """Stepping on by what a plan missed would swing further each time."""
+    outcome, shares = bent(3, 0.35, monkeypatch, times)
     assert shares[0] < 0.35 / 2
     assert len(shares) <= TRIES
     assert 0.35 * CLOSE <= outcome.details["share"] <= 0.35 * ROOM
@@ -142,11 +146,7 @@ def test_where_the_clock_falls_steeply_plans_close_in_from_both_sides(
 def test_plans_are_loosened_where_the_first_gives_away_too_much(
     monkeypatch: pytest.MonkeyPatch, times: Path
 ) -> None:
-    Machine(bend=lambda share: share if share > 0.5 else max(0.01, 0.5 - 1.3 * (0.5 - share))).install(
-        monkeypatch
-    )
-    outcome = slim(wide(), latency=0.4, cache=times)
-    shares = measured(outcome)
+    outcome, shares = bent(1.3, 0.4, monkeypatch, times)
     assert shares[0] < 0.4 * CLOSE
     assert shares[0] < shares[-1]
     assert 0.4 * CLOSE <= shares[-1] == outcome.details["share"] <= 0.4 * ROOM
