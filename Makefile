@@ -21,7 +21,7 @@ help:
 	@echo "make test    the default test suite (PYTEST_FLAGS='-m slow' for the long runs)"
 	@echo "make fuzz    2,000 random programs, pruned and compared (FUZZ_PROGRAMS=, FUZZ_FIRST= a seed, FUZZ_SECONDS=)"
 	@echo "make scale   time and memory of capture and analysis: BERT-base with 1, 2, 4, 8 times its layers, Llama-7B"
-	@echo "make bench   slim MiniLM, SmolLM2 and EfficientNet to measured speeds; writes docs/speed.md (about an hour on 2 cores)"
+	@echo "make bench   slim MiniLM, SmolLM2 and EfficientNet to measured speeds; writes docs/results/speed.md (about an hour on 2 cores)"
 	@echo "make lint    ruff and mypy;  make format mends what ruff can"
 	@echo "make clean   remove $(VENV), out/, caches and build output"
 
@@ -32,15 +32,15 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 fuzz: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m slow -p no:logging --show-capture=no tests/test_fuzz.py
+	$(BIN)/python -m pytest -m slow -p no:logging --show-capture=no tests/fuzz/test_fuzz.py
 
 scale: $(VENV)/dev.stamp
-	$(BIN)/python tests/scale.py
+	$(BIN)/python tests/support/scale.py
 
 bench: $(VENV)/bench.stamp
-	rm -f docs/speed.jsonl
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fxprune.tools.speed --out docs/speed.jsonl
-	$(BIN)/python -m fxprune.tools.speed --out docs/speed.jsonl --page docs/speed.md
+	rm -f docs/results/speed.jsonl
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fxprune.tools.benchmarks.speed --out docs/results/speed.jsonl
+	$(BIN)/python -m fxprune.tools.benchmarks.speed --out docs/results/speed.jsonl --page docs/results/speed.md
 
 lint: style types
 

@@ -1,20 +1,20 @@
 """fxprune: the compiler that makes any PyTorch model physically smaller, and proves that nothing else changed."""
 
-from fxprune.analysis import Analysis, Axis, Member, Refusal, analyze
-from fxprune.bypass import apply, bypass
-from fxprune.capture import capture
-from fxprune.emit import export, save
+from fxprune.analysis.axes import Analysis, Axis, Member, Refusal, analyze
+from fxprune.analysis.regions import Region
 from fxprune.errors import FxpruneError
+from fxprune.export.onnx import export, save
+from fxprune.export.write_back import write_back
+from fxprune.frontend.capture import capture
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
 from fxprune.passes import pipeline as parse_pipeline
-from fxprune.program import Program
-from fxprune.repeats import Region
+from fxprune.rewrite.bypass import apply, bypass
+from fxprune.rewrite.shrink import shrink, zeroed
+from fxprune.rewrite.tokens import TokenIds
+from fxprune.rewrite.vocabulary import Vocabulary, keep_tokens, verify_tokens
 from fxprune.rules import register_rule
-from fxprune.selection import Selection
-from fxprune.shrink import shrink, zeroed
-from fxprune.tokens import TokenIds
-from fxprune.verify import Verdict, verify
-from fxprune.vocabulary import Vocabulary, keep_tokens, verify_tokens
-from fxprune.write_back import write_back
+from fxprune.verification.equivalence import Verdict, verify
 
 __all__ = [
     "Analysis",

@@ -22,7 +22,7 @@ from fxprune.passes.layers import Layers
 from fxprune.passes.lowrank import Lowrank
 from fxprune.passes.slim import Slim
 from fxprune.passes.split import Split
-from fxprune.pipeline import Pass, Pipeline, parse_pipeline
+from fxprune.pipeline.base import Pass, Pipeline, parse_pipeline
 
 PASSES: tuple[type[Pass], ...] = (
     *(Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Lowrank),

@@ -10,20 +10,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, analyze
-from fxprune.blocks import Site, grid, sites
-from fxprune.distill import Losses
+from fxprune.analysis.axes import Analysis, analyze
+from fxprune.dims.blocks import Sizes
+from fxprune.dims.masks import coordinates
 from fxprune.errors import RefusedError, UsageError
-from fxprune.felt import Movement, Random, Score, Taylor
-from fxprune.gates import Gate, Gated, gate
-from fxprune.grids import Sizes
-from fxprune.masks import coordinates
-from fxprune.pipeline import Training, require
-from fxprune.program import Program
-from fxprune.pruner import Pruner
-from fxprune.schedules import Cubic, Rising
-from fxprune.shares import Budget, Keeping, Share, Threshold
-from fxprune.text import parse, read
+from fxprune.files import parse, read
+from fxprune.gates.blocked_weights import Site, grid, sites
+from fxprune.gates.gate import Gate, Gated, gate
+from fxprune.ir.program import Program
+from fxprune.pipeline.base import Training, require
+from fxprune.training.distillation import Losses
+from fxprune.training.gate_budgets import Budget, Keeping, Share, Threshold
+from fxprune.training.gate_scores import Movement, Random, Score, Taylor
+from fxprune.training.pruner import Pruner
+from fxprune.training.schedules import Cubic, Rising
 
 HEADS, NEURONS = ("heads", "qk", "v"), ("ffn",)
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fxprune.distill import Losses
-from fxprune.gates import Gated, gate
-from fxprune.pipeline import Training, require
-from fxprune.program import Program
-from fxprune.pruner import Pruner
-from fxprune.shares import everything
+from fxprune.gates.gate import Gated, gate
+from fxprune.ir.program import Program
+from fxprune.pipeline.base import Training, require
+from fxprune.training.distillation import Losses
+from fxprune.training.gate_budgets import everything
+from fxprune.training.pruner import Pruner
 
 
 @dataclass(frozen=True)

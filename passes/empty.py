@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.analysis import analyze
-from fxprune.lowering import lower_silenced, selection, without_empty
-from fxprune.pipeline import Outcome, Pass
-from fxprune.program import Program
-from fxprune.selection import Selection
+from fxprune.analysis.axes import analyze
+from fxprune.gates.lower import lower_silenced, selection, without_empty
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.pipeline.base import Outcome, Pass
 
 
 @dataclass(frozen=True)

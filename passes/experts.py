@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.passes.base import Fraction
+from fxprune.passes.fraction import Fraction
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.fill import filled
-from fxprune.pipeline import Outcome, Pass, require
-from fxprune.program import Program
-from fxprune.selection import Selection
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.passes.fill_zeros import filled
+from fxprune.pipeline.base import Outcome, Pass, require
 
 ROLES = ("heads", "qk", "v", "ffn", "rank")
 

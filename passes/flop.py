@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, analyze
-from fxprune.concrete import HardConcrete
-from fxprune.distill import Losses
+from fxprune.analysis.axes import Analysis, analyze
 from fxprune.errors import RefusedError
-from fxprune.factorize import Factors, factorize
-from fxprune.gates import Gated, gate
-from fxprune.merge import cheaper
-from fxprune.pipeline import Training, require
-from fxprune.points import Point
-from fxprune.program import Program
-from fxprune.pruner import Pruner, unit_costs
-from fxprune.ranks import groups
+from fxprune.gates.gate import Gated, gate
+from fxprune.ir.example_inputs import Point
+from fxprune.ir.program import Program
+from fxprune.pipeline.base import Training, require
+from fxprune.rewrite.factorize import Factors, factorize
+from fxprune.rewrite.merge_factors import cheaper
+from fxprune.search.rank_plans import groups
+from fxprune.training.distillation import Losses
+from fxprune.training.hard_concrete import HardConcrete
+from fxprune.training.pruner import Pruner, unit_costs
 
 LEAST = 4
 """Matrices whose factors would save nothing from this rank on are left alone."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.fold import folded
-from fxprune.merge import merged
-from fxprune.pipeline import Pass
-from fxprune.program import Program
-from fxprune.selection import Selection
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.pipeline.base import Pass
+from fxprune.rewrite.constant_folding import folded
+from fxprune.rewrite.merge_factors import merged
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Axis, analyze
-from fxprune.distill import Losses
+from fxprune.analysis.axes import Axis, analyze
+from fxprune.analysis.dim_inference import walk
 from fxprune.errors import RefusedError
-from fxprune.factorize import factorize
-from fxprune.felt import Random, Taylor
-from fxprune.flow import walk
-from fxprune.gates import Gated, apart, gate
-from fxprune.pipeline import Training, require
-from fxprune.program import Program
-from fxprune.pruner import Pruner
-from fxprune.schedules import Cubic
-from fxprune.shares import Share
+from fxprune.gates.gate import Gated, apart, gate
+from fxprune.ir.program import Program
+from fxprune.pipeline.base import Training, require
+from fxprune.rewrite.factorize import factorize
+from fxprune.training.distillation import Losses
+from fxprune.training.gate_budgets import Share
+from fxprune.training.gate_scores import Random, Taylor
+from fxprune.training.pruner import Pruner
+from fxprune.training.schedules import Cubic
 
 #: units: the roles of the axes that get gates
 ROLES = {"dims": ("ffn", "qk", "v"), "heads": ("ffn", "heads")}

@@ -10,18 +10,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, analyze
-from fxprune.blocks import Site, sites
-from fxprune.distill import Losses
+from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis.units import Units
+from fxprune.dims.blocks import Grid, Sizes, shares
 from fxprune.errors import RefusedError
-from fxprune.gates import Gate, Gated, gate, tensors_of
-from fxprune.grids import Grid, Sizes, shares
-from fxprune.lasso import Lasso, Once, Squares
-from fxprune.loop import undecayed
-from fxprune.pipeline import Training, require
-from fxprune.program import Program
-from fxprune.pruner import Pruner
-from fxprune.units import Units
+from fxprune.gates.blocked_weights import Site, sites
+from fxprune.gates.gate import Gate, Gated, gate, tensors_of
+from fxprune.ir.program import Program
+from fxprune.pipeline.base import Training, require
+from fxprune.training.distillation import Losses
+from fxprune.training.group_lasso import Lasso, Once, Squares
+from fxprune.training.loop import undecayed
+from fxprune.training.pruner import Pruner
 
 ROLES = ("heads", "qk", "v", "ffn", "rank")
 

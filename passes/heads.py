@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.analysis import Analysis, Axis
-from fxprune.passes.base import Fraction
-from fxprune.sites import outermost
+from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis.sites import outermost
+from fxprune.passes.fraction import Fraction
 
 
 @dataclass(frozen=True)

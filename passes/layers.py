@@ -7,12 +7,22 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fxprune.analysis import analyze
-from fxprune.pipeline import PYTHON, Pass, require
-from fxprune.program import Program
-from fxprune.repeats import UNITS
-from fxprune.search import SEARCHES, Evaluate, Evaluated, Faithfulness, Found, Influence, Last, Progress, run
-from fxprune.selection import Selection
+from fxprune.analysis.axes import analyze
+from fxprune.analysis.regions import UNITS
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.pipeline.base import PYTHON, Pass, require
+from fxprune.search.layer_search import (
+    SEARCHES,
+    Evaluate,
+    Evaluated,
+    Faithfulness,
+    Found,
+    Influence,
+    Last,
+    Progress,
+    run,
+)
 
 #: how a candidate is judged where no `evaluate` is given, and what that is
 SCORES = {

@@ -7,21 +7,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fxprune.analysis import analyze
-from fxprune.budget import Clock, default_cache
-from fxprune.calibration import Calibration
+from fxprune.analysis.axes import analyze
+from fxprune.calibration.data import Calibration
+from fxprune.calibration.objective import DISTANCES, Loss, Objective
+from fxprune.calibration.repair import repair
+from fxprune.cost.budgets import Clock, default_cache
 from fxprune.errors import RefusedError, UsageError
-from fxprune.objective import DISTANCES, Loss, Objective
-from fxprune.pipeline import PYTHON, Outcome, Pass, require
-from fxprune.points import Point, at
-from fxprune.program import Program
-from fxprune.ranks import Choice, Table, Thin, Way, groups, levels, smallest, with_members, written
-from fxprune.repair import repair
-from fxprune.runtime import Settings
-from fxprune.runtimes import runtime_of
-from fxprune.seek import Aim, seek
-from fxprune.selection import Selection
-from fxprune.spectra import Spectrum, informed, plain
+from fxprune.ir.example_inputs import Point, at
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
+from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.registry import runtime_of
+from fxprune.search.budget_search import Aim, seek
+from fxprune.search.rank_plans import (
+    Choice,
+    Table,
+    Thin,
+    Way,
+    groups,
+    levels,
+    smallest,
+    with_members,
+    written,
+)
+from fxprune.search.svd import Spectrum, informed, plain
 
 #: update: (how `repair` goes about it, whether all matrices are re-fitted)
 UPDATES: dict[str, tuple[str, bool]] = {

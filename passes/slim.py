@@ -7,21 +7,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fxprune.budget import BUDGETS, Clock, default_cache
-from fxprune.bypass import apply
-from fxprune.calibration import Calibration
+from fxprune.calibration.data import Calibration
+from fxprune.calibration.objective import DISTANCES, Loss, Objective
+from fxprune.calibration.repair import REPAIRS, repair
+from fxprune.cost.budgets import BUDGETS, Clock, default_cache
 from fxprune.errors import UsageError
-from fxprune.objective import DISTANCES, Loss, Objective
-from fxprune.pipeline import PYTHON, Outcome, Pass, require
-from fxprune.points import Point, at
-from fxprune.program import Program
-from fxprune.repair import REPAIRS, repair
-from fxprune.runtime import Settings
-from fxprune.runtimes import runtime_of
-from fxprune.score import SCORES
-from fxprune.seek import Aim
-from fxprune.selection import Selection
-from fxprune.slimming import Planned, Request, plan
+from fxprune.ir.example_inputs import Point, at
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
+from fxprune.rewrite.bypass import apply
+from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.registry import runtime_of
+from fxprune.scores.base import SCORES
+from fxprune.search.budget_search import Aim
+from fxprune.search.unit_plans import Planned, Request, plan
 
 
 @dataclass(frozen=True)

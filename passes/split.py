@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from fxprune.budget import Clock, default_cache
-from fxprune.pipeline import PYTHON, Outcome, Pass, require
-from fxprune.points import at
-from fxprune.program import Program
-from fxprune.runtime import Settings
-from fxprune.runtimes import runtime_of
-from fxprune.selection import Selection
-from fxprune.split import cheaper
+from fxprune.cost.budgets import Clock, default_cache
+from fxprune.ir.example_inputs import at
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
+from fxprune.rewrite.split import cheaper
+from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.registry import runtime_of
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxprune import Program, Selection, analyze, capture, shrink, zeroed
-from fxprune.cost import cost
-from gates import gated
-from models import HUGGING_FACE, captured, distance, hugging_face
-from onnx_flops import counted_flops
-from strategies import RandomNet, example, nets
+from fxprune.cost.count import cost
+from support.gates import gated
+from support.models import HUGGING_FACE, captured, distance, hugging_face
+from support.onnx_flops import counted_flops
+from support.strategies import RandomNet, example, nets
 
 lawful = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 many = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
@@ -153,7 +153,7 @@ def test_law_3_on_models(name: str) -> None:
 
 
 def exported_agrees(program: Program, path: Path) -> None:
-    emit = pytest.importorskip("fxprune.emit")
+    emit = pytest.importorskip("fxprune.export.onnx")
     emitted = emit.export(program, path)
     assert emitted.relative < 1e-4
     assert path.stat().st_size == emitted.bytes
@@ -218,7 +218,7 @@ def test_law_6_what_has_no_rule_changes_nothing(net: RandomNet, data: st.DataObj
     """With the rules of some operators taken away, the rest still shrinks, and is still right."""
     from unittest import mock
 
-    from fxprune import flow
+    from fxprune.analysis import dim_inference as flow
     from fxprune.rules import find_rule
 
     program = program_of(net)
@@ -255,7 +255,7 @@ def test_law_7_operations_counted_from_the_file_are_those_reported(name: str, tm
     """A multiply-add counts 2, and only contractions count."""
     program = captured(name)
     slim = shrink(program, halves(program))
-    emit = pytest.importorskip("fxprune.emit")
+    emit = pytest.importorskip("fxprune.export.onnx")
     file = emit.export(slim, tmp_path / "model.onnx").path
     names = zip(slim.input_names(), slim.flat_inputs(), strict=True)
     counted = counted_flops(file, {name: value.shape for name, value in names})

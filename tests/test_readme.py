@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ELSEWHERE = {"olive.md": "tests/olive_workflow.py", "onnxruntime.md": "tests/test_optimum.py"}
+ELSEWHERE = {
+    "guide/olive.md": "tests/support/olive_workflow.py",
+    "guide/onnxruntime.md": "tests/integrations/test_optimum.py",
+}
 """Pages whose blocks need files or packages that are not here, and what runs them."""
 
 PAGES = (
     ROOT / "README.md",
-    *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / name for name in ELSEWHERE}),
+    *sorted(set((ROOT / "docs").rglob("*.md")) - {ROOT / "docs" / name for name in ELSEWHERE}),
 )
 
 
@@ -46,7 +49,7 @@ def test_a_block_prints_what_its_comments_say(title: str, code: str, tmp_path: P
         pytest.importorskip("torchao", reason="torchao is not installed (extra `quantize`)")
     if "import openvino" in code:
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    if "fxprune.tasks" in code or "fxprune.loop" in code:
+    if "fxprune.training.fine_tune" in code or "fxprune.training.loop" in code:
         pytest.importorskip("accelerate")
     file = tmp_path / "block.py"
     file.write_text(code, encoding="utf-8")

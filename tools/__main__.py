@@ -2,6 +2,6 @@
 
 import sys
 
-from fxprune.tools.cli import main
+from fxprune.tools.commands.main import main
 
 sys.exit(main())

@@ -9,21 +9,21 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from fxprune.budget import BUDGETS
-from fxprune.integrations.quantize import QUANTIZERS
-from fxprune.lowering import LOWERINGS
+from fxprune.calibration.repair import REPAIRS
+from fxprune.cost.budgets import BUDGETS
+from fxprune.gates.lower import LOWERINGS
+from fxprune.integrations.quantization.quantize import QUANTIZERS
 from fxprune.passes import PASSES
-from fxprune.repair import REPAIRS
 from fxprune.rules import FAMILIES, RULES
 from fxprune.rules.registry import REFUSED
-from fxprune.runtimes import RUNTIMES
-from fxprune.score import SCORES
-from fxprune.tools.catalog import describe
-from fxprune.tools.lessons import TASKS
+from fxprune.runtimes.registry import RUNTIMES
+from fxprune.scores.base import SCORES
+from fxprune.tools.commands.passes import describe
+from fxprune.tools.inputs.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "quantization.md")
+PAGES = (README, ROOT / "docs" / "results" / "quantization.md")
 
 
 def passes() -> str:

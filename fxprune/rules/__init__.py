@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fxprune.rules import (
+from fxprune.rules.aten import (
     assembly,
     attention,
     contraction,
@@ -23,7 +23,6 @@ from fxprune.rules import (
     creation,
     experts,
     indexing,
-    matrices,
     movement,
     normalization,
     pointwise,
@@ -32,6 +31,9 @@ from fxprune.rules import (
     refused,
     spectral,
     statistics,
+)
+from fxprune.rules.aten import (
+    linear_algebra as matrices,
 )
 from fxprune.rules.op import Dims, Flow, Op
 from fxprune.rules.registry import REFUSED, RULES, Rule, declare, lookup, packet_of, rule

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import torch
 from torch.fx import Node
 
-from fxprune import dims as algebra
-from fxprune.dims import Dim
-from fxprune.notation import Term, parse
+from fxprune.dims import dim as algebra
+from fxprune.dims.dim import Dim
+from fxprune.rules.notation import Term, parse
 from fxprune.rules.routing import Candidates, Routing
 
 Shape: TypeAlias = tuple[Dim, ...]

@@ -2,8 +2,8 @@
 
 An operator of a library that may not be loaded is keyed by its qualified name, `transformers::grouped_mm_fallback`.
 
-A rule is a function `Op -> dims of the result`, or a notation (see `fxprune.notation`). `zero` is the operator's law about zeros,
-from which exactness is proved (see `fxprune.silence`):
+A rule is a function `Op -> dims of the result`, or a notation (see `fxprune.rules.notation`). `zero` is the operator's law about zeros,
+from which exactness is proved (see `fxprune.analysis.exactness`):
 
     lose     the result may be non-zero where its operands are zero                    (exp, sigmoid, batch_norm)
     keep     zero where all operands that carry the dimension are zero                 (relu, view, cat)

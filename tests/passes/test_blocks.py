@@ -10,17 +10,17 @@ from torch import nn
 
 from fxprune import analyze, capture
 from fxprune.errors import PipelineError, RefusedError
+from fxprune.ir.program import Program
 from fxprune.passes import pipeline
 from fxprune.passes.blocks import VARIANTS, Blocks
 from fxprune.passes.empty import Empty
 from fxprune.passes.fill import Fill
 from fxprune.passes.group_lasso import GroupLasso
 from fxprune.passes.split import Split
-from fxprune.program import Program
-from fxprune.tools.splits import sparse
-from fxprune.verify import verify
-from gated import family
-from models import distance
+from fxprune.tools.benchmarks.split_choice import sparse
+from fxprune.verification.equivalence import verify
+from support.gated import family
+from support.models import distance
 
 
 def called(program: Program) -> Any:

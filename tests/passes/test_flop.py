@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture, export
-from fxprune.budget import counted
-from fxprune.concrete import HardConcrete, deployed, drawn, probability
+from fxprune.cost.budgets import counted
 from fxprune.errors import PipelineError, RefusedError, SelectionError
-from fxprune.examples import Examples
-from fxprune.factorize import factorize
-from fxprune.felt import Felt
-from fxprune.gates import Gate, gate, tensors_of
-from fxprune.loop import Recipe
-from fxprune.lowering import lower
-from fxprune.merge import cheaper, pairs
+from fxprune.gates.fold_values import settle
+from fxprune.gates.gate import Gate, gate, tensors_of
+from fxprune.gates.lower import lower
+from fxprune.ir.program import Program
 from fxprune.passes import pipeline
 from fxprune.passes.flop import Flop
-from fxprune.program import Program
-from fxprune.settle import settle
-from fxprune.teach import teach
-from gated import family
-from models import distance, hugging_face
+from fxprune.rewrite.factorize import factorize
+from fxprune.rewrite.merge_factors import cheaper, pairs
+from fxprune.training.examples import Examples
+from fxprune.training.gate_scores import Felt
+from fxprune.training.hard_concrete import HardConcrete, deployed, drawn, probability
+from fxprune.training.loop import Recipe
+from fxprune.training.train import teach
+from support.gated import family
+from support.models import distance, hugging_face
 
 TRUE, SIZE = 12, 64
 

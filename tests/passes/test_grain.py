@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from fxprune import analyze, capture
-from fxprune.distill import Distillation, Losses
 from fxprune.errors import FxpruneError, RefusedError
-from fxprune.felt import Felt, Random, Taylor
-from fxprune.lowering import lower
+from fxprune.gates.lower import lower
 from fxprune.passes.grain import Grain
-from gated import family
-from models import distance, hugging_face
+from fxprune.training.distillation import Distillation, Losses
+from fxprune.training.gate_scores import Felt, Random, Taylor
+from support.gated import family
+from support.models import distance, hugging_face
 
 IDS = torch.arange(39).reshape(3, 13)
 BATCH = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}

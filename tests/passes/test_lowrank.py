@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from fxprune import analyze, capture, export
-from fxprune.budget import counted
-from fxprune.calibration import Calibration, checked
-from fxprune.cost import flops
+from fxprune.calibration.data import Calibration, checked
+from fxprune.cost.budgets import counted
+from fxprune.cost.count import flops
 from fxprune.errors import PassError, PipelineError, UsageError, VerifyError
+from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.passes import Lowrank, pipeline
-from fxprune.pipeline import Pipeline
-from fxprune.program import Program, copy_graph, rebuild
-from fxprune.ranks import Choice, Table, Thin, groups, with_members, written
-from fxprune.spectra import plain
-from gated import family
-from models import distance
+from fxprune.pipeline.base import Pipeline
+from fxprune.search.rank_plans import Choice, Table, Thin, groups, with_members, written
+from fxprune.search.svd import plain
+from support.gated import family
+from support.models import distance
 
 WIDE = 384
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from fxprune import analyze, capture, parse_pipeline, verify
-from fxprune.select import kept_count
-from models import captured
+from fxprune.passes.select import kept_count
+from support.models import captured
 
 
 def cut(name: str, text: str) -> dict[str, int]:

@@ -13,15 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import Program, budget, capture, runtimes, seek, verify
-from fxprune.budget import BUDGETS
-from fxprune.calibration import checked
+from fxprune import Program, capture, verify
+from fxprune.calibration.data import checked
+from fxprune.cost import budgets as budget
+from fxprune.cost.budgets import BUDGETS
 from fxprune.errors import RefusedError, UsageError
-from fxprune.pipeline import Outcome
-from fxprune.points import Feeds
-from fxprune.runtime import Settings, Timing
-from fxprune.seek import CLOSE, ROOM, TRIES
-from slimmable import AUTO, BATCH, LENGTH, POINT, Subject, kept, layer, share_of, slim, subject
+from fxprune.ir.example_inputs import Feeds
+from fxprune.pipeline.base import Outcome
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Settings, Timing
+from fxprune.search import budget_search as seek
+from fxprune.search.budget_search import CLOSE, ROOM, TRIES
+from support.slimmable import AUTO, BATCH, LENGTH, POINT, Subject, kept, layer, share_of, slim, subject
 
 
 class Machine:

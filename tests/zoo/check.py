@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.analysis.axes import Analysis, Axis, analyze
 from fxprune.errors import CaptureError, FxpruneError
-from fxprune.program import Program
-from fxprune.selection import Selection
-from fxprune.shrink import shrink, zeroed
-from fxprune.tools.models import Loaded
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.rewrite.shrink import shrink, zeroed
+from fxprune.tools.inputs.models import Loaded
 from zoo.compare import copied, difference, double, doubled, outputs
 
 BAR, BAR_64 = 1e-5, 1e-10

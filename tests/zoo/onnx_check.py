@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune import runtime
-from fxprune.emit import BAR, export, plain_export
 from fxprune.errors import ExportError
-from fxprune.points import Feeds, feeds
-from fxprune.program import Program
-from fxprune.tools.models import Loaded
+from fxprune.export.onnx import BAR, export, plain_export
+from fxprune.ir.example_inputs import Feeds, feeds
+from fxprune.ir.program import Program
+from fxprune.runtimes import onnxruntime as runtime
+from fxprune.tools.inputs.models import Loaded
 from zoo.compare import copied, difference, double, doubled, outputs
 
 AGREES, NO_EXPORT, DIFFERS_TOO, ROUNDS, FAILS = (

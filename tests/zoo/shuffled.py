@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from fxprune.dims import Dim, is_pinned, leaves
-from fxprune.flow import replay, walk
-from fxprune.masks import coordinates
-from fxprune.program import Program
+from fxprune.analysis.dim_inference import replay, walk
+from fxprune.dims.dim import Dim, is_pinned, leaves
+from fxprune.dims.masks import coordinates
+from fxprune.ir.program import Program
 from fxprune.rules.op import Flow
 
 Places = list[tuple[str, int, tuple[int, ...]]]

@@ -1,0 +1,299 @@
+"""Analysis: a program's axes (what could go) and refusals (what stays whole, and why)."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TypeVar
+
+import torch
+from torch import fx, nn
+
+from fxprune.analysis.axis_names import axis_names
+from fxprune.analysis.dim_inference import flat_dims, walk
+from fxprune.analysis.exactness import divisions, readers
+from fxprune.analysis.nested_axes import outer_atoms
+from fxprune.analysis.regions import Region, regions
+from fxprune.analysis.roles import bottlenecks
+from fxprune.dims import dim as algebra
+from fxprune.dims.dim import Dim, Pin, leaves
+from fxprune.dims.masks import coordinates, keep_mask
+from fxprune.errors import SelectionError
+from fxprune.ir.program import Program, attribute, source_line
+from fxprune.rules.op import Flow
+
+#: (the evidence that must all be there, the role): the first row that fits says how an axis is used
+ROLES: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"choice", "channels"}), "channels"),
+    (frozenset({"choice"}), "experts"),
+    (frozenset({"heads"}), "heads"),
+    (frozenset({"qk"}), "qk"),
+    (frozenset({"v"}), "v"),
+    (frozenset({"rank"}), "rank"),
+    (frozenset({"groups"}), "groups"),
+    (frozenset({"channels"}), "channels"),
+    (frozenset({"norm", "sum"}), "hidden"),
+    (frozenset({"ffn"}), "ffn"),
+    (frozenset(), "other"),
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of a parameter (`learned`) or buffer that carries an axis; `notation` shows how its index composes."""
+
+    name: str
+    dim: int
+    notation: str
+    learned: bool
+    carrier: Dim = field(repr=False, compare=False)
+    _leaf: Dim = field(repr=False, compare=False)
+
+    def indices(self, unit: int) -> list[int]:
+        """The flat positions along `dim` that belong to one unit of the axis."""
+        kept = torch.ones(self._leaf.size, dtype=torch.bool)
+        kept[unit] = False
+        return (~keep_mask(self.carrier, {self._leaf: kept})).nonzero().flatten().tolist()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension that can shrink: all its members lose the same indices together.
+
+    `exact` says that removal equals zeroing the `readers` (parameters that read the axis), and, at the nodes `choices`, that its
+    units are never chosen; where it is False, `why_inexact` says why. At least `least` units must stay (a router's top k).
+    """
+
+    name: str
+    role: str
+    size: int
+    exact: bool
+    why_inexact: str
+    members: tuple[Member, ...]
+    readers: tuple[str, ...]
+    leaf: Dim = field(repr=False, compare=False)
+    choices: tuple[str, ...] = ()
+    least: int = 1
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What stays whole and why: the node that says so, its operator, and the user's own source line; `places`: (tensor, dim)."""
+
+    what: str
+    size: int
+    why: str
+    node: str
+    operator: str
+    source: str
+    places: frozenset[tuple[str, int]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` found in a program."""
+
+    program: Program = field(repr=False)
+    flow: Flow = field(repr=False)
+    axes: tuple[Axis, ...]
+    refusals: tuple[Refusal, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Axis]:
+        return {axis.name: axis for axis in self.axes}
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for programs that have the same axes: their names and sizes."""
+        text = "\n".join(f"{axis.name} {axis.size}" for axis in sorted(self.axes, key=lambda axis: axis.name))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The layers and residual branches that can be bypassed, then repeated modules that can't, with the reason."""
+        roles = [(a.role, frozenset(m.name for m in a.members if m.learned)) for a in self.axes]
+        return regions(self.program, self.flow, roles)
+
+    def region(self, name: str) -> Region:
+        """The region of this name; SelectionError with the nearest names where there is none, or with why it can't go."""
+        found = {region.name: region for region in reversed(self.regions)}.get(name)
+        if found is not None and not found.why:
+            return found
+        if found is not None:
+            raise SelectionError(f"region {name} can't go: {found.why}")
+        near = difflib.get_close_matches(name, [region.name for region in self.regions], n=3, cutoff=0.4)
+        known = f"nearest: {', '.join(near)}" if near else f"the program has {len(self.regions)} regions"
+        raise SelectionError(f"no region {name!r} in this program; {known}")
+
+    def within(self, name: str) -> tuple[str, ...]:
+        """The axes for whose units this one may keep different indices (each head its own); empty where nothing may differ."""
+        outer, _ = outer_atoms(self.flow, self.axis(name).leaf)
+        return tuple(axis.name for axis in self.axes if axis.leaf in outer)
+
+    def axis(self, name: str) -> Axis:
+        """The axis of this name; SelectionError with the nearest names where there is none."""
+        if name in self.by_name:
+            return self.by_name[name]
+        near = difflib.get_close_matches(name, self.by_name, n=3, cutoff=0.4)
+        known = f"nearest: {', '.join(near)}" if near else f"the program has {len(self.axes)} axes"
+        raise SelectionError(f"no axis {name!r} in this program; {known}")
+
+
+def analyze(program: Program) -> Analysis:
+    """Infer which dimensions of a program are coupled, and which of them can shrink; no weight is read or allocated."""
+    flow = walk(program)
+    places = _places(program, flow)
+    names = {name for members in places.values() for name, _, _ in members}
+    parameters = {name for name in names if _is_learned(program, name)}
+    learned = {leaf for leaf, members in places.items() if any(name in parameters for name, _, _ in members)}
+    free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not algebra.is_pinned(leaf)]
+    roles = _roles(flow)
+    for leaf in bottlenecks(flow):
+        roles.setdefault(leaf, set()).add("rank")
+    chosen = {leaf: _role(roles.get(leaf, set())) for leaf in free}
+    called = axis_names(chosen, places, program.labels, parameters)
+    short = {leaf: full.rpartition(".")[2] for leaf, full in called.items()}
+    facts = _Facts(flow)
+    axes = tuple(
+        _axis(
+            flow, leaf, (called[leaf], chosen[leaf], _members(leaf, places[leaf], short, parameters)), facts
+        )
+        for leaf in free
+    )
+    whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and algebra.is_pinned(leaf)]
+    return Analysis(program, flow, axes, _refusals(program, flow, whole, places))
+
+
+Places = list[tuple[str, int, Dim]]
+
+
+def _places(program: Program, flow: Flow) -> dict[Dim, Places]:
+    """Where each atom occurs: (parameter or buffer, dimension, the dimension's dim), in graph order."""
+    places: dict[Dim, Places] = {}
+    for node in program.graph.graph.find_nodes(op="get_attr"):
+        for place, dim in enumerate(flow.dims.get(node, ())):
+            for leaf in dict.fromkeys(leaves(dim)):
+                places.setdefault(leaf, []).append((str(node.target), place, dim))
+    return {leaf: list(dict.fromkeys(found)) for leaf, found in places.items()}
+
+
+def _members(leaf: Dim, places: Places, short: dict[Dim, str], parameters: set[str]) -> tuple[Member, ...]:
+    return tuple(Member(n, d, algebra.text(dim, short), n in parameters, dim, leaf) for n, d, dim in places)
+
+
+def _is_learned(program: Program, name: str) -> bool:
+    value = attribute(program.graph, name)
+    return isinstance(value, nn.Parameter) and (value.is_floating_point() or value.is_complex())
+
+
+def _roles(flow: Flow) -> dict[Dim, set[str]]:
+    roles: dict[Dim, set[str]] = {}
+    for dim, role in flow.roles:
+        for leaf in leaves(dim):
+            roles.setdefault(leaf, set()).add(role)
+    return roles
+
+
+def _role(evidence: set[str]) -> str:
+    return next(role for needed, role in ROLES if needed <= evidence)
+
+
+def _inexact(flow: Flow) -> dict[Dim, str]:
+    notes: dict[Dim, str] = {}
+    for dim, why, _ in flow.inexact:
+        for leaf in leaves(dim):
+            notes.setdefault(leaf, why)
+    return notes
+
+
+T = TypeVar("T")
+
+
+def _by_leaf(facts: Iterable[T], dim: Callable[[T], Dim]) -> dict[Dim, list[T]]:
+    """Facts by the atoms that their dims carry."""
+    found: dict[Dim, list[T]] = {}
+    for fact in facts:
+        for leaf in dict.fromkeys(leaves(dim(fact))):
+            found.setdefault(leaf, []).append(fact)
+    return found
+
+
+class _Facts:
+    """What rules said, by atom: for each axis only what concerns it."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.contractions = _by_leaf(flow.contractions, lambda fact: fact.dim)
+        self.divisions: dict[Dim, list[tuple[fx.Node, fx.Node]]] = {}
+        for node, by in divisions(flow):
+            for leaf in dict.fromkeys(leaf for dim in flow.dims[by] for leaf in leaves(dim)):
+                self.divisions.setdefault(leaf, []).append((node, by))
+        self.choices = _by_leaf(flow.choices, lambda fact: fact.dim)
+        self.least = _by_leaf(flow.least, lambda fact: fact[0])
+        self.notes = _inexact(flow)
+
+
+def _axis(flow: Flow, leaf: Dim, what: tuple[str, str, tuple[Member, ...]], facts: _Facts) -> Axis:
+    name, role, members = what
+    zeros, why = readers(flow, leaf, facts.contractions.get(leaf, []), facts.divisions.get(leaf, []))
+    why = facts.notes.get(leaf, "") or why
+    choices = tuple(choice.node.name for choice in facts.choices.get(leaf, []))
+    least = max((_enough(dim, leaf, count) for dim, count, _ in facts.least.get(leaf, [])), default=1)
+    return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf, choices, least)
+
+
+def _enough(dim: Dim, leaf: Dim, least: int) -> int:
+    """How many units must stay, where all of other axes do, so that `least` positions of a dim are left."""
+    units = coordinates(dim, leaf)
+    each, others = int((units == 0).sum()), int((units < 0).sum())
+    return min(leaf.size, max(1, math.ceil((least - others) / each)))
+
+
+def _refusals(
+    program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]
+) -> tuple[Refusal, ...]:
+    nodes = {node.name: node for node in program.graph.graph.nodes}
+    found = [_stays(program, flow, leaf, places[leaf], nodes) for leaf in whole]
+    unknown = [
+        _refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes)
+        for node, why in flow.unknown.items()
+    ]
+    return (*unknown, *found)
+
+
+def _stays(program: Program, flow: Flow, leaf: Dim, places: Places, nodes: Mapping[str, fx.Node]) -> Refusal:
+    line = partial(_line, program, flow, leaf)
+    where = frozenset((name, place) for name, place, _ in places)
+    return _refusal(_what(places), leaf.size, algebra.pinned(leaf), nodes, line, where)
+
+
+def _line(program: Program, flow: Flow, leaf: Dim, node: fx.Node) -> str:
+    """The source line of the node that pins an atom; for the graph's output, of the value that is put out with it."""
+    if node.op != "output":
+        return source_line(node)
+    given = program.named_outputs().values()
+    carriers = (each for each in given if any(leaf in leaves(d) for d in flat_dims(flow.dims.get(each, ()))))
+    return next((source_line(each) for each in carriers), "")
+
+
+def _what(members: Places) -> str:
+    name, place, _ = members[0]
+    more = f" and {len(members) - 1} more" if len(members) > 1 else ""
+    return f"dim {place} of {name}{more}"
+
+
+def _refusal(
+    what: str,
+    size: int,
+    pin: Pin | None,
+    nodes: Mapping[str, fx.Node],
+    line: Callable[[fx.Node], str] = source_line,
+    places: frozenset[tuple[str, int]] = frozenset(),
+) -> Refusal:
+    why, name = (pin.why, pin.node) if pin else ("", "")
+    node = nodes.get(name)
+    operator, source = (str(node.target), line(node)) if node else ("", "")
+    return Refusal(what, size, why, name, operator, source, places)

@@ -1,0 +1,255 @@
+"""Known: which numbers of each value are the same whatever the inputs are, as empty rows of weights leave them.
+
+The program runs once, on its example inputs; beside each value goes a mask of its shape that says which positions depend on no input. An
+operator without a row in LAWS gives known numbers only where all that it takes is known.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.ir.aliasing import is_written
+from fxprune.ir.program import Program, flatten_inputs
+from fxprune.rules.aten.pointwise import ZERO, is_pointwise, packets
+from fxprune.rules.op import bind
+from fxprune.rules.registry import packet_of
+
+aten = torch.ops.aten
+
+Law: TypeAlias = Callable[["_Run", fx.Node], Any]
+"""The mask of a node's value."""
+
+
+class Known(Mapping[fx.Node, Tensor]):
+    """For each value of one tensor: `values[node]`, from one run, and `known[node]`, booleans of its shape."""
+
+    def __init__(self, values: dict[fx.Node, Any], masks: dict[fx.Node, Any]) -> None:
+        self.values_at = values
+        self._masks = masks
+
+    def __getitem__(self, node: fx.Node) -> Tensor:
+        found: Tensor = self._masks[node]
+        return found
+
+    def __iter__(self) -> Any:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def zero(self, node: fx.Node) -> Tensor:
+        """Where a value is zero whatever the inputs are."""
+        found: Tensor = self[node] & (self.values_at[node] == 0)
+        return found
+
+
+def known(program: Program) -> Known:
+    """What a program computes whatever its inputs are."""
+    run = _Run(program.graph)
+    with torch.no_grad():
+        flat = flatten_inputs(program, program.args, program.kwargs)
+        run.run(*flat, enable_io_processing=False)
+    return Known(run.values, run.masks)
+
+
+class _Run(fx.Interpreter):
+    """Runs a graph and keeps every value with its mask."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.values: dict[fx.Node, Any] = {}
+        self.masks: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.values[n] = value
+        if n.op != "output":
+            self.masks[n] = _nothing(value) if is_written(n) else self._mask(n, value)
+        return value
+
+    def _mask(self, node: fx.Node, value: Any) -> Any:
+        if node.op != "call_function":
+            return pytree.tree_map(lambda leaf: _full(leaf, node.op == "get_attr"), value)
+        if node.target is operator.getitem:
+            return self.masks[node.args[0]][node.args[1]]  # type: ignore[index]
+        packet = packet_of(node.target)
+        if packet not in _STRETCHES and self._depends_on_sizes(node):
+            return _nothing(value)
+        law = LAWS.get(packet) or (_pointwise if is_pointwise(node.target) else _whole)
+        return law(self, node)
+
+    def _depends_on_sizes(self, node: fx.Node) -> bool:
+        """Whether a number among the operands comes from the inputs' sizes: what is known here may be other numbers elsewhere."""
+        return any(not isinstance(self.masks[n], (Tensor, tuple, list)) for n in node.all_input_nodes)
+
+    def zero(self, node: fx.Node) -> Tensor:
+        """Where an operand is zero whatever the inputs are."""
+        found: Tensor = self.masks[node] & (self.values[node] == 0)
+        return found
+
+    def again(self, node: fx.Node, change: Callable[[fx.Node], Any]) -> Any:
+        """What the node's operator gives on other operands."""
+        args, kwargs = fx.map_arg((node.args, node.kwargs), change)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def number(self, node: fx.Node) -> Any:
+        """An operand as it was in the run."""
+        return self.values[node]
+
+
+def _full(leaf: Any, known: bool) -> Any:
+    return torch.full(leaf.shape, known) if isinstance(leaf, Tensor) else leaf
+
+
+def _nothing(value: Any) -> Any:
+    return pytree.tree_map(lambda leaf: _full(leaf, False), value)
+
+
+def _tensors(run: _Run, node: fx.Node) -> list[fx.Node]:
+    return [source for source in node.all_input_nodes if isinstance(run.values[source], Tensor)]
+
+
+def _is_drawn(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _whole(run: _Run, node: fx.Node) -> Any:
+    """All or nothing: what an operator nobody described computes from known numbers alone."""
+    sources = [mask for source in node.all_input_nodes for mask in pytree.tree_leaves(run.masks[source])]
+    everything = not _is_drawn(node) and all(bool(mask.all()) for mask in sources)
+    return pytree.tree_map(lambda leaf: _full(leaf, everything), run.values[node])
+
+
+def _dropped(run: _Run, node: fx.Node) -> Tensor:
+    """Dropout does nothing in evaluation."""
+    bound = bind(node)
+    if bound["train"].value:
+        return torch.zeros_like(run.values[node], dtype=torch.bool)
+    return run.masks[bound["input"].value]  # type: ignore[no-any-return]
+
+
+def _pointwise(run: _Run, node: fx.Node) -> Tensor:
+    """Known where all operands are; a product also where one of them is zero."""
+    shape, sources = run.values[node].shape, _tensors(run, node)
+    found = torch.full(shape, not _is_drawn(node))
+    for source in sources:
+        found = found & run.masks[source].expand(shape)
+    if packet_of(node.target) in ZERO["times"]:
+        for source in sources:
+            found = found | run.zero(source).expand(shape)
+    return found
+
+
+def _moved(run: _Run, node: fx.Node) -> Any:
+    """A mask moves as its value does; where another tensor says how, nothing is known."""
+    first = node.args[0] if isinstance(node.args[0], (list, tuple)) else node.args[:1]
+    moving = [source for source in first if isinstance(source, fx.Node)]
+    if any(source not in moving for source in _tensors(run, node)):
+        return _nothing(run.values[node])
+    return run.again(
+        node, lambda source: run.masks[source].contiguous() if source in moving else run.values[source]
+    )
+
+
+def _selected(run: _Run, node: fx.Node) -> Tensor:
+    """A mask is looked up as its value is, where the places are known."""
+    source, index = bind(node)["self"].value, bind(node)["index"].value
+    if not bool(run.masks[index].all()):
+        return torch.zeros_like(run.values[node], dtype=torch.bool)
+    return run.again(node, lambda n: run.masks[n] if n is source else run.values[n])  # type: ignore[no-any-return]
+
+
+def _padded(run: _Run, node: fx.Node) -> Tensor:
+    """What is padded with is known."""
+    bound = bind(node)
+    source, pad = bound["self"].value, fx.map_arg(bound["pad"].value, run.number)
+    found: Tensor = aten.constant_pad_nd.default(run.masks[source].float(), pad, 1.0) > 0
+    return found
+
+
+def _product(first: str, second: str, addend: str = "") -> Law:
+    """A sum of products is known where each product is: both factors known, or one of them zero."""
+
+    def law(run: _Run, node: fx.Node) -> Tensor:
+        bound = bind(node)
+        one, other = bound[first].value, bound[second].value
+        more = bound[addend].value if addend else None
+
+        def open_terms(unknown: fx.Node, there: fx.Node) -> Any:
+            """How many terms there are in which the one is unknown and the other may be other than zero."""
+            stand_in = {unknown: ~run.masks[unknown], there: ~run.zero(there)}
+            if isinstance(more, fx.Node):
+                stand_in[more] = torch.zeros_like(run.masks[more])
+            return run.again(node, lambda n: stand_in[n].double() if n in stand_in else run.values[n])
+
+        if one is other:
+            return torch.full(run.values[node].shape, bool(run.masks[one].all()) and more is None)
+        found: Tensor = (open_terms(one, other) == 0) & (open_terms(other, one) == 0)
+        if not isinstance(more, fx.Node):
+            return found
+        along: Tensor = run.masks[more]
+        if packet_of(node.target) in _CHANNELS_FIRST:
+            along = along.reshape(-1, *(1,) * (found.dim() - 2))
+        return found & along.expand(found.shape)
+
+    return law
+
+
+def _summed(run: _Run, node: fx.Node) -> Tensor:
+    """A sum is known where all its terms are."""
+    masks = {source: (~run.masks[source]).double() for source in _tensors(run, node)}
+    found: Tensor = run.again(node, lambda n: masks[n] if n in masks else run.values[n]) == 0
+    return found
+
+
+def _attended(run: _Run, node: fx.Node) -> Tensor:
+    """A mean over places, of what is the same number in all of them; where a mask may let nothing through, of zeros only."""
+    bound = bind(node)
+    source = bound["value"].value
+    value, shape = run.values[source], run.values[node].shape
+    same = run.masks[source].all(-2) & (value == value[..., :1, :]).all(-2)
+    if bound["attn_mask"].value is not None:
+        same = same & (value[..., 0, :] == 0)
+    same = same[..., None, :]
+    if same.dim() > 2 and same.shape[-3] != shape[-3]:
+        same = same.repeat_interleave(shape[-3] // same.shape[-3], -3)
+    found: Tensor = same.expand(shape)
+    return found
+
+
+_CHANNELS_FIRST = (aten.conv1d, aten.conv2d, aten.conv3d)
+
+_STRETCHES = packets(
+    "view reshape _unsafe_view view_copy _reshape_copy flatten unflatten expand expand_copy broadcast_to repeat tile"
+)
+"""What takes sizes of inputs and keeps every number, or copies of it, where its dims say."""
+
+_MOVES = _STRETCHES | packets("""
+    permute permute_copy transpose swapaxes swapdims transpose_copy t numpy_T mT t_copy movedim moveaxis unsqueeze unsqueeze_copy squeeze
+    squeeze_copy repeat_interleave cat concat concatenate stack split_with_sizes split_with_sizes_copy unsafe_split_with_sizes chunk split
+    unbind unbind_copy slice slice_copy select select_copy flip roll
+""")
+
+#: operator: the mask of what it gives
+LAWS: dict[Any, Law] = {
+    **dict.fromkeys(_MOVES, _moved),
+    aten.dropout: _dropped,
+    aten.index_select: _selected,
+    aten.constant_pad_nd: _padded,
+    aten.linear: _product("input", "weight", "bias"),
+    aten.addmm: _product("mat1", "mat2", "self"),
+    aten.mm: _product("self", "mat2"),
+    aten.bmm: _product("self", "mat2"),
+    aten.matmul: _product("self", "other"),
+    aten.conv1d: _product("input", "weight", "bias"),
+    aten.conv2d: _product("input", "weight", "bias"),
+    aten.conv3d: _product("input", "weight", "bias"),
+    aten.sum: _summed,
+    aten.scaled_dot_product_attention: _attended,
+}

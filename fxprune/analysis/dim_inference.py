@@ -1,0 +1,211 @@
+"""One walk over a program: the dims of every value, and the facts that rules state about dims."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.dims import dim as algebra
+from fxprune.dims.dim import Dim, atom
+from fxprune.errors import RuleError
+from fxprune.ir.program import Program, attribute, is_free
+from fxprune.rules import REFUSED, find_rule, packet_of
+from fxprune.rules.op import Flow, Op, Shape, hint, operands, shape_of
+from fxprune.rules.routing import routing
+
+
+def walk(program: Program) -> Flow:
+    """The dims of every value of a program."""
+    flow = Flow()
+    storages: dict[Any, Shape] = {}
+    nodes = list(program.graph.graph.nodes)
+    _mark_varying(flow, nodes)
+    for node in nodes:
+        _visit(program, node, flow, storages)
+    _join_candidates(flow)
+    _pin_overlaps(program, flow)
+    return flow
+
+
+def replay(program: Program, order: Sequence[fx.Node]) -> Flow:
+    """The same facts, stated in another order of nodes: every value has its dims beforehand, and rules only unify them.
+
+    The order must not matter; tests shuffle it and compare the axes.
+    """
+    flow = Flow()
+    storages: dict[Any, Shape] = {}
+    _mark_varying(flow, list(program.graph.graph.nodes))
+    for node in program.graph.graph.nodes:
+        if not _no_tensor(node.meta.get("val")):
+            flow.dims[node] = _free_dims(node.meta["val"])
+    for node in order:
+        before = flow.dims.get(node)
+        _visit(program, node, flow, storages)
+        for one, other in zip(flat_dims(before or ()), flat_dims(flow.dims.get(node, ())), strict=True):
+            algebra.unify(one, other, node.name)
+    _join_candidates(flow)
+    _pin_overlaps(program, flow)
+    return flow
+
+
+def _free_dims(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_free_dims(item) for item in value)
+    return tuple(atom(size) for size in shape_of(value) or ())
+
+
+def _mark_varying(flow: Flow, nodes: list[fx.Node]) -> None:
+    for node in nodes:
+        if any(source in flow.varies for source in operands(node)) or node.op == "placeholder":
+            flow.varies.add(node)
+    flow.routing = routing(nodes, flow.varies)
+
+
+def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shape]) -> None:
+    if node.op == "placeholder":
+        free = node.name in program.free_inputs
+        _assign(flow, node, _pinned_atoms(node, "an input of the graph", free))
+    elif node.op == "get_attr":
+        value = attribute(program.graph, str(node.target))
+        if isinstance(value, Tensor):
+            _assign(flow, node, storages.setdefault(identity(value), tuple(atom(n) for n in value.shape)))
+    elif node.op == "output":
+        for name, result in program.named_outputs().items():
+            if name not in program.free_outputs:
+                _pin_value(flow, result, "an output of the graph", node)
+    else:
+        _call(node, flow)
+
+
+def identity(tensor: Tensor) -> Any:
+    """Equal for tensors that are the same memory read the same way; on meta, the tensor itself."""
+    if tensor.device.type == "meta" or tensor.layout != torch.strided:
+        return id(tensor)
+    if not tensor.numel():
+        return id(tensor)
+    return (
+        tensor.untyped_storage().data_ptr(),
+        tensor.storage_offset(),
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+    )
+
+
+def _call(node: fx.Node, flow: Flow) -> None:
+    if node.target is operator.getitem:
+        source: Any = node.args[0]
+        if source in flow.dims:
+            _assign(flow, node, flow.dims[source][node.args[1]])
+        return
+    if _no_tensor(node.meta.get("val")):
+        return
+    found = find_rule(node.target)
+    if found is None:
+        _unknown(node, flow, REFUSED.get(packet_of(node.target)) or f"no rule for {node.target}")
+        return
+    op = Op(node, flow)
+    try:
+        result = _checked(node, found.function(op))
+    except Exception as error:  # noqa: BLE001 - a rule that fails is a refusal, never a crash
+        _unknown(node, flow, f"the rule of {node.target} failed: {type(error).__name__}: {error}")
+        return
+    _assign(flow, node, result)
+
+
+def _no_tensor(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_no_tensor(item) for item in value)
+    return not isinstance(value, Tensor)
+
+
+def _checked(node: fx.Node, result: Any) -> Any:
+    """What a rule says, if it has the sizes that torch gives."""
+    many = _is_many(node)
+    said = tuple(tuple(d.size for d in s) for s in result) if many else tuple(d.size for d in result)
+    if said != sizes(node.meta["val"]):
+        raise RuleError(f"it says {said}, torch says {sizes(node.meta['val'])}")
+    return tuple(result)
+
+
+def _is_many(node: fx.Node) -> bool:
+    return isinstance(node.meta["val"], (tuple, list))
+
+
+def sizes(value: Any) -> Any:
+    """The sizes of a node's value as numbers, nested for several values."""
+    return tuple(sizes(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
+
+
+def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
+    flow.dims[node] = dims
+
+
+def _pinned_atoms(node: fx.Node, why: str, free: bool = False) -> Any:
+    """Dims that stay whole; where sizes that are numbers are free, only those that the caller varies."""
+    return _pin_values(node.meta.get("val"), node, why, free)
+
+
+def _pin_values(value: Any, node: fx.Node, why: str, free: bool) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(
+            _pin_values(item, node, why, free) for item in value
+        )  # histogramdd: a tensor and a list of tensors
+    return _pin_shape(value, node, why, free)
+
+
+def _pin_shape(value: Any, node: fx.Node, why: str, free: bool) -> Shape:
+    if not isinstance(value, Tensor):
+        return ()
+    shape = tuple(Dim(hint(size)) for size in value.shape)
+    for dim, size in zip(shape, value.shape, strict=True):
+        if not free or is_free(size):
+            algebra.pin(dim, why, node.name)
+    return shape
+
+
+def _pin_value(flow: Flow, node: fx.Node, why: str, at: fx.Node) -> None:
+    for dim in flat_dims(flow.dims.get(node, ())):
+        flow.pins.append((dim, at))
+        algebra.pin(dim, why, at.name)
+
+
+def flat_dims(shape: Any) -> list[Dim]:
+    """All dims of a value, or of several."""
+    return [shape] if isinstance(shape, Dim) else [dim for item in shape for dim in flat_dims(item)]
+
+
+def _unknown(node: fx.Node, flow: Flow, why: str) -> None:
+    """Nothing is known of this operator: all that it touches stays whole."""
+    flow.unknown[node] = why
+    for source in operands(node):
+        _pin_value(flow, source, why, node)
+    _assign(flow, node, _pinned_atoms(node, why))
+
+
+def _join_candidates(flow: Flow) -> None:
+    """Numbers that are concatenated are of one dim."""
+    for one, other, node in flow.routing.same:
+        dims = [flow.dims[each.value][each.place] for each in (one, other)]
+        if dims[0].size != dims[1].size:
+            for dim in dims:
+                algebra.pin(dim, f"{node.target} joins numbers of different dims", node.name)
+        algebra.unify(dims[0], dims[1], node.name)
+
+
+def _pin_overlaps(program: Program, flow: Flow) -> None:
+    """Different views of one storage can't shrink apart: pin them."""
+    seen: dict[int, tuple[Any, fx.Node]] = {}
+    for node in program.graph.graph.find_nodes(op="get_attr"):
+        value = attribute(program.graph, str(node.target))
+        if not isinstance(value, Tensor) or value.device.type == "meta" or not value.numel():
+            continue
+        key, other = seen.setdefault(value.untyped_storage().data_ptr(), (identity(value), node))
+        if key != identity(value):
+            for each in (node, other):
+                why = f"{node.target} and {other.target} are different views of one storage"
+                _pin_value(flow, each, why, each)

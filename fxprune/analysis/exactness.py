@@ -1,0 +1,318 @@
+"""Exactness, proved: which parameters must be zero along an axis so that every sum over it loses the removed units.
+
+`silence(value, axis)` walks backwards from an operand of a contraction and answers with the smallest set of parameters whose zeros make
+that operand zero at the removed indices, or None where no zeros of weights can do it (a sigmoid, a bias without the axis).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.analysis.dim_inference import flat_dims
+from fxprune.dims.dim import Dim, find, leaves
+from fxprune.ir.aliasing import is_written
+from fxprune.rules import find_rule, packet_of
+from fxprune.rules.op import Contraction, Flow, bind, operands
+
+aten = torch.ops.aten
+
+Zeros = frozenset[str]
+
+
+class Silence:
+    """Answers for one axis of one program."""
+
+    def __init__(self, flow: Flow, leaf: Dim, contractions: Iterable[Contraction]) -> None:
+        self.flow = flow
+        self.leaf = find(leaf)
+        self.sums = {contraction.node for contraction in contractions}
+        self.known: dict[fx.Node, Zeros | None] = {}
+
+    def count(self, node: Any) -> int:
+        """At how many places of a value the axis lies (of several results: the one with most)."""
+        shape = self.flow.dims.get(node, ()) if isinstance(node, fx.Node) else ()
+        shapes = [shape] if all(isinstance(dim, Dim) for dim in shape) else shape
+        return max((self.count_in(flat_dims(one)) for one in shapes), default=0)
+
+    def count_in(self, dims: Iterable[Dim]) -> int:
+        """How often the axis occurs among dims."""
+        return sum(leaf is self.leaf for dim in dims for leaf in leaves(dim))
+
+    def carries(self, node: Any) -> bool:
+        """Whether a value has the axis among its dims."""
+        return self.count(node) > 0
+
+    def contracts(self, node: fx.Node) -> bool:
+        """Whether a node sums over the axis."""
+        return node in self.sums
+
+    def of(self, node: Any) -> Zeros | None:
+        """The parameters that silence a value, or None."""
+        if not isinstance(node, fx.Node) or not self.carries(node):
+            return None
+        if node not in self.known:
+            self.known[node] = None
+            self.known[node] = self._of(node)
+        return self.known[node]
+
+    def _of(self, node: fx.Node) -> Zeros | None:
+        if node.op == "get_attr":
+            zeros = node.meta["val"].is_floating_point() and not is_written(node)
+            return frozenset([str(node.target)]) if zeros else None
+        if node.target is operator.getitem:
+            return self.of(node.args[0])
+        rule = find_rule(node.target) if node.op == "call_function" else None
+        if rule is None or is_written(node):
+            return None
+        return LAWS[rule.zero](self, node)
+
+    def any(self, nodes: Iterable[Any]) -> Zeros | None:
+        """The smallest answer among operands; constants of the graph come first."""
+        ordered = sorted((n for n in nodes if isinstance(n, fx.Node)), key=lambda n: n in self.flow.varies)
+        answers: list[Zeros] = []
+        for node in ordered:
+            if answers and node in self.flow.varies:
+                break
+            found = self.of(node)
+            answers += [found] if found is not None else []
+        return min(answers, key=len, default=None)
+
+    def everywhere(self, nodes: Iterable[Any], result: fx.Node) -> Zeros | None:
+        """What silences every one of the operands, if each carries the axis wherever the result does."""
+        nodes = list(nodes)
+        return self.all(nodes) if all(self.count(node) >= self.count(result) for node in nodes) else None
+
+    def all(self, nodes: Iterable[Any]) -> Zeros | None:
+        """What silences every one of the operands."""
+        answers = [self.of(node) for node in nodes]
+        return (
+            frozenset().union(*[a for a in answers if a is not None])
+            if all(a is not None for a in answers)
+            else None
+        )
+
+
+def _keep(s: Silence, node: fx.Node) -> Zeros | None:
+    """Where an operator adds a place for the axis (expand, repeat), zeros of the operand do not reach it."""
+    carriers = [n for n in operands(node) if s.carries(n)]
+    return s.all(carriers) if sum(map(s.count, carriers)) >= s.count(node) else None
+
+
+def _times(s: Silence, node: fx.Node) -> Zeros | None:
+    return _product(s, node, operands(node))
+
+
+def _product(s: Silence, node: fx.Node, factors: Iterable[Any]) -> Zeros | None:
+    """One factor is enough if it carries the axis wherever the result does, else all: y[i, j] = a[i] * b[j] needs both."""
+    carriers = [n for n in factors if s.carries(n)]
+    enough = [n for n in carriers if s.count(n) >= s.count(node) and not s.contracts(node)]
+    if len(carriers) == 1 or not enough:
+        return s.all(carriers) if carriers else None
+    return s.any(enough)
+
+
+def _plus(s: Silence, node: fx.Node) -> Zeros | None:
+    bound = bind(node)
+    numbers = [
+        a.value for name, a in bound.items() if name in ("self", "other") and not isinstance(a.value, fx.Node)
+    ]
+    tensors = [
+        a.value
+        for name, a in bound.items()
+        if name in ("self", "other", "end") and isinstance(a.value, fx.Node)
+    ]
+    return None if any(number not in (0, None) for number in numbers) else s.everywhere(tensors, node)
+
+
+def _first(s: Silence, node: fx.Node) -> Zeros | None:
+    first, *rest = list(operands(node))
+    return None if any(s.carries(other) for other in rest) else s.everywhere([first], node)
+
+
+def _affine(s: Silence, node: fx.Node) -> Zeros | None:
+    bound = bind(node)
+    return _with(
+        s, node, _product(s, node, [bound["input"].value, bound["weight"].value]), bound["bias"].value
+    )
+
+
+def _with(s: Silence, node: fx.Node, zeros: Zeros | None, addend: Any) -> Zeros | None:
+    if zeros is None or not isinstance(addend, fx.Node):
+        return zeros
+    more = s.everywhere([addend], node)
+    return zeros | more if more is not None else None
+
+
+def _bounds(low: str, high: str) -> Callable[[Silence, fx.Node], Zeros | None]:
+    """Clamping keeps a zero if zero lies within the bounds."""
+
+    def law(s: Silence, node: fx.Node) -> Zeros | None:
+        bound = bind(node)
+        least, most = (bound[name].value if name in bound else None for name in (low, high))
+        if isinstance(least, fx.Node) or isinstance(most, fx.Node):
+            return None
+        inside = (least is None or least <= 0) and (most is None or most >= 0)
+        return s.everywhere(node.args[:1], node) if inside else None
+
+    return law
+
+
+def _pow(s: Silence, node: fx.Node) -> Zeros | None:
+    exponent = bind(node)["exponent"].value
+    return s.of(node.args[0]) if isinstance(exponent, (int, float)) and exponent > 0 else None
+
+
+def _fill(s: Silence, node: fx.Node) -> Zeros | None:
+    value = bind(node)["value"].value
+    return s.everywhere(node.args[:1], node) if value is None or value == 0 else None
+
+
+def _where(s: Silence, node: fx.Node) -> Zeros | None:
+    bound = bind(node)
+    chosen = [bound[name].value for name in ("self", "other") if name in bound]
+    literals = [value for value in chosen if not isinstance(value, fx.Node)]
+    if any(value != 0 for value in literals):
+        return None
+    return s.everywhere([value for value in chosen if isinstance(value, fx.Node)], node)
+
+
+def _addmm(first: str, second: str) -> Callable[[Silence, fx.Node], Zeros | None]:
+    def law(s: Silence, node: fx.Node) -> Zeros | None:
+        bound = bind(node)
+        return _with(
+            s, node, _product(s, node, [bound[first].value, bound[second].value]), bound["self"].value
+        )
+
+    return law
+
+
+def _softmax(s: Silence, node: fx.Node) -> Zeros | None:
+    """Removed candidates of a choice are masked, so their share is zero; they must be all that the axis is in this value."""
+    masked = [c for c in s.flow.choices if c.node is node and s.count_in([c.dim]) == s.count(node) == 1]
+    return frozenset() if masked else None
+
+
+def _marked(s: Silence, node: fx.Node) -> Zeros | None:
+    """Nobody chose a removed unit: its bin is empty, its column of a one-hot zero."""
+    return frozenset() if not any(s.carries(source) for source in operands(node)) else None
+
+
+def _scatter(s: Silence, node: fx.Node) -> Zeros | None:
+    """What is not written stays; what is written must be zero where the axis is among what is written."""
+    bound = bind(node)
+    base, index, source = (bound[name].value if name in bound else None for name in ("self", "index", "src"))
+    if not s.carries(index):
+        return s.everywhere([base], node)
+    return s.everywhere([base, source], node) if isinstance(source, fx.Node) else None
+
+
+def _cumsum(s: Silence, node: fx.Node) -> Zeros | None:
+    return None if s.contracts(node) else _keep(s, node)
+
+
+def _by_value(s: Silence, node: fx.Node) -> Zeros | None:
+    found = VALUE.get(packet_of(node.target))
+    return found(s, node) if found else None
+
+
+def _self(s: Silence, node: fx.Node) -> Zeros | None:
+    return s.everywhere([bind(node)["g"].value], node)
+
+
+LAWS: dict[str, Callable[[Silence, fx.Node], Zeros | None]] = {
+    "lose": lambda s, node: None,
+    "keep": _keep,
+    "zero": lambda s, node: frozenset(),
+    "times": _times,
+    "plus": _plus,
+    "first": _first,
+    "affine": _affine,
+    "value": _by_value,
+    "self": _self,
+}
+
+VALUE: dict[Any, Callable[[Silence, fx.Node], Zeros | None]] = {
+    aten.softmax: _softmax,
+    aten._softmax: _softmax,
+    aten.one_hot: _marked,
+    aten.histc: _marked,
+    aten.scatter: _scatter,
+    aten.cumsum: _cumsum,
+    aten.pow: _pow,
+    aten.square: _keep,
+    aten.masked_fill: _fill,
+    aten.constant_pad_nd: _fill,
+    aten.pad: _fill,
+    aten.where: _where,
+    aten.clamp: _bounds("min", "max"),
+    aten.clamp_min: _bounds("min", "-"),
+    aten.clamp_max: _bounds("-", "max"),
+    aten.hardtanh: _bounds("min_val", "max_val"),
+    aten.addmm: _addmm("mat1", "mat2"),
+    aten.addmv: _addmm("mat", "vec"),
+    aten.addbmm: _addmm("batch1", "batch2"),
+    aten.baddbmm: _addmm("batch1", "batch2"),
+    aten.scaled_dot_product_attention: lambda s, node: s.everywhere([bind(node)["value"].value], node),
+}
+
+
+#: operators that divide (or take a logarithm) by an argument: at zero they give what no zero silences
+_DIVIDE_BY: dict[Any, str] = {
+    aten.div: "other",
+    aten.div_: "other",
+    aten.true_divide: "other",
+    aten.divide: "other",
+    aten.remainder: "other",
+    aten.fmod: "other",
+    aten.floor_divide: "other",
+    aten.addcdiv: "tensor2",
+    aten.reciprocal: "self",
+    aten.rsqrt: "self",
+    aten.log: "self",
+    aten.log2: "self",
+    aten.log10: "self",
+}
+
+
+def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
+    """(node, what it divides by), in graph order."""
+    found = []
+    for node in flow.dims:
+        packet = packet_of(node.target)
+        if packet is aten.pow:
+            bound = bind(node)
+            exponent, base = bound["exponent"].value, bound["self"].value
+            by = base if isinstance(exponent, (int, float)) and exponent < 0 else None
+        else:
+            named = bind(node).get(_DIVIDE_BY.get(packet, ""))
+            by = named.value if named else None
+        found += [(node, by)] if isinstance(by, fx.Node) and by in flow.dims else []
+    return found
+
+
+def readers(
+    flow: Flow, leaf: Dim, contractions: Sequence[Contraction], divided: Sequence[tuple[fx.Node, fx.Node]]
+) -> tuple[Zeros, str]:
+    """(the parameters to zero so that the contractions over the axis are silent, why that is impossible or "").
+
+    `divided` are the divisions by values that carry the axis: zeros that reach one of them make it infinite, and nothing silences that.
+    """
+    silence = Silence(flow, leaf, contractions)
+    zeros: Zeros = frozenset()
+    why = ""
+    for contraction in contractions:
+        found = silence.any(contraction.operands)
+        zeros |= found or frozenset()
+        why = why or (
+            "" if found is not None else f"no zeros of weights silence it at {contraction.node.name}"
+        )
+    for node, by in divided:
+        reached = silence.of(by)
+        if reached is not None and reached <= zeros:
+            why = why or f"zeros of its weights would divide by zero at {node.name}"
+    return zeros, why

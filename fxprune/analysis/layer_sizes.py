@@ -1,0 +1,251 @@
+"""What each layer holds before and after: heads and their dims, neurons, channels, experts, ranks, and what is gone.
+
+Sizes before are those of the axes. What is left of an axis is read from the smaller program's tensors: under their own names, as factors
+(`_rows`, `_columns`), or in copies (`part0`, …: heads of unequal sizes). Every count must explain the shape of every tensor that it is
+read from; one that doesn't is None, and never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import count, takewhile
+
+import torch
+from torch import Tensor
+
+from fxprune.analysis.axes import Analysis, Axis, analyze
+from fxprune.analysis.regions import Region
+from fxprune.dims.dim import Dim, leaves
+from fxprune.dims.masks import new_size
+from fxprune.gates.partition import part_name, part_tensor
+from fxprune.ir.program import Program
+from fxprune.rewrite.factorize import PARTS
+
+Left = int | list[int] | None
+"""How many are left: one number, one for each head where they differ, None where it can't be counted."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The units of an axis; `before` and `after` of heads' dims are those of one head, as attention computes with them."""
+
+    axis: str
+    role: str
+    before: int
+    after: Left
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: the sizes of the axes that it has to itself, the branches that went, and the ranks of matrices that became two.
+
+    `shared` of its heads are those that keys and values have (grouped queries); equal to `heads` where each has its own.
+    """
+
+    name: str
+    removed: bool
+    sizes: tuple[Size, ...]
+    attentions: tuple[Attention, ...] = ()
+    branches: Mapping[str, bool] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The sizes of one attention, before and after: query heads, heads of keys and values, and the dims of a head."""
+
+    heads: tuple[int, Left]
+    shared: tuple[int, Left]
+    qk: tuple[int, Left]
+    v: tuple[int, Left]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All layers in order, and the sizes of what belongs to no layer alone (the width of the residual stream)."""
+
+    layers: tuple[Layer, ...]
+    rest: tuple[Size, ...]
+
+
+def layerwise(before: Program, after: Program, removed: Collection[str] = ()) -> Layers:
+    """Count what a program held and what a smaller one made of it still holds, layer by layer.
+
+    `removed` are regions that are known to be gone (`Selection.removed`); where nothing is said, they are those without weights.
+    """
+    analysis = analyze(before)
+    left = _Counter(analysis, after, frozenset(removed))
+    regions = [region for region in analysis.regions if region.unit == "layer"]
+    names = [region.name for region in regions]
+    regions = [region for region in regions if region.nodes or not _holds(region.name, names)]
+    owned = {region.name: [axis for axis in analysis.axes if _within(axis, region)] for region in regions}
+    taken = {axis.name for axes in owned.values() for axis in axes}
+    layers = tuple(_layer(analysis, left, region, owned[region.name]) for region in regions)
+    return Layers(layers, tuple(left.size(axis) for axis in analysis.axes if axis.name not in taken))
+
+
+def _holds(path: str, names: Collection[str]) -> bool:
+    """Whether a module holds layers (an encoder beside a decoder), and is none itself."""
+    return any(name.startswith(f"{path}.") for name in names)
+
+
+def _within(axis: Axis, region: Region) -> bool:
+    """Whether all weights that carry an axis are the region's; one that can't go says no weights, only its module's path."""
+    names = [member.name for member in axis.members if member.learned]
+    if region.parameters:
+        return set(names) <= set(region.parameters)
+    return all(name.startswith(f"{region.name}.") for name in names)
+
+
+def _layer(analysis: Analysis, left: _Counter, region: Region, axes: list[Axis]) -> Layer:
+    inside = [r for r in analysis.regions if r.unit == "branch" and r.nodes and r.nodes <= region.nodes]
+    own = {axis.leaf for axis in axes}
+    roles = {branch.name: {axis.role for axis in axes if _within(axis, branch)} for branch in inside}
+    return Layer(
+        region.name,
+        left.gone(region),
+        tuple(left.size(axis) for axis in axes),
+        tuple(left.attention(dims) for dims in _attentions(analysis, own)),
+        {_kind(roles[branch.name], branch.name): left.gone(branch) for branch in inside},
+        left.ranks(region),
+    )
+
+
+def _kind(roles: set[str], name: str) -> str:
+    """What transformers calls a part of a layer; a branch that is neither keeps its name."""
+    return "attention" if "heads" in roles else "mlp" if roles & {"ffn", "experts"} else name
+
+
+def _attentions(analysis: Analysis, own: set[Dim]) -> list[tuple[Dim, Dim, Dim]]:
+    """The dims of heads, of q and k, and of v, of every attention over a layer's own heads, in graph order."""
+    found = [(dim, role) for dim, role in analysis.flow.roles if role in ("heads", "qk", "v")]
+    heads = [place for place, (dim, role) in enumerate(found) if role == "heads" and own & set(leaves(dim))]
+    triples = [found[place : place + 3] for place in heads]
+    return [
+        (triple[0][0], triple[1][0], triple[2][0])
+        for triple in triples
+        if [role for _, role in triple] == ["heads", "qk", "v"]
+    ]
+
+
+class _Counter:
+    """Counts what is left of axes in a smaller program."""
+
+    def __init__(self, analysis: Analysis, after: Program, removed: frozenset[str]) -> None:
+        slim = analyze(after)
+        self.removed = removed
+        self.analysis = analysis
+        self.shapes = {name: tuple(value.shape) for name, value in after.tensors().items()}
+        self.named = slim.by_name
+        self.places: dict[tuple[str, int], list[Axis]] = {}
+        for axis in slim.axes:
+            for member in axis.members:
+                self.places.setdefault((member.name, member.dim), []).append(axis)
+        self.copies = {axis.name: self._copies(axis) for axis in analysis.axes}
+        self.counts = {axis.name: self._counts(axis) for axis in analysis.axes}
+        self.masks: dict[int, dict[Dim, Tensor]] = {}
+        self.wrong = {axis.name for axis in analysis.axes if not self._explains(axis)}
+
+    def size(self, axis: Axis) -> Size:
+        """An axis before and after; of one within heads, a number for each head where they differ."""
+        counts = self.counts[axis.name]
+        if axis.name in self.wrong:
+            return Size(axis.name, axis.role, axis.size, None)
+        inner = axis.role in ("qk", "v") and len(counts) > 1
+        return Size(axis.name, axis.role, axis.size, _alike(counts) if inner else sum(counts))
+
+    def attention(self, dims: tuple[Dim, Dim, Dim]) -> Attention:
+        """The sizes of an attention: of its copies, where heads of unequal sizes are computed apart."""
+        heads, qk, v = dims
+        axes = [axis for axis in self.analysis.axes for dim in dims if axis.leaf in leaves(dim)]
+        if any(axis.name in self.wrong for axis in axes):
+            shared = self._shared(heads)
+            return Attention((heads.size, None), (shared.size, None), (qk.size, None), (v.size, None))
+        number = max((len(self.counts[axis.name]) for axis in axes), default=1)
+        kept = [self._kept(copy) for copy in range(number)]
+        shared = self._shared(heads)
+        return Attention(
+            (heads.size, sum(new_size(heads, one) for one in kept)),
+            (shared.size, sum(new_size(shared, one) for one in kept)),
+            (qk.size, _a_head(qk, heads, kept)),
+            (v.size, _a_head(v, heads, kept)),
+        )
+
+    def _shared(self, heads: Dim) -> Dim:
+        """The heads of keys and values: of the axes of the heads the one that most weights carry."""
+        axes = [axis for axis in self.analysis.axes if axis.leaf in leaves(heads)]
+        return max(axes, key=lambda axis: sum(m.learned for m in axis.members)).leaf if axes else heads
+
+    def gone(self, region: Region) -> bool:
+        """Whether a region was removed, or none of its weights is there."""
+        places = [(name, dim, copy) for name in region.parameters for dim in (0, 1) for copy in (None, 0)]
+        return region.name in self.removed or (
+            bool(places) and not any(self._found(*place) for place in places)
+        )
+
+    def ranks(self, region: Region) -> dict[str, int]:
+        """The ranks of the region's matrices that became two."""
+        rows = {name: self.shapes.get(f"{name}{PARTS[0]}") for name in region.parameters}
+        return {name: shape[1] for name, shape in rows.items() if shape}
+
+    def _found(self, name: str, dim: int, copy: int | None) -> tuple[str, int] | None:
+        """Where a dimension of a tensor is now: in the tensor itself, or in the factor that has it."""
+        own = name if copy is None else part_tensor(name, copy)
+        for candidate in (own, f"{own}{PARTS[dim]}" if dim < len(PARTS) else own):
+            if candidate in self.shapes:
+                return candidate, dim
+        return None
+
+    def _spots(self, axis: Axis, copy: int | None) -> list[tuple[str, int]]:
+        found = [self._found(member.name, member.dim, copy) for member in axis.members if member.learned]
+        return [place for place in found if place]
+
+    def _copies(self, axis: Axis) -> list[int | None]:
+        """Of an axis that is in copies only their numbers; [None] where it is as it was, nothing where it is gone."""
+        if self._spots(axis, None):
+            return [None]
+        return list(takewhile(lambda copy: bool(self._spots(axis, copy)), count()))
+
+    def _counts(self, axis: Axis) -> list[int]:
+        return [self._count(axis, copy) for copy in self.copies[axis.name]]
+
+    def _count(self, axis: Axis, copy: int | None) -> int:
+        """By the name that an axis keeps; else by its place, where one axis of its role is there; one unit makes no axis."""
+        name = axis.name if copy is None else part_name(axis.name, copy)
+        if name in self.named:
+            return self.named[name].size
+        near = {a.name: a for place in self._spots(axis, copy) for a in self.places.get(place, ())}
+        others = self.analysis.by_name
+        fitting = [a for a in near.values() if a.role == axis.role and a.name not in others]
+        return fitting[0].size if len(fitting) == 1 else 1
+
+    def _kept(self, copy: int) -> dict[Dim, Tensor]:
+        """How many units of every axis there are in a copy, as masks; which ones does not matter to sizes."""
+        if copy not in self.masks:
+            counts = {axis: self.counts[axis.name] or [0] for axis in self.analysis.axes}
+            self.masks[copy] = {
+                axis.leaf: torch.arange(axis.size) < found[min(copy, len(found) - 1)]
+                for axis, found in counts.items()
+            }
+        return self.masks[copy]
+
+    def _explains(self, axis: Axis) -> bool:
+        """Whether the counts give the shape of every tensor that carries the axis."""
+        for number, copy in enumerate(self.copies[axis.name]):
+            kept = self._kept(number)
+            for member in axis.members:
+                place = self._found(member.name, member.dim, copy) if member.learned else None
+                if place and new_size(member.carrier, kept) != self.shapes[place[0]][place[1]]:
+                    return False
+        return True
+
+
+def _alike(counts: list[int]) -> Left:
+    """One number where all are the same, 0 where there is none."""
+    return counts if len(set(counts)) > 1 else max(counts, default=0)
+
+
+def _a_head(dim: Dim, heads: Dim, kept: list[dict[Dim, Tensor]]) -> Left:
+    """The dims of each head that is left."""
+    return _alike([size for one in kept for size in [new_size(dim, one)] * new_size(heads, one)])

@@ -1,0 +1,192 @@
+"""Operators that multiply activations by a weight matrix: a table, one row each, of how their operands look as rows and columns.
+
+What is said of a matrix (its moments, its best fit) is said once, for all of them: results [rows, outputs] = inputs [rows, columns] @
+matrix.T + bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis.dim_inference import identity
+from fxprune.ir.program import Program, attribute
+from fxprune.rules.op import Flow, bind
+from fxprune.rules.registry import packet_of
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Form:
+    """A row: the names of input, weight and bias in the operator's schema, and the maps between its tensors and plain matrices.
+
+    `turned`: the weight stands as columns × outputs. `outputs` is the dimension of the result (from the right) that the outputs lie along.
+    """
+
+    operands: tuple[str, str, str]
+    turned: bool
+    outputs: int
+    accepts: Callable[[fx.Node], bool]
+    rows: Callable[[fx.Node, Tensor], Tensor]
+
+
+def _last(node: fx.Node, value: Tensor) -> Tensor:
+    return value.reshape(-1, value.shape[-1])
+
+
+def _patches(node: fx.Node, value: Tensor) -> Tensor:
+    """What each place of a convolution reads, channels first: [batch · places, channels · kernel]."""
+    bound = bind(node)
+    kernel = tuple(bound["weight"].value.meta["val"].shape[2:])
+    rank = len(kernel)
+    stride, padding, dilation = (_each(bound[name].value, rank) for name in ("stride", "padding", "dilation"))
+    value = value if value.dim() == rank + 2 else value[None]
+    if rank == 1:
+        value, kernel = value[:, :, None], (1, *kernel)
+        stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
+    unfolded = nn.functional.unfold(value, kernel, dilation, padding, stride)
+    return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
+
+
+def _each(value: Any, rank: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return values * rank if len(values) == 1 else values
+
+
+def _always(node: fx.Node) -> bool:
+    return True
+
+
+def _plain_sum(node: fx.Node) -> bool:
+    """The addend is a vector, and nothing is scaled."""
+    bound = bind(node)
+    addend = bound["self"].value.meta["val"]
+    return bool(bound["beta"].value == 1 and bound["alpha"].value == 1 and addend.dim() == 1)
+
+
+def _one_group(node: fx.Node) -> bool:
+    bound = bind(node)
+    return bound["groups"].value == 1 and not isinstance(bound["padding"].value, str)
+
+
+#: operator: its form. Whatever is not here is scored by gradients and activations, and is never re-fitted.
+FORMS: dict[Any, Form] = {
+    aten.linear: Form(("input", "weight", "bias"), False, 1, _always, _last),
+    aten.addmm: Form(("mat1", "mat2", "self"), True, 1, _plain_sum, _last),
+    aten.mm: Form(("self", "mat2", ""), True, 1, _always, _last),
+    aten.matmul: Form(("self", "other", ""), True, 1, _always, _last),
+    aten.conv1d: Form(("input", "weight", "bias"), False, 2, _one_group, _patches),
+    aten.conv2d: Form(("input", "weight", "bias"), False, 3, _one_group, _patches),
+}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A node that multiplies activations (the value of `source`) by one parameter, and adds another (`bias`, "" where there is none)."""
+
+    node: fx.Node
+    source: fx.Node
+    weight: str
+    bias: str
+    form: Form
+    turned: bool
+
+    def read(self, parameter: Tensor) -> Tensor:
+        """The parameter as a matrix [outputs, columns]."""
+        return parameter.t() if self.turned else parameter.reshape(parameter.shape[0], -1)
+
+    def write(self, matrix: Tensor, like: Tensor) -> nn.Parameter:
+        """A matrix in the parameter's shape and type."""
+        value = (matrix.t() if self.turned else matrix).reshape(like.shape)
+        return nn.Parameter(value.to(like.dtype).contiguous(), requires_grad=like.requires_grad)
+
+    def rows(self, value: Tensor) -> Tensor:
+        """The input as [rows, columns]."""
+        return self.form.rows(self.node, value)
+
+    def results(self, value: Tensor) -> Tensor:
+        """A result as [rows, outputs]."""
+        place = value.dim() - self.form.outputs
+        return value.movedim(place, -1).reshape(-1, value.shape[place])
+
+    def columns(self, places: Tensor) -> Tensor:
+        """What is said of each place of the contracted dim, said of each column: a kernel has several for each channel."""
+        size = self.node.meta["val"].shape[-self.form.outputs]
+        count = bind(self.node)[self.form.operands[1]].value.meta["val"].numel() // size
+        return places.repeat_interleave(count // len(places))
+
+
+def matrices(program: Program, flow: Flow) -> dict[str, Matrix]:
+    """The nodes of a program that multiply by a parameter of their own, by name, in graph order.
+
+    A parameter that more than one value is made of (a tied embedding, a shared layer) is nobody's own.
+    """
+    uses = _uses(program)
+    found: dict[str, Matrix] = {}
+    for node in program.graph.graph.nodes:
+        form = FORMS.get(packet_of(node.target)) if node.op == "call_function" else None
+        matrix = _matrix(program, node, form) if form else None
+        if matrix and matrix.source in flow.varies and _owns(program, matrix, uses):
+            found[node.name] = matrix
+    return found
+
+
+def _owns(program: Program, matrix: Matrix, uses: dict[Any, int]) -> bool:
+    """Whether nothing else reads its parameters."""
+    return all(uses[_key(program, name)] == 1 for name in (matrix.weight, matrix.bias) if name)
+
+
+def _key(program: Program, name: str) -> Any:
+    return identity(attribute(program.graph, name))
+
+
+def _uses(program: Program) -> dict[Any, int]:
+    """How many nodes read each tensor, by storage."""
+    uses: dict[Any, int] = {}
+    for node in program.graph.graph.find_nodes(op="get_attr"):
+        value = attribute(program.graph, str(node.target))
+        if isinstance(value, Tensor):
+            uses[identity(value)] = uses.get(identity(value), 0) + len(node.users)
+    return uses
+
+
+def _matrix(program: Program, node: fx.Node, form: Form) -> Matrix | None:
+    bound = bind(node)
+    named = [bound[name].value if name else None for name in form.operands]
+    weight, flipped = _parameter(program, named[1])
+    bias, _ = _parameter(program, named[2])
+    source, has_bias = named[0], named[2] is not None
+    if not isinstance(source, fx.Node) or not weight or (has_bias and not bias) or not form.accepts(node):
+        return None
+    if not _fits(program, node, form, (weight, bias)):
+        return None
+    return Matrix(node, source, weight, bias, form, form.turned != flipped)
+
+
+def _fits(program: Program, node: fx.Node, form: Form, names: tuple[str, str]) -> bool:
+    """Whether the weight is one matrix (no vector, no batch of them), and the bias a number for each output."""
+    weight, bias = (attribute(program.graph, name).shape if name else None for name in names)
+    outputs = node.meta["val"].shape[-form.outputs]
+    return len(weight or ()) == form.outputs + 1 and bias in (None, (outputs,))
+
+
+_TRANSPOSE = (aten.t, aten.transpose, aten.permute, aten.numpy_T, aten.mT)
+
+
+def _parameter(program: Program, value: Any) -> tuple[str, bool]:
+    """(the name of the parameter that a value is, whether it is transposed on the way); "" where it is none."""
+    flipped = False
+    while isinstance(value, fx.Node) and packet_of(value.target) in _TRANSPOSE:
+        if value.meta["val"].dim() != 2 or len(value.users) > 1:
+            return "", False
+        value, flipped = value.args[0], flipped != (value.args[1:] not in ((0, 0), ([0, 1],)))
+    if not isinstance(value, fx.Node) or value.op != "get_attr":
+        return "", False
+    held = attribute(program.graph, str(value.target))
+    is_weight = isinstance(held, nn.Parameter) and held.is_floating_point() and held.dim() > 0
+    return (str(value.target), flipped) if is_weight else ("", False)

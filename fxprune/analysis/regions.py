@@ -1,0 +1,283 @@
+"""Layers: regions that repeat, and residual branches, with names for people, and why the rest of what repeats can't go.
+
+A layer is a row of atoms (see `fxprune.analysis.segments`) with a residual among them: all that a module does which stands beside others
+of its class (the graph's `nn_module_stack` says so), or, where modules say nothing (one module that is called several times, a graph
+without them), a unit of the shortest period with which the row repeats.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, takewhile
+from typing import TypeAlias
+
+from torch import Tensor, fx
+
+from fxprune.analysis.axis_names import shared_path
+from fxprune.analysis.segments import Atom, Row, chains, weights
+from fxprune.ir.program import Program
+from fxprune.rules.op import Flow
+
+UNITS = ("layer", "branch")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a graph that can be bypassed: its output has the dims of its input.
+
+    `unit` is layer or branch; `parameters` are those that it reads (shared ones stay in the model). Where `why` is not empty, it can't
+    go, and that is the reason.
+    """
+
+    name: str
+    unit: str
+    entry: str = ""
+    exit: str = ""
+    parameters: tuple[str, ...] = ()
+    signature: str = ""
+    why: str = ""
+    nodes: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+Roles: TypeAlias = Sequence[tuple[str, frozenset[str]]]
+"""The role of each axis, and the parameters that carry it: what a branch does, for its name."""
+
+
+def regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ...]:
+    """The layers and residual branches of a program in graph order, then those that can't go, with the reason."""
+    rows = chains(program, flow)
+    modules = _modules(program, flow)
+    whole = _module_units(rows, modules)
+    place = {node.name: i for i, node in enumerate(program.graph.graph.nodes)}
+    found = [_region(unit, "layer", path) for path, unit in _chosen(whole, modules).items()]
+    taken = {name for region in found for name in region.nodes}
+    free = [[atom for atom in row.atoms if atom.exit.name not in taken] for row in rows]
+    found += [_region(unit, "layer") for row in free for unit in _repeating(row)]
+    found += [
+        _region((replace(atom, tail=()),), "branch", _innermost(atom, modules))
+        for row in rows
+        for atom in row.atoms
+        if atom.residual
+    ]
+    found.sort(key=lambda region: (UNITS.index(region.unit), place[region.exit]))
+    named = _named(roles, found)
+    return (*named, *_refused(program, flow, named, modules))
+
+
+def _region(unit: Sequence[Atom], kind: str, path: str = "") -> Region:
+    parameters = tuple(dict.fromkeys(name for atom in unit for name in atom.parameters))
+    parts = [part for atom in unit for part in (atom, *atom.tail)]
+    nodes = frozenset(node.name for part in parts for node in part.nodes)
+    signature = "+".join(part.signature for part in parts)
+    name = path or shared_path(list(parameters))
+    return Region(name, kind, unit[0].entry.name, unit[-1].end.name, parameters, signature, "", nodes)
+
+
+Unit: TypeAlias = tuple[Atom, ...]
+
+
+def _module_units(rows: Sequence[Row], modules: Mapping[str, Module]) -> dict[str, Unit]:
+    """The repeated modules that are a run of atoms, by path."""
+    found: dict[str, Unit] = {}
+    for row in rows:
+        inside = [_paths(atom, modules) for atom in row.atoms]
+        for path in dict.fromkeys(path for paths in inside for path in paths):
+            run = tuple(atom for atom, paths in zip(row.atoms, inside, strict=True) if path in paths)
+            if path not in found and _is_all_of(run, modules[path], row.reached):
+                found[path] = _within_module(run, modules[path])
+    return found
+
+
+def _within_module(run: Unit, module: Module) -> Unit:
+    """Atoms whose last tail ends with the module."""
+    tail = takewhile(lambda piece: piece.exit in module.nodes, run[-1].tail)
+    return (*run[:-1], replace(run[-1], tail=tuple(tail)))
+
+
+def _is_all_of(run: Unit, module: Module, reached: frozenset[fx.Node]) -> bool:
+    """Whether atoms follow one another, hold a residual, and are all that a module does to the stream."""
+    read = {node for atom in run for node in atom.nodes}
+    joined = all(one.end is other.entry for one, other in pairwise(run))
+    return joined and module.readers & reached <= read and any(atom.residual for atom in run)
+
+
+def _chosen(whole: Mapping[str, Unit], modules: Mapping[str, Module]) -> dict[str, Unit]:
+    """Of modules within modules the outermost of which all of its kind are regions, else the innermost."""
+    complete = {path for path in whole if all(other in whole for other in _beside(path, modules))}
+    found: dict[str, Unit] = {}
+    for path, unit in whole.items():
+        chain = sorted((p for p in whole if f"{path}.".startswith(f"{p}.")), key=len)
+        deeper = [p for p in whole if p.startswith(f"{path}.")]
+        best = next((p for p in chain if p in complete), None)
+        if best == path or (best is None and not deeper):
+            found[path] = unit
+    return found
+
+
+def _beside(path: str, modules: Mapping[str, Module]) -> list[str]:
+    """The modules of the same class that stand beside one, itself included."""
+    parent, kind = path.rpartition(".")[0], modules[path].kind
+    return [p for p, module in modules.items() if p.rpartition(".")[0] == parent and module.kind == kind]
+
+
+def _paths(atom: Atom, modules: Mapping[str, Module]) -> list[str]:
+    """The repeated modules that all of an atom's readers of weights lie in."""
+    return [path for path, module in modules.items() if module.repeated and _within(atom, module)]
+
+
+def _within(atom: Atom, module: Module) -> bool:
+    readers = [node for node in atom.nodes if node in module.all_readers]
+    return bool(readers) and all(node in module.nodes for node in readers)
+
+
+def _innermost(atom: Atom, modules: Mapping[str, Module]) -> str:
+    """The innermost module that all of an atom's readers of weights lie in."""
+    return max((path for path, module in modules.items() if _within(atom, module)), key=len, default="")
+
+
+def _repeating(row: Sequence[Atom]) -> Iterator[tuple[Atom, ...]]:
+    """The units of every stretch that repeats."""
+    signs = [atom.signature for atom in row]
+    at = 0
+    while at < len(row):
+        period, end = _stretch(signs, at)
+        if period and any(atom.residual for atom in row[at : at + period]):
+            yield from _units(row[at:end], period)
+        at = end if period else at + 1
+
+
+def _stretch(signs: Sequence[str], at: int) -> tuple[int, int]:
+    """(the shortest period with which a stretch begins here and repeats at least once, where it ends), or (0, at)."""
+    for period in range(1, (len(signs) - at) // 2 + 1):
+        end = at + period
+        while end < len(signs) and signs[end] == signs[end - period]:
+            end += 1
+        if end - at >= 2 * period:
+            return period, end
+    return 0, at
+
+
+def _units(stretch: Sequence[Atom], period: int) -> list[tuple[Atom, ...]]:
+    """Units of one length, with as much of the tails as all of them have."""
+    units = [stretch[i : i + period] for i in range(0, len(stretch) - period + 1, period)]
+    tails = [[piece.signature for piece in unit[-1].tail] for unit in units]
+    shared = sum(1 for _ in takewhile(lambda pieces: len(set(pieces)) == 1, zip(*tails, strict=False)))
+    return [(*unit[:-1], replace(unit[-1], tail=unit[-1].tail[:shared])) for unit in units]
+
+
+#: what a branch is called, by the roles of the axes that it has to itself; the first that fits
+_KINDS = (("heads", "attention"), ("experts", "experts"), ("ffn", "ffn"), ("channels", "conv"))
+
+
+def _named(roles: Roles, found: Sequence[Region]) -> list[Region]:
+    """Unique names: the module's path; a branch that is not all of its module says what it does."""
+    taken: set[str] = set()
+    named: list[Region] = []
+    for region in found:
+        wanted = region.name or region.unit
+        if wanted in taken and region.unit == "branch":
+            wanted = f"{wanted}.{_kind(roles, region)}"
+        name, number = wanted, 2
+        while name in taken:
+            name, number = f"{wanted}.{number}", number + 1
+        taken.add(name)
+        named.append(replace(region, name=name))
+    return named
+
+
+def _kind(roles: Roles, region: Region) -> str:
+    own = {role for role, names in roles if names <= set(region.parameters)}
+    return next((word for role, word in _KINDS if role in own), "branch")
+
+
+def _refused(
+    program: Program, flow: Flow, found: Sequence[Region], modules: Mapping[str, Module]
+) -> list[Region]:
+    """Repeated modules with modules inside of them that are no layers: why they can't go."""
+    covered = set().union(*(region.nodes for region in found if region.unit == "layer"))
+    names = {region.name for region in found}
+    refused = []
+    for path, module in modules.items():
+        readers = {node.name for node in module.readers}
+        inside = readers <= covered or any(f"{path}.".startswith(f"{name}.") for name in names)
+        if module.repeated and module.composite and readers and not inside:
+            why = _why(program, flow, module)
+            holds_layers = any(name.startswith(f"{path}.") for name in names)
+            refused += [Region(path, "layer", why=why)] if why != _OTHER_DIMS or not holds_layers else []
+    return [region for region in refused if not _beneath(region.name, refused)]
+
+
+def _beneath(path: str, regions_: Sequence[Region]) -> bool:
+    return any(path.startswith(f"{other.name}.") for other in regions_)
+
+
+@dataclass
+class Module:
+    """What the graph says of a module: its class, the nodes that come from it, and those among them that depend on inputs and read weights.
+
+    `repeated` where another of its class stands beside it; `composite` where it has modules inside.
+    """
+
+    kind: str
+    all_readers: frozenset[fx.Node]
+    nodes: set[fx.Node] = field(default_factory=set)
+    repeated: bool = False
+    composite: bool = False
+
+    @property
+    def readers(self) -> set[fx.Node]:
+        """The nodes that read weights."""
+        return self.nodes & self.all_readers
+
+
+def _modules(program: Program, flow: Flow) -> dict[str, Module]:
+    """The modules that nodes come from, by path."""
+    calls = [node for node in program.graph.graph.nodes if node.op == "call_function" and node in flow.varies]
+    readers = frozenset(node for node in calls if weights(program, [node], flow))
+    found: dict[str, Module] = {}
+    for node in calls:
+        for path, kind in (node.meta.get("nn_module_stack") or {}).values():
+            if path:
+                found.setdefault(path, Module(str(kind), readers)).nodes.add(node)
+    beside = Counter((path.rpartition(".")[0], module.kind) for path, module in found.items())
+    for path, module in found.items():
+        module.repeated = beside[(path.rpartition(".")[0], module.kind)] > 1
+        module.composite = any(other.startswith(f"{path}.") for other in found)
+    return found
+
+
+_OTHER_DIMS = "its output has other dims than its input (they can't be proved to be the same)"
+
+
+def _why(program: Program, flow: Flow, module: Module) -> str:
+    """Why a module is no region."""
+    inside = module.nodes
+    nodes = [node for node in program.graph.graph.nodes if node in inside]
+    tensors = [node for node in nodes if isinstance(node.meta.get("val"), Tensor)]
+    leaving = [(node, user) for node in tensors for user in node.users if user not in inside]
+    for node, user in leaving:
+        if user.op == "output":
+            return f"its output leaves the model: {_output_name(program, node)}"
+    ways = list(dict.fromkeys(node for node, _ in leaving))
+    if len(ways) > 1:
+        first, user = next((n, u) for n, u in leaving if n is not ways[-1])
+        return f"{first.name} = {first.target} inside of it is read by {user.name} = {user.target} outside"
+    read = [s for node in tensors for s in node.all_input_nodes if s not in inside and s in flow.varies]
+    entries = [node for node in read if isinstance(node.meta.get("val"), Tensor)]
+    if ways and entries:
+        before, after = (tuple(n.meta["val"].shape) for n in (entries[0], ways[0]))
+        if before != after:
+            return f"it changes the shape: {_sizes(before)} to {_sizes(after)}"
+        return _OTHER_DIMS
+    return "it has not one way in and one way out"
+
+
+def _sizes(shape: Sequence[object]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _output_name(program: Program, node: fx.Node) -> str:
+    outputs = program.named_outputs()
+    return next((name for name, value in outputs.items() if value is node), node.name)

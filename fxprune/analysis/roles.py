@@ -1,0 +1,43 @@
+"""Bottlenecks: what lies between two products by weights and nowhere else is the rank of their product."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxprune.analysis.dim_inference import flat_dims
+from fxprune.analysis.linear_ops import FORMS
+from fxprune.dims.dim import Dim, leaves
+from fxprune.rules.op import Flow
+from fxprune.rules.registry import packet_of
+
+aten = torch.ops.aten
+
+#: operators that multiply by a matrix, or look its rows up
+PRODUCTS = frozenset({*FORMS, aten.embedding, aten.conv3d})
+
+
+def bottlenecks(flow: Flow) -> list[Dim]:
+    """The atoms of values that products by weights make, and that nothing but products by weights reads, which sum them up."""
+    made = {node for node in flow.dims if _by_weights(flow, node)}
+    summed: dict[Dim, set[fx.Node]] = {}
+    for found in flow.contractions:
+        for leaf in leaves(found.dim):
+            summed.setdefault(leaf, set()).add(found.node)
+    fits: dict[Dim, bool] = {}
+    for node in flow.dims:
+        if node not in flow.varies:
+            continue
+        for leaf in dict.fromkeys(leaf for dim in flat_dims(flow.dims[node]) for leaf in leaves(dim)):
+            readers = summed.get(leaf, set()) & made
+            fits[leaf] = (
+                fits.get(leaf, True) and node in made and bool(node.users) and readers >= set(node.users)
+            )
+    return [leaf for leaf, fit in fits.items() if fit]
+
+
+def _by_weights(flow: Flow, node: fx.Node) -> bool:
+    weights = any(source not in flow.varies for source in node.all_input_nodes)
+    return (
+        node.op == "call_function" and packet_of(node.target) in PRODUCTS and node in flow.varies and weights
+    )

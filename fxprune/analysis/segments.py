@@ -1,0 +1,259 @@
+"""Regions: parts of a graph with one way in and one way out, whose output has the dims of its input, so that they can be bypassed.
+
+    x ─┬─ norm ─ attention ─ add ─┬─ norm ─ ffn ─ add ── …       cut points x, add, add: two residual branches, one layer
+       └──────────────────────────┘
+
+Cut points are found with dominators on what a stream's source reaches, so that masks and positions, which come from elsewhere, hide
+nothing. They are chained wherever one dominates the next and the next post-dominates the one: at the top, and inside of branches (the
+middle of a U-Net). Repeats by structure are layers (see `fxprune.analysis.regions`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.dims.dim import Dim, find
+from fxprune.ir.aliasing import is_written
+from fxprune.ir.program import Program, attribute
+from fxprune.rules.op import Flow, operands
+
+aten = torch.ops.aten
+
+#: Operators through which a residual is still the same value.
+_SAME_VALUE = frozenset((aten.dropout, aten.to, aten._to_copy, aten.clone, aten.contiguous, aten.alias))
+
+
+@dataclass(frozen=True)
+class Atom:
+    """The part between two neighbouring cut points of equal dims, (entry, exit], in graph order.
+
+    `tail` are the atoms without parameters that follow it (an activation, a dropout).
+    """
+
+    entry: fx.Node
+    exit: fx.Node
+    nodes: tuple[fx.Node, ...]
+    parameters: tuple[str, ...]
+    signature: str
+    tail: tuple[Atom, ...] = ()
+
+    @property
+    def end(self) -> fx.Node:
+        """The last cut point, the tail included."""
+        return self.tail[-1].exit if self.tail else self.exit
+
+    @property
+    def residual(self) -> bool:
+        """Whether the way out adds what came in to what became of it."""
+        if self.exit.target not in (aten.add.Tensor, aten.add_.Tensor):
+            return False
+        inputs = self.exit.all_input_nodes
+        return any(_source(arg) is _source(self.entry) for arg in inputs) and any(
+            arg in self.nodes for arg in inputs
+        )
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """The node behind those that pass a value on."""
+    while getattr(node.target, "overloadpacket", None) in _SAME_VALUE:
+        node = node.all_input_nodes[0]
+    return node
+
+
+@dataclass(frozen=True)
+class Row:
+    """Atoms of one stream in graph order, all of the same dims; `reached` is all that the stream's source reaches."""
+
+    atoms: tuple[Atom, ...]
+    reached: frozenset[fx.Node]
+
+
+def chains(program: Program, flow: Flow) -> list[Row]:
+    """Rows of atoms, each beginning where the one before ends, by stream and by dims, the longest first.
+
+    Where streams join (an encoder's output in a decoder), an atom belongs to the longest row that has it.
+    """
+    graph = _graph(program, flow)
+    streams = [_Stream(program, flow, graph, source) for source in _sources(program, flow)]
+    rows = [Row(tuple(run), frozenset(stream.graph)) for stream in streams for run in stream.runs()]
+    known: set[tuple[fx.Node, fx.Node]] = set()
+    found: list[Row] = []
+    for row in sorted(rows, key=lambda row: -len(row.atoms)):
+        fresh = [atom for atom in row.atoms if (atom.entry, atom.exit) not in known]
+        known.update((atom.entry, atom.exit) for atom in fresh)
+        found += [replace(row, atoms=tuple(fresh))] if fresh else []
+    return found
+
+
+def _graph(program: Program, flow: Flow) -> nx.DiGraph:
+    """What depends on an input, from operand to user; the output node is the sink of what has to be there."""
+    graph, spare = nx.DiGraph(), program.spare_outputs()
+    for node in program.graph.graph.nodes:
+        if node in flow.varies or node.op == "output":
+            ends = node.op == "output"
+            graph.add_edges_from(
+                (source, node)
+                for source in operands(node)
+                if source in flow.varies and not (ends and source in spare)
+            )
+    return graph
+
+
+def _sources(program: Program, flow: Flow) -> list[fx.Node]:
+    """Where streams begin: inputs of floating type, and the first operators with a parameter that other inputs reach."""
+    begun: set[fx.Node] = set()
+    sources: list[fx.Node] = []
+    for node in program.graph.graph.nodes:
+        if node.op == "placeholder" and _is_floating(node):
+            sources.append(node)
+        if node not in flow.varies or node.op != "call_function":
+            continue
+        if any(one in begun for one in node.all_input_nodes):
+            begun.add(node)
+        elif weights(program, [node], flow):
+            begun.add(node)
+            sources.append(node)
+    return sources
+
+
+def _is_floating(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def weights(program: Program, nodes: Sequence[fx.Node], flow: Flow) -> tuple[str, ...]:
+    """The parameters that nodes read, directly or behind operators on constants, in graph order."""
+    found: dict[str, None] = {}
+    seen: set[fx.Node] = set()
+    waiting = [source for node in nodes for source in operands(node) if source not in flow.varies]
+    while waiting:
+        node = waiting.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "get_attr" and isinstance(attribute(program.graph, str(node.target)), nn.Parameter):
+            found[str(node.target)] = None
+        waiting += node.all_input_nodes
+    return tuple(found)
+
+
+class _Stream:
+    """What one source reaches, with its dominators."""
+
+    def __init__(self, program: Program, flow: Flow, graph: nx.DiGraph, source: fx.Node) -> None:
+        self.program, self.flow = program, flow
+        self.sink = program.graph.graph.output_node()
+        reached = {source, *nx.descendants(graph, source)} if source in graph else {source}
+        ends = {self.sink, *nx.ancestors(graph, self.sink)} if self.sink in graph else set()
+        self.graph = graph.subgraph(reached & ends)
+        self.source = source
+        self.order = {node: i for i, node in enumerate(program.graph.graph.nodes)}
+
+    @cached_property
+    def inside(self) -> dict[fx.Node, tuple[int, int]]:
+        """Of each node the interval of its dominator tree: u dominates v where v's begins within u's."""
+        above = nx.immediate_dominators(self.graph, self.source)
+        tree = nx.DiGraph()
+        tree.add_node(self.source)
+        tree.add_edges_from(
+            (over, node) for node, over in above.items() if over is not None and over is not node
+        )
+        spans: dict[fx.Node, tuple[int, int]] = {}
+        begun: dict[fx.Node, int] = {}
+        for _, v, kind in nx.dfs_labeled_edges(tree, self.source):
+            if kind == "forward":
+                begun[v] = len(begun)
+            elif kind == "reverse":
+                spans[v] = (begun[v], len(begun))
+        return spans
+
+    def dominates(self, one: fx.Node, other: fx.Node) -> bool:
+        low, high = self.inside[one]
+        return low <= self.inside[other][0] < high
+
+    def runs(self) -> Iterator[list[Atom]]:
+        """Atoms in a row."""
+        if self.source not in self.graph or self.sink not in self.graph:
+            return
+        below = nx.immediate_dominators(self.graph.reverse(copy=False), self.sink)
+        visited: set[fx.Node] = set()
+        for node in sorted(self.graph, key=self.order.__getitem__):
+            chain = list(self._chain(node, below, visited))
+            for points in self._alike(chain):
+                yield from self._rows(points)
+
+    def _chain(self, node: fx.Node, below: Mapping[fx.Node, Any], visited: set[fx.Node]) -> Iterator[fx.Node]:
+        """Cut points from a node on: each dominates the next, which post-dominates it."""
+        while node is not self.sink and node not in visited:
+            visited.add(node)
+            yield node
+            after = below[node]
+            while after is not self.sink and not self.dominates(node, after):
+                after = below[after]
+            node = after
+
+    def _alike(self, chain: Sequence[fx.Node]) -> Iterator[list[fx.Node]]:
+        """Cut points of the same dims and type."""
+        groups: dict[Hashable, list[fx.Node]] = {}
+        for node in chain:
+            shape = self.flow.dims.get(node)
+            if shape and all(isinstance(dim, Dim) for dim in shape):
+                key = (tuple(_key(dim) for dim in shape), node.meta["val"].dtype)
+                groups.setdefault(key, []).append(node)
+        yield from (points for points in groups.values() if len(points) > 1)
+
+    def _rows(self, points: Sequence[fx.Node]) -> Iterator[list[Atom]]:
+        """Atoms between neighbours; those without parameters belong to the one before."""
+        row: list[Atom] = []
+        for entry, way_out in pairwise(points):
+            atom = self._atom(entry, way_out)
+            if atom.parameters and not is_written(entry):
+                row.append(atom)
+            elif row and not atom.parameters and row[-1].end is entry:
+                row[-1] = replace(row[-1], tail=(*row[-1].tail, atom))
+        if row:
+            yield row
+
+    def _atom(self, entry: fx.Node, way_out: fx.Node) -> Atom:
+        nodes = self._between(entry, way_out)
+        parameters = weights(self.program, nodes, self.flow)
+        return Atom(entry, way_out, tuple(nodes), parameters, _signature(self.program, nodes, entry))
+
+    def _between(self, entry: fx.Node, way_out: fx.Node) -> list[fx.Node]:
+        """The nodes behind the entry up to and with the way out, in graph order."""
+        (low, high), (gone, end) = self.inside[entry], self.inside[way_out]
+        names = [n for n, (at, _) in self.inside.items() if low < at < high and not gone < at < end]
+        return sorted(names, key=self.order.__getitem__)
+
+
+def _key(dim: Dim) -> Hashable:
+    """Equal for dims that are the same, whichever objects say so."""
+    dim = find(dim)
+    if dim.kind == "atom":
+        return dim.serial if dim.size > 1 else 1
+    return (dim.kind, *(_key(part) for part in dim.parts))
+
+
+def _signature(program: Program, nodes: Sequence[fx.Node], entry: fx.Node) -> str:
+    """Equal for parts of the same structure: operators, how they are joined, and the shapes of parameters."""
+    place = {node: i for i, node in enumerate(nodes)} | {entry: -1}
+    lines = [f"{node.target} {[_operand(program, one, place) for one in operands(node)]}" for node in nodes]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _operand(program: Program, node: fx.Node, place: Mapping[fx.Node, int]) -> str:
+    if node in place:
+        return str(place[node])
+    if node.op == "get_attr":
+        value = attribute(program.graph, str(node.target))
+        return str(tuple(value.shape)) if isinstance(value, nn.Parameter) else "constant"
+    return "side"

@@ -1,0 +1,1 @@
+"""Unlabelled data: check it, run it, and re-fit weights on it."""

@@ -1,0 +1,201 @@
+"""Calibration data: inputs like those of real use, checked before anything long begins.
+
+A *batch* holds the tensor inputs of one run by their names (`Program.input_names`); rows lie along dimension 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.calibration.validation import described, fitting, inputs_text
+from fxprune.errors import UsageError
+from fxprune.frontend.capture import first_line
+from fxprune.ir.aliasing import is_written
+from fxprune.ir.program import Program, attribute
+
+Batch: TypeAlias = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Batches for one program, as `checked` makes them."""
+
+    batches: tuple[Batch, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows all batches have, by the first input of each."""
+        return sum(map(_rows, self.batches))
+
+    def split(self, share: float, program: Program) -> tuple[Calibration, Calibration]:
+        """(to fit on, held back): about `share` of the batches, spread evenly, are held back; a single batch is split by rows.
+
+        Neither part is empty. UsageError where `share` is not between 0 and 1, or where there are not two things to part.
+        """
+        if not 0 < share < 1:
+            raise UsageError(f"the share that is held back must lie between 0 and 1, got {share:g}")
+        if len(self.batches) == 1:
+            return _split_rows(program, self.batches[0], share)
+        held = _spread(len(self.batches), share, "calibration batches")
+        parts = tuple(
+            tuple(batch for place, batch in enumerate(self.batches) if (place in held) is wanted)
+            for wanted in (False, True)
+        )
+        return Calibration(parts[0]), Calibration(parts[1])
+
+
+def checked(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibration:
+    """Calibration data that fit a program, read once and no further than `limit` rows (0: all); tensors are copied.
+
+    A batch is a mapping of input names to tensors, arrays or lists, or the tensors themselves in the order of the inputs. Inputs that the
+    graph never reads may be left out. UsageError says what does not fit: in a name, a type, a size or a value, or in a run of the
+    first batch.
+    """
+    if limit < 0:
+        raise UsageError(f"the number of calibration rows must be at least 0 (all of them), got {limit}")
+    kept: list[Batch] = []
+    left = limit
+    for place, given in enumerate(_iterable(batches), 1):
+        kept.append(_shortened(program, fitting(program, given, f"calibration batch {place}"), left))
+        left -= _rows(kept[-1])
+        if limit and left <= 0:
+            break
+    if not kept:
+        raise UsageError(
+            f"there are no calibration data: give at least one batch with {inputs_text(program)}"
+        )
+    _try(program, kept[0])
+    return Calibration(tuple(kept))
+
+
+def flat(program: Program, batch: Batch) -> list[Any]:
+    """A batch in the order of the placeholders, for `fx.Interpreter(program.graph).run(*flat, enable_io_processing=False)`.
+
+    Inputs that are no tensors, and those that the batch leaves out, are the examples; what the graph writes into is a copy.
+    """
+    found = [
+        batch.get(node.name, example)
+        for node, example in zip(program.placeholders(), program.flat_inputs(), strict=True)
+    ]
+    return [
+        value.clone() if isinstance(value, Tensor) and is_written(node) else value
+        for node, value in zip(program.placeholders(), found, strict=True)
+    ]
+
+
+def state(program: Program) -> Batch:
+    """Copies of the buffers that the graph writes into, by name: a run that is given them leaves the program as it was."""
+    nodes = program.graph.graph.find_nodes(op="get_attr")
+    return {str(n.target): attribute(program.graph, str(n.target)).clone() for n in nodes if is_written(n)}
+
+
+def batched_by_length(rows: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[Batch]:
+    """Tokenised texts, those of equal length in one batch, so that none is padded: at most `most` rows a batch, longest first.
+
+    Rows of one length keep their order; every tensor is (rows, length), int64.
+    """
+    if most < 1:
+        raise UsageError(f"a batch must have at least 1 row, got {most}")
+    alike: dict[tuple[tuple[str, int], ...], list[Mapping[str, Sequence[int]]]] = {}
+    for row in rows:
+        lengths = tuple(sorted((name, len(values)) for name, values in row.items()))
+        alike.setdefault(lengths, []).append(row)
+    order = sorted(alike, key=lambda lengths: max((size for _, size in lengths), default=0), reverse=True)
+    chunks = [alike[key][i : i + most] for key in order for i in range(0, len(alike[key]), most)]
+    return [
+        {name: torch.tensor([row[name] for row in chunk], dtype=torch.long) for name in chunk[0]}
+        for chunk in chunks
+    ]
+
+
+def _rows(batch: Batch) -> int:
+    first = next(iter(batch.values()), torch.ones(()))
+    return first.shape[0] if first.ndim else 1
+
+
+def _spread(count: int, share: float, things: str) -> set[int]:
+    """The places of those that are held back: each in the middle of an equal stretch, for data are often in an order."""
+    if count < 2:
+        raise UsageError(f"{count} {things} can't be split in two: give at least 2")
+    held = min(max(round(share * count), 1), count - 1)
+    return {(2 * i + 1) * count // (2 * held) for i in range(held)}
+
+
+def _split_rows(program: Program, batch: Batch, share: float) -> tuple[Calibration, Calibration]:
+    count = _rows(batch)
+    held = _spread(count, share, "calibration rows")
+    fit = _pick(program, batch, [row for row in range(count) if row not in held])
+    back = _pick(program, batch, sorted(held))
+    if fit is None or back is None:
+        raise UsageError(
+            f"the only calibration batch can't be split: the program takes all of its {count} rows at once;"
+            " give at least 2 batches"
+        )
+    return Calibration((fit,)), Calibration((back,))
+
+
+def _pick(program: Program, batch: Batch, chosen: list[int]) -> Batch | None:
+    """Some rows of a batch; None where the number of rows is not free, or not the same in all inputs where it is."""
+    free = program.free_dims()
+    along = [name for name in batch if 0 in free.get(name, ())]
+    if next(iter(batch)) not in along or len({batch[name].shape[0] for name in along}) != 1:
+        return None
+    return {name: value[chosen] if name in along else value for name, value in batch.items()}
+
+
+def _shortened(program: Program, batch: Batch, limit: int) -> Batch:
+    """The first `limit` rows, or the whole batch where that is not more (0: no limit) or can't be cut."""
+    if not 0 < limit < _rows(batch):
+        return batch
+    return _pick(program, batch, list(range(limit))) or batch
+
+
+def _iterable(batches: Any) -> Iterable[Any]:
+    # All of these can be iterated over, and would give rows or names where batches are meant.
+    if isinstance(batches, (Tensor, np.ndarray, Mapping, str)) or not isinstance(batches, Iterable):
+        raise UsageError(
+            f"calibration data must be an iterable of batches, got a {type(batches).__name__};"
+            " put a single batch into a list"
+        )
+    return batches
+
+
+def _try(program: Program, batch: Batch) -> None:
+    """UsageError where a program can't run on its first batch, or gives NaN."""
+    try:
+        outputs = _run(program, batch)
+    except Exception as error:
+        raise UsageError(
+            f"the program can't run on the first calibration batch ({described(batch)}): {first_line(error)}"
+        ) from error
+    wrong = [name for name, value in outputs.items() if bool(value.isnan().any())]
+    if wrong:
+        raise UsageError(
+            f"output {wrong[0]!r} has NaN on the first calibration batch ({described(batch)});"
+            " leave such rows out, or mend the model"
+        )
+
+
+def _run(program: Program, batch: Batch) -> dict[str, Tensor]:
+    """The tensor outputs by name; what the graph writes into its own buffers is put back."""
+    nodes = program.graph.graph.find_nodes(op="get_attr")
+    written = [attribute(program.graph, str(node.target)) for node in nodes if is_written(node)]
+    before = [value.clone() for value in written]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        try:
+            found = fx.Interpreter(program.graph).run(*flat(program, batch), enable_io_processing=False)
+        finally:
+            for value, old in zip(written, before, strict=True):
+                value.copy_(old)
+    values = pytree.tree_leaves(found, is_leaf=lambda x: x is None)
+    by_node = dict(zip(map(id, program.outputs()), values, strict=True))
+    named = {name: by_node[id(node)] for name, node in program.named_outputs().items()}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}

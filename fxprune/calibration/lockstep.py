@@ -1,0 +1,137 @@
+"""Batches on their way through a graph: each runs as far as somebody asked, and waits there, in memory or on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.calibration.data import flat, state
+from fxprune.ir.program import Program
+
+
+class Runner(fx.Interpreter):
+    """Runs a graph up to a node and waits there; a value is dropped after its last reader, and after it was `wanted` that often.
+
+    What the graph writes into its own buffers stays here.
+    """
+
+    def __init__(self, program: Program, batch: dict[str, Tensor], wanted: Sequence[fx.Node]) -> None:
+        super().__init__(program.graph)
+        self.new: Mapping[str, Tensor] = {}
+        self.state = state(program)
+        self.waiting = [n for n in program.graph.graph.nodes if n.op not in ("output", "get_attr")]
+        self.waiting.reverse()
+        self.readers = Counter({node: len(node.users) for node in program.graph.graph.nodes})
+        self.readers.update(wanted)
+        given = zip(program.placeholders(), flat(program, batch), strict=True)
+        self.env: dict[fx.Node, Any] = dict(given)
+        lasting = (
+            *program.graph.parameters(),
+            *program.graph.buffers(),
+            *self.state.values(),
+            *batch.values(),
+        )
+        self.lasting = {_place(tensor) for tensor in lasting}
+
+    def live(self) -> dict[str, Any]:
+        """The values that wait to be read, by node name, without those that lie in weights, buffers or inputs."""
+        return {n.name: v for n, v in self.env.items() if any(map(self._passes, pytree.tree_leaves(v)))}
+
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Values of `live` come back, or go: what is None leaves the memory, and its node's place is kept."""
+        self.env |= {node: values[node.name] for node in self.env if node.name in values}
+
+    def _passes(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and _place(value) not in self.lasting
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        held = self.new if target in self.new else self.state
+        return held[target] if target in held else super().get_attr(target, args, kwargs)
+
+    def reach(self, wanted: fx.Node, new: Mapping[str, Tensor]) -> Tensor:
+        """The value of a node, which is wanted once less from now on."""
+        self.new = new
+        with torch.no_grad():
+            while wanted not in self.env or wanted in self.waiting[-1:]:
+                self._step(self.waiting.pop())
+        value = self.env[wanted]
+        assert isinstance(value, Tensor)
+        self._read(wanted)
+        return value.detach()  # an expanded parameter asks for gradients even here
+
+    def _read(self, node: fx.Node) -> None:
+        self.readers[node] -= 1
+        if not self.readers[node]:
+            del self.env[node]
+
+    def _step(self, node: fx.Node) -> None:
+        """Run a node; weights are fetched anew each time, for they may have been re-fitted since."""
+        weights = [source for source in node.all_input_nodes if source.op == "get_attr"]
+        self.env |= {source: self.get_attr(source.target, (), {}) for source in weights}
+        if node not in self.env:
+            self.env[node] = self.run_node(node)
+        for source in weights:
+            del self.env[source]
+        for source in set(node.all_input_nodes).difference(weights):
+            self._read(source)
+
+
+class Parking:
+    """Keeps what runners hold within `limit` bytes: those that find no room wait in a temporary folder until they are used again.
+
+    Runners take turns, so whoever has a place in memory keeps it: that spares more reading than giving up the oldest.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.inside: dict[Runner, int] = {}
+        self.outside: dict[Runner, Path] = {}
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="fxprune-parking-")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    @contextmanager
+    def out(self, *runners: Runner) -> Iterator[None]:
+        """Within the block these runners can run."""
+        for runner in runners:
+            self.inside.pop(runner, None)
+            if runner in self.outside:
+                runner.put(torch.load(self.outside.pop(runner), weights_only=True))
+        yield
+        for runner in runners:
+            self._park(runner)
+
+    def _park(self, runner: Runner) -> None:
+        live = runner.live()
+        size = _bytes(live)
+        if sum(self.inside.values()) + size <= self.limit:
+            self.inside[runner] = size
+            return
+        self.outside[runner] = Path(self._folder.name) / f"{id(runner)}.pt"
+        torch.save(live, self.outside[runner])
+        runner.put(dict.fromkeys(live))
+
+
+def _bytes(values: Mapping[str, Any]) -> int:
+    """What tensors take, each storage once."""
+    leaves = [leaf for leaf in pytree.tree_leaves(dict(values)) if isinstance(leaf, Tensor)]
+    return sum({_place(leaf): leaf.untyped_storage().nbytes() for leaf in leaves}.values())
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,213 @@
+"""Repair: after removal the matrices are re-fitted, one after another along the graph, so that each value stays closest to the original's.
+
+The pruned and the original program run side by side over the calibration data; each matrix is fitted on what the already repaired part
+of the pruned program feeds it (K-prune, arXiv 2308.03449). Where a matrix writes into a residual sum, the target is the original's sum, so
+that a fit also makes up for what the stream has lost so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.calibration.data import Calibration
+from fxprune.calibration.least_squares import Fit, Sums, best
+from fxprune.calibration.lockstep import Parking, Runner
+from fxprune.dims.masks import Kept, changes, cut
+from fxprune.ir.program import Program, attribute, copy_graph, rebuild
+from fxprune.ir.selection import Selection
+from fxprune.rewrite.bypass import bypass
+from fxprune.rewrite.fit import kept_masks
+from fxprune.rules.op import bind
+
+aten = torch.ops.aten
+
+HELD_BACK = 1 / 8
+"""The share of the calibration data on which fits are compared."""
+
+LIVE = 0.5
+"""Values that wait for the next matrix take at most this share of the model's size in memory; more lie on disk."""
+
+#: name: (whether weights are re-fitted, whether matrices that lost nothing are as well, what it does)
+REPAIRS: dict[str, tuple[bool, bool, str]] = {
+    "none": (False, False, "nothing"),
+    "mean": (False, False, "the mean of what a reader lost goes into its bias (FLAP)"),
+    "readers": (True, False, "ridge least squares for the matrices that read removed units"),
+    "all": (True, True, "the same for every matrix, for what it reads has moved as well"),
+}
+
+Observe = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A matrix that was looked at: its parameter, what was done, the error on held-back rows before and after (relative squares).
+
+    `tensors` are the parameters that were replaced.
+    """
+
+    name: str
+    how: str
+    before: float
+    after: float
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """The program, and what was done to each matrix in graph order."""
+
+    program: Program
+    matrices: tuple[Refitted, ...]
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The names of the parameters that were replaced."""
+        return tuple(name for entry in self.matrices for name in entry.tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A matrix of the pruned program, the original's value that it should meet, and what the pruned program adds to it on the way.
+
+    `cut` takes what stays out of the original's value.
+    """
+
+    matrix: Matrix
+    target: fx.Node
+    other: fx.Node | None
+    cut: Callable[[Tensor], Tensor]
+
+
+def repair(
+    program: Program,
+    slim: Program,
+    selection: Selection,
+    data: Calibration,
+    how: str = "all",
+    observe: Observe | None = None,
+    moved: Collection[str] = (),
+) -> Repaired:
+    """Re-fit the matrices of `slim`, which is the program after a selection was applied; neither is changed.
+
+    `moved` names nodes that compute something else for another reason (they read factors of a matrix): they are re-fitted as those that
+    lost units are.
+    """
+    ridge, everywhere, _ = REPAIRS[how]
+    tasks = _tasks(program, slim, selection, everywhere, moved) if how != "none" else []
+    if not tasks:
+        return Repaired(slim, ())
+    fit, held = data.split(HELD_BACK, slim)
+    lanes = [_Lane(program, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
+    new: dict[str, Tensor] = {}
+    done: list[Refitted] = []
+    with Parking(int(LIVE * program.parameter_bytes())) as parking:
+        for place, task in enumerate(tasks):
+            if observe:
+                observe(place, len(tasks))
+            sums, back = Sums(), Sums()
+            for i, lane in enumerate(lanes):
+                with parking.out(lane.original, lane.pruned):
+                    (sums if i < len(fit.batches) else back).take(*lane.rows(task, new))
+            done.append(_fitted(slim, task, (sums, back, ridge), new))
+    return Repaired(rebuild(slim, copy_graph(slim), new), tuple(done))
+
+
+def _tasks(
+    program: Program, slim: Program, selection: Selection, everywhere: bool, moved: Collection[str]
+) -> list[_Task]:
+    analysis = analyze(bypass(program, selection.removed))
+    kept = kept_masks(analysis, replace(selection, removed=(), model=""))
+    before = matrices(analysis.program, analysis.flow)
+    after = matrices(slim, analyze(slim).flow)
+    nodes = {node.name: node for node in program.graph.graph.nodes}
+    order = {node: i for i, node in enumerate(slim.graph.graph.nodes)}
+    lost = {c.node.name for c in analysis.flow.contractions if changes(c.dim, kept)} | set(moved)
+    tasks = []
+    for name, matrix in after.items():
+        if (
+            name in before
+            and (everywhere or name in lost)
+            and _is_cut_alike(analysis, before[name].node, kept)
+        ):
+            met, other = _meets(matrix.node, order)
+            target, other = (nodes[met.name], other) if met.name in nodes else (nodes[name], None)
+            dims = analysis.flow.dims[before[name].node]
+            tasks.append(_Task(matrix, target, other, partial(cut, dims=dims, kept=kept)))
+    return tasks
+
+
+def _is_cut_alike(analysis: Analysis, node: fx.Node, kept: Kept) -> bool:
+    """Whether the dimensions of a value that lose something have one size in all batches."""
+    pairs = zip(node.meta["val"].shape, analysis.flow.dims[node], strict=True)
+    return all(isinstance(size, int) for size, dim in pairs if changes(dim, kept))
+
+
+def _meets(node: fx.Node, order: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:
+    """(the sum that a matrix's result goes into and nothing else, the other addend); the result itself where there is none."""
+    current = node
+    while len(current.users) == 1:
+        user = next(iter(current.users))
+        if user.target is aten.dropout.default and user.args[2] is False:
+            current = user
+            continue
+        if user.target not in (aten.add.Tensor, aten.add_.Tensor) or bind(user)["alpha"].value != 1:
+            break
+        others = [arg for arg in user.args if isinstance(arg, fx.Node) and arg is not current]
+        ready = [
+            n for n in others if n.op != "get_attr" and order[n] < order[node] and _shape(n) == _shape(node)
+        ]
+        return (user, ready[0]) if ready else (node, None)
+    return node, None
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    value = node.meta["val"]
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
+    """Choose the best fit, and keep its tensors in `new`."""
+    matrix, (sums, held, ridge) = task.matrix, what
+    weight = attribute(slim.graph, matrix.weight)
+    bias = attribute(slim.graph, matrix.bias) if matrix.bias else None
+    now = Fit(
+        matrix.read(weight).detach().to(torch.float64),
+        None if bias is None else bias.detach().to(torch.float64),
+    )
+    fit, after, before = best(sums, held, now, ridge)
+    replaced: dict[str, Tensor] = {}
+    if fit.weight is not now.weight:
+        replaced[matrix.weight] = matrix.write(fit.weight, weight)
+    if bias is not None and fit.bias is not None and fit.bias is not now.bias:
+        replaced[matrix.bias] = torch.nn.Parameter(fit.bias.to(bias.dtype), bias.requires_grad)
+    new |= replaced
+    return Refitted(matrix.weight, fit.how, before, after, tuple(replaced))
+
+
+class _Lane:
+    """One batch on its way through both programs, as far as somebody asked."""
+
+    def __init__(
+        self, program: Program, slim: Program, batch: dict[str, Tensor], tasks: Sequence[_Task]
+    ) -> None:
+        self.original = Runner(program, batch, [task.target for task in tasks])
+        self.pruned = Runner(
+            slim, batch, [n for task in tasks for n in (task.matrix.source, task.other) if n is not None]
+        )
+
+    def rows(self, task: _Task, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(what the pruned program feeds a matrix, what the matrix should give), a row for each product."""
+        target = self.original.reach(task.target, {})
+        inputs = self.pruned.reach(task.matrix.source, new)
+        target = task.cut(target)
+        if task.other is not None:
+            target = target - self.pruned.reach(task.other, new)
+        return task.matrix.rows(inputs), task.matrix.results(target)

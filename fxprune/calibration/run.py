@@ -1,0 +1,124 @@
+"""One pass over calibration data: a graph is run batch by batch, and meters see the values, and gradients, that they asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.calibration.data import Calibration, flat, state
+from fxprune.calibration.objective import Objective
+from fxprune.errors import FxpruneError
+from fxprune.frontend.capture import first_line
+from fxprune.ir.aliasing import is_written, returns_alias
+from fxprune.ir.program import Program, attribute
+
+
+@dataclass
+class Seen:
+    """What one batch left: values by node name, and for each direction the gradients of values and of parameters."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    slopes: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+class Meter(Protocol):
+    """Asks for values of nodes (`values`), gradients at nodes (`nodes`) and at parameters (`parameters`); takes them in, batch by batch."""
+
+    values: frozenset[str]
+    nodes: frozenset[str]
+    parameters: frozenset[str]
+
+    def take(self, seen: Seen) -> None:
+        """One batch."""
+
+
+class _Tap(fx.Interpreter):
+    """Runs a graph and keeps the values that are asked for; nodes and parameters that gradients are asked of become differentiable.
+
+    A value that the graph overwrites is kept as its last reader saw it.
+    """
+
+    def __init__(self, program: Program, values: set[str], nodes: set[str], parameters: set[str]) -> None:
+        super().__init__(program.graph)
+        self.writes = any(map(is_written, program.graph.graph.nodes))
+        self.kept, self.nodes = values, nodes
+        self.learned = {name: attribute(program.graph, name).detach().requires_grad_() for name in parameters}
+        self.given = state(program) | self.learned
+        self.values: dict[str, Tensor] = {}
+        self.sources = dict(self.learned)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target in self.given:
+            return self.given[target]
+        value = super().get_attr(target, args, kwargs)
+        return value.detach() if isinstance(value, Tensor) else value
+
+    def run_node(self, n: fx.Node) -> Any:
+        if self.writes and not returns_alias(n):
+            read = (source for source in n.all_input_nodes if source.name in self.kept)
+            self.values |= {source.name: self.env[source].detach().clone() for source in read}
+        value = super().run_node(n)
+        if n.name in self.nodes:
+            self.sources[n.name] = value if value.requires_grad else value.requires_grad_()
+            value = value.clone() if self.writes else value
+        if n.name in self.kept:
+            self.values[n.name] = value.detach()
+        return value
+
+
+def stream(program: Program, data: Calibration, meters: Sequence[Meter], objective: Objective) -> None:
+    """Run every batch once and hand what it left to the meters; nothing of a batch outlives it.
+
+    FxpruneError where the graph can't be differentiated although a meter asks for gradients.
+    """
+    values, nodes, parameters = (
+        set().union(*(getattr(meter, name) for meter in meters)) for name in ("values", "nodes", "parameters")
+    )
+    random = torch.Generator().manual_seed(objective.seed)
+    for batch in data.batches:
+        rows = Calibration((batch,)).rows
+        tap = _Tap(program, values, nodes, parameters)
+        with torch.set_grad_enabled(bool(nodes or parameters)):
+            outputs = tap.run(*flat(program, batch), enable_io_processing=False)
+            seen = Seen(tap.values)
+            if nodes or parameters:
+                numbers = objective.values(outputs, batch, rows / data.rows, random)
+                seen.slopes = _slopes(tap, numbers)
+        for meter in meters:
+            meter.take(seen)
+
+
+def _slopes(tap: _Tap, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
+    """The gradients of each number, by node and parameter."""
+    found = []
+    for left, number in reversed(list(enumerate(numbers))):
+        if not number.requires_grad:
+            raise FxpruneError(
+                "no output depends on the weights through differentiable operators: use a score without gradients (activation)"
+            )
+        try:
+            given = torch.autograd.grad(
+                number, list(tap.sources.values()), retain_graph=left > 0, allow_unused=True
+            )
+        except RuntimeError as error:
+            raise FxpruneError(f"the graph can't be differentiated: {first_line(error)}") from error
+        found.append({n: g for n, g in zip(tap.sources, given, strict=True) if g is not None})
+    return found
+
+
+def chunks(items: Iterable[Any], bytes_of: Any, limit: int) -> list[list[Any]]:
+    """Items in their order, in as few lists as hold at most `limit` bytes each (one item may be larger)."""
+    lists: list[list[Any]] = []
+    room = 0
+    for item in items:
+        size = bytes_of(item)
+        if not lists or size > room:
+            lists.append([])
+            room = limit
+        lists[-1].append(item)
+        room -= size
+    return lists

@@ -1,0 +1,174 @@
+"""Batches: whether what somebody gives as the inputs of one run fits a program, and what it is as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from fxprune.errors import UsageError
+from fxprune.frontend.capture import first_line
+from fxprune.ir.example_inputs import axis_names
+from fxprune.ir.program import Program, is_free
+
+
+def fitting(program: Program, given: Any, where: str) -> dict[str, Tensor]:
+    """Copies of one batch's tensors by input name, in the program's order, dtypes and device; `where` names the batch in errors.
+
+    `given` is a mapping of names to tensors, arrays or lists, or the tensors alone in the order of the inputs. UsageError says which name,
+    kind of number, size or value does not fit.
+    """
+    named = _named(program, given, where)
+    _check_names(program, named, where)
+    nodes = [node for node in program.placeholders() if node.name in named]
+    batch = {node.name: _tensor(node, named[node.name], f"{where}: {node.name}") for node in nodes}
+    for node in nodes:
+        _check_shape(program, node, batch[node.name], f"{where}: {node.name}")
+    _check_alike(nodes, batch, where)
+    return batch
+
+
+def _named(program: Program, given: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(given, Mapping):
+        return given
+    values = [given] if isinstance(given, (Tensor, np.ndarray)) else given
+    tensors = isinstance(values, (tuple, list)) and all(isinstance(v, (Tensor, np.ndarray)) for v in values)
+    if not tensors:
+        raise UsageError(
+            f"{where} is a {type(given).__name__}; expected a mapping of input names to tensors, or tensors in"
+            f" the order of the inputs: {', '.join(program.input_names())}"
+        )
+    names = program.input_names()
+    if len(values) > len(names):
+        raise UsageError(f"{where} holds {len(values)} tensors, too many for {inputs_text(program)}")
+    return dict(zip(names, values, strict=False))
+
+
+def _check_names(program: Program, named: Mapping[Any, Any], where: str) -> None:
+    names = program.input_names()
+    unknown = [name for name in named if name not in names]
+    if unknown:
+        near = get_close_matches(str(unknown[0]), names, n=3)
+        hint = f" (near: {', '.join(near)})" if near else ""
+        raise UsageError(
+            f"{where} has {unknown[0]!r}, which is no input of the program{hint}; it takes {inputs_text(program)}"
+        )
+    read = [node.name for node in program.placeholders() if node.users]
+    missing = [name for name in names if name in read and name not in named]
+    if missing:
+        raise UsageError(f"{where} lacks {missing[0]!r}; the program takes {inputs_text(program)}")
+
+
+def _tensor(node: fx.Node, given: Any, where: str) -> Tensor:
+    """A copy of a value, for loaders use their memory again; on the program's device and in its type, of the same kind and finite."""
+    wanted = node.meta["val"]
+    value = _read(given, where).detach()
+    if _kind(value.dtype) != _kind(wanted.dtype):
+        raise UsageError(
+            f"{where} is {_name(value.dtype)}, and the program takes {_name(wanted.dtype)};"
+            f" convert it with .to({wanted.dtype}) if that is what it means"
+        )
+    made = value.to(wanted.dtype, copy=True)
+    bad = int((~made.isfinite()).sum())
+    if bad:
+        raise UsageError(
+            f"{where} holds NaN or infinity as {_name(made.dtype)} ({bad} of {made.numel()} values);"
+            " mend these rows or leave them out"
+        )
+    if _kind(value.dtype) == "integer" and not torch.equal(made.to(value.dtype), value):
+        raise UsageError(
+            f"{where} holds {_name(value.dtype)} values that {_name(made.dtype)}, which the program takes,"
+            " can't hold; give smaller ones"
+        )
+    return made.to(wanted.device)
+
+
+def _read(given: Any, where: str) -> Tensor:
+    if isinstance(given, Tensor):
+        return given
+    try:
+        # Arrays may be read-only or run backwards, which torch does not take.
+        return torch.tensor(np.asarray(given, order="C") if isinstance(given, np.ndarray) else given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"{where} is a {type(given).__name__} that can't be read as a tensor ({first_line(error)});"
+            " give a tensor, an array or nested lists of numbers"
+        ) from error
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype == torch.bool:
+        return "bool"
+    if dtype.is_floating_point:
+        return "float"
+    return "complex" if dtype.is_complex else "integer"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_shape(program: Program, node: fx.Node, value: Tensor, where: str) -> None:
+    wanted = node.meta["val"].shape
+    fault = _shape_fault(wanted, value.shape)
+    if not fault:
+        return
+    axes = axis_names(program)[node.name]
+    takes = _sizes(axes.get(dim, size) for dim, size in enumerate(wanted))
+    raise UsageError(f"{where} is {_sizes(value.shape)}, and the program takes {takes}: {fault}")
+
+
+def _shape_fault(wanted: Sequence[Any], got: Sequence[int]) -> str:
+    if len(wanted) != len(got):
+        return f"it must have {len(wanted)} dimension{'s' * (len(wanted) != 1)}, not {len(got)}"
+    for dim, (size, found) in enumerate(zip(wanted, got, strict=True)):
+        if is_free(size) and not found:
+            return f"dimension {dim} must not be empty"
+        if not is_free(size) and found != int(size):
+            return f"dimension {dim} is fixed and must be {int(size)}"
+    return ""
+
+
+def _check_alike(nodes: Sequence[fx.Node], batch: Mapping[str, Tensor], where: str) -> None:
+    """UsageError where two sizes differ that are one and the same to torch.export."""
+    first: dict[str, tuple[str, int, int]] = {}
+    for symbol, name, dim, size in _free_sizes(nodes, batch):
+        other, place, found = first.setdefault(symbol, (name, dim, size))
+        if found != size:
+            raise UsageError(
+                f"{where}: dimension {place} of {other} is {found} and dimension {dim} of {name} is {size};"
+                " the program takes equal sizes there"
+            )
+
+
+def _free_sizes(nodes: Sequence[fx.Node], batch: Mapping[str, Tensor]) -> Iterator[tuple[str, str, int, int]]:
+    """(symbol, input, dimension, size in the batch) of every dynamic dimension."""
+    for node in nodes:
+        pairs = enumerate(zip(node.meta["val"].shape, batch[node.name].shape, strict=True))
+        yield from ((str(size), node.name, dim, found) for dim, (size, found) in pairs if is_free(size))
+
+
+def inputs_text(program: Program) -> str:
+    """The names of the tensor inputs, as a part of a sentence."""
+    names = program.input_names()
+    return f"the input{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def described(batch: Mapping[str, Tensor]) -> str:
+    """The inputs with their sizes, and the range of integers: an id that a table does not have is the usual trouble."""
+    return ", ".join(f"{name} {_sizes(value.shape)}{_range(value)}" for name, value in batch.items())
+
+
+def _range(value: Tensor) -> str:
+    if _kind(value.dtype) != "integer" or not value.numel():
+        return ""
+    return f" from {int(value.min())} to {int(value.max())}"
+
+
+def _sizes(shape: Iterable[Any]) -> str:
+    """Sizes or names of axes as text: 3×13; a number has none."""
+    return "×".join(map(str, shape)) or "a single number"

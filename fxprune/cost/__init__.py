@@ -1,0 +1,1 @@
+"""Parameters, FLOPs and measured latency, of programs and their parts."""

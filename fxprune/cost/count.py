@@ -1,0 +1,69 @@
+"""What a Program costs: parameters, bytes, and the floating-point operations of one run.
+
+Counted by running the graph on fake tensors, so at any batch and length and without computing anything. A
+multiplication and an addition count as two, and only products, convolutions and attention count.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from fxprune.ir.example_inputs import Point, call_inputs
+from fxprune.ir.program import Program
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Parameters counted once each, the bytes of parameters and buffers, and the operations of one run."""
+
+    parameters: int
+    bytes: int
+    flops: int
+
+
+def cost(program: Program, point: Point | None = None) -> Cost:
+    """Give the cost of a program, its operations at a point (by default at the example inputs)."""
+    return Cost(program.parameter_count(), program.parameter_bytes(), flops(program, point))
+
+
+def flops(program: Program, point: Point | None = None) -> int:
+    """Count the operations of one run at a point."""
+    leaves, spec = pytree.tree_flatten(call_inputs(program, point))
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ONLY)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    inputs = [fake.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    args, kwargs = pytree.tree_unflatten(inputs, spec)
+    with torch.no_grad(), counter, fake:
+        program.graph.forward(
+            *args, **kwargs
+        )  # past the counter's own hooks, which want a gradient of a parameter that is a result
+    return int(counter.get_total_flops())
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Scores and their sum over the values: each query head meets every key once, grouped or not."""
+    return int(2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
+
+
+def _matrix_vector(matrix: Any, *_: Any, **__: Any) -> int:
+    return int(2 * prod(matrix))
+
+
+def _recurrent(x: Any, to_gates: Any, from_state: Any, *_: Any, **__: Any) -> int:
+    return int(2 * prod(x[:2]) * (prod(to_gates) + prod(from_state)))
+
+
+# FlopCounterMode knows the CUDA names of these and counts nothing for the CPU's.
+_CPU_ONLY: dict[Any, Callable[..., int]] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten.mkldnn_rnn_layer: _recurrent,
+    aten.mv: _matrix_vector,
+}

@@ -1,0 +1,174 @@
+"""What the sites of a program cost at each size: the cost table, measured (or counted) on small programs and interpolated between."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis.sites import Part, Site, part, values_at
+from fxprune.cost.budgets import Meter
+from fxprune.ir.example_inputs import Point
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.rewrite.shrink import shrink
+
+FEW = 16
+"""Axes of up to this many units are measured at every size."""
+
+KNOTS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
+"""Larger ones at these shares."""
+
+GRAINS = ((512, 32), (128, 16), (32, 8), (0, 1))
+"""Rounded, for axes of at least so many units, to multiples of this: what is said of odd widths is said in comparison with even ones."""
+
+ODD = (1, 2, 4, 8, 16)
+"""And, about the middle, at sizes that are multiples of no more than these: does this runtime mind odd widths?"""
+
+WIDE = 32
+"""Axes of fewer units are not asked about odd widths."""
+
+HURTS = 1.04
+"""A width hurts when it takes longer, by this factor, than its neighbours let expect."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The cost of a site by the size of one of its axes, the others whole; what lies between is interpolated."""
+
+    sizes: tuple[int, ...]
+    costs: tuple[float, ...]
+
+    def at(self, size: int) -> float:
+        return float(np.interp(size, self.sizes, self.costs))
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """The cost of one site: a curve for its main axis and for each inner one; `multiple_of` is what the main axis's size should be."""
+
+    main: Curve
+    inner: tuple[Curve, ...]
+    multiple_of: int
+
+    @property
+    def whole(self) -> float:
+        return self.main.costs[-1]
+
+    def at(self, count: int, inner: Sequence[int]) -> float:
+        """The cost with this many units: what the inner axes save, they save in each unit of the main one that stays."""
+        saved = sum(curve.costs[-1] - curve.at(size) for curve, size in zip(self.inner, inner, strict=True))
+        share = count / self.main.sizes[-1]
+        return max(self.main.at(count) - share * saved, 0.05 * self.main.at(count))
+
+
+@dataclass
+class Costs:
+    """The cost table of a program at a point. Sites that compute the same share their measurements."""
+
+    analysis: Analysis
+    meter: Meter
+    point: Point | None
+    odd: bool = False
+
+    def __post_init__(self) -> None:
+        self.program: Program = self.analysis.program
+        self.values = values_at(self.program, self.point)
+        self.known: dict[str, SiteCost] = {}
+
+    def of(self, site: Site) -> SiteCost:
+        """The cost of a site at all sizes."""
+        dense = part(self.program, site.nodes, self.values)
+        name = _fingerprint(dense, site.axes)
+        if name not in self.known:
+            self.known[name] = self._measured(site, dense, name)
+        return self.known[name]
+
+    def whole(self, nodes: frozenset[str]) -> float:
+        """The cost of some nodes as they are."""
+        dense = part(self.program, nodes, self.values)
+        return self.meter({0: (dense.signature, dense.program)})[0]
+
+    def _measured(self, site: Site, dense: Part, name: str) -> SiteCost:
+        asked: dict[tuple[int, int], tuple[str, object]] = {(0, site.main.size): (name, dense.program)}
+        for place, axis in enumerate(site.axes):
+            for size in _sizes(axis, self.odd and place == 0, inner=place > 0):
+                if size < axis.size:
+                    asked[place, size] = (f"{name} {place} {size}", self._maker(site, axis, size))
+        costs = self.meter(asked)  # type: ignore[arg-type]
+        costs |= {(place, axis.size): costs[0, site.main.size] for place, axis in enumerate(site.axes)}
+        curves = [
+            _curve(
+                _sizes(axis, odd=False, inner=place > 0), {s: c for (p, s), c in costs.items() if p == place}
+            )
+            for place, axis in enumerate(site.axes)
+        ]
+        return SiteCost(
+            curves[0],
+            tuple(curves[1:]),
+            _multiple(curves[0], {s: c for (p, s), c in costs.items() if not p}),
+        )
+
+    def _maker(self, site: Site, axis: Axis, size: int) -> object:
+        def make() -> Program:
+            slim = shrink(self.program, Selection({axis.name: tuple(range(size))}))
+            return part(slim, site.nodes, values_at(slim, self.point)).program()
+
+        return make
+
+
+def _fingerprint(dense: Part, axes: Sequence[Axis]) -> str:
+    """Equal for sites that compute the same and whose axes lie alike."""
+    weights = [str(node.target) for node in dense.graph.graph.find_nodes(op="get_attr")]
+    place = {name: i for i, name in enumerate(weights)}
+    lies = [
+        (axis.size, sorted((place[m.name], m.dim, m.indices(0)[:2]) for m in axis.members if m.name in place))
+        for axis in axes
+    ]
+    return hashlib.sha256(f"{dense.signature} {lies}".encode()).hexdigest()
+
+
+def _sizes(axis: Axis, odd: bool, inner: bool) -> list[int]:
+    """The sizes that are measured."""
+    least = max(1, axis.least)
+    if inner:
+        return sorted({max(least, axis.size * share // 4) for share in (1, 2, 3, 4)})
+    if axis.size <= FEW:
+        return list(range(least, axis.size + 1))
+    grain = next(grain for units, grain in GRAINS if axis.size >= units)
+    knots = {min(max(least, round(axis.size * share / grain) * grain), axis.size) for share in KNOTS} | {
+        axis.size
+    }
+    return sorted(
+        knots
+        | ({_middle(axis.size) + more for more in _odd(axis.size)} if odd and axis.size >= WIDE else set())
+    )
+
+
+def _middle(size: int) -> int:
+    """A width about the half of a size that no runtime minds."""
+    return size // 2 // 32 * 32 or 16
+
+
+def _odd(size: int) -> list[int]:
+    return [more for more in ODD if _middle(size) + more < size]
+
+
+def _curve(sizes: Sequence[int], costs: Mapping[int, float]) -> Curve:
+    """Through these sizes: those that only asked about odd widths are left out."""
+    return Curve(tuple(sizes), tuple(costs[size] for size in sizes))
+
+
+def _multiple(curve: Curve, costs: Mapping[int, float]) -> int:
+    """The smallest power of two whose multiples don't hurt; 1 where odd widths were not measured."""
+    size = curve.sizes[-1]
+    middle = _middle(size)
+    if size < WIDE or middle + ODD[0] not in costs:
+        return 1
+    between = [s for s in curve.sizes if s - middle not in ODD or s == size]
+    plain = Curve(tuple(between), tuple(costs[s] for s in between))
+    hurting = [m for m in _odd(size) if costs[middle + m] > HURTS * plain.at(middle + m)]
+    return min(2 * max(hurting), 32) if hurting else 1

@@ -1,0 +1,1 @@
+"""The algebra of dimensions: atoms, products, sums, and their unification."""

@@ -1,0 +1,108 @@
+"""Grids: a weight in rectangles. Edges lie where segments and heads begin, whatever the size of a block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fxprune.dims.dim import Dim, factors, segments
+
+Sizes: TypeAlias = "int | tuple[int, ...]"
+"""How large blocks are along one dimension: all alike (the last may be smaller), or each."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The sizes of the blocks along the two first dimensions of a weight."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many blocks there are."""
+        return len(self.rows), len(self.columns)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many rows and columns they have together."""
+        return sum(self.rows), sum(self.columns)
+
+    def spread(self, table: Tensor) -> Tensor:
+        """A value for each block, at each place of the weight."""
+        rows, columns = (table.new_tensor(sizes, dtype=torch.long) for sizes in (self.rows, self.columns))
+        found: Tensor = table.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        return found
+
+    def totals(self, values: Tensor) -> Tensor:
+        """The sum of each block of a matrix."""
+        return _added(_added(values, self.rows, 0), self.columns, 1)
+
+    def areas(self) -> Tensor:
+        """How many places each block has, float64."""
+        rows, columns = (torch.tensor(sizes, dtype=torch.float64) for sizes in (self.rows, self.columns))
+        found: Tensor = rows[:, None] * columns
+        return found
+
+
+def _added(values: Tensor, sizes: tuple[int, ...], place: int) -> Tensor:
+    """Runs of these sizes along a dimension, each summed."""
+    if set(sizes) == {1}:
+        return values
+    if len(set(sizes)) == 1:
+        parts: Tensor = values.unflatten(place, (len(sizes), sizes[0])).sum(place + 1)
+        return parts
+    index = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(values.device)
+    shape = list(values.shape)
+    shape[place] = len(sizes)
+    return values.new_zeros(shape).index_add(place, index, values)
+
+
+def shares(dim: Dim, count: int) -> tuple[int, ...]:
+    """A dim in at most about `count` blocks of like size, none of which crosses the border of a segment or of a head."""
+    parts = segments(dim)
+    wanted = max(1, round(count / len(parts)))
+    return tuple(size for part in parts for size in aligned(part, _rounded(part, -(-part.size // wanted))))
+
+
+def _rounded(dim: Dim, block: int) -> int:
+    """A block in whole heads, where the dim has such."""
+    inner = dim.size // factors(dim)[0].size
+    return -(-block // inner) * inner
+
+
+def cut(size: int, block: Sizes) -> tuple[int, ...]:
+    """A length in blocks; ValueError where given sizes don't add up to it."""
+    if not isinstance(block, int):
+        if sum(block) != size or min(block) < 1:
+            raise ValueError(f"blocks of {block} don't make {size}")
+        return tuple(block)
+    if block < 1:
+        raise ValueError(f"a block has at least one row and one column, got {block}")
+    return (block,) * (size // block) + ((size % block,) if size % block else ())
+
+
+def aligned(dim: Dim, block: int) -> tuple[int, ...]:
+    """The sizes of blocks of at most `block` places along a dim, none of which crosses the border of a segment or of a head.
+
+    Blocks that are larger than a head hold whole heads, where the size allows it.
+    """
+    parts = segments(dim)
+    if len(parts) > 1:
+        return tuple(size for part in parts for size in aligned(part, block))
+    return _within(factors(dim), block)
+
+
+def _within(parts: Sequence[Dim], block: int) -> tuple[int, ...]:
+    first, rest = parts[0], parts[1:]
+    if not rest:
+        return cut(first.size, block) if len(segments(first)) == 1 else aligned(first, block)
+    inner = math.prod(part.size for part in rest)
+    if block % inner == 0:
+        return tuple(size * inner for size in cut(first.size, block // inner))
+    return _within(rest, block) * first.size

@@ -1,0 +1,167 @@
+"""Masks: which positions along a dim stay when atoms keep some of their indices.
+
+An atom keeps a set of indices (booleans [n]), or `Rows`: other indices for each unit of an outer atom, equally many for each: tensors
+stay rectangular (each head its own query/key dimensions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.dims.dim import Dim, find, leaves
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What an atom keeps for each unit of an outer atom: booleans [outer, n] with equally many True in each row."""
+
+    outer: Dim
+    table: Tensor
+
+    @property
+    def count(self) -> int:
+        """How many indices each unit keeps."""
+        return int(self.table[0].sum())
+
+
+Kept: TypeAlias = Mapping[Dim, "Tensor | Rows"]
+
+
+def kept_size(kept: Tensor | Rows) -> int:
+    """How many indices of an atom stay."""
+    return kept.count if isinstance(kept, Rows) else int(kept.sum())
+
+
+def keep_mask(dim: Dim, kept: Kept) -> Tensor:
+    """Which positions along a dim stay, as booleans [size]; atoms of which `kept` does not speak keep all.
+
+    Where an atom with Rows stands without its outer atom, only the number that stays is meaningful.
+    """
+    mask = _flat_mask(dim, kept)
+    for leaf in dict.fromkeys(leaves(dim)):
+        rows = kept.get(leaf)
+        if isinstance(rows, Rows):
+            mask &= _rows_mask(dim, leaf, rows)
+    return mask
+
+
+def _flat_mask(dim: Dim, kept: Kept) -> Tensor:
+    dim = find(dim)
+    if dim.kind == "atom":
+        mask = kept.get(dim)
+        return mask.clone() if isinstance(mask, Tensor) else torch.ones(dim.size, dtype=torch.bool)
+    masks = [_flat_mask(part, kept) for part in dim.parts]
+    if dim.kind == "sum":
+        return torch.cat(masks)
+    result = masks[0]
+    for mask in masks[1:]:
+        result = (result[:, None] & mask[None, :]).flatten()
+    return result
+
+
+def _rows_mask(dim: Dim, leaf: Dim, rows: Rows) -> Tensor:
+    own, outer = coordinates(dim, leaf), coordinates(dim, rows.outer)
+    if not has_outer(dim, leaf, rows):
+        return (own < 0) | (own < rows.count)
+    return (own < 0) | rows.table[outer.clamp_min(0), own.clamp_min(0)]
+
+
+def has_outer(dim: Dim, leaf: Dim, rows: Rows) -> bool:
+    """Whether each position of an atom along a dim belongs to a unit of the outer atom."""
+    own, outer = coordinates(dim, leaf), coordinates(dim, rows.outer)
+    return not bool(((own >= 0) & (outer < 0)).any())
+
+
+def coordinates(dim: Dim, leaf: Dim) -> Tensor:
+    """Which unit of an atom each position along a dim belongs to, −1 where none, int64 [dim.size]."""
+    dim, leaf = find(dim), find(leaf)
+    if dim.kind == "atom":
+        return torch.arange(dim.size) if dim is leaf else torch.full((dim.size,), -1)
+    parts = [coordinates(part, leaf) for part in dim.parts]
+    if dim.kind == "sum":
+        return torch.cat(parts)
+    result = parts[0]
+    for part in parts[1:]:
+        result = torch.maximum(result[:, None], part[None, :]).flatten()
+    return result
+
+
+def changes(dim: Dim, kept: Kept) -> bool:
+    """Whether a dim carries an atom of which `kept` speaks."""
+    return any(leaf in kept for leaf in leaves(dim))
+
+
+def new_size(dim: Dim, kept: Kept) -> int:
+    """The size of a dim when atoms keep what `kept` says."""
+    return int(keep_mask(dim, kept).sum()) if changes(dim, kept) else dim.size
+
+
+def cut(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
+    """A new tensor that holds only what stays."""
+    result = value.detach()
+    done: set[int] = set()
+    for place, other, rows in across(dims, kept):
+        result = _cut_across(result, dims, (place, other), (rows, kept))
+        done.add(place)
+    for place, dim in enumerate(dims):
+        if changes(dim, kept) and place not in done:
+            index = keep_mask(dim, kept).nonzero().flatten().to(value.device)
+            result = result.index_select(place, index)
+    return like(value, result)
+
+
+def zero(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
+    """A copy with zeros at all that does not stay."""
+    result = value.detach().clone()
+    apart = {place: (other, rows) for place, other, rows in across(dims, kept)}
+    for place, dim in enumerate(dims):
+        if place in apart:
+            other, rows = apart[place]
+            grid = _grid(dims, (place, other), (rows, kept)).to(value.device)
+            result.movedim((other, place), (0, 1))[~grid] = 0
+        else:
+            result.index_fill_(place, (~keep_mask(dim, kept)).nonzero().flatten().to(value.device), 0)
+    return like(value, result)
+
+
+def like(value: Tensor, result: Tensor) -> Tensor:
+    """The result as a parameter where the value is one."""
+    return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
+
+
+def across(dims: Sequence[Dim], kept: Kept) -> list[tuple[int, int, Rows]]:
+    """(dimension, the other dimension that carries the outer atom, rows): atoms with Rows that stand apart from their outer atom."""
+    found: list[tuple[int, int, Rows]] = []
+    for place, dim in enumerate(dims):
+        for leaf in dict.fromkeys(leaves(dim)):
+            rows: Any = kept.get(leaf)
+            if isinstance(rows, Rows) and not has_outer(dim, leaf, rows):
+                other = next(i for i, d in enumerate(dims) if bool((coordinates(d, rows.outer) >= 0).all()))
+                found.append((place, other, rows))
+    return found
+
+
+def _grid(dims: Sequence[Dim], places: tuple[int, int], what: tuple[Rows, Kept]) -> Tensor:
+    """Booleans [positions of the outer dimension, positions of the dimension]: what stays where."""
+    (place, other), (rows, kept) = places, what
+    leaf = next(leaf for leaf, value in kept.items() if value is rows)
+    units = coordinates(dims[other], rows.outer)
+    flat = [keep_mask(dims[place], {**kept, leaf: rows.table[unit]}) for unit in range(rows.table.shape[0])]
+    return torch.stack(flat)[units]
+
+
+def _cut_across(
+    value: Tensor, dims: Sequence[Dim], places: tuple[int, int], what: tuple[Rows, Kept]
+) -> Tensor:
+    place, other = places
+    grid = _grid(dims, places, what).to(value.device)
+    index = torch.stack([row.nonzero().flatten() for row in grid])
+    front = value.movedim((other, place), (0, 1))
+    index = index.reshape(*index.shape, *(1,) * (front.dim() - 2))
+    taken = torch.take_along_dim(front, index.expand(*index.shape[:2], *front.shape[2:]), 1)
+    return taken.movedim((0, 1), (other, place))

@@ -1,0 +1,124 @@
+"""Watch: runs a module beside a program that came from it, and finds the line of the module's own code where they part."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fxprune.frontend.capture import answers, first_line
+from fxprune.ir.program import Program, source_line
+from fxprune.verification.equivalence import difference, every_value
+
+_FOREIGN = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/", "<")
+
+FEW = 4
+"""Shapes that are named."""
+
+CLOSE = 1e-3
+"""Values further apart than this are others: more than rounding of what came before."""
+
+
+ByLine: TypeAlias = Mapping[str, Sequence[Tensor]]
+"""What a program makes at each line of the code that it came from."""
+
+
+def parting(model: nn.Module, program: Program) -> str:
+    """Where a module stops doing what a program does: the innermost line that is not torch's, with both shapes; "" where unknown."""
+    by_line: dict[str, list[Tensor]] = {}
+    nodes = {node.name: node for node in program.graph.graph.nodes}
+    for name, value in every_value(program, program):
+        if isinstance(value, Tensor):
+            by_line.setdefault(source_line(nodes[name]).partition(" in ")[0], []).append(value)
+    watch = _Watch(by_line)
+    try:
+        with watch:
+            answers(model, program)
+    except Exception as error:  # noqa: BLE001 - what fails is what is asked for
+        return _failed(error, by_line)
+    return watch.shape or watch.value
+
+
+def _failed(error: Exception, by_line: ByLine) -> str:
+    frames = [(f, line) for f, line in _frames(error.__traceback__) if not _is_foreign(f)]
+    if not frames:
+        return first_line(error)
+    there = _there([_line(*frame) for frame in reversed(frames)], by_line)
+    shapes = list(dict.fromkeys(map(_shape, there)))
+    program = (
+        f"; the program has {', '.join(shapes[:FEW])}{', …' * (len(shapes) > FEW)} there" if shapes else ""
+    )
+    return f"{_said(*frames[-1])} fails with {first_line(error)}{program}"
+
+
+def _there(lines: Sequence[str], by_line: ByLine) -> Sequence[Tensor]:
+    """The program's values at the innermost line that it knows: torch keeps lines of `forward`, not of functions that it calls."""
+    return next((by_line[line] for line in lines if line in by_line), ())
+
+
+def _is_foreign(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_FOREIGN)
+
+
+def _line(frame: FrameType, line: int) -> str:
+    return f"{frame.f_code.co_filename}:{line}"
+
+
+def _frames(trace: TracebackType | None) -> list[tuple[FrameType, int]]:
+    found = []
+    while trace:
+        found.append((trace.tb_frame, trace.tb_lineno))
+        trace = trace.tb_next
+    return found
+
+
+def _said(frame: FrameType, line: int) -> str:
+    code = linecache.getline(frame.f_code.co_filename, line).strip()
+    return f"{_line(frame, line)} in {frame.f_code.co_name}: {code}"
+
+
+def _shape(value: Tensor) -> str:
+    return "×".join(map(str, value.shape)) or "a number"
+
+
+class _Watch(TorchFunctionMode):
+    """Compares what each line makes with what the program makes there; remembers the first line of another shape, and of another value.
+
+    Only results with as many dims and numbers as one of the program's are compared: a graph is normalised, and lacks others.
+    """
+
+    def __init__(self, by_line: ByLine) -> None:
+        super().__init__()
+        self.by_line, self.shape, self.value = by_line, "", ""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.shape and isinstance(result, Tensor):
+            self._compare(result)
+        return result
+
+    def _compare(self, result: Tensor) -> None:
+        frames = [frame for frame in _outwards(sys._getframe()) if not _is_foreign(frame)]
+        there = _there([_line(frame, frame.f_lineno) for frame in frames], self.by_line)
+        like = [each for each in there if each.dim() == result.dim() and each.numel() == result.numel()]
+        if not like or any(difference([result], [each]) <= CLOSE for each in like):
+            return
+        where = f"{_said(frames[0], frames[0].f_lineno)} makes"
+        if all(each.shape != result.shape for each in like):
+            self.shape = f"{where} {_shape(result)}, where the program has {_shape(like[0])}"
+        self.value = self.value or f"{where} other values of {_shape(result)} than the program"
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

@@ -1,0 +1,173 @@
+"""Write back: a slim program's weights go into the module that it was captured from, where that module's code takes any size.
+
+All or nothing: tensors, and the sizes that modules of torch.nn declare, are put in place and the module is run. Where it fails or computes
+something else than the program, all is as it was, and the refusal names the line of the module's own code. What attributes of other
+classes mean (`num_heads`) is not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import RefusedError
+from fxprune.export.divergence import parting
+from fxprune.export.module_sizes import arguments_of, declared
+from fxprune.frontend.capture import answers
+from fxprune.ir.program import Program, attribute
+from fxprune.verification.equivalence import BARS, difference, run
+
+INSTEAD = "use slim.module(), which needs none of its code"
+
+
+@dataclass
+class _Edit:
+    """Changes of a module that can be taken back."""
+
+    model: nn.Module
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def set(self, path: str, name: str, value: object) -> None:
+        """Set what a module holds under a name: a parameter, a buffer, a module or a number."""
+        owner = attribute(self.model, path) if path else self.model
+        before = getattr(owner, name)
+        self.undo.append(lambda: setattr(owner, name, before))
+        setattr(owner, name, value)
+
+    def back(self) -> None:
+        while self.undo:
+            self.undo.pop()()
+
+
+def write_back(model: nn.Module, slim: Program) -> float:
+    """Put a slim program's weights into the module that it was captured from, in place; the largest relative difference of their outputs.
+
+    Parameters that did not change stay the same objects, ties stay ties; smaller ones are new, so make optimizers afterwards. A module of
+    which nothing is left becomes nn.Identity where that is proved to be right. RefusedError where the module can't compute what the program
+    does on its example inputs, with the line of its own code and both shapes; then it is exactly as it was.
+    """
+    edit = _Edit(model)
+    try:
+        return _written(edit, slim, run(slim))
+    except BaseException:
+        edit.back()
+        raise
+
+
+def _written(edit: _Edit, slim: Program, outputs: Sequence[Tensor]) -> float:
+    """As `write_back`, without putting anything back."""
+    model, bar = edit.model, max((BARS.get(value.dtype, 0.0) for value in outputs), default=0.0)
+    _put_weights(edit, slim)
+    gap = _gap(model, slim, outputs)
+    if gap <= bar:
+        return gap
+    gone = _gone(model, slim)
+    where = "" if gone else parting(model, slim)
+    for path in gone:
+        edit.set(*_split(path), nn.Identity())
+    gap = _gap(model, slim, outputs) if gone else gap
+    if not gap <= bar:
+        raise RefusedError(_why(model, gap, gone, where))
+    return gap
+
+
+def _gap(model: nn.Module, slim: Program, outputs: Sequence[Tensor]) -> float:
+    """The largest relative difference; infinite where the module does not run."""
+    try:
+        got = answers(model, slim)
+    except Exception:  # noqa: BLE001 - why it does not run is found by running it again beside the program
+        return float("inf")
+    return difference(got, list(outputs)) if len(got) == len(outputs) else float("inf")
+
+
+def _put_weights(edit: _Edit, slim: Program) -> None:
+    """The program's tensors under all names that the module has for each, and what torch's modules declare of them."""
+    own, tensors, touched = _names(edit.model), slim.tensors(), dict[str, str]()
+    for names in own:
+        value = next((tensors[name] for name in names if name in tensors), None)
+        before: Tensor = attribute(edit.model, names[0])
+        if value is None or _same(value, before):
+            continue
+        new = value.detach().to(before.device).clone()
+        if isinstance(before, nn.Parameter):
+            new = nn.Parameter(new, before.requires_grad)
+        for name in names:
+            path, last = _split(name)
+            edit.set(path, last, new)
+            touched.setdefault(path, name)
+    _add_biases(edit, slim, {name for names in own for name in names})
+    for path, name in touched.items():
+        read = next((n for n in tensors if _split(n) == (path, "weight")), name)
+        module = attribute(edit.model, path) if path else edit.model
+        for attribute_name, size in declared(module, arguments_of(slim, read)).items():
+            edit.set(path, attribute_name, size)
+
+
+def _add_biases(edit: _Edit, slim: Program, known: set[str]) -> None:
+    """What a repair added goes where a module has left room for it."""
+    for name, value in slim.parameters().items():
+        if name in known:
+            continue
+        path, last = _split(name)
+        owner = dict(edit.model.named_modules()).get(path)
+        if owner is None or owner._parameters.get(last, value) is not None:
+            raise RefusedError(
+                f"{type(edit.model).__name__} has no {name}, which the program has: a matrix that became two factors, or a weight "
+                f"that was added, has no place in its code; {INSTEAD}"
+            )
+        edit.set(path, last, nn.Parameter(value.detach().clone()))
+
+
+def _names(model: nn.Module) -> list[list[str]]:
+    """The names of every parameter and buffer; several for what is tied."""
+    found: dict[int, list[str]] = {}
+    for named in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
+        for name, value in named:
+            found.setdefault(id(value), []).append(name)
+    return list(found.values())
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (
+        one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.to(other.device), other)
+    )
+
+
+def _gone(model: nn.Module, slim: Program) -> list[str]:
+    """The outermost modules that have parameters of which the program reads none."""
+    read = {
+        name for names in _names(model) if any(name in slim.tensors() for name in names) for name in names
+    }
+    empty = [
+        path
+        for path, module in model.named_modules()
+        if path
+        and (own := [f"{path}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)])
+        and not read & set(own)
+    ]
+    return [path for path in empty if not any(path.startswith(f"{other}.") for other in empty)]
+
+
+def _split(name: str) -> tuple[str, str]:
+    path, _, last = name.rpartition(".")
+    return path, last
+
+
+def _why(model: nn.Module, gap: float, gone: Sequence[str], where: str) -> str:
+    kind = type(model).__name__
+    if gone:
+        more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+        return (
+            f"nothing is left of {gone[0]}{more}, and {kind} calls it: with nn.Identity in its place it computes something else "
+            f"or fails. Nothing was changed; take it out of your code, or {INSTEAD}"
+        )
+    found = (
+        where or f"its outputs differ from the program's by {gap:.2g}, and no line of its code could be named"
+    )
+    return f"{kind} can't hold the slim weights: {found}. Nothing was changed; let that line read sizes from weights, or {INSTEAD}"

@@ -1,0 +1,262 @@
+"""Normalisations: small graph passes that say the same in fewer operators, so that rules stay two lines long.
+
+None of them changes what is computed. Each is a function on a graph in place; `NORMALIZATIONS` is their order.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.frontend.unstack import unstack
+from fxprune.ir.aliasing import is_written, returns_alias
+from fxprune.ir.edit import call, size_of
+from fxprune.ir.program import Program, attribute
+from fxprune.rewrite.constant_folding import fold_constants, pass_on, remove_dead
+from fxprune.rewrite.shared_tables import decouple
+from fxprune.rules.op import bind, hint, shape_of
+
+aten = torch.ops.aten
+
+_ASSERTIONS = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_async.msg,
+    aten._assert_async.default,
+    aten._assert_scalar.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+)
+_PASSED_ON = (
+    aten.alias.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.to.dtype,
+    aten.to.device,
+    aten.to.dtype_layout,
+    aten.to.other,
+    aten.type_as.default,
+)
+
+
+def normalize(program: Program) -> Program:
+    """Run every normalisation once, in order; the program's graph is changed in place (capture owns it)."""
+    for each in NORMALIZATIONS:
+        each(program.graph)
+        program.graph.graph.lint()
+    program.graph.delete_all_unused_submodules()
+    program.graph.recompile()
+    program.graph.eval()
+    return decouple(program)
+
+
+def inline_regions(graph: fx.GraphModule) -> None:
+    """`with torch.no_grad()` and a disabled autocast become their bodies; an enabled autocast stays (it has no rule, and pins)."""
+    higher = torch.ops.higher_order
+    for node in list(graph.graph.nodes):
+        if node.target is higher.wrap_with_set_grad_enabled:
+            _inline(graph, node, node.args[1], node.args[2:])
+        elif node.target is higher.wrap_with_autocast and node.args[2] is False:
+            _inline(graph, node, node.args[4], node.args[5:])
+
+
+def _inline(graph: fx.GraphModule, node: fx.Node, body: fx.Node, inputs: tuple[Any, ...]) -> None:
+    inner = attribute(graph, str(body.target)).graph
+    values = dict(zip(inner.find_nodes(op="placeholder"), inputs, strict=True))
+    with graph.graph.inserting_before(node):
+        for each in inner.nodes:
+            if each.op not in ("placeholder", "output"):
+                values[each] = graph.graph.node_copy(each, lambda n: values[n])
+    results = inner.output_node().args[0]
+    for user in list(node.users):
+        assert user.target is operator.getitem
+        user.replace_all_uses_with(values[results[user.args[1]]])
+        graph.graph.erase_node(user)
+    graph.graph.erase_node(node)
+    if not body.users:
+        graph.graph.erase_node(body)
+
+
+def drop_assertions(graph: fx.GraphModule) -> None:
+    """Assertions of sizes and dtypes speak of the model as it was."""
+    for node in list(graph.graph.nodes):
+        if node.target in _ASSERTIONS and not node.users:
+            graph.graph.erase_node(node)
+
+
+def explicit_sizes(graph: fx.GraphModule) -> None:
+    """`view_as(other)` copies sizes, not meanings: the sizes are written out."""
+    targets = {
+        aten.view_as.default: aten.reshape.default,
+        aten.reshape_as.default: aten.reshape.default,
+        aten.expand_as.default: aten.expand.default,
+    }
+    for node in list(graph.graph.nodes):
+        if node.target in targets:
+            source, other = node.args
+            with graph.graph.inserting_before(node):
+                sizes = [size_of(graph, other, i) for i in range(other.meta["val"].dim())]
+            _become(node, targets[node.target], (source, sizes))
+
+
+def _become(node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+    """Another operator with the same result."""
+    node.target, node.args, node.kwargs = target, args, kwargs or {}
+
+
+def explicit_squeeze(graph: fx.GraphModule) -> None:
+    """`squeeze()` looks at which sizes are 1; an axis pruned to one index would vanish. The dims are written out."""
+    for node in list(graph.graph.nodes):
+        if node.target is aten.squeeze.default:
+            shape = node.args[0].meta["val"].shape
+            _become(
+                node, aten.squeeze.dims, (node.args[0], [i for i, size in enumerate(shape) if _is_one(size)])
+            )
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1
+
+
+def explicit_splits(graph: fx.GraphModule) -> None:
+    """Chunk and split by a size become split_with_sizes; narrow and unsafe variants become slices and splits."""
+    splits = (
+        aten.chunk.default,
+        aten.split.Tensor,
+        aten.unsafe_split.Tensor,
+        aten.unsafe_chunk.default,
+        aten.tensor_split.sections,
+    )
+    for node in list(graph.graph.nodes):
+        bound = bind(node) if node.op == "call_function" else {}
+        if node.target in splits:
+            place = bound["dim"].value
+            sizes = [value.shape[place] for value in node.meta["val"]]
+            if all(isinstance(size, int) for size in sizes):
+                _become(node, aten.split_with_sizes.default, (node.args[0], sizes, place))
+        elif node.target in (aten.unsafe_split_with_sizes.default, aten.split.sizes):
+            _become(node, aten.split_with_sizes.default, (node.args[0], node.args[1], bound["dim"].value))
+        elif node.target is aten.narrow.default and all(isinstance(i, int) for i in node.args[1:]):
+            source, place, start, length = node.args
+            _become(node, aten.slice.Tensor, (source, place, start, start + length))
+
+
+def explicit_scale(graph: fx.GraphModule) -> None:
+    """Attention without a scale derives it from the head size: the original's is written out, for pruning must not change it."""
+    for node in list(graph.graph.nodes):
+        if node.target is not aten.scaled_dot_product_attention.default:
+            continue
+        size = node.args[0].meta["val"].shape[-1]
+        if node.kwargs.get("scale") is None and isinstance(size, int):
+            node.kwargs = {**node.kwargs, "scale": 1.0 / math.sqrt(size)}
+
+
+def contiguous_pairs(graph: fx.GraphModule) -> None:
+    """`view_as_complex` wants even strides, which a cut beside it may make odd: it reads a contiguous value."""
+    for node in graph.graph.find_nodes(op="call_function", target=aten.view_as_complex.default):
+        source = node.args[0]
+        if source.target is not aten.contiguous.default and not is_written(node):
+            with graph.graph.inserting_before(node):
+                node.args = (call(graph, aten.contiguous.default, (source,)),)
+
+
+def functional(graph: fx.GraphModule) -> None:
+    """An in-place pointwise operator on a value that nothing aliases becomes its functional form, and later reads read its result."""
+    order = {node: i for i, node in enumerate(graph.graph.nodes)}
+    for node in list(graph.graph.nodes):
+        target = _functional_form(node)
+        if target is None or not _is_fresh(node.args[0], order[node], order):
+            continue
+        source = node.args[0]
+        later = [user for user in source.users if order.get(user, -1) > order[node]]
+        if _keeps_type(source, node) and _gives_type_of(graph, node, target):
+            node.target = target
+            for user in later:
+                user.replace_input_with(source, node)
+
+
+def _gives_type_of(graph: fx.GraphModule, node: fx.Node, target: Any) -> bool:
+    """Whether the functional form keeps the type that was written into (a logical operator gives booleans)."""
+    made = target(*fx.map_arg(node.args, _meta), **fx.map_arg(node.kwargs, _meta))
+    return isinstance(made, Tensor) and made.dtype == node.meta["val"].dtype
+
+
+def _meta(node: fx.Node) -> Any:
+    """A stand-in for a value, on the meta device."""
+    value, sizes = node.meta["val"], shape_of(node.meta["val"])
+    return hint(value) if sizes is None else torch.empty(sizes, dtype=value.dtype, device="meta")
+
+
+def _functional_form(node: fx.Node) -> Any:
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.name.endswith("_"):
+        return None
+    if node.target.namespace != "aten" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    packet = getattr(aten, node.target._schema.name.removeprefix("aten::").rstrip("_"), None)
+    overloads = [getattr(packet, name) for name in packet.overloads()] if packet is not None else []
+    return next((found for found in overloads if _arguments(found) == _arguments(node.target)), None)
+
+
+def _arguments(target: torch._ops.OpOverload) -> list[tuple[str, str]]:
+    return [(argument.name, str(argument.type)) for argument in target._schema.arguments]
+
+
+def _is_fresh(source: fx.Node, at: int, order: dict[fx.Node, int]) -> bool:
+    """A value that an operator made, of which no view is read after the write."""
+    if source.op != "call_function" or returns_alias(source) or source.target is operator.getitem:
+        return False
+    return not any(order.get(reader, at) > at for view in _views(source, at, order) for reader in view.users)
+
+
+def _views(source: fx.Node, at: int, order: dict[fx.Node, int]) -> list[fx.Node]:
+    """What was made before a write and may share memory with a value, views of views included."""
+    views = [user for user in source.users if returns_alias(user) and order.get(user, at) < at]
+    return [*views, *(deeper for view in views for deeper in _views(view, at, order))]
+
+
+def _keeps_type(source: fx.Node, node: fx.Node) -> bool:
+    before, after = source.meta["val"], node.meta["val"]
+    return isinstance(after, Tensor) and before.dtype == after.dtype and before.shape == after.shape
+
+
+def no_aliases(graph: fx.GraphModule) -> None:
+    """A value that is passed on as it is (`alias`, `detach`, a cast to its own dtype) is the value, unless something writes into it."""
+    pass_on(graph, lambda node: node.target in _PASSED_ON and _same_kind(node))
+
+
+def _same_kind(node: fx.Node) -> bool:
+    source: Any = node.args[0]
+    before, after = source.meta["val"], node.meta["val"]
+    copies = node.kwargs.get("copy") or node.kwargs.get("memory_format") is not None or True in node.args[1:]
+    return before.dtype == after.dtype and before.device == after.device and not copies
+
+
+def fold(graph: fx.GraphModule) -> None:
+    """What depends on no input and no parameter becomes a buffer, whose dims are free."""
+    fold_constants(graph)
+
+
+def clean(graph: fx.GraphModule) -> None:
+    """What no result needs goes."""
+    remove_dead(graph)
+
+
+NORMALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
+    inline_regions,
+    drop_assertions,
+    explicit_sizes,
+    explicit_squeeze,
+    explicit_splits,
+    explicit_scale,
+    contiguous_pairs,
+    functional,
+    no_aliases,
+    unstack,
+    clean,
+    fold,
+    clean,
+)

@@ -1,0 +1,1 @@
+"""Masks as graph nodes, and their lowering to a smaller dense program."""

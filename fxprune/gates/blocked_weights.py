@@ -1,0 +1,53 @@
+"""Blocks: which matrices a graph's neurons and heads run through, and the grid of blocks that each is cut into."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.dims.blocks import Sizes, aligned
+from fxprune.dims.dim import Dim, leaves
+from fxprune.ir.program import attribute
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A matrix, and the dimension of its weight (0 or 1) along which axes that can go lie; `roles` are those of these axes."""
+
+    matrix: Matrix
+    along: int
+    roles: frozenset[str]
+
+
+def sites(analysis: Analysis, roles: Collection[str]) -> list[Site]:
+    """The matrices that carry an exact axis of one of these roles; along the outputs, where they do along both dimensions."""
+    axes = {axis.leaf: axis for axis in analysis.axes if axis.exact and axis.role in roles}
+    nodes = analysis.program.reads()
+    found = []
+    for matrix in matrices(analysis.program, analysis.flow).values():
+        dims = analysis.flow.dims[nodes[matrix.weight]]
+        outputs = int(matrix.turned)
+        places = [place for place in (outputs, 1 - outputs) if _carried(dims[place], axes)]
+        if places and _is_flat(analysis, matrix):
+            found.append(Site(matrix, places[0], frozenset(_carried(dims[places[0]], axes))))
+    return found
+
+
+def _carried(dim: Dim, axes: dict[Dim, Axis]) -> set[str]:
+    return {axes[leaf].role for leaf in leaves(dim) if leaf in axes}
+
+
+def _is_flat(analysis: Analysis, matrix: Matrix) -> bool:
+    """Whether the weight is a matrix, or a kernel of one point."""
+    shape = attribute(analysis.program.graph, matrix.weight).shape
+    return all(size == 1 for size in shape[2:])
+
+
+def grid(analysis: Analysis, site: Site, along: int, across: int) -> tuple[Sizes, Sizes]:
+    """The sizes of the blocks of a site's weight: at most `along` places along its axes, and `across` the other way (0: all)."""
+    dims = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]]
+    wanted = (along, across) if site.along == 0 else (across, along)
+    rows, columns = (aligned(dim, size or dim.size) for dim, size in zip(dims[:2], wanted, strict=True))
+    return rows, columns

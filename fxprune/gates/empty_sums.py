@@ -1,0 +1,139 @@
+"""Hollow: sums over nothing. A sum all of whose terms are gone is a constant, its bias or zero, and needs none of what fed it."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.analysis.axes import Analysis, Axis, Member, analyze
+from fxprune.analysis.axis_names import Label, counted
+from fxprune.analysis.dim_inference import sizes
+from fxprune.analysis.sums import SUMS, sum_of
+from fxprune.dims.dim import Dim, leaves
+from fxprune.dims.masks import coordinates
+from fxprune.ir.edit import call
+from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rewrite.shape_propagation import propagate
+from fxprune.rules.op import Contraction, bind
+
+aten = torch.ops.aten
+
+
+def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str, ...]]:
+    """(the program whose sums over these axes are their remainders, the axes that are there as before, under the names that they had).
+
+    Equal to the given program where all readers of the axes are zero. What only the sums needed is gone; an axis stays where some sum over
+    it has no remainder. Values that nothing sums any more may have coarser axes than before, which are others, under other names.
+    """
+    program = analysis.program
+    graph = rebuild(program, copy_graph(program), {}).graph
+    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    for axis in axes:
+        sums = [found for found in analysis.flow.contractions if axis.leaf in leaves(found.dim)]
+        if sums and all(_can(program, found, axis.leaf) for found in sums):
+            for found in sums:
+                _replace(graph, program, nodes, found.node)
+    slim = rebuild(program, graph.graph, {}).replace(labels={})
+    remove_dead(slim.graph)
+    slim.graph.recompile()
+    calls = [node for node in slim.graph.graph.nodes if node.op == "call_function" and "val" in node.meta]
+    propagate(slim, {node: sizes(node.meta["val"]) for node in calls if isinstance(node.meta["val"], Tensor)})
+    found_again = _same(analysis, analyze(slim))
+    return slim.replace(labels=_labels(found_again)), tuple(found_again)
+
+
+def _same(before: Analysis, after: Analysis) -> dict[str, Axis]:
+    """The axes of a rewritten program that lie in some tensor where one of the original did, under the names that those had."""
+    lay = {_place(member, axis.size): axis.name for axis in before.axes for member in axis.members}
+    found: dict[str, Axis] = {}
+    for axis in after.axes:
+        names = {lay.get(_place(member, axis.size), "") for member in axis.members}
+        if len(names) == 1 and names != {""}:
+            found.setdefault(names.pop(), axis)
+    return found
+
+
+def _place(member: Member, size: int) -> tuple[Any, ...]:
+    """Where a member's first and last units lie."""
+    return member.name, member.dim, size, tuple(member.indices(0)), tuple(member.indices(size - 1))
+
+
+def _labels(axes: Mapping[str, Axis]) -> dict[Label, str]:
+    return {
+        (member.name, member.dim, ordinal): name
+        for name, axis in axes.items()
+        for member in axis.members
+        for ordinal, leaf in enumerate(counted(member.carrier))
+        if leaf is axis.leaf
+    }
+
+
+def _can(program: Program, found: Contraction, leaf: Dim) -> bool:
+    """Whether all that is summed belongs to the axis, the operator leaves a constant, and its sizes are known from the inputs."""
+    everything = bool((coordinates(found.dim, leaf) >= 0).all())
+    return everything and sum_of(found.node) is not None and _sizes(program, found.node) is not None
+
+
+def _sizes(program: Program, node: fx.Node) -> list[Any] | None:
+    """The sizes of a value: numbers, or lists of (placeholder, place) whose sizes multiply; None where one is neither."""
+    inputs = {
+        size.node.expr: (source, place)
+        for source in reversed(program.placeholders())
+        if isinstance(source.meta.get("val"), Tensor)
+        for place, size in enumerate(source.meta["val"].shape)
+        if not isinstance(size, int)
+    }
+    found = [
+        size if isinstance(size, int) else _product(size.node.expr, inputs) for size in node.meta["val"].shape
+    ]
+    return None if None in found else found
+
+
+def _product(size: Any, inputs: dict[Any, tuple[fx.Node, int]]) -> list[Any] | None:
+    """A symbolic size as factors: numbers and sizes of inputs."""
+    found: list[Any] = []
+    for factor in [size] if size in inputs else size.as_ordered_factors():
+        if factor not in inputs and not factor.is_Integer:
+            return None
+        found.append(inputs[factor] if factor in inputs else int(factor))
+    return found
+
+
+def _replace(graph: fx.GraphModule, program: Program, nodes: dict[fx.Node, fx.Node], node: fx.Node) -> None:
+    """Put the remainder in the place of a sum."""
+    kind = SUMS[node.target]
+    added: Any = bind(node)[kind.addend].value if kind.addend else None
+    value, here = node.meta["val"], nodes[node]
+    with graph.graph.inserting_before(here):
+        shape = [_size(graph, nodes, size) for size in _sizes(program, node) or ()]
+        if added is None:
+            result = _zeros(graph, shape, value)
+        else:
+            small = nodes[added]
+            if kind.along is not None:
+                small = call(graph, aten.view.default, (small, [-1, *(1,) * (value.dim() - 1 - kind.along)]))
+            result = call(graph, aten.expand.default, (small, shape))
+    result.meta["val"] = value
+    here.replace_all_uses_with(result)
+
+
+def _zeros(graph: fx.GraphModule, shape: list[Any], value: Tensor) -> fx.Node:
+    how = {"dtype": value.dtype, "device": value.device}
+    return call(graph, aten.full.default, (shape, 0.0), how)
+
+
+def _size(graph: fx.GraphModule, nodes: dict[fx.Node, fx.Node], size: Any) -> Any:
+    """A size as a number, or as a node that multiplies sizes of inputs."""
+    if isinstance(size, int):
+        return size
+    factors = [
+        factor if isinstance(factor, int) else call(graph, aten.sym_size.int, (nodes[factor[0]], factor[1]))
+        for factor in size
+    ]
+    return functools.reduce(lambda one, other: call(graph, operator.mul, (one, other)), factors)

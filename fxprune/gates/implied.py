@@ -1,0 +1,79 @@
+"""Closing: what follows from closed units. An outer unit nothing of which is left goes, and all that is within it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis.nested_axes import beside
+from fxprune.dims.dim import leaves
+from fxprune.gates.gate import Gate, Gated
+
+Key: TypeAlias = tuple[str, str]
+"""An axis, and the one within each of whose units its own are counted ("": none)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """Which units of an axis stay: booleans [size], or [outer, size] within another axis."""
+
+    axis: str
+    within: str
+    table: Tensor
+
+
+def together(units: Sequence[Open]) -> list[Open]:
+    """One table for each axis: a unit stays that stays in all."""
+    found: dict[Key, Tensor] = {}
+    for unit in units:
+        found[_key(unit)] = found[_key(unit)] & unit.table if _key(unit) in found else unit.table
+    return [Open(axis, within, table) for (axis, within), table in found.items()]
+
+
+def settled(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
+    """The same units with what follows (see `_follow`)."""
+    closers = [_key(unit) for unit in units if unit.within and _closes(analysis, unit.axis, unit.within)]
+    found = _follow(closers, {_key(unit): unit.table for unit in units})
+    return [Open(axis, within, table) for (axis, within), table in found.items()]
+
+
+def closing(gated: Gated) -> Callable[[Mapping[Gate, Tensor]], dict[Gate, Tensor]]:
+    """What follows from closed units (see `_follow`), as a function of which gates are open."""
+    analysis = analyze(gated.base)
+    units = {(gate.of, gate.within): gate for gate in gated.gates if gate.kind == "units"}
+    closers = [key for key in units if key[1] and _closes(analysis, *key)]
+
+    def settle(open_: Mapping[Gate, Tensor]) -> dict[Gate, Tensor]:
+        found = _follow(closers, {key: open_[gate] for key, gate in units.items()})
+        return {**open_, **{gate: found[key] for key, gate in units.items()}}
+
+    return settle
+
+
+def _key(unit: Open) -> Key:
+    return unit.axis, unit.within
+
+
+def _follow(closers: Sequence[Key], tables: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """An outer unit of which all units of a closer are closed is closed itself, and so is all within closed ones."""
+    outer = {axis: table for (axis, within), table in tables.items() if not within}
+    for axis, within in closers:
+        left = tables[axis, within].any(1)
+        outer[within] = outer.get(within, torch.ones_like(left)) & left
+    found = {(axis, ""): table for axis, table in outer.items()}
+    for (axis, within), table in tables.items():
+        if within:
+            found[axis, within] = table & outer.get(within, torch.ones_like(table[:, 0]))[:, None]
+    return found
+
+
+def _closes(analysis: Analysis, inner: str, outside: str) -> bool:
+    """Whether nothing of an outer unit is left where all units within it are closed: every sum over the outer axis runs over both."""
+    own, outer = analysis.axis(inner).leaf, analysis.axis(outside).leaf
+    sums = [found.dim for found in analysis.flow.contractions if outer in leaves(found.dim)]
+    return bool(sums) and all(own in beside(dim, outer) for dim in sums)

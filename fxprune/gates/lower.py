@@ -1,0 +1,252 @@
+"""Lower: a gated program with gates of 0 and 1 becomes a smaller program that computes the same, whatever the gates.
+
+Closed regions are bypassed. Closed units leave: a unit of an outer axis goes with the units within it where every sum over it runs over
+those (a head without v dims), and stays where not (a head without q/k dims attends evenly); a sum over nothing is its bias. Where the
+units of an outer axis keep unequal numbers, tensors are ragged, and there are three lowerings, LOWERINGS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis.axes import Analysis, analyze
+from fxprune.dims.masks import Rows, like, zero
+from fxprune.errors import RefusedError, SelectionError
+from fxprune.gates.dead_units import emptied
+from fxprune.gates.empty_sums import hollow
+from fxprune.gates.gate import Gate, Gated, tensors_of
+from fxprune.gates.implied import Open, settled, together
+from fxprune.gates.partition import part_name, partition
+from fxprune.ir.program import Program, attribute, copy_graph, rebuild
+from fxprune.ir.selection import Selection
+from fxprune.rewrite.bypass import bypass
+from fxprune.rewrite.shrink import labels, shrink
+
+Counts: TypeAlias = tuple[int, ...]
+
+#: name: (how units of unequal sizes are grouped: a key for each, equal keys share a copy of the graph; what it does)
+LOWERINGS: dict[str, tuple[Callable[[int, Counts], object], str]] = {
+    "pad": (lambda unit, counts: 0, "all units are as large as the largest; what is too much is zero"),
+    "bucket": (lambda unit, counts: counts, "units of equal sizes are computed together"),
+    "loop": (lambda unit, counts: unit, "every unit is computed by itself"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """The smaller program, the regions that went, the axes of which nothing is left, and the units that stay by axis.
+
+    `padded` are outer axes that were to be computed in parts and can't be, with the reason: they are padded instead.
+    """
+
+    program: Program
+    regions: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    units: tuple[Open, ...] = ()
+    padded: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Silenced:
+    """A program whose closed units are silent and whose empty sums are gone, before its axes shrink; `units` are what stays of each axis.
+
+    `asked` are the units of all axes, `gone` the axes of which nothing is left, `regions` what was bypassed.
+    """
+
+    program: Program
+    units: tuple[Open, ...]
+    asked: tuple[Open, ...] = ()
+    regions: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+def lower(
+    gated: Gated,
+    trained: nn.Module | Mapping[str, Tensor] | None = None,
+    how: str | Mapping[str, str] = "pad",
+) -> Lowered:
+    """What a gated program computes, as a smaller one; weights and gates come from `trained` (a module, or tensors by name).
+
+    `how` is a row of LOWERINGS, or one for each outer axis by name (see `fxprune.search.alternatives`, which measures them).
+    SelectionError where a gate is neither 0 nor 1.
+    """
+    return lower_silenced(silenced(gated, trained), how)
+
+
+def lower_silenced(ready: Silenced, how: str | Mapping[str, str] = "pad") -> Lowered:
+    """What was silenced, without its closed units."""
+    for name in [how] if isinstance(how, str) else how.values():
+        if name not in LOWERINGS:
+            raise SelectionError(f"no lowering {name!r}; lowerings: {', '.join(LOWERINGS)}")
+    program, units, padded = ready.program, ready.units, dict[str, str]()
+    for outer in ragged(ready):
+        row = how if isinstance(how, str) else how.get(outer, "pad")
+        try:
+            program, units = parted(program, units, outer, row)
+        except RefusedError as error:
+            padded[outer] = str(error)
+    slim = shrink(program, selection(analyze(program), units))
+    return Lowered(slim, ready.regions, ready.gone, ready.asked, padded)
+
+
+def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = None) -> Silenced:
+    """The program that was gated, its trained weights, and zeros wherever a gate is closed."""
+    tensors = tensors_of(trained if trained is not None else gated.program.tensors())
+    values = {gate: _binary(gate, value) for gate, value in gated.values(tensors).items()}
+    closed = tuple(g.of for g, value in values.items() if g.kind == "region" and not bool(value))
+    analysis = analyze(bypass(_ungated(gated, tensors, values), closed))
+    units = [Open(g.of, g.within, value) for g, value in values.items() if g.kind == "units"]
+    units = settled(analysis, [unit for unit in units if unit.axis in analysis.by_name])
+    if any(gate.kind == "blocks" for gate in values):
+        return without_empty(_silenced(analysis, units), units, closed)
+    program, left, gone = _emptied(analysis, units)
+    return Silenced(program, tuple(left), tuple(units), closed, gone)
+
+
+def without_empty(program: Program, units: Sequence[Open] = (), regions: tuple[str, ...] = ()) -> Silenced:
+    """A program without the units that its zeros have emptied, before its axes shrink; `units` are known to be silent already."""
+    emptier, found = emptied(program)
+    analysis = analyze(emptier)
+    both = settled(analysis, together([*units, *found]))
+    cleared, left, gone = _emptied(analysis, both)
+    return Silenced(cleared, tuple(left), tuple(both), regions, gone)
+
+
+def _binary(gate: Gate, value: Tensor) -> Tensor:
+    """Open or closed, booleans on the CPU."""
+    value = value.detach().cpu()
+    half = (value != 0) & (value != 1)
+    if bool(half.any()):
+        found = float(value[half].flatten()[0])
+        raise SelectionError(
+            f"gate {gate.name} has the value {found:g}; only 0 (closed) and 1 (open) can be lowered: settle it first"
+        )
+    return value.bool()
+
+
+def _ungated(gated: Gated, tensors: Mapping[str, Tensor], values: Mapping[Gate, Tensor]) -> Program:
+    """The program that was gated, with the trained weights; closed blocks are zeros in them."""
+    base = gated.base
+    given = {name: tensors[name].detach() for name in base.tensors() if name in tensors}
+    for gate, value in values.items():
+        if gate.grid is not None:
+            given[gate.of] = _blocked(given[gate.of], gate.grid.spread(value))
+        if gate.bias:
+            given[gate.bias] = _blocked(given[gate.bias], _some(gate, value))
+    kept = {name: like(attribute(base.graph, name), value) for name, value in given.items()}
+    return rebuild(base, copy_graph(base), kept)
+
+
+def _some(gate: Gate, value: Tensor) -> Tensor:
+    """Which outputs have an open block."""
+    assert gate.grid is not None
+    return gate.grid.spread(value).any(1 - gate.outputs)
+
+
+def _blocked(weight: Tensor, open_: Tensor) -> Tensor:
+    return weight * open_.to(weight.device).reshape(*open_.shape, *(1,) * (weight.dim() - open_.dim()))
+
+
+def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[Open], tuple[str, ...]]:
+    """(the program whose closed units are silent and whose empty sums are not computed, the units of what is left, the axes that went)."""
+    program = _silenced(analysis, units)
+    again = analyze(program)
+    empty = [again.axis(unit.axis) for unit in units if not bool(unit.table.any())]
+    gone = tuple(axis.name for axis in empty)
+    if not empty:
+        return program, list(units), gone
+    hollowed, there = hollow(again, empty)
+    left = [unit for unit in units if unit.axis in there and unit.within in ("", *there)]
+    return hollowed, left, gone
+
+
+def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
+    """Zeros in the readers of every closed unit."""
+    program, flow = analysis.program, analysis.flow
+    nodes = program.reads()
+    tensors = program.tensors()
+    for unit in units:
+        axis = analysis.axis(unit.axis)
+        kept = unit.table if not unit.within else Rows(analysis.axis(unit.within).leaf, unit.table)
+        for name in axis.readers if not bool(unit.table.all()) else ():
+            tensors[name] = zero(tensors[name], flow.dims[nodes[name]], {axis.leaf: kept})
+    return rebuild(program, copy_graph(program), tensors).replace(labels=labels(analysis, {}))
+
+
+def ragged(ready: Silenced) -> list[str]:
+    """The outer axes whose open units keep unequal numbers of some axis within."""
+    known = analyze(ready.program).by_name
+    outer = dict.fromkeys(unit.within for unit in ready.units if unit.within)
+    return [name for name in outer if name in known and len(set(_counts(ready.units, name).values())) > 1]
+
+
+def _counts(units: Sequence[Open], outer: str) -> dict[int, Counts]:
+    """For each open unit of an outer axis how many units stay within it, of each axis; at least one, for something must carry it."""
+    inner = [unit.table for unit in units if unit.within == outer]
+    alive = next((unit.table for unit in units if unit.axis == outer and not unit.within), None)
+    open_ = range(len(inner[0])) if alive is None else alive.nonzero().flatten().tolist()
+    return {i: tuple(max(1, int(table[i].sum())) for table in inner) for i in open_}
+
+
+def parted(program: Program, units: Sequence[Open], outer: str, how: str) -> tuple[Program, tuple[Open, ...]]:
+    """The program with copies for groups of unequal units, and the units of the axes in the copies."""
+    key, _ = LOWERINGS[how]
+    groups: dict[object, list[int]] = {}
+    for unit, counts in _counts(units, outer).items():
+        groups.setdefault(key(unit, counts), []).append(unit)
+    if len(groups) == 1:
+        return program, tuple(units)
+    analysis = analyze(program)
+    size = analysis.axis(outer).size
+    copies = partition(analysis, analysis.axis(outer), list(groups.values()))
+    own = [unit for unit in units if outer in (unit.axis, unit.within)]
+    others = [unit for unit in units if unit not in own]
+    if not any(unit.axis == outer for unit in own):
+        own.append(Open(outer, "", torch.ones(size, dtype=torch.bool)))
+    apart = [torch.isin(torch.arange(size), torch.tensor(group)) for group in groups.values()]
+    return copies, (*others, *(_in_part(unit, i, group) for i, group in enumerate(apart) for unit in own))
+
+
+def _in_part(unit: Open, number: int, group: Tensor) -> Open:
+    table = unit.table & (group[:, None] if unit.within else group)
+    within = part_name(unit.within, number) if unit.within else ""
+    return Open(part_name(unit.axis, number), within, table)
+
+
+def selection(analysis: Analysis, units: Sequence[Open]) -> Selection:
+    """What stays: at least one unit of everything, and equally many in all units of an outer axis."""
+    axes: dict[str, Sequence[int] | Sequence[Sequence[int]]] = {}
+    within: dict[str, str] = {}
+    alive = {unit.axis: unit.table for unit in units if not unit.within}
+    for unit in units:
+        axis = analysis.by_name.get(unit.axis)
+        if axis is None:
+            continue
+        kept = _rows(unit, alive.get(unit.within)) if unit.within else _flat(unit.table)
+        if len(kept) == axis.size and not unit.within:
+            continue
+        axes[unit.axis] = kept
+        within |= {unit.axis: unit.within} if unit.within else {}
+    return Selection(axes, within=within)
+
+
+def _flat(table: Tensor) -> list[int]:
+    found: list[int] = table.nonzero().flatten().tolist()
+    return found or [0]
+
+
+def _rows(unit: Open, alive: Tensor | None) -> list[list[int]]:
+    """The units within each outer one: the open ones, and as many closed ones as the largest has more."""
+    rows = unit.table if alive is None or not bool(alive.any()) else unit.table[alive]
+    width = max(1, int(rows.sum(1).max()))
+    return [sorted(_filled(row, width)) for row in unit.table]
+
+
+def _filled(row: Tensor, width: int) -> list[int]:
+    found: list[int] = [*row.nonzero().flatten().tolist(), *(~row).nonzero().flatten().tolist()]
+    return found[:width]

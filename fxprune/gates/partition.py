@@ -1,0 +1,196 @@
+"""Partition: what runs over an axis is computed in several copies, each for some of its units, and the copies' sums are added.
+
+The sum over all units is the sum of the sums over groups of them. Copies can then shrink apart: attention heads of unequal sizes in one
+copy for each size, or in one for each head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis.axis_names import Label, counted
+from fxprune.analysis.dim_inference import flat_dims, identity
+from fxprune.analysis.sums import SUMS, Sum, sum_of
+from fxprune.dims.dim import leaves
+from fxprune.dims.masks import zero
+from fxprune.errors import RefusedError
+from fxprune.ir.edit import call
+from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute, source_line
+from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rules.op import bind, operands
+
+aten = torch.ops.aten
+
+
+def part_name(axis: str, number: int) -> str:
+    """What an axis is called in a copy."""
+    return f"{axis}.part{number}"
+
+
+def part_tensor(name: str, number: int) -> str:
+    """What a tensor is called in a copy: `query.weight` becomes `query.part0.weight`."""
+    path, _, last = name.rpartition(".")
+    return ".".join(filter(None, (path, f"part{number}", last)))
+
+
+def partition(analysis: Analysis, axis: Axis, groups: Sequence[Sequence[int]]) -> Program:
+    """The same function as a sum of copies, one for each group of units; the units of other groups have zero readers in a copy.
+
+    Axes that run over the axis everywhere are called `<name>.part<k>` in copy k. RefusedError where a value that does not have the axis
+    is made from one that has it by other than a sum, and where the axis is not exact.
+    """
+    if not axis.exact:
+        raise RefusedError(
+            f"axis {axis.name} can't be computed in parts: it is not exact ({axis.why_inexact})"
+        )
+    return _Copier(analysis, axis, groups).run()
+
+
+@dataclass
+class _Copier:
+    """One partition under way."""
+
+    analysis: Analysis
+    axis: Axis
+    groups: Sequence[Sequence[int]]
+
+    def __post_init__(self) -> None:
+        program = self.analysis.program
+        self.graph = rebuild(program, copy_graph(program), {}).graph
+        originals = list(program.graph.graph.nodes)
+        self.nodes = dict(zip(originals, self.graph.graph.nodes, strict=True))
+        self.carrying = self._carriers(originals)
+        self.sums = {c.node for c in self.analysis.flow.contractions if self.axis.leaf in leaves(c.dim)}
+        self.copies: list[dict[fx.Node, fx.Node]] = [{} for _ in self.groups]
+        self.made: list[dict[Any, Tensor]] = [{} for _ in self.groups]
+        self.names: dict[str, list[str]] = {}
+
+    def run(self) -> Program:
+        for node in self.nodes:
+            if node in self.carrying:
+                self._copy(node)
+            elif any(source in self.carrying for source in operands(node)):
+                self._add(node)
+        tensors = dict(self.analysis.program.tensors())
+        tensors |= {str(n.target): attribute(self.graph, str(n.target)) for n in self._reads()}
+        apart = rebuild(self.analysis.program, self.graph.graph, tensors)
+        remove_dead(apart.graph)
+        apart.graph.recompile()
+        return apart.replace(labels=self._labels())
+
+    def _reads(self) -> list[fx.Node]:
+        return [copy for copied in self.copies for copy in copied.values() if copy.op == "get_attr"]
+
+    def _carriers(self, originals: list[fx.Node]) -> set[fx.Node]:
+        """The nodes whose value has the axis, and those that give no tensor and read such a value (a size)."""
+        found: set[fx.Node] = set()
+        for node in originals:
+            dims = flat_dims(self.analysis.flow.dims.get(node, ()))
+            plain = node.op == "call_function" and not _has_tensor(node)
+            if any(self.axis.leaf in leaves(dim) for dim in dims) or (
+                plain and any(source in found for source in operands(node))
+            ):
+                found.add(node)
+        return found
+
+    def _copy(self, node: fx.Node) -> None:
+        """One copy for each group, before the original."""
+        if node.op == "get_attr":
+            self._copy_tensor(node)
+            return
+        for copied in self.copies:
+            with self.graph.graph.inserting_before(self.nodes[node]):
+                copied[node] = self.graph.graph.node_copy(node, self._within(copied))
+
+    def _within(self, copied: dict[fx.Node, fx.Node]) -> Callable[[fx.Node], fx.Node]:
+        """What a node's operands are in a copy: those of the copy, else those that all copies share."""
+        return lambda source: copied.get(source) or self.nodes[source]
+
+    def _copy_tensor(self, node: fx.Node) -> None:
+        """A tensor of its own for each group; what was one tensor stays one within a copy."""
+        value = attribute(self.analysis.program.graph, str(node.target))
+        for number, copied in enumerate(self.copies):
+            name = self._tensor_name(str(node.target), number)
+            held = self.made[number]
+            if identity(value) not in held:
+                held[identity(value)] = self._own(node, value, number)
+            set_attribute(self.graph, name, held[identity(value)])
+            with self.graph.graph.inserting_before(self.nodes[node]):
+                made = self.graph.graph.get_attr(name)
+            made.meta = dict(node.meta)
+            copied[node] = made
+
+    def _own(self, node: fx.Node, value: Tensor, number: int) -> Tensor:
+        """A copy of a tensor; where it silences the axis, with zeros for the units of other groups."""
+        kept = torch.zeros(self.axis.size, dtype=torch.bool)
+        kept[list(self.groups[number])] = True
+        reads = str(node.target) in self.axis.readers
+        return zero(value, self.analysis.flow.dims[node], {self.axis.leaf: kept} if reads else {})
+
+    def _tensor_name(self, name: str, number: int) -> str:
+        """The name of a tensor's copy, which is noted."""
+        made = part_tensor(name, number)
+        known = self.names.setdefault(name, [])
+        if made not in known:
+            known.append(made)
+        return made
+
+    def _add(self, node: fx.Node) -> None:
+        """The sum of the copies' sums."""
+        if node not in self.sums or sum_of(node) is None:
+            raise RefusedError(
+                f"{node.name} = {node.target} takes {self.axis.name} together, and not by a sum that can be computed in parts"
+                f" [{source_line(node)}]"
+            )
+        with self.graph.graph.inserting_before(self.nodes[node]):
+            total = self._sum(node, 0)
+            for number in range(1, len(self.groups)):
+                total = call(self.graph, aten.add.Tensor, (total, self._sum(node, number)))
+                total.meta |= node.meta
+        self.nodes[node].replace_all_uses_with(total)
+        self.nodes[node] = total
+
+    def _sum(self, node: fx.Node, number: int) -> fx.Node:
+        """The sum over one group; only the first brings what is added besides."""
+        made = self.graph.graph.node_copy(node, self._within(self.copies[number]))
+        kind = SUMS[node.target]
+        if number and kind.addend:
+            _without(made, kind)
+        return made
+
+    def _labels(self) -> dict[Label, str]:
+        """The names of axes in the copies' tensors: those that lie in copies only are numbered."""
+        found: dict[Label, str] = {}
+        for axis in self.analysis.axes:
+            numbered = all(member.name in self.names for member in axis.members)
+            for member in axis.members:
+                for ordinal, leaf in enumerate(counted(member.carrier)):
+                    if leaf is not axis.leaf:
+                        continue
+                    for number, name in enumerate(self.names.get(member.name, [member.name])):
+                        label = part_name(axis.name, number) if numbered else axis.name
+                        found[(name, member.dim, ordinal)] = label
+        return found
+
+
+def _without(node: fx.Node, kind: Sum) -> None:
+    """Take the addend off a copied sum."""
+    if kind.bare is not None:
+        node.target, node.args, node.kwargs = kind.bare, node.args[1:], {}
+        return
+    path = bind(node)[kind.addend].path
+    if path and path[0] == "args":
+        node.update_arg(int(path[1]), None)
+    elif path:
+        node.update_kwarg(kind.addend, None)
+
+
+def _has_tensor(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return any(isinstance(item, Tensor) for item in (value if isinstance(value, (tuple, list)) else (value,)))

@@ -1,0 +1,1 @@
+"""Hugging Face: checkpoints, configs, exporters of transformers, and a Trainer callback."""

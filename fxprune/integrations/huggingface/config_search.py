@@ -1,0 +1,271 @@
+"""Which configuration of a Hugging Face class gives wanted sizes: found by building it on the meta device and looking.
+
+No table says what a field means. Each whole number of a configuration (and of its parts) is changed alone, the model is built without
+memory, and the sizes that followed are what the field governs; they are taken to be linear in it. A search then sets one field after
+another until all sizes are as wanted. Shapes alone may leave several configurations: the caller proves one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from fxprune.export.exported_program import quiet
+
+Field: TypeAlias = tuple[str | int, ...]
+"""Where a number stands in a configuration: `("text_config", "hidden_size")`, `("depths", 2)`."""
+
+Changes: TypeAlias = Mapping[Field, int]
+
+Size: TypeAlias = tuple[str, int]
+"""A dimension of a parameter, or a list of modules and COUNT for how many it holds."""
+
+Sizes: TypeAlias = dict[Size, int]
+
+COUNT = -1
+
+CONTAINERS = (nn.ModuleList, nn.Sequential)
+
+TRIED = 4000
+"""Configurations that are built before a search gives up."""
+
+
+def sizes_of(model: nn.Module) -> Sizes:
+    """The sizes of all that a model saves, and the lengths of its lists of modules."""
+    found = {
+        (name, dim): size
+        for name, value in model.state_dict().items()
+        for dim, size in enumerate(value.shape)
+    }
+    counts = {
+        (path, COUNT): len(module) for path, module in model.named_modules() if isinstance(module, CONTAINERS)
+    }
+    return counts | found
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """Where a search went no further: how many sizes were wrong, the first of them, what was set, and what setting more would do."""
+
+    left: int
+    wrong: Size
+    changes: Changes
+    against: str
+
+
+@dataclass
+class Search:
+    """Looks for configurations of a model's class with the wanted sizes.
+
+    `kept` are the entries that stay of lists with one for each module of a list that loses some, by the length before; `unbuilt` counts
+    settings that would give a size and can't be built.
+    """
+
+    kind: type[nn.Module]
+    config: Any
+    wanted: Sizes
+    kept: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    stuck: list[Stuck] = field(default_factory=list)
+    unbuilt: int = 0
+    _built: dict[frozenset[tuple[Field, int]], Sizes | None] = field(default_factory=dict)
+    _fitted: set[frozenset[tuple[Field, int]]] = field(default_factory=set)
+    _followers: dict[Field, set[Size]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plain: dict[str, Any] = self.config.to_dict()
+
+    def found(self, start: Changes | None = None) -> Iterator[Changes]:
+        """Changes of the configuration that give the wanted sizes, each set once."""
+        seen: set[frozenset[tuple[Field, int]]] = set()
+        for changes in self._solved(dict(start or {})):
+            key = frozenset(changes.items())
+            if key not in seen:
+                seen.add(key)
+                yield changes
+
+    def made(self, changes: Changes) -> Any:
+        """The configuration with these changes; lists with an entry for each layer lose those of the layers that go."""
+        plain = copy.deepcopy(self.plain)
+        for path, value in changes.items():
+            before = _at(plain, path)
+            _put(plain, path, value)
+            for name, entries in _lists(_at(plain, path[:-1])):
+                if len(entries) == before:
+                    _at(plain, path[:-1])[name] = self._entries(entries, value, changes)
+        return type(self.config).from_dict(plain)
+
+    def _entries(self, entries: list[Any], count: int, changes: Changes) -> list[Any]:
+        kept = self.kept.get(len(entries), ())
+        if len(kept) == count:
+            return [entries[i] for i in kept]
+        fits = frozenset(changes.items()) in self._fitted
+        return [*entries, *entries[-1:] * count][:count] if fits else entries
+
+    def sizes(self, changes: Changes) -> Sizes | None:
+        """What a configuration gives; None where it can't be built."""
+        key = frozenset(changes.items())
+        if key not in self._built:
+            self._built[key] = self._sizes(changes) if len(self._built) < TRIED else None
+        return self._built[key]
+
+    def _sizes(self, changes: Changes) -> Sizes | None:
+        """Where it can't be built as it is, it may be for lists that have to be as long as a number says."""
+        found = self._tried(changes)
+        if found is None:
+            self._fitted.add(frozenset(changes.items()))
+            found = self._tried(changes)
+        return found
+
+    def _tried(self, changes: Changes) -> Sizes | None:
+        try:
+            with quiet(), torch.device("meta"):
+                return sizes_of(self.kind(self.made(changes)))
+        except Exception:  # noqa: BLE001, whatever a class raises at numbers that it does not take
+            return None
+
+    @cached_property
+    def fields(self) -> list[Field]:
+        """The numbers of the configuration, those that are not set last."""
+        found = sorted(_numbers(self.plain, self.config), key=lambda each: each[1] is None)
+        return [path for path, _ in found]
+
+    def followers(self, path: Field) -> set[Size]:
+        """The sizes that follow a number when it is changed alone."""
+        if path not in self._followers:
+            base, steps = self.sizes({}) or {}, self._steps(path, {})
+            after = self.sizes({path: steps[-1][0]}) or {} if steps else base
+            self._followers[path] = {
+                size for size in base.keys() | after.keys() if base.get(size) != after.get(size)
+            }
+        return self._followers[path]
+
+    def value(self, path: Field) -> int | None:
+        """What the configuration says before."""
+        found: int | None = _at(self.plain, path)
+        return found
+
+    @property
+    def silent(self) -> list[Field]:
+        """The numbers that no size follows, such as a number of heads that share a width."""
+        return [path for path in self.fields if not self.followers(path)]
+
+    def _solved(self, changes: dict[Field, int]) -> Iterator[Changes]:
+        now = self.sizes(changes) or (self.sizes({}) if len(changes) == 1 else None)
+        if now is None:
+            return
+        wrong = [size for size, value in self.wanted.items() if now.get(size) != value]
+        if not wrong:
+            yield changes
+            return
+        for size in wrong:
+            before, ways = self.unbuilt, []
+            for way in self._ways(changes, size):
+                ways.append(way)
+                yield from self._solved(way)
+            if ways or self.unbuilt == before:  # what can't be built yet may be, once other sizes are right
+                self.stuck.append(Stuck(len(wrong), size, changes, self._against(size, ways)))
+                return
+
+    def _ways(self, changes: dict[Field, int], wrong: Size) -> Iterator[dict[Field, int]]:
+        """Settings of one field more that give a size."""
+        for path in self.fields:
+            if path not in changes and wrong in self.followers(path):
+                value = self._needed(path, changes, wrong)
+                if value is not None:
+                    yield changes | {path: value}
+
+    def wrong(self, now: Sizes) -> Size | None:
+        """The first size that is not as wanted, lists of modules first."""
+        return next((size for size, value in self.wanted.items() if now.get(size) != value), None)
+
+    def _needed(self, path: Field, changes: dict[Field, int], size: Size) -> int | None:
+        """The value of a field that gives a wanted size, if sizes are linear in it."""
+        found = self._steps(path, changes) or self._steps(path, {})
+        steps = [(value, sizes[size]) for value, sizes in found if size in sizes]
+        if len(steps) < 2 or steps[0][1] == steps[1][1]:
+            return None
+        (v0, s0), (v1, s1) = steps
+        ahead, slope = (self.wanted[size] - s0) * (v1 - v0), s1 - s0
+        value = v0 + ahead // slope
+        if ahead % slope or value <= 0:
+            return None
+        made = self.sizes(changes | {path: value})
+        self.unbuilt += made is None
+        return value if made and made.get(size) == self.wanted[size] else None
+
+    def _steps(self, path: Field, changes: dict[Field, int]) -> list[tuple[int, Sizes]]:
+        """Two values of a field at which the model can be built, with the sizes: its own first, where it has one."""
+        own = self.value(path)
+        tried = [8, 16] if own is None else [own, own + 1, own - 1, 2 * own, own // 2]
+        found: list[tuple[int, Sizes]] = []
+        for value in dict.fromkeys(tried):
+            sizes = self.sizes(changes | {path: value}) if value > 0 and len(found) < 2 else None
+            found += [(value, sizes)] if sizes is not None else []
+        return found if len(found) == 2 else []
+
+    def _against(self, wrong: Size, ways: list[dict[Field, int]]) -> str:
+        """What the first setting that gives a size does to another."""
+        if not ways:
+            return f"no number of it makes {shown(wrong, self.wanted)}"
+        now = self.sizes(ways[0]) or {}
+        other = self.wrong(now)
+        *_, (path, value) = ways[0].items()
+        then = f", but then {shown(other, now)}, not {amount(other, self.wanted)}" if other else ""
+        return f"{name_of(path)}={value} makes {shown(wrong, now)}{then}"
+
+
+def name_of(path: Field) -> str:
+    """A field's name as Python would say it: `text_config.hidden_size`, `depths[2]`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def shown(size: Size, sizes: Sizes) -> str:
+    """A shape or a length in words: `layers.0.fc.weight 16×32`, `layers 3 modules`."""
+    return f"{size[0]} {amount(size, sizes)}"
+
+
+def amount(size: Size, sizes: Sizes) -> str:
+    """The whole shape, or the length, that a size belongs to."""
+    name, dim = size
+    if dim == COUNT:
+        return f"{sizes.get(size, 0)} modules"
+    return (
+        "×".join(str(value) for (other, at), value in sizes.items() if other == name and at != COUNT)
+        or "absent"
+    )
+
+
+def _numbers(plain: Mapping[str, Any], config: Any) -> Iterator[tuple[Field, int | None]]:
+    """Every whole number of a configuration, those in lists and parts, too, and what is not set and may be one."""
+    parts = getattr(config, "sub_configs", {})
+    for name, value in plain.items():
+        if name in parts and isinstance(value, dict):
+            inner = _numbers(value, getattr(config, name, None))
+            yield from (((name, *path), number) for path, number in inner)
+        elif value is None or type(value) is int:
+            yield (name,), value
+        elif isinstance(value, list):
+            yield from (((name, i), each) for i, each in enumerate(value) if type(each) is int)
+
+
+def _at(plain: Any, path: Field) -> Any:
+    for part in path:
+        plain = plain[part]
+    return plain
+
+
+def _lists(part: Any) -> list[tuple[str, list[Any]]]:
+    """The lists in a part of a configuration, by name."""
+    found = part.items() if isinstance(part, dict) else ()
+    return [(name, value) for name, value in found if isinstance(value, list)]
+
+
+def _put(plain: Any, path: Field, value: Any) -> None:
+    _at(plain, path[:-1])[path[-1]] = value

@@ -1,0 +1,258 @@
+"""transformers.exporters: models are pruned inside of OnnxExporter, OpenVINOExporter, DynamoExporter, or handed to them as modules.
+
+    exporter(OnnxExporter, "heads(ratio=0.25), ffn(ratio=0.5)").export(model, inputs, OnnxConfig(dynamic=True))
+    OnnxExporter().export(model, inputs, OnnxConfig(dynamic=True, quantizer=Prune("ffn(ratio=0.5)")))
+    OnnxExporter().export(module(slim, model), inputs, OnnxConfig(dynamic=True))
+
+The first keeps all that an exporter does afterwards, its fusions for ONNX Runtime, too; the second fits into a configuration that exists
+already (transformers switches `ort_fusions` off for whatever stands there).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+from transformers.exporters import exporter_dynamo, utils
+from transformers.exporters.configs import DynamoConfig, ExportFormat
+from transformers.exporters.exporter_dynamo import DynamoExporter
+from transformers.exporters.quantizers.base import ExportQuantizer
+
+from fxprune.analysis.layer_sizes import layerwise
+from fxprune.errors import ExportError, UsageError
+from fxprune.export.exported_program import quiet
+from fxprune.frontend.capture import capture, from_exported_module
+from fxprune.frontend.io_constraints import free
+from fxprune.integrations.huggingface.config import described
+from fxprune.ir.program import Program, trees
+from fxprune.ir.signature import owners
+from fxprune.passes import pipeline as parse
+from fxprune.pipeline.base import Pipeline, Result
+from fxprune.rewrite.transfer import again, same_weights
+from fxprune.verification.equivalence import Verdict, verify
+
+#: what may happen to a cache of keys and values, which is an input and an output of the same name
+CACHES = {
+    "whole": "it stays as the model's config has it: heads of keys and values, and layers, stay",
+    "layers": "an entry goes with its layer; heads of keys and values stay",
+    "free": "it follows: entries go with layers, and shrink with heads of keys and values",
+}
+
+
+@dataclass
+class Pruning:
+    """A pipeline for models as exporters hand them over: decided once, and applied to every other part that reads the same weights.
+
+    `cache` is a row of CACHES. `verdicts` are the proofs, a part of the model each; `results` what was decided.
+    """
+
+    pipeline: Pipeline
+    cache: str = "whole"
+    verdicts: list[Verdict] = field(default_factory=list)
+    results: list[tuple[Program, Result]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.cache not in CACHES:
+            raise UsageError(f"no way {self.cache!r} to treat a cache; ways: {', '.join(CACHES)}")
+
+    def prune(self, program: Program) -> Program:
+        """Prune and prove a captured part of the model."""
+        program = self._freed(program)
+        for before, result in self.results:
+            if same_weights(before, program):
+                return self._again(before, result, program)
+        result = self.pipeline.run(program)
+        self.verdicts.append(result.prove(program))
+        self.results.append((program, result))
+        return result.program
+
+    def described(self, config: Any) -> Any:
+        """A copy of the model's config that says what is left, as far as a config can (see `fxprune.integrations.huggingface.config`)."""
+        if config is None or not self.results:
+            return config
+        before, result = self.results[0]
+        if len(self.results) > 1:
+            made = copy.deepcopy(config)
+            made.fxprune = {"manifest": "", "untold": [f"{self.pipeline} in {len(self.results)} parts"]}
+            return made
+        return described(config, layerwise(before, result.program, result.selection.removed), "")
+
+    def _again(self, before: Program, result: Result, program: Program) -> Program:
+        if result.claims:
+            raise ExportError(
+                f"{self.pipeline} replaces matrices by factors, which can be exported in one part only; this model has several"
+                " (use `export`, or passes that remove units)"
+            )
+        made = again(before, result.program, result.selection, program, result.refitted)
+        self.verdicts.append(verify(program, made.program, made.selection, made.refitted))
+        return made.program
+
+    def _freed(self, program: Program) -> Program:
+        """The cache is what goes in and comes out under one name."""
+        if self.cache == "whole":
+            return program
+        info = trees(program.graph)
+        keys = set(info.orig_args) & {name.partition(".")[0] for name in program.output_names()}
+        inputs = [
+            name for name, key in owners(program).items() if key in keys and name in program.input_names()
+        ]
+        outputs = [name for name in program.output_names() if name.partition(".")[0] in keys]
+        if self.cache == "layers":
+            return free(program, spare=[*inputs, *outputs])
+        return free(program, inputs, outputs, [*inputs, *outputs])
+
+
+def exporter(kind: type[Any], pipeline: str | Pipeline, cache: str = "whole", **options: Any) -> Any:
+    """An exporter of a kind (OnnxExporter, OpenVINOExporter, …) that prunes each model before it exports it; `options` are the kind's.
+
+    Its `pruning.verdicts` are the proofs. With `export_for_generation` all parts of a model lose the same units.
+    """
+    made = type(f"Pruned{kind.__name__}", (_Exporting, kind), {})
+    pruning = Pruning(_parsed(pipeline), cache)
+    found = made(**options)
+    found.pruning = pruning
+    return found
+
+
+class _Exporting:
+    """Stands before an exporter in the order of methods."""
+
+    pruning: Pruning
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """As the exporter does it; what goes is decided anew for each export, and the config says what is left."""
+        made: Any = super()
+        return self._pruned(made.export, args, kwargs)
+
+    def export_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        """As `export`, with one decision for all parts of the model."""
+        made: Any = super()
+        return self._pruned(made.export_for_generation, args, kwargs)
+
+    def _pruned(self, export: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.pruning = Pruning(self.pruning.pipeline, self.pruning.cache)
+        exported = export(*args, **kwargs)
+        exported.config = self.pruning.described(exported.config)
+        return exported
+
+    def export_program(self, model: nn.Module, sample_inputs: MutableMapping[str, Any], config: Any) -> Any:
+        """Export what pruning leaves of a model, on what is left of its inputs."""
+        slim = self.pruning.prune(captured(model, sample_inputs, config))
+        shapes = slim.dynamic if config.dynamic or config.dynamic_shapes else None
+        config = dataclasses.replace(config, dynamic_shapes=shapes)
+        made: Any = super()
+        return made.export_program(module(slim, model), dict(slim.kwargs), config=config)
+
+
+class Prune(ExportQuantizer):
+    """The same inside of a configuration: `OnnxConfig(…, quantizer=Prune("ffn(ratio=0.5)"))`; `then` is a quantizer that follows."""
+
+    quantizes_fx_graph = True
+    supported_formats = tuple(ExportFormat)
+
+    def __init__(
+        self, pipeline: str | Pipeline, cache: str = "whole", then: ExportQuantizer | None = None
+    ) -> None:
+        super().__init__()
+        if then is not None and not then.quantizes_fx_graph:
+            raise UsageError(
+                f"{type(then).__name__} works on converted models: give it to exporter(…)'s configuration instead"
+            )
+        self.pruning, self.then = Pruning(_parsed(pipeline), cache), then
+
+    def quantize(
+        self, model: fx.GraphModule, sample_inputs: dict[str, Any], export_format: ExportFormat
+    ) -> Any:
+        """Prune the graph that an exporter traced."""
+        if self.pruning.cache != "whole":
+            raise UsageError(
+                "a cache that changes needs other inputs, which a configuration can't give: use exporter(…)"
+            )
+        slim = self.pruning.prune(from_exported_module(model, sample_inputs))
+        made = module(slim, model)
+        return self.then.quantize(made, sample_inputs, export_format) if self.then else made
+
+
+def module(program: Program, like: nn.Module) -> nn.Module:
+    """A program as a model for any exporter: named, configured and called as the model it came from, with the same class of outputs."""
+    made: nn.Module = type(type(like).__name__, (_Module,), {})(program, like)
+    return made
+
+
+class _Module(nn.Module):
+    """A graph under the names of its weights; the graph itself is no part of the names."""
+
+    def __init__(self, program: Program, like: nn.Module) -> None:
+        super().__init__()
+        graph = program.module()
+        for name, child in graph.named_children():
+            self.add_module(name, child)
+        for name, parameter in graph.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in graph.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        self._graph = (graph,)  # a tuple hides it from nn.Module
+        for known in ("config", "generation_config", "main_input_name"):
+            if hasattr(like, known):
+                setattr(self, known, getattr(like, known))
+        self.forward = _signed(graph, trees(program.graph).orig_args)
+        self.eval()
+
+
+def _signed(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """A function of these keywords, in its signature, too: torch.export reads the names of inputs there."""
+
+    def forward(**kwargs: Any) -> Any:
+        return function(**kwargs)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind, default=None) for name in names]
+    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return forward
+
+
+def _parsed(pipeline: str | Pipeline) -> Pipeline:
+    return parse(pipeline) if isinstance(pipeline, str) else pipeline
+
+
+def captured(model: Any, sample_inputs: Mapping[str, Any], config: DynamoConfig) -> Program:
+    """What transformers' own exporter makes of a model, as a Program."""
+    plain = DynamoConfig(
+        dynamic=config.dynamic,
+        strict=config.strict,
+        dynamic_shapes=config.dynamic_shapes,
+        prefer_deferred_runtime_asserts_over_guards=config.prefer_deferred_runtime_asserts_over_guards,
+    )
+    with quiet(), own_patches():
+        exported, _ = DynamoExporter().export_program(model, dict(sample_inputs), plain)
+    return capture(exported)
+
+
+@contextlib.contextmanager
+def own_patches() -> Iterator[None]:
+    """The patches for ONNX that replace code of transformers (masks built with vmap, which no exported graph can run).
+
+    Those that replace torch's operators would spoil the graph.
+    """
+    registered: Any = utils._PATCHES
+    own = [
+        (utils.import_dotted_path(place), attribute, made)
+        for place, attribute, made in registered["onnx"]
+        if place.startswith("transformers.")
+    ]
+    with utils.patch_attributes(own):
+        yield
+
+
+@contextlib.contextmanager
+def patches() -> Iterator[None]:
+    """All that transformers itself patches to make its models traceable."""
+    assert exporter_dynamo  # importing it registers the patches of "dynamo"
+    with utils.apply_patches("dynamo"), own_patches():
+        yield

@@ -1,0 +1,96 @@
+"""A program's weights under the names that a smaller model of the same class has: lists of modules that lost some count anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from fxprune.integrations.huggingface.config_search import CONTAINERS, COUNT, Sizes
+from fxprune.ir.program import Program
+
+Moves: TypeAlias = Mapping[str, Mapping[str, str | None]]
+"""For each list of modules, by path: the new key of each of its modules by the old one, None for those that are gone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a smaller model should hold, by its own names.
+
+    `values` are the program's tensors; `carried` those of the model that the program does not read, as they were. `kept` are the places
+    that stay of lists which lost modules, by the length of the list before.
+    """
+
+    sizes: Sizes
+    values: Mapping[str, Tensor]
+    carried: Mapping[str, Tensor]
+    kept: Mapping[int, tuple[int, ...]]
+
+
+def readings(model: nn.Module, program: Program) -> list[Weights]:
+    """How the program's weights may be named: modules of which nothing is left are gone; or they are only never read, and stay."""
+    state = model.state_dict(keep_vars=True)
+    present = _present(state, program)
+    moves = _moves(model, set(state), set(present))
+    lists = {path: module for path, module in model.named_modules() if isinstance(module, CONTAINERS)}
+    whole: Moves = {path: {key: key for key in module._modules} for path, module in lists.items()}
+    ways: list[Moves] = [moves] if moves == whole else [moves, whole]
+    return [_weights(state, present, way) for way in ways]
+
+
+def foreign(model: nn.Module, program: Program) -> list[str]:
+    """Learned weights of the program that the model does not have: factors, and biases that were added."""
+    return sorted(program.parameters().keys() - model.state_dict().keys())
+
+
+def _present(state: Mapping[str, Tensor], program: Program) -> dict[str, Tensor]:
+    """The program's tensors by every name that the model has for them: a tie has several, the program one."""
+    tensors = program.tensors()
+    shared = {id(value): tensors[name] for name, value in state.items() if name in tensors}
+    found = {name: tensors.get(name, shared.get(id(value))) for name, value in state.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _moves(model: nn.Module, names: set[str], present: set[str]) -> Moves:
+    """A module of a list is gone where nothing is left of what all modules of the list have (one may have more, which others read)."""
+    moves: dict[str, dict[str, str | None]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, CONTAINERS):
+            places = {key: f"{path}.{key}.".lstrip(".") for key in module._modules}
+            own = {key: {n.removeprefix(at) for n in names if n.startswith(at)} for key, at in places.items()}
+            filled = [each for each in own.values() if each]
+            common = set.intersection(*filled) if filled else set()
+            left = {key: any(places[key] + name in present for name in common or own[key]) for key in own}
+            kept = [key for key in own if left[key] or not own[key]]
+            new = {key: str(i) if key.isdigit() else key for i, key in enumerate(kept)}
+            moves[path] = {key: new.get(key) for key in own}
+    return moves
+
+
+def _weights(state: Mapping[str, Tensor], present: Mapping[str, Tensor], moves: Moves) -> Weights:
+    named = {name: _moved(name, moves) for name in state}
+    values = {new: present[name] for name, new in named.items() if new and name in present}
+    stranded = {name: present[name] for name, new in named.items() if new is None and name in present}
+    values = stranded | values  # what others read of a module that is gone is looked for where it was
+    carried = {
+        new: value.detach() for name, value in state.items() if (new := named[name]) and name not in present
+    }
+    left = {path: [i for i, new in enumerate(keys.values()) if new] for path, keys in moves.items()}
+    counts = {(new, COUNT): len(left[path]) for path in moves if (new := _moved(path, moves)) is not None}
+    sizes = {(name, dim): size for name, value in values.items() for dim, size in enumerate(value.shape)}
+    kept = {len(keys): tuple(left[path]) for path, keys in moves.items() if len(left[path]) < len(keys)}
+    return Weights(counts | sizes, values, carried, kept)
+
+
+def _moved(name: str, moves: Moves) -> str | None:
+    """The new name of a tensor or module; None where a module on the way is gone."""
+    path, parts = "", []
+    for part in name.split(".") if name else []:
+        new = moves[path].get(part) if path in moves else part
+        if new is None:
+            return None
+        parts.append(new)
+        path = f"{path}.{part}".lstrip(".")
+    return ".".join(parts)

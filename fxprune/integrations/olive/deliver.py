@@ -1,0 +1,89 @@
+"""fxprune as one step of somebody else's workflow: a Program in, a folder with a proven ONNX file and the figures of the proof out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from fxprune.calibration.data import Calibration
+from fxprune.cost.count import cost
+from fxprune.errors import UsageError
+from fxprune.export.onnx import Emitted, export
+from fxprune.ir.program import Program
+from fxprune.pipeline.base import Pipeline, Result
+from fxprune.pipeline.context import fed, needs_data
+from fxprune.verification.equivalence import Verdict
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The ONNX file, the selection that led there, and figures as plain data (see `deliver`)."""
+
+    model: Path
+    selection: Path
+    figures: Mapping[str, Any]
+
+
+def deliver(
+    program: Program,
+    steps: Pipeline,
+    folder: Path,
+    data: Calibration | None = None,
+    opset: int | None = None,
+) -> Delivery:
+    """Prune, prove, and write `model.onnx` and `selection.json` into a folder that exists; files of these names are replaced.
+
+    Figures are parameters, bytes and operations (at the example inputs) before and after, and what was proved: the largest relative
+    difference to the zeroed original and its bar, how far pruning moved the outputs (None: they shrank), and the largest relative
+    difference of ONNX Runtime to the program. Every refusal is an FxpruneError.
+    """
+    if data is not None and not needs_data(steps):
+        raise UsageError(f"no pass of {str(steps)!r} uses calibration data; leave the data out")
+    result = fed(steps, data, lambda text: None).run(program)
+    verdict = result.prove(program)
+    emitted = export(result.program, folder / "model.onnx", overwrite=True, opset=opset)
+    selection = folder / "selection.json"
+    result.selection.save(selection, overwrite=True)
+    return Delivery(emitted.path, selection, _figures(program, steps, result, verdict, emitted))
+
+
+def summary(figures: Mapping[str, Any]) -> str:
+    """The figures of a delivery in a sentence."""
+    before, after = figures["before"], figures["after"]
+    idle = "".join(f"; {note}" for note in figures["notes"])
+    return (
+        f"{before['parameters']:,} parameters became {after['parameters']:,}, and"
+        f" {before['flops'] / 1e6:.2f} MFLOP {after['flops'] / 1e6:.2f}; pruned against zeroed original"
+        f" {figures['relative']:.1e} over {figures['exact']} exact axes, ONNX Runtime against program"
+        f" {figures['onnx']['relative']:.1e}{idle}"
+    )
+
+
+def _figures(
+    program: Program, steps: Pipeline, result: Result, verdict: Verdict, emitted: Emitted
+) -> dict[str, Any]:
+    return {
+        "pipeline": str(steps),
+        "before": _cost(program),
+        "after": _cost(result.program),
+        "relative": verdict.relative,
+        "bar": verdict.bar,
+        "change": None if isnan(verdict.change) else verdict.change,
+        "exact": len(verdict.exact),
+        "inexact": len(verdict.inexact),
+        "refitted": len(verdict.refitted),
+        "onnx": {
+            "relative": emitted.relative,
+            "points": [dict(point) for point in emitted.points],
+            "opset": emitted.opset,
+        },
+        "notes": [f"{step.text} {step.note}" for step in result.steps if step.note],
+    }
+
+
+def _cost(program: Program) -> dict[str, int]:
+    found = cost(program)
+    return {"parameters": found.parameters, "bytes": found.bytes, "flops": found.flops}

@@ -1,0 +1,81 @@
+"""The adapter of torchao's PT2E quantization: a .pt2 file in, one whose matrices are 8-bit integers out.
+
+What it writes has operators `quantized_decomposed::…`, which a process knows once it has imported `torchao.quantization.pt2e`. As they
+stand they are slow; `torch.compile` with `torch._inductor.config.freezing` makes integer products of them (docs/results/quantization.md).
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.calibration.data import flat
+from fxprune.errors import ExportError
+from fxprune.export.exported_program import inference, lower, quiet, reason
+from fxprune.frontend.capture import capture
+from fxprune.ir.example_inputs import Feeds
+from fxprune.ir.program import Program, trees
+
+
+def version() -> str:
+    """The version of torchao, whose operators are known from here on; ImportError where it can't be imported."""
+    with quiet():  # it tells of kernels for other machines
+        import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer
+
+    return str(torchao.__version__)
+
+
+def static(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
+    """Matrices and what they read become integers, by ranges that are seen on the batches, for x86."""
+    with quiet(), inference():
+        program = capture(source)
+        try:
+            torch.export.save(_exported(program, _converted(program, batches)), target)
+        except Exception as error:
+            raise ExportError(f"torchao could not quantize {source}: {reason(error)}") from error
+
+
+def integers(path: Path) -> int:
+    """How many of a file's tensors are 8-bit integers, vectors and single numbers aside."""
+    with quiet():
+        state = torch.export.load(path).state_dict
+    return sum(value.dtype is torch.int8 and value.dim() > 1 for value in state.values())
+
+
+def _converted(program: Program, batches: Iterable[Feeds]) -> fx.GraphModule:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    observed = prepare_pt2e(lower(program).module(check_guards=False), quantizer)
+    for batch in batches:
+        args, kwargs = _call(program, batch)
+        observed(*args, **kwargs)
+    converted: fx.GraphModule = convert_pt2e(observed)
+    _drop_unread(converted)
+    return converted
+
+
+def _call(program: Program, batch: Feeds) -> Any:
+    """(args, kwargs) of a run on a batch."""
+    leaves = flat(program, {name: torch.tensor(value) for name, value in batch.items()})
+    return pytree.tree_unflatten(leaves, trees(program.graph).in_spec)
+
+
+def _drop_unread(module: fx.GraphModule) -> None:
+    """The float32 matrices stay in the module, and in its file, though no node reads them."""
+    read = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
+    for owner, own in list(module.named_modules()):
+        for name in [*own._parameters, *own._buffers]:
+            if f"{owner}.{name}".lstrip(".") not in read and isinstance(getattr(own, name), Tensor):
+                delattr(own, name)
+
+
+def _exported(program: Program, module: fx.GraphModule) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        module, program.args, dict(program.kwargs), dynamic_shapes=program.dynamic, strict=False
+    )

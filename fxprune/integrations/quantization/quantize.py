@@ -1,0 +1,258 @@
+"""Quantization after pruning: the table of quantizers, and how far a quantized file is from the one before.
+
+A quantizer belongs to somebody else, and reads and writes files; a row says all that fxprune knows of it. There is no bar of equality, for
+8 bits are no proof of anything: the agreement is told, and only outputs of another shape, or that are no numbers any more, are refused.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxprune.calibration.data import checked
+from fxprune.errors import ExportError, UsageError
+from fxprune.export import onnx as emit
+from fxprune.export.exported_program import first_line
+from fxprune.frontend.capture import capture
+from fxprune.integrations.quantization import onnxruntime as onnx_quantization
+from fxprune.integrations.quantization import pt2e
+from fxprune.ir.example_inputs import Feeds, feeds
+from fxprune.ir.program import Program
+from fxprune.runtimes import onnxruntime as runtime
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Settings
+
+Values = np.ndarray[Any, Any]
+
+MOST = 16
+"""Batches that are compared: more tell nothing new."""
+
+EXAMPLE = {"batch": 3, "length": 16}
+"""Sizes of made-up inputs, where an ONNX file comes without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """A quantizer: what it is, which files it reads and writes, and how pip installs it.
+
+    `write` takes the file, its target and the batches, which are none where it is not `calibrated`; `integers` counts the matrices that a
+    file holds as 8-bit integers; `version` raises ImportError where the library is absent; `runtime` runs the files.
+    """
+
+    title: str
+    help: str
+    suffix: str
+    calibrated: bool
+    install: str
+    version: Callable[[], str]
+    write: Callable[[Path, Path, Iterable[Feeds]], None]
+    integers: Callable[[Path], int]
+    runtime: str
+
+
+QUANTIZERS: dict[str, Quantizer] = {
+    "dynamic": Quantizer(
+        "ONNX Runtime's dynamic quantization",
+        "ONNX: 8-bit weights; the ranges of activations are taken in every run, and no data are needed",
+        ".onnx",
+        False,
+        "pip install onnxruntime",
+        onnx_quantization.version,
+        onnx_quantization.dynamic,
+        onnx_quantization.integers,
+        "onnxruntime",
+    ),
+    "static": Quantizer(
+        "ONNX Runtime's static quantization",
+        "ONNX: 8-bit weights and activations, convolutions included, by ranges seen on calibration data",
+        ".onnx",
+        True,
+        "pip install onnxruntime",
+        onnx_quantization.version,
+        onnx_quantization.static,
+        onnx_quantization.integers,
+        "onnxruntime",
+    ),
+    "pt2e": Quantizer(
+        "torchao's PT2E quantization for x86",
+        ".pt2: 8-bit weights and activations, by ranges seen on calibration data; fast under torch.compile",
+        ".pt2",
+        True,
+        "pip install torchao",
+        pt2e.version,
+        pt2e.static,
+        pt2e.integers,
+        "torch",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How near an output is to the unquantized one, over all inputs compared.
+
+    `relative` is the largest difference over the largest value (0 where both are equal), `cosine` that of all values as one vector (1).
+    """
+
+    relative: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A file that was quantized: how, its size and that of the unquantized one in bytes, the agreement of each output, and the seconds."""
+
+    path: Path
+    how: str
+    bytes: int
+    before_bytes: int
+    agreement: Mapping[str, Agreement]
+    seconds: float
+
+    @property
+    def worst(self) -> Agreement:
+        """The largest difference and the smallest cosine of any output."""
+        rows = self.agreement.values()
+        return Agreement(max(row.relative for row in rows), min(row.cosine for row in rows))
+
+
+def quantize(
+    source: Program | str | Path,
+    path: str | Path,
+    how: str = "dynamic",
+    calibration: Iterable[Any] = (),
+    inputs: Iterable[Any] = (),
+    overwrite: bool = False,
+) -> Quantized:
+    """Write a program, or a file that `fxprune.export` or `fxprune.save` wrote, with 8-bit integers, and compare the two.
+
+    `how` is a row of `QUANTIZERS`; `calibration` are batches like those of real use (as for `fxprune.calibration.data.checked`), and
+    `inputs` those that outputs are compared on (the calibration data, or else the examples). UsageError where the row is unknown or
+    absent, or misses data; ExportError where nothing could be quantized, or what came out does not run.
+    """
+    row = quantizer(how)
+    with tempfile.TemporaryDirectory() as folder, emit.beside(path, overwrite) as draft:
+        subject = _subject(source, row, Path(folder), calibration, inputs)
+        if row.calibrated and not subject.batches:
+            raise UsageError(
+                f"{row.title} needs calibration data: give batches of inputs like those of real use"
+            )
+        start = time.perf_counter()
+        row.write(subject.file, draft, subject.batches)
+        seconds = time.perf_counter() - start
+        if not row.integers(draft):
+            raise ExportError(f"{row.title} found no matrix in {subject.file.name} that it could quantize")
+        found = _agreement(subject, draft, Settings(runtime=row.runtime))
+        return Quantized(
+            Path(path), how, emit.file_bytes(draft), emit.file_bytes(subject.file), found, seconds
+        )
+
+
+def quantizer(how: str) -> Quantizer:
+    """The row of a name; UsageError where it is unknown or its library absent."""
+    if how not in QUANTIZERS:
+        raise UsageError(f"no quantizer {how!r}; quantizers: {', '.join(QUANTIZERS)}")
+    row = QUANTIZERS[how]
+    try:
+        row.version()
+    except ImportError as error:
+        raise UsageError(
+            f"{row.title} can't be imported ({first_line(error)}); install it: {row.install}"
+        ) from error
+    return row
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is quantized: its file, the names of its outputs, batches to calibrate on (or none), and inputs to compare on."""
+
+    file: Path
+    outputs: Sequence[str]
+    batches: list[Feeds]
+    inputs: list[Feeds]
+
+
+def _subject(
+    source: Program | str | Path,
+    row: Quantizer,
+    folder: Path,
+    calibration: Iterable[Any],
+    inputs: Iterable[Any],
+) -> _Subject:
+    if isinstance(source, Program):
+        file, program = _written(source, folder / f"model{row.suffix}"), source
+    else:
+        file = _given(Path(source), row)
+        if row.suffix == ".onnx":
+            batches = _arrays(calibration)
+            compared = _arrays(inputs) or batches or [runtime.file_feeds(file, EXAMPLE)]
+            return _Subject(file, runtime.file_outputs(file), batches, compared[:MOST])
+        program = capture(file)
+    batches = _checked(program, calibration)
+    compared = _checked(program, inputs) or batches or [feeds(program)]
+    return _Subject(file, program.output_names(), batches, compared[:MOST])
+
+
+def _given(file: Path, row: Quantizer) -> Path:
+    if file.suffix != row.suffix:
+        raise UsageError(f"{row.title} reads {row.suffix} files, or a program; {file} is neither")
+    if not file.is_file():
+        raise UsageError(f"there is no file {file} to quantize")
+    return file
+
+
+def _checked(program: Program, batches: Iterable[Any]) -> list[Feeds]:
+    given = list(batches)
+    return _arrays(checked(program, given).batches) if given else []
+
+
+def _arrays(batches: Iterable[Mapping[str, Any]]) -> list[Feeds]:
+    return [{name: np.asarray(value) for name, value in batch.items()} for batch in batches]
+
+
+def _written(program: Program, file: Path) -> Path:
+    return emit.export(program, file).path if file.suffix == ".onnx" else emit.save(program, file)
+
+
+def _agreement(subject: _Subject, quantized: Path, settings: Settings) -> dict[str, Agreement]:
+    """The agreement of each output; ExportError where shapes differ, or numbers became none."""
+    before, after = (runtimes.prepare(path, settings) for path in (subject.file, quantized))
+    sums = {name: _Sums() for name in subject.outputs}
+    for given in subject.inputs:
+        for name, one, other in zip(subject.outputs, before(given), after(given), strict=True):
+            if one.shape != other.shape:
+                raise ExportError(
+                    f"output {name!r} has the shape {other.shape} when quantized, and {one.shape} before"
+                )
+            sums[name].add(name, one.astype(np.float64), other.astype(np.float64))
+    return {name: each.agreement() for name, each in sums.items()}
+
+
+class _Sums:
+    """What the agreement of an output is made of, added up over inputs."""
+
+    def __init__(self) -> None:
+        self.gap = self.scale = self.product = self.one = self.other = 0.0
+
+    def add(self, name: str, one: Values, other: Values) -> None:
+        finite = np.isfinite(one)
+        if not np.isfinite(other[finite]).all():
+            raise ExportError(f"output {name!r} is not finite when quantized, and was before")
+        one, other = one[finite], other[finite]
+        self.gap = max(self.gap, float(np.abs(one - other).max(initial=0.0)))
+        self.scale = max(self.scale, float(np.abs(one).max(initial=0.0)))
+        self.product += float(np.vdot(one, other))
+        self.one, self.other = self.one + float(np.vdot(one, one)), self.other + float(np.vdot(other, other))
+
+    def agreement(self) -> Agreement:
+        if self.gap == 0:
+            return Agreement(0.0, 1.0)
+        norms = math.sqrt(self.one * self.other)
+        return Agreement(
+            self.gap / self.scale if self.scale else math.inf, self.product / norms if norms else 0.0
+        )

@@ -1,0 +1,74 @@
+"""Small edits of a graph that keep its metadata true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from fxprune.ir.program import set_attribute
+
+
+def fake_mode(graph: fx.GraphModule) -> FakeTensorMode:
+    """The fake mode in which the graph's values live (a new one where it has none)."""
+    for node in graph.graph.nodes:
+        if isinstance(node.meta.get("val"), FakeTensor):
+            mode = node.meta["val"].fake_mode
+            assert isinstance(mode, FakeTensorMode)
+            return mode
+    return FakeTensorMode()
+
+
+def call(
+    graph: fx.GraphModule, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> fx.Node:
+    """A new call at the insertion point, with its value computed on fake tensors."""
+    node = graph.graph.call_function(target, args, kwargs or {})
+    node.meta["val"] = fake_value(graph, node)
+    sources = [n for n in node.all_input_nodes if "stack_trace" in n.meta]
+    if sources:
+        node.meta["stack_trace"] = sources[-1].meta["stack_trace"]
+        node.meta["nn_module_stack"] = sources[-1].meta.get("nn_module_stack", {})
+    return node
+
+
+def size_of(graph: fx.GraphModule, node: fx.Node, place: int) -> Any:
+    """A size of a value as a number, or as a new node where it is symbolic."""
+    size = node.meta["val"].shape[place]
+    return size if isinstance(size, int) else call(graph, torch.ops.aten.sym_size.int, (node, place))
+
+
+def fake_value(graph: fx.GraphModule, node: fx.Node) -> Any:
+    """What a node computes from its operands' values, on fake tensors."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    with fake_mode(graph), torch.no_grad(), enable_python_dispatcher():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def add_buffer(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
+    """A new buffer under a free name, read at the insertion point."""
+    wanted, number = name, 0
+    while hasattr(graph, wanted):
+        wanted, number = f"{name}_{number}", number + 1
+    set_attribute(graph, wanted, value)
+    node = graph.graph.get_attr(wanted)
+    mode = fake_mode(graph)
+    node.meta["val"] = mode.from_tensor(value, static_shapes=True)
+    return node
+
+
+def add_parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
+    """A parameter under a name, read at the insertion point."""
+    set_attribute(graph, name, value)
+    node = graph.graph.get_attr(name)
+    node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)
+    return node
+
+
+def move_uses(graph: fx.GraphModule, node: fx.Node, to: fx.Node) -> None:
+    """Everything that read one node reads another; the first goes."""
+    node.replace_all_uses_with(to)
+    graph.graph.erase_node(node)

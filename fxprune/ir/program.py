@@ -1,0 +1,280 @@
+"""A Program: one captured graph with its weights, example inputs and input/output trees."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils import _pytree as pytree
+
+from fxprune.ir.train_mode import switchable
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A captured model.
+
+    `graph` is called like the model that it came from and returns the same type; parameters keep their names. `args` and `kwargs`
+    are the example inputs, `dynamic` their dynamic dimensions as torch.export takes them (None: all sizes are fixed), `labels`
+    carries the names of axes from the program that this one was shrunk from. `free_outputs` names outputs whose
+    dimensions may shrink (a headless encoder's hidden width), `free_inputs` such inputs (a cache of keys and values); all others keep
+    their sizes. `spare` names inputs and outputs that go with the layer that reads or makes them.
+    """
+
+    graph: fx.GraphModule
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    dynamic: Any = None
+    labels: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
+    free_outputs: frozenset[str] = frozenset()
+    free_inputs: frozenset[str] = frozenset()
+    spare: frozenset[str] = frozenset()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self.graph(*args, **kwargs)
+
+    def module(self) -> nn.Module:
+        """An independent nn.Module with the original's signature and output type; training it changes nothing else.
+
+        Its `train()` and `eval()` switch dropout and batch norm (see `fxprune.ir.train_mode`); parameters have their original names.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # copying torch's own trees warns of torch's own classes
+            return switchable(copy.deepcopy(self.graph))
+
+    def plain(self) -> Program:
+        """This program, its outputs in dicts and tuples where they were in classes of another package: then its files need none."""
+        graph = copy_graph(self)
+        info = trees(self.graph)
+        empty = pytree.tree_structure(_plain(info.out_spec))
+        graph.set_codegen(_PyTreeCodeGen(info._replace(out_spec=empty)))
+        return rebuild(self, graph, {})
+
+    def replace(self, **changes: Any) -> Program:
+        """This program with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers that the graph reads, by name, in graph order."""
+        nodes = self.graph.graph.find_nodes(op="get_attr")
+        found = {str(node.target): attribute(self.graph, str(node.target)) for node in nodes}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def reads(self) -> dict[str, fx.Node]:
+        """The node that reads each parameter or buffer, by its name (the last one, where several do)."""
+        return {str(node.target): node for node in self.graph.graph.find_nodes(op="get_attr")}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters by name, shared ones once."""
+        return dict(self.graph.named_parameters())
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters().values())
+
+    def parameter_bytes(self) -> int:
+        """Bytes of parameters and buffers, shared storages once."""
+        return sum(
+            value.numel() * value.element_size() for value in self.graph.state_dict(keep_vars=True).values()
+        )
+
+    def placeholders(self) -> list[fx.Node]:
+        return list(self.graph.graph.find_nodes(op="placeholder"))
+
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the tensor inputs, in order."""
+        return tuple(node.name for node in self.placeholders() if isinstance(node.meta.get("val"), Tensor))
+
+    def output_names(self) -> tuple[str, ...]:
+        """Readable names of the outputs: the keys of the output tree (`last_hidden_state`), or `output_0` and so on."""
+        return tuple(self.named_outputs())
+
+    def named_outputs(self) -> dict[str, fx.Node]:
+        """The nodes that are outputs, by readable name."""
+        paths = _leaf_paths(trees(self.graph).out_spec)
+        names = [_path_name(path) or f"output_{i}" for i, path in enumerate(paths)]
+        found = zip(names, self.outputs(), strict=True)
+        return {name: node for name, node in found if isinstance(node, fx.Node)}
+
+    def spare_outputs(self) -> dict[fx.Node, str]:
+        """The outputs that may go with the layer that makes them, with their names; none that is another output, too."""
+        named = self.named_outputs()
+        needed = {node for name, node in named.items() if name not in self.spare}
+        return {node: name for name, node in named.items() if node not in needed}
+
+    def outputs(self) -> list[Any]:
+        """The flat results of the graph: nodes, or constants such as None."""
+        flat: list[Any] = pytree.tree_leaves(
+            self.graph.graph.output_node().args[0], is_leaf=lambda x: x is None
+        )
+        return flat
+
+    def flat_inputs(self) -> list[Any]:
+        """The example inputs in the order of the placeholders."""
+        return flatten_inputs(self, self.args, self.kwargs)
+
+    def free_dims(self) -> dict[str, tuple[int, ...]]:
+        """Which dimensions of which inputs stayed dynamic."""
+        free: dict[str, tuple[int, ...]] = {}
+        for node in self.placeholders():
+            value = node.meta.get("val")
+            if isinstance(value, Tensor):
+                free[node.name] = tuple(i for i, size in enumerate(value.shape) if is_free(size))
+        return {name: dims for name, dims in free.items() if dims}
+
+
+def is_free(size: int | torch.SymInt) -> bool:
+    """Whether a size is still symbolic; torch.export may have settled a symbol on a number."""
+    return not is_concrete_int(size)
+
+
+def _leaf_paths(spec: Any) -> Iterator[tuple[Any, ...]]:
+    """The keys that lead to each leaf; read from the tree itself, for no class can be rebuilt from anything but tensors."""
+    if spec.is_leaf():
+        yield ()
+        return
+    for key, child in zip(_keys(spec), spec.children(), strict=True):
+        yield from ((key, *path) for path in _leaf_paths(child))
+
+
+def _keys(spec: Any) -> Sequence[Any]:
+    """What a container calls its children: the keys of a mapping, the fields of a class, or their places."""
+    context = spec.context
+    if spec.type is dict:
+        return list(context)
+    fields = getattr(context, "_fields", context)  # a named tuple's context is its class
+    for names in (fields, *(fields if isinstance(fields, (list, tuple)) else ())):
+        named = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        if named and len(names) == spec.num_children:
+            return list(names)
+    return range(spec.num_children)
+
+
+def _plain(spec: Any) -> Any:
+    """A value of a tree's shape, made of dicts (where children have names) and tuples."""
+    if spec.is_leaf():
+        return 0
+    children = [_plain(child) for child in spec.children()]
+    if spec.type is list:
+        return children
+    keys = _keys(spec)
+    return tuple(children) if isinstance(keys, range) else dict(zip(keys, children, strict=True))
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    if not any(isinstance(key, str) for key in path):
+        return ""
+    return ".".join(str(key) for key in path)
+
+
+def flatten_inputs(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Inputs as a flat list in the order of the placeholders, whatever the order of the keywords."""
+    info = trees(program.graph)
+    names = info.orig_args
+    bound = {**dict(zip(names, args, strict=False)), **kwargs}
+    positional = info.in_spec.child(0).num_children
+    ordered = tuple(bound[name] for name in names)
+    keyed = dict(zip(info.in_spec.child(1).context, ordered[positional:], strict=True))
+    return pytree.tree_leaves((ordered[:positional], keyed), is_leaf=lambda x: x is None)
+
+
+def trees(graph: Any) -> Any:
+    """The trees of a graph module's inputs and outputs: `orig_args`, `in_spec`, `out_spec`."""
+    return graph.graph._codegen.pytree_info
+
+
+def containers(program: Program) -> tuple[str, ...]:
+    """The modules that define the classes of inputs and outputs: a process that reads the program's .pt2 file must have imported them."""
+    found: dict[str, None] = {}
+    waiting = [trees(program.graph).in_spec, trees(program.graph).out_spec]
+    while waiting:
+        spec = waiting.pop()
+        waiting += spec.children()
+        if spec.type is not None:
+            found[spec.type.__module__] = None
+    return tuple(name for name in found if name != "builtins")
+
+
+def attribute(module: nn.Module, name: str) -> Any:
+    """What a dotted name refers to."""
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def set_attribute(module: nn.Module, name: str, value: Any) -> None:
+    """Put a parameter, a buffer or an object under a dotted name, making plain modules on the way."""
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            module.add_module(part, nn.Module())
+        module = getattr(module, part)
+    module._parameters.pop(last, None)
+    module._buffers.pop(last, None)
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        module.register_buffer(last, value)
+    else:
+        setattr(module, last, value)
+
+
+def sibling(name: str, last: str, taken: Container[str]) -> str:
+    """A free name in the module that a tensor lies in."""
+    path = name.rpartition(".")[0]
+    wanted = own = ".".join(filter(None, (path, last)))
+    number = 2
+    while own in taken:
+        own, number = f"{wanted}_{number}", number + 1
+    return own
+
+
+def rebuild(program: Program, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Program:
+    """A Program of a new graph that holds exactly the tensors that the graph reads: given ones, else the program's own."""
+    root = nn.Module()
+    for node in graph.find_nodes(op="get_attr"):
+        name = str(node.target)
+        set_attribute(root, name, tensors[name] if name in tensors else attribute(program.graph, name))
+    module = fx.GraphModule(root, graph)
+    module.graph.lint()
+    module.eval()
+    return program.replace(graph=module)
+
+
+def copy_graph(program: Program) -> fx.Graph:
+    """A copy of the graph that keeps names, metadata and the input and output trees."""
+    source = program.graph.graph
+    graph = fx.Graph()
+    mapped: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(source, mapped)
+    graph.output(output)
+    graph.output_node().meta = dict(source.output_node().meta)
+    graph.set_codegen(copy.copy(source._codegen))
+    return graph
+
+
+def source_line(node: fx.Node) -> str:
+    """The user's own line that a node comes from, as `file.py:12 in forward: code`; empty where torch kept none."""
+    lines = (node.meta.get("stack_trace") or "").strip().splitlines()
+    frames = list(_frames(lines))
+    own = [frame for frame in frames if not frame.startswith(_TORCH)]
+    return (own or frames or [""])[-1]
+
+
+def _frames(lines: list[str]) -> Iterator[str]:
+    for line, code in zip(lines, [*lines[1:], ""], strict=False):
+        if line.strip().startswith("File "):
+            file, number, where = [part.strip() for part in line.strip().removeprefix("File ").split(",", 2)]
+            yield f"{file.strip(chr(34))}:{number.removeprefix('line ')} {where}: {code.strip()}"

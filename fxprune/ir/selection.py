@@ -1,0 +1,167 @@
+"""A Selection: which indices each axis keeps. Plain data, printable, saved as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from fxprune.errors import SelectionError
+from fxprune.files import parse, read, write
+
+FORMAT = "fxprune.selection/1"
+
+
+Indices: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Kept indices by axis name, ascending; an axis that is absent keeps all.
+
+    An axis may keep other indices for each unit of another axis (each head its own): then it has a list of lists, one for each unit of the
+    axis that `within` names, all of one length. `sizes` (optional) are the axes' sizes before, `model` (optional) the digest of the
+    analysis that it was made for: with them, a selection for another model is refused. `removed` are regions (layers, branches) that are
+    bypassed first; the axes are those of what is left.
+    """
+
+    axes: Mapping[str, Indices] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    within: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+    removed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checked = {name: _checked(name, kept) for name, kept in self.axes.items()}
+        object.__setattr__(self, "axes", dict(sorted(checked.items())))
+        for extra in ("sizes", "within"):
+            given = getattr(self, extra)
+            object.__setattr__(self, extra, {name: given[name] for name in sorted(given) if name in checked})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.axes)
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        """The kept indices of an axis that keeps the same everywhere."""
+        if is_dependent(self.axes[name]):
+            raise SelectionError(
+                f"axis {name} keeps other indices for each unit of {self.within.get(name, 'another axis')}"
+            )
+        return tuple(self.flat(name))
+
+    def rows(self, name: str) -> tuple[tuple[int, ...], ...]:
+        """The kept indices of an axis for each unit of the axis it depends on."""
+        return tuple(tuple(row) for row in self.axes[name] if not isinstance(row, int))
+
+    def flat(self, name: str) -> list[int]:
+        """All indices that occur."""
+        return [i for item in self.axes[name] for i in ([item] if isinstance(item, int) else item)]
+
+    def only(self, names: set[str]) -> Selection:
+        """The part of the selection that speaks of these axes."""
+        return Selection(
+            {name: kept for name, kept in self.axes.items() if name in names},
+            self.sizes,
+            self.within,
+            removed=self.removed,
+        )
+
+    def compose(self, later: Selection) -> Selection:
+        """This selection followed by one on what it left, in indices of the original."""
+        axes = dict(self.axes)
+        sizes, within = {**later.sizes, **self.sizes}, {**later.within, **self.within}
+        for name in later:
+            axes[name] = self._after(name, later)
+        model = "" if later.removed and self.axes else self.model or later.model
+        return Selection(axes, sizes, within, model, (*self.removed, *later.removed))
+
+    def _after(self, name: str, later: Selection) -> Indices:
+        """What an axis keeps after both."""
+        mine, theirs = self.axes.get(name), later.axes[name]
+        outer = self.axes.get(later.within.get(name, "")) if is_dependent(theirs) else None
+        if outer is None and mine is None:
+            return theirs
+        if not is_dependent(theirs):
+            last = later[name]
+            return (
+                [[row[i] for i in last] for row in self.rows(name)]
+                if is_dependent(mine)
+                else [self[name][i] for i in last]
+            )
+        return self._after_rows(name, later)
+
+    def _after_rows(self, name: str, later: Selection) -> Indices:
+        """Rows on what is left of their outer axis become rows of the original; units that went get any as many indices."""
+        rows, outer = later.rows(name), later.within.get(name, "")
+        kept = self[outer] if outer in self.axes else tuple(range(len(rows)))
+        count = self.sizes.get(outer, (max(kept) + 1) if kept else 0) if outer in self.axes else len(rows)
+        unit = {original: place for place, original in enumerate(kept)}
+        return [self._row(name, original, rows[unit.get(original, 0)]) for original in range(count)]
+
+    def _row(self, name: str, unit: int, row: Sequence[int]) -> list[int]:
+        if name not in self.axes:
+            return list(row)
+        mine = self.rows(name)[unit] if is_dependent(self.axes[name]) else self[name]
+        return [mine[i] for i in row]
+
+    def to_json(self) -> str:
+        """The same selection always gives the same text."""
+        data: dict[str, Any] = {"format": FORMAT, "axes": self.axes, "sizes": self.sizes}
+        more = (("within", self.within), ("model", self.model), ("removed", self.removed))
+        data |= {key: value for key, value in more if value}
+        return json.dumps(data, indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Selection:
+        """A selection from its JSON text; SelectionError where it is none."""
+        data = parse(text, (FORMAT, "axes", dict), "selection", SelectionError)
+        extra = (data.get("sizes") or {}, data.get("within") or {}, data.get("model") or "")
+        return Selection(data["axes"], *extra, tuple(data.get("removed") or ()))
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the JSON; a file that exists stays unless `overwrite`."""
+        write(path, self.to_json(), overwrite)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Selection:
+        """Read a selection from its JSON file."""
+        return Selection.from_json(read(path, "selection", SelectionError))
+
+
+def is_dependent(kept: Indices | None) -> bool:
+    """Whether an axis keeps other indices for each unit of another one."""
+    return kept is not None and len(kept) > 0 and not isinstance(kept[0], int)
+
+
+def _checked(name: str, kept: Indices) -> tuple[Any, ...]:
+    if not isinstance(kept, Sequence) or isinstance(kept, (str, bytes)):
+        raise SelectionError(f"axis {name}: kept indices must be a list of integers, got {kept!r}")
+    if not is_dependent(kept):
+        return tuple(_indices(name, kept))
+    rows = tuple(tuple(_indices(name, row)) for row in kept)
+    if len({len(row) for row in rows}) > 1:
+        raise SelectionError(
+            f"axis {name}: every unit must keep equally many indices, got {[len(row) for row in rows]}"
+        )
+    return rows
+
+
+def _indices(name: str, kept: Any) -> list[int]:
+    """Ascending distinct indices, at least one."""
+    is_list = isinstance(kept, Sequence) and not isinstance(kept, (str, bytes))
+    if not is_list or not all(isinstance(i, int) and not isinstance(i, bool) for i in kept):
+        raise SelectionError(f"axis {name}: kept indices must be integers, got {kept!r}")
+    if not kept:
+        raise SelectionError(
+            f"axis {name}: nothing is kept; keep at least one index (removing all is not shrinking)"
+        )
+    if sorted(set(kept)) != list(kept) or kept[0] < 0:
+        raise SelectionError(
+            f"axis {name}: kept indices must be ascending, distinct and not negative, got {list(kept)[:8]}"
+        )
+    return list(kept)

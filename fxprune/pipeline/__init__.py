@@ -1,0 +1,1 @@
+"""Passes in order: their text, their context, their proofs."""

@@ -1,0 +1,1 @@
+"""Graph transforms, Program to Program: the only code that edits a graph."""

@@ -1,0 +1,196 @@
+"""Merge: two products with nothing between become one again where that is no larger: W = A B, and a bias of the first goes through A.
+
+x ─ B (rank × in) ─ A (out × rank) ─ y      becomes      x ─ W (out × in) ─ y
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis.dim_inference import walk
+from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.analysis.sites import Values, part, values_at
+from fxprune.ir.edit import add_parameter
+from fxprune.ir.example_inputs import Point
+from fxprune.ir.program import Program, copy_graph, rebuild, sibling
+from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rewrite.factorize import PARTS
+from fxprune.rules.op import bind, unbind
+from fxprune.rules.registry import packet_of
+
+aten = torch.ops.aten
+
+FASTER = 0.97
+"""Factors are faster where they take at most this share of the matrix's time."""
+
+SUMS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
+CONVOLUTIONS = (aten.conv1d, aten.conv2d)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A product and all that reads it, which are products by matrices again; `rank` is the size of what lies between."""
+
+    first: Matrix
+    seconds: tuple[Matrix, ...]
+    rank: int
+    sizes: tuple[int, ...]  #: of the input, and of each result
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The names of all factors, the first one's first."""
+        return (self.first.weight, *(second.weight for second in self.seconds))
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the factors have at least as many parameters as the matrices that they stand for."""
+        size, *results = self.sizes
+        return self.rank * (size + sum(results)) >= size * sum(results)
+
+
+def pairs(program: Program) -> list[Pair]:
+    """Products whose values only products by matrices of their own read, in graph order; each matrix is in one pair at most."""
+    found = matrices(program, walk(program))
+    made: list[Pair] = []
+    taken: set[str] = set()
+    for first in found.values():
+        seconds = [found[user.name] for user in first.node.users if user.name in found]
+        fits = len(seconds) == len(first.node.users) and first.node.name not in taken
+        if fits and all(_follows(first, second) for second in seconds):
+            made.append(_pair(program, first, seconds))
+            taken |= {second.node.name for second in seconds}
+    return made
+
+
+def _pair(program: Program, first: Matrix, seconds: list[Matrix]) -> Pair:
+    tensors = program.tensors()
+    rank, size = first.read(tensors[first.weight]).shape
+    results = (len(second.read(tensors[second.weight])) for second in seconds)
+    return Pair(first, tuple(seconds), rank, (size, *results))
+
+
+def _follows(first: Matrix, second: Matrix) -> bool:
+    """Whether the second reads the whole of what the first gives, at each place apart, and can take a bias that the first has."""
+    one, two = packet_of(first.node.target), packet_of(second.node.target)
+    if second.source is not first.node or (first.bias and not (second.bias or second.form.operands[2])):
+        return False
+    if one in SUMS and two in SUMS:
+        return one in (aten.mm, aten.addmm) or two not in (aten.mm, aten.addmm)
+    return one is two and one in CONVOLUTIONS and _is_point(second.node)
+
+
+def _is_point(node: fx.Node) -> bool:
+    """A convolution of one point, without stride or padding."""
+    bound = bind(node)
+    weight = bound["weight"].value.meta["val"]
+    steps, edges = (_flat(bound[name].value) for name in ("stride", "padding"))
+    return all(size == 1 for size in (*weight.shape[2:], *steps)) and not any(edges)
+
+
+def _flat(value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def merged(program: Program, choose: Callable[[Pair], bool] = lambda pair: pair.is_even) -> Program:
+    """The program with the chosen pairs (those that save nothing) as one product each; equal but for rounding."""
+    chosen = [pair for pair in pairs(program) if choose(pair)]
+    if not chosen:
+        return program
+    graph = rebuild(program, copy_graph(program), {}).graph
+    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    tensors = dict(program.tensors())
+    for pair in chosen:
+        for second in pair.seconds:
+            _join(graph, nodes, pair.first, second, tensors)
+    remove_dead(graph)
+    return rebuild(program.replace(graph=graph), graph.graph, tensors).replace(labels={})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What factors and their product cost, by a meter (milliseconds of a `Clock`)."""
+
+    weights: tuple[str, ...]
+    rank: int
+    sizes: tuple[int, ...]
+    factors: float
+    whole: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the factors are faster."""
+        return self.factors <= FASTER * self.whole
+
+
+def cheaper(program: Program, meter: Any, point: Point | None = None) -> tuple[Program, list[Verdict]]:
+    """The program without the factors that a meter does not find faster than their product, and what each pair costs."""
+    values = values_at(program, point)
+    found = {pair.weights: _judged(program, pair, meter, values) for pair in pairs(program)}
+    slim = merged(program, lambda pair: not found[pair.weights].pays)
+    return slim, list(found.values())
+
+
+def _judged(program: Program, pair: Pair, meter: Any, values: Values) -> Verdict:
+    nodes = frozenset(matrix.node.name for matrix in (pair.first, *pair.seconds))
+    thin = part(program, nodes, values)
+    whole = (f"{thin.signature} merged", lambda: merged(thin.program(), lambda pair: True))
+    costs = meter({"factors": (thin.signature, thin.program), "whole": whole})
+    return Verdict(pair.weights, pair.rank, pair.sizes, costs["factors"], costs["whole"])
+
+
+def _join(
+    graph: fx.GraphModule,
+    nodes: Mapping[fx.Node, fx.Node],
+    first: Matrix,
+    second: Matrix,
+    tensors: dict[str, Tensor],
+) -> None:
+    """The second product computes both, in its own place and under its own name."""
+    outer = second.read(tensors[second.weight].detach()).double()
+    inner = first.read(tensors[first.weight].detach()).double()
+    values = {second.form.operands[1]: _stored(first, second, outer @ inner, tensors)}
+    bias = tensors[second.bias].detach().double() if second.bias else None
+    if first.bias:
+        through = outer @ tensors[first.bias].detach().double()
+        bias = through if bias is None else bias + through
+    if first.bias and bias is not None:
+        like = tensors[second.bias or first.bias]
+        values[second.form.operands[2]] = nn.Parameter(bias.to(like.dtype), like.requires_grad)
+    here = nodes[second.node]
+    given = {name: argument.value for name, argument in bind(here).items()}
+    if packet_of(second.node.target) in CONVOLUTIONS:
+        own = {name: argument.value for name, argument in bind(nodes[first.node]).items()}
+        given = {**own, "bias": given["bias"]}
+    given[second.form.operands[0]] = nodes[first.source]
+    with graph.graph.inserting_before(here):
+        for operand, value in values.items():
+            name = _name(first, second, operand, tensors)
+            tensors[name] = value
+            given[operand] = add_parameter(graph, name, value)
+    here.args, here.kwargs = unbind(here, given)
+
+
+def _stored(first: Matrix, second: Matrix, weight: Tensor, tensors: Mapping[str, Tensor]) -> nn.Parameter:
+    """The product of both matrices as the second's operator takes it; a kernel of one point gets the first's size."""
+    like = tensors[second.weight]
+    plain = weight.t() if second.form.turned else weight
+    if like.ndim > 2:
+        plain = plain.reshape(len(plain), *tensors[first.weight].shape[1:])
+    return nn.Parameter(plain.to(like.dtype).contiguous(), like.requires_grad)
+
+
+def _name(first: Matrix, second: Matrix, operand: str, taken: Mapping[str, Tensor]) -> str:
+    """The name of the matrix that `factorize` took apart, else one beside the second's."""
+    stem = second.weight
+    for ending in PARTS:
+        stem = stem.removesuffix(ending)
+    if operand == second.form.operands[1]:
+        wanted = stem if stem != second.weight and stem not in taken else f"{second.weight}_merged"
+    else:
+        wanted = f"{second.bias or stem}_merged"
+    return sibling(wanted, wanted.rpartition(".")[2], taken)

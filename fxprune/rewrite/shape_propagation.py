@@ -1,0 +1,157 @@
+"""Propagation: run a rewritten graph on fake tensors and check that every value has the sizes that its dims promise.
+
+Symbolic sizes run as the numbers of the example inputs, many times faster than symbolic arithmetic; the values that the graph keeps
+stay symbolic where they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from fxprune.errors import VerifyError
+from fxprune.ir.edit import fake_mode
+from fxprune.ir.program import Program, attribute
+from fxprune.rules.op import hint
+
+_UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException)
+
+
+def propagate(program: Program, promised: Mapping[fx.Node, Any]) -> None:
+    """Check every value against its promised sizes, and write the new sizes into the graph's values.
+
+    `promised` has the sizes of each node's result (nested for several results); VerifyError names the first node that can't run on
+    the new sizes, or that has others.
+    """
+    values: dict[fx.Node, Any] = {}
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    symbolic = fake_mode(program.graph)
+    with torch.no_grad():
+        for node in program.graph.graph.nodes:
+            if _depends_on_data(node):
+                values[node] = _as_promised(node, promised, mode)
+                continue
+            values[node] = _value(program, node, (values, promised), mode)
+            _check(node, values[node], promised)
+    for node, value in values.items():
+        _update(node, value, symbolic)
+
+
+def _depends_on_data(node: fx.Node) -> bool:
+    """Whether a size of the result or of an operand is known only when the program runs on data."""
+    values = [node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes)]
+    return node.op == "call_function" and any(
+        free_unbacked_symbols(value) for value in values if value is not None
+    )
+
+
+def _as_promised(node: fx.Node, promised: Mapping[fx.Node, Any], mode: FakeTensorMode) -> Any:
+    """A stand-in of the promised sizes: what depends on data is checked where programs run, by `verify`."""
+    before = node.meta.get("val")
+    return _stand_in(before, promised[node], mode) if node in promised else _plain(before, mode)
+
+
+def _stand_in(before: Any, sizes: Any, mode: FakeTensorMode) -> Any:
+    if isinstance(before, (tuple, list)):
+        return type(before)(_stand_in(one, part, mode) for one, part in zip(before, sizes, strict=True))
+    if not isinstance(before, Tensor):
+        return _plain(before, mode)
+    with mode:
+        return torch.empty(sizes, dtype=before.dtype, device=before.device)
+
+
+def _value(
+    program: Program,
+    node: fx.Node,
+    known: tuple[Mapping[fx.Node, Any], Mapping[fx.Node, Any]],
+    mode: FakeTensorMode,
+) -> Any:
+    """What a node computes, on fake tensors of plain sizes; inputs are as they are promised."""
+    values, promised = known
+    if node.op == "output":
+        return None
+    if node.op == "get_attr":
+        found = attribute(program.graph, str(node.target))
+        return mode.from_tensor(found) if isinstance(found, Tensor) else found
+    if node.op == "placeholder":
+        return _as_promised(node, promised, mode)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+    try:
+        with mode:
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+    except _UNKNOWABLE:
+        return _plain(node.meta.get("val"), mode)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        message = f"{node.name} = {node.target}: shrunk shapes do not fit: {reason}"
+        raise VerifyError(message, node.name) from error
+
+
+def _plain(value: Any, mode: FakeTensorMode) -> Any:
+    """A value with plain sizes."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_plain(item, mode) for item in value)
+    if isinstance(value, Tensor):
+        with mode:
+            return torch.empty([hint(size) for size in value.shape], dtype=value.dtype, device=value.device)
+    return hint(value) if isinstance(value, torch.SymInt) else value
+
+
+def _check(node: fx.Node, value: Any, promised: Mapping[fx.Node, Any]) -> None:
+    if node in promised and _sizes(value) != promised[node]:
+        message = (
+            f"{node.name} = {node.target}: its dims promise sizes {promised[node]}, it has {_sizes(value)}"
+        )
+        raise VerifyError(message, node.name)
+
+
+def _sizes(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_sizes(item) for item in value)
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _update(node: fx.Node, value: Any, mode: FakeTensorMode) -> None:
+    """Write a node's new sizes into its value, symbolic where they were."""
+    before = node.meta.get("val")
+    if isinstance(value, (tuple, list)) and isinstance(before, (tuple, list)):
+        node.meta["val"] = type(before)(_resized(b, v, mode) for b, v in zip(before, value, strict=True))
+    elif isinstance(value, Tensor):
+        node.meta["val"] = _resized(before, value, mode)
+    elif before is None and node.op == "call_function":
+        node.meta["val"] = value
+
+
+def _resized(before: Any, value: Any, mode: FakeTensorMode) -> Any:
+    if not isinstance(value, Tensor):
+        return before
+    if isinstance(before, Tensor):
+        old = [hint(size) for size in before.shape]
+        if old == list(value.shape) or len(old) != value.dim():
+            return before
+        sizes = [
+            _scaled(size, was, new) for size, was, new in zip(before.shape, old, value.shape, strict=True)
+        ]
+    else:
+        sizes = list(value.shape)
+    with mode:
+        return torch.empty(sizes, dtype=value.dtype, device=value.device)
+
+
+def _scaled(size: Any, was: int, new: int) -> Any:
+    if was == new:
+        return size
+    if isinstance(size, int):
+        return new
+    common = math.gcd(was, new)
+    return size // (was // common) * (new // common)

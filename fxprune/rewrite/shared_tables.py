@@ -1,0 +1,175 @@
+"""What layers share only by broadcast comes apart: each use of a rotary table or of a position bias chooses its own indices.
+
+    cos ─┬─ mul(q1, cos)                    cos ─┬─ index_select(cos, i1) ─ mul(q1, ·)
+         └─ mul(q2, cos)     becomes             └─ index_select(cos, i2) ─ mul(q2, ·)
+
+One rotary table would tie the query/key dimensions of all layers into one axis, one position bias their heads. `i1` and `i2` are buffers
+that count 0, 1, …; shrinking cuts them, and the table stays whole. A constant is cloned instead, which costs nothing at run time.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis.dim_inference import flat_dims, walk
+from fxprune.dims.dim import Dim, factors, is_pinned, leaves
+from fxprune.ir.edit import add_buffer, call, move_uses
+from fxprune.ir.program import Program, attribute, copy_graph, rebuild
+from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rules.op import Flow, operands
+
+aten = torch.ops.aten
+
+#: Operators that bring learned weights into the stream of activations: what depends on one is no side value.
+STREAM = frozenset(
+    (
+        *(aten.linear, aten.matmul, aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.einsum),
+        *(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.scaled_dot_product_attention),
+    )
+)
+ATTENTION = frozenset({"heads", "qk", "v"})
+
+
+def decouple(program: Program) -> Program:
+    """Give each use of a shared side value its own choice of indices, along dims that are evidence of attention.
+
+    A use is where a side value (a position, a mask, a table and what is computed of them) meets the stream of activations. Returns
+    the program as it was unless more axes come apart.
+    """
+    flow = walk(program)
+    shared = _attention_atoms(flow)
+    side = _side_values(program, flow) if shared else set()
+    uses = [(node, user) for node in program.graph.graph.nodes if node in side for user in node.users]
+    uses = [(node, user) for node, user in uses if _meets(node, user, side) and _carries(flow, node, shared)]
+    if len(uses) < 2:
+        return program
+    apart = rebuild(program, copy_graph(program), {})
+    twin = dict(zip(program.graph.graph.nodes, apart.graph.graph.nodes, strict=True))
+    return _separate(program, apart, [(twin[node], twin[user]) for node, user in uses], walk(apart))
+
+
+def _separate(program: Program, apart: Program, uses: list[tuple[fx.Node, fx.Node]], flow: Flow) -> Program:
+    shared = _attention_atoms(flow)
+    for use in uses:
+        _give_own(apart.graph, flow, use, shared)
+    remove_dead(apart.graph)
+    apart.graph.graph.lint()
+    apart.graph.recompile()
+    return apart if _axis_count(apart) > _axis_count(program) else program
+
+
+def _axis_count(program: Program) -> int:
+    """How many free atoms the parameters have."""
+    flow = walk(program)
+    nodes = [
+        n
+        for n in flow.dims
+        if n.op == "get_attr" and isinstance(attribute(program.graph, str(n.target)), nn.Parameter)
+    ]
+    found = {leaf for node in nodes for dim in flow.dims[node] for leaf in leaves(dim)}
+    return sum(leaf.size > 1 and not is_pinned(leaf) for leaf in found)
+
+
+def _meets(node: fx.Node, user: fx.Node, side: set[fx.Node]) -> bool:
+    """Whether a use is where a side value meets the stream; reading a parameter is none."""
+    return user not in side and user.op == "call_function" and user.target is not operator.getitem
+
+
+def _attention_atoms(flow: Flow) -> set[Dim]:
+    found = {leaf for dim, role in flow.roles if role in ATTENTION for leaf in leaves(dim)}
+    return {leaf for leaf in found if leaf.size > 1 and not is_pinned(leaf)}
+
+
+def _side_values(program: Program, flow: Flow) -> set[fx.Node]:
+    """Values that depend on no product with weights: positions, masks, tables, and what is computed of them pointwise."""
+    side: set[fx.Node] = set()
+    for node in program.graph.graph.nodes:
+        if node.op in ("placeholder", "output") or node not in flow.dims:
+            continue
+        packet = getattr(node.target, "overloadpacket", node.target)
+        inputs = [source for source in operands(node) if source in flow.dims]
+        if node.op == "get_attr" or (
+            packet not in STREAM and all(s in side or s.op == "placeholder" for s in inputs)
+        ):
+            side.add(node)
+    return side
+
+
+def _carries(flow: Flow, node: fx.Node, shared: set[Dim]) -> bool:
+    return any(leaf in shared for dim in flat_dims(flow.dims[node]) for leaf in leaves(dim))
+
+
+def _places(flow: Flow, node: fx.Node, shared: set[Dim]) -> list[int]:
+    """The dimensions of a value that are, as a whole, made of shared attention atoms."""
+    dims = flat_dims(flow.dims[node])
+    return [
+        i
+        for i, dim in enumerate(dims)
+        if dim.size > 1 and factors(dim) and all(leaf in shared for leaf in leaves(dim))
+    ]
+
+
+def _give_own(graph: fx.GraphModule, flow: Flow, edge: tuple[fx.Node, fx.Node], shared: set[Dim]) -> None:
+    """One use reads its own value instead of the shared one."""
+    node, user = edge
+    with graph.graph.inserting_before(user):
+        own = _own(graph, flow, node, shared)
+    if own is not None:
+        user.replace_input_with(node, own)
+
+
+def _own(graph: fx.GraphModule, flow: Flow, node: fx.Node, shared: set[Dim]) -> fx.Node | None:
+    """A clone of a constant, a choice of a computed value's indices, or a movement of the like; None where none can be had."""
+    value = attribute(graph, str(node.target)) if node.op == "get_attr" else None
+    if isinstance(value, nn.Parameter) or node.target is operator.getitem:
+        return None
+    if isinstance(value, Tensor):
+        return add_buffer(graph, f"_own_{node.name}", value.detach().clone())
+    places = _places(flow, node, shared)
+    if places:
+        return _chosen(graph, node, places)
+    sources = [source for source in operands(node) if source in flow.dims]
+    own = (
+        _own(graph, flow, sources[0], shared)
+        if len(sources) == 1 and _carries(flow, sources[0], shared)
+        else None
+    )
+    if own is None:
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: own if n is sources[0] else n)
+    return call(graph, node.target, args, kwargs)
+
+
+def _chosen(graph: fx.GraphModule, node: fx.Node, places: list[int]) -> fx.Node:
+    for place in places:
+        size, device = node.meta["val"].shape[place], node.meta["val"].device
+        index = add_buffer(graph, f"_choice_{node.name}", torch.arange(size, device=device))
+        node = call(graph, aten.index_select.default, (node, place, index))
+    return node
+
+
+def rejoin(program: Program) -> Program:
+    """The program without the choices that still take all indices in order; the same one where there are none."""
+    whole = [node.name for node in program.graph.graph.nodes if _is_whole_choice(program.graph, node)]
+    if not whole:
+        return program
+    joined = rebuild(program, copy_graph(program), {})
+    for node in [node for node in joined.graph.graph.nodes if node.name in whole]:
+        move_uses(joined.graph, node, node.all_input_nodes[0])
+    remove_dead(joined.graph)
+    joined.graph.recompile()
+    return joined
+
+
+def _is_whole_choice(graph: fx.GraphModule, node: fx.Node) -> bool:
+    if node.target is not aten.index_select.default or node.args[2].op != "get_attr":  # type: ignore[union-attr]
+        return False
+    source, place, index_node = node.args
+    index = attribute(graph, str(index_node.target))  # type: ignore[union-attr]
+    size = source.meta["val"].shape[place]  # type: ignore[union-attr]
+    if index.device.type == "meta" or not isinstance(size, int) or index.numel() != size:
+        return False
+    return torch.equal(index.cpu(), torch.arange(size))

@@ -1,0 +1,150 @@
+"""Shrink: apply a Selection. Members lose the removed indices, integer arguments that are dims follow, every value's size is checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis.axis_names import Label, counted
+from fxprune.analysis.dim_inference import identity
+from fxprune.dims.dim import Dim
+from fxprune.dims.masks import Kept, changes, cut, keep_mask, kept_size, new_size, zero
+from fxprune.errors import SelectionError
+from fxprune.ir.program import Program, attribute, copy_graph, rebuild
+from fxprune.ir.selection import Selection
+from fxprune.ir.signature import with_inputs
+from fxprune.rewrite.fit import kept_masks
+from fxprune.rewrite.shape_propagation import propagate
+from fxprune.rewrite.size_arguments import freeze_sizes, loosen_views, resize
+
+
+def shrink(program: Program, selection: Selection) -> Program:
+    """A smaller program that keeps only what the selection keeps; the given one and its tensors stay as they are.
+
+    Untouched tensors are shared, cut ones are new. SelectionError if the selection does not fit; VerifyError if a value's size
+    comes out otherwise than its dims promise (which would be a bug of a rule: report it).
+    """
+    analysis = analyze(program)
+    kept = kept_masks(analysis, selection)
+    if all(kept_size(part) == leaf.size for leaf, part in kept.items()):
+        return program
+    return shrink_atoms(analysis, kept)
+
+
+def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
+    """Shrink by atoms: for rewrites that know why an atom outside of the axes may go; `shrink` is for everybody else."""
+    program = analysis.program
+    graph, nodes = _copy(program)
+    tensors = _cut_tensors(program, analysis, kept)
+    freeze_sizes(analysis.flow, nodes, kept)
+    resize(analysis.flow, nodes, kept)
+    loosen_views(analysis.flow, nodes, kept)
+    slim = rebuild(program, graph, tensors).replace(labels=labels(analysis, kept))
+    slim = with_inputs(slim, _cut_inputs(analysis, kept)) if program.free_inputs else slim
+    flow_dims = analysis.flow.dims
+    propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in nodes.items() if old in flow_dims})
+    return slim
+
+
+def zeroed(program: Program, selection: Selection) -> Program:
+    """The oracle: the same graph and sizes, with the readers of every removed unit set to zero, and removed candidates never chosen.
+
+    For exact axes the result equals that of `shrink`. SelectionError names inexact axes: for them no zeros of weights say what
+    removal does.
+    """
+    analysis = analyze(program)
+    kept = kept_masks(analysis, selection)
+    inexact = [name for name in selection if not analysis.axis(name).exact]
+    if inexact:
+        why = analysis.axis(inexact[0]).why_inexact
+        raise SelectionError(
+            f"no zeros equal removal on {', '.join(inexact)} ({why}); leave inexact axes out of the claim"
+        )
+    graph, nodes = _copy(program)
+    zeros: dict[str, list[str]] = {}
+    for name in selection:
+        for reader in analysis.axis(name).readers:
+            zeros.setdefault(reader, []).append(name)
+    tensors = {reader: _zeroed(program, analysis, reader, names, kept) for reader, names in zeros.items()}
+    return rebuild(program, graph, _with_ties(program, tensors) | _masked(analysis, nodes, kept))
+
+
+def _masked(analysis: Analysis, nodes: dict[fx.Node, fx.Node], kept: Kept) -> dict[str, Tensor]:
+    """Put the value that never wins at removed candidates before every choice among them; the masks, by the names that they got."""
+    masks: dict[str, Tensor] = {}
+    for choice in analysis.flow.choices:
+        if changes(choice.dim, kept):
+            node, name = nodes[choice.node], f"_never_{choice.node.name}"
+            value: fx.Node = node.args[0]  # type: ignore[assignment]
+            behind = value.meta["val"].dim() - 1 - choice.place
+            masks[name] = ~keep_mask(choice.dim, kept).reshape(-1, *(1,) * behind)
+            with node.graph.inserting_before(node):
+                mask = node.graph.get_attr(name)
+                filled = node.graph.call_function(
+                    torch.ops.aten.masked_fill.Scalar, (value, mask, choice.loser)
+                )
+            node.args = (filled, *node.args[1:])
+    return masks
+
+
+def _copy(program: Program) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    graph = copy_graph(program)
+    return graph, dict(zip(program.graph.graph.nodes, graph.nodes, strict=True))
+
+
+def _cut_tensors(program: Program, analysis: Analysis, kept: Kept) -> dict[str, Tensor]:
+    """New tensors for the members that lose indices; what was one tensor stays one."""
+    cuts: dict[str, Tensor] = {}
+    made: dict[Any, Tensor] = {}
+    for node in program.graph.graph.find_nodes(op="get_attr"):
+        dims = analysis.flow.dims.get(node, ())
+        if any(changes(dim, kept) for dim in dims):
+            value = attribute(program.graph, str(node.target))
+            key = identity(value)
+            made[key] = made[key] if key in made else cut(value, dims, kept)
+            cuts[str(node.target)] = made[key]
+    return cuts
+
+
+def _cut_inputs(analysis: Analysis, kept: Kept) -> dict[str, Tensor]:
+    """The examples of inputs that shrink, cut as what reads them."""
+    program, dims = analysis.program, analysis.flow.dims
+    nodes = [node for node in program.placeholders() if node.name in program.free_inputs]
+    values = dict(zip([node.name for node in program.placeholders()], program.flat_inputs(), strict=True))
+    moved = [node for node in nodes if any(changes(dim, kept) for dim in dims[node])]
+    return {node.name: cut(values[node.name], dims[node], kept) for node in moved}
+
+
+def _zeroed(program: Program, analysis: Analysis, name: str, axes: list[str], kept: Kept) -> Tensor:
+    node = next(n for n in program.graph.graph.find_nodes(op="get_attr") if n.target == name)
+    own = {analysis.axis(axis).leaf: kept[analysis.axis(axis).leaf] for axis in axes}
+    return zero(attribute(program.graph, name), analysis.flow.dims[node], own)
+
+
+def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What shares memory with a replaced tensor is replaced too."""
+    by_identity = {identity(attribute(program.graph, name)): value for name, value in tensors.items()}
+    names = [str(node.target) for node in program.graph.graph.find_nodes(op="get_attr")]
+    values = {name: attribute(program.graph, name) for name in names}
+    keyed = {name: identity(value) for name, value in values.items() if isinstance(value, Tensor)}
+    return {name: by_identity[key] for name, key in keyed.items() if key in by_identity}
+
+
+def _promised(dims: Any, kept: Kept) -> Any:
+    return tuple(new_size(d, kept) if isinstance(d, Dim) else _promised(d, kept) for d in dims or ())
+
+
+def labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
+    """The names of axes by where they stand in the shrunk program's tensors, so that a later analysis finds them again."""
+    names = {axis.leaf: axis.name for axis in analysis.axes}
+    sizes = {leaf: kept_size(part) for leaf, part in kept.items()}
+    found: dict[Label, str] = {}
+    for axis in analysis.axes:
+        for member in axis.members:
+            for ordinal, leaf in enumerate(counted(member.carrier, sizes)):
+                if leaf in names:
+                    found[(member.name, member.dim, ordinal)] = names[leaf]
+    return found

@@ -1,0 +1,210 @@
+"""Split: a matrix whose rows fall into blocks that read different columns becomes a few smaller, dense products.
+
+Matrices that read one value are split together, so that blocks with the same columns (of queries, keys and values, say) share one product.
+Each product gathers its columns; what it gives is cut into pieces, and each matrix's pieces are joined again in their order. It only pays
+for few, large blocks: `cheaper` measures both.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis.dim_inference import walk
+from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.analysis.sites import Part, part, values_at
+from fxprune.ir.edit import add_buffer, add_parameter, call
+from fxprune.ir.example_inputs import Point
+from fxprune.ir.program import Program, attribute, copy_graph, rebuild, sibling
+from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rules.registry import packet_of
+
+aten = torch.ops.aten
+
+PRODUCTS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
+"""What can be split: products along the last dimension of the input."""
+
+MOST = 32
+"""More products than this in the place of one are never faster: such matrices stay dense, unmeasured."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `start` to `stop` of a weight that read the same columns."""
+
+    weight: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """The matrices that read one value (`nodes`), and their rows by the columns that they read."""
+
+    source: str
+    nodes: tuple[str, ...]
+    groups: Mapping[tuple[int, ...], tuple[Piece, ...]]
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The weights that are split."""
+        return tuple(dict.fromkeys(piece.weight for pieces in self.groups.values() for piece in pieces))
+
+
+def splits(program: Program) -> list[Split]:
+    """What the zeros of a program's weights would allow to split, in graph order; no matrix without a zero column in a block."""
+    by_source: dict[str, list[Matrix]] = {}
+    for matrix in matrices(program, walk(program)).values():
+        if packet_of(matrix.node.target) in PRODUCTS:
+            by_source.setdefault(matrix.source.name, []).append(matrix)
+    found = [_split(program, source, own) for source, own in by_source.items()]
+    return [each for each in found if each is not None]
+
+
+def _split(program: Program, source: str, own: Sequence[Matrix]) -> Split | None:
+    groups: dict[tuple[int, ...], list[Piece]] = {}
+    there = {m.node.name: m.read(attribute(program.graph, m.weight).detach()) != 0 for m in own}
+    sparse = [m for m in own if not bool(_support(there[m.node.name]).all())]
+    for matrix in sparse:
+        for columns, piece in _pieces(matrix, _support(there[matrix.node.name])):
+            groups.setdefault(columns, []).append(piece)
+    if not sparse or not 1 <= len(groups) <= MOST:
+        return None
+    kept = {columns: tuple(pieces) for columns, pieces in groups.items()}
+    return Split(source, tuple(matrix.node.name for matrix in sparse), kept)
+
+
+def _support(there: Tensor) -> Tensor:
+    """Which columns each row reads; rows that read none are left to `empty`, and read all here."""
+    return there | ~there.any(1, keepdim=True)
+
+
+def _pieces(matrix: Matrix, there: Tensor) -> list[tuple[tuple[int, ...], Piece]]:
+    """Runs of rows that read the same columns."""
+    new = (there[1:] != there[:-1]).any(1).nonzero().flatten() + 1
+    edges = [0, *new.tolist(), len(there)]
+    return [
+        (tuple(there[start].nonzero().flatten().tolist()), Piece(matrix.weight, start, stop))
+        for start, stop in pairwise(edges)
+    ]
+
+
+def split(program: Program, chosen: Sequence[Split]) -> Program:
+    """The program with these splits; equal but for the order of sums."""
+    graph = rebuild(program, copy_graph(program), {}).graph
+    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    found = matrices(program, walk(program))
+    writer = _Writer(program, graph, nodes)
+    for each in chosen:
+        writer.write(each, [found[name] for name in each.nodes])
+    remove_dead(graph)
+    slim = rebuild(program.replace(graph=graph), graph.graph, writer.tensors)
+    return slim.replace(labels={})
+
+
+class _Writer:
+    """Splits under way."""
+
+    def __init__(self, program: Program, graph: fx.GraphModule, nodes: Mapping[fx.Node, fx.Node]) -> None:
+        self.program, self.graph, self.nodes = program, graph, nodes
+        self.tensors: dict[str, Tensor] = {}
+
+    def write(self, found: Split, own: Sequence[Matrix]) -> None:
+        """Products for the groups, and the matrices' results from their pieces."""
+        by_weight = {matrix.weight: matrix for matrix in own}
+        first = self.nodes[own[0].node]
+        results: dict[Piece, fx.Node] = {}
+        with self.graph.graph.inserting_before(first):
+            source = self.nodes[own[0].source]
+            for number, (columns, pieces) in enumerate(found.groups.items()):
+                results |= self._product(source, columns, [(by_weight[p.weight], p) for p in pieces], number)
+            for matrix in own:
+                parts = sorted((p for p in results if p.weight == matrix.weight), key=lambda p: p.start)
+                joined = [results[piece] for piece in parts]
+                whole = joined[0] if len(joined) == 1 else call(self.graph, aten.cat.default, (joined, -1))
+                whole.meta |= {key: value for key, value in matrix.node.meta.items() if key != "val"}
+                self.nodes[matrix.node].replace_all_uses_with(whole)
+
+    def _product(
+        self, source: fx.Node, columns: Sequence[int], pieces: Sequence[tuple[Matrix, Piece]], number: int
+    ) -> dict[Piece, fx.Node]:
+        """One dense product for all pieces that read these columns, and what each piece gets of it."""
+        name = sibling(
+            pieces[0][1].weight, f"split{number}", {path.rpartition(".")[0] for path in self.tensors}
+        )
+        size = int(source.meta["val"].shape[-1])
+        if len(columns) < size:
+            index = add_buffer(self.graph, f"{name}.columns", torch.tensor(columns))
+            self.tensors[str(index.target)] = attribute(self.graph, str(index.target))
+            source = call(self.graph, aten.index_select.default, (source, -1, index))
+        weight, bias = self._joined(columns, pieces)
+        arguments = [self._parameter(f"{name}.weight", weight)]
+        arguments += [self._parameter(f"{name}.bias", bias)] if bias is not None else []
+        result = call(self.graph, aten.linear.default, (source, *arguments))
+        if len(pieces) == 1:
+            return {pieces[0][1]: result}
+        sizes = [piece.stop - piece.start for _, piece in pieces]
+        cut = call(self.graph, aten.split_with_sizes.default, (result, sizes, -1))
+        return {piece: call(self.graph, operator.getitem, (cut, i)) for i, (_, piece) in enumerate(pieces)}
+
+    def _joined(
+        self, columns: Sequence[int], pieces: Sequence[tuple[Matrix, Piece]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The rows of all pieces, their columns only, and their biases."""
+        tensors = self.program.tensors()
+        rows, biases = [], []
+        for matrix, piece in pieces:
+            weight = matrix.read(tensors[matrix.weight].detach())[piece.start : piece.stop]
+            rows.append(weight[:, list(columns)])
+            zeros = weight.new_zeros(len(weight))
+            bias = tensors[matrix.bias].detach()[piece.start : piece.stop] if matrix.bias else zeros
+            biases.append(bias)
+        has_bias = any(matrix.bias for matrix, _ in pieces)
+        return torch.cat(rows), torch.cat(biases) if has_bias else None
+
+    def _parameter(self, name: str, value: Tensor) -> fx.Node:
+        self.tensors[name] = nn.Parameter(value.contiguous())
+        return add_parameter(self.graph, name, self.tensors[name])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a split would cost beside the dense products, by a meter (milliseconds of a `Clock`)."""
+
+    weights: tuple[str, ...]
+    products: int
+    density: float
+    dense: float
+    split: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the split is cheaper."""
+        return self.split < self.dense
+
+
+def cheaper(program: Program, meter: Any, point: Point | None = None) -> tuple[Program, list[Verdict]]:
+    """The program with the splits that a meter finds cheaper than their dense products, and what each would have cost."""
+    found = splits(program)
+    verdicts = [_judged(program, each, meter, point) for each in found]
+    chosen = [each for each, verdict in zip(found, verdicts, strict=True) if verdict.pays]
+    return (split(program, chosen) if chosen else program), verdicts
+
+
+def _judged(program: Program, found: Split, meter: Any, point: Point | None) -> Verdict:
+    apart = split(program, [found])
+    before = {node.name for node in program.graph.graph.nodes}
+    made = frozenset(n.name for n in apart.graph.graph.nodes if n.op == "call_function") - before
+    dense = part(program, frozenset(found.nodes), values_at(program, point))
+    parts: dict[str, Part] = {"dense": dense, "split": part(apart, made, values_at(apart, point))}
+    costs = meter({key: (each.signature, each.program) for key, each in parts.items()})
+    tensors = program.tensors()
+    there = sum(int((tensors[name] != 0).sum()) for name in found.weights)
+    whole = sum(tensors[name].numel() for name in found.weights)
+    return Verdict(found.weights, len(found.groups), there / whole, costs["dense"], costs["split"])

@@ -1,0 +1,106 @@
+"""Cleave: a fused matrix comes apart along its outputs, into matrices of its own: queries, keys and values of one product, say.
+
+Each part is then a matrix like others: `factorize` may take one of them, and leave the rest.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis.dim_inference import walk
+from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.errors import RefusedError, SelectionError
+from fxprune.ir.edit import add_parameter, call
+from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rules.op import bind, unbind
+
+aten = torch.ops.aten
+
+
+def cleave(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
+    """Weights, by name, in parts of these sizes along their outputs: `name_0`, `name_1` and so on; the program computes the same.
+
+    Where the product is only split again at the same places, its parts are read without being joined first. RefusedError for a weight
+    that something else reads as well (a tie stays a tie); SelectionError for sizes that don't make the outputs.
+    """
+    owners = {matrix.weight: matrix for matrix in matrices(program, walk(program)).values()}
+    graph = rebuild(program, copy_graph(program), {}).graph
+    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    tensors = dict(program.tensors())
+    for name, parts in sizes.items():
+        if name not in owners:
+            raise RefusedError(
+                f"{name} is no matrix of one product alone (it is tied, shared, or not there): it stays whole"
+            )
+        _apart(graph, nodes[owners[name].node], owners[name], parts, tensors)
+    remove_dead(graph)
+    return rebuild(program.replace(graph=graph), graph.graph, tensors).replace(labels={})
+
+
+def _apart(
+    graph: fx.GraphModule, node: fx.Node, matrix: Matrix, sizes: Sequence[int], tensors: dict[str, Tensor]
+) -> None:
+    """A product for each part in the place of one."""
+    weight = tensors[matrix.weight]
+    outputs = len(matrix.read(weight))
+    if sum(sizes) != outputs or min(sizes) < 1:
+        raise SelectionError(
+            f"{matrix.weight} has {outputs} outputs, and parts of {list(sizes)} don't make them"
+        )
+    along = -matrix.form.outputs
+    parts = matrix.read(weight.detach()).split(list(sizes))
+    biases = tensors[matrix.bias].detach().split(list(sizes)) if matrix.bias else [None] * len(sizes)
+    with graph.graph.inserting_before(node):
+        made = [
+            _product(graph, node, matrix, (i, part, bias), tensors)
+            for i, (part, bias) in enumerate(zip(parts, biases, strict=True))
+        ]
+        if _is_split_alike(node, sizes, along):
+            for user in [each for split in node.users for each in split.users]:
+                place: Any = user.args[1]
+                user.replace_all_uses_with(made[place])
+            return
+        joined = call(graph, aten.cat.default, (made, along))
+    joined.meta |= {key: value for key, value in node.meta.items() if key != "val"}
+    node.replace_all_uses_with(joined)
+
+
+def _product(
+    graph: fx.GraphModule,
+    node: fx.Node,
+    matrix: Matrix,
+    part: tuple[int, Tensor, Tensor | None],
+    tensors: dict[str, Tensor],
+) -> fx.Node:
+    """The product of one part, like the whole one."""
+    place, rows, bias = part
+    like = tensors[matrix.weight]
+    stored = rows.t() if matrix.form.turned else rows.reshape(len(rows), *like.shape[1:])
+    values = {matrix.form.operands[1]: (f"{matrix.weight}_{place}", stored)}
+    if bias is not None:
+        values[matrix.form.operands[2]] = (f"{matrix.bias}_{place}", bias)
+    given = {name: argument.value for name, argument in bind(node).items()}
+    for operand, (name, value) in values.items():
+        tensors[name] = nn.Parameter(value.clone(memory_format=torch.contiguous_format), like.requires_grad)
+        given[operand] = add_parameter(graph, name, tensors[name])
+    return call(graph, node.target, *unbind(node, given))
+
+
+def _is_split_alike(node: fx.Node, sizes: Sequence[int], along: int) -> bool:
+    """Whether all that reads a product takes its parts of these sizes."""
+    rank = node.meta["val"].dim()
+    for user in node.users:
+        args: Any = user.args
+        if user.target is not aten.split_with_sizes.default or list(args[1]) != list(sizes):
+            return False
+        if (args[2] if len(args) > 2 else 0) % rank != along % rank:
+            return False
+        if any(each.target is not operator.getitem for each in user.users):
+            return False
+    return bool(node.users)

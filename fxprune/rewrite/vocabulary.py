@@ -1,0 +1,217 @@
+"""Vocabulary: keep only the rows of given token ids, in the embedding and in the head that predicts them.
+
+Rows are looked up by value, so no axis of the analysis covers them: the inputs change their meaning (new ids), and the logits their size.
+It is exact for inputs made of kept tokens: slim(new ids) == original(ids)[..., kept].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.analysis.axes import analyze
+from fxprune.dims.dim import Dim, find, leaves
+from fxprune.dims.masks import cut
+from fxprune.errors import RefusedError, VerifyError
+from fxprune.ir.program import Program, source_line
+from fxprune.ir.signature import with_inputs
+from fxprune.rewrite.shrink import shrink_atoms
+from fxprune.rewrite.tokens import TokenIds
+from fxprune.rules.op import Flow, bind
+from fxprune.verification.equivalence import BARS, difference, run
+
+aten = torch.ops.aten
+
+_PASSED_ON = (
+    aten.view.default,
+    aten.reshape.default,
+    aten.unsqueeze.default,
+    aten.slice.Tensor,
+    aten.clone.default,
+)
+_NEUTRAL = (aten.sym_size.int,)
+
+
+@dataclass(frozen=True)
+class Vocabulary(TokenIds):
+    """A program that speaks fewer tokens, with the map of their ids.
+
+    `save` writes the map (not the program), and `load` gives it back: what `translate` and `restore` need beside a model file.
+    """
+
+    program: Program
+
+
+def keep_tokens(
+    program: Program, ids: Sequence[int], table: str | None = None, outputs: Sequence[str] = ()
+) -> Vocabulary:
+    """Keep only these token ids; `table` names the embedding's weight where several read inputs.
+
+    A head that is tied to the table shrinks with it; for one that is not, `outputs` names the outputs whose last dimension counts tokens.
+    RefusedError where the ids that the table reads are used for anything else (compared with a padding id, say), or where rows of
+    the table mean something to another operator. `verify_tokens` proves the result.
+    """
+    analysis = analyze(program)
+    kept = sorted(set(ids))
+    tables = _tables(analysis.flow, program)
+    found = {name: lookups for name, lookups in tables.items() if table in (None, name)}
+    if len(found) != 1:
+        raise RefusedError(
+            f"which table holds the tokens? Embeddings that read an input: {', '.join(tables) or 'none'}; pass one of them as "
+            "table=… (tied weights go by one of their names)"
+        )
+    name, lookups = next(iter(found.items()))
+    leaf = _row_atom(analysis.flow, lookups[0])
+    if not kept or kept[0] < 0 or kept[-1] >= leaf.size:
+        raise RefusedError(f"token ids must lie in 0…{leaf.size - 1} ({name}), got {kept[:1]}…{kept[-1:]}")
+    _check_uses(analysis.flow, leaf, lookups)
+    mask = torch.zeros(leaf.size, dtype=torch.bool)
+    mask[kept] = True
+    heads = [_head_atom(analysis.flow, program, output, leaf) for output in outputs]
+    slim = shrink_atoms(analysis, dict.fromkeys([leaf, *heads], mask))
+    _move_padding(slim.graph, [node.name for node in lookups], kept)
+    inputs = tuple(dict.fromkeys(_source(node).name for node in lookups))
+    counting = tuple(_counting(analysis.flow, program, {leaf, *heads}))
+    return Vocabulary(tuple(kept), name, leaf.size, inputs, counting, _with_new_ids(slim, set(inputs), kept))
+
+
+def verify_tokens(program: Program, vocabulary: Vocabulary) -> float:
+    """Prove slim(new ids) == original(old ids)[..., kept] on ids drawn from the kept ones, all other inputs being the examples.
+
+    The largest relative difference; VerifyError where it is more than rounding explains.
+    """
+    analysis = analyze(program)
+    old = {name: _drawn(value, vocabulary.ids) for name, value in _given(program, vocabulary.inputs).items()}
+    new = {name: vocabulary.translate(value) for name, value in old.items()}
+    got = run(with_inputs(vocabulary.program, new))
+    wanted = _kept_positions(analysis.flow, program, vocabulary, run(with_inputs(program, old)))
+    bar = max((BARS.get(value.dtype, 0.0) for value in wanted), default=0.0)
+    relative = difference(got, wanted)
+    if not relative <= bar:
+        raise VerifyError(
+            f"with {len(vocabulary.ids)} of {vocabulary.size} tokens the outputs differ by {relative:.3g} (allowed {bar:.0e})"
+        )
+    return relative
+
+
+def _drawn(value: Tensor, ids: tuple[int, ...]) -> Tensor:
+    places = torch.randint(0, len(ids), value.shape, generator=torch.Generator().manual_seed(0))
+    return torch.tensor(ids, dtype=value.dtype)[places]
+
+
+def _kept_positions(
+    flow: Flow, program: Program, tokens: TokenIds, outputs: Sequence[Tensor]
+) -> list[Tensor]:
+    """The outputs, those that count tokens cut to the kept ones."""
+    nodes = program.named_outputs()
+    atoms = {find(flow.dims[nodes[name]][-1]) for name in tokens.outputs}
+    atoms.add(_table_atom(flow, tokens.table))
+    mask = torch.zeros(tokens.size, dtype=torch.bool)
+    mask[list(tokens.ids)] = True
+    kept = {atom: mask for atom in atoms if atom.size == tokens.size}
+    return [cut(value, flow.dims[node], kept) for node, value in zip(nodes.values(), outputs, strict=True)]
+
+
+def _table_atom(flow: Flow, table: str) -> Dim:
+    return next(find(dims[0]) for node, dims in flow.dims.items() if node.target == table)
+
+
+def _counting(flow: Flow, program: Program, atoms: set[Dim]) -> Iterator[str]:
+    """The outputs along which one of these atoms runs."""
+    for name, node in program.named_outputs().items():
+        if any(leaf in atoms for dim in flow.dims.get(node, ()) for leaf in leaves(dim)):
+            yield name
+
+
+def _tables(flow: Flow, program: Program) -> dict[str, list[fx.Node]]:
+    """The lookups whose ids come straight from an input, by the table's name; tables that tie share one."""
+    found: dict[Dim, list[fx.Node]] = {}
+    for node in program.graph.graph.find_nodes(op="call_function", target=aten.embedding.default):
+        if _source(node).op == "placeholder" and _weight(node).op == "get_attr":
+            found.setdefault(_row_atom(flow, node), []).append(node)
+    return {str(_weight(nodes[0]).target): nodes for nodes in found.values()}
+
+
+def _weight(lookup: fx.Node) -> fx.Node:
+    weight: Any = lookup.args[0]
+    return weight  # type: ignore[no-any-return]
+
+
+def _head_atom(flow: Flow, program: Program, output: str, table: Dim) -> Dim:
+    """The atom of an output's last dimension, if it counts tokens and nothing else reads it by position."""
+    nodes = program.named_outputs()
+    if output not in nodes:
+        raise RefusedError(f"no output {output!r}; outputs: {', '.join(nodes)}")
+    head = find(flow.dims[nodes[output]][-1])
+    if head.kind != "atom" or head.size != table.size:
+        raise RefusedError(
+            f"the last dimension of {output} has {head.size} positions, the table {table.size} rows"
+        )
+    if head is not table:
+        _check_uses(flow, head, [])
+    return head
+
+
+def _row_atom(flow: Flow, lookup: fx.Node) -> Dim:
+    return find(flow.dims[_weight(lookup)][0])
+
+
+def _source(lookup: fx.Node) -> fx.Node:
+    """Where the ids come from, behind movements."""
+    node: Any = lookup.args[1]
+    while node.target in _PASSED_ON:
+        node = node.args[0]
+    return node  # type: ignore[no-any-return]
+
+
+def _check_uses(flow: Flow, leaf: Dim, lookups: list[fx.Node]) -> None:
+    for dim, node in flow.pins:
+        if any(one is leaf for one in leaves(dim)) and node not in lookups and node.op != "output":
+            raise RefusedError(
+                f"the vocabulary stays whole: {node.name} = {node.target} reads it by position [{source_line(node)}]"
+            )
+    for lookup in lookups:
+        _check_ids(_source(lookup), lookups)
+
+
+def _check_ids(node: fx.Node, lookups: list[fx.Node]) -> None:
+    for user in node.users:
+        if user in lookups or user.target in _NEUTRAL:
+            continue
+        if user.target not in _PASSED_ON:
+            raise RefusedError(
+                f"the vocabulary stays whole: {user.name} = {user.target} reads the ids themselves [{source_line(user)}]"
+            )
+        _check_ids(user, lookups)
+
+
+def _move_padding(graph: fx.GraphModule, lookups: list[str], kept: list[int]) -> None:
+    """padding_idx concerns gradients only, and names an old id."""
+    for node in graph.graph.find_nodes(op="call_function", target=aten.embedding.default):
+        padding = bind(node)["padding_idx"].value
+        if node.name in lookups and isinstance(padding, int) and padding >= 0:
+            moved = kept.index(padding) if padding in kept else -1
+            node.args = (*node.args[:2], moved, *node.args[3:])
+    graph.recompile()
+
+
+def _with_new_ids(slim: Program, names: set[str], kept: list[int]) -> Program:
+    """Example inputs in new ids; what was not kept becomes token 0."""
+    table = {old: new for new, old in enumerate(kept)}
+
+    def translate(value: Tensor) -> Tensor:
+        new = torch.tensor([table.get(int(i), 0) for i in value.flatten()], dtype=value.dtype)
+        return new.reshape(value.shape)
+
+    return with_inputs(slim, {name: translate(value) for name, value in _given(slim, tuple(names)).items()})
+
+
+def _given(program: Program, names: Sequence[str]) -> dict[str, Tensor]:
+    """The example inputs of these names."""
+    order = [node.name for node in program.placeholders()]
+    pairs = zip(order, program.flat_inputs(), strict=True)
+    return {name: value for name, value in pairs if name in names and isinstance(value, Tensor)}

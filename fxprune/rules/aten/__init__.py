@@ -1,0 +1,1 @@
+"""The rules of ATen operators: one family of operators, one file."""

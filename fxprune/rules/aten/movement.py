@@ -1,0 +1,345 @@
+"""Movement: a movement operator renames positions and never mixes values, so its dims are its operand's, merged, cut or joined."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.dims import dim as algebra
+from fxprune.dims.dim import Dim, atom, product, total
+from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+def axis(op: Op, name: str = "dim", tensor: str = "self") -> int:
+    """A dimension argument as a non-negative number."""
+    return op.integer(name) % max(1, len(op.dims(tensor)))
+
+
+@rule(
+    aten.view,
+    aten.reshape,
+    aten._unsafe_view,
+    aten.view_copy,
+    aten._reshape_copy,
+    zero="keep",
+)
+def view(op: Op) -> Shape:
+    """The product of the result's dims is the product of the operand's."""
+    if op.arguments.get("dtype"):
+        return op.opaque("a view as another dtype reinterprets memory")
+    name = "size" if "size" in op.arguments else "shape"
+    result = op.fresh()
+    algebra.unify_products(op.dims("self"), result, op.node.name)
+    for place, dim in enumerate(result):
+        op.size(dim, name, place)
+    return result
+
+
+@rule(aten._reshape_alias, zero="keep")
+def reshape_alias(op: Op) -> Shape:
+    """Its strides are numbers that tell all sizes, so all dims stay whole."""
+    return op.opaque("_reshape_alias reads positions by stride")
+
+
+@rule(aten.flatten, zero="keep")
+def flatten(op: Op) -> Shape:
+    """Dims start…end become their product."""
+    shape = op.dims("self")
+    start, end = op.integer("start_dim") % max(1, len(shape)), op.integer("end_dim") % max(1, len(shape))
+    return (*shape[:start], product(shape[start : end + 1]), *shape[end + 1 :])
+
+
+@rule(aten.unflatten, zero="keep")
+def unflatten(op: Op) -> Shape:
+    """One dim becomes a product."""
+    shape, place = op.dims("self"), axis(op)
+    parts = op.fresh()[place : len(op.out) - (len(shape) - place - 1)]
+    algebra.unify_products([shape[place]], parts, op.node.name)
+    for index, part in enumerate(parts):
+        op.size(part, "sizes", index)
+    return (*shape[:place], *parts, *shape[place + 1 :])
+
+
+@rule(aten.permute, aten.permute_copy, zero="keep")
+def permute(op: Op) -> Shape:
+    """`self.dims[i]` for i in dims."""
+    shape = op.dims("self")
+    return tuple(shape[i] for i in op.integers("dims"))
+
+
+@rule(aten.transpose, aten.swapaxes, aten.swapdims, aten.transpose_copy, zero="keep")
+def transpose(op: Op) -> Shape:
+    """Two dims change places."""
+    shape = list(op.dims("self"))
+    first, second = ("dim0", "dim1") if "dim0" in op.arguments else ("axis0", "axis1")
+    one, other = op.integer(first), op.integer(second)
+    shape[one], shape[other] = shape[other], shape[one]
+    return tuple(shape)
+
+
+@rule(aten.t, aten.numpy_T, aten.adjoint, aten.mT, aten.mH, aten.matrix_H, aten.t_copy, zero="keep")
+def turned(op: Op) -> Shape:
+    """The last two dims change places (all of them for numpy_T of up to two)."""
+    shape = op.dims("self")
+    return (*shape[:-2], *reversed(shape[-2:]))
+
+
+@rule(aten.movedim, aten.moveaxis, zero="keep")
+def movedim(op: Op) -> Shape:
+    """The dims `source` stand at `destination`."""
+    shape = op.dims("self")
+    source = [i % len(shape) for i in op.integers("source")]
+    destination = [i % len(shape) for i in op.integers("destination")]
+    rest = iter(i for i in range(len(shape)) if i not in source)
+    place = dict(zip(destination, source, strict=True))
+    return tuple(shape[place[i] if i in place else next(rest)] for i in range(len(shape)))
+
+
+@rule(aten.unsqueeze, aten.unsqueeze_copy, zero="keep")
+def unsqueeze(op: Op) -> Shape:
+    """A dim of size 1 comes in."""
+    shape = op.dims("self")
+    place = op.integer("dim") % (len(shape) + 1)
+    return (*shape[:place], atom(1), *shape[place:])
+
+
+@rule(aten.squeeze, aten.squeeze_copy, zero="keep")
+def squeeze(op: Op) -> Shape:
+    """Dims of size 1 go: the named ones, or all."""
+    shape = op.dims("self")
+    named = op.integers("dim") if "dim" in op.arguments else tuple(range(len(shape)))
+    places = {i % max(1, len(shape)) for i in named}
+    for i in places:
+        op.pin(shape[i], "squeeze looks at whether its size is 1")
+    return tuple(dim for i, dim in enumerate(shape) if i not in places or dim.size != 1)
+
+
+@rule(aten.expand, aten.expand_copy, aten.broadcast_to, zero="keep")
+def expand(op: Op) -> Shape:
+    """Dims of size 1 are repeated: the repeats are a new dim, which may shrink with what it meets."""
+    shape = op.dims("self")
+    lead = len(op.out) - len(shape)
+    result = tuple(_expanded(shape[i - lead] if i >= lead else None, size) for i, size in enumerate(op.out))
+    for place, dim in enumerate(result):
+        op.size(dim, "size", place)
+    return result
+
+
+@rule(aten.broadcast_tensors, zero="lose")
+def broadcast_tensors(op: Op) -> tuple[Shape, ...]:
+    """All results have the dims of the broadcast."""
+    shape = broadcast(op, [op.flow.dims[node] for node in op.tensors()], op.outs[0])
+    return tuple(shape for _ in op.outs)
+
+
+def _expanded(dim: Dim | None, size: int) -> Dim:
+    return dim if dim is not None and dim.size == size else atom(size)
+
+
+@rule(aten.repeat, aten.tile, zero="keep")
+def repeat(op: Op) -> Shape:
+    """repeat(r) of d is Product(r, d)."""
+    shape = op.dims("self")
+    name = "repeats" if "repeats" in op.arguments else "dims"
+    times = op.integers(name)
+    lead = max(0, len(times) - len(shape))
+    times = (1,) * max(0, len(shape) - len(times)) + times
+    shape = (*(atom(1) for _ in range(lead)), *shape)
+    counts = [atom(count) for count in times]
+    for place, count in enumerate(counts[len(counts) - len(op.integers(name)) :]):
+        op.size(count, name, place)
+    return tuple(product([count, dim]) for count, dim in zip(counts, shape, strict=True))
+
+
+@rule(aten.repeat_interleave, zero="keep")
+def repeat_interleave(op: Op) -> Shape:
+    """repeat_interleave(r) of d is Product(d, r)."""
+    shape = op.dims("self")
+    if "dim" not in op.arguments or op["dim"] is None or isinstance(op["repeats"], torch.fx.Node):
+        return op.opaque("repeat_interleave without a dim, or by a tensor, depends on values")
+    place, count = axis(op), atom(op.integer("repeats"))
+    joined = product([shape[place], count])
+    op.size(count, "repeats")
+    if op["output_size"] is not None:
+        op.size(joined, "output_size")
+    return (*shape[:place], joined, *shape[place + 1 :])
+
+
+@rule(aten.cat, aten.concat, aten.concatenate, zero="keep")
+def cat(op: Op) -> Shape:
+    """The dim that is joined is a Sum; the others unify. Legacy empty operands of one dim are skipped."""
+    shapes = [op.flow.dims[node] for node in op.tensors()]
+    shapes = [shape for shape in shapes if len(shape) == len(op.out)]
+    return joined(op, shapes, op.integer("dim") % len(op.out))
+
+
+def joined(op: Op, shapes: list[Shape], place: int) -> Shape:
+    """Operands after one another along a dim: it is their Sum, the others unify."""
+    result = list(shapes[0])
+    for shape in shapes[1:]:
+        for i, dim in enumerate(shape):
+            result[i] = op.unify(result[i], dim) if i != place else dim
+    result[place] = total(shape[place] for shape in shapes)
+    return tuple(result)
+
+
+@rule(aten.stack, aten._stack, zero="keep")
+def stack(op: Op) -> Shape:
+    """Operands unify; the new dim says which of them, so it stays whole."""
+    shapes = [op.flow.dims[node] for node in op.tensors()]
+    for shape in shapes[1:]:
+        op.unify_all(shapes[0], shape)
+    place = op.integer("dim") % len(op.out)
+    new = atom(len(shapes))
+    op.pin(new, "stack: the position says which operand")
+    return (*shapes[0][:place], new, *shapes[0][place:])
+
+
+@rule(aten.split_with_sizes, aten.split_with_sizes_copy, aten.unsafe_split_with_sizes, zero="keep")
+def split_with_sizes(op: Op) -> tuple[Shape, ...]:
+    """The dim that is split is the Sum of the parts."""
+    shape, place = op.dims("self"), axis(op)
+    parts = [atom(out[place]) for out in op.outs]
+    algebra.unify(shape[place], total(parts), op.node.name)
+    for index, part in enumerate(parts):
+        op.size(part, "split_sizes", index)
+    return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
+
+
+@rule(
+    aten.chunk,
+    aten.split,
+    aten.unsafe_chunk,
+    aten.unsafe_split,
+    aten.split_copy,
+    aten.tensor_split,
+    zero="keep",
+)
+def pieces(op: Op) -> tuple[Shape, ...]:
+    """Only what has a symbolic size is still split by a count or a step: its positions stay whole."""
+    shape, place = op.dims("self"), axis(op)
+    parts = [atom(out[place]) for out in op.outs]
+    op.pin((shape[place], *parts), f"{op.node.target} cuts a symbolic size")
+    return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
+
+
+@rule(aten.unbind, aten.unbind_copy, zero="keep")
+def unbind(op: Op) -> tuple[Shape, ...]:
+    """The dim that goes is read by position."""
+    shape, place = op.dims("self"), axis(op)
+    op.pin(shape[place], "unbind: each position is a result of its own")
+    return tuple(shape[:place] + shape[place + 1 :] for _ in op.outs)
+
+
+def cut(op: Op, dim: Dim, start: int, length: int) -> tuple[Dim, Dim, Dim]:
+    """A dim as Sum(before, middle, after)."""
+    before, middle, after = atom(start), atom(length), atom(dim.size - start - length)
+    algebra.unify(dim, total([before, middle, after]), op.node.name)
+    return before, middle, after
+
+
+@rule(aten.slice, aten.slice_copy, zero="keep")
+def slice_(op: Op) -> Shape:
+    """start…end is the middle of a Sum; a step that divides makes Product(m, step)."""
+    shape, place, step = op.dims("self"), axis(op), op.integer("step")
+    dim, length = shape[place], op.out[axis(op)]
+    start, end = _bounds(op, dim.size)
+    if step != 1:
+        kept = _strided(op, dim, start, end, step, length)
+    elif length == dim.size:
+        kept = dim
+        if op["end"] is not None and op.integer("end") == dim.size:
+            op.size(dim, "end")
+    elif length == 0:
+        kept = atom(0)
+    else:
+        kept = _middle(op, dim, start, length)
+    return (*shape[:place], kept, *shape[place + 1 :])
+
+
+def _bounds(op: Op, size: int) -> tuple[int, int]:
+    start = op.integer("start") if op["start"] is not None else 0
+    end = op.integer("end") if op["end"] is not None else size
+    start, end = (value + size if value < 0 else value for value in (start, end))
+    return min(max(start, 0), size), min(max(end, 0), size)
+
+
+def _middle(op: Op, dim: Dim, start: int, length: int) -> Dim:
+    if start + length > dim.size:
+        kept = atom(length)
+        op.pin((dim, kept), "a slice of a length that depends on data")
+        return kept
+    if algebra.pinned(dim):
+        kept = atom(length)
+        op.pin(kept, "a slice of what stays whole")
+        return kept
+    before, kept, after = cut(op, dim, start, length)
+    if op["start"] is not None and op.integer("start") >= 0:
+        op.size(before, "start")
+    elif op["start"] is not None:
+        op.size(total([kept, after]), "start")
+    if op["end"] is not None and 0 <= op.integer("end") <= dim.size:
+        op.size(total([before, kept]), "end")
+    elif op["end"] is not None and op.integer("end") < 0:
+        op.size(after, "end")
+    return kept
+
+
+def _strided(op: Op, dim: Dim, start: int, end: int, step: int, length: int) -> Dim:
+    kept = atom(length)
+    if dim.size % step or end != dim.size or start >= step or algebra.pinned(dim):
+        op.pin((dim, kept), f"a slice with step {step} that does not divide its size")
+        return kept
+    phase = atom(step)
+    op.pin(phase, f"a slice with step {step} reads it by position")
+    algebra.unify(dim, product([kept, phase]), op.node.name)
+    if op["end"] is not None and op.integer("end") == dim.size:
+        op.size(dim, "end")
+    return kept
+
+
+@rule(aten.select, aten.select_copy, zero="keep")
+def select(op: Op) -> Shape:
+    """One position of a dim is read; the others may go."""
+    shape, place = op.dims("self"), axis(op)
+    dim, index = shape[place], op.integer("index") % max(1, shape[place].size)
+    if algebra.pinned(dim) is None:
+        before, _, after = cut(op, dim, index, 1)
+        op.size(before if op.integer("index") >= 0 else total([atom(1), after]), "index")
+    return shape[:place] + shape[place + 1 :]
+
+
+@rule(aten.constant_pad_nd, zero="value")
+def constant_pad(op: Op) -> Shape:
+    """Padding is a Sum with free parts, so that they shrink with what they meet (ResNet's option-A shortcut)."""
+    shape, amounts = list(op.dims("self")), op.integers("pad")
+    for i in range(0, len(amounts), 2):
+        place = len(shape) - 1 - i // 2
+        shape[place] = _padded(op, shape[place], i, (amounts[i], amounts[i + 1]))
+    return tuple(shape)
+
+
+def _padded(op: Op, dim: Dim, index: int, amounts: tuple[int, int]) -> Dim:
+    if amounts == (0, 0):
+        return dim
+    if min(amounts) < 0:
+        op.pin(dim, "a negative pad cuts")
+        result = atom(dim.size + sum(amounts))
+        op.pin(result, "a negative pad cuts")
+        return result
+    parts = [atom(amounts[0]), dim, atom(amounts[1])]
+    op.size(parts[0], "pad", index)
+    op.size(parts[2], "pad", index + 1)
+    return total(parts)
+
+
+@rule(aten.flip, aten.roll, aten.rot90, aten.fliplr, aten.flipud, zero="keep")
+def ordered(op: Op) -> Shape:
+    """The order of a dim matters, so it stays whole."""
+    shape = op.dims("self")
+    named = op.integers("dims") if "dims" in op.arguments else tuple(range(len(shape)))
+    for i in named or range(len(shape)):
+        op.pin(shape[i], f"{op.node.target} depends on the order")
+    return shape if tuple(d.size for d in shape) == op.out else op.fresh()

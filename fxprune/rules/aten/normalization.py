@@ -1,0 +1,125 @@
+"""Normalisations: their statistics run over a dim, so removing units of it changes what the others become (inexact)."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.dims import dim as algebra
+from fxprune.dims.dim import Dim, atom, product
+from fxprune.rules.op import Op, Shape
+from fxprune.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.layer_norm, aten.rms_norm, zero="lose")
+def layer_norm(op: Op) -> Shape:
+    """The last dims are normalised; weight and bias lie along them."""
+    shape = op.dims("input")
+    normalized = shape[len(shape) - len(op.integers("normalized_shape")) :]
+    _over(op, normalized, "normalisation")
+    for name in ("weight", "bias"):
+        if op.has(name):
+            op.unify_all(normalized, op.dims(name))
+    for place, dim in enumerate(normalized):
+        op.size(dim, "normalized_shape", place)
+    return shape
+
+
+def _over(op: Op, dims: Shape, what: str) -> None:
+    op.inexact(dims, f"{what} over it at {op.node.name}: its statistics change")
+    op.role(dims, "norm")
+
+
+@rule(aten._fused_rms_norm, zero="lose")
+def fused_rms_norm(op: Op) -> tuple[Shape, ...]:
+    """As layer_norm, with rstd."""
+    shape, count = layer_norm(op), len(op.integers("normalized_shape"))
+    return shape, (*shape[: len(shape) - count], *(atom(1) for _ in range(count)))
+
+
+@rule(aten.native_layer_norm, zero="lose")
+def native_layer_norm(op: Op) -> tuple[Shape, ...]:
+    """As layer_norm, with mean and rstd."""
+    shape = layer_norm(op)
+    kept = len(shape) - len(op.integers("normalized_shape"))
+    statistic = (*shape[:kept], *(atom(1) for _ in shape[kept:]))
+    return shape, statistic, statistic
+
+
+@rule(aten.group_norm, zero="lose")
+def group_norm(op: Op) -> Shape:
+    """Channels are Product(groups, m): a whole group may go exactly, m is normalised over."""
+    shape = op.dims("input")
+    groups = atom(op.integer("num_groups"))
+    inner = atom(shape[1].size // groups.size)
+    op.unify(shape[1], product([groups, inner]))
+    op.size(groups, "num_groups")
+    _over(op, (inner, *shape[2:]), "group normalisation")
+    for name in ("weight", "bias"):
+        if op.has(name):
+            op.unify(shape[1], op.dims(name)[0])
+    return shape
+
+
+@rule(aten.batch_norm, aten.instance_norm, zero="lose")
+def batch_norm(op: Op) -> Shape:
+    """Per channel: weight, bias and running statistics lie along dim 1; without them the other dims are normalised over."""
+    shape = op.dims("input")
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if op.has(name):
+            op.unify(shape[1], op.dims(name)[0])
+    op.role(shape[1], "channels")
+    if op["training"] or op["use_input_stats"] or not op.has("running_mean"):
+        _over(op, (shape[0], *shape[2:]), "normalisation")
+    return shape
+
+
+@rule(aten._native_batch_norm_legit_no_training, zero="lose")
+def native_batch_norm(op: Op) -> tuple[Shape, ...]:
+    """As batch_norm in inference, with two empty results."""
+    return batch_norm(op), (atom(0),), (atom(0),)
+
+
+@rule(aten.softmax, aten._softmax, zero="value")
+def softmax(op: Op) -> Shape:
+    """Over the outputs of a weight (a router's logits) a choice: a removed one leaves its share to the others. Else the dim stays whole."""
+    shape = op.dims("self")
+    place = op.integer("dim") % max(1, len(shape))
+    if op["self"] in op.flow.routing.logits and place == len(shape) - 1:
+        op.choose(place, float("-inf"))
+    elif shape:
+        op.pin(shape[place], "softmax over it")
+    return shape
+
+
+@rule(aten.log_softmax, aten._log_softmax, aten._safe_softmax, zero="lose")
+def log_softmax(op: Op) -> Shape:
+    """The normalised dim stays whole."""
+    shape = op.dims("self")
+    op.pin(shape[op.integer("dim") % max(1, len(shape))], "softmax over it")
+    return shape
+
+
+@rule(aten._weight_norm, zero="self")
+def weight_norm(op: Op) -> Shape:
+    """g·v/‖v‖, the norm over all dims but `dim`: those are normalised over; g lies along `dim`."""
+    shape, place = op.dims("v"), op.integer("dim") % len(op.dims("v"))
+    for one, other in zip(shape, op.dims("g"), strict=True):
+        op.unify(one, other)
+    op.inexact(
+        [dim for i, dim in enumerate(shape) if i != place],
+        f"the weight is normalised over it at {op.node.name}",
+    )
+    return shape
+
+
+@rule(aten.glu, zero="lose")
+def glu(op: Op) -> Shape:
+    """The dim is Sum(r, r): the second half gates the first."""
+    shape = list(op.dims("self"))
+    place = op.integer("dim") % len(shape)
+    half: Dim = atom(shape[place].size // 2)
+    algebra.unify(shape[place], algebra.total([half, half]), op.node.name)
+    shape[place] = half
+    return tuple(shape)

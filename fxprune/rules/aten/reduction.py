@@ -1,0 +1,171 @@
+"""Reductions: a sum is a contraction (exact), a mean or a maximum over a dim is not, and what depends on order or position pins."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.dims.dim import Dim, atom
+from fxprune.rules.aten.pointwise import pointwise
+from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.registry import rule
+from fxprune.rules.routing import candidates, packet
+
+aten = torch.ops.aten
+
+
+def reduced(op: Op) -> tuple[Shape, Shape]:
+    """(the dims that are reduced, the dims of the result)."""
+    name = "self" if "self" in op.arguments else "input"
+    shape = op.dims(name)
+    given = op.integers("dim") if "dim" in op.arguments else op.integers("axis")
+    places = {i % max(1, len(shape)) for i in given} or set(range(len(shape)))
+    gone = tuple(shape[i] for i in sorted(places) if shape)
+    if op["keepdim"]:
+        return gone, tuple(atom(1) if i in places else dim for i, dim in enumerate(shape))
+    return gone, tuple(dim for i, dim in enumerate(shape) if i not in places)
+
+
+@rule(aten.sum, aten.nansum, zero="keep")
+def sum_(op: Op) -> Shape:
+    """A contraction with nothing."""
+    gone, result = reduced(op)
+    for dim in gone:
+        op.contract(dim, "self")
+    return result
+
+
+@rule(
+    aten.mean,
+    aten.var,
+    aten.std,
+    aten.nanmean,
+    aten.norm,
+    aten.linalg_vector_norm,
+    aten.prod,
+    aten.logsumexp,
+    aten.any,
+    aten.all,
+    zero="lose",
+)
+def mean(op: Op) -> Shape:
+    """The statistic over a dim changes with its members."""
+    gone, result = reduced(op)
+    _statistic(op, gone)
+    return result
+
+
+def _statistic(op: Op, gone: tuple[Dim, ...]) -> None:
+    op.inexact(gone, f"{op.node.target} over it at {op.node.name}: the statistic changes")
+    op.role(gone, "norm")
+
+
+@rule(aten.mse_loss, aten.l1_loss, aten.smooth_l1_loss, aten.huber_loss, zero="lose")
+def loss(op: Op) -> Shape:
+    """Pointwise, then (unless told not to) a statistic over all dims."""
+    shapes = [op.dims("self"), op.dims("target")]
+    sizes = torch.broadcast_shapes(*(tuple(dim.size for dim in shape) for shape in shapes))
+    result = broadcast(op, shapes, tuple(sizes))
+    if op.integer("reduction") == 0:
+        return result
+    _statistic(op, result)
+    return ()
+
+
+@rule(aten.amax, aten.amin, zero="keep")
+def amax(op: Op) -> Shape:
+    """A maximum over zeros is not a maximum over fewer."""
+    gone, result = reduced(op)
+    _statistic(op, gone)
+    return result
+
+
+@rule(aten.max, aten.min, aten.var_mean, aten.std_mean, aten.median, aten.mode, aten.aminmax, zero="lose")
+def pair(op: Op) -> Shape | tuple[Shape, ...]:
+    """Two results over a dim, one of them possibly its position; between two tensors max and min are pointwise."""
+    if op.has("other"):
+        return pointwise(op)
+    gone, result = reduced(op)
+    positional = op.node.target.overloadpacket not in (aten.var_mean, aten.std_mean)  # type: ignore[union-attr]
+    if positional and "dim" in op.arguments and not _chosen(op):
+        op.pin(gone, f"{op.node.target} gives positions along it")
+    if not positional or "dim" not in op.arguments:
+        _statistic(op, gone)
+    return (result, result) if isinstance(op.node.meta["val"], (tuple, list)) else result
+
+
+#: what never wins
+LOSERS = {
+    aten.max: float("-inf"),
+    aten.argmax: float("-inf"),
+    aten.min: float("inf"),
+    aten.argmin: float("inf"),
+}
+
+
+def _chosen(op: Op) -> bool:
+    """Whether the operator is a choice of one among the positions of a dim; then it says so."""
+    found = candidates(op.node)
+    loser = LOSERS.get(packet(op.node))
+    if found is None or loser is None:
+        return False
+    op.choose(found.place, loser)
+    return True
+
+
+@rule(aten.argmax, aten.argmin, aten.count_nonzero, zero="lose")
+def positional(op: Op) -> Shape:
+    """The result is a position, or counts."""
+    gone, result = reduced(op)
+    if not _chosen(op):
+        op.pin(gone, f"{op.node.target} gives positions along it")
+    return result
+
+
+@rule(aten.cumsum, zero="value")
+def cumulated(op: Op) -> Shape:
+    """A sum over what stands before: removed positions that are zero don't matter to those behind them."""
+    shape = op.dims("self")
+    if shape:
+        op.contract(shape[op.integer("dim") % len(shape)], "self")
+    return shape
+
+
+@rule(aten.cumprod, aten.logcumsumexp, aten.argsort, zero="lose")
+def ordered(op: Op) -> Shape:
+    """The order along the dim matters."""
+    shape = op.dims("self")
+    op.pin(shape[op.integer("dim") % max(1, len(shape))], f"{op.node.target} depends on the order")
+    return shape
+
+
+@rule(aten.topk, zero="lose")
+def topk(op: Op) -> tuple[Shape, ...]:
+    """The best of the positions along a dim, which may lose some as long as enough stay."""
+    found = candidates(op.node)
+    if found is None or not isinstance(op["k"], int):
+        return ranked(op)
+    op.choose(found.place, float("-inf" if op["largest"] else "inf"), op["k"])
+    best = _whole(op, op["k"])
+    shape = tuple(best if i == found.place else dim for i, dim in enumerate(op.dims("self")))
+    return shape, shape
+
+
+@rule(aten.sort, aten.cummax, aten.cummin, aten.kthvalue, zero="lose")
+def ranked(op: Op) -> tuple[Shape, ...]:
+    """Values and positions along a dim that stays whole."""
+    shape = list(op.dims("self"))
+    place = op.integer("dim") % max(1, len(shape))
+    op.pin(shape[place], f"{op.node.target} gives positions along it")
+    if op.outs[0] != tuple(dim.size for dim in shape):
+        shape = [dim if i != place else atom(0) for i, dim in enumerate(shape)]
+        shape = shape if len(shape) == len(op.outs[0]) else shape[:place] + shape[place + 1 :]
+    result = tuple(
+        dim if dim.size == size else _whole(op, size) for dim, size in zip(shape, op.outs[0], strict=True)
+    )
+    return result, result
+
+
+def _whole(op: Op, size: int) -> Dim:
+    dim = atom(size)
+    op.pin(dim, f"{op.node.target} gives it its order")
+    return dim

@@ -1,0 +1,60 @@
+"""Complex numbers and Fourier transforms: a pair of real numbers stays a pair, and frequencies mix all positions of their dims."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.dims.dim import atom
+from fxprune.rules.op import Op, Shape
+from fxprune.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.view_as_complex, aten.view_as_complex_copy, zero="keep")
+def view_as_complex(op: Op) -> Shape:
+    """The last dim is the pair (real, imaginary)."""
+    *shape, pair = op.dims("self")
+    op.pin(pair, "real and imaginary part")
+    return tuple(shape)
+
+
+@rule(aten.view_as_real, aten.view_as_real_copy, zero="keep")
+def view_as_real(op: Op) -> Shape:
+    """A new last dim is the pair (real, imaginary)."""
+    pair = atom(2)
+    op.pin(pair, "real and imaginary part")
+    return (*op.dims("self"), pair)
+
+
+_ONE = (
+    aten.fft_fft, aten.fft_ifft, aten.fft_rfft, aten.fft_irfft, aten.fft_hfft, aten.fft_ihfft, aten._fft_c2c, aten._fft_r2c, aten._fft_c2r,
+)  # fmt: skip
+_SEVERAL = (
+    aten.fft_fft2, aten.fft_ifft2, aten.fft_rfft2, aten.fft_irfft2, aten.fft_fftn, aten.fft_ifftn, aten.fft_rfftn, aten.fft_irfftn,
+    aten.fft_fftshift, aten.fft_ifftshift, aten.fft_hfft2, aten.fft_hfftn, aten.fft_ihfft2, aten.fft_ihfftn,
+)  # fmt: skip
+
+
+@rule(*_ONE, *_SEVERAL, zero="keep")
+def transform(op: Op) -> Shape:
+    """The transformed dims stay whole, others pass through; a sum over positions keeps a zero of the others a zero."""
+    shape = op.dims("self")
+    named = op.integers("dim") or tuple(range(len(shape)))
+    places = {i % len(shape) for i in named}
+    op.pin([shape[i] for i in places], f"{op.node.target} mixes all positions")
+    result = [
+        atom(size) if i in places else dim for i, (dim, size) in enumerate(zip(shape, op.out, strict=True))
+    ]
+    op.pin([result[i] for i in places], f"{op.node.target} mixes all positions")
+    return tuple(result)
+
+
+@rule(aten.stft, zero="lose")
+def frames(op: Op) -> Shape:
+    """A signal is read by position; only the batch passes through."""
+    shape = op.dims("self")
+    lead, why = shape[:-1], f"{op.node.target} mixes all positions"
+    rest = tuple(atom(size) for size in op.out[len(lead) :])
+    op.pin((*shape[-1:], *(op.dims("window") if op.has("window") else ()), *rest), why)
+    return (*lead, *rest)

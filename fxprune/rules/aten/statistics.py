@@ -1,0 +1,188 @@
+"""Statistics and searches: losses, distances and quantiles change with the members of what they run over; sorted tables stay whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from fxprune.dims.dim import Dim, atom
+from fxprune.rules.aten.reduction import reduced
+from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+def statistic(op: Op, gone: Iterable[Dim]) -> None:
+    """What is computed over these dims changes with their members."""
+    op.inexact(gone, f"{op.node.target} over it at {op.node.name}: the statistic changes")
+
+
+def together(op: Op, names: tuple[str, ...]) -> Shape:
+    """The operands of these names, broadcast."""
+    shapes = [op.dims(name) for name in names if op.has(name)]
+    sizes = torch.broadcast_shapes(*(tuple(dim.size for dim in shape) for shape in shapes))
+    return broadcast(op, shapes, tuple(sizes))
+
+
+@rule(
+    aten.binary_cross_entropy, aten.binary_cross_entropy_with_logits, aten.kl_div, aten.soft_margin_loss, aten.hinge_embedding_loss,
+    aten.margin_ranking_loss, aten.poisson_nll_loss, zero="lose",
+)  # fmt: skip
+def loss(op: Op) -> Shape:
+    """Pointwise, then (unless told not to) a statistic over all dims."""
+    names = tuple(name for name in op.arguments if op.has(name))
+    result = together(op, names)
+    if op.integer("reduction") == 0:
+        return result
+    statistic(op, result)
+    return ()
+
+
+@rule(aten.cross_entropy_loss, aten.nll_loss_nd, aten.nll_loss, aten.nll_loss2d, zero="lose")
+def classified(op: Op) -> Shape:
+    """Classes are named by value; the other dims are those of the target."""
+    shape, target = op.dims("self"), op.dims("target")
+    place = min(1, len(shape) - 1)
+    op.pin(shape[place], "classes are named by value")
+    if op.has("weight"):
+        op.pin(op.dims("weight"), "classes are named by value")
+    rest = shape[:place] + shape[place + 1 :]
+    marks = target if len(target) < len(shape) else target[:place] + target[place + 1 :]
+    if len(target) == len(shape):
+        op.pin(target[place], "classes are named by value")
+    shared = op.unify_all(rest, marks)
+    if op.integer("reduction") == 0:
+        return shared
+    statistic(op, shared)
+    return ()
+
+
+@rule(aten.cosine_similarity, aten.pairwise_distance, zero="lose")
+def compared(op: Op) -> Shape:
+    """Two operands are compared along a dim; the norms change with its members."""
+    shape = together(op, ("x1", "x2"))
+    place = op.integer("dim") % len(shape) if "dim" in op.arguments else len(shape) - 1
+    statistic(op, shape[place : place + 1])
+    between = (atom(1),) if op["keepdim"] else ()
+    return (*shape[:place], *between, *shape[place + 1 :])
+
+
+@rule(aten.dist, zero="lose")
+def dist(op: Op) -> Shape:
+    """A norm of the difference."""
+    statistic(op, together(op, ("self", "other")))
+    return ()
+
+
+@rule(aten.linalg_norm, aten.linalg_matrix_norm, aten.frobenius_norm, aten.nuclear_norm, zero="lose")
+def norm(op: Op) -> Shape:
+    """Vector norms over one dim, matrix norms over two."""
+    gone, result = reduced(op)
+    statistic(op, gone)
+    return result
+
+
+@rule(aten.quantile, aten.nanquantile, zero="lose")
+def quantile(op: Op) -> Shape:
+    """A statistic over one dim or all; several quantiles stand in front."""
+    shape = op.dims("self")
+    places = range(len(shape)) if op["dim"] is None else [op.integer("dim") % max(1, len(shape))]
+    statistic(op, [shape[i] for i in places if shape])
+    between = (atom(1),) if op["keepdim"] else ()
+    rest = [d for i, dim in enumerate(shape) for d in (between if i in places else (dim,))]
+    front = op.dims("q") if op.has("q") else ()
+    return (*front, *rest)
+
+
+@rule(aten.nanmedian, zero="lose")
+def nanmedian(op: Op) -> Shape | tuple[Shape, ...]:
+    """Over all, or along a dim with its position."""
+    if "dim" not in op.arguments:
+        statistic(op, op.dims("self"))
+        return ()
+    gone, result = reduced(op)
+    op.pin(gone, f"{op.node.target} gives positions along it")
+    return result, result
+
+
+@rule(aten.msort, zero="lose")
+def msort(op: Op) -> Shape:
+    """Dim 0 is put in order."""
+    shape = op.dims("self")
+    op.pin(shape[:1], f"{op.node.target} depends on the order")
+    return shape
+
+
+@rule(aten.diff, zero="lose")
+def diff(op: Op) -> Shape:
+    """Neighbours along a dim are subtracted: it stays whole, the others unify with what is put in front or behind."""
+    shape = op.dims("self")
+    place = op.integer("dim") % len(shape)
+    why = f"{op.node.target} depends on the order"
+    op.pin(shape[place], why)
+    for name in ("prepend", "append"):
+        if op.has(name):
+            more = op.dims(name)
+            op.pin(more[place], why)
+            op.unify_all(shape[:place] + shape[place + 1 :], more[:place] + more[place + 1 :])
+    rest = atom(op.out[place])
+    op.pin(rest, why)
+    return (*shape[:place], rest, *shape[place + 1 :])
+
+
+@rule(aten.bucketize, zero="lose")
+def bucketize(op: Op) -> Shape:
+    """Each value is looked up among the boundaries, which stay whole."""
+    op.pin(op.dims("boundaries"), "values are looked up in it")
+    return op.dims("self") if op.has("self") else ()
+
+
+@rule(aten.searchsorted, zero="lose")
+def searchsorted(op: Op) -> Shape:
+    """Each value is looked up in its own row of a sorted table; rows pass through, what is sorted stays whole."""
+    table, values = op.dims("sorted_sequence"), op.dims("self") if op.has("self") else ()
+    op.pin(table[-1], "values are looked up in it")
+    if op.has("sorter"):
+        op.unify_all(table, op.dims("sorter"))
+    if len(table) > 1:
+        op.unify_all(table[:-1], values[:-1])
+    return values
+
+
+@rule(aten.isin, zero="lose")
+def isin(op: Op) -> Shape:
+    """Each element is looked up among others, which stay whole."""
+    name = "test_elements" if "test_elements" in op.arguments else "test_element"
+    if op.has(name):
+        op.pin(op.dims(name), "values are looked up in it")
+    return op.dims("elements") if op.has("elements") else ()
+
+
+@rule(aten.index_fill, aten.index_fill_, zero="lose")
+def index_fill(op: Op) -> Shape:
+    """Positions of a dim are written by value."""
+    shape = op.dims("self")
+    op.pin(
+        (*shape[op.integer("dim") % max(1, len(shape)) :][:1], *op.dims("index")), "rows are written by value"
+    )
+    return shape
+
+
+@rule(aten.max_unpool2d, aten.max_unpool3d, zero="lose")
+def unpooled(op: Op) -> Shape:
+    """Batch and channels pass through, places in the image are written by value."""
+    shape, spots = op.dims("self"), op.dims("indices")
+    spatial = 2 if op.node.target.overloadpacket is aten.max_unpool2d else 3  # type: ignore[union-attr]
+    op.pin((*shape[-spatial:], *spots[-spatial:]), "places are written by value")
+    lead = op.unify_all(shape[:-spatial], spots[:-spatial])
+    rest = tuple(atom(size) for size in op.out[len(lead) :])
+    op.pin(rest, "places are written by value")
+    return (*lead, *rest)
+
+
+@rule(aten.frexp, zero="keep")
+def frexp(op: Op) -> tuple[Shape, ...]:
+    """Mantissa and exponent, number by number."""
+    return op.dims("self"), op.dims("self")

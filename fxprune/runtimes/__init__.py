@@ -1,0 +1,1 @@
+"""Run and time files: one runtime, one file."""

@@ -1,0 +1,58 @@
+"""The adapter of OpenVINO: it runs ONNX files on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import ExportError
+from fxprune.ir.example_inputs import Feeds
+from fxprune.runtimes.onnxruntime import Outputs, Prepared, Settings
+
+
+def version() -> str:
+    """The version of OpenVINO; ImportError where it is absent."""
+    import openvino
+
+    return str(openvino.__version__)
+
+
+def prepare(path: Path, settings: Settings) -> Prepared:
+    """Compile an ONNX file once; the result runs it on given inputs, and ExportError says why where it can't."""
+    compiled = _compile(path, settings)
+    request = compiled.create_infer_request()
+    inputs = [min(port.names) for port in compiled.inputs]
+    places = range(len(compiled.outputs))
+
+    def call(given: Feeds) -> Outputs:
+        # OpenVINO would run on what lay in the memory of an input that is not given.
+        if missing := [name for name in inputs if name not in given]:
+            raise ExportError(f"{path} has an input {missing[0]!r}, and given are only: {', '.join(given)}")
+        ready = {name: given[name] for name in inputs}
+        try:
+            found = request.infer(ready, share_inputs=True)  # as ONNX Runtime does: no copy of the inputs
+        except Exception as error:
+            raise ExportError(f"OpenVINO failed: {_reason(error)}") from error
+        return [found[place] for place in places]
+
+    return call
+
+
+def _compile(path: Path, settings: Settings) -> Any:
+    import openvino
+
+    asked = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": settings.threads,
+        # Where the processor has bfloat16, OpenVINO computes in it unasked, and outputs move by 1e-2.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    try:
+        return openvino.Core().compile_model(str(path), "CPU", asked)
+    except Exception as error:
+        raise ExportError(f"OpenVINO can't open {path}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line that says something: before it stand the places in OpenVINO's source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return [*told, *lines, type(error).__name__][0][:300]

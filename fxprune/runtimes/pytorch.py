@@ -1,0 +1,79 @@
+"""PyTorch as a runtime: it runs .pt2 files."""
+
+import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import ExportError
+from fxprune.export.exported_program import quiet, reason
+from fxprune.frontend.pt2_archive import missing
+from fxprune.ir.example_inputs import Feeds
+from fxprune.runtimes.onnxruntime import Outputs, Prepared, Settings
+
+
+def version() -> str:
+    """The version of PyTorch."""
+    return str(torch.__version__)
+
+
+def prepare(path: Path, settings: Settings) -> Prepared:
+    """Load a .pt2 file once; the result runs it on inputs by name, and ExportError says why where it can't."""
+    exported = _load(path)
+    module, spec, inputs = exported.module(), exported.call_spec.in_spec, _inputs(exported)
+
+    def call(given: Feeds) -> Outputs:
+        leaves = [_leaf(path, argument, given) for argument in inputs]
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        try:
+            with _threads(settings.threads), torch.no_grad():
+                results = module(*args, **kwargs)
+        except Exception as error:
+            raise ExportError(f"torch can't run {path}: {reason(error)}") from error
+        return [leaf.numpy() for leaf in pytree.tree_leaves(results) if isinstance(leaf, torch.Tensor)]
+
+    return call
+
+
+def _load(path: Path) -> ExportedProgram:
+    try:
+        with quiet():
+            return torch.export.load(path)
+    except Exception as error:
+        raise ExportError(f"torch can't load {path}: {missing(path) or reason(error)}") from error
+
+
+def _inputs(exported: ExportedProgram) -> list[Any]:
+    """The user's inputs in the order of the input tree: names of tensors, and constants among them (a flag, None)."""
+    specs = exported.graph_signature.input_specs
+    return [spec.arg for spec in specs if spec.kind is InputKind.USER_INPUT]
+
+
+def _leaf(path: Path, argument: Any, given: Feeds) -> Any:
+    if isinstance(argument, ConstantArgument):
+        return argument.value
+    name = argument.name
+    if name not in given and hasattr(builtins, name):
+        name = f"{name}_1"  # as FX, and so a Program, calls what would shadow a builtin: `input`
+    if name not in given:
+        raise ExportError(f"{path} has an input {argument.name!r}, and given are only: {', '.join(given)}")
+    value = given[name]
+    # A tensor over memory that must not be written would be undefined behaviour, and torch warns of it.
+    return torch.from_numpy(value if value.flags.writeable else value.copy())
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads of torch for a while; the number is the process's, so it is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

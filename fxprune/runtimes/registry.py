@@ -1,0 +1,214 @@
+"""The table of runtimes, and how long files take in them: one row says all that fxprune knows of a runtime."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from pathlib import Path
+
+from fxprune.errors import UsageError
+from fxprune.export.exported_program import first_line
+from fxprune.ir.example_inputs import Feeds
+from fxprune.runtimes import (
+    onnxruntime as runtime,
+)
+from fxprune.runtimes import (
+    openvino as openvino_runtime,
+)
+from fxprune.runtimes import (
+    pytorch as torch_runtime,
+)
+from fxprune.runtimes.onnxruntime import DEFAULT, Prepared, Settings, Timing
+
+# A time-boxed measurement still runs this often, however slow the model is.
+FEWEST_RUNS = 5
+MOST_RUNS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A runtime: its name in sentences, what it is, which files it runs, and how pip installs it.
+
+    `open` prepares a file: what it returns runs the file once on given inputs, by name. `version` raises
+    ImportError where the runtime is absent. `levels` are its optimisation levels, `providers` what may follow
+    its name and a colon.
+    """
+
+    title: str
+    help: str
+    suffix: str
+    install: str
+    version: Callable[[], str]
+    open: Callable[[Path, Settings], Prepared]
+    levels: tuple[str, ...] = ("all",)
+    providers: Callable[[], tuple[str, ...]] = tuple
+
+    def missing(self) -> str:
+        """Why the runtime is not there, with what installs it, in a sentence; empty where it is there."""
+        try:
+            self.version()
+        except ImportError as error:
+            return f"{self.title} can't be imported ({first_line(error)}); install it: {self.install}"
+        return ""
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "onnxruntime": Runtime(
+        "ONNX Runtime",
+        "ONNX Runtime on the CPU, or on a provider that is named after a colon, as onnxruntime:CUDAExecutionProvider",
+        ".onnx",
+        "pip install onnxruntime",
+        runtime.version,
+        runtime.prepare,
+        runtime.LEVELS,
+        runtime.providers,
+    ),
+    "openvino": Runtime(
+        "OpenVINO",
+        "OpenVINO on the CPU, in float32",
+        ".onnx",
+        "pip install openvino",
+        openvino_runtime.version,
+        openvino_runtime.prepare,
+    ),
+    "torch": Runtime(
+        "PyTorch",
+        "PyTorch on the CPU, without a compiler",
+        ".pt2",
+        "pip install torch",
+        torch_runtime.version,
+        torch_runtime.prepare,
+    ),
+}
+
+
+def runtime_of(settings: Settings) -> Runtime:
+    """The row that the settings name; UsageError where it is unknown or absent, or has not what they ask for."""
+    name, colon, provider = settings.runtime.partition(":")
+    if name not in RUNTIMES:
+        raise UsageError(f"no runtime {name!r}; runtimes: {', '.join(RUNTIMES)}")
+    row = RUNTIMES[name]
+    if why := row.missing():
+        raise UsageError(why)
+    if colon and provider not in row.providers():
+        available = ", ".join(row.providers()) or "none"
+        raise UsageError(f"{row.title} has no provider {provider!r} here; available: {available}")
+    if settings.optimization not in row.levels:
+        levels = ", ".join(row.levels)
+        raise UsageError(f"no optimisation level {settings.optimization!r} in {row.title}; levels: {levels}")
+    if settings.threads < 1:
+        raise UsageError(f"threads must be at least 1, got {settings.threads}")
+    return row
+
+
+def prepare(path: Path, settings: Settings = DEFAULT) -> Prepared:
+    """Open a file in the runtime that the settings name: what comes back runs it once on given inputs."""
+    row = runtime_of(settings)
+    # Without this the runtime would speak of a broken file. A suffix of nobody's may be anything.
+    if path.suffix != row.suffix and path.suffix in {other.suffix for other in RUNTIMES.values()}:
+        raise UsageError(
+            f"{row.title} runs {row.suffix} files, not {path}; for those: {', '.join(names(path.suffix))}"
+        )
+    return row.open(path, settings)
+
+
+def names(suffix: str) -> list[str]:
+    """The names of the runtimes that run files with a suffix."""
+    return [name for name, row in RUNTIMES.items() if row.suffix == suffix]
+
+
+def measure(
+    files: Mapping[str, Path],
+    given: Mapping[str, Feeds],
+    settings: Settings = DEFAULT,
+    seconds: float = 2.0,
+) -> dict[str, Timing]:
+    """Time several files on their inputs, taking turns, for about `seconds` in all."""
+    return turns({name: prepare(path, settings) for name, path in files.items()}, given, seconds)
+
+
+def turns(
+    calls: Mapping[str, Prepared], given: Mapping[str, Feeds], seconds: float = 2.0
+) -> dict[str, Timing]:
+    """Time what is prepared, in one runtime or several, taking turns, for about `seconds` in all."""
+    return _turns({name: _runner(call, given[name]) for name, call in calls.items()}, seconds)
+
+
+def fastest(
+    path: Path, given: Feeds, settings: Settings = DEFAULT, seconds: float = 2.0
+) -> tuple[Settings, dict[str, Timing]]:
+    """Time a file under every optimisation level of the runtime, taking turns, for about `seconds` in all.
+
+    Gives the settings with the smallest median, and the timings by level.
+    """
+    choices = {level: replace(settings, optimization=level) for level in runtime_of(settings).levels}
+    timed = _turns(
+        {level: _runner(prepare(path, choice), given) for level, choice in choices.items()}, seconds
+    )
+    best = min(timed, key=lambda level: timed[level].median)
+    return choices[best], timed
+
+
+def describe(settings: Settings) -> str:
+    """The settings in words, for the title of a table."""
+    name, _, provider = settings.runtime.partition(":")
+    row = RUNTIMES[name]
+    level = f", optimisation {settings.optimization}" if len(row.levels) > 1 else ""
+    return f"{row.title} on {provider or 'the CPU'}, {_threads(settings)}{level}"
+
+
+def identity(settings: Settings) -> str:
+    """What a timing under these settings is valid for, in a line: the runtime, its version, the settings, and the machine."""
+    version = runtime_of(settings).version()
+    machine = f"{processor()}, {os.cpu_count()} cores"
+    return (
+        f"{settings.runtime} {version}, {_threads(settings)}, optimisation {settings.optimization}, {machine}"
+    )
+
+
+def processor() -> str:
+    """The model name of the CPU, as Linux says it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return found[0] if found else platform.processor() or platform.machine()
+
+
+def _threads(settings: Settings) -> str:
+    return "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
+
+
+def _runner(call: Prepared, given: Feeds) -> Callable[[], float]:
+    """Run once, for some runtimes prepare in their first run; then each call gives the milliseconds of one run."""
+    call(given)
+
+    def timed() -> float:
+        start = time.perf_counter()
+        call(given)
+        return (time.perf_counter() - start) * 1000
+
+    return timed
+
+
+def _turns(runs: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, Timing]:
+    """Turns spread a slow moment of the machine over all; the order is reversed every other round."""
+    for call in runs.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    for order in islice(cycle([tuple(runs), tuple(runs)[::-1]]), MOST_RUNS):
+        for name in order:
+            times[name].append(runs[name]())
+        if time.perf_counter() > end and len(times[name]) >= FEWEST_RUNS:
+            break
+    return {name: _timing(taken) for name, taken in times.items()}
+
+
+def _timing(taken: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(taken, n=4, method="inclusive")
+    return Timing(median, low, high, len(taken))

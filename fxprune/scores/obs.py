@@ -1,0 +1,94 @@
+"""Optimal brain surgeon for units: which ones a reader can best do without, when its other weights are re-fitted each time.
+
+Source: ZipLM (arXiv 2302.04089), with the outputs weighted by the curvature of the loss (K-FAC), so that errors of different readers
+are in one currency: the expected change of the loss (or squared distance of the model's output).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxprune.analysis.linear_ops import Matrix
+from fxprune.calibration.second_moments import Moments
+
+DAMPING = 1e-2
+"""What is added to the diagonal of the input moments, as a share of its mean."""
+
+STEPS = 48
+"""An axis is emptied in about this many steps; the moments are updated after each."""
+
+
+@dataclass
+class Reader:
+    """One matrix that reads the units: the inverse of its input moments, its whitened weights, and the columns of each unit [units, n]."""
+
+    inverse: Tensor
+    weight: Tensor
+    columns: Tensor
+
+    def costs(self, units: Tensor) -> Tensor:
+        """What removing each unit alone costs, after the best re-fit of the rest."""
+        columns = self.columns[units]
+        if columns.shape[1] == 1:
+            flat = columns[:, 0]
+            squares: Tensor = self.weight[:, flat].square().sum(0)
+            return squares / self.inverse[flat, flat]
+        blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
+        parts = self.weight[:, columns].permute(1, 2, 0)  # units × columns × outputs
+        costs: Tensor = (torch.linalg.solve(blocks, parts) * parts).sum((1, 2))
+        return costs
+
+    def remove(self, units: Tensor) -> float:
+        """Remove units at once, re-fit the rest; what that costs."""
+        gone = self.columns[units].flatten()
+        solved = torch.linalg.solve(
+            self.inverse[gone][:, gone], torch.cat([self.weight[:, gone].t(), self.inverse[gone]], 1)
+        )
+        outputs = self.weight.shape[0]
+        cost = float((solved[:, :outputs] * self.weight[:, gone].t()).sum())
+        change = solved[:, outputs:]
+        self.weight = self.weight - self.weight[:, gone] @ change
+        self.inverse = self.inverse - self.inverse[:, gone] @ change
+        return cost
+
+
+def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) -> Reader:
+    """A reader from its parameter and what the data said; a bias takes up the mean of what is removed, so it does not count."""
+    spread = moments.spread(centred=bool(matrix.bias))
+    rounding = 1e-10 * moments.spread(centred=False).diagonal().mean().clamp_min(1e-20)
+    damped = spread + DAMPING * spread.diagonal().mean().maximum(rounding) * torch.eye(len(spread))
+    wide = matrix.read(weight).to(torch.float64)
+    values, vectors = torch.linalg.eigh(moments.slopes.to(wide).expand(len(wide), len(wide)))
+    root = vectors * values.clamp_min(0).sqrt()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return Reader(inverse, root.t() @ wide, columns)
+
+
+def eliminate(readers: list[Reader], groups: int, size: int) -> tuple[Tensor, Tensor]:
+    """(order, errors): in each group the units from the first to go to the last [groups, size], and the sum of costs [groups, size + 1].
+
+    Every step removes equally many units from each group.
+    """
+    left = torch.arange(groups * size).reshape(groups, size)
+    order: list[Tensor] = []
+    errors = [torch.zeros(groups, dtype=torch.float64)]
+    while left.shape[1]:
+        count = min(max(1, size // STEPS), left.shape[1])
+        costs = torch.stack([r.costs(left.flatten()) for r in readers]).sum(0).reshape(left.shape)
+        ranked = costs.argsort(dim=1, stable=True)
+        chosen, rest = left.gather(1, ranked[:, :count]), ranked[:, count:].sort(1).values
+        paid = sum(r.remove(chosen.flatten()) for r in readers)
+        shares = costs.gather(1, ranked[:, :count]).clamp_min(0)
+        errors += _spread(errors[-1], shares, paid)
+        order.append(chosen)
+        left = left.gather(1, rest)
+    return torch.cat(order, 1) % size, torch.stack(errors, 1)
+
+
+def _spread(before: Tensor, costs: Tensor, paid: float) -> list[Tensor]:
+    """The sums of costs after each unit of a step, whose whole cost is known and is shared out by the cost of each alone."""
+    shares = costs / costs.sum().clamp_min(1e-300) * max(paid, 0.0)
+    return list((before[:, None] + shares.cumsum(1)).unbind(1))

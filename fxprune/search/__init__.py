@@ -1,0 +1,1 @@
+"""Which plan meets a budget at the least error."""

@@ -1,0 +1,239 @@
+"""Seek: plans are drafted by a table of costs, written, measured as whole files, and drafted anew until one keeps to its budget."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fxprune.cost.budgets import BUDGETS, Clock, Meter, counted, written
+from fxprune.errors import RefusedError
+from fxprune.ir.example_inputs import Point, feeds
+from fxprune.ir.program import Program
+from fxprune.runtimes.registry import measure
+
+TRIES = 5
+"""Plans that are emitted and measured before the best of them is taken."""
+
+ROOM = 0.99
+"""A measured plan should lie this far below its budget, for the next measurement will not be the same."""
+
+CLOSE = 0.95
+"""A plan that lies below this share of its budget gives away more than it must."""
+
+INSIDE = 0.1
+"""How near the next plan may come to either of two that lie on both sides of a budget, as a share of the way between them."""
+
+SECONDS_A_PLAN = 3.0
+"""How long the original and a plan are timed, taking turns."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is to be reached: a budget's name, the share of it that may be left, the point that it is meant at, a clock for latencies."""
+
+    budget: str
+    share: float
+    point: Point
+    clock: Clock
+
+    @property
+    def measured(self) -> bool:
+        """Whether the figure comes from a clock, and not from a count."""
+        return BUDGETS[self.budget].count is None
+
+    def meter(self) -> Meter:
+        """How parts are costed."""
+        return self.clock if self.measured else counted(self.budget)
+
+
+class Scale:
+    """Weighs whole programs against the original: by a count, or by emitting both and timing them in turns."""
+
+    def __init__(self, program: Program, aim: Aim, folder: Path) -> None:
+        self.aim, self.folder, self.program = aim, folder, program
+        count = BUDGETS[aim.budget].count
+        self.count = None if count is None else lambda one: float(count(one, aim.point))
+        self.before = None if count else written(program, folder / "original", aim.clock.settings)
+        self.total = self.count(program) if self.count else self._timed({"original": self.before})["original"]
+
+    def share(self, slim: Program) -> float:
+        """What is left of the original's figure."""
+        if self.count:
+            return self.count(slim) / self.total
+        after = written(slim, self.folder / "plan", self.aim.clock.settings)
+        times = self._timed({"original": self.before, "plan": after})
+        after.unlink()
+        return times["plan"] / times["original"]
+
+    def _timed(self, files: Mapping[str, Any]) -> dict[str, float]:
+        given = dict.fromkeys(files, feeds(self.program, self.aim.point))
+        timed = measure(files, given, self.aim.clock.settings, SECONDS_A_PLAN)
+        return {name: timing.median for name, timing in timed.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A plan: what it costs by the table, its error, a text equal for equal plans, how its program is made, and what it is made from."""
+
+    cost: float
+    error: float
+    key: str
+    make: Callable[[], Program]
+    plan: Any
+
+
+class Drafts(Protocol):
+    """What can be planned."""
+
+    @property
+    def whole(self) -> float:
+        """What all that is decided about costs now, by the table."""
+
+    @property
+    def more(self) -> str:
+        """What could be allowed besides, in words."""
+
+    def within(self, cost: float) -> Draft | None:
+        """The plan of least error that costs at most this much; None where there is none."""
+
+    def half(self) -> Draft:
+        """About half of everything: the table is held against it."""
+
+    def least(self) -> Draft:
+        """What costs least."""
+
+    def frontier(self) -> list[tuple[float, float]]:
+        """The (cost, error) of the best plans for budgets of all sizes; empty where errors can't be added up."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan that was tried: what the cost table said, and what the emitted file showed, as shares of the original."""
+
+    predicted: float
+    measured: float
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sought:
+    """The draft that keeps to the budget, the trials that led there, and the share that is left.
+
+    `factor` is what the whole model saves over what the table says. `frontier` is what the best plans for other budgets would leave,
+    as (predicted share, error).
+    """
+
+    aim: Aim
+    draft: Draft
+    trials: tuple[Trial, ...]
+    factor: float
+    share: float
+    frontier: tuple[tuple[float, float], ...] = ()
+
+    def details(self) -> dict[str, Any]:
+        """For a report: the budget, the trials, the frontier, the factor and the share as plain data."""
+        return {
+            "budget": self.aim.budget,
+            "target": self.aim.share,
+            "trials": [asdict(trial) for trial in self.trials],
+            "frontier": [{"share": share, "error": error} for share, error in self.frontier],
+            "factor": self.factor,
+            "share": self.share,
+        }
+
+
+def seek(program: Program, aim: Aim, drafts: Drafts, observe: Callable[[str], None]) -> Sought:
+    """The draft of least error whose emitted file keeps to the budget; RefusedError where even the smallest exceeds it."""
+    with tempfile.TemporaryDirectory(prefix="fxprune-plan-") as folder:
+        observe("measuring the original")
+        return _Search(drafts, Scale(program, aim, Path(folder)), observe).run()
+
+
+class _Search:
+    """Plans for a budget.
+
+    Costs of parts don't add up to that of the whole: caches are warmer in a small file, and parts of a convolutional net share
+    nodes. One plan, everything halved, is measured as a whole; `factor` is what it saves over what the table says.
+    """
+
+    def __init__(self, drafts: Drafts, scale: Scale, observe: Callable[[str], None]) -> None:
+        self.drafts, self.scale, self.observe = drafts, scale, observe
+        self.factor = self._factor()
+
+    @property
+    def rest(self) -> float:
+        """The cost of what nothing decides about."""
+        return self.scale.total - self.factor * self.drafts.whole
+
+    def predicted(self, cost: float) -> float:
+        """The share that is left by the table where what is decided about costs this much."""
+        return (self.rest + self.factor * cost) / self.scale.total
+
+    def run(self) -> Sought:
+        """Plan and weigh until a plan keeps to the budget and gives little away."""
+        aim, trials, seen = self.scale.aim, list[Trial](), set[str]()
+        best: tuple[tuple[bool, float], Draft] | None = None
+        allowed, room = aim.share, ROOM if aim.measured else 1.0
+        tried = list[tuple[float, float]]()
+        for _ in range(TRIES):
+            draft = self.drafts.within((allowed * self.scale.total - self.rest) / self.factor)
+            if draft is None or draft.key in seen:
+                break
+            seen.add(draft.key)
+            trials.append(self._tried(draft, len(trials)))
+            share = trials[-1].measured
+            safe = share <= aim.share * room
+            if share <= aim.share and (best is None or (safe, share) > best[0]):
+                best = (safe, share), draft
+            if safe and share >= aim.share * CLOSE:
+                break
+            tried.append((allowed, share))
+            allowed = _next(tried, aim.share * (CLOSE + room) / 2)
+        draft = best[1] if best else self._smallest(trials)
+        share = best[0][1] if best else trials[-1].measured
+        frontier = tuple((self.predicted(cost), error) for cost, error in self.drafts.frontier())
+        return Sought(aim, draft, tuple(trials), self.factor, share, frontier)
+
+    def _tried(self, draft: Draft, place: int) -> Trial:
+        predicted = self.predicted(draft.cost)
+        self.observe(f"plan {place + 1}: predicted {predicted:.3f} of the original, measuring")
+        return Trial(predicted, self.scale.share(draft.make()), draft.error)
+
+    def _factor(self) -> float:
+        self.observe("validating the cost table against the whole model")
+        half = self.drafts.half()
+        said = self.drafts.whole - half.cost
+        saved = (1 - self.scale.share(half.make())) * self.scale.total
+        return saved / said if said > 0 and saved > 0 else 1.0
+
+    def _smallest(self, trials: list[Trial]) -> Draft:
+        """The smallest of everything, where the table knows nothing better; RefusedError where that exceeds the budget."""
+        draft = self.drafts.least()
+        trials.append(self._tried(draft, len(trials)))
+        if trials[-1].measured > self.scale.aim.share:
+            raise RefusedError(self._missed(trials[-1].measured))
+        return draft
+
+    def _missed(self, least: float) -> str:
+        aim = self.scale.aim
+        return (
+            f"{aim.budget}={aim.share:g} can't be reached: with the smallest of everything that may go, {least:.3f} of the"
+            f" {aim.budget} is left; ask for more{self.drafts.more}"
+        )
+
+
+def _next(tried: Sequence[tuple[float, float]], goal: float) -> float:
+    """What to allow next, from (allowed, measured) so far: between plans on both sides of the goal, else on by what the last one missed.
+
+    The table's slope is not the clock's: stepping on by the miss alone would swing around a goal where the clock falls steeply.
+    """
+    under = max((each for each in tried if each[1] <= goal), key=lambda each: each[1], default=None)
+    over = min((each for each in tried if each[1] > goal), key=lambda each: each[1], default=None)
+    if under is None or over is None:
+        allowed, measured = tried[-1]
+        return allowed + goal - measured
+    way = (goal - under[1]) / (over[1] - under[1])
+    return under[0] + min(max(way, INSIDE), 1 - INSIDE) * (over[0] - under[0])

@@ -1,0 +1,198 @@
+"""Plans: from the worth of units and the cost of sites to what each site keeps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fxprune.analysis.axes import Axis
+from fxprune.analysis.sites import Site
+from fxprune.cost.table import SiteCost
+from fxprune.ir.selection import Selection
+from fxprune.scores.base import Worth
+from fxprune.search import knapsack
+
+LEVELS = 32
+"""About how many sizes of a large axis are weighed against each other."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a site could keep: units of its axes, in their order; none where its branch goes. With the cost of the site, and the error."""
+
+    counts: tuple[int, ...]
+    cost: float
+    error: float
+
+    @property
+    def parts(self) -> tuple[Option, ...]:
+        """One for each site."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """An option of each of several sites, with the sums of their costs and errors."""
+
+    parts: tuple[Option, ...]
+    cost: float
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A site with all that a plan needs of it.
+
+    `gone` is the error without its branch, None where the branch can't go; `scale` is what the errors of the worth are multiplied by.
+    """
+
+    site: Site
+    cost: SiteCost
+    worth: Mapping[str, Worth]
+    gone: float | None = None
+    scale: float = 1.0
+
+    def options(self) -> list[Option]:
+        """All that could be kept, without what costs no less than something that errs less."""
+        inner = [_inner_levels(axis) for axis in self.site.inner]
+        sizes = itertools.product(_levels(self.site.main, self.cost.multiple_of), *inner)
+        found = [self.option(counts) for counts in sizes]
+        if self.gone is not None:
+            found.append(Option((), 0.0, self.gone))
+        return _undominated(found)
+
+    def option(self, counts: tuple[int, ...]) -> Option:
+        """These sizes of the axes."""
+        main = self.worth[self.site.main.name]
+        size = self.site.main.size
+        stay = main.order[0, size - counts[0] :]
+        error = float(main.errors[0, size - counts[0]])
+        for axis, count in zip(self.site.inner, counts[1:], strict=True):
+            error += float(self.worth[axis.name].errors[stay, axis.size - count].sum())
+        return Option(counts, self.cost.at(counts[0], counts[1:]), error * self.scale)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Itself, as of several that are tied."""
+        return (self,)
+
+    def cheapest(self) -> Option:
+        """The option that costs least."""
+        return self.options()[0]
+
+    def near(self, share: float) -> Option:
+        """The option that keeps about this share of the main axis, and all of the inner ones."""
+        levels = _levels(self.site.main, self.cost.multiple_of)
+        return self.option((_nearest(levels, share), *(axis.size for axis in self.site.inner)))
+
+
+@dataclass(frozen=True, eq=False)
+class Tied:
+    """Choices that keep equally many units of their main axes, all of the inner ones, and their branches: one item for the knapsack."""
+
+    choices: tuple[Choice, ...]
+
+    def options(self) -> list[Joint]:
+        """What all of them could keep, without what costs no less than something that errs less."""
+        return _undominated([self.joint(count) for count in self._levels()])
+
+    def cheapest(self) -> Joint:
+        """The option that costs least."""
+        return self.options()[0]
+
+    def joint(self, count: int) -> Joint:
+        """This size of every main axis."""
+        whole = [tuple(axis.size for axis in choice.site.inner) for choice in self.choices]
+        parts = tuple(
+            choice.option((count, *inner)) for choice, inner in zip(self.choices, whole, strict=True)
+        )
+        return Joint(parts, sum(part.cost for part in parts), sum(part.error for part in parts))
+
+    def near(self, share: float) -> Joint:
+        """About this share of the smallest axis."""
+        return self.joint(_nearest(self._levels(), share))
+
+    def _levels(self) -> list[int]:
+        mains = [choice.site.main for choice in self.choices]
+        least = max(axis.least for axis in mains)
+        levels = _levels(
+            min(mains, key=lambda axis: axis.size), max(choice.cost.multiple_of for choice in self.choices)
+        )
+        return [level for level in levels if level >= least] or levels[-1:]
+
+
+def _levels(axis: Axis, multiple_of: int) -> list[int]:
+    step = max(multiple_of, axis.size // LEVELS // multiple_of * multiple_of)
+    least = -(-axis.least // step) * step
+    return sorted({axis.size, *range(max(step, least), axis.size, step)})
+
+
+def _inner_levels(axis: Axis) -> list[int]:
+    return sorted({max(1, axis.least, axis.size * share // 4) for share in (1, 2, 3, 4)})
+
+
+def _nearest(levels: Sequence[int], share: float) -> int:
+    return min(levels, key=lambda level: abs(level - share * levels[-1]))
+
+
+Kept = TypeVar("Kept", Option, Joint)
+
+
+def _undominated(found: Sequence[Kept]) -> list[Kept]:
+    kept: list[Kept] = []
+    for option in sorted(found, key=lambda o: (o.cost, o.error)):
+        if not kept or option.error < kept[-1].error:
+            kept.append(option)
+    return kept
+
+
+def cheapest_error(choices: Sequence[Choice | Tied], budget: float) -> list[Option] | None:
+    """The options of least error whose costs keep to the budget, one for each site; None where none do."""
+    options: list[Sequence[Option | Joint]] = [choice.options() for choice in choices]
+    places = knapsack.choose([[(o.cost, o.error) for o in each] for each in options], budget)
+    return None if places is None else flat([each[i] for each, i in zip(options, places, strict=True)])
+
+
+def frontier(choices: Sequence[Choice | Tied]) -> list[tuple[float, float]]:
+    """The (cost, error) of the best plans for budgets of all sizes."""
+    return knapsack.frontier([[(o.cost, o.error) for o in choice.options()] for choice in choices])
+
+
+def flat(plan: Sequence[Option | Joint]) -> list[Option]:
+    """One option for each site."""
+    return [part for each in plan for part in each.parts]
+
+
+def same_share(choices: Sequence[Choice | Tied], budget: float) -> list[Option] | None:
+    """The same share of every main axis, as much as the budget allows: for scores whose errors can't be compared between axes."""
+    found: list[Option] | None = None
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        plan = at_share(choices, middle)
+        fits = sum(option.cost for option in plan) <= budget
+        low, high, found = (middle, high, plan) if fits else (low, middle, found)
+    return found
+
+
+def at_share(choices: Sequence[Choice | Tied], share: float) -> list[Option]:
+    """The options that keep about this share of every main axis, one for each site."""
+    return flat([choice.near(share) for choice in choices])
+
+
+def selection(choices: Sequence[Choice], options: Sequence[Option]) -> Selection:
+    """What the options keep, in indices of the original."""
+    axes: dict[str, list[int] | list[list[int]]] = {}
+    sizes: dict[str, int] = {}
+    within: dict[str, str] = {}
+    removed = tuple(c.site.branch for c, o in zip(choices, options, strict=True) if not o.counts)
+    for choice, option in zip(choices, options, strict=True):
+        for axis, count in zip(choice.site.axes, option.counts, strict=False):
+            if count < axis.size:
+                worth, inner = choice.worth[axis.name], axis is not choice.site.main
+                axes[axis.name] = worth.rows(count) if inner else worth.kept(count)
+                sizes[axis.name] = axis.size
+                within |= {axis.name: choice.site.main.name} if inner else {}
+    return Selection(axes, sizes, within, removed=removed)

@@ -1,0 +1,115 @@
+"""Probes: what scores predict is held against what really happens to the outputs, on a few rows, one site at a time.
+
+A score sees one reader at a time and takes rows for independent; where neighbouring places err alike (images), it is too low by far. One
+cut of each site is tried, its readers re-fitted, and all errors of the site are scaled by what was found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.analysis.axes import Analysis
+from fxprune.calibration.data import Calibration, flat, state
+from fxprune.calibration.objective import Objective
+from fxprune.calibration.repair import repair
+from fxprune.ir.program import Program
+from fxprune.ir.signature import needed
+from fxprune.rewrite.bypass import apply, bypassed
+from fxprune.search.plans import Choice, selection
+
+ROWS = 48
+"""Rows on which outputs are compared."""
+
+NUMBERS = 1 << 25
+"""And at most about so many numbers in all: a language model gives millions for a row, and few rows tell enough."""
+
+SHARE = 0.75
+"""What is left of a site in its probe."""
+
+TRUST = 100.0
+"""Errors are scaled by no more than this, and by no less than its inverse."""
+
+
+@dataclass
+class Probe:
+    """Tries cuts of one site each; `how` names the repair that will follow."""
+
+    analysis: Analysis
+    data: Calibration
+    objective: Objective
+    how: str
+    observe: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        first = self.data.batches[0]
+        numbers = sum(map(math.prod, _sizes(_run(self.analysis.program, first))))
+        a_row = numbers / Calibration((first,)).rows
+        self.few = _few(self.data, min(ROWS, NUMBERS / max(1.0, a_row)))
+        self.outputs = [_run(self.analysis.program, batch) for batch in self.few.batches]
+
+    def calibrated(self, choices: Sequence[Choice], branches: bool) -> list[Choice]:
+        """The choices with their errors scaled, and, if asked, with the error without their branch."""
+        found: list[Choice] = []
+        for i, choice in enumerate(choices):
+            self.observe(f"probing {choice.site.main.name} ({i + 1} of {len(choices)})")
+            gone = self._without(choice.site.branch) if branches and choice.site.branch else None
+            found.append(replace(choice, gone=gone, scale=self._scale(choice)))
+        return found
+
+    def _scale(self, choice: Choice) -> float:
+        option = choice.near(SHARE)
+        chosen = selection([choice], [option])
+        if not len(chosen) or not option.error > 0:
+            return 1.0
+        slim = apply(self.analysis.program, chosen)
+        if slim.free_outputs and _sizes(_run(slim, self.few.batches[0])) != _sizes(self.outputs[0]):
+            return 1.0  # an output that shrinks itself can't be compared
+        how = "none" if self.how == "none" or len(self.few.batches) < 2 else "readers"
+        found = self.gap(repair(self.analysis.program, slim, chosen, self.few, how).program)
+        return min(max(found / option.error, 1 / TRUST), TRUST)
+
+    def _without(self, branch: str) -> float:
+        return self.gap(bypassed(self.analysis, [branch]))
+
+    def gap(self, candidate: Program) -> float:
+        """How far a candidate's outputs are from the original's, by the objective."""
+        gaps = [
+            self.objective.gap(output, _run(candidate, batch), batch)
+            for batch, output in zip(self.few.batches, self.outputs, strict=True)
+        ]
+        return sum(gaps) / len(gaps)
+
+
+def _sizes(outputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(value.shape) for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def _few(data: Calibration, rows: float) -> Calibration:
+    """Batches spread over the data, of about so many rows in all, but more than one where there are more."""
+    count = max(2, round(rows * len(data.batches) / max(1, data.rows)))
+    step = max(1, len(data.batches) // count)
+    return Calibration(data.batches[::step][:count])
+
+
+class _Run(fx.Interpreter):
+    """A run that leaves the program's own buffers as they were."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.graph)
+        self.given = state(program)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.given[target] if target in self.given else super().get_attr(target, args, kwargs)
+
+
+def _run(program: Program, batch: dict[str, Tensor]) -> Any:
+    with torch.no_grad():
+        results = _Run(program).run(*flat(program, batch), enable_io_processing=False)
+    return tuple(needed(program, pytree.tree_leaves(results))) if program.spare else results

@@ -1,0 +1,209 @@
+"""Ranks: the ways to write each matrix, whole or as factors of some rank, with what each costs by a meter and what it loses.
+
+Matrices that read one value (queries, keys and values) are decided about together: their factors may share the first, thin product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from torch import Tensor, nn
+
+from fxprune.analysis.axes import Analysis
+from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.analysis.sites import Values, part, values_at
+from fxprune.cost.budgets import Meter
+from fxprune.cost.table import GRAINS
+from fxprune.ir.example_inputs import Point
+from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.rewrite.factorize import Factorized, Factors, factorize
+from fxprune.rewrite.merge_factors import FASTER, pairs
+from fxprune.rules.registry import packet_of
+from fxprune.search import knapsack
+from fxprune.search.budget_search import Draft
+from fxprune.search.svd import Group, Spectrum
+
+KNOTS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
+"""Ranks that are costed, as shares of the one at which factors save no parameters."""
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One way to write the matrices of a choice: as they are (no parts), or each part's matrices as factors with one first product."""
+
+    parts: tuple[tuple[Spectrum, int], ...]
+    cost: float
+    error: float
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each weight."""
+        return {matrix.weight: rank for spectrum, rank in self.parts for matrix in spectrum.matrices}
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Matrices that are decided about together: the whole ones come first among the ways, factors that are no faster are `slow`."""
+
+    group: Group
+    joint: Spectrum
+    ways: tuple[Way, ...]
+    slow: tuple[Way, ...] = ()
+
+    @property
+    def dense(self) -> Way:
+        """The matrices as they are."""
+        return self.ways[0]
+
+
+def groups(analysis: Analysis, apart: bool = False) -> list[Group]:
+    """The matrices that factors can stand for, those that read one value together unless `apart`; not what is a factor already."""
+    program = analysis.program
+    factors = {name for pair in pairs(program) for name in pair.weights}
+    found: dict[tuple[str, ...], list[Matrix]] = {}
+    for name, matrix in matrices(program, analysis.flow).items():
+        weight = program.tensors()[matrix.weight]
+        fits = min(matrix.read(weight).shape) > 1 and all(size == 1 for size in weight.shape[2:])
+        if fits and weight.is_floating_point() and matrix.weight not in factors:
+            key = (
+                matrix.source.name,
+                str(packet_of(matrix.node.target)),
+                name if apart or weight.ndim > 2 else "",
+            )
+            found.setdefault(key, []).append(matrix)
+    return [tuple(group) for group in found.values()]
+
+
+def with_members(found: Sequence[Group]) -> list[Group]:
+    """The groups, and each matrix of a larger one alone: factors may share a product, or not."""
+    return list(
+        dict.fromkeys([*found, *((matrix,) for group in found if len(group) > 1 for matrix in group)])
+    )
+
+
+def levels(even: float) -> list[int]:
+    """Ranks worth a look below the one at which nothing is saved: widths that runtimes like."""
+    step = next(step for least, step in GRAINS if even >= least)
+    rounded = {max(step, int(share * even) // step * step) for share in KNOTS}
+    return sorted(rank for rank in rounded if rank < even)
+
+
+Levels = Callable[[Spectrum], Sequence[int]]
+"""Which ranks of a spectrum are costed."""
+
+
+@dataclass
+class Table:
+    """Choices with their costs at a point, by a meter; matrices of the same sizes share their measurements."""
+
+    program: Program
+    meter: Meter
+    point: Point | None
+    wanted: Levels = field(default=lambda spectrum: levels(spectrum.even))
+
+    def choices(self, found: Sequence[Group], spectra: Sequence[Spectrum]) -> list[Choice]:
+        """A choice for each group; `spectra` are of the groups and their members."""
+        values = values_at(self.program, self.point)
+        by_group = {spectrum.matrices: spectrum for spectrum in spectra}
+        return [self._choice(group, by_group, values) for group in found]
+
+    def _choice(self, group: Group, spectra: Mapping[Group, Spectrum], values: Values) -> Choice:
+        joint = spectra[group]
+        forms: list[tuple[tuple[Spectrum, int], ...]] = [((joint, rank),) for rank in self.wanted(joint)]
+        if len(group) > 1:
+            alone = [spectra[(matrix,)] for matrix in group]
+            forms += [tuple((each, rank) for each in alone) for rank in self._common(alone)]
+        whole = part(self.program, frozenset(matrix.node.name for matrix in group), values)
+        small = cache(whole.program)
+        asked: dict[int, tuple[str, Callable[[], Program]]] = {-1: (whole.signature, small)}
+        for i, form in enumerate(forms):
+            told = " ".join(str(rank) for _, rank in form)
+            asked[i] = (f"{whole.signature} ranks {told}", lambda form=form: _thin(small(), form))  # type: ignore[misc]
+        costs = self.meter(asked)
+        ways = [Way(form, costs[i], sum(float(s.errors[r]) for s, r in form)) for i, form in enumerate(forms)]
+        fast = [way for way in ways if way.cost <= FASTER * costs[-1]]
+        return Choice(group, joint, (Way((), costs[-1], 0.0), *fast), tuple(w for w in ways if w not in fast))
+
+    def _common(self, alone: Sequence[Spectrum]) -> list[int]:
+        """Ranks that make sense for each of some matrices."""
+        return sorted(set.intersection(*(set(self.wanted(each)) for each in alone)))
+
+
+def _thin(program: Program, form: Sequence[tuple[Spectrum, int]]) -> Program:
+    """A small program with factors of these ranks; their numbers don't matter."""
+    factors: dict[str, Factors] = {}
+    for spectrum, rank in form:
+        factors |= spectrum.factors(rank, program.tensors())
+    return factorize(program, dict.fromkeys(factors, 1), factors=factors).program
+
+
+def written(program: Program, ways: Sequence[Way]) -> Factorized:
+    """The program with its matrices written in these ways, biases that make up for what is lost included."""
+    tensors = program.tensors()
+    ranks: dict[str, int] = {}
+    factors: dict[str, Factors] = {}
+    biases: dict[str, Tensor] = {}
+    for way in ways:
+        ranks |= way.ranks
+        for spectrum, rank in way.parts:
+            factors |= spectrum.factors(rank, tensors)
+            biases |= spectrum.biases(rank, tensors)
+    moved = {name: nn.Parameter(value, tensors[name].requires_grad) for name, value in biases.items()}
+    based = rebuild(program, copy_graph(program), moved) if moved else program
+    return factorize(based, ranks, factors=factors)
+
+
+@dataclass(frozen=True, eq=False)
+class Thin:
+    """What `fxprune.search.budget_search` plans with: for each choice a way, so that the errors' sum is least."""
+
+    program: Program
+    choices: Sequence[Choice]
+    more: str = ""
+
+    @property
+    def whole(self) -> float:
+        """The cost of all matrices as they are."""
+        return sum(choice.dense.cost for choice in self.choices)
+
+    def draft(self, ways: Sequence[Way]) -> Draft:
+        """A plan of these ways."""
+        cost, error = sum(way.cost for way in ways), sum(way.error for way in ways)
+        key = str([[(s.matrices[0].weight, rank) for s, rank in way.parts] for way in ways])
+        return Draft(cost, error, key, lambda: written(self.program, ways).program, tuple(ways))
+
+    def within(self, cost: float) -> Draft | None:
+        """The ways of least error within a cost."""
+        places = knapsack.choose(self._costs(), cost)
+        if places is None:
+            return None
+        return self.draft([choice.ways[i] for choice, i in zip(self.choices, places, strict=True)])
+
+    def frontier(self) -> list[tuple[float, float]]:
+        """The (cost, error) of the best ways for budgets of all sizes."""
+        return knapsack.frontier(self._costs())
+
+    def _costs(self) -> list[list[tuple[float, float]]]:
+        return [[(way.cost, way.error) for way in choice.ways] for choice in self.choices]
+
+    def half(self) -> Draft:
+        """What comes closest to half of each cost."""
+        return self.draft(
+            [min(c.ways, key=lambda way: abs(way.cost - c.dense.cost / 2)) for c in self.choices]
+        )
+
+    def least(self) -> Draft:
+        """The cheapest of each."""
+        return self.draft([min(choice.ways, key=lambda way: way.cost) for choice in self.choices])
+
+
+def smallest(choice: Choice, ranks: Mapping[Group, int]) -> Way:
+    """The cheapest way in which each matrix has at least its rank; the dense one where there is no such way."""
+    good = [
+        way
+        for way in choice.ways[1:]
+        if all(rank >= ranks[spectrum.matrices] for spectrum, rank in way.parts)
+    ]
+    return min(good, key=lambda way: way.cost, default=choice.dense)

@@ -1,0 +1,171 @@
+"""Slim to a budget: scores and costs of sites become plans, which are sought until the emitted file keeps to the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis.sites import Site, sites
+from fxprune.analysis.uniform import alike
+from fxprune.analysis.units import Units
+from fxprune.calibration.data import Calibration
+from fxprune.calibration.objective import Objective
+from fxprune.cost.table import Costs
+from fxprune.errors import RefusedError
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.rewrite.bypass import apply
+from fxprune.scores.base import SCORES, Evidence, Worth, joined
+from fxprune.search.budget_search import Aim, Draft, Sought, seek
+from fxprune.search.plans import (
+    Choice,
+    Option,
+    Tied,
+    at_share,
+    cheapest_error,
+    flat,
+    frontier,
+    same_share,
+    selection,
+)
+from fxprune.search.probe import Probe
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """The selection, how it was sought, what each site keeps as plain data, and what errors are, in words."""
+
+    selection: Selection
+    sought: Sought
+    sites: tuple[Mapping[str, Any], ...] = ()
+    error_is: str = ""
+
+    def details(self) -> dict[str, Any]:
+        """For a report."""
+        sites = [dict(site) for site in self.sites]
+        return {**self.sought.details(), "error_is": self.error_is, "sites": sites}
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to decide: the score's name, the calibration data, what gradients are of, and what may be decided."""
+
+    score: str
+    data: Calibration | None
+    objective: Objective = field(default_factory=Objective)
+    hidden: bool = False
+    layers: bool = True
+    uniform: bool = False
+    repair: str = "all"
+    observe: Callable[[str], None] = lambda text: None
+
+
+def plan(program: Program, aim: Aim, request: Request) -> Planned:
+    """What each axis keeps so that the budget is met at the least error.
+
+    RefusedError where nothing can be decided, or where even the smallest plan exceeds the budget.
+    """
+    if program.free_inputs:
+        raise RefusedError(
+            f"input {min(program.free_inputs)} may shrink, and data for it would not fit a candidate: plan with inputs that stay whole"
+        )
+    analysis = analyze(program)
+    found = sites(analysis, request.hidden)
+    if request.uniform:
+        found = _without_inside(found)
+    if not found:
+        raise RefusedError("no axis of this program can be decided by cost: see `fxprune explain`")
+    request.observe(f"scoring {sum(len(site.axes) for site in found)} axes by {request.score}")
+    worths = _worths(analysis, found, request)
+    choices = _choices(analysis, found, worths, aim, request)
+    items = _tied(analysis, choices) if request.uniform else choices
+    choices = [choice for item in items for choice in item.choices]
+    found_plan = seek(program, aim, _Slimming(program, items, request), request.observe)
+    rows = tuple(_row(choice, option) for choice, option in zip(choices, found_plan.draft.plan, strict=True))
+    return Planned(selection(choices, found_plan.draft.plan), found_plan, rows, _error_is(request))
+
+
+def _error_is(request: Request) -> str:
+    """What the errors of a plan are: probes make them changes of the outputs where scores allow it."""
+    if request.data is None or not SCORES[request.score].comparable:
+        return f"sum of the score {request.score}"
+    return request.objective.says
+
+
+def _worths(analysis: Analysis, found: Sequence[Site], request: Request) -> dict[str, Worth]:
+    asked = [Units(site.main) for site in found]
+    asked += [Units(axis, site.main) for site in found for axis in site.inner]
+    evidence = Evidence(analysis, request.data, request.objective)
+    rated = SCORES[request.score].rate(evidence, asked)
+    return {
+        units.axis.name: worth
+        for units, worth in (joined(analysis, rated) if request.uniform else rated).items()
+    }
+
+
+def _choices(
+    analysis: Analysis, found: Sequence[Site], worths: Mapping[str, Worth], aim: Aim, request: Request
+) -> list[Choice]:
+    costs = Costs(analysis, aim.meter(), aim.point, odd=aim.measured)
+    choices: list[Choice] = []
+    for i, site in enumerate(found):
+        request.observe(f"costs of {site.main.name} ({i + 1} of {len(found)})")
+        choices.append(Choice(site, costs.of(site), worths))
+    if request.data is None or not SCORES[request.score].comparable:
+        return choices
+    probe = Probe(analysis, request.data, request.objective, request.repair, request.observe)
+    return probe.calibrated(choices, request.layers)
+
+
+def _without_inside(found: Sequence[Site]) -> tuple[Site, ...]:
+    """Whole heads: the size of a head sets the scale of attention, and one number has to say it for queries, keys and values."""
+    return tuple(replace(site, inner=(), branch="") for site in found if site.main.role not in ("qk", "v"))
+
+
+def _tied(analysis: Analysis, choices: Sequence[Choice]) -> list[Tied]:
+    by_name = {choice.site.main.name: choice for choice in choices}
+    sets = alike(analysis, [choice.site.main for choice in choices])
+    return [Tied(tuple(by_name[axis.name] for axis in axes)) for axes in sets]
+
+
+class _Slimming:
+    """What sites may keep, as drafts."""
+
+    def __init__(self, program: Program, items: Sequence[Choice | Tied], request: Request) -> None:
+        self.program, self.items = program, items
+        self.choices = [choice for item in items for choice in item.choices]
+        self.decide = cheapest_error if SCORES[request.score].comparable else same_share
+        self.whole = sum(choice.cost.whole for choice in self.choices)
+        self.more = "" if request.hidden else ", or allow hidden=True"
+
+    def draft(self, options: Sequence[Option]) -> Draft:
+        """What these options keep."""
+        chosen = selection(self.choices, options)
+        cost, error = (sum(getattr(option, name) for option in options) for name in ("cost", "error"))
+        return Draft(cost, error, chosen.to_json(), lambda: apply(self.program, chosen), options)
+
+    def within(self, cost: float) -> Draft | None:
+        options = self.decide(self.items, cost)
+        return None if options is None else self.draft(options)
+
+    def half(self) -> Draft:
+        return self.draft(at_share(self.items, 0.5))
+
+    def least(self) -> Draft:
+        if self.decide is same_share:
+            return self.draft(at_share(self.items, 0))
+        return self.draft(flat([item.cheapest() for item in self.items]))
+
+    def frontier(self) -> list[tuple[float, float]]:
+        return [] if self.decide is same_share else frontier(self.items)
+
+
+def _row(choice: Choice, option: Option) -> dict[str, Any]:
+    """What one site keeps."""
+    axes = {
+        axis.name: [count, axis.size] for axis, count in zip(choice.site.axes, option.counts, strict=False)
+    }
+    gone = {"removed": choice.site.branch} if not option.counts else {}
+    return {"site": choice.site.main.name, "axes": axes, **gone, "cost": option.cost, "error": option.error}

@@ -1,0 +1,1 @@
+"""Train a program: plain, from a teacher, or while its gates close."""

@@ -1,0 +1,124 @@
+"""Reweighted group lasso: groups of weights are pulled to zero, small ones ever harder, until what is left of them can go at no loss.
+
+In each of some rounds the loss gets `strength · Σ β_g ‖g‖²`; after a round, β_g = 1 / (‖g‖² + eps), without a gradient (arXiv 2009.08065;
+reconstructed, for the authors published no code). β is 1 at first. Large groups are let go, small ones are crushed: the number of groups is
+pulled down, and not the size of those that stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fxprune.gates.gate import Gate
+from fxprune.training.gate_budgets import Standing
+from fxprune.training.gate_scores import Felt
+
+Squares: TypeAlias = Callable[[], Tensor]
+"""The squared norms of a gate's groups as they are now, in the shape of the gate."""
+
+
+@dataclass(eq=False)
+class Lasso:
+    """A score for `Pruner`: a group's squared norm; `penalty` is what the loss gets besides, until progress passes `until`.
+
+    `wide` are gates whose whole columns (all blocks of a column together) are groups as well, so that what every block drops can leave at
+    the producer.
+    """
+
+    slots: ClassVar[Mapping[str, bool]] = {"beta": True, "beta_wide": True, "rounds": False}
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    squares: Mapping[Gate, Squares]
+    strength: float
+    rounds: int = 4
+    until: float = 0.5
+    eps: float = 1e-6
+    wide: frozenset[Gate] = frozenset()
+    _felt: Felt | None = field(default=None, repr=False)
+
+    def bind(self, scores: Mapping[Gate, Tensor], slots: Mapping[str, Mapping[Gate, Tensor]]) -> None:
+        """Remember where what is felt is kept: `penalty` is asked for before the first step."""
+        self._felt = Felt(dict(scores), {}, {}, 0.0, {name: dict(found) for name, found in slots.items()})
+
+    def penalty(self) -> Tensor:
+        """What the loss gets besides; 0 once the rounds are over."""
+        assert self._felt is not None
+        total = torch.zeros(())
+        for gate, squares in self.squares.items():
+            if int(self._felt.slots["rounds"][gate]) < self.rounds:
+                total = total + self._pull(gate, squares())
+        return self.strength * total
+
+    def _pull(self, gate: Gate, squares: Tensor) -> Tensor:
+        assert self._felt is not None
+        first = int(self._felt.slots["rounds"][gate]) == 0
+        beta = self._felt.slots["beta"][gate]
+        pulled = (squares if first else beta * squares).sum()
+        if gate in self.wide:
+            columns = squares.sum(_blocks_of(gate))
+            wide = self._felt.slots["beta_wide"][gate].select(_blocks_of(gate), 0)
+            pulled = pulled + (columns if first else wide * columns).sum()
+        return pulled
+
+    def update(self, felt: Felt) -> None:
+        """Norms of the moment; at the end of a round, new weights."""
+        with torch.no_grad():
+            for gate, squares in self.squares.items():
+                felt.scores[gate].copy_(squares())
+                self._refresh(gate, felt)
+
+    def _refresh(self, gate: Gate, felt: Felt) -> None:
+        done = felt.slots["rounds"][gate]
+        due = min(self.rounds, int(felt.progress / self.until * self.rounds))
+        if due <= int(done):
+            return
+        score = felt.scores[gate]
+        felt.slots["beta"][gate].copy_(1 / (score + self.eps))
+        columns = score.sum(_blocks_of(gate), keepdim=True) if gate.grid else score
+        felt.slots["beta_wide"][gate].copy_((1 / (columns + self.eps)).expand_as(score))
+        done.fill_(due)
+
+
+def _blocks_of(gate: Gate) -> int:
+    """The dimension of a gate along which the blocks of one column lie: that of the weight's outputs."""
+    return gate.outputs
+
+
+@dataclass(frozen=True)
+class Once:
+    """At a moment the groups of each gate close but a share of the largest, or those below a threshold; what is closed stays closed.
+
+    With `equal`, each block keeps equally many, so that its product is as large as the others'.
+    """
+
+    at: float
+    density: float = 0.0
+    threshold: float = 0.0
+    equal: bool = False
+
+    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+        """All, until it is time; then what was chosen."""
+        if progress < self.at or any(not bool(table.all()) for table in standing.open.values()):
+            return dict(standing.open)
+        return {gate: self._chosen(gate, standing.scores[gate]) for gate in standing.open}
+
+    def _chosen(self, gate: Gate, scores: Tensor) -> Tensor:
+        if self.threshold:
+            return scores.sqrt() > self.threshold
+        if self.equal and gate.grid is not None:
+            rows = scores.unbind(gate.outputs)
+            return torch.stack([_largest(row, self.density) for row in rows], gate.outputs)
+        return _largest(scores.flatten(), self.density).reshape(scores.shape)
+
+
+def _largest(scores: Tensor, share: float) -> Tensor:
+    """A share of the numbers, the largest; at least one."""
+    count = max(1, round(share * len(scores)))
+    kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    kept[scores.sort(descending=True, stable=True).indices[:count]] = True
+    return kept

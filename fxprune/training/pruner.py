@@ -1,0 +1,166 @@
+"""Pruner: closes gates while a gated module trains.
+
+Its parts are apart: how a unit's worth is known (`fxprune.training.gate_scores`), what a unit costs, and how much is left when
+(`fxprune.training.gate_budgets`).
+
+In each step, after the backward pass and before the optimizer's step, scores take in what the gates felt, and a budget says which are open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis.axes import analyze
+from fxprune.analysis.units import Units
+from fxprune.errors import SelectionError
+from fxprune.gates.fold_values import settle
+from fxprune.gates.gate import Gate, Gated, tensors_of, unwrapped
+from fxprune.gates.implied import closing
+from fxprune.ir.program import attribute, set_attribute
+from fxprune.training.gate_budgets import Budget, Standing, Stochastic
+from fxprune.training.gate_scores import Felt, Score, Taylor
+
+
+def unit_costs(gated: Gated) -> dict[Gate, Tensor]:
+    """How many parameters leave with each unit, float64 in the shape of its gates; SelectionError for gates of regions."""
+    analysis = analyze(gated.base)
+    nodes = gated.base.reads()
+    costs = {}
+    for gate in gated.gates:
+        if gate.grid is not None:
+            costs[gate] = gate.grid.areas()
+            continue
+        if gate.kind != "units":
+            raise SelectionError(
+                f"gate {gate.name}: only units and blocks have a cost, this is a gate of a {gate.kind}"
+            )
+        axis = analysis.axis(gate.of)
+        units = Units(axis, analysis.axis(gate.within) if gate.within else None)
+        total = torch.zeros(units.count, dtype=torch.float64)
+        for name in dict.fromkeys(member.name for member in axis.members if member.learned):
+            weight = attribute(gated.base.graph, name)
+            found = units.total(torch.ones(weight.shape), analysis.flow.dims[nodes[name]])
+            total += found if found is not None else 0.0
+        costs[gate] = total.reshape(gated.program.tensors()[gate.name].shape)
+    return costs
+
+
+class Pruner:
+    """Watches the gates of a module that trains, and closes them.
+
+    The module may be wrapped by torch.compile, DistributedDataParallel or Accelerate. Gradients of gates are taken off in the backward
+    pass, so that clipping and optimizers never see them; over processes they are averaged, so that all close the same units. What is open
+    and what was felt live in the module, as gates and as buffers: whatever saves and loads the module saves and loads them.
+    """
+
+    def __init__(self, gated: Gated, module: nn.Module, budget: Budget, score: Score | None = None) -> None:
+        self.gated, self.budget, self.score = gated, budget, score or Taylor()
+        self.module, named = unwrapped(module), tensors_of(module)
+        self.parameters = {gate: named[gate.name] for gate in gated.gates}
+        self.costs = unit_costs(gated)
+        self.scores = {gate: self._held("scores", gate) for gate in gated.gates}
+        self.slots = {
+            name: {gate: self._held(name, gate, each) for gate in gated.gates}
+            for name, each in self.score.slots.items()
+        }
+        self.listening = True
+        self._felt: dict[Gate, Tensor] = {}
+        self._closing = closing(gated)
+        for gate, parameter in self.parameters.items():
+            parameter.register_post_accumulate_grad_hook(lambda p, own=gate: self._take(own, p))
+
+    def _held(self, what: str, gate: Gate, each: bool = True) -> Tensor:
+        """A buffer for a gate (a number for each unit, or one), made where there is none."""
+        name = f"gate_{what}.{gate.name.partition('.')[2]}"
+        if name not in dict(self.module.named_buffers()):
+            shape = self.parameters[gate].shape if each else ()
+            value = torch.zeros(shape, dtype=self.score.dtype, device=self.parameters[gate].device)
+            set_attribute(self.module, name, value)
+        held: Tensor = attribute(self.module, name)
+        return held
+
+    @property
+    def open(self) -> dict[Gate, Tensor]:
+        """Which units are open, booleans."""
+        return {gate: parameter.detach() > 0 for gate, parameter in self.parameters.items()}
+
+    @property
+    def density(self) -> float:
+        """What the open units cost, as a share of all."""
+        total = sum(float(cost.sum()) for cost in self.costs.values())
+        if not total:
+            return 1.0
+        return sum(float(self.costs[gate][open_.cpu()].sum()) for gate, open_ in self.open.items()) / total
+
+    def observe(self, loss: Tensor | None) -> None:
+        """Let scores feel this loss only, or none: what later backward passes bring to the gates is dropped until the step.
+
+        That is gradient separation. The graph stays for the backward pass that trains.
+        """
+        self.listening = False
+        if loss is None:
+            return
+        found = torch.autograd.grad(
+            loss, list(self.parameters.values()), retain_graph=True, allow_unused=True
+        )
+        for gate, slope in zip(self.parameters, found, strict=True):
+            if slope is not None:
+                self._add(gate, slope)
+
+    def step(self, progress: float) -> None:
+        """After the backward pass, before the optimizer's step; progress runs from 0 to 1."""
+        none = {gate: torch.zeros_like(score) for gate, score in self.scores.items()}
+        slopes = _averaged(none | self._felt)
+        self._felt, self.listening = {}, True
+        open_ = self.open
+        self.score.update(Felt(self.scores, slopes, open_, progress, self.slots))
+        left = self._closing(self.budget(Standing(open_, self.scores, self.costs), progress))
+        self._put(left)
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Within the block gates are what would be deployed, for an evaluation in between; only those that are drawn by chance change."""
+        before = {gate: parameter.detach().clone() for gate, parameter in self.parameters.items()}
+        self._put(self.budget.settled() if isinstance(self.budget, Stochastic) else {})
+        try:
+            yield
+        finally:
+            self._put(before)
+
+    def settle(self) -> None:
+        """Make stochastic gates 0 or 1 at the end of training, and fold their values into weights."""
+        if isinstance(self.budget, Stochastic):
+            settle(self.gated, self.module, self.budget.settled())
+
+    def _put(self, values: Mapping[Gate, Tensor]) -> None:
+        with torch.no_grad():
+            for gate, value in values.items():
+                self.parameters[gate].copy_(value)
+
+    def _take(self, gate: Gate, parameter: Tensor) -> None:
+        if self.listening and parameter.grad is not None:
+            self._add(gate, parameter.grad)
+        parameter.grad = None
+
+    def _add(self, gate: Gate, slope: Tensor) -> None:
+        wide = slope.detach().to(self.score.dtype)
+        self._felt[gate] = self._felt[gate] + wide if gate in self._felt else wide
+
+
+def _averaged(slopes: dict[Gate, Tensor]) -> dict[Gate, Tensor]:
+    """The mean over all processes, where there are several."""
+    distributed = torch.distributed
+    if not slopes or not (distributed.is_available() and distributed.is_initialized()):
+        return slopes
+    flat = torch.cat([slope.flatten() for slope in slopes.values()])
+    distributed.all_reduce(flat)
+    parts: Sequence[Tensor] = (flat / distributed.get_world_size()).split(
+        [s.numel() for s in slopes.values()]
+    )
+    return {
+        gate: part.reshape(slope.shape) for (gate, slope), part in zip(slopes.items(), parts, strict=True)
+    }

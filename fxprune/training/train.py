@@ -1,0 +1,203 @@
+"""Teach: a program loses units while it is trained, by a task's labels or by a teacher.
+
+taught = teach(program, Grain(density=0.1), examples, Recipe(epochs=10), teacher)
+slim = lower(taught.gated, taught.module).program
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.gates.gate import Gated
+from fxprune.ir.program import Program
+from fxprune.training.devices import placed
+from fxprune.training.distillation import Distillation, Losses, matched
+from fxprune.training.examples import IGNORED, Examples
+from fxprune.training.fine_tune import cross_entropy, logits
+from fxprune.training.loop import Checkpoints, Hooks, Loop, Moment, Recipe
+from fxprune.training.pruner import Pruner
+from fxprune.training.teacher_cache import Recall
+
+LOGITS = ""  # their name beside those of modules
+
+
+Judge: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
+"""How good a module (in eval mode) is: metrics by name."""
+
+
+class Method(Protocol):
+    """What decides while a student trains: which gates there are, what closes them, and what the student is trained by."""
+
+    @property
+    def hidden(self) -> float:
+        """How much hidden states count beside logits; 0: they are not matched."""
+
+    @property
+    def temperature(self) -> float:
+        """Of the logits that are taught."""
+
+    @property
+    def hard(self) -> float:
+        """How much the labels count beside a teacher's logits, 0 to 1."""
+
+    def gated(self, program: Program) -> Gated:
+        """The program with gates."""
+
+    def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
+        """What closes the gates of a module that trains."""
+
+    def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
+        """What the student goes down by; the pruner may look at parts of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """A gated program, its module after training (in eval mode), what closed its gates, and where the run stands."""
+
+    gated: Gated
+    module: nn.Module
+    pruner: Pruner
+    moment: Moment
+
+
+class Student(nn.Module):
+    """A module that learns, with its teacher, as one module whose forward gives its losses: (from logits, from hidden states).
+
+    With a share of `hard` labels, what the logits give is multiplied by the square of the temperature, so that both stay of one size.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        learner: nn.Module,
+        examples: Examples,
+        outputs: Sequence[str],
+        distillation: Distillation | None = None,
+        recall: Recall | None = None,
+        hard: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.learner, self.distillation, self.hard = learner, distillation, hard
+        self._names, self._outputs = tuple(names), tuple(outputs)
+        self._lengths, self._by_token, self._recall = examples.lengths, examples.by_token, recall
+        ignored = getattr(learner, "_ddp_params_and_buffers_to_ignore", ())
+        self._ddp_params_and_buffers_to_ignore = [f"learner.{name}" for name in ignored]
+
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses of one batch."""
+        answers = logits(self._names, self.learner(**inputs), self._outputs)
+        if self.distillation is None:
+            hard = cross_entropy(answers, labels)
+            return hard, hard.new_zeros(())
+        shown = self._shown(self.distillation, inputs, index)
+        losses = self.distillation.losses(answers, shown, self._mask(inputs, index), labels != IGNORED)
+        if not self.hard:
+            return losses.logits, losses.hidden
+        soft = losses.logits * self.distillation.temperature**2
+        return self.hard * cross_entropy(answers, labels) + (1 - self.hard) * soft, losses.hidden
+
+    def _mask(self, inputs: Mapping[str, Tensor], index: Tensor) -> Tensor | None:
+        """1 where a row has a token."""
+        if self._lengths is None:
+            return None
+        return (
+            torch.arange(_width(inputs), device=index.device) < self._lengths.to(index.device)[index][:, None]
+        )
+
+    def _shown(self, teacher: Distillation, inputs: Mapping[str, Tensor], index: Tensor) -> Tensor:
+        """The teacher's logits; its hidden states lie in `teacher.shown`."""
+        lengths = None if self._lengths is None else self._lengths[index.cpu()]
+        paths = list(teacher.pairs.values())
+        trimmed = {*(paths if lengths is not None else ()), *([LOGITS] if self._by_token else ())}
+        known = self._recall is not None and self._recall.get(
+            index, [LOGITS, *paths], _width(inputs), trimmed
+        )
+        if not known:
+            said = logits(self._names, teacher.show(**inputs), self._outputs)
+            known = {LOGITS: said, **{path: teacher.shown[path] for path in paths}}
+            if self._recall is not None:
+                self._recall.put(index, lengths, known, trimmed)
+        teacher.shown.update({path: known[path] for path in paths})
+        return known[LOGITS]
+
+
+def _width(inputs: Mapping[str, Tensor]) -> int:
+    first = next(iter(inputs.values()))
+    return int(first.shape[1]) if first.ndim > 1 else 1
+
+
+def teach(
+    program: Program,
+    method: Method,
+    examples: Examples,
+    recipe: Recipe,
+    teacher: nn.Module | None = None,
+    *,
+    outputs: Sequence[str] = ("logits",),
+    pairs: Mapping[str, str] | None = None,
+    hooks: Hooks | None = None,
+    checkpoints: Checkpoints | None = None,
+    recall: Recall | None = None,
+    judge: Judge | None = None,
+) -> Taught:
+    """Train a copy of the program while its gates close; a teacher gives what the program gives, without one labels teach.
+
+    `pairs` matches hidden states by module path (the layers of the same names, where it is None). `recall` remembers what the teacher said;
+    it may serve several runs on the same rows. `judge` is asked after each epoch, and what it says is noted in `moment.history`.
+    """
+    gated = method.gated(program)
+    module = gated.module()
+    with placed([module, *([teacher] if teacher else ())], recipe.device):
+        distillation = _distillation(program, method, examples, module, teacher, pairs) if teacher else None
+        student = Student(
+            program.output_names(), module, examples, outputs, distillation, recall, method.hard
+        )
+        pruner = method.pruner(gated, module)
+        loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner, module, judge), checkpoints)
+        moment = loop.run(lambda ready, batch: method.loss(pruner, Losses(*ready(*batch))))
+    pruner.settle()
+    return Taught(gated, module.eval(), pruner, moment)
+
+
+def _distillation(
+    program: Program,
+    method: Method,
+    examples: Examples,
+    module: nn.Module,
+    teacher: nn.Module,
+    pairs: Mapping[str, str] | None,
+) -> Distillation:
+    device = next(module.parameters()).device
+    example = {name: value.to(device) for name, value in examples.batch([0, 1])[0].items()}
+    found = (matched(program, teacher) if pairs is None else pairs) if method.hidden else {}
+    return Distillation(teacher, module, example, found, method.temperature)
+
+
+def _with(hooks: Hooks, pruner: Pruner, module: nn.Module, judge: Judge | None) -> Hooks:
+    """Gates close before each step of the optimizer; a hundred times, and after each epoch, it is noted where the run stands."""
+
+    def before(moment: Moment) -> None:
+        pruner.step(moment.progress)
+        hooks.before(moment)
+
+    def after(moment: Moment) -> None:
+        if moment.step % max(1, moment.steps // 100) == 0:
+            moment.history.append(_entry(moment, pruner))
+        hooks.after(moment)
+
+    def epoch(moment: Moment) -> None:
+        with pruner.still():
+            judged = judge(module.eval()) if judge else {}
+        moment.history.append({**_entry(moment, pruner), **judged})
+        hooks.epoch(moment)
+
+    return Hooks(before, after, epoch)
+
+
+def _entry(moment: Moment, pruner: Pruner) -> dict[str, Any]:
+    return {"step": moment.step, "loss": moment.loss, "density": pruner.density}

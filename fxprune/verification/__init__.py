@@ -1,0 +1,1 @@
+"""Proofs that a pruned program equals the zeroed original."""

@@ -1,0 +1,87 @@
+"""Claims: what a pipeline did, part by part, in a form that can be proved. A part ends where matrices become factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fxprune.analysis.axes import analyze
+from fxprune.errors import VerifyError
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.rewrite.merge_factors import merged
+from fxprune.verification.equivalence import BARS, Verdict, difference, is_rigid, run, verify
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A program before and after: what each axis kept, which weights were re-fitted, and which were replaced by two (with their names)."""
+
+    before: Program
+    after: Program
+    selection: Selection = field(default_factory=Selection)
+    refitted: tuple[str, ...] = ()
+    factors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing was done."""
+        return self.after is self.before
+
+    def then(self, after: Program, selection: Selection, refitted: Sequence[str]) -> Claim:
+        """This claim with one more pass behind it."""
+        both = self.selection.compose(selection)
+        if selection.removed:
+            both = _of_what_is_left(self.before, after, both)
+        return Claim(
+            self.before, after, both, tuple(dict.fromkeys((*self.refitted, *refitted))), self.factors
+        )
+
+    def prove(self) -> Verdict:
+        """That the program after is the one before without what went; VerifyError says what differs.
+
+        Factors are multiplied first: the program computes the same with their products, and these count as re-fitted weights.
+        """
+        if not self.factors:
+            return verify(self.before, self.after, self.selection, self.refitted)
+        own = {name for names in self.factors.values() for name in names}
+        whole = merged(self.after, lambda pair: own.issuperset(pair.weights))
+        apart, joined = run(self.after, self.before), run(whole, self.before)
+        relative, bar = difference(apart, joined), max(BARS.get(value.dtype, 0.0) for value in joined)
+        if not relative <= bar:
+            raise VerifyError(
+                f"the factors and their products differ by {relative:.1e}; the bar is {bar:.0e}"
+            )
+        refitted = (*self.refitted, *(name for name in self.factors if name in whole.tensors()))
+        verdict = verify(self.before, whole, self.selection, refitted)
+        return Verdict(
+            max(relative, verdict.relative),
+            verdict.bar,
+            verdict.exact,
+            verdict.inexact,
+            verdict.change,
+            verdict.refitted,
+        )
+
+
+def proved(original: Program, claims: Sequence[Claim]) -> Verdict:
+    """All claims, as one verdict; its `change` is that of the whole."""
+    verdicts = [claim.prove() for claim in claims]
+    if len(verdicts) == 1:
+        return verdicts[0]
+    first, last = run(original), run(claims[-1].after, original) if claims else run(original)
+    lists = {
+        name: tuple(dict.fromkeys(each for verdict in verdicts for each in getattr(verdict, name)))
+        for name in ("exact", "inexact", "refitted")
+    }
+    relative, bar = (max((getattr(v, name) for v in verdicts), default=0.0) for name in ("relative", "bar"))
+    change = difference(last, first) if is_rigid(original) else float("nan")
+    return Verdict(relative, bar, lists["exact"], lists["inexact"], change, lists["refitted"])
+
+
+def _of_what_is_left(original: Program, program: Program, selection: Selection) -> Selection:
+    """The selection without the axes of parameters that went with their regions."""
+    left = program.tensors().keys()
+    axes = [axis for axis in analyze(original).axes if axis.name in selection]
+    gone = {axis.name for axis in axes if not any(member.name in left for member in axis.members)}
+    return selection.only(set(selection) - gone)

@@ -1,0 +1,259 @@
+"""Verify: the shrunk program equals the original with the removed units' readers set to zero, or the first node that differs is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.analysis.axes import Analysis, analyze
+from fxprune.dims.dim import Dim
+from fxprune.dims.masks import Kept, changes, cut, like
+from fxprune.errors import VerifyError
+from fxprune.ir.program import Program, copy_graph, rebuild, source_line
+from fxprune.ir.selection import Selection
+from fxprune.rewrite.bypass import apply, bypass
+from fxprune.rewrite.fit import kept_masks
+from fxprune.rewrite.shrink import shrink, zeroed
+from fxprune.verification.float64 import doubled
+
+BARS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+"""The largest relative difference that rounding explains, by the coarsest floating type among the outputs."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was proved: `relative` is the largest difference of an output over its largest magnitude, on the example inputs.
+
+    `exact` are the axes of the claim, `inexact` those left out of it; `change` is how much pruning moved the outputs (the same
+    measure against the original), which shows that the claim is not empty. `refitted` are weights that were changed on purpose: the
+    claim is about the program with their cut originals in their place.
+    """
+
+    relative: float
+    bar: float
+    exact: tuple[str, ...]
+    inexact: tuple[str, ...]
+    change: float
+    refitted: tuple[str, ...] = ()
+
+
+def verify(program: Program, slim: Program, selection: Selection, refitted: Sequence[str] = ()) -> Verdict:
+    """Prove a shrunk program against the zeroed original; VerifyError names the first node that differs in shape or value.
+
+    Regions that the selection removes are bypassed in the original too: that is what their removal means. Inexact axes are no part of
+    the claim: with them, equality is shown for the exact part of the selection, and `slim` must be what `shrink` gives for the whole.
+    Weights named in `refitted` are first put back to what the selection leaves of the original's: all else must be equal. Where rounding
+    takes the outputs of a deep program past the bar, both are compared in float64, with its bar.
+    """
+    before = dict(zip(program.named_outputs(), run(program), strict=True))
+    moved = difference(run(slim, program), list(before.values())) if refitted and is_rigid(program) else None
+    slim = _put_back(program, slim, selection, refitted)
+    program, selection = bypass(program, selection.removed), replace(selection, removed=())
+    analysis = analyze(program)
+    exact = tuple(name for name in selection if analysis.axis(name).exact)
+    inexact = tuple(name for name in selection if not analysis.axis(name).exact)
+    claim = selection.only(set(exact))
+    _check_examples(analysis, slim, selection)
+    got = _outputs(slim, program)
+    candidate = (shrink(program, claim), None) if inexact else (slim, got)
+    relative, bar = _compare(analysis, zeroed(program, claim), candidate, claim)
+    if inexact:
+        whole = shrink(program, selection)
+        _compare(analyze(whole), whole, (slim, got), Selection())
+    change = _change(analysis, before, got or [], selection) if moved is None else moved
+    return Verdict(relative, bar, exact, inexact, change, tuple(refitted))
+
+
+def is_rigid(program: Program) -> bool:
+    """Whether all inputs and outputs stay as they are."""
+    return not (program.free_outputs or program.free_inputs or program.spare)
+
+
+def _check_examples(analysis: Analysis, slim: Program, selection: Selection) -> None:
+    """VerifyError where the example of an input that may shrink is not the part of the original's that stays."""
+    program = analysis.program
+    if not program.free_inputs:
+        return
+    kept = kept_masks(analysis, selection)
+    mine = dict(zip([node.name for node in slim.placeholders()], slim.flat_inputs(), strict=True))
+    for node, value in zip(program.placeholders(), program.flat_inputs(), strict=True):
+        if node.name in program.free_inputs:
+            wanted = cut(value, analysis.flow.dims[node], kept)
+            if not torch.equal(mine[node.name], wanted):
+                raise VerifyError(
+                    f"the example of input {node.name} is not the part that the selection leaves", node.name
+                )
+
+
+def _change(
+    analysis: Analysis, before: Mapping[str, Tensor], got: list[Tensor], selection: Selection
+) -> float:
+    """How far pruning moved the outputs that have to be there."""
+    names, spare = list(analysis.program.named_outputs()), analysis.program.spare
+    kept = [place for place, name in enumerate(names) if name not in spare]
+    if len(got) != len(names):
+        return float("inf")
+    left = [before[name] if name in before else got[place] for place, name in enumerate(names)]
+    expected = _shrunk_outputs(analysis, left, selection)
+    return difference([got[place] for place in kept], [expected[place] for place in kept])
+
+
+def _put_back(program: Program, slim: Program, selection: Selection, refitted: Sequence[str]) -> Program:
+    """The slim program with the cut originals of its re-fitted weights; VerifyError where one has another shape or type."""
+    if not refitted:
+        return slim
+    plain, mine = apply(program, selection).tensors(), slim.tensors()
+    back: dict[str, Tensor] = {}
+    for name in refitted:
+        one = mine[name]
+        other = plain.get(name, torch.zeros_like(one))  # a bias that was added is put back to nothing
+        if one.shape != other.shape or one.dtype != other.dtype:
+            raise VerifyError(
+                f"{name} was re-fitted to {tuple(one.shape)} {one.dtype}; the selection leaves {tuple(other.shape)} {other.dtype}",
+                None,
+            )
+        back[name] = like(one, other.detach())
+    return rebuild(slim, copy_graph(slim), back)
+
+
+def _outputs(slim: Program, program: Program) -> list[Tensor] | None:
+    """The outputs, or None where the program does not even run (the first bad node is looked for afterwards)."""
+    try:
+        return run(slim, program)
+    except RuntimeError:
+        return None
+
+
+def _compare(
+    analysis: Analysis, oracle: Program, candidate: tuple[Program, list[Tensor] | None], claim: Selection
+) -> tuple[float, float]:
+    expected = _shrunk_outputs(analysis, run(oracle), claim)
+    got = candidate[1] if candidate[1] is not None else _outputs(candidate[0], oracle)
+    bar = max((BARS.get(value.dtype, 0.0) for value in expected), default=0.0)
+    relative = difference(got, expected) if got is not None and len(got) == len(expected) else float("inf")
+    if relative <= bar:
+        return relative, bar
+    exact = _in_doubles(analysis, oracle, candidate[0], claim)
+    if exact <= BARS[torch.float64] < bar:
+        return exact, BARS[torch.float64]
+    raise _first_difference(analysis, oracle, candidate[0], claim, (relative, bar))
+
+
+def _in_doubles(analysis: Analysis, oracle: Program, candidate: Program, claim: Selection) -> float:
+    """The same difference in float64, where a deep program's rounding can't hide what differs; infinite where it can't run so."""
+    try:
+        source = doubled(oracle)
+        got = run(doubled(candidate), source)
+        expected = _shrunk_outputs(analysis, run(source), claim)
+    except (RuntimeError, VerifyError):
+        return float("inf")
+    return difference(got, expected) if len(got) == len(expected) else float("inf")
+
+
+def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection) -> list[Tensor]:
+    """The oracle's outputs; of those that may shrink, the part that stays."""
+    if not analysis.program.free_outputs:
+        return outputs
+    kept = kept_masks(analysis, claim)
+    nodes = analysis.program.named_outputs().values()
+    return [
+        _kept_part(analysis.flow.dims[node], value, kept) for node, value in zip(nodes, outputs, strict=True)
+    ]
+
+
+def run(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
+    """The tensor outputs on the example inputs, with a fixed seed for random operators."""
+    source = (
+        program if program.free_inputs else inputs_of or program
+    )  # an input that shrank has examples of its own
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = program(*source.args, **source.kwargs)
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def difference(got: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest |got − expected| over the largest |expected|, over all outputs; equal infinities and NaNs don't count."""
+    return max((_relative(one, other) for one, other in zip(got, expected, strict=False)), default=0.0)
+
+
+def _relative(got: Tensor, expected: Tensor) -> float:
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return float("inf")
+    if not got.numel() or torch.equal(got, expected):
+        return 0.0
+    wide = torch.complex128 if got.is_complex() else torch.float64
+    one, other = got.to(wide), expected.to(wide)
+    same = (one == other) | (one.isnan() & other.isnan())
+    gap = torch.where(same, 0.0, (one - other).abs()).max()
+    finite = other.abs()[other.isfinite()]
+    scale = finite.max() if finite.numel() else torch.ones(())
+    return float(gap / scale.clamp_min(1e-30))
+
+
+def _first_difference(
+    analysis: Analysis, oracle: Program, candidate: Program, claim: Selection, gap: tuple[float, float]
+) -> VerifyError:
+    kept = kept_masks(analysis, claim)
+    values = dict(every_value(candidate, oracle))
+    dims = {node.name: analysis.flow.dims.get(node) for node in analysis.program.graph.graph.nodes}
+    nodes = {node.name: node for node in candidate.graph.graph.nodes}
+    for name, expected in every_value(oracle, oracle):
+        if name in values and isinstance(expected, Tensor):
+            fault = _fault(expected, values[name], _kept_part(dims.get(name), expected, kept), gap[1])
+            if fault:
+                where = source_line(nodes[name])
+                place = f" [{where}]" if where else ""
+                return VerifyError(f"{name} = {nodes[name].target}: {fault}{place}", name)
+    return VerifyError(
+        f"the outputs differ by {gap[0]:.3g} (allowed {gap[1]:.0e}), though every common node agrees", None
+    )
+
+
+def _kept_part(dims: Any, expected: Tensor, kept: Kept) -> Tensor:
+    """The part of the oracle's value that the shrunk program should hold."""
+    if not dims or not all(isinstance(dim, Dim) for dim in dims) or len(dims) != expected.dim():
+        return expected
+    if any(changes(dim, kept) and dim.size != size for dim, size in zip(dims, expected.shape, strict=True)):
+        return expected
+    return cut(expected, dims, kept)
+
+
+def _fault(whole: Tensor, got: Any, expected: Tensor, bar: float) -> str:
+    if not isinstance(got, Tensor) or got.shape != expected.shape:
+        found = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+        return f"shape {found}, expected {tuple(expected.shape)} (of {tuple(whole.shape)})"
+    gap = _relative(got, expected)
+    return f"its value differs by {gap:.3g} relative (allowed {bar:.0e})" if not gap <= bar else ""
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps every value."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.values: list[tuple[str, Any]] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.values.append((n.name, value.clone() if isinstance(value, Tensor) else value))
+        return value
+
+
+def every_value(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
+    """Every value of a run on a program's example inputs, by its node's name; up to the node that fails, where one does."""
+    recorder = _Recorder(program.graph)
+    inputs = (program if program.free_inputs else inputs_of).flat_inputs()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            recorder.run(*inputs, enable_io_processing=False)
+    except Exception as error:  # the values up to the failing node are what is asked for
+        if not recorder.values:
+            raise VerifyError(f"the program does not run: {error}") from error
+    yield from recorder.values

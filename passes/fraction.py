@@ -1,0 +1,74 @@
+"""What the passes that remove a fraction of an axis have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from fxprune.analysis.axes import Analysis, Axis, analyze
+from fxprune.analysis.uniform import alike
+from fxprune.analysis.units import Units
+from fxprune.calibration.data import Calibration
+from fxprune.errors import RefusedError
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.passes.select import common_count, kept_count
+from fxprune.pipeline.base import PYTHON, Pass, planned, require
+from fxprune.scores.base import SCORES, Evidence, joined
+
+
+@dataclass(frozen=True)
+class Fraction(Pass):
+    """Remove a fraction of the units of every axis of some roles."""
+
+    roles: ClassVar[frozenset[str]] = frozenset()
+    inexact: ClassVar[bool] = False
+
+    ratio: float  #: fraction of units removed from each axis
+    score: str = "magnitude"  #: what decides which units stay
+    multiple_of: int = 1  #: the number that stays is rounded up to a multiple of this
+    uniform: bool = False  #: equally many units in all layers, as one number in a config says it
+    data: Calibration | None = field(default=None, metadata=PYTHON)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.ratio < 1, f"ratio must lie in [0, 1), got {self.ratio:g}")
+        require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+        require(self.multiple_of >= 1, f"multiple_of must be at least 1, got {self.multiple_of}")
+
+    def accepts(self, axis: Axis) -> bool:
+        """Whether the pass cuts this axis: by its role, and only exact ones unless the pass is an inexact one."""
+        return axis.role in self.roles and (axis.exact or self.inexact)
+
+    def axes(self, analysis: Analysis) -> list[Axis]:
+        """The axes that the pass cuts."""
+        return [axis for axis in analysis.axes if self.accepts(axis)]
+
+    def plan(self, program: Program) -> Selection:
+        analysis = analyze(program)
+        axes = self.axes(analysis)
+        asked, counts = [Units(axis) for axis in axes], self.counts(analysis, axes)
+        rated = SCORES[self.score].rate(Evidence(analysis, self.data), asked) if asked and self.ratio else {}
+        if self.uniform:
+            rated = joined(analysis, rated)
+        kept = {units.axis.name: worth.kept(counts[units.axis.name]) for units, worth in rated.items()}
+        return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
+
+    def count(self, axis: Axis) -> int:
+        """How many units of an axis stay."""
+        return max(axis.least, kept_count(axis.size, self.ratio, self.multiple_of))
+
+    def counts(self, analysis: Analysis, axes: Sequence[Axis]) -> dict[str, int]:
+        """How many units of each axis stay; RefusedError where uniform sizes don't exist."""
+        if not self.uniform:
+            return {axis.name: self.count(axis) for axis in axes}
+        return {axis.name: self._common(tied) for tied in alike(analysis, axes) for axis in tied}
+
+    def _common(self, tied: Sequence[Axis]) -> int:
+        smallest, neediest = min(tied, key=lambda axis: axis.size), max(tied, key=lambda axis: axis.least)
+        if neediest.least > smallest.size:
+            raise RefusedError(
+                f"no number of units is right for all layers: {smallest.name} has {smallest.size}, {neediest.name} needs "
+                f"{neediest.least}; leave uniform out"
+            )
+        return max(neediest.least, common_count([axis.size for axis in tied], self.ratio, self.multiple_of))

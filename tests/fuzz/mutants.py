@@ -1,0 +1,262 @@
+"""Wrong rules, one fault each: what a fuzzer that is worth its time must notice.
+
+A mutant patches the table of rules or the laws about zeros for a while; `operators` are the operators whose rule is wrong (empty where it
+is a law that many share), so that programs without them need not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from fxprune.analysis import exactness as silence
+from fxprune.analysis.exactness import LAWS, VALUE, Silence, Zeros
+from fxprune.dims.dim import product, total
+from fxprune.rules import RULES, Op, Rule, find_rule
+from fxprune.rules.op import bind, operands
+
+aten = torch.ops.aten
+Law = Callable[[Silence, fx.Node], Zeros | None]
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: its name, the operators whose rule is wrong, and the patch that puts it in."""
+
+    name: str
+    operators: tuple[Any, ...]
+    patch: Patch
+
+
+def _packets(names: str) -> tuple[Any, ...]:
+    return tuple(getattr(aten, name) for name in names.split())
+
+
+def _rule(packet: Any) -> Rule:
+    rules = (find_rule(getattr(packet, overload)) for overload in packet.overloads())
+    return next(rule for rule in rules if rule is not None)
+
+
+def _with(names: str, change: Callable[[Rule], Rule]) -> Patch:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        for packet in _packets(names):
+            monkeypatch.setitem(RULES, packet, change(_rule(packet)))
+
+    return patch
+
+
+# --- laws about zeros -------------------------------------------------------------------------------------
+
+
+def zero(names: str, law: str) -> Mutant:
+    """Operators under a law about zeros that they do not obey."""
+    change: Callable[[Rule], Rule] = lambda rule: replace(rule, zero=law)
+    return Mutant(f"{names}: zero={law}", _packets(names), _with(names, change))
+
+
+def unguarded(mutant: Mutant) -> Mutant:
+    """A mutant where nobody looks at divisions by zero, which would refuse its claims for another reason."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        mutant.patch(monkeypatch)
+        _no_divisions(monkeypatch)
+
+    return replace(mutant, patch=patch)
+
+
+def _no_divisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.analysis.axes.divisions", lambda flow: [])
+
+
+def law(name: str, what: str, wrong: Law) -> Mutant:
+    """A law itself is wrong, for all operators that share it."""
+    return Mutant(f"law {name}: {what}", (), lambda monkeypatch: monkeypatch.setitem(LAWS, name, wrong))
+
+
+def value(name: str, what: str, wrong: Law) -> Mutant:
+    """The law by value of one operator."""
+    packets = _packets(name)
+    return Mutant(
+        f"{name}: {what}", packets, lambda monkeypatch: monkeypatch.setitem(VALUE, packets[0], wrong)
+    )
+
+
+def _carriers(s: Silence, node: fx.Node) -> list[fx.Node]:
+    return [one for one in operands(node) if s.carries(one)]
+
+
+def _any(s: Silence, node: fx.Node) -> Zeros | None:
+    return s.any(_carriers(s, node))
+
+
+def _all(s: Silence, node: fx.Node) -> Zeros | None:
+    return s.all(_carriers(s, node))
+
+
+def _first_operand(s: Silence, node: fx.Node) -> Zeros | None:
+    return s.of(node.args[0])
+
+
+def _without_bias(s: Silence, node: fx.Node) -> Zeros | None:
+    bound = bind(node)
+    return silence._product(s, node, [bound["input"].value, bound["weight"].value])
+
+
+# --- dims -------------------------------------------------------------------------------------------------
+
+
+def mute(names: str, *verbs: str) -> Mutant:
+    """Rules that leave something unsaid: `pin`, `inexact`, `size`, `contract`, `unify`."""
+
+    def change(rule: Rule) -> Rule:
+        def function(op: Op) -> Any:
+            for verb in verbs:
+                vars(op)[verb] = _larger if verb == "unify" else _nothing
+            return rule.function(op)
+
+        return replace(rule, function=function)
+
+    return Mutant(f"{names}: no {' and '.join(verbs)}", _packets(names), _with(names, change))
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Say nothing."""
+
+
+def _larger(left: Any, right: Any) -> Any:
+    return right if left.size == 1 else left
+
+
+def wrong(names: str, what: str, function: Callable[[Op, Rule], Any]) -> Mutant:
+    """Rules with another function, which gets the right rule too."""
+
+    def change(rule: Rule) -> Rule:
+        return replace(rule, function=lambda op: function(op, rule))
+
+    return Mutant(f"{names}: {what}", _packets(names), _with(names, change))
+
+
+def _swapped(place: int) -> Callable[[Op, Rule], Any]:
+    """The result's dim at a place has its factors or parts in the wrong order."""
+
+    def function(op: Op, rule: Rule) -> Any:
+        shape: list[Any] = list(rule.function(op))
+        dim = shape[place]
+        join = product if dim.kind == "product" else total
+        shape[place] = join(reversed(dim.parts)) if dim.kind != "atom" else dim
+        return tuple(shape)
+
+    return function
+
+
+def _reversed(op: Op, rule: Rule) -> Any:
+    """The results of an operator that has several, in the wrong order."""
+    return tuple(reversed(rule.function(op)))
+
+
+def _as_operand(op: Op, rule: Rule) -> Any:
+    """The result has the dims of the first operand, as if nothing moved."""
+    return op.flow.dims[op.tensors()[0]]
+
+
+LAW_MUTANTS = (
+    zero("exp", "keep"),
+    zero("sigmoid", "keep"),
+    zero("cos", "keep"),
+    zero("softplus", "keep"),
+    zero("softmax", "keep"),
+    zero("layer_norm", "keep"),
+    zero("batch_norm", "keep"),
+    unguarded(zero("reciprocal", "keep")),
+    unguarded(zero("div", "times")),
+    unguarded(zero("div", "keep")),
+    Mutant("a division by what the zeros make zero is no matter", (), _no_divisions),
+    zero("maximum", "times"),
+    zero("sub", "first"),
+    law("times", "any one factor of an outer product", _any),
+    law("plus", "one operand is enough", _any),
+    law("plus", "numbers do not matter", _all),
+    law("keep", "one operand is enough", _any),
+    law("keep", "places that come in do not matter", _all),
+    law("affine", "the bias does not matter", _without_bias),
+    law("first", "one operand is enough", _any),
+    value("pow", "any exponent", _first_operand),
+    value("masked_fill", "any number", _first_operand),
+    value("where", "one branch is enough", _any),
+    value("clamp", "any bounds", _first_operand),
+    value("clamp_min", "any bound", _first_operand),
+    value("hardtanh", "any bounds", _first_operand),
+    value("pad", "any number", _first_operand),
+    value("scaled_dot_product_attention", "any operand", _any),
+    value("baddbmm", "the addend does not matter", lambda s, node: s.any(_carriers(s, node))),
+)
+UNSAID = (
+    mute("layer_norm", "inexact"),
+    mute("rms_norm", "inexact"),
+    mute("group_norm", "inexact"),
+    mute("mean", "inexact"),
+    mute("amax", "inexact"),
+    mute("logsumexp", "inexact"),
+    mute("prod", "inexact"),
+    mute("linalg_vector_norm", "inexact"),
+    mute("_weight_norm", "inexact"),
+    mute("softmax", "pin"),
+    mute("log_softmax", "pin"),
+    mute("cumprod", "pin"),
+    mute("flip", "pin"),
+    mute("roll", "pin"),
+    mute("stack", "pin"),
+    mute("index_select", "pin"),
+    mute("gather", "pin"),
+    mute("tril", "pin"),
+    mute("sort", "pin"),
+    mute("scaled_dot_product_attention", "pin"),
+    mute("conv1d", "pin"),
+    mute("max_pool2d", "pin"),
+    mute("pixel_shuffle", "pin"),
+    mute("fft_fft", "pin"),
+    mute("lstm", "pin"),
+    mute("reshape", "size"),
+    mute("expand", "size"),
+    mute("repeat", "size"),
+    mute("repeat_interleave", "size"),
+    mute("slice", "size"),
+    mute("split_with_sizes", "size"),
+    mute("conv2d", "size"),
+    mute("group_norm", "size"),
+    mute("layer_norm", "size"),
+    mute("channel_shuffle", "size"),
+    mute("linear", "contract"),
+    mute("matmul", "contract"),
+    mute("einsum", "contract"),
+    mute("sum", "contract"),
+    mute("conv2d", "contract"),
+    mute("scaled_dot_product_attention", "contract"),
+    mute("bilinear", "contract"),
+    mute("add", "unify"),
+    mute("mul", "unify"),
+    mute("linear", "unify"),
+    mute("cat", "unify"),
+    mute("batch_norm", "unify"),
+    mute("matmul", "unify"),
+    mute("prelu", "unify"),
+)
+TURNED = (
+    wrong("flatten", "the product turned round", _swapped(-1)),
+    wrong("repeat_interleave", "r x d for d x r", _swapped(1)),
+    wrong("repeat", "d x r for r x d", _swapped(-1)),
+    wrong("cat", "the sum turned round", _swapped(1)),
+    wrong("channel_shuffle", "nothing shuffled", _as_operand),
+    wrong("transpose", "nothing moved", _as_operand),
+    wrong("permute", "nothing moved", _as_operand),
+    wrong("pixel_unshuffle", "r x c for c x r", _swapped(1)),
+    wrong("split_with_sizes", "the parts turned round", _reversed),
+    wrong("conv1d", "the channels that come out are those that go in", lambda op, rule: (*op.dims("input")[:2], *rule.function(op)[2:])),
+)  # fmt: skip
+MUTANTS = (*LAW_MUTANTS, *UNSAID, *TURNED)

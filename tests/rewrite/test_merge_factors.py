@@ -1,0 +1,129 @@
+"""Two products with nothing between become one where that is no larger, and compute the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune import capture, shrink
+from fxprune.analysis.dim_inference import walk
+from fxprune.analysis.linear_ops import matrices
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.passes import pipeline
+from fxprune.rewrite.factorize import factorize
+from fxprune.rewrite.merge_factors import merged, pairs
+from support.gated import family
+from support.models import distance
+
+
+def outputs(program: Program) -> Any:
+    return program(*program.args, **program.kwargs)
+
+
+def matrices_of(program: Program) -> list[str]:
+    return [m.weight for m in matrices(program, walk(program)).values() if ".0." in m.weight]
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "vit"])
+def test_factors_of_full_rank_merge_back(name: str) -> None:
+    """Into matrices of the same names and sizes: linear, and addmm with its weights turned."""
+    program = family(name)
+    weights = matrices_of(program)
+    apart = factorize(program, {each: min(program.tensors()[each].shape) for each in weights}).program
+    whole = merged(apart)
+    assert len(pairs(apart)) == len(weights)
+    assert not pairs(whole)
+    assert {n: v.shape for n, v in whole.tensors().items()} == {
+        n: v.shape for n, v in program.tensors().items()
+    }
+    assert distance(outputs(whole), outputs(program)) < 1e-4
+
+
+def test_factors_that_save_something_stay() -> None:
+    """Of a matrix of 32 × 64 those of less than rank 21.3."""
+    program = family("bert")
+    name = "encoder.layer.0.intermediate.dense.weight"
+    for rank, left in ((21, True), (22, False)):
+        done = pipeline("fold").run(factorize(program, {name: rank}).program).program
+        assert (f"{name}_rows" in done.tensors()) == left
+
+
+def test_a_shared_factor_is_weighed_with_all_that_read_it() -> None:
+    """Rank 24 of 96 × 32: 3,072 parameters beside 3,072."""
+    torch.manual_seed(0)
+    thin = nn.Linear(32, 24, bias=False)
+    outs = nn.ModuleList(nn.Linear(24, 32) for _ in range(3))
+
+    class Three(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.thin, self.outs = thin, outs
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            inner = self.thin(x)
+            return tuple(out(inner) for out in self.outs)
+
+    program = capture(Three().eval(), (torch.randn(2, 32),))
+    (pair,) = pairs(program)
+    assert (pair.rank, pair.sizes, pair.is_even) == (24, (32, 32, 32, 32), True)
+    whole = merged(program)
+    assert distance(outputs(whole), outputs(program)) < 1e-5
+    assert whole.parameter_count() == 3 * (32 * 32 + 32)
+
+
+class Convolutions(nn.Module):
+    """A kernel of nine points with stride and a bias, then one of one point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 40, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(40, 6, 1)
+        self.third = nn.Conv2d(6, 4, 1, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.third(self.second(self.first(x)).relu())
+        return out
+
+
+def test_a_convolution_takes_up_the_point_behind_it() -> None:
+    torch.manual_seed(0)
+    program = capture(Convolutions().eval(), (torch.randn(2, 3, 9, 9),))
+    whole = merged(program)
+    assert distance(outputs(whole), outputs(program)) < 1e-5
+    shapes = [tuple(v.shape) for v in whole.tensors().values() if v.ndim > 1]
+    assert sorted(shapes) == [(4, 6, 1, 1), (6, 3, 3, 3)]
+
+
+def test_what_was_between_is_no_pair() -> None:
+    """An activation, another reader, an output."""
+    torch.manual_seed(0)
+
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            inner = self.a(x)
+            return self.b(inner), inner
+
+    for net in (Seen(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))):
+        program = capture(net.eval(), (torch.randn(2, 4),))
+        assert pairs(program) == []
+        assert merged(program) is program
+
+
+def test_heads_that_go_leave_factors_that_fold_joins() -> None:
+    """Half of the columns gone, the same rank saves nothing any more."""
+    program = family("bert")
+    name = "encoder.layer.1.attention.output.dense.weight"
+    apart = factorize(program, {name: 14}).program
+    axis = "encoder.layer.1.attention.heads"
+    cut = shrink(apart, Selection({axis: [0, 2]}))
+    done = pipeline("fold").run(cut).program
+    assert done.tensors()[name].shape == (32, 16)
+    assert distance(outputs(done), outputs(cut)) < 1e-5

@@ -1,0 +1,182 @@
+# mypy: disable-error-code="no-any-return"
+# A module called is Any to the type checker.
+"""Shrink: smaller tensors, the same function but for what was removed, and nothing else touched."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune import Program, Selection, analyze, capture, shrink, zeroed
+from fxprune.errors import SelectionError
+from support.models import captured, distance, net
+from zoo import check
+from zoo.nets import NETS, build
+
+SOME = (
+    "fused-gate",
+    "input-convex",
+    "pairwise-sum",
+    "broadcast",
+    "in-place-views",
+    "slice-write",
+    "stacked-qkv",
+    "rotary",
+    "latent",
+    "linear-attention",
+    "resnet-option-a",
+    "unet",
+    "padded",
+    "state-space",
+    "dynamic-conv",
+)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_what_is_pruned_equals_the_zeroed_original(name: str) -> None:
+    outcome = check.run(name, lambda: build(name))
+    assert outcome.status == "ok", outcome.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(NETS) - set(SOME)))
+def test_every_net_that_is_pruned_equals_its_zeroed_original(name: str) -> None:
+    outcome = check.run(name, lambda: build(name))
+    assert outcome.status == "ok", outcome.reason
+
+
+def halves(program: Program, exact: bool = True) -> Selection:
+    axes = [axis for axis in analyze(program).axes if axis.exact or not exact]
+    return Selection({axis.name: range(0, axis.size, 2) for axis in axes})
+
+
+def test_an_empty_selection_changes_nothing() -> None:
+    program = captured("mlp")
+    assert distance(shrink(program, Selection())(**program.kwargs), program(**program.kwargs)) == 0
+
+
+def test_parameters_that_lose_nothing_are_shared() -> None:
+    program = captured("gated-ffn")
+    axis = analyze(program).axes[0]
+    slim = shrink(program, Selection({axis.name: [0]}))
+    assert slim.parameters()["down.bias"] is program.parameters()["down.bias"]
+    assert slim.parameters()["down.weight"].shape == (6, 1)
+    assert program.parameters()["down.weight"].shape == (6, 16)
+
+
+def test_kept_weights_are_the_original_ones() -> None:
+    program = captured("mlp")
+    slim = shrink(program, Selection({"ffn": [1, 5, 7]}))
+    assert torch.equal(slim.parameters()["up.weight"], program.parameters()["up.weight"][[1, 5, 7]])
+    assert torch.equal(slim.parameters()["down.weight"], program.parameters()["down.weight"][:, [1, 5, 7]])
+
+
+def test_tied_weights_stay_tied() -> None:
+    program = captured("tied-lm")
+    slim = shrink(program, halves(program))
+    storages = [value.data_ptr() for name, value in slim.tensors().items() if value.shape[0] == 19]
+    assert len(storages) == len(slim.parameters()) - 4 + 1 or len(set(storages)) == 1
+    assert slim.parameter_count() < program.parameter_count()
+
+
+def test_the_slim_module_trains_and_loads() -> None:
+    program = captured("residual-mlp-norm")
+    slim = shrink(program, halves(program))
+    module, twin = slim.module(), slim.module()
+    module(**program.kwargs).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    twin.load_state_dict(module.state_dict())
+    assert distance(twin(**program.kwargs), module(**program.kwargs)) == 0
+    assert distance(slim(**program.kwargs), module(**program.kwargs)) > 0
+
+
+def test_unused_parameters_are_gone_from_the_state_dict() -> None:
+    program = captured("residual-mlp")
+    slim = shrink(program, halves(program))
+    state = slim.module().state_dict()
+    assert set(state) == set(slim.tensors())
+    assert sum(value.numel() for value in state.values()) == slim.parameter_count()
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_dynamic_sizes_stay_right_at_another_shape(name: str) -> None:
+    program = captured(name, dynamic=True)
+    selection = halves(program)
+    slim, oracle = shrink(program, selection), zeroed(program, selection)
+    ids = torch.randint(0, 99, (5, 21))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert distance(slim(**inputs), oracle(**inputs)) < 1e-5
+    assert distance(oracle(**inputs), program(**inputs)) > 1e-3
+
+
+def test_an_axis_can_shrink_twice_under_its_name() -> None:
+    program = captured("gated-ffn")
+    name = analyze(program).axes[0].name
+    once = shrink(program, Selection({name: range(0, 16, 2)}))
+    twice = shrink(once, Selection({name: [1, 3]}))
+    both = shrink(program, Selection({name: range(0, 16, 2)}).compose(Selection({name: [1, 3]})))
+    assert distance(twice(**program.kwargs), both(**program.kwargs)) == 0
+
+
+def test_an_inexact_axis_shrinks_but_has_no_oracle() -> None:
+    program = captured("residual-mlp-norm")
+    hidden = next(axis for axis in analyze(program).axes if not axis.exact)
+    slim = shrink(program, Selection({hidden.name: [0, 1, 2]}))
+    assert slim(**program.kwargs).shape == program(**program.kwargs).shape
+    with pytest.raises(SelectionError, match=f"no zeros equal removal on {hidden.name}"):
+        zeroed(program, Selection({hidden.name: [0, 1, 2]}))
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        (Selection({"fnn": [0]}), "no axis 'fnn' in this program; nearest: ffn"),
+        (Selection({"ffn": [0, 16]}), "axis ffn has 16 indices, the selection speaks of index 16"),
+        (
+            Selection({"ffn": [0]}, {"ffn": 99}),
+            "axis ffn has 16 indices, the selection speaks of a size of 99",
+        ),
+    ],
+)
+def test_a_selection_for_another_model_is_refused(selection: Selection, said: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        shrink(captured("mlp"), selection)
+    assert said in str(caught.value)
+
+
+class Shared(nn.Module):
+    """A frozen parameter, a half-precision one and a non-contiguous one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(6, 8)
+        self.up.weight.requires_grad = False
+        self.down = nn.Parameter(torch.randn(8, 5).t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(x).relu() @ self.down.t()
+
+
+def test_dtype_and_requires_grad_are_kept() -> None:
+    program = capture(Shared().to(torch.bfloat16), (torch.randn(3, 6, dtype=torch.bfloat16),))
+    slim = shrink(program, halves(program))
+    assert not slim.parameters()["up.weight"].requires_grad
+    assert slim.parameters()["down"].requires_grad
+    assert slim.parameters()["down"].dtype == torch.bfloat16
+
+
+def test_the_given_program_stays_as_it_was() -> None:
+    model, inputs = net("stacked-qkv")
+    program = capture(model, kwargs=inputs)
+    before, code = copy.deepcopy(program.graph.state_dict()), program.graph.code
+    shrink(program, halves(program))
+    zeroed(program, halves(program))
+    assert program.graph.code == code
+    for name, value in program.graph.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -1,0 +1,113 @@
+"""Split: row-blocks that read different columns become smaller products, which compute the same, where a meter finds them cheaper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune import capture
+from fxprune.cost.budgets import Clock
+from fxprune.export import onnx as emit
+from fxprune.gates.lower import lower
+from fxprune.ir.program import Program
+from fxprune.rewrite.split import MOST, cheaper, split, splits
+from fxprune.runtimes.onnxruntime import Settings
+from fxprune.tools.benchmarks.split_choice import sparse
+from support.blocked import blocked, drawn
+from support.gated import masked
+from support.models import distance
+
+
+def called(program: Program) -> Any:
+    with torch.no_grad():
+        return program(*program.args, **program.kwargs)
+
+
+def products(program: Program) -> int:
+    return len(list(program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_split_matrix_computes_the_same_with_fewer_weights(bias: bool, tmp_path: Path) -> None:
+    program = sparse(32, 64, 4, 0.25, bias=bias)
+    (found,) = splits(program)
+    small = split(program, [found])
+    assert distance(called(small), called(program)) < 1e-6
+    assert small.parameter_count() == 64 * 8 + 64 * bias
+    assert products(small) == len(found.groups) == 4
+    assert emit.export(small, tmp_path / "split.onnx").relative < 1e-5
+
+
+def test_a_dense_matrix_is_not_split() -> None:
+    assert splits(capture(nn.Linear(4, 6), (torch.randn(2, 4),))) == []
+
+
+def test_more_blocks_than_could_pay_stay_dense() -> None:
+    assert splits(sparse(32, 2 * MOST + 2, MOST + 1, 0.5)) == []
+
+
+class Three(nn.Module):
+    """Queries, keys and values of one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 8, bias=name != "k") for name in "qkv")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.q(x), self.k(x) * 2, self.v(x) * 3], -1)
+
+
+def test_blocks_that_share_columns_share_a_product() -> None:
+    torch.manual_seed(0)
+    net = Three()
+    with torch.no_grad():
+        for part in (net.q, net.k, net.v):
+            part.weight[:4, 8:] = 0
+            part.weight[4:, :8] = 0
+    program = capture(net, (torch.randn(3, 16),))
+    (found,) = splits(program)
+    small = split(program, [found])
+    assert products(small) == 2
+    assert small.parameter_count() == 3 * 8 * 8 + 3 * 8
+    assert distance(called(small), called(program)) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_families_with_random_blocks(name: str) -> None:
+    """Both ways in which weights are stored."""
+    on = blocked(name, 16, 4)
+    small = lower(on, masked(on, drawn(on, 1))).program
+    found = splits(small)
+    assert found
+    assert distance(called(split(small, found)), called(small)) < 1e-5
+
+
+def test_what_is_cheaper_is_metered() -> None:
+    program = sparse(32, 64, 4, 0.25)
+    costs = {"dense": 2.0, "split": 1.0}
+
+    def meter(wanted: Any) -> dict[str, float]:
+        assert {key: make().parameter_count() for key, (_, make) in wanted.items()} == {
+            "dense": 64 * 32 + 64,
+            "split": 64 * 8 + 64,
+        }
+        return costs
+
+    small, (verdict,) = cheaper(program, meter)
+    assert products(small) == 4
+    assert (verdict.pays, verdict.products, verdict.density) == (True, 4, 0.25)
+    costs["split"] = 3.0
+    same, (verdict,) = cheaper(program, meter)
+    assert same is program
+    assert (verdict.pays, verdict.dense, verdict.split) == (False, 2.0, 3.0)
+
+
+@pytest.mark.parametrize(("sizes", "pays"), [((768, 768, 8, 0.5), False), ((768, 3072, 4, 0.25), True)])
+def test_the_runtime_decides(sizes: tuple[int, int, int, float], pays: bool, tmp_path: Path) -> None:
+    """Many small blocks stay dense, few large ones are split (methods 4.6)."""
+    _, (verdict,) = cheaper(sparse(*sizes, rows=128), Clock(Settings(1), tmp_path / "costs.json"))
+    assert verdict.pays == pays, verdict

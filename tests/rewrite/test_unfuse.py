@@ -1,0 +1,93 @@
+"""A fused matrix comes apart into its parts, one of which becomes factors; a tie stays whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune import analyze, capture
+from fxprune.errors import RefusedError, SelectionError
+from fxprune.ir.program import Program
+from fxprune.passes import pipeline
+from fxprune.rewrite.factorize import factorize
+from fxprune.rewrite.unfuse import cleave
+from support.gated import family
+from support.models import distance
+
+
+def outputs(program: Program) -> Any:
+    return program(*program.args, **program.kwargs)
+
+
+def fused(program: Program) -> str:
+    return next(name for name in program.tensors() if name.endswith("0.attn.c_attn.weight"))
+
+
+def test_queries_come_apart_and_become_factors() -> None:
+    """GPT-2's fused projection, its weights turned: only the values' third gets a rank."""
+    program = family("gpt2")
+    name = fused(program)
+    apart = cleave(program, {name: (32, 32, 32)})
+    assert distance(outputs(apart), outputs(program)) < 1e-6
+    assert [tuple(apart.tensors()[f"{name}_{i}"].shape) for i in range(3)] == [(32, 32)] * 3
+    assert name not in apart.tensors()
+    slim = factorize(apart, {f"{name}_2": 4}).program
+    assert slim.parameter_count() == program.parameter_count() - 32 * 32 + 4 * 64
+    assert [axis.size for axis in analyze(slim).axes if axis.role == "rank"] == [4]
+
+
+class Two(nn.Module):
+    """One product whose result is split again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(6, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.both(x).split([4, 8], -1)
+        out: Tensor = one.sum(-1) + other.relu().sum(-1)
+        return out
+
+
+@pytest.mark.parametrize(("sizes", "joined"), [((4, 8), False), ((6, 6), True)])
+def test_a_product_that_is_split_alike_is_not_joined(sizes: tuple[int, ...], joined: bool) -> None:
+    torch.manual_seed(0)
+    program = capture(Two().eval(), (torch.randn(2, 3, 6),))
+    apart = cleave(program, {"both.weight": sizes})
+    targets = {node.target for node in apart.graph.graph.nodes}
+    found = [
+        each in targets for each in (torch.ops.aten.cat.default, torch.ops.aten.split_with_sizes.default)
+    ]
+    assert found == [joined, joined]
+    assert distance(outputs(apart), outputs(program)) < 1e-6
+
+
+def test_heads_go_as_before() -> None:
+    program = family("gpt2")
+    apart = cleave(program, {fused(program): (32, 32, 32)})
+    cut = [pipeline("heads(ratio=0.5)").run(each).program for each in (program, apart)]
+    assert cut[0].parameter_count() == cut[1].parameter_count()
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(6, 10), nn.Linear(6, 10, bias=False), nn.Conv2d(6, 10, 3, padding=1)]
+)
+def test_linear_and_convolutions(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    shape = (2, 6, 5, 5) if isinstance(layer, nn.Conv2d) else (2, 3, 6)
+    program = capture(nn.Sequential(layer, nn.ReLU()).eval(), (torch.randn(shape),))
+    apart = cleave(program, {"0.weight": (4, 6)})
+    assert distance(outputs(apart), outputs(program)) < 1e-6
+    assert [len(apart.tensors()[f"0.weight_{i}"]) for i in range(2)] == [4, 6]
+
+
+def test_what_can_not_come_apart() -> None:
+    program = family("gpt2")
+    table = next(name for name, value in program.tensors().items() if value.shape[:1] == (99,))
+    with pytest.raises(RefusedError, match="no matrix of one product alone"):
+        cleave(program, {table: (50, 49)})
+    with pytest.raises(SelectionError, match=r"has 96 outputs, and parts of \[32, 32\] don't make them"):
+        cleave(program, {fused(program): (32, 32)})

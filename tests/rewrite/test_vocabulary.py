@@ -1,0 +1,85 @@
+"""Vocabulary removal: the slim program on new ids computes what the original computes on the old ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fxprune import TokenIds, Vocabulary, capture, keep_tokens, verify_tokens
+from fxprune.errors import ExportError, RefusedError, SelectionError, VerifyError
+from support.models import captured
+
+KEPT = list(range(1, 99, 3))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_logits_are_those_of_the_kept_tokens(name: str) -> None:
+    program = captured(name, dynamic=True)
+    found = keep_tokens(program, KEPT, outputs=["logits"])
+    old = torch.tensor(KEPT)[torch.randint(0, len(KEPT), (4, 9))]
+    mask = torch.ones_like(old)
+    ours = found.program(input_ids=found.translate(old), attention_mask=mask).logits
+    theirs = program(input_ids=old, attention_mask=mask).logits[..., KEPT]
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert found.ids == tuple(KEPT)
+    assert found.program.parameter_count() < program.parameter_count()
+
+
+def test_an_encoder_keeps_its_outputs() -> None:
+    program = captured("bert", dynamic=True)
+    found = keep_tokens(program, KEPT, table="embeddings.word_embeddings.weight")
+    old = torch.tensor(KEPT)[torch.randint(0, len(KEPT), (4, 9))]
+    mask = torch.ones_like(old)
+    ours = found.program(input_ids=found.translate(old), attention_mask=mask)[0]
+    assert torch.equal(ours, program(input_ids=old, attention_mask=mask)[0])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_tokens_are_proved_and_a_wrong_map_is_found(name: str) -> None:
+    program = captured(name, dynamic=True)
+    found = keep_tokens(program, KEPT, outputs=["logits"])
+    assert verify_tokens(program, found) <= 1e-5
+    assert found.outputs == ("logits",)
+    wrong = replace(found, ids=(*(one + 1 for one in KEPT[:-1]), 98))
+    with pytest.raises(VerifyError, match="with 33 of 99 tokens the outputs differ by"):
+        verify_tokens(program, wrong)
+
+
+def test_a_map_is_saved_and_loaded_and_never_overwritten_unasked(tmp_path: Path) -> None:
+    found = keep_tokens(captured("gpt2"), KEPT)
+    found.save(tmp_path / "token_ids.json")
+    loaded = Vocabulary.load(tmp_path / "token_ids.json")
+    assert (loaded.ids, loaded.table, loaded.size) == (tuple(KEPT), found.table, 99)
+    assert loaded.to_json() == found.to_json()
+    with pytest.raises(ExportError, match=r"token_ids.json exists; pass overwrite=True"):
+        found.save(tmp_path / "token_ids.json")
+    found.save(tmp_path / "token_ids.json", overwrite=True)
+    with pytest.raises(SelectionError, match="ascending, distinct and below the size 99"):
+        TokenIds.from_json(found.to_json().replace("[1, 4,", "[4, 1,"))
+    with pytest.raises(SelectionError, match="can't read the token ids"):
+        TokenIds.load(tmp_path / "absent.json")
+
+
+class Compared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = self.table(ids)
+        return rows * ids.ne(0).unsqueeze(-1)
+
+
+def test_ids_that_are_compared_keep_the_vocabulary_whole() -> None:
+    program = capture(Compared(), (torch.randint(0, 20, (3, 5)),))
+    with pytest.raises(RefusedError, match=r"ne = aten.ne.Scalar reads the ids themselves \[.*ids\.ne\(0\)"):
+        keep_tokens(program, [0, 1, 2])
+
+
+def test_ids_out_of_range_and_unknown_outputs_are_refused() -> None:
+    with pytest.raises(RefusedError, match=r"token ids must lie in 0…98"):
+        keep_tokens(captured("gpt2"), [5, 99])
+    with pytest.raises(RefusedError, match="no output 'words'; outputs: logits"):
+        keep_tokens(captured("gpt2"), [5], outputs=["words"])

@@ -1,0 +1,92 @@
+"""OpenVINO runs what comes out: it agrees with the program, and slim reaches a budget that is measured on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune import Program, capture, parse_pipeline, verify
+from fxprune.calibration.data import checked
+from fxprune.errors import ExportError
+from fxprune.export import onnx as emit
+from fxprune.export.onnx import BAR
+from fxprune.ir.example_inputs import feeds
+from fxprune.passes import Slim
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Settings
+from support.gated import family
+from support.models import captured
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+
+OPENVINO = Settings(runtime="openvino")
+PIPELINES = {"resnet": "channels(ratio=0.5), fold"}
+
+
+def model(name: str) -> Program:
+    return captured(name) if name in PIPELINES else family(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "resnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bert", "gpt2", "vit", "t5"))],
+)
+def test_the_file_of_a_slim_program_agrees_in_openvino(name: str, tmp_path: Path) -> None:
+    pipeline = PIPELINES.get(name, "heads(ratio=0.5), ffn(ratio=0.5), fold")
+    slim = parse_pipeline(pipeline).run(model(name)).program
+    emitted = emit.export(slim, tmp_path / "model.onnx")
+    run = runtimes.prepare(emitted.path, OPENVINO)
+    relative, compared = emit.compare(slim, run, emitted.points, "OpenVINO")
+    assert compared == emitted.points
+    assert 0 < relative <= BAR
+
+
+class Blocks(nn.Module):
+    """Wide enough that its products are what takes the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(128, 1024), nn.GELU(), nn.Linear(1024, 128)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+@pytest.mark.slow
+def test_slim_reaches_a_latency_that_openvino_measures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    program = capture(Blocks().eval(), (torch.randn(256, 128),))
+    data = checked(program, [torch.randn(256, 128) for _ in range(4)])
+    cache = tmp_path / "costs.json"
+    outcome = Slim(latency=0.6, runtime="openvino", threads=1, layers=False, data=data, cache=cache).run(
+        program
+    )
+    assert outcome.details["share"] <= 0.6
+    assert verify(program, outcome.program, outcome.selection, outcome.refitted).relative <= 1e-5
+    assert len(json.loads(cache.read_text())) > 10
+    assert (
+        _measured(program, outcome.program, tmp_path) <= 0.75
+    )  # again, on a machine that does other things too
+
+
+def _measured(before: Program, after: Program, place: Path) -> float:
+    programs = {"before": before, "after": after}
+    files = {name: emit.export(each, place / f"{name}.onnx").path for name, each in programs.items()}
+    found = runtimes.measure(files, {name: feeds(each) for name, each in programs.items()}, OPENVINO, 2.0)
+    return found["after"].median / found["before"].median
+
+
+def test_what_does_not_agree_is_a_sentence(tmp_path: Path) -> None:
+    program = captured("bert")
+    with pytest.raises(ExportError, match=r"differs by .* between OpenVINO and the program"):
+        emit.compare(
+            program, lambda given: [value + 1 for value in emit._outputs(program, {}) or []], [{}], "OpenVINO"
+        )

@@ -1,0 +1,48 @@
+"""Run by torchrun in each of two processes: a student is taught on its share of the rows, and says what became of its gates."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from fxprune.passes.grain import Grain
+from fxprune.training.examples import Examples
+from fxprune.training.loop import Checkpoints, Recipe
+from fxprune.training.teacher_cache import Recall
+from fxprune.training.train import teach
+from support.gated import family
+from support.models import hugging_face
+
+
+def main(folder: Path) -> None:
+    ids = torch.randint(1, 99, (24, 9), generator=torch.Generator().manual_seed(1))
+    rows = Examples(
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids[:, 0] % 3, torch.full((24,), 9)
+    )
+    state = PartialState(cpu=True)
+    seen: list[int] = []
+    recall = Recall()
+    taught = teach(
+        family("bert"), Grain(density=0.4, beta=0.5), rows, Recipe(2, 1e-3, 4, clip=1.0), hugging_face("bert")[0],
+        outputs=("pooler_output",), checkpoints=Checkpoints(folder / "kept", 0), recall=recall,
+    )  # fmt: skip
+    seen = sorted(recall._rows)
+    told: dict[str, Any] = {
+        "processes": state.num_processes,
+        "steps": taught.moment.steps,
+        "density": taught.pruner.density,
+        "rows": seen,
+        "open": {gate.name: table.tolist() for gate, table in taught.pruner.open.items()},
+        "scores": {gate.name: score.tolist() for gate, score in taught.pruner.scores.items()},
+        "weights": [parameter.sum().item() for parameter in taught.module.parameters()],
+    }
+    (folder / f"{state.process_index}.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""What docs/results is made by. Not in the wheel: run it from a source checkout."""

@@ -1,0 +1,303 @@
+"""`python -m fxprune.tools.benchmarks.ablation [TASK …]`: a method on a real task, beside its ablations and its relatives (`--study`).
+
+A teacher is trained once; then a student for each variant, density and seed, on the same rows. Results go into a JSON Lines file as soon as
+they are known, students and teachers beside it, so that a run that was interrupted goes on, and several may share the work. `--measure`
+lowers and times what was trained; `--page` draws docs/results/grain.md from the file.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fxprune import analyze
+from fxprune.cost.budgets import Clock, default_cache
+from fxprune.export import onnx as emit
+from fxprune.gates.blocked_weights import sites
+from fxprune.gates.gate import tensors_of
+from fxprune.gates.lower import Lowered, lower
+from fxprune.ir.example_inputs import at, feeds
+from fxprune.ir.program import Program
+from fxprune.passes.fill import ROLES
+from fxprune.rewrite.split import cheaper
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Settings
+from fxprune.search.alternatives import cheapest
+from fxprune.tools.benchmarks.ablation_page import page
+from fxprune.tools.benchmarks.ablation_studies import EPOCHS, STARTS, STUDIES, UNTRAINED, VARIANTS
+from fxprune.tools.benchmarks.subjects import common as subject_common
+from fxprune.tools.inputs import models
+from fxprune.tools.inputs import tables as data
+from fxprune.tools.inputs.metrics import METRICS
+from fxprune.tools.reports import report, train_page
+from fxprune.tools.reports.train_page import POINT
+from fxprune.training.devices import placed
+from fxprune.training.examples import encoded
+from fxprune.training.fine_tune import fine_tune, predicted
+from fxprune.training.loop import Recipe
+from fxprune.training.pruner import Pruner
+from fxprune.training.teacher_cache import Recall
+from fxprune.training.train import teach
+
+MODEL = "minilm"
+SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task: its folder, its columns, its metric, the rows that are used, and the two recipes."""
+
+    folder: str
+    columns: data.Columns
+    metric: str
+    rows: int
+    teacher: Recipe
+    student: Recipe
+    beta: float = (
+        0.99  #: of the scores: the paper's 0.998 remembers 500 steps, a fifth of which is a run here
+    )
+
+
+RECIPE = Recipe(learning_rate=1e-4, warmup=0.1, weight_decay=0.01, clip=1.0, precision="bf16")
+SETTINGS: dict[str, Setting] = {
+    "CoLA": Setting(
+        "CoLA",
+        data.Columns("sentence", "label", names=("source", "label", "star", "sentence")),
+        "matthews",
+        0,
+        replace(RECIPE, epochs=3, learning_rate=5e-5),
+        replace(RECIPE, epochs=5),
+    ),
+    "SST-2": Setting(
+        "SST-2",
+        data.Columns(),
+        "accuracy",
+        8000,
+        replace(RECIPE, epochs=3, learning_rate=5e-5),
+        replace(RECIPE, epochs=5),
+    ),
+}
+
+
+class Bench:
+    """One task: its program and rows, its teacher, and the students."""
+
+    def __init__(self, task: str, out: Path, device: str = "") -> None:
+        self.task, self.out, self.device = task, out, device
+        self.setting = _on(SETTINGS[task], device)
+        folder = subject_common.data(f"{self.setting.folder}/train.tsv").parent
+        found = data.read(folder, self.setting.columns, self.setting.rows)
+        tokenizer = models.tokenizer(MODEL)
+        self.program = models.classifier(MODEL, len(found.classes), 0).capture(training=True)
+        self.train, self.dev = (
+            encoded(tokenizer, rows.texts, rows.labels, self.program) for rows in (found.train, found.dev)
+        )
+        self.recall = Recall()
+        self.teacher = self._teacher()
+
+    def _teacher(self) -> nn.Module:
+        path = self.out.parent / f"{self.task}-teacher.safetensors"
+        if path.exists():
+            module = self.program.module()
+            module.load_state_dict(load_file(path))
+            return module.eval()
+        start = time.perf_counter()
+        module = fine_tune(self.program, self.train, self.setting.teacher)
+        save_file(_plain(module), path)
+        self.note(variant="teacher", metric=self.judged(module), seconds=time.perf_counter() - start,
+                  rows=[len(self.train), len(self.dev)], recipe=asdict(self.setting.teacher))  # fmt: skip
+        return module
+
+    def judged(self, module: nn.Module) -> float:
+        """The task's metric on dev."""
+        with placed([module], self.device):
+            answers = predicted(self.program, module, self.dev)
+        return METRICS[self.setting.metric].of(self.dev.labels.numpy(), answers.numpy())
+
+    def student(self, variant: str, density: float, seed: int) -> None:
+        """Train one, and keep it."""
+        method, program = self.method(variant, density, seed), self.start(variant, density, seed)
+        recipe = replace(self.setting.student, seed=seed)
+        longer = EPOCHS.get(variant) or getattr(method, "epochs", 0)
+        epochs = 0 if variant in UNTRAINED else longer or recipe.epochs
+        recipe = replace(recipe, epochs=epochs)
+        start = time.perf_counter()
+        taught = teach(program, method, self.train, recipe, self.teacher, recall=self.recall)
+        seconds = time.perf_counter() - start
+        save_file(_plain(taught.module), self.file(variant, density, seed))
+        self.note(variant=variant, density=density, seed=seed, metric=self.judged(taught.module), seconds=seconds,
+                  reached=taught.pruner.density, method=str(method), recipe=asdict(recipe), **left(taught.pruner))  # fmt: skip
+
+    def lowered(self, variant: str, density: float, seed: int, settings: Settings) -> tuple[Lowered, Any]:
+        """What is left of one, its uneven heads lowered in the way that is fastest here."""
+        method, clock = self.method(variant, density, seed), Clock(settings, default_cache())
+        gated = method.gated(self.start(variant, density, seed))
+        tensors = load_file(self.file(variant, density, seed))
+        how = cheapest(gated, tensors, clock, POINT)
+        done = lower(gated, tensors, how)
+        return replace(done, program=method.finish(done.program, clock, POINT)), how
+
+    def start(self, variant: str, density: float, seed: int) -> Program:
+        """What one begins with: the whole program, or what another method left."""
+        begin = STARTS.get(variant)
+        return begin(self, density, seed) if begin else self.program
+
+    def left_by(self, variant: str, density: float, seed: int) -> Program:
+        """What a student became, which is trained now where it is not there yet."""
+        if not self.file(variant, density, seed).exists():
+            self.student(variant, density, seed)
+        gated = self.method(variant, density, seed).gated(self.start(variant, density, seed))
+        return lower(gated, load_file(self.file(variant, density, seed))).program
+
+    def method(self, variant: str, density: float, seed: int) -> Any:
+        """A row of STUDIES at a density."""
+        make, _ = VARIANTS[variant]
+        return make(density, seed, self.setting.beta)
+
+    def file(self, variant: str, density: float, seed: int) -> Path:
+        """Where a student lies."""
+        return self.out.parent / f"{self.task}-{variant}-{density:g}-{seed}.safetensors"
+
+    def note(self, **figures: Any) -> None:
+        """One line of results."""
+        text = json.dumps({"task": self.task, "measure": self.setting.metric, **figures}, default=float)
+        sys.stderr.write(text[:300] + "\n")
+        with self.out.open("a", encoding="utf-8") as lines:
+            lines.write(text + "\n")
+
+
+def _on(setting: Setting, device: str) -> Setting:
+    """A setting on a device."""
+    made = {name: replace(getattr(setting, name), device=device) for name in ("teacher", "student")}
+    return replace(setting, **made)
+
+
+def left(pruner: Pruner) -> dict[str, Any]:
+    """What is open: heads by the number of their value dims in each layer, and neurons in each layer."""
+    heads: list[list[int]] = []
+    neurons: list[int] = []
+    for entry in train_page.left(pruner):
+        if entry["role"] == "v":
+            heads.append([count for count in entry["open"] if count])
+        if entry["role"] == "heads":
+            heads.append([0] * entry["open"])
+        if entry["role"] == "ffn":
+            neurons.append(entry["open"])
+    found = {"heads": heads, "neurons": neurons}
+    ranks = [entry["open"] for entry in train_page.left(pruner) if entry["role"] == "rank"]
+    return found | {"ranks": ranks} if ranks else found
+
+
+def zeros(program: Program) -> float:
+    """The share of the numbers in matrices that run over heads or neurons that are zero."""
+    found = [program.tensors()[site.matrix.weight] for site in sites(analyze(program), ROLES)]
+    return sum(int((w == 0).sum()) for w in found) / max(1, sum(w.numel() for w in found))
+
+
+def lengths(program: Program) -> dict[str, int]:
+    """How many heads and neurons a program has."""
+    axes = [axis for axis in analyze(program).axes if axis.exact]
+    return {role: sum(axis.size for axis in axes if axis.role == role) for role in ("heads", "ffn")}
+
+
+def _plain(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone().contiguous() for name, value in tensors_of(module).items()}
+
+
+def wanted(options: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
+    """The students in order: all variants of one density and seed, before the next."""
+    for seed in options.seeds:
+        for density in options.densities:
+            for variant in options.variants or [
+                name for name in STUDIES[options.study] if name not in EPOCHS
+            ]:
+                yield variant, density, seed
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """What is known so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def known(path: Path, task: str) -> set[tuple[str, float, int]]:
+    """The students that were trained."""
+    return {
+        (row["variant"], row["density"], row["seed"])
+        for row in read(path)
+        if row["task"] == task and "reached" in row
+    }
+
+
+def measure(bench: Bench, settings: Settings, seconds: float) -> None:
+    """Lower, write and time the students that were not timed yet, each in turns with the whole model."""
+    rows = read(bench.out)
+    timed = {
+        (r["variant"], r["density"], r["seed"]) for r in rows if r["task"] == bench.task and "speedup" in r
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        before = emit.export(bench.program, Path(scratch) / "before.onnx")
+        for variant, density, seed in sorted(known(bench.out, bench.task) - timed):
+            done, how = bench.lowered(variant, density, seed, settings)
+            slim, splits = (
+                done.program,
+                [asdict(v) for v in cheaper(done.program, Clock(settings, default_cache()), POINT)[1]],
+            )
+            after = emit.export(slim, Path(scratch) / "after.onnx", overwrite=True)
+            point = at(bench.program, **POINT)
+            given = feeds(bench.program, point)
+            files = {"before": before.path, "after": after.path}
+            found = runtimes.measure(files, dict.fromkeys(files, given), settings, seconds)
+            bench.note(variant=variant, density=density, seed=seed, speedup=found["before"].median / found["after"].median,
+                       parameters=slim.parameter_count(), file_bytes=after.bytes, whole_bytes=before.bytes, how=how,
+                       relative=after.relative, point=point, machine=report.machine(),
+                       splits=splits, zeros=zeros(slim), **lengths(slim))  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is not known yet; or measure what was trained; or write the page."""
+    options = _parser().parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    if options.page:
+        told = {name: told for name, (_, told) in STUDIES[options.study].items()}
+        text = page(options.study, read(options.out), told, options.note)
+        options.page.write_text(text, encoding="utf-8")
+        return
+    for task in options.tasks or SETTINGS:
+        bench = Bench(task, options.out, options.device)
+        if options.measure:
+            measure(bench, Settings(options.threads), SECONDS)
+            continue
+        for one in wanted(options):
+            if one not in known(options.out, task):
+                bench.student(*one)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.ablation", description=__doc__)
+    add = parser.add_argument
+    add("tasks", nargs="*", help=f"of {', '.join(SETTINGS)}")
+    add("--out", type=Path, default=Path("out/grain/results.jsonl"), help="where figures are kept")
+    add("--study", choices=STUDIES, default="grain", help="which rows (grain)")
+    add("--variants", nargs="+", choices=VARIANTS, help="(all of the study but those of more epochs)")
+    add("--densities", nargs="+", type=float, default=[0.1, 0.25, 0.5], help="(0.1 0.25 0.5)")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
+    add("--device", default="", help="where they are trained: cpu or cuda (cpu)")
+    add("--threads", type=int, default=1, help="of torch, and of the runtime (1)")
+    add("--measure", action="store_true", help="lower and time what was trained")
+    add("--page", type=Path, help="write the page from the figures, and train nothing")
+    add("--note", default="", help="a sentence about the run, for the page")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

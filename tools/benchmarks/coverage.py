@@ -1,0 +1,213 @@
+"""`python -m fxprune.tools.benchmarks.coverage`: check every architecture of the zoo and write docs/results/coverage.md.
+
+Each architecture runs in a process of its own, stage by stage, each with a time limit: pruned against zeroed, constraints in another order,
+ONNX Runtime. The zoo lives in `tests/zoo`, outside the wheel: this needs the source checkout and `transformers`.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import UsageError
+from fxprune.tools.benchmarks.coverage_page import Record, is_right, page
+from fxprune.tools.commands.console import progress
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = ROOT / "docs" / "results" / "coverage.md"
+SECONDS = 60
+ONNX_SECONDS = 120
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a stage may take: the check, and each later one; `onnx` whether ONNX Runtime is asked."""
+
+    check: float = SECONDS
+    later: float = ONNX_SECONDS
+    onnx: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One architecture at work, with its record so far; `fixed` where symbolic sizes took too long and a second try does without."""
+
+    name: str
+    fixed: bool
+    process: ForkProcess
+    answer: Connection
+    until: float
+    record: Record | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the zoo and write the page; 1 where an answer is wrong or something crashed."""
+    options = _options(arguments)
+    names = options.names or list(_zoo("hf").ROWS)
+    records = _collect(names, options)
+    if len(records) < len(names):
+        progress().print(
+            f"stopped after {len(records)} of {len(names)}; the page speaks of these", markup=False
+        )
+    order = {name: place for place, name in enumerate(names)}
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(page(sorted(records, key=lambda record: order[record["name"]])))
+    progress().print(f"wrote {options.output}", markup=False)
+    return int(not all(is_right(record) for record in records))
+
+
+def _collect(names: Sequence[str], options: argparse.Namespace) -> list[Record]:
+    """The records, those of an earlier run first, the others as they come; Ctrl-C keeps those that are there."""
+    console, records = progress(), _earlier(options.records, names)
+    known = {record["name"] for record in records}
+    limits = Limits(options.seconds, options.onnx_seconds, options.onnx)
+    try:
+        for record in run([name for name in names if name not in known], limits, options.workers):
+            records.append(record)
+            if options.records:
+                with options.records.open("a") as file:
+                    file.write(f"{json.dumps(record)}\n")
+            console.print(f"{len(records)}/{len(names)} {_line(record)}", markup=False)
+    except KeyboardInterrupt:
+        console.print("interrupted", markup=False)
+    return records
+
+
+def _earlier(path: Path | None, names: Sequence[str]) -> list[Record]:
+    if path is None or not path.exists():
+        return []
+    found = {record["name"]: record for record in map(json.loads, path.read_text().splitlines())}
+    return [found[name] for name in names if name in found]
+
+
+def _line(record: Record) -> str:
+    said = (f"{record['name']}: {record['status']}", record["reason"], record["order"], record["onnx"])
+    return " | ".join([part[:120] for part in (*said, record["onnx_reason"]) if part])
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.coverage", description=__doc__)
+    add = parser.add_argument
+    add("names", nargs="*", help="architectures to check (default: all of the zoo)")
+    add("-o", "--output", type=Path, default=TARGET, help="the page to write")
+    add("--records", type=Path, help="a file of records, one a line: what is there is not run again")
+    add("--seconds", type=float, default=SECONDS, help="time limit for the check of one architecture")
+    add("--onnx", action=argparse.BooleanOptionalAction, default=True, help="whether ONNX Runtime must agree")
+    add("--onnx-seconds", type=float, default=ONNX_SECONDS, help="time limit for each stage after the check")
+    add("--workers", type=int, default=WORKERS, help="how many run at once")
+    return parser.parse_args(arguments)
+
+
+def _zoo(module: str) -> Any:
+    """A module of tests/zoo; UsageError without the source checkout."""
+    if not (ROOT / "tests" / "zoo").is_dir():
+        raise UsageError(
+            f"no zoo at {ROOT / 'tests' / 'zoo'}: it is no part of the wheel, run this from a source checkout"
+        )
+    if str(ROOT / "tests") not in sys.path:
+        sys.path.insert(0, str(ROOT / "tests"))
+    return importlib.import_module(f"zoo.{module}")
+
+
+def run(names: Sequence[str], limits: Limits = Limits(), workers: int = WORKERS) -> Iterator[Record]:
+    """Check architectures, some at once, each forked from this process, which has the libraries loaded; records as they come."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _load(limits)
+    waiting, running = [(name, False) for name in names], list[Job]()
+    while waiting or running:
+        while waiting and len(running) < workers:
+            running.append(_start(*waiting.pop(0), limits))
+        time.sleep(0.05)
+        for job in list(running):
+            running.remove(job)
+            now = _heard(job, limits)
+            record = _finished(now, limits)
+            if record is None:
+                running.append(now)
+            elif record["status"] == "timeout" and not job.fixed:
+                waiting.insert(0, (job.name, True))
+            else:
+                yield record
+
+
+def _load(limits: Limits) -> None:
+    """Load what every process needs, exporters and transformers' patches included: they take seconds."""
+    _zoo("stages"), _zoo("tiny")
+    importlib.import_module("torch").set_num_threads(1)
+    with importlib.import_module("fxprune.tools.inputs.models").patches():
+        pass
+    if limits.onnx:
+        importlib.import_module("onnxruntime")
+        importlib.import_module("fxprune.export.onnx").warm_up()
+
+
+def _start(name: str, fixed: bool, limits: Limits) -> Job:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(name, fixed, limits.onnx, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return Job(name, fixed, process, ours, time.monotonic() + limits.check)
+
+
+def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
+    """What a process does: one architecture, in silence, and its outcome as plain data after every stage."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    patches = importlib.import_module("fxprune.tools.inputs.models").patches
+    row = _zoo("hf").ROWS[name]
+    start = time.perf_counter()
+    for outcome in _zoo("stages").stages(name, row.build, row.dynamic and not fixed, patches, onnx):
+        answer.send({**asdict(outcome), "total": round(time.perf_counter() - start, 2)})
+
+
+def _heard(job: Job, limits: Limits) -> Job:
+    """The job with the latest record that it sent; each one gives the next stage its own time."""
+    while job.answer.poll():
+        try:
+            record = job.answer.recv()
+        except EOFError:
+            job.process.join()
+            return job
+        job = replace(job, record=record, until=time.monotonic() + limits.later)
+    return job
+
+
+def _finished(job: Job, limits: Limits) -> Record | None:
+    """The record of a job that has ended, died or run out of time; None while it is at work."""
+    if job.process.exitcode == 0 and job.record is not None:
+        return job.record
+    if job.process.exitcode is not None:
+        return _lost(job, "crash", f"its process ended with code {job.process.exitcode}")
+    if time.monotonic() < job.until:
+        return None
+    job.process.kill()
+    job.process.join()
+    limit = limits.check if job.record is None else limits.later
+    return _lost(job, "timeout", f"not done within {limit:.0f} s")
+
+
+def _lost(job: Job, status: str, reason: str) -> Record:
+    """What is known of a job that did not end well: its record, and which stage was lost."""
+    if job.record is None:
+        return asdict(_zoo("check").Outcome(job.name, status, reason))
+    if not job.record["order"]:
+        return {**job.record, "order": reason}
+    return {**job.record, "onnx": status, "onnx_reason": reason}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What ONNX Runtime makes of the expensive parts of a network: attention, GELU and normalisation, fused or native.
+
+Pruning may spoil the pattern that a fusion looks for: then the pruned file counts fewer than the dense one.
+"""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import UsageError
+from fxprune.runtimes.onnxruntime import DEFAULT, Settings, save_optimized
+
+# ONNX's own operators and those of ONNX Runtime; QuickGelu is also what SiLU is fused to.
+FAMILIES: dict[str, frozenset[str]] = {
+    "attention": frozenset(
+        {
+            "Attention",
+            "DecoderAttention",
+            "DecoderMaskedMultiHeadAttention",
+            "DecoderMaskedSelfAttention",
+            "GroupQueryAttention",
+            "LinearAttention",
+            "LongformerAttention",
+            "MultiHeadAttention",
+            "PackedAttention",
+            "PackedMultiHeadAttention",
+            "PagedAttention",
+            "QAttention",
+            "SparseAttention",
+        }
+    ),
+    "gelu": frozenset({"BiasGelu", "BiasSplitGelu", "FastGelu", "Gelu", "GemmFastGelu", "QuickGelu"}),
+    "normalisation": frozenset(
+        {
+            "BatchNormalization",
+            "EmbedLayerNormalization",
+            "GroupNorm",
+            "GroupNormalization",
+            "InstanceNormalization",
+            "LayerNormalization",
+            "QEmbedLayerNormalization",
+            "RMSNormalization",
+            "SimplifiedLayerNormalization",
+            "SkipGroupNorm",
+            "SkipLayerNormalization",
+            "SkipSimplifiedLayerNormalization",
+        }
+    ),
+}
+
+# Where ONNX Runtime has no kernel, it writes the function out, and names its values so, with a number from the second on.
+WRITTEN_OUT = re.compile(r"_inlfunc_([A-Za-z]+?)(?:_token_(\d+))?_")
+
+
+def fusions(path: Path, settings: Settings = DEFAULT) -> dict[str, int]:
+    """Count the operators of each family that ONNX Runtime runs for an ONNX file, and all `nodes`.
+
+    Operators inside functions and branches count, and so does one that ONNX Runtime itself writes out. What the
+    file holds written out, and no fusion found, counts among `nodes` only. UsageError for other runtimes.
+    """
+    if settings.runtime.partition(":")[0] != "onnxruntime":
+        raise UsageError(f"fusions are counted in onnxruntime only, not in {settings.runtime}")
+    found, nodes = Counter[str](), 0
+    for graph in _graphs(_optimized(path, settings)):
+        nodes += len(graph.node)
+        found.update(node.op_type for node in graph.node)
+        found.update(_written_out(graph))
+    counts = {family: sum(found[name] for name in members) for family, members in FAMILIES.items()}
+    return {**counts, "nodes": nodes}
+
+
+def _optimized(path: Path, settings: Settings) -> Any:
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "optimized.onnx"
+        save_optimized(path, settings, written)
+        return onnx.load(written, load_external_data=False).graph
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph and the branches and loop bodies inside it; functions are no longer there, ONNX Runtime inlines them."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+
+
+def _written_out(graph: Any) -> list[str]:
+    """The functions that ONNX Runtime wrote out in this graph, once each."""
+    found = (WRITTEN_OUT.match(name) for node in graph.node for name in node.output)
+    return [function for function, _ in dict.fromkeys(match.groups() for match in found if match)]

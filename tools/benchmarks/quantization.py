@@ -1,0 +1,150 @@
+"""`python -m fxprune.tools.benchmarks.quantization`: MiniLM pruned, quantized, and both: size, speed, agreement, task metric.
+
+Every figure goes into a JSON Lines file (`--out`), and docs/results/quantization.md is drawn from that file (`--page`).
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor import config as inductor
+from torch.utils import _pytree as pytree
+
+from fxprune.calibration.data import checked
+from fxprune.export import onnx as emit
+from fxprune.export.exported_program import quiet
+from fxprune.integrations.quantization.quantize import QUANTIZERS, Quantized, quantize
+from fxprune.ir.example_inputs import Feeds, at, feeds
+from fxprune.ir.program import Program
+from fxprune.passes import pipeline
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Prepared, Settings
+from fxprune.tools.benchmarks.quantized_page import page
+from fxprune.tools.benchmarks.subjects import subject
+from fxprune.tools.reports import report
+
+PIPELINE = "heads(ratio=0.25), ffn(ratio=0.5), fold"
+POINTS = ({"batch": 1, "length": 128}, {"batch": 8, "length": 64})
+ROWS, HELD = 256, 0.5  # sentences, and the share of them that is compared on
+SECONDS = 20.0  # a point, for all files together
+
+
+class Bench:
+    """One subject in all its forms, each a file."""
+
+    def __init__(self, out: Path, threads: int) -> None:
+        self.out, self.settings = out, Settings(threads)
+        self.subject = subject("minilm")
+        self.folder = Path(tempfile.mkdtemp(prefix="fxprune-quantized-"))
+        original = self.subject.load().capture(())
+        self.programs = {"original": original, "pruned": pipeline(PIPELINE).run(original).program}
+        self.fit, self.held = checked(original, self.subject.calibration(ROWS)).split(HELD, original)
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.calls: dict[str, Prepared] = {}
+
+    def run(self) -> None:
+        """Write every form, judge it, then time all of them in turns."""
+        for name, program in self.programs.items():
+            file = emit.export(program, self.folder / f"{name}.onnx").path
+            self._row(f"{name}", file, None)
+            for how in QUANTIZERS:
+                self._quantized(name, program, how)
+        self._compiled(
+            "pruned, torch.compile", emit.save(self.programs["pruned"], self.folder / "pruned.pt2")
+        )
+        self._compiled("pruned, pt2e, torch.compile", self.folder / "pruned.pt2e.pt2")
+        self._time()
+        self.note("machine", **report.machine())
+        for name, row in self.rows.items():
+            self.note("row", name=name, threads=self.settings.threads, **row)
+
+    def note(self, kind: str, **figures: Any) -> None:
+        """One line of results, on the screen and in the file."""
+        text = json.dumps({"kind": kind, **figures})
+        print(text, file=sys.stderr, flush=True)
+        with self.out.open("a", encoding="utf-8") as lines:
+            lines.write(text + "\n")
+
+    def _quantized(self, name: str, program: Program, how: str) -> None:
+        row = QUANTIZERS[how]
+        file = self.folder / f"{name}.{how}{row.suffix}"
+        data = self.fit.batches if row.calibrated else ()
+        found = quantize(program, file, how, data, self.held.batches)
+        self._row(f"{name}, {how}", file, found, row.runtime)
+
+    def _row(self, name: str, file: Path, found: Quantized | None, runtime: str = "onnxruntime") -> None:
+        call = runtimes.prepare(file, Settings(self.settings.threads, runtime=runtime))
+        agreement = asdict(found.worst) if found else None
+        self._note_row(name, call, file, agreement)
+
+    def _note_row(self, name: str, call: Prepared, file: Path, agreement: Mapping[str, float] | None) -> None:
+        metric = self.subject.metric(lambda batch: tuple(map(torch.from_numpy, call(_arrays(batch)))))
+        self.calls[name] = call
+        self.rows[name] = {"bytes": emit.file_bytes(file), "metric": metric, "agreement": agreement}
+        print(name, self.rows[name], file=sys.stderr, flush=True)
+
+    def _compiled(self, name: str, file: Path) -> None:
+        """What Inductor makes of a .pt2 file; judged as it stands, for compiling anew for each length would take hours."""
+        plain = name.removesuffix(", torch.compile")
+        self.rows[name] = {**self.rows[plain], "bytes": emit.file_bytes(file)}
+        with quiet():
+            module = torch.export.load(file).module(check_guards=False)
+        inductor.freezing = True  # said as an option of torch.compile, it comes too late for integer products
+        fast = torch.compile(module, dynamic=False)
+
+        def call(given: Feeds) -> Any:
+            torch.set_num_threads(self.settings.threads)
+            with torch.no_grad():
+                results = fast(**{key: torch.from_numpy(value) for key, value in given.items()})
+            return [leaf.numpy() for leaf in pytree.tree_leaves(results)]
+
+        self.calls[name] = call
+
+    def _time(self) -> None:
+        program = self.programs["original"]
+        for point in POINTS:
+            given = feeds(program, at(program, **point))
+            for call in self.calls.values():
+                call(given)
+            print("timing", point, file=sys.stderr, flush=True)
+            timed = runtimes.turns(self.calls, dict.fromkeys(self.calls, given), SECONDS)
+            for name, timing in timed.items():
+                speedup = timed["original"].median / timing.median
+                measured = {"point": point, "ms": timing.median, "runs": timing.runs, "speedup": speedup}
+                self.rows[name].setdefault("latency", []).append(measured)
+
+
+def _arrays(batch: Mapping[str, torch.Tensor]) -> Feeds:
+    return {name: value.numpy() for name, value in batch.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, or draw the page from what was measured."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fxprune.tools.benchmarks.quantization", description=__doc__
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("out/quantization.jsonl"), help="where figures are kept")
+    add("--threads", type=int, default=1, help="of the runtimes (1)")
+    add("--note", default="", help="a sentence about the run, for the page")
+    add("--page", type=Path, help="write the table into the page from the figures, and measure nothing")
+    options = parser.parse_args(arguments)
+    if options.page:
+        lines = options.out.read_text(encoding="utf-8").splitlines()
+        text = options.page.read_text(encoding="utf-8")
+        options.page.write_text(
+            page(text, [json.loads(line) for line in lines], options.note), encoding="utf-8"
+        )
+        return
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    Bench(options.out, options.threads).run()
+
+
+if __name__ == "__main__":
+    main()

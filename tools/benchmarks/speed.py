@@ -1,0 +1,251 @@
+"""`python -m fxprune.tools.benchmarks.speed`: slim real models to measured speeds without training, beside other pruners.
+
+Every figure goes into a JSON Lines file as soon as it is known (`--out`), and docs/results/speed.md is drawn from that file (`--page`).
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fxprune.calibration.data import checked
+from fxprune.cost import count as cost
+from fxprune.errors import FxpruneError
+from fxprune.export import onnx as emit
+from fxprune.ir.example_inputs import Point, example_point, feeds
+from fxprune.ir.program import Program
+from fxprune.passes import Slim
+from fxprune.pipeline.base import Outcome
+from fxprune.rewrite.bypass import apply
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Settings
+from fxprune.tools.benchmarks.ort_fusions import fusions
+from fxprune.tools.benchmarks.peak_memory import Peak
+from fxprune.tools.benchmarks.speed_page import page
+from fxprune.tools.benchmarks.subjects import Subject, subject
+from fxprune.tools.benchmarks.subjects import torch_pruning as peers
+from fxprune.tools.reports import report
+
+SECONDS = 4.0
+POINTS = tuple({"batch": batch, "length": length} for batch in (1, 8, 32) for length in (32, 128))
+THREADS = (1, 2)
+PEER_TRIES = 4
+METHODS = ("ours", "others")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run for a subject: the speeds that are asked for, rows of calibration data, the point and the options of the pass."""
+
+    speeds: tuple[float, ...]
+    rows: int
+    point: Mapping[str, int]
+    options: Mapping[str, Any]
+    peer: str
+
+
+#: subject: what is run
+PLANS: dict[str, Plan] = {
+    "minilm": Plan((1.5, 2.0, 3.0), 512, {"batch": 8, "length": 128}, {}, "magnitude"),
+    "smollm2": Plan((1.25, 1.5), 64, {"batch": 1, "length": 128}, {"distance": "divergence"}, "taylor"),
+    "efficientnet": Plan((1.25, 1.5, 2.0), 128, {"batch": 1}, {"distance": "divergence"}, "taylor"),
+}
+
+
+class Bench:
+    """One subject: the original, its file, and everything that is measured against it, in one run."""
+
+    def __init__(self, name: str, out: Path, threads: int, at: Sequence[int] = THREADS) -> None:
+        self.subject: Subject = subject(name)
+        self.plan, self.out, self.threads, self.at = PLANS[name], out, threads, at
+        self.folder = Path(tempfile.mkdtemp(prefix="fxprune-speed-"))
+        self._written: Program | None = None
+        loaded = self.subject.load()
+        self.loaded = replace(loaded, model=self.subject.deployed(loaded.model))  # type: ignore[arg-type]
+        self.program = self._captured(self.loaded.model)
+        self.data = checked(self.program, self.subject.calibration(self.plan.rows))
+        here = example_point(self.program)
+        self.point: Point = {axis: self.plan.point.get(axis, size) for axis, size in here.items()}
+        self.before = emit.export(self.program, self.folder / "original.onnx").path
+        given = feeds(self.program, self.point)
+        self.settings, levels = runtimes.fastest(self.before, given, Settings(threads), SECONDS)
+        self.dense = self._metric(self.program)
+        self.flops = cost.flops(self.program, self.point)
+        medians = {level: timing.median for level, timing in levels.items()}
+        self.note("dense", metric=self.dense, levels=medians, fusions=fusions(self.before, self.settings))
+
+    def _captured(self, model: Any) -> Program:
+        return replace(self.loaded, model=model).capture(())
+
+    def _metric(self, program: Program) -> float:
+        return self.subject.metric(lambda batch: program(**batch))
+
+    def note(self, kind: str, **figures: Any) -> None:
+        """One line of results, on the screen and in the file."""
+        entry = {"subject": self.subject.name, "kind": kind, "threads": self.threads, **figures}
+        text = json.dumps(entry, default=float)
+        print(text[:400], file=sys.stderr, flush=True)
+        with self.out.open("a", encoding="utf-8") as lines:
+            lines.write(text + "\n")
+
+    def ours(self) -> None:
+        """Our plans at all speeds and points."""
+        for speed in self.plan.speeds:
+            slim = self._slim(speed, "obs", "all")
+            self._row(speed, "fxprune", slim, self._after(slim.program))
+            plain = apply(self.program, slim.selection)
+            self._row(speed, "the same plan, no repair", replace_program(slim, plain), self._after(plain))
+            self._everywhere(speed, slim.program)
+
+    def others(self) -> None:
+        """The other methods at the same speeds."""
+        for speed in self.plan.speeds:
+            for score in ("magnitude", "random"):
+                other = self._slim(speed, score, "none")
+                self._row(speed, f"{score}, uniform", other, self._after(other.program))
+            self._peer(speed)
+
+    def _slim(self, speed: float, score: str, how: str) -> Outcome:
+        options = dict(self.plan.options) | {
+            "threads": self.threads,
+            "optimization": self.settings.optimization,
+        }
+        options |= dict(self.plan.point)
+        peak = Peak()
+        each = Slim(latency=1 / speed, score=score, repair=how, data=self.data, observe=peak.phase, **options)
+        start = time.perf_counter()
+        with peak:
+            outcome = each.run(self.program)
+        seconds = time.perf_counter() - start
+        trials = outcome.details["trials"]
+        self.note("trials", speed=speed, score=score, seconds=seconds, trials=trials, memory=peak.growth,
+                  model_bytes=self.program.parameter_bytes(), factor=outcome.details["factor"])  # fmt: skip
+        if how != "none":
+            self.note("plan", speed=speed, sites=outcome.details["sites"], refits=outcome.details["refits"])
+        return outcome
+
+    def _after(self, program: Program) -> Path:
+        """The program's file; the last one that was written stays for as long as it is asked for."""
+        if program is not self._written:
+            self._written = program
+            emit.export(program, self.folder / "after.onnx", overwrite=True)
+        return self.folder / "after.onnx"
+
+    def _row(self, speed: float, method: str, slim: Any, after: Path) -> None:
+        program: Program = slim.program
+        self._figures(speed, method, after, program, cost.flops(program, self.point))
+
+    def _figures(self, speed: float, method: str, after: Path, runs: Any, flops: int) -> None:
+        speedup = self._speedup(after, SECONDS)
+        self.note("method", speed=speed, method=method, metric=self._metric(runs), flop_ratio=self.flops / flops,
+                  speedup=speedup, bytes=after.stat().st_size)  # fmt: skip
+
+    def _speedup(self, after: Path, seconds: float) -> float:
+        """How much faster a file is than the original, in turns with it."""
+        files = {"before": self.before, "after": after}
+        given = dict.fromkeys(files, feeds(self.program, self.point))
+        timed = runtimes.measure(files, given, self.settings, seconds)
+        return timed["before"].median / timed["after"].median
+
+    def _everywhere(self, speed: float, program: Program) -> None:
+        """The plan at every point and number of threads, each file under the level that is best for it at the point that was asked for."""
+        after = self._after(program)
+        files = {"before": self.before, "after": after}
+        counts = {name: fusions(path, self.settings) for name, path in files.items()}
+        self.note("fusions", speed=speed, **counts)
+        for threads in self.at:
+            given = feeds(self.program, self.point)
+            best = {n: runtimes.fastest(p, given, Settings(threads), SECONDS)[0] for n, p in files.items()}
+            for point in _points(self.program):
+                ms = _each(best, files, feeds(self.program, point))
+                ratio = cost.flops(self.program, point) / cost.flops(program, point)
+                levels = {name: settings.optimization for name, settings in best.items()}
+                self.note("point", speed=speed, point=dict(point), at_threads=threads, ms=ms, flop_ratio=ratio,
+                          speedup=ms["before"] / ms["after"], levels=levels)  # fmt: skip
+
+    def _peer(self, speed: float) -> None:
+        """Torch-Pruning at the ratio that comes closest to the speed, by bisection on the measured file."""
+        low, high, best = 0.02, 0.95, None
+        try:
+            for _ in range(PEER_TRIES):
+                ratio = (low + high) / 2
+                program = self._captured(
+                    self.subject.deployed(peers.torch_pruning(self.subject, ratio, self.plan.peer))
+                )
+                reached = self._speedup(self._after(program), SECONDS / 2)
+                low, high = (ratio, high) if reached < speed else (low, ratio)
+                if best is None or abs(reached - speed) < abs(best[0] - speed):
+                    best = reached, ratio, program
+        except FxpruneError as error:
+            self.note("refused", speed=speed, method="Torch-Pruning", why=str(error))
+        if best is not None:
+            _, ratio, program = best
+            name = f"Torch-Pruning, {self.plan.peer}, ratio {ratio:.2f}"
+            self._figures(speed, name, self._after(program), program, cost.flops(program, self.point))
+
+
+def replace_program(outcome: Outcome, program: Program) -> Outcome:
+    """The outcome with another program."""
+    return Outcome(program, outcome.selection)
+
+
+def _each(best: Mapping[str, Settings], files: Mapping[str, Path], given: Any) -> dict[str, float]:
+    """Medians, each file under settings of its own, taking turns three times."""
+    found: dict[str, list[float]] = {name: [] for name in files}
+    for _ in range(3):
+        for name, path in files.items():
+            found[name].append(
+                runtimes.measure({name: path}, {name: given}, best[name], SECONDS / 6)[name].median
+            )
+    return {name: sorted(medians)[1] for name, medians in found.items()}
+
+
+def _points(program: Program) -> Iterator[Point]:
+    here = example_point(program)
+    seen: set[tuple[int, ...]] = set()
+    for point in POINTS:
+        fitted = {axis: point.get(axis, size) for axis, size in here.items()}
+        if tuple(fitted.values()) not in seen:
+            seen.add(tuple(fitted.values()))
+            yield fitted
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, or draw the page from what was measured."""
+    parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.speed", description=__doc__)
+    parser.add_argument("subjects", nargs="*", help=f"of {', '.join(PLANS)}")
+    parser.add_argument("--out", type=Path, default=Path("out/speed.jsonl"), help="where figures are kept")
+    parser.add_argument("--threads", type=int, default=1, help="of the runtime, while deciding (1)")
+    parser.add_argument(
+        "--at",
+        type=int,
+        nargs="+",
+        default=THREADS,
+        help="numbers of threads at which our plans are timed (1 2)",
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="what is run (all)")
+    parser.add_argument("--note", default="", help="a sentence about the run, for the page")
+    parser.add_argument("--page", type=Path, help="write the page from the figures, and measure nothing")
+    options = parser.parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.page:
+        options.page.write_text(page(_read(options.out), options.note), encoding="utf-8")
+        return
+    for name in options.subjects or PLANS:
+        bench = Bench(name, options.out, options.threads, options.at)
+        bench.note("machine", **report.machine())
+        for method in options.methods:
+            getattr(bench, method)()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+if __name__ == "__main__":
+    main()

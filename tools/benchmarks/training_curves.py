@@ -1,0 +1,127 @@
+"""`python -m fxprune.tools.benchmarks.training_curves`: losses of a captured program and of its original on SST-2, seed by seed.
+
+The same rows in the same order, the same recipe, the same random numbers.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.ir.program import Program
+from fxprune.tools.benchmarks.subjects import common as subject_common
+from fxprune.tools.inputs import models
+from fxprune.tools.inputs import tables as data
+from fxprune.tools.inputs.metrics import accuracy
+from fxprune.tools.reports import curve
+from fxprune.training.examples import Batch, Examples, encoded
+from fxprune.training.fine_tune import cross_entropy, logits, predicted
+from fxprune.training.loop import Hooks, Loop, Recipe
+
+RECIPE = Recipe(epochs=2, learning_rate=5e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
+WINDOW = 10  # steps, over which losses are averaged
+
+
+def trained(module: nn.Module, rows: Examples, recipe: Recipe, names: Sequence[str]) -> list[float]:
+    """The loss of every step; the module is trained in place."""
+    losses: list[float] = []
+
+    def lesson(ready: Any, batch: Batch) -> Tensor:
+        inputs, labels, _ = batch
+        return cross_entropy(logits(names, ready(**inputs), ("logits",)), labels)
+
+    loop = Loop(module, rows, recipe, Hooks(after=lambda moment: losses.append(moment.loss)))
+    loop.run(lesson)
+    module.eval()
+    return losses
+
+
+def smooth(losses: Sequence[float]) -> list[float]:
+    """Means over WINDOW steps."""
+    return [mean(losses[i : i + WINDOW]) for i in range(0, len(losses) - WINDOW + 1, WINDOW)]
+
+
+def one(seed: int, most: int) -> dict[str, Any]:
+    """Both, with one seed: the same head, the same order of rows."""
+    folder = subject_common.data("SST-2/train.tsv").parent
+    task = data.read(folder, most=most)
+    loaded = models.classifier("minilm", 2, seed)
+    program = loaded.capture(training=True)
+    tokenizer = models.tokenizer("minilm")
+    train, dev = (encoded(tokenizer, rows.texts, rows.labels, program) for rows in (task.train, task.dev))
+    recipe, names = replace(RECIPE, seed=seed), program.output_names()
+    found: dict[str, Any] = {"seed": seed, "rows": [len(train), len(dev)]}
+    assert isinstance(loaded.model, nn.Module)
+    for name, module in (("captured", program.module()), ("original", loaded.model)):
+        losses = trained(module, train, recipe, names)
+        found[name] = {"losses": losses, "accuracy": _accuracy(program, module, dev)}
+    return found
+
+
+def _accuracy(program: Program, module: nn.Module, dev: Examples) -> float:
+    return accuracy(dev.labels.numpy(), predicted(program, module, dev).numpy())
+
+
+def told(runs: Sequence[dict[str, Any]]) -> str:
+    """How far the curves lie apart: of one seed between the two, and between the seeds of the original."""
+    curves = {name: [smooth(run[name]["losses"]) for run in runs] for name in ("original", "captured")}
+    pairs = [
+        abs(a - b)
+        for one, other in zip(*curves.values(), strict=True)
+        for a, b in zip(one, other, strict=True)
+    ]
+    seeds = [stdev(column) for column in zip(*curves["original"], strict=True)]
+    bias = mean(mean(c) for c in curves["captured"]) - mean(mean(c) for c in curves["original"])
+    accuracies = {name: [run[name]["accuracy"] for run in runs] for name in curves}
+    return (
+        f"mean loss over {WINDOW} steps: |captured - original| of one seed {mean(pairs):.4f} on average, "
+        f"standard deviation between seeds of the original {mean(seeds):.4f}; mean of captured - original {bias:+.4f}; "
+        f"accuracy on dev: original {curve.spread(accuracies['original'])}, captured {curve.spread(accuracies['captured'])}"
+    )
+
+
+def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Both curves of each seed."""
+    plt = curve.pyplot()
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for run in runs:
+        for name, style, color in (("original", "-", "C0"), ("captured", "--", "C1")):
+            losses = smooth(run[name]["losses"])
+            steps = [WINDOW * (i + 0.5) for i in range(len(losses))]
+            axes.plot(steps, losses, style, color=color, alpha=0.7, label=name if run is runs[0] else None)
+    axes.set(xlabel="step", ylabel=f"loss, mean of {WINDOW} steps")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both with each seed; print how far they lie apart, and draw them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fxprune.tools.benchmarks.training_curves", description=__doc__
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/curves.svg"), help="the picture; figures lie beside it"
+    )
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    runs = [one(seed, options.rows) for seed in options.seeds]
+    options.out.with_suffix(".json").write_text(json.dumps(runs) + "\n", encoding="utf-8")
+    draw(runs, options.out)
+    sys.stdout.write(told(runs) + "\n")
+
+
+if __name__ == "__main__":
+    main()

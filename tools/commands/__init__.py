@@ -1,0 +1,1 @@
+"""What a command does: one command or option, one file."""

@@ -1,0 +1,88 @@
+"""What `--target` and `--calibration` make of a pipeline: its passes get the data, and the settings of the runtime."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from fxprune.calibration.data import Calibration
+from fxprune.cost.budgets import BUDGETS
+from fxprune.errors import UsageError
+from fxprune.ir.example_inputs import Point
+from fxprune.ir.program import Program
+from fxprune.passes import Slim
+from fxprune.pipeline.base import Pass, Pipeline
+from fxprune.pipeline.context import MEASURING
+from fxprune.tools.commands.bench import settings
+from fxprune.tools.inputs import calibration_files as calibration
+from fxprune.tools.inputs.models import Loaded
+
+ROWS, LENGTH = 512, 128
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The options of the command line."""
+    group = parser.add_argument_group(
+        "budget", "slim to a share of what the model costs now, without training"
+    )
+    ways = "; ".join(f"{name}: {row.help}" for name, row in BUDGETS.items())
+    group.add_argument(
+        "--target", metavar="NAME=SHARE", help=f"as in latency=0.5, for slim(latency=0.5) at the end. {ways}"
+    )
+    group.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="unlabelled inputs: text (one a line), .npz or .safetensors by input name, or py:PACKAGE.MODULE:FUNCTION",
+    )
+    group.add_argument(
+        "--rows", type=int, default=ROWS, metavar="N", help=f"read so many of them ({ROWS}; 0: all)"
+    )
+    group.add_argument(
+        "--length", type=int, default=LENGTH, metavar="N", help=f"cut texts to so many tokens ({LENGTH})"
+    )
+
+
+def extended(steps: Pipeline, options: argparse.Namespace) -> Pipeline:
+    """The pipeline with what `--target` asks for at its end; runtime, threads and level are those of the command line."""
+    chosen = settings(options)
+    names = {"threads": chosen.threads, "runtime": chosen.runtime, "optimization": chosen.optimization}
+    passes = [_with_settings(each, names) for each in steps.passes]
+    if options.target:
+        budget, share = _target(options.target)
+        passes.append(Slim(**{budget: share}, **names))  # type: ignore[arg-type]
+    return Pipeline(tuple(passes))
+
+
+def _with_settings(each: Pass, names: Mapping[str, Any]) -> Pass:
+    """A measuring pass takes the settings of the command line where its text says nothing else."""
+    if not isinstance(each, MEASURING):
+        return each
+    usual = {field.name: field.default for field in fields(each)}
+    return replace(
+        each, **{name: value for name, value in names.items() if getattr(each, name) == usual[name]}
+    )
+
+
+def _target(text: str) -> tuple[str, float]:
+    name, _, share = text.partition("=")
+    try:
+        number = float(share)
+    except ValueError:
+        number = 0.0
+    if name not in BUDGETS or not 0 < number < 1:
+        raise UsageError(
+            f"--target {text}: expected one of {', '.join(BUDGETS)}, =, and the share that may be left, as in latency=0.5"
+        )
+    return name, number
+
+
+def read(options: argparse.Namespace, program: Program, loaded: Loaded) -> Calibration | None:
+    """The calibration data, checked; UsageError says what does not fit."""
+    if not options.calibration:
+        return None
+    return calibration.read(options.calibration, program, loaded, options.rows, options.length)
+
+
+def points(steps: Pipeline, program: Program) -> list[Point]:
+    """Where budgets are meant: the report measures there, too."""
+    return [each.point(program) for each in steps.passes if isinstance(each, MEASURING) and each.latency]

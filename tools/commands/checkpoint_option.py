@@ -1,0 +1,43 @@
+"""`--checkpoint`: the slim program as a stock Hugging Face checkpoint in OUT/checkpoint, or the reason why there is none."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import ExportError, RefusedError, UsageError
+from fxprune.export.exported_program import quiet
+from fxprune.integrations.huggingface.checkpoint import save_pretrained
+from fxprune.ir.program import Program
+from fxprune.tools.inputs import models
+
+FOLDER = "checkpoint"
+
+
+def check(loaded: models.Loaded) -> None:
+    """UsageError for a model that is no Hugging Face folder."""
+    if loaded.config is None:
+        raise UsageError(
+            f"--checkpoint writes a Hugging Face model; {loaded.name} is none: give hf:DIR, or leave it out"
+        )
+
+
+def write(loaded: models.Loaded, slim: Program, out: Path, tokenizer: bool = True) -> dict[str, Any]:
+    """Write what is proved equal, with the tokenizer where there is one and ids are as they were; tell of it as plain data."""
+    model: Any = loaded.model
+    try:
+        # The model's own config was set up for capturing.
+        made = save_pretrained(model, slim, out / FOLDER, config=loaded.config)
+    except (RefusedError, ExportError) as error:
+        return {"folder": "", "why": str(error)}
+    if tokenizer:
+        with contextlib.suppress(UsageError), quiet():
+            models.tokenizer(loaded.name).save_pretrained(out / FOLDER)
+    settings = {name: list(values) for name, values in made.settings.items()}
+    return {
+        "folder": FOLDER,
+        "why": "",
+        "class": type(model).__name__,
+        "settings": settings,
+        "relative": made.relative,
+        "unread": list(made.carried),
+    }

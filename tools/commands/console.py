@@ -1,0 +1,138 @@
+"""What the commands share to talk: results on standard output, progress on standard error."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from fxprune.tools.reports.report import Grid
+
+
+def output() -> Console:
+    """The console for results; wide where it is no terminal, so that a redirected table keeps its columns."""
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 140)
+
+
+def progress() -> Console:
+    """The console for progress, notes and errors.
+
+    It holds the stream itself, so that silencing the libraries for a while does not silence it.
+    """
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    """Print data for machines, and nothing else, on standard output."""
+    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def show(grids: Iterable[Grid]) -> None:
+    """Print tables, each under its title."""
+    console = output()
+    for grid in grids:
+        console.print(Text(grid.title, style="bold"))
+        console.print(_drawn(grid))
+
+
+def _drawn(grid: Grid) -> Table:
+    table = Table(box=SIMPLE, pad_edge=False)
+    for place, column in enumerate(grid.columns):
+        number = place >= len(grid.columns) - grid.numbers
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+class Stages:
+    """Shows what is going on, and remembers how long each stage took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.console = progress()
+        self._status: Status | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Run one stage under its name; a terminal shows it turning."""
+        start = time.perf_counter()
+        with self.console.status(name) as self._status:
+            yield
+        self.seconds[name] = time.perf_counter() - start
+        if self.console.is_terminal and self.seconds[name] > 1:
+            self.console.print(f"[dim]{name}: {self.seconds[name]:.1f} s[/dim]")
+
+    def show(self, text: str) -> None:
+        """Say more closely what the stage is at."""
+        if self._status is not None:
+            self._status.update(text)
+
+    def note(self, text: str) -> None:
+        """Say something that the user should know before trusting the result."""
+        self.console.print(f"note: {text}", markup=False)
+
+
+class Steps:
+    """A bar with the number of evaluations done and the time that is left; where there is no terminal, a line now and then."""
+
+    SECONDS = 5.0  # from one line to the next
+
+    def __init__(self, name: str, total: int | None = None) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.first: int | None = None  # what was done before
+        self.console = progress()
+        self.start = self.said = time.perf_counter()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task(name, total=total, left="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def at(self, done: int, total: int, left: float, told: str = "") -> None:
+        """So many are done, and the rest will take so many seconds; `told` is what else there is to say."""
+        text = f"{told}{_duration(left)} left"
+        self.bar.update(self.task, completed=done, total=total, left=text)
+        now = time.perf_counter()
+        if not self.console.is_terminal and (done == total or now > self.said + self.SECONDS):
+            self.said = now
+            self.console.print(f"{self.name}: {done} of {total}, {text}", markup=False)
+
+    def one(self, _seconds: float) -> None:
+        """One more of the total is done."""
+        total = self.total or self.done + 1
+        self.reached(self.done + 1, total)
+
+    def reached(self, done: int, total: int, told: str = "") -> None:
+        """So many of the total are done; how long the rest takes is reckoned from those that were done here."""
+        if self.first is None:
+            self.first = done - 1
+        self.done = done
+        here = time.perf_counter() - self.start
+        self.at(done, total, (total - done) * here / (done - self.first), told)
+
+
+def _duration(seconds: float) -> str:
+    """`1 h 05 min`, `12 min`, `40 s`."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min" if minutes else f"{round(seconds)} s"

@@ -1,0 +1,165 @@
+"""`fxprune explain`: what could go, and why the rest stays whole."""
+
+import argparse
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fxprune.analysis.axes import Analysis, Axis, analyze
+from fxprune.analysis.regions import Region
+from fxprune.errors import UsageError
+from fxprune.files import write
+from fxprune.tools.commands import console
+from fxprune.tools.inputs import models
+from fxprune.tools.reports import explain_html as explain_page
+from fxprune.tools.reports import report
+from fxprune.tools.reports.report import Grid
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Show the axes of a model by role and its refusals by reason, or the members of one axis."""
+    target = _target(options)
+    stages = console.Stages()
+    with stages.stage("loading the model"):
+        loaded = models.load(options.model)
+    with stages.stage("capturing"):
+        program = loaded.capture(options.free_output)
+    with stages.stage("analysing"):
+        analysis = analyze(program)
+    chosen = analysis.axis(options.axis) if options.axis else None
+    if target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(target, explain_page.page(loaded.name, analysis), options.force)
+    if options.json:
+        console.print_json(_axis(chosen) if chosen else _all(loaded.name, analysis))
+        return 0
+    console.show(_one(chosen) if chosen else _overview(analysis))
+    if target:
+        console.output().print(f"drawn in {target}", markup=False)
+    return 0
+
+
+def _target(options: argparse.Namespace) -> Path | None:
+    """The file for the page; UsageError, before any work, where something is in its place."""
+    target = Path(options.html) if options.html else None
+    if target and (target.is_dir() or (target.exists() and not options.force)):
+        what = (
+            "is a folder; give the name of a file"
+            if target.is_dir()
+            else "exists; give another name, or --force to replace it"
+        )
+        raise UsageError(f"{target} {what}")
+    return target
+
+
+def _all(name: str, analysis: Analysis) -> dict[str, Any]:
+    return {
+        "format": "fxprune.explain/1",
+        "model": name,
+        "axes": [_axis(axis) for axis in analysis.axes],
+        "regions": [_region(region) for region in analysis.regions],
+        "refused": report.refusals(analysis.refusals),
+    }
+
+
+def _region(region: Region) -> dict[str, Any]:
+    shown = ("name", "unit", "entry", "exit", "parameters", "why")
+    return {name: getattr(region, name) for name in shown}
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    return {
+        "name": axis.name,
+        "role": axis.role,
+        "size": axis.size,
+        "exact": axis.exact,
+        "why_inexact": axis.why_inexact,
+        "members": [
+            {"name": member.name, "dim": member.dim, "notation": member.notation, "learned": member.learned}
+            for member in axis.members
+        ],
+        "readers": list(axis.readers),
+        "choices": list(axis.choices),
+        "least": axis.least,
+    }
+
+
+def _overview(analysis: Analysis) -> list[Grid]:
+    return [_axes(analysis.axes), _regions(analysis.regions), _refused(analysis)]
+
+
+def _regions(regions: Iterable[Region]) -> Grid:
+    """One row for regions that differ only by the number of their layer and have one structure."""
+    groups: dict[tuple[str, str, str, str], list[Region]] = {}
+    for region in regions:
+        alike = (region.unit, re.sub(r"\d+", "#", region.name), region.signature, region.why)
+        groups.setdefault(alike, []).append(region)
+    rows = [
+        (
+            unit,
+            group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}",
+            str(len(group)),
+            why or "can be bypassed",
+        )
+        for (unit, _, _, why), group in groups.items()
+    ]
+    return Grid("Regions: what could go whole", ("unit", "name", "regions", "why not"), tuple(rows))
+
+
+def _axes(axes: Iterable[Axis]) -> Grid:
+    """One row for axes that differ only by the number of their layer."""
+    groups: dict[tuple[str, str, int, bool, str], list[Axis]] = {}
+    for axis in axes:
+        alike = (axis.role, re.sub(r"\d+", "#", axis.name), axis.size, axis.exact, _notation(axis))
+        groups.setdefault(alike, []).append(axis)
+    rows = [
+        (
+            role,
+            _names(group),
+            str(len(group)),
+            str(size),
+            "exact" if exact else group[0].why_inexact,
+            notation,
+        )
+        for (role, _, size, exact, notation), group in sorted(groups.items(), key=lambda entry: entry[0][0])
+    ]
+    return Grid(
+        "Axes by role: what could go",
+        ("role", "name", "axes", "size", "equality", "first member"),
+        tuple(rows),
+    )
+
+
+def _notation(axis: Axis) -> str:
+    return axis.members[0].notation if axis.members else ""
+
+
+def _names(group: list[Axis]) -> str:
+    return group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}"
+
+
+def _refused(analysis: Analysis) -> Grid:
+    rows = [
+        (entry["why"], str(entry["count"]), ", ".join(entry["what"][:2]), entry["source"] or entry["node"])
+        for entry in report.refusals(analysis.refusals)
+    ]
+    return Grid("Refusals by reason: what stays whole", ("why", "count", "what", "where"), tuple(rows))
+
+
+def _one(axis: Axis) -> list[Grid]:
+    facts = [
+        ("role", axis.role),
+        ("size", str(axis.size)),
+        ("exact", "yes" if axis.exact else f"no: {axis.why_inexact}"),
+        ("readers", ", ".join(axis.readers)),
+        *([("chosen at", ", ".join(axis.choices)), ("at least", str(axis.least))] if axis.choices else []),
+    ]
+    members = [
+        (member.name, str(member.dim), member.notation, "parameter" if member.learned else "buffer")
+        for member in axis.members
+    ]
+    return [
+        Grid(axis.name, ("", ""), tuple(facts)),
+        Grid("Members: what shrinks together", ("name", "dimension", "index", "kind"), tuple(members)),
+    ]

@@ -1,0 +1,162 @@
+"""A family of programs without some layers: chosen by several methods, each fine-tuned and scored, sized and timed."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from fxprune.errors import SelectionError
+from fxprune.export import onnx as emit
+from fxprune.ir.example_inputs import Point, example_point, feeds
+from fxprune.ir.program import Program
+from fxprune.passes.layers import Layers
+from fxprune.rewrite.bypass import bypass
+from fxprune.runtimes import onnxruntime as runtime
+from fxprune.runtimes import registry as runtimes
+from fxprune.search.layer_search import Evaluated, Found
+from fxprune.tools.commands.console import Steps
+from fxprune.training.fine_tune import Examples, Recipe, TextClassification
+
+POINT = {"batch": 8, "length": 64}
+SECONDS = 6.0
+
+# name: (search, score, what it does); "task" fine-tunes
+METHODS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "greedy": ("greedy", "task", "fine-tune without each, remove the best, again given what is gone"),
+        "oneshot": ("oneshot", "task", "fine-tune without each alone, remove those that are missed least"),
+        "influence": ("greedy", "influence", "no training: remove what turns its input the least"),
+        "loss": ("greedy", "loss", "no training: remove what moves the outputs the least"),
+        "last": ("greedy", "last", "remove the last ones"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is asked: by which methods, how many layers, how candidates are trained, where evaluations are remembered and run."""
+
+    methods: tuple[str, ...]
+    unit: str
+    count: int
+    exhaustive: int
+    recipe: Recipe
+    journal: str
+    executor: Executor | None = None
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """One seed's model, with the two evaluators: the one that searches, and the one whose metric is reported."""
+
+    seed: int
+    program: Program
+    search: TextClassification
+    final: TextClassification
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one seed found: each method's search, the metric of each member of its family, and all sets of a size where asked."""
+
+    seeded: Seeded
+    found: Mapping[str, Found]
+    metrics: Mapping[str, Sequence[float]]
+    exhaustive: Mapping[str, Any] | None
+
+
+def run(seeded: Seeded, setting: Setting) -> Run:
+    """Search by each method, and fine-tune all that was chosen."""
+    found = {name: _search(seeded, setting, name) for name in setting.methods}
+    orders = {name: [choice.order[:k] for k in range(setting.count + 1)] for name, choice in found.items()}
+    final = Evaluated(seeded.program, seeded.final, setting.journal, setting.executor)
+    wanted = list(dict.fromkeys(frozenset(order) for family in orders.values() for order in family))
+    with Steps(f"seed {seeded.seed}: training what was chosen", len(wanted)) as steps:
+        final.observe = steps.one
+        scores = dict(zip(wanted, final.scores(wanted), strict=True))
+    metrics = {name: [scores[frozenset(order)] for order in family] for name, family in orders.items()}
+    return Run(seeded, found, metrics, _exhaustive(seeded, setting, found) if setting.exhaustive else None)
+
+
+def _search(seeded: Seeded, setting: Setting, method: str) -> Found:
+    search, score, _ = METHODS[method]
+    return _found(seeded, setting, search, score, setting.count, f"seed {seeded.seed}: {method}")
+
+
+def _found(seeded: Seeded, setting: Setting, search: str, score: str, count: int, title: str) -> Found:
+    trains = score == "task"
+    with Steps(title) as steps:
+        found = Layers(
+            count=count,
+            unit=setting.unit,
+            search=search,
+            score="influence" if trains else score,
+            journal=setting.journal,
+            evaluate=seeded.search if trains else None,
+            data=() if trains else _calibration(seeded.search.parts()[0]),
+            executor=setting.executor,
+            progress=steps.at,
+        ).find(seeded.program)
+    if found is None:
+        raise SelectionError(f"no {setting.unit} of the model can go; `fxprune explain` says why")
+    return found
+
+
+def _calibration(examples: Examples) -> tuple[dict[str, torch.Tensor], ...]:
+    """Rows for the scores without training: 64, one by one, for padding would count as well."""
+    lengths = examples.lengths
+    rows = [examples.rows([i]) for i in range(min(64, len(examples)))]
+    if lengths is None or examples.fixed:
+        return tuple(dict(row.inputs) for row in rows)
+    return tuple(
+        {name: value[:, : int(lengths[i])] if value.ndim > 1 else value for name, value in row.inputs.items()}
+        for i, row in enumerate(rows)
+    )
+
+
+def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, Found]) -> dict[str, Any]:
+    """Every set of a size, the best first, and where the methods' choices stand among them."""
+    size = setting.exhaustive
+    every = _found(seeded, setting, "exhaustive", "task", size, f"seed {seeded.seed}: all sets of {size}")
+    ratings = every.ratings[0]
+    scores = sorted(ratings.values(), reverse=True)
+    by_set = {frozenset(name.split(" + ")): score for name, score in ratings.items()}
+    chosen = {name: by_set[frozenset(choice.order[:size])] for name, choice in found.items()}
+    return {
+        "seed": seeded.seed,
+        "size": size,
+        "best": " + ".join(every.order),
+        "scores": scores,
+        "sets": ratings,
+        "ranks": {
+            name: (1 + sum(other > score for other in scores), score) for name, score in chosen.items()
+        },
+    }
+
+
+def measured(
+    program: Program, order: Sequence[str], settings: runtime.Settings
+) -> tuple[Point, list[dict[str, Any]]]:
+    """Parameters, file size and latency of each member of the family, in one measurement, taking turns."""
+    family = [bypass(program, order[:k]) for k in range(len(order) + 1)]
+    here = example_point(program)
+    point = {axis: POINT.get(axis, size) for axis, size in here.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {str(k): Path(scratch) / f"{k}.onnx" for k in range(len(family))}
+        emitted = [emit.export(member, files[str(k)]) for k, member in enumerate(family)]
+        given = {str(k): feeds(member, point) for k, member in enumerate(family)}
+        timed = runtimes.measure(files, given, settings, SECONDS)
+    return point, [
+        {
+            "removed": list(order[:k]),
+            "parameters": member.parameter_count(),
+            "file_bytes": emitted[k].bytes,
+            "ms": asdict(timed[str(k)]),
+        }
+        for k, member in enumerate(family)
+    ]

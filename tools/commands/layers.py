@@ -1,0 +1,170 @@
+"""`fxprune layers`: which layers a task can do without, by fine-tuning each candidate; what each further one costs, and what it saves."""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fxprune.errors import UsageError
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.runtimes import onnxruntime as runtime
+from fxprune.tools.commands import console
+from fxprune.tools.commands import layer_family as family
+from fxprune.tools.commands.bench import settings
+from fxprune.tools.commands.console import Stages
+from fxprune.tools.commands.layer_family import METHODS, Run, Seeded, Setting
+from fxprune.tools.commands.options import recipe_of
+from fxprune.tools.inputs import models
+from fxprune.tools.inputs import tables as data
+from fxprune.tools.reports import curve, layers_report, report
+from fxprune.tools.reports import output_folder as folder
+from fxprune.training.fine_tune import TextClassification, encoded
+from fxprune.training.loop import Recipe
+
+FORMAT = "fxprune.layers/1"
+
+
+def layers(options: argparse.Namespace) -> int:
+    """Search, fine-tune the family, measure it, and write curve, journal and selections."""
+    target, stages = Path(options.output), Stages()
+    folder.check(target, options.force)
+    seeds, session = _numbers(options.seeds, "--seeds"), settings(options)
+    setting = _setting(options, stages)
+    with stages.stage("reading the data"):
+        task = data.read(Path(options.data), data.Columns(options.text, options.label), options.rows)
+    with _workers(options.workers) as executor:
+        setting = replace(setting, executor=executor)
+        runs = [family.run(_seeded(options, setting, task, seed, stages), setting) for seed in seeds]
+    with stages.stage("measuring"):
+        found = _report(options, setting, runs, session)
+    _write(found, target)
+    if options.json:
+        console.print_json(found)
+        return 0
+    console.show(curve.grids(found))
+    console.output().print(f"{curve.setting(found)}\nwritten to {target}", markup=False)
+    return 0
+
+
+def _setting(options: argparse.Namespace, stages: Stages) -> Setting:
+    methods, recipe = _methods(options.by), recipe_of(options)
+    journal = options.journal or f"{options.output}.journal.jsonl"
+    Path(journal).parent.mkdir(parents=True, exist_ok=True)
+    stages.note(f"evaluations are remembered in {journal}: the same command goes on where it stood")
+    return Setting(methods, options.unit, options.count, options.exhaustive, recipe, journal)
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise UsageError(f"--by must name some of {', '.join(METHODS)}, got {unknown[0]!r}")
+    return names
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} must be numbers separated by commas, got {text!r}") from None
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Executor | None]:
+    """Processes that share the threads of this one; none where one candidate is trained at a time."""
+    if count < 1:
+        raise UsageError(f"--workers must be at least 1, got {count}")
+    if count == 1:
+        yield None
+        return
+    threads = max(1, torch.get_num_threads() // count)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve the neighbours
+    with ProcessPoolExecutor(
+        count, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        yield pool
+
+
+def _seeded(
+    options: argparse.Namespace, setting: Setting, task: data.Task, seed: int, stages: Stages
+) -> Seeded:
+    with stages.stage(f"seed {seed}: loading and capturing"):
+        loaded = models.classifier(options.model, len(task.classes), seed)
+        tokenizer = models.tokenizer(options.tokenizer or options.model)
+        program = loaded.capture(training=True)
+    for note in loaded.notes:
+        stages.note(note)
+    _check_classes(program, options.output_name, len(task.classes))
+    train, dev = (encoded(tokenizer, rows.texts, rows.labels, program) for rows in (task.train, task.dev))
+    recipe = Recipe(**{**asdict(setting.recipe), "seed": seed})
+    search = TextClassification(train, recipe, output=options.output_name)
+    final = TextClassification(train, recipe, output=options.output_name, test=dev)
+    return Seeded(seed, program, search, final)
+
+
+def _check_classes(program: Program, name: str, classes: int) -> None:
+    outputs = program.named_outputs()
+    if name not in outputs:
+        raise UsageError(f"the model has no output {name!r} (--output-name); outputs: {', '.join(outputs)}")
+    width = outputs[name].meta["val"].shape[-1]
+    if width != classes:
+        raise UsageError(f"the data have {classes} classes, and output {name!r} has {width}")
+
+
+def _report(
+    options: argparse.Namespace, setting: Setting, runs: Sequence[Run], session: runtime.Settings
+) -> dict[str, Any]:
+    """Everything that was found, as layers.json holds it; the first method's family of the first seed is measured."""
+    first = runs[0]
+    point, measured = family.measured(first.seeded.program, first.found[setting.methods[0]].order, session)
+    return {
+        "format": FORMAT,
+        "model": options.model,
+        "data": Path(options.data).name,
+        "metric": first.seeded.search.metric.__name__,
+        "seeds": [run.seeded.seed for run in runs],
+        "rows": _rows(first.seeded),
+        "recipe": asdict(setting.recipe),
+        "methods": {name: [_told(run, name) for run in runs] for name in setting.methods},
+        "exhaustive": [run.exhaustive for run in runs if run.exhaustive],
+        "family": measured,
+        "point": dict(point),
+        "session": asdict(session),
+        "machine": report.machine(),
+    }
+
+
+def _rows(seeded: Seeded) -> dict[str, int]:
+    searched, held_back = seeded.search.parts()
+    return {"searched": len(searched), "held_back": len(held_back), "dev": len(seeded.final.parts()[1])}
+
+
+def _told(run: Run, method: str) -> dict[str, Any]:
+    found = run.found[method]
+    return {
+        "seed": run.seeded.seed,
+        "order": list(found.order),
+        "scores": list(found.scores),
+        "evaluations": found.evaluations if METHODS[method][1] == "task" else 0,
+        "metrics": list(run.metrics[method]),
+    }
+
+
+def _write(found: Mapping[str, Any], target: Path) -> None:
+    with folder.filled(target) as draft:
+        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        (draft / "layers.json").write_text(text, encoding="utf-8")
+        (draft / "layers.md").write_text(curve.markdown(found), encoding="utf-8")
+        (draft / "report.html").write_text(layers_report.page(found), encoding="utf-8")
+        curve.draw(found, draft)
+        for k, member in enumerate(found["family"][1:], 1):
+            Selection(removed=tuple(member["removed"])).save(draft / f"selection-{k}.json")

@@ -1,0 +1,65 @@
+"""`fxprune passes`: the passes and their options, read from their declarations."""
+
+import argparse
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from fxprune.passes import table
+from fxprune.pipeline.base import options_of
+from fxprune.tools.commands import console
+from fxprune.tools.reports.report import Grid
+
+
+def passes(options: argparse.Namespace) -> int:
+    """List every pass: its help is the first sentence of its docstring, its options are its fields."""
+    entries = [describe(kind) for kind in table().values()]
+    if options.json:
+        console.print_json(entries)
+        return 0
+    console.show([Grid("Passes", ("pass", "option", "what it does"), tuple(_rows(entries)))])
+    return 0
+
+
+def _rows(entries: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for entry in entries:
+        yield entry["name"], "", entry["help"]
+        for name, option in entry["options"].items():
+            default = "" if option["default"] is None else f" = {option['default']!r}"
+            yield "", f"{name}: {option['type']}{default}", option["help"]
+
+
+def describe(kind: Any) -> dict[str, Any]:
+    """One pass as data: its name, its help, and each option with its type and default."""
+    text = inspect.getdoc(kind) or ""
+    return {
+        "name": kind.name,
+        "help": text.partition("\n\n")[0].partition(". ")[0].rstrip(".").replace("\n", " "),
+        "options": {
+            option.name: {
+                "type": _type(option.type),
+                "default": _default(option),
+                "help": _help(kind, option.name),
+            }
+            for option in options_of(kind)
+        },
+    }
+
+
+def _help(kind: type, option: str) -> str:
+    """The `#:` comment beside a field, in the class that declares it."""
+    for base in kind.__mro__[:-1]:
+        found = re.search(rf"^    {option}: .*#: (.*)$", inspect.getsource(base), re.MULTILINE)
+        if found:
+            return found[1]
+    return ""
+
+
+def _type(declared: Any) -> str:
+    return declared if isinstance(declared, str) else getattr(declared, "__name__", str(declared))
+
+
+def _default(option: "dataclasses.Field[Any]") -> Any:
+    return None if option.default is dataclasses.MISSING else option.default

@@ -1,0 +1,93 @@
+"""`--quantize`: model.int8.onnx beside model.onnx, and what the report tells of it."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import UsageError
+from fxprune.integrations.quantization.quantize import QUANTIZERS, quantize
+from fxprune.ir.example_inputs import Point, feeds
+from fxprune.ir.program import Program
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Settings
+from fxprune.tools.commands import budget_option as target
+from fxprune.tools.commands.bench import settings
+from fxprune.tools.commands.console import Stages
+from fxprune.tools.inputs.models import Loaded
+from fxprune.tools.reports import report
+
+SECONDS_A_POINT = 3.0
+FILE = "model.int8.onnx"
+ROWS = {name: row for name, row in QUANTIZERS.items() if row.suffix == ".onnx"}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The option of the command line."""
+    ways = "; ".join(f"{name}: {row.help}" for name, row in ROWS.items())
+    parser.add_argument("--quantize", choices=ROWS, help=f"write {FILE}, too. {ways}")
+
+
+def check(options: argparse.Namespace) -> None:
+    """UsageError, before any work, where the quantizer that is asked for could not do its own."""
+    if not needs_data(options):
+        return
+    if not options.calibration:
+        raise UsageError(
+            f"--quantize {options.quantize} needs --calibration FILE: the ranges of activations are seen on data"
+        )
+    if options.tokens:
+        raise UsageError(
+            f"--quantize {options.quantize} can't be had with --tokens: calibration data have the old token ids;"
+            " use --quantize dynamic"
+        )
+
+
+def needs_data(options: argparse.Namespace) -> bool:
+    """Whether the quantizer that is asked for takes calibration data."""
+    return bool(options.quantize) and QUANTIZERS[options.quantize].calibrated
+
+
+def write(
+    options: argparse.Namespace,
+    slim: Program,
+    loaded: Loaded,
+    latency: Sequence[Any],
+    stages: Stages,
+    folder: Path,
+) -> dict[str, Any] | None:
+    """Quantize model.onnx in the folder, and time both; the report's entry, or None where nobody asks for it."""
+    if not options.quantize:
+        return None
+    points = [entry["point"] for entry in latency]
+    before, after = folder / "model.onnx", folder / FILE
+    with stages.stage(f"writing and checking {FILE}"):
+        data = target.read(options, slim, loaded) if options.calibration and not options.tokens else None
+        batches = data.batches if data else ()
+        given = batches or [feeds(slim, point) for point in points]
+        found = quantize(before, after, options.quantize, batches, given)
+    return {
+        "how": options.quantize,
+        "file": FILE,
+        "bytes": {"before": found.before_bytes, "after": found.bytes},
+        "agreement": {name: asdict(row) for name, row in found.agreement.items()},
+        "compared_on": "calibration data" if batches else "example inputs",
+        "latency": [
+            _timed({"before": before, "after": after}, slim, at, settings(options), stages) for at in points
+        ],
+    }
+
+
+def _timed(
+    files: Mapping[str, Path], slim: Program, point: Point, chosen: Settings, stages: Stages
+) -> dict[str, Any]:
+    with stages.stage(f"measuring {FILE} at {report.at(point)}"):
+        timed = runtimes.measure(files, dict.fromkeys(files, feeds(slim, point)), chosen, SECONDS_A_POINT)
+    before, after = timed["before"], timed["after"]
+    return {
+        "point": dict(point),
+        "before_ms": asdict(before),
+        "after_ms": asdict(after),
+        "speedup": before.median / after.median,
+    }

@@ -1,0 +1,294 @@
+"""`fxprune run` and `fxprune apply`: capture, prune, prove, emit, measure, report."""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from fxprune.analysis.axes import analyze
+from fxprune.cost import count as cost
+from fxprune.errors import ExportError, UsageError
+from fxprune.export import onnx as emit
+from fxprune.ir.example_inputs import Feeds, Point, example_point, feeds
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.passes import pipeline
+from fxprune.pipeline.base import Pipeline, Result, Training
+from fxprune.pipeline.context import fed, needs_data
+from fxprune.rewrite.bypass import apply as remove
+from fxprune.runtimes import onnxruntime as runtime
+from fxprune.runtimes import registry as runtimes
+from fxprune.tools.commands import (
+    budget_option as target,
+)
+from fxprune.tools.commands import (
+    checkpoint_option as checkpoints,
+)
+from fxprune.tools.commands import (
+    console,
+)
+from fxprune.tools.commands import (
+    quantize_option as quantizing,
+)
+from fxprune.tools.commands import (
+    tokens_option as tokens,
+)
+from fxprune.tools.commands.bench import settings
+from fxprune.tools.commands.console import Stages
+from fxprune.tools.inputs import models
+from fxprune.tools.reports import (
+    manifest as handover,
+)
+from fxprune.tools.reports import (
+    output_folder as folder,
+)
+from fxprune.tools.reports import (
+    report,
+)
+from fxprune.tools.reports import (
+    report_html as report_page,
+)
+from fxprune.tools.reports.inventory import inventory
+
+# Small, long, and many: a short input alone hides all gains behind overhead.
+POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
+SECONDS_A_POINT = 3.0
+
+Decide = Callable[[Program, models.Loaded, Stages], Result]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with a model: the pipeline as text and as a function, where it is meant, tokens to keep, outputs that may shrink."""
+
+    text: str
+    decide: Decide
+    points: Callable[[Program], list[Point]]
+    settings: runtime.Settings
+    tokens: tokens.Request | None
+    free_outputs: tuple[str, ...]
+    options: argparse.Namespace
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prune a model with a pipeline and write the results to a folder."""
+    if not (options.pipeline or options.tokens or options.target):
+        raise UsageError(
+            "nothing to do: give a pipeline (-p TEXT), a budget (--target latency=0.5), or tokens to keep (--tokens FILE)"
+        )
+    steps = target.extended(pipeline(options.pipeline) if options.pipeline else Pipeline(()), options)
+    trains = next((each for each in steps.passes if isinstance(each, Training)), None)
+    if trains:
+        raise UsageError(f"{trains.name} decides while a model trains: use `fxprune train`")
+    quantizing.check(options)
+    if options.calibration and not (needs_data(steps) or options.quantize):
+        raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
+
+    def decide(program: Program, loaded: models.Loaded, stages: Stages) -> Result:
+        data = target.read(options, program, loaded)
+        ready = fed(steps, data, lambda text: stages.show(f"pruning: {text}"))
+        return ready.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
+
+    return _deliver(options, _job(options, str(steps), decide, lambda program: target.points(steps, program)))
+
+
+def apply(options: argparse.Namespace) -> int:
+    """Apply a saved selection to a model and write the results to a folder."""
+    selection = Selection.load(options.selection)
+
+    def decide(program: Program, _loaded: models.Loaded, _stages: Stages) -> Result:
+        return Result(remove(program, selection), selection, ())
+
+    return _deliver(options, _job(options, f"apply {Path(options.selection).name}", decide))
+
+
+def _job(
+    options: argparse.Namespace,
+    text: str,
+    decide: Decide,
+    points: Callable[[Program], list[Point]] = lambda program: [],
+) -> Job:
+    return Job(
+        text, decide, points, settings(options), tokens.request(options), tuple(options.free_output), options
+    )
+
+
+def _deliver(options: argparse.Namespace, job: Job) -> int:
+    target = Path(options.output)
+    folder.check(target, options.force)
+    stages = Stages()
+    with stages.stage("loading the model"):
+        loaded = models.load(options.model)
+    if job.options.checkpoint:
+        checkpoints.check(loaded)
+    for note in loaded.notes:
+        stages.note(note)
+    with stages.stage("starting the exporters"):
+        emit.warm_up()
+    data = _work(loaded, job, target, stages)
+    if options.json:
+        console.print_json(data)
+        return 0
+    console.show(report.grids(data))
+    console.output().print(
+        f"written to {target}: {', '.join(sorted(file.name for file in target.iterdir()))}", markup=False
+    )
+    return 0
+
+
+def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict[str, Any]:
+    with stages.stage("capturing"):
+        program = loaded.capture(job.free_outputs)
+    with stages.stage("pruning"):
+        result = job.decide(program, loaded, stages)
+        slim, vocabulary = tokens.keep(result.program, job.tokens)
+    selection = result.selection
+    with stages.stage("proving"):
+        verdict = result.prove(program)
+        told = tokens.prove(result.program, vocabulary)
+    with folder.filled(target) as draft, tempfile.TemporaryDirectory() as scratch:
+        emitted = _emit(slim, draft, stages)
+        agreed = handover.agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
+        selection.save(draft / "selection.json")
+        if vocabulary:
+            vocabulary.save(draft / tokens.FILE)
+        stock = _stock(loaded, slim, draft, vocabulary is None, stages) if job.options.checkpoint else None
+        before = Path(scratch) / "before.onnx"
+        plain = _export_original(loaded, program, before, emitted.opset, stages)
+        files = {"before": before, "after": draft / "model.onnx"}
+        latency = latencies(program, slim, files, job.points(program), job.settings, stages)
+        quantized = quantizing.write(job.options, slim, loaded, latency, stages, draft)
+        data = {
+            "format": report.FORMAT,
+            "model": loaded.name,
+            "pipeline": job.text,
+            "tokens": told,
+            "free_outputs": report.freed(program, slim),
+            "steps": [asdict(step) for step in result.steps],
+            "example": example_point(program),
+            "before": {**asdict(cost.cost(program)), "file_bytes": before.stat().st_size},
+            "after": {**asdict(cost.cost(slim)), "file_bytes": emitted.bytes},
+            "session": asdict(job.settings),
+            "latency": latency,
+            "quantized": quantized,
+            "verdict": asdict(verdict) | {"change": None if isnan(verdict.change) else verdict.change},
+            "onnx": {
+                "relative": emitted.relative,
+                "points": [dict(point) for point in emitted.points],
+                "opset": emitted.opset,
+                **agreed,
+            },
+            "checkpoint": stock,
+            "seconds": _seconds(stages.seconds, emitted, plain),
+            "refused": report.refusals(analyze(program).refusals),
+            **inventory(program, slim, selection),
+            "notes": list(loaded.notes),
+            "machine": report.machine(),
+        }
+        (draft / "report.json").write_text(
+            json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        (draft / "report.md").write_text(report.markdown(data), encoding="utf-8")
+        (draft / "report.html").write_text(report_page.page(data), encoding="utf-8")
+        programs, proof = (program, slim), handover.proof(data)
+        handover.write(draft, loaded, programs, data, proof, selection.removed, vocabulary)
+    return data
+
+
+def _emit(slim: Program, draft: Path, stages: Stages) -> emit.Emitted:
+    with stages.stage("writing and checking model.onnx"):
+        emitted = emit.export(slim, draft / "model.onnx")
+    with stages.stage("writing model.pt2"):
+        emit.save(slim, draft / "model.pt2")
+    return emitted
+
+
+def _stock(
+    loaded: models.Loaded, slim: Program, draft: Path, tokenizer: bool, stages: Stages
+) -> dict[str, Any]:
+    with stages.stage("looking for a configuration of the checkpoint"):
+        told = checkpoints.write(loaded, slim, draft, tokenizer)
+    if told["why"]:
+        stages.note(f"no checkpoint: {told['why']}")
+    return told
+
+
+def _export_original(
+    loaded: models.Loaded, program: Program, path: Path, opset: int, stages: Stages
+) -> float | None:
+    """Export the original as its owner would, and give the seconds; None where torch can't.
+
+    Where that file does not run, the unpruned program's stands in for it.
+    """
+    kwargs, dynamic = loaded.uncached()
+    seconds = None
+    with stages.stage("exporting the original, for comparison"):
+        try:
+            seconds = emit.plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
+            runtime.run(runtime.session(path), feeds(program))
+        except ExportError:
+            emit.export(program, path, overwrite=True)
+    return seconds
+
+
+def _seconds(
+    stages: Mapping[str, float], emitted: emit.Emitted, plain: float | None
+) -> dict[str, float | None]:
+    ours = stages["capturing"] + stages["pruning"] + emitted.seconds
+    return {
+        "capture": stages["capturing"],
+        "prune": stages["pruning"],
+        "prove": stages["proving"],
+        "export": emitted.seconds,
+        "check": emitted.check_seconds,
+        "capture_to_onnx": ours,
+        "plain_export": plain,
+        "ratio": None if plain is None else ours / plain,
+    }
+
+
+def latencies(
+    program: Program,
+    slim: Program,
+    files: Mapping[str, Path],
+    points: Sequence[Point],
+    chosen: runtime.Settings,
+    stages: Stages,
+) -> list[dict[str, Any]]:
+    """An entry for each point: both files in turns, and the ratio of operations; `points` come after the usual ones."""
+    entries = []
+    for point in _points(program, points):
+        with stages.stage(f"measuring at {report.at(point)}"):
+            fitted, given = _fit(program, files["before"], point)
+            both = {
+                "before": given,
+                "after": feeds(slim, fitted),
+            }  # the slim program may take other token ids
+            timed = runtimes.measure(files, both, chosen, SECONDS_A_POINT)
+            flops = (cost.flops(program, fitted), cost.flops(slim, fitted))
+            entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
+    return entries
+
+
+def _points(program: Program, more: Sequence[Point]) -> list[Point]:
+    here = example_point(program)
+    wanted = [{axis: point.get(axis, size) for axis, size in here.items()} for point in (*POINTS, *more)]
+    return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in wanted)]
+
+
+def _fit(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
+    """Halve the length until the original can take it: a table of positions may end before."""
+    opened = runtime.session(file)
+    while True:
+        given = feeds(program, point)
+        try:
+            runtime.run(opened, given)
+            return point, given
+        except ExportError:
+            if point.get("length", 1) < 2:
+                raise
+            point = {**point, "length": point["length"] // 2}

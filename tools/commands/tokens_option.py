@@ -1,0 +1,84 @@
+"""`--tokens`: keep some token ids only, prove it, and write their new names beside the model."""
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fxprune.errors import SelectionError, UsageError
+from fxprune.files import read
+from fxprune.ir.program import Program
+from fxprune.rewrite.tokens import TokenIds, token_list
+from fxprune.rewrite.vocabulary import Vocabulary, keep_tokens, verify_tokens
+
+FILE = "token_ids.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which token ids to keep, of which table, and the untied outputs that count them."""
+
+    ids: tuple[int, ...]
+    table: str | None
+    outputs: tuple[str, ...]
+
+
+def request(options: argparse.Namespace) -> Request | None:
+    """What the options ask for; None where they ask for all tokens."""
+    table, outputs = options.token_table, tuple(options.token_outputs)
+    if not options.tokens:
+        if table or outputs:
+            raise UsageError(
+                "--token-table and --token-outputs say more about --tokens FILE, which is missing"
+            )
+        return None
+    text = read(options.tokens, "token ids", UsageError)
+    try:
+        if text.lstrip().startswith("{"):
+            saved = TokenIds.from_json(text)
+            return Request(saved.ids, table or saved.table, outputs or saved.outputs)
+        return Request(_ids(text), table, outputs)
+    except SelectionError as error:
+        raise UsageError(f"{options.tokens}: {error}") from None
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    """Ids from a JSON list, or from lines of one id each."""
+    if not text.lstrip().startswith("["):
+        return token_list(
+            [_number(line, place) for place, line in enumerate(text.splitlines(), 1) if line.strip()]
+        )
+    try:
+        return token_list(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise SelectionError(f"this is no JSON list ({error})") from None
+
+
+def _number(line: str, place: int) -> int:
+    try:
+        return int(line)
+    except ValueError:
+        raise SelectionError(f"line {place} is no token id: {line.strip()[:40]!r}") from None
+
+
+def keep(program: Program, wanted: Request | None) -> tuple[Program, Vocabulary | None]:
+    """The program with the wanted tokens only."""
+    if wanted is None:
+        return program, None
+    vocabulary = keep_tokens(program, wanted.ids, wanted.table, wanted.outputs)
+    return vocabulary.program, vocabulary
+
+
+def prove(program: Program, vocabulary: Vocabulary | None) -> dict[str, Any] | None:
+    """Prove it against the program with all tokens, and give the report's entry."""
+    if vocabulary is None:
+        return None
+    return {
+        "table": vocabulary.table,
+        "before": vocabulary.size,
+        "after": len(vocabulary.ids),
+        "inputs": list(vocabulary.inputs),
+        "outputs": list(vocabulary.outputs),
+        "relative": verify_tokens(program, vocabulary),
+        "file": FILE,
+    }

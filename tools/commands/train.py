@@ -1,0 +1,202 @@
+"""`fxprune train`: a model learns a task from a teacher while it loses units; what is left is lowered, proven, emitted and measured."""
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fxprune.cost import count as cost
+from fxprune.errors import UsageError
+from fxprune.export import onnx as emit
+from fxprune.ir.example_inputs import example_point
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.tools.commands import console
+from fxprune.tools.commands.bench import settings
+from fxprune.tools.commands.console import Stages, Steps
+from fxprune.tools.commands.options import recipe_of
+from fxprune.tools.commands.run import latencies
+from fxprune.tools.commands.train_stages import Stage, Trainer, said, split, told
+from fxprune.tools.inputs import models
+from fxprune.tools.inputs import tasks as lessons
+from fxprune.tools.inputs.tasks import TASKS, Asked, Lesson
+from fxprune.tools.reports import (
+    manifest as handover,
+)
+from fxprune.tools.reports import (
+    output_folder as folder,
+)
+from fxprune.tools.reports import (
+    report,
+    train_page,
+    train_report,
+)
+from fxprune.tools.reports.inventory import inventory
+from fxprune.training.fine_tune import fine_tune
+from fxprune.training.loop import Checkpoints, Hooks
+
+FORMAT = "fxprune.train/1"
+NO_TEACHER = "labels"
+
+#: What a run in a folder of checkpoints must have in common with the one that goes on there.
+SAME = ("model", "task", "data", "pipeline", "teacher", "teacher_epochs", "epochs", "learning_rate", "batch_size", "warmup",
+        "weight_decay", "clip", "precision", "seed", "rows", "length", "text", "second", "label", "columns", "metric")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task that was read, and the program that learns it."""
+
+    loaded: models.Loaded
+    program: Program
+    lesson: Lesson
+    classes: tuple[str, ...]
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train, prune on the way, and write the results to a folder."""
+    target, stages = Path(options.output), Stages()
+    folder.check(target, options.force)
+    parts = split(options.pipeline)
+    job = _job(options, stages)
+    kept = _kept(options)
+    teacher, taught_by = _teacher(options, job, kept, stages)
+    done = Trainer(options, job.lesson, teacher, kept, stages).run(job.program, parts)
+    found = _written(options, job, done, {"teacher": taught_by}, stages)
+    if options.json:
+        console.print_json(found)
+        return 0
+    console.show(train_page.grids(found))
+    console.output().print(f"{train_page.setting(found)}\nwritten to {target}", markup=False)
+    return 0
+
+
+def _job(options: argparse.Namespace, stages: Stages) -> Job:
+    row = TASKS[options.task]
+    metric = options.metric or row.metrics[0]
+    if metric not in row.metrics:
+        raise UsageError(f"--metric {metric}: {options.task} has {', '.join(row.metrics)}")
+    with stages.stage("reading the data"):
+        tables = lessons.read(options)
+        classes = row.classes(tables)
+    with stages.stage("loading and capturing the model"):
+        loaded = models.for_task(options.model, options.task, len(classes), options.seed)
+        program = loaded.capture(training=True)
+    for note in loaded.notes:
+        stages.note(note)
+    with stages.stage("encoding the data"):
+        tokenizer = models.tokenizer(options.tokenizer or options.model)
+        asked = Asked(tables, classes, tokenizer, program, options.length or row.length, metric)
+        lesson = row.lesson(asked)
+    _check_outputs(program, lesson, len(classes))
+    return Job(loaded, program, lesson, classes)
+
+
+def _check_outputs(program: Program, lesson: Lesson, classes: int) -> None:
+    outputs = program.named_outputs()
+    for name in lesson.outputs:
+        if name not in outputs:
+            raise UsageError(
+                f"the model has no output {name!r}, which the task needs; outputs: {', '.join(outputs)}"
+            )
+    width = outputs[lesson.outputs[0]].meta["val"].shape[-1]
+    if classes and width != classes:
+        raise UsageError(f"the data have {classes} classes, and output {lesson.outputs[0]!r} has {width}")
+
+
+def _kept(options: argparse.Namespace) -> Path:
+    """The folder of checkpoints, which must be of the same run; `--restart` empties it."""
+    kept = Path(options.run or f"{options.output}.run")
+    told = {name: getattr(options, name) for name in SAME}
+    path = kept / "run.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not options.restart else told
+    other = next((name for name in SAME if before.get(name) != told[name]), None)
+    if other:
+        raise UsageError(
+            f"{kept} holds a run with {other}={before.get(other)!r}, this one has {told[other]!r}; "
+            "--restart begins anew there, --run names another folder"
+        )
+    if options.restart:
+        for name in ("teacher", *(path.name for path in kept.glob("student*"))):
+            shutil.rmtree(kept / name, ignore_errors=True)
+    kept.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return kept
+
+
+def _teacher(
+    options: argparse.Namespace, job: Job, kept: Path, stages: Stages
+) -> tuple[nn.Module | None, dict[str, Any]]:
+    """Who teaches, and how good it is: a model of the user's, or the model itself once it was fine-tuned."""
+    if options.teacher == NO_TEACHER:
+        return None, {"model": NO_TEACHER}
+    if options.teacher:
+        with stages.stage("loading the teacher"):
+            loaded = models.for_task(options.teacher, options.task, len(job.classes))
+            module: nn.Module = loaded.capture().module().eval()
+    else:
+        recipe = recipe_of(options, options.teacher_epochs, options.seed)
+        with Steps("teacher") as steps:
+            module = fine_tune(job.program, job.lesson.train, recipe, job.lesson.outputs, Hooks(after=partial(said, steps)),
+                               Checkpoints(kept / "teacher", options.save))  # fmt: skip
+    with stages.stage("judging the teacher"):
+        judged = job.lesson.judge(module)
+    return module, {
+        "model": options.teacher or options.model,
+        "epochs": 0 if options.teacher else options.teacher_epochs,
+        **judged,
+    }
+
+
+def _written(
+    options: argparse.Namespace, job: Job, done: Sequence[Stage], found: dict[str, Any], stages: Stages
+) -> dict[str, Any]:
+    """Emit, judge and measure; everything that was found, as train.json holds it."""
+    slim, session = done[-1].program, settings(options)
+    with stages.stage("judging what is left"):
+        judged = job.lesson.judge(slim.graph)
+    with folder.filled(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
+        with stages.stage("writing and checking model.onnx"):
+            emitted = emit.export(slim, draft / "model.onnx")
+            emit.save(slim, draft / "model.pt2")
+        before = emit.export(job.program, Path(scratch) / "before.onnx")
+        files = {"before": before.path, "after": draft / "model.onnx"}
+        found = {
+            "format": FORMAT,
+            "model": options.model,
+            "task": options.task,
+            "data": Path(options.data).name,
+            "pipeline": options.pipeline,
+            "rows": list(job.lesson.rows),
+            "recipe": asdict(recipe_of(options, seed=options.seed)),
+            **found,
+            "student": judged,
+            "lower_is_better": TASKS[options.task].lower_is_better,
+            **told(done),
+            **inventory(job.program, slim, Selection()),
+            "example": example_point(job.program),
+            "before": {**asdict(cost.cost(job.program)), "file_bytes": before.bytes},
+            "after": {**asdict(cost.cost(slim)), "file_bytes": emitted.bytes},
+            "latency": latencies(job.program, slim, files, (), session, stages),
+            "session": asdict(session),
+            "notes": list(job.loaded.notes),
+            "machine": report.machine(),
+        }
+        found["proved"] |= {"onnx": emitted.relative}
+        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        (draft / "train.json").write_text(text, encoding="utf-8")
+        (draft / "train.md").write_text(train_page.markdown(found), encoding="utf-8")
+        (draft / "report.html").write_text(train_report.page(found), encoding="utf-8")
+        train_page.draw(found, draft)
+        programs, tokenizer = (job.program, slim), options.tokenizer or options.model
+        handover.write(
+            draft, job.loaded, programs, found, found["proved"], classes=job.classes, tokenizer=tokenizer
+        )
+    return found

@@ -1,0 +1,1 @@
+"""What a command is given: models, example inputs, calibration data, tasks."""

@@ -1,0 +1,234 @@
+"""`--calibration`: where calibration data come from.
+
+FILE.npz, FILE.safetensors   arrays by input name, whose first dimension is rows
+py:PACKAGE.MODULE:NAME       a function that returns an iterable of batches: mappings of input names to tensors, or tensors
+any other file               UTF-8 text, one a line, for the tokenizer of the model's folder
+"""
+
+import importlib
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fxprune.calibration.data import Batch, Calibration, batched_by_length, checked
+from fxprune.errors import UsageError
+from fxprune.export.exported_program import first_line, quiet
+from fxprune.ir.program import Program, is_free
+from fxprune.tools.inputs import models
+
+DATA = "FILE.npz, FILE.safetensors or py:PACKAGE.MODULE:FUNCTION"
+FORMS = f"a text file (one text a line), {DATA}"
+MOST = 32  # rows a batch: enough to keep a processor busy, few enough for any memory
+CHUNK = 256  # texts for the tokenizer at a time: no more of a large file is read than is asked for
+
+Tokens = Mapping[str, Sequence[int]]
+
+
+def read(text: str, program: Program, loaded: models.Loaded, rows: int, length: int) -> Calibration:
+    """The calibration data that an option names, at most `rows` rows (0: all), texts cut to `length` tokens.
+
+    UsageError says what is wrong with the option, the file, or the data.
+    """
+    if text.startswith("py:"):
+        return checked(program, _called(text), rows)
+    path = Path(text)
+    if not path.is_file():
+        raise UsageError(f"there is no file {text} to calibrate on; expected {FORMS}")
+    suffix = path.suffix.lower()
+    if suffix in {".npz", ".safetensors"}:
+        arrays = _npz(path) if suffix == ".npz" else _safetensors(path)
+        return checked(program, _pieces(program, arrays, path), rows)
+    if length < 1:
+        raise UsageError(f"calibration texts must be cut to at least 1 token, got {length}")
+    return checked(program, _texts(path, program, _tokenizer(path, loaded), rows, length), rows)
+
+
+def _called(text: str) -> Any:
+    module, _, name = text.removeprefix("py:").partition(":")
+    if not module or not name:
+        raise UsageError(f"can't read the calibration data {text!r}; expected py:PACKAGE.MODULE:FUNCTION")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the folder that the command was called in, as `python -m` has it
+    try:
+        returned = getattr(importlib.import_module(module), name)()
+    except Exception as error:
+        raise _failed(text, error) from error
+    # Tensors and mappings can be iterated over, too, and are refused as they are.
+    single = isinstance(returned, (Tensor, np.ndarray, Mapping, str)) or not isinstance(returned, Iterable)
+    return returned if single else _guarded(text, returned)
+
+
+def _guarded(text: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a function; a generator may fail at any of them."""
+    try:
+        yield from batches
+    except Exception as error:
+        raise _failed(text, error) from error
+
+
+def _failed(text: str, error: Exception) -> UsageError:
+    return UsageError(f"{text} could not be called: {type(error).__name__}: {first_line(error)}")
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:
+        raise UsageError(
+            f"{path} can't be read as arrays of numbers that numpy.savez wrote; pickled objects are not loaded:"
+            f" {first_line(error)}"
+        ) from error
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise UsageError(f"{path} can't be read as a .safetensors file: {first_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """How rows go into batches: at most `step` in one (exactly so many where that is `fixed`), along dimension 0 of these inputs."""
+
+    step: int
+    fixed: bool
+    inputs: tuple[str, ...]
+
+
+def _rows(program: Program) -> _Rows:
+    """Along all inputs whose dimension 0 is dynamic; where there is none, along those that have as many rows as the first."""
+    free = tuple(name for name, dims in program.free_dims().items() if 0 in dims)
+    if free:
+        return _Rows(MOST, fixed=False, inputs=free)
+    heights = {name: shape[0] for name, shape in _shapes(program).items() if shape}
+    step = next(iter(heights.values()), 1)
+    return _Rows(max(step, 1), fixed=True, inputs=tuple(n for n, size in heights.items() if size == step))
+
+
+def _shapes(program: Program) -> dict[str, tuple[Any, ...]]:
+    """The sizes of every tensor input, numbers or symbols."""
+    nodes = {node.name: node for node in program.placeholders()}
+    return {name: tuple(nodes[name].meta["val"].shape) for name in program.input_names()}
+
+
+def _pieces(program: Program, arrays: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of arrays in batches; an array that has none goes into each of them whole.
+
+    Where the size of a batch is fixed, rows that do not fill one are left over; if none is full, the check of sizes is to say so.
+    """
+    rows = _rows(program)
+    cut = {name: array for name, array in arrays.items() if name in rows.inputs and array.ndim}
+    counts = {name: len(array) for name, array in cut.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UsageError(
+            f"{path}: the first dimension of arrays is their rows, and must be equal, got {told}"
+        )
+    count = max(counts.values(), default=1)
+    used = count - count % rows.step if rows.fixed and count > rows.step else count
+    for first in range(0, used, rows.step):
+        yield {**arrays, **{name: array[first : first + rows.step] for name, array in cut.items()}}
+
+
+def _texts(path: Path, program: Program, tokenizer: Any, most: int, length: int) -> list[Batch]:
+    """The lines of a file in batches of equal length; `most` of them (0: all), the first ones that can be used."""
+    rows, exact = _rows(program), _fixed_length(program)
+    found = _tokenised(_lines(path), program, tokenizer, exact or length)
+    fitting = (row for row in found if not exact or len(row["input_ids"]) == exact)
+    # Which rows fill batches of a fixed size is known only when all are there.
+    used = list(itertools.islice(fitting, None if rows.fixed else most or None))
+    if not used:
+        why = f"has {exact} tokens, the fixed length of the model" if exact else "is left by the tokenizer"
+        raise UsageError(f"no text in {path} {why}; give {'longer' if exact else 'other'} texts")
+    batches = batched_by_length(used, rows.step)
+    full = [batch for batch in batches if not rows.fixed or len(batch["input_ids"]) == rows.step]
+    if not full:
+        raise UsageError(
+            f"the model takes exactly {rows.step} texts of equal length at once, and {path} does not have so many;"
+            " give more texts, or capture the model with a dynamic batch"
+        )
+    return full
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise UsageError(f"can't read the calibration data {path}: {error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no text in UTF-8; expected {FORMS}") from None
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise UsageError(f"{path} holds no text to calibrate on; expected one text a line")
+    return texts
+
+
+def _fixed_length(program: Program) -> int:
+    """The length of token rows where it is fixed, 0 where it is dynamic."""
+    shape = _shapes(program).get("input_ids", ())
+    return 0 if len(shape) != 2 or is_free(shape[1]) else int(shape[1])
+
+
+def _tokenizer(path: Path, loaded: models.Loaded) -> Any:
+    try:
+        found = models.tokenizer(loaded.name)
+    except UsageError as error:
+        raise UsageError(
+            f"{path} is text, which needs the tokenizer of the model: {error}; data without one: {DATA}"
+        ) from error
+    # For a folder without a tokenizer transformers makes one up that knows no word (T5's: a space), and all text is unknown to it.
+    if len(set(found.get_vocab()) - set(found.all_special_tokens)) < 2:
+        raise UsageError(
+            f"{path} is text, and {loaded.name} has no tokenizer's files beside the weights; add them, or give data"
+            f" that need none: {DATA}"
+        )
+    return found
+
+
+def _tokenised(texts: Sequence[str], program: Program, tokenizer: Any, length: int) -> Iterator[Tokens]:
+    """One text after the other as the program's inputs, each (tokens) long; those without tokens are left out."""
+    names = program.input_names()
+    for first in range(0, len(texts), CHUNK):
+        made = _encoded(texts[first : first + CHUNK], tokenizer, length, names)
+        _check_made(program, made)
+        kept = [name for name in names if name in made]
+        tokens = zip(*(made[name] for name in kept), strict=True)
+        yield from (dict(zip(kept, values, strict=True)) for values in tokens if values[0])
+
+
+def _encoded(texts: Sequence[str], tokenizer: Any, length: int, names: Sequence[str]) -> Mapping[str, Any]:
+    with quiet():
+        try:
+            made: Mapping[str, Any] = tokenizer(
+                list(texts),
+                padding=False,
+                truncation=True,
+                max_length=length,
+                return_attention_mask=True,
+                return_token_type_ids="token_type_ids" in names,
+            )
+        except Exception as error:
+            raise UsageError(
+                f"the tokenizer can't cut texts to {length} tokens: {first_line(error)}"
+            ) from error
+    return made
+
+
+def _check_made(program: Program, made: Mapping[str, Any]) -> None:
+    """UsageError where the graph reads an input that the tokenizer does not make; what it never reads may be left out."""
+    read = {node.name for node in program.placeholders() if node.users}
+    missing = [name for name in program.input_names() if name in read and name not in made]
+    if missing or "input_ids" not in program.input_names():
+        wanted = (missing or program.input_names())[0]
+        raise UsageError(
+            f"the tokenizer makes {', '.join(made)}, and the model takes {wanted!r}; data that hold it: {DATA}"
+        )

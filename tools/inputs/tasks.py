@@ -1,0 +1,229 @@
+"""What `fxprune train` can train for: TASKS, one row each; the names are those of transformers."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fxprune.ir.program import Program
+from fxprune.tools.inputs import tables as data
+from fxprune.tools.inputs import tokenize as encode
+from fxprune.tools.inputs.metrics import METRICS, exact, overlap
+from fxprune.training.examples import IGNORED, Examples, encoded
+from fxprune.training.fine_tune import perplexity, predicted, told
+
+Tables = Mapping[str, list[list[Any]]]
+"""The columns of train and of dev."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Rows to train on, the outputs that are trained, and how a module is judged on dev; `rows` are how many there are of each."""
+
+    train: Examples
+    outputs: tuple[str, ...]
+    judge: Callable[[nn.Module], dict[str, float]]
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of task: its columns, the metrics that fit (the first is the default), how long rows are, and how it is read."""
+
+    columns: tuple[str, ...]
+    metrics: tuple[str, ...]
+    length: int
+    classes: Callable[[Tables], tuple[str, ...]]
+    lesson: Callable[["Asked"], Lesson]
+    help: str
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a lesson is made of."""
+
+    tables: Tables
+    classes: tuple[str, ...]
+    tokenizer: Any
+    program: Program
+    length: int
+    metric: str
+
+
+def read(options: argparse.Namespace) -> Tables:
+    """The columns of both files; of train, the first rows where a number is given."""
+    row = TASKS[options.task]
+    named = (options.text, options.second, options.label)
+    columns = columns_of(row, named, pairs=options.task == "text-classification" and bool(options.second))
+    files = {name: data.file(Path(options.data), name) for name in ("train", "dev")}
+    names = tuple(options.columns.split(",")) if options.columns else ()
+    reader = _squad if options.task == "question-answering" else partial(data.table, names=names)
+    found = {name: reader(path, columns) for name, path in files.items()}
+    return {**found, "train": [column[: options.rows or None] for column in found["train"]]}
+
+
+def columns_of(row: Task, named: Sequence[str], pairs: bool) -> list[str]:
+    """The row's columns, under the names that the user gave."""
+    text, second, label = named
+    given = {"text": text, "second": second, "label": label}
+    places = {1: ("text",), 2: ("text", "label"), 3: ("text", "second", "label")}[len(row.columns)]
+    found = [given[place] or default for place, default in zip(places, row.columns, strict=True)]
+    return [found[0], second, found[1]] if pairs else found
+
+
+def _squad(path: Path, columns: Sequence[str]) -> list[list[Any]]:
+    """Questions, contexts and answers; a .json file is nested as SQuAD's own are."""
+    if path.suffix != ".json":
+        return data.table(path, columns)
+    (articles,) = data.table(path, ["paragraphs"])
+    rows = [
+        (question["question"], paragraph["context"], question["answers"])
+        for article in articles
+        for paragraph in article
+        for question in paragraph["qas"]
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _answers(found: Any) -> encode.Answers:
+    """From {text: […], answer_start: […]}, as datasets has it, or [{text: …, answer_start: …}]."""
+    if isinstance(found, Mapping):
+        return list(zip(found["text"], found["answer_start"], strict=True))
+    return [(one["text"], one["answer_start"]) for one in found]
+
+
+def _no_classes(_tables: Tables) -> tuple[str, ...]:
+    return ()
+
+
+def _labels(tables: Tables) -> tuple[str, ...]:
+    """The classes of train; dev may have no other."""
+    return data.classes_of({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
+
+
+def _tags(tables: Tables) -> tuple[str, ...]:
+    return data.classes_of(
+        {n: [tag for row in columns[-1] for tag in split(row)] for n, columns in tables.items()}
+    )
+
+
+def split(row: Any) -> list[str]:
+    """Words or tags: a list, or a text with spaces between them."""
+    return row.split() if isinstance(row, str) else [str(value) for value in row]
+
+
+def _texts(asked: Asked) -> Lesson:
+    number = {name: i for i, name in enumerate(asked.classes)}
+
+    def made(columns: list[list[Any]]) -> Examples:
+        *texts, labels = columns
+        rows: list[Any] = [tuple(map(str, pair)) for pair in zip(*texts, strict=True)]
+        plain = rows if len(texts) > 1 else [text for (text,) in rows]
+        return encoded(asked.tokenizer, plain, [number[str(x)] for x in labels], asked.program, asked.length)
+
+    return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
+
+
+def _words(asked: Asked) -> Lesson:
+    number = {name: i for i, name in enumerate(asked.classes)}
+
+    def made(columns: list[list[Any]]) -> Examples:
+        words, tags = ([split(row) for row in column] for column in columns)
+        classes = [[number[tag] for tag in row] for row in tags]
+        return encode.tagged(asked.tokenizer, words, classes, asked.program, asked.length)
+
+    return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
+
+
+def _classes(asked: Asked, train: Examples, dev: Examples) -> Lesson:
+    def judge(module: nn.Module) -> dict[str, float]:
+        answers, labels = predicted(asked.program, module, dev).flatten(), dev.labels.flatten()
+        counted = labels != IGNORED
+        return {asked.metric: METRICS[asked.metric].of(labels[counted].numpy(), answers[counted].numpy())}
+
+    return Lesson(train, ("logits",), judge, (len(train), len(dev)))
+
+
+def _questions(asked: Asked) -> Lesson:
+    made = {
+        name: encode.asked(
+            asked.tokenizer,
+            questions,
+            contexts,
+            [_answers(one) for one in answers],
+            asked.program,
+            asked.length,
+        )
+        for name, (questions, contexts, answers) in asked.tables.items()
+    }
+    dev, outputs = made["dev"], ("start_logits", "end_logits")
+
+    def judge(module: nn.Module) -> dict[str, float]:
+        said = told(asked.program, module, dev.examples, outputs)
+        texts = dev.texts((index, logits) for index, logits, _ in said)
+        scores = {
+            name: [
+                max(score(right, text) for right, _ in answers)
+                for text, answers in zip(texts, dev.answers, strict=True)
+                if answers
+            ]
+            for name, score in (("f1", overlap), ("exact", exact))
+        }
+        return {name: sum(found) / max(1, len(found)) for name, found in scores.items()}
+
+    return Lesson(made["train"].examples, outputs, judge, (len(made["train"].contexts), len(dev.contexts)))
+
+
+def _running(asked: Asked) -> Lesson:
+    train, dev = (
+        encode.running(asked.tokenizer, [str(x) for x in asked.tables[name][0]], asked.program, asked.length)
+        for name in ("train", "dev")
+    )
+    return Lesson(
+        train,
+        ("logits",),
+        lambda module: {"perplexity": perplexity(asked.program, module, dev)},
+        (len(train), len(dev)),
+    )
+
+
+TASKS: dict[str, Task] = {
+    "text-classification": Task(
+        ("sentence", "label"),
+        tuple(METRICS),
+        128,
+        _labels,
+        _texts,
+        "a class for each text, or pair of texts (--second)",
+    ),
+    "token-classification": Task(
+        ("tokens", "tags"),
+        ("f1", "accuracy", "matthews"),
+        128,
+        _tags,
+        _words,
+        "a class for each word: lists, or words with spaces between",
+    ),
+    "question-answering": Task(
+        ("question", "context", "answers"),
+        ("f1",),
+        384,
+        _no_classes,
+        _questions,
+        "where in a context the answer stands, as in SQuAD",
+    ),
+    "text-generation": Task(
+        ("text",),
+        ("perplexity",),
+        128,
+        _no_classes,
+        _running,
+        "the next token of running text",
+        lower_is_better=True,
+    ),
+}

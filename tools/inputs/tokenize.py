@@ -1,0 +1,149 @@
+"""Encode: words with tags, questions about contexts, and running text as examples; single texts and pairs are `examples.encoded`.
+
+Tokenizers are called as the fast ones of transformers are: they say which word, and which letters, a token comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fxprune.errors import UsageError
+from fxprune.ir.program import Program
+from fxprune.training.examples import IGNORED, Examples, examples, fixed_length, tokenized
+
+
+def tagged(
+    tokenizer: Any,
+    words: Sequence[Sequence[str]],
+    tags: Sequence[Sequence[int]],
+    program: Program,
+    length: int = 128,
+) -> Examples:
+    """Words with the number of the class of each; the first token of a word has its class, others count for nothing."""
+    uneven = next(
+        (i for i, (one, other) in enumerate(zip(words, tags, strict=True)) if len(one) != len(other)), None
+    )
+    if uneven is not None:
+        raise UsageError(
+            f"row {uneven} has {len(words[uneven])} words and {len(tags[uneven])} tags; each word needs one"
+        )
+    made = tokenized(tokenizer, [list(row) for row in words], program, length, is_split_into_words=True)
+    labels = torch.full(made["attention_mask"].shape, IGNORED)
+    for row, classes in enumerate(tags):
+        for place, word in _first_tokens(made.word_ids(row)):
+            labels[row, place] = classes[word]
+    return examples(made, labels, program, by_token=True)
+
+
+def _first_tokens(words: Sequence[int | None]) -> Iterator[tuple[int, int]]:
+    """(place, word) where a word begins."""
+    before = None
+    for place, word in enumerate(words):
+        if word is not None and word != before:
+            yield place, word
+        before = word
+
+
+def running(tokenizer: Any, texts: Sequence[str], program: Program, length: int = 128) -> Examples:
+    """Texts one after another, cut into rows of `length` tokens; the label of a token is the one that follows it."""
+    length = fixed_length(program) or length
+    with_ends = [text + (tokenizer.eos_token or "") for text in texts if text.strip()]
+    ids = [i for row in tokenizer(with_ends, add_special_tokens=False)["input_ids"] for i in row]
+    count = len(ids) // length
+    if not count:
+        raise UsageError(f"the texts have {len(ids)} tokens; one row needs {length}")
+    rows = torch.tensor(ids[: count * length]).reshape(count, length)
+    labels = torch.cat([rows[:, 1:], torch.full((count, 1), IGNORED)], 1)
+    made = {
+        "input_ids": rows,
+        "attention_mask": torch.ones_like(rows),
+        "token_type_ids": torch.zeros_like(rows),
+        "position_ids": torch.arange(length).expand(count, -1),
+    }
+    return examples(made, labels, program, by_token=True)
+
+
+Answers: TypeAlias = Sequence[tuple[str, int]]
+"""The answers of a question: text, and the letter of the context that it starts at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Windows over contexts, as examples whose labels are (rows, 2): the tokens where the answer starts and ends, 0 where it is elsewhere.
+
+    `rows` says which question each window belongs to, `offsets` (rows, length, 2) the letters of each token of the context; other
+    tokens have -1.
+    """
+
+    examples: Examples
+    rows: Tensor
+    offsets: Tensor
+    contexts: Sequence[str]
+    answers: Sequence[Answers]
+
+    def texts(self, said: Iterable[tuple[Tensor, Tensor]], most: int = 30) -> list[str]:
+        """The answer of each question, at most so many tokens; `said` are row numbers and logits of starts and ends, (rows, 2, length)."""
+        found: dict[int, tuple[float, str]] = {}
+        for index, logits in said:
+            for row, (score, first, last) in zip(
+                index.tolist(), self._spans(index, logits, most), strict=True
+            ):
+                question = int(self.rows[row])
+                text = self.contexts[question][
+                    int(self.offsets[row, first, 0]) : int(self.offsets[row, last, 1])
+                ]
+                if question not in found or score > found[question][0]:
+                    found[question] = score, text
+        return [found.get(question, (0.0, ""))[1] for question in range(len(self.contexts))]
+
+    def _spans(self, index: Tensor, logits: Tensor, most: int) -> list[tuple[float, int, int]]:
+        """(score, first token, last token) of each row's best span within the context."""
+        length = logits.shape[-1]
+        inside = self.offsets[index, :length, 0] >= 0
+        start, end = (logits[:, i].masked_fill(~inside, -torch.inf) for i in (0, 1))
+        wide = torch.arange(length)[None, :] - torch.arange(length)[:, None]
+        scores = start[:, :, None] + end[:, None, :]
+        top, place = scores.masked_fill((wide < 0) | (wide >= most), -torch.inf).flatten(1).max(1)
+        return [(float(s), *divmod(int(p), length)) for s, p in zip(top, place, strict=True)]
+
+
+def asked(
+    tokenizer: Any,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    answers: Sequence[Answers],
+    program: Program,
+    length: int = 384,
+    stride: int | None = None,
+) -> Questions:
+    """Questions about contexts, whose answers are parts of them.
+
+    A context that is too long makes several windows, each with `stride` tokens of the one before (a third of them).
+    """
+    pairs = [(question.strip(), context) for question, context in zip(questions, contexts, strict=True)]
+    made = tokenized(
+        tokenizer, pairs, program, length, truncation="only_second", stride=length // 3 if stride is None else stride,
+        return_overflowing_tokens=True, return_offsets_mapping=True,
+    )  # fmt: skip
+    rows = torch.as_tensor(made["overflow_to_sample_mapping"])
+    offsets = torch.as_tensor(made["offset_mapping"]).clone()
+    outside = [[part != 1 for part in made.sequence_ids(row)] for row in range(len(rows))]
+    offsets[torch.tensor(outside)] = -1
+    labels = torch.tensor([_span(offsets[row], answers[int(of)]) for row, of in enumerate(rows)])
+    return Questions(examples(made, labels, program), rows, offsets, contexts, answers)
+
+
+def _span(offsets: Tensor, answers: Answers) -> tuple[int, int]:
+    """The tokens of the first answer; (0, 0) where it is not whole in this window."""
+    if not answers:
+        return 0, 0
+    text, first = answers[0]
+    last = first + len(text)
+    starts = ((offsets[:, 0] >= 0) & (offsets[:, 0] <= first) & (offsets[:, 1] > first)).nonzero()
+    ends = ((offsets[:, 0] >= 0) & (offsets[:, 0] < last) & (offsets[:, 1] >= last)).nonzero()
+    return (int(starts[0]), int(ends[0])) if len(starts) and len(ends) else (0, 0)

@@ -1,0 +1,142 @@
+"""What makes OUT a folder that others load: config.json, tokenizer, and a manifest, fxprune.json, of all that a reader must know."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fxprune.analysis.layer_sizes import Layers, layerwise
+from fxprune.export import onnx as emit
+from fxprune.export.onnx import Emitted
+from fxprune.integrations.huggingface.config import described
+from fxprune.ir.program import Program, containers
+from fxprune.rewrite.tokens import TokenIds
+from fxprune.runtimes import onnxruntime as runtime
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import DEFAULT, Settings
+from fxprune.tools.commands.console import Stages
+from fxprune.tools.inputs import models
+from fxprune.tools.inputs.models import PREPROCESSING, Loaded
+from fxprune.tools.reports.output_folder import MANIFEST
+
+FORMAT = "fxprune.manifest/1"
+
+#: what of PREPROCESSING speaks of token ids
+OF_TOKENS = ("AutoTokenizer", "GenerationConfig")
+
+NO_TOKENIZER = (
+    "there is no tokenizer here: that of the original gives the ids of all tokens, and this model has some only, under new ids;"
+    " token_ids.json translates them (fxprune.TokenIds.load(…).translate(ids))"
+)
+
+#: what a report says that a manifest repeats
+REPEATED = ("model", "pipeline", "before", "after", "machine")
+
+
+def write(
+    draft: Path,
+    loaded: Loaded,
+    programs: tuple[Program, Program],
+    report: Mapping[str, Any],
+    proof: Mapping[str, float],
+    removed: Sequence[str] = (),
+    vocabulary: TokenIds | None = None,
+    classes: Sequence[str] = (),
+    tokenizer: str = "",
+) -> None:
+    """Write beside model.onnx what other tools read; the config and the tokenizer of a Hugging Face model, and the manifest of any.
+
+    `programs` are those before and after, `proof` the largest differences by claim, `classes` the names of those that a head sorts into,
+    `tokenizer` the MODEL whose tokenizer is used, if it is another's.
+    """
+    found = layerwise(*programs, removed)
+    notes: list[str] = []
+    if loaded.config is not None:
+        config = _renamed(_labelled(loaded.config, classes), vocabulary)
+        made = described(config, found, MANIFEST)
+        made.use_cache = False  # the program was captured without one
+        made.save_pretrained(draft)
+        notes += made.fxprune["untold"]
+        notes += _preprocessing(draft, tokenizer or loaded.name, vocabulary)
+    manifest = {
+        "format": FORMAT,
+        "task": loaded.task,
+        **{name: report[name] for name in REPEATED},
+        **runtime.signature(draft / "model.onnx"),
+        "containers": list(containers(programs[1])),
+        **_layers(found),
+        "proof": dict(proof),
+        "notes": notes,
+    }
+    manifest["files"] = sorted([MANIFEST, *(file.name for file in draft.iterdir())])
+    (draft / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def proof(report: Mapping[str, Any]) -> dict[str, float]:
+    """The largest differences in a report of `fxprune run`, by claim."""
+    told, other = report["tokens"], report["onnx"].get("runtime")
+    claims = {
+        "pruned against zeroed original": report["verdict"]["relative"],
+        "kept tokens against all tokens": told["relative"] if told else None,
+        "ONNX Runtime against program": report["onnx"]["relative"],
+        **({f"{other['title']} against program": other["relative"]} if other else {}),
+    }
+    return {claim: value for claim, value in claims.items() if value is not None}
+
+
+def agreement(
+    program: Program, emitted: Emitted, file: Path, settings: Settings, stages: Stages
+) -> dict[str, Any]:
+    """How far the runtime that is asked for is from the program, where it is another than the one that every file is checked in.
+
+    ExportError where it is further than the bar.
+    """
+    if settings.runtime == DEFAULT.runtime:
+        return {}
+    title = runtimes.describe(settings).partition(",")[0]
+    with stages.stage(f"comparing {title}"):
+        relative, _ = emit.compare(program, runtimes.prepare(file, settings), emitted.points, title)
+    return {"runtime": {"title": title, "relative": relative}}
+
+
+def _layers(found: Layers) -> dict[str, Any]:
+    """The sizes as plain data: those of single layers in order, then of what belongs to none alone."""
+    return {
+        "layers": [asdict(layer) for layer in found.layers],
+        "rest": [asdict(size) for size in found.rest],
+    }
+
+
+def _labelled(config: Any, classes: Sequence[str]) -> Any:
+    """A copy of the config that names the classes."""
+    made = copy.deepcopy(config)
+    if classes:
+        made.id2label = dict(enumerate(classes))
+        made.label2id = {name: number for number, name in made.id2label.items()}
+    return made
+
+
+def _renamed(config: Any, vocabulary: TokenIds | None) -> Any:
+    """The config with the new size of the vocabulary and the new ids of its special tokens; a token that went has none."""
+    if vocabulary is None:
+        return config
+    new = {old: number for number, old in enumerate(vocabulary.ids)}
+    if getattr(config, "vocab_size", None) == vocabulary.size:
+        config.vocab_size = len(vocabulary.ids)
+    for name, value in config.to_dict().items():
+        if name.endswith("_token_id") and isinstance(value, int):
+            setattr(config, name, new.get(value))
+        elif name.endswith("_token_id") and isinstance(value, list):
+            setattr(config, name, [new[old] for old in value if old in new])
+    return config
+
+
+def _preprocessing(draft: Path, source: str, vocabulary: TokenIds | None) -> list[str]:
+    """The tokenizer and what else a folder has, but nothing that speaks of token ids that this model does not have."""
+    kinds = [kind for kind in PREPROCESSING if vocabulary is None or kind not in OF_TOKENS]
+    notes = list(models.save_preprocessing(source, draft, kinds))
+    if vocabulary is None:
+        return notes
+    return [*notes, NO_TOKENIZER]

@@ -1,0 +1,362 @@
+"""What a run is worth: one dictionary (report.json), and the same as tables (report.md, the terminal)."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch.fx import Node
+
+from fxprune.analysis.axes import Refusal
+from fxprune.ir.example_inputs import Point
+from fxprune.ir.program import Program
+from fxprune.rules.op import shape_of
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.onnxruntime import Settings, Timing
+
+FORMAT = "fxprune.report/1"
+PACKAGES = ("fxprune", "torch", "onnx", "onnxruntime", "onnxscript", "openvino", "torchao")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table before it is drawn; the last `numbers` columns are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: int = 0
+
+
+def machine() -> dict[str, Any]:
+    """Where the numbers come from."""
+    return {"python": platform.python_version(), "processor": runtimes.processor(), "packages": _versions()}
+
+
+def latency(point: Point, before: Timing, after: Timing, flops: tuple[int, int]) -> dict[str, Any]:
+    """One point's entry: times before and after, with the ratio of operations beside the speedup."""
+    return {
+        "point": dict(point),
+        "before_ms": asdict(before),
+        "after_ms": asdict(after),
+        "speedup": before.median / after.median,
+        "flops": {"before": flops[0], "after": flops[1], "ratio": flops[0] / max(flops[1], 1)},
+    }
+
+
+def refusals(found: Iterable[Refusal]) -> list[dict[str, Any]]:
+    """What stays whole, grouped by the reason; the most frequent first."""
+    groups: dict[str, list[Refusal]] = {}
+    for refusal in found:
+        groups.setdefault(refusal.why, []).append(refusal)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return [
+        {
+            "why": why,
+            "count": len(group),
+            "what": [refusal.what for refusal in group],
+            "operator": group[0].operator,
+            "node": group[0].node,
+            "source": short(group[0].source),
+        }
+        for why, group in ordered
+    ]
+
+
+def freed(program: Program, slim: Program) -> list[dict[str, Any]]:
+    """The outputs that may shrink, with their sizes in the example before and after."""
+    after = slim.named_outputs()
+    return [
+        {"name": name, "before": _sizes_of(node), "after": _sizes_of(after[name])}
+        for name, node in program.named_outputs().items()
+        if name in program.free_outputs
+    ]
+
+
+def _sizes_of(node: Node) -> list[int]:
+    return list(shape_of(node.meta["val"]) or ())
+
+
+def grids(report: Mapping[str, Any]) -> list[Grid]:
+    """The tables of a report, in reading order."""
+    found = plans(report["steps"])
+    return [sizes(report), latencies(report), *quantized(report), *found, proof(report), _refused(report)]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown page."""
+    parts = [f"# {report['model']}: {_what(report)}"]
+    for grid in grids(report):
+        parts += [f"## {grid.title}", table(grid)]
+    parts += [where(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(grid: Grid) -> str:
+    """A grid as a Markdown table."""
+    rules = [
+        "---:" if place >= len(grid.columns) - grid.numbers else "---" for place in range(len(grid.columns))
+    ]
+    lines = [grid.columns, tuple(rules), *grid.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def where(report: Mapping[str, Any]) -> str:
+    """Where a report's numbers come from, in a sentence."""
+    machine = report["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+    return f"Measured on {machine['processor']} with Python {machine['python']}, {packages}."
+
+
+def _what(report: Mapping[str, Any]) -> str:
+    """What was done, in words."""
+    tokens = report["tokens"]
+    told = [report["pipeline"], f"{tokens['after']:,} of {tokens['before']:,} tokens" if tokens else ""]
+    return ", ".join(part for part in told if part)
+
+
+def short(source: str) -> str:
+    """A source line without the folders that say nothing: those of the packages and of this place."""
+    return source.rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
+
+
+def at(point: Mapping[str, int]) -> str:
+    """A point in words: `batch 8, length 64`."""
+    return ", ".join(f"{axis} {size}" for axis, size in point.items()) or "fixed sizes"
+
+
+def session(settings: Mapping[str, Any]) -> str:
+    """The settings of the runtime in words."""
+    return runtimes.describe(Settings(**settings))
+
+
+def sizes(report: Mapping[str, Any]) -> Grid:
+    """Parameters, FLOPs and bytes before and after."""
+    before, after = report["before"], report["after"]
+    rows = [
+        _row("parameters", before["parameters"], after["parameters"], ""),
+        _row("weights", before["bytes"], after["bytes"], "B"),
+        _row("model.onnx", before["file_bytes"], after["file_bytes"], "B"),
+        _row(f"operations at {at(report['example'])}", before["flops"], after["flops"], "FLOP"),
+    ]
+    return Grid("Size", ("", "before", "after", "ratio"), tuple(rows), numbers=3)
+
+
+def _row(name: str, before: int, after: int, unit: str) -> tuple[str, str, str, str]:
+    ratio = f"{before / after:.2f}×" if after else "–"
+    return name, _quantity(before, before, unit), _quantity(after, before, unit), ratio
+
+
+def _quantity(value: int, beside: int, unit: str) -> str:
+    """A number with its unit, scaled as the number beside it is, so that the two compare at a glance."""
+    if not unit:
+        return f"{value:,}"
+    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if beside >= size:
+            return f"{value / size:.2f} {prefix}{unit}"
+    return f"{value} {unit}"
+
+
+def latencies(report: Mapping[str, Any]) -> Grid:
+    """A row for each point."""
+    title = f"Latency in ms: medians, {session(report['session'])}"
+    rows = [
+        (
+            at(entry["point"]),
+            f"{entry['before_ms']['median']:.2f}",
+            f"{entry['after_ms']['median']:.2f}",
+            f"{entry['speedup']:.2f}×",
+            f"{entry['flops']['ratio']:.2f}×",
+        )
+        for entry in report["latency"]
+    ]
+    return Grid(title, ("at", "before", "after", "speedup", "fewer FLOPs"), tuple(rows), numbers=4)
+
+
+def quantized(report: Mapping[str, Any]) -> list[Grid]:
+    """What the file in 8-bit integers costs, and how far it is from the one before."""
+    found = report.get("quantized")
+    if not found:
+        return []
+    size = _row("bytes", found["bytes"]["before"], found["bytes"]["after"], "B")
+    times = [
+        (
+            f"ms at {at(entry['point'])}",
+            f"{entry['before_ms']['median']:.2f}",
+            f"{entry['after_ms']['median']:.2f}",
+            f"{entry['speedup']:.2f}×",
+        )
+        for entry in found["latency"]
+    ]
+    agreement = [
+        (f"{name}: largest difference, cosine", "", f"{row['relative']:.1e}", f"{row['cosine']:.4f}")
+        for name, row in found["agreement"].items()
+    ]
+    title = f"Quantized ({found['how']}): {found['file']} beside model.onnx, compared on the {found['compared_on']}"
+    return [Grid(title, ("", "model.onnx", found["file"], ""), (size, *times, *agreement), numbers=3)]
+
+
+def proof(report: Mapping[str, Any]) -> Grid:
+    """What was proved, and how long capture to file took."""
+    verdict, onnx, seconds = report["verdict"], report["onnx"], report["seconds"]
+    over = f"largest relative difference over {len(verdict['exact'])} exact axes"
+    change = verdict["change"]
+    moved = "" if change is None else f"; pruning itself moved the outputs by {change:.1e}"
+    rows = [
+        (
+            "pruned against zeroed original",
+            f"{verdict['relative']:.1e}",
+            f"{over}{moved}",
+        ),
+        (
+            "ONNX Runtime against program",
+            f"{onnx['relative']:.1e}",
+            "; ".join(at(point) for point in onnx["points"]),
+        ),
+        *_elsewhere(onnx),
+        ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
+    ]
+    more = [
+        *_inexact(verdict),
+        *_refitted(verdict),
+        *_tokens(report["tokens"]),
+        *_stock(report.get("checkpoint")),
+        *map(_freed, report["free_outputs"]),
+    ]
+    return Grid("Proof", ("claim", "value", "over"), (rows[0], *more, *rows[1:]))
+
+
+def _elsewhere(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The runtime that was asked for, where it is another."""
+    other, points = onnx.get("runtime"), "; ".join(at(point) for point in onnx["points"])
+    return [(f"{other['title']} against program", f"{other['relative']:.1e}", points)] if other else []
+
+
+def _inexact(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    found = str(len(verdict["inexact"]))
+    return [("inexact axes", found, "removed, and no part of the equality claim")] if found != "0" else []
+
+
+def _refitted(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    count = len(verdict.get("refitted", ()))
+    over = "changed on purpose; the equality is that of the program before"
+    return [("re-fitted weights", str(count), over)] if count else []
+
+
+def _tokens(tokens: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    if tokens is None:
+        return []
+    over = f"{tokens['after']:,} of {tokens['before']:,} rows of {tokens['table']}; what they were: {tokens['file']}"
+    return [("kept tokens against all tokens", f"{tokens['relative']:.1e}", over)]
+
+
+def _stock(told: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    if told is None:
+        return []
+    if told["why"]:
+        return [("stock checkpoint", "none", told["why"])]
+    settings = ", ".join(f"{name} {before} → {after}" for name, (before, after) in told["settings"].items())
+    over = f"{told['folder']}/, read back by {told['class']}.from_pretrained; {settings or 'the config as it was'}"
+    return [("stock checkpoint", f"{told['relative']:.1e}", over)]
+
+
+def _freed(output: Mapping[str, Any]) -> tuple[str, str, str]:
+    before, after = ("×".join(map(str, output[when])) for when in ("before", "after"))
+    return f"output {output['name']}", after, f"it was allowed to shrink from {before}"
+
+
+def _against_plain(seconds: Mapping[str, Any]) -> str:
+    if seconds["plain_export"] is None:
+        return "torch.onnx.export could not export the original as it stands"
+    plain, ratio = seconds["plain_export"], seconds["ratio"]
+    return f"{ratio:.2f}× a plain torch.onnx.export of the original ({plain:.1f} s)"
+
+
+def _refused(report: Mapping[str, Any]) -> Grid:
+    rows = [
+        (entry["why"], str(entry["count"]), _few(entry["what"]), entry["source"] or entry["node"])
+        for entry in report["refused"]
+    ]
+    return Grid("What stays whole, and why", ("why", "count", "what", "where"), tuple(rows))
+
+
+def plans(steps: Sequence[Mapping[str, Any]]) -> list[Grid]:
+    """What a plan keeps, what was tried, and what was re-fitted, as tables."""
+    found: list[Grid] = []
+    for step in steps:
+        details = step.get("details") or {}
+        if details.get("sites"):
+            found += [_kept(step["text"], details)]
+        if details.get("ranks"):
+            found += [_ranks(step["text"], details["ranks"])]
+        if details.get("trials"):
+            found += [_tried(details)]
+    return found
+
+
+def _ranks(text: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
+    """Which matrices became two, and why the others did not; queries, keys and values are one row."""
+    made = [
+        (
+            _few([name.removesuffix(".weight") for name in row["weights"]]),
+            " × ".join(map(str, row["size"])),
+            ("one product, " if row["shared"] else "") + ", ".join(map(str, row["ranks"])) or row["why"],
+            f"{row['missing']:.1%}" if row["ranks"] else "–",
+            f"{row['dense']:.2f}",
+            f"{row['factors']:.2f}" if row["factors"] else "–",
+        )
+        for row in rows
+    ]
+    columns = (
+        "matrix",
+        "outputs × inputs",
+        "rank, or why it is whole",
+        "energy lost",
+        "whole, ms",
+        "as two, ms",
+    )
+    return Grid(f"What {text} made of matrices", columns, tuple(made), numbers=3)
+
+
+def _kept(text: str, details: Mapping[str, Any]) -> Grid:
+    rows = [
+        (site["site"], site.get("removed", "") or _axes(site["axes"]), f"{site['error']:.1e}")
+        for site in details["sites"]
+    ]
+    return Grid(f"What {text} keeps", ("site", "units", "error"), tuple(rows), numbers=1)
+
+
+def _axes(axes: Mapping[str, Sequence[int]]) -> str:
+    cut = [(name.rpartition(".")[2], *counts) for name, counts in axes.items()]
+    return ", ".join(f"{kept} of {size} {name}" for name, kept, size in cut)
+
+
+def _tried(details: Mapping[str, Any]) -> Grid:
+    rows = [
+        (
+            str(place + 1),
+            f"{trial['predicted']:.3f}",
+            f"{trial['measured']:.3f}",
+            f"{trial['predicted'] / trial['measured'] - 1:+.1%}",
+        )
+        for place, trial in enumerate(details["trials"])
+    ]
+    refits = [refit for refit in details.get("refits", ()) if refit["how"] != "as it was"]
+    title = f"Plans, as shares of the original; {len(refits)} matrices were re-fitted afterwards"
+    return Grid(title, ("plan", "predicted", "measured", "prediction's error"), tuple(rows), numbers=4)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,117 @@
+"""report.html: what a run did to a model, in pictures, from the same dictionary as report.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fxprune.tools.reports import report
+from fxprune.tools.reports.charts import Chart, Line, chart
+from fxprune.tools.reports.layer_bars import remainder
+from fxprune.tools.reports.templates import Pair, Tile, pair, refused, render
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """The whole page, as HTML."""
+    return render(
+        "report.html",
+        model=data["model"],
+        pipeline=data["pipeline"],
+        tokens=told(data["tokens"]),
+        tiles=tiles(data, proof(data)),
+        latency=latencies(data),
+        session=report.session(data["session"]),
+        sizes=sizes(data),
+        left=remainder(data["layers"], data["axes"]),
+        charts=frontiers(data),
+        plans=[*report.quantized(data), *report.plans(data["steps"])],
+        proof=report.proof(data),
+        refused=refused(data["refused"]),
+        notes=data["notes"],
+        where=report.where(data),
+    )
+
+
+def told(tokens: Mapping[str, Any] | None) -> str:
+    """How many tokens stay, in words."""
+    return f"{tokens['after']:,} of {tokens['before']:,} tokens" if tokens else ""
+
+
+def tiles(data: Mapping[str, Any], proved: Tile) -> list[Tile]:
+    """What counts, at a glance: time where it was measured last, parameters, the file, and the proof."""
+    before, after = data["before"], data["after"]
+    file = report.sizes(data).rows[2]
+    return [
+        *map(_speed, data["latency"][-1:]),
+        Tile("Parameters left", f"{after['parameters'] / before['parameters']:.1%}", f"{before['parameters']:,} → {after['parameters']:,}"),
+        Tile("model.onnx left", f"{after['file_bytes'] / before['file_bytes']:.1%}", f"{file[1]} → {file[2]}"),
+        proved,
+    ]  # fmt: skip
+
+
+def _speed(entry: Mapping[str, Any]) -> Tile:
+    times = " → ".join(_ms(entry[when]["median"]) for when in ("before_ms", "after_ms"))
+    return Tile("Speed", f"{entry['speedup']:.2f}×", f"{times} at {report.at(entry['point'])}")
+
+
+def _ms(value: float) -> str:
+    """Milliseconds with two decimals, more where that would say nothing."""
+    return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
+
+
+def proof(data: Mapping[str, Any]) -> Tile:
+    """What was proved, in a figure."""
+    verdict = data["verdict"]
+    told = f"largest relative difference from the zeroed original; the bar is {verdict['bar']:.0e}"
+    return Tile("Proof", f"{verdict['relative']:.1e}", told)
+
+
+def latencies(data: Mapping[str, Any]) -> list[Pair]:
+    """A pair of bars for each point, each to its own scale."""
+    return [
+        pair(
+            report.at(entry["point"]),
+            (entry["before_ms"]["median"], entry["after_ms"]["median"]),
+            (_ms(entry["before_ms"]["median"]), _ms(entry["after_ms"]["median"])),
+            f"{entry['flops']['ratio']:.2f}× fewer operations",
+        )
+        for entry in data["latency"]
+    ]
+
+
+def sizes(data: Mapping[str, Any]) -> list[Pair]:
+    """A pair of bars for each row of the table of sizes."""
+    before, after = data["before"], data["after"]
+    numbers = [(before[name], after[name]) for name in ("parameters", "bytes", "file_bytes", "flops")]
+    rows = report.sizes(data).rows
+    return [pair(row[0], both, (row[1], row[2])) for row, both in zip(rows, numbers, strict=True)]
+
+
+def frontiers(data: Mapping[str, Any]) -> list[Chart]:
+    """For each step that sought a plan: the error of the best plans against what they leave, those that were tried, and the chosen one."""
+    plans = [(step["text"], step.get("details") or {}) for step in data["steps"]]
+    return [
+        _frontier(text, details) for text, details in plans if details.get("trials") and details.get("budget")
+    ]
+
+
+def _frontier(text: str, details: Mapping[str, Any]) -> Chart:
+    curve = tuple((point["share"], point["error"]) for point in details["frontier"])
+    trials = [(trial["measured"], trial["error"]) for trial in details["trials"]]
+    words = [f"plan {i}: {share:.3f} left, error {error:.3g}" for i, (share, error) in enumerate(trials, 1)]
+    chosen = next((i for i, (share, _) in enumerate(trials) if share == details["share"]), len(trials) - 1)
+    (share, error), target = trials[chosen], details["target"]
+    how = "measured" if details["budget"] == "latency" else "counted"
+    others = [i for i in range(len(trials)) if i != chosen]
+    errors = [error for _, error in (*curve, *trials)]
+    asked = ((target, min(errors)), (target, max(errors)))
+    lines = [
+        Line("best plans, as predicted", curve),
+        Line(f"tried, as {how}", tuple(trials[i] for i in others), False, "dot", tuple(words[i] for i in others)),
+        Line("asked for", asked if asked[0] != asked[1] else ()),
+        Line(f"chosen, as {how}", (trials[chosen],), False, "chosen", (words[chosen],), ("chosen",)),
+    ]  # fmt: skip
+    summary = (
+        f"The chosen plan leaves {share:.3f} of the original's {details['budget']} where {target:g} was asked for, "
+        f"at a predicted error of {error:.3g} ({details['error_is']})."
+    )
+    labels = f"share of the original's {details['budget']}", "predicted error"
+    return chart(f"What {text} could choose from", summary, labels, [line for line in lines if line.points])

@@ -1,0 +1,107 @@
+"""Pages for people's eyes: a Jinja template becomes one HTML file that holds all it needs. What comes from a model is escaped."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fxprune.tools.reports.report import Grid
+
+_SOURCE = re.compile(r"^(?P<place>.*?:\d+) in (?P<function>\S+?)(?:: (?P<code>.*))?$")
+
+_JOINTS = re.compile(r"(?<=[^\W\d])[._/](?=\w)|[._/](?=[^\W\d])")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A line of somebody's code: `file.py:12`, the function that it stands in, and its text, where torch could read it."""
+
+    place: str
+    function: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure that sums up: what it is of, the figure, and what it comes from."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A size before and after: as words, as percentages of the longer bar, and their ratio in words; `sub` is what else there is to say."""
+
+    label: str
+    before: str
+    after: str
+    widths: tuple[float, float]
+    ratio: str
+    sub: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What stays whole: why, how often, what, and the source line that says so, where one is known."""
+
+    why: str
+    what: tuple[str, ...]
+    node: str
+    source: Source | None
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from its template and values; a value that is missing is an error."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fxprune.tools.reports", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["breakable"] = breakable
+    environment.tests["number"] = lambda place, grid: _is_number(grid, place)
+    return environment
+
+
+def percent(value: float) -> str:
+    """A percentage for a style, `62.5%`."""
+    return f"{round(min(100.0, max(0.0, value)), 2):g}%"
+
+
+def breakable(text: str) -> str:
+    """A name that may be broken behind its dots and slashes (a zero-width space), so that narrow screens hold it; numbers stay whole."""
+    return _JOINTS.sub("\\g<0>\u200b", text)
+
+
+def _is_number(grid: Grid, place: int) -> bool:
+    return place >= len(grid.columns) - grid.numbers
+
+
+def pair(label: str, sizes: tuple[float, float], words: tuple[str, str], sub: str = "") -> Pair:
+    """Two sizes, the longer bar 100% wide."""
+    most = max(*sizes, 1e-30)
+    ratio = f"{sizes[0] / sizes[1]:.2f}×" if sizes[1] else "–"
+    return Pair(label, *words, (100 * sizes[0] / most, 100 * sizes[1] / most), ratio, sub)
+
+
+def refused(entries: Iterable[Mapping[str, Any]]) -> list[Refused]:
+    """The refusals of a report (see `report.refusals`)."""
+    return [Refused(e["why"], tuple(e["what"]), e["node"], source(e["source"])) for e in entries]
+
+
+def source(text: str) -> Source | None:
+    """A source line in its parts; None where torch kept none."""
+    found = _SOURCE.match(text)
+    return Source(found["place"], found["function"], (found["code"] or "").strip()) if found else None
