@@ -10,11 +10,11 @@ from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.passes import pipeline as parse_pipeline
 from fxprune.rewrite.bypass import apply, bypass
-from fxprune.rewrite.shrink import shrink, zeroed
+from fxprune.rewrite.shrink import shrink, zero_readers
 from fxprune.rewrite.tokens import TokenIds
 from fxprune.rewrite.vocabulary import Vocabulary, keep_tokens, verify_tokens
 from fxprune.rules import register_rule
-from fxprune.verification.equivalence import Verdict, verify
+from fxprune.verification.equivalence import Proof, verify
 
 __all__ = [
     "Analysis",
@@ -22,11 +22,11 @@ __all__ = [
     "FxpruneError",
     "Member",
     "Program",
+    "Proof",
     "Refusal",
     "Region",
     "Selection",
     "TokenIds",
-    "Verdict",
     "Vocabulary",
     "analyze",
     "apply",
@@ -41,5 +41,5 @@ __all__ = [
     "verify",
     "verify_tokens",
     "write_back",
-    "zeroed",
+    "zero_readers",
 ]

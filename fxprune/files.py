@@ -10,7 +10,7 @@ from typing import Any
 from fxprune.errors import ExportError, FxpruneError
 
 
-def write(path: str | os.PathLike[str], text: str, overwrite: bool = False) -> None:
+def write_text(path: str | os.PathLike[str], text: str, overwrite: bool = False) -> None:
     """Write a text file through a draft beside it; ExportError where the file exists, unless `overwrite`."""
     target = Path(path)
     if target.exists() and not overwrite:
@@ -20,7 +20,7 @@ def write(path: str | os.PathLike[str], text: str, overwrite: bool = False) -> N
     draft.replace(target)
 
 
-def read(path: str | os.PathLike[str], what: str, error: type[FxpruneError]) -> str:
+def read_text(path: str | os.PathLike[str], what: str, error: type[FxpruneError]) -> str:
     """The text of a file; `error` says that this `what` can't be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -28,7 +28,9 @@ def read(path: str | os.PathLike[str], what: str, error: type[FxpruneError]) -> 
         raise error(f"can't read the {what} {path}: {failure}") from None
 
 
-def parse(text: str, form: tuple[str, str, type], what: str, error: type[FxpruneError]) -> dict[str, Any]:
+def parse_json(
+    text: str, form: tuple[str, str, type], what: str, error: type[FxpruneError]
+) -> dict[str, Any]:
     """A JSON object that names its format; `form` is the format, a key that it must have, and that key's type."""
     name, key, kind = form
     try:

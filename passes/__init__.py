@@ -31,7 +31,7 @@ PASSES: tuple[type[Pass], ...] = (
 )
 
 
-def table() -> dict[str, type[Pass]]:
+def pass_table() -> dict[str, type[Pass]]:
     """All passes by name, those of installed plug-ins included; a name that is taken is an error."""
     found = {each.name: each for each in PASSES}
     for entry in entry_points(group="fxprune.passes"):
@@ -46,7 +46,7 @@ def table() -> dict[str, type[Pass]]:
 
 def pipeline(text: str) -> Pipeline:
     """Read a pipeline such as `heads(ratio=0.25), ffn(ratio=0.5), fold`; PipelineError points at what can't be read."""
-    return parse_pipeline(text, table())
+    return parse_pipeline(text, pass_table())
 
 
 __all__ = [
@@ -68,6 +68,6 @@ __all__ = [
     "Lowrank",
     "Slim",
     "Split",
+    "pass_table",
     "pipeline",
-    "table",
 ]

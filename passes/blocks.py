@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.axes import Analysis, analyze
-from fxprune.dims.blocks import Sizes
+from fxprune.dims.blocks import BlockSizes
 from fxprune.dims.masks import coordinates
 from fxprune.errors import RefusedError, UsageError
-from fxprune.files import parse, read
-from fxprune.gates.blocked_weights import Site, grid, sites
+from fxprune.files import parse_json, read_text
+from fxprune.gates.blocked_weights import BlockedWeight, find_blocked_weights, grid
 from fxprune.gates.gate import Gate, Gated, gate
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
 from fxprune.training.distillation import Losses
-from fxprune.training.gate_budgets import Budget, Keeping, Share, Threshold
-from fxprune.training.gate_scores import Movement, Random, Score, Taylor
+from fxprune.training.gate_budgets import GateBudget, Keeping, Share, Threshold
+from fxprune.training.gate_scores import GateScore, Movement, Random, Taylor
 from fxprune.training.pruner import Pruner
 from fxprune.training.schedules import Cubic, Rising
 
@@ -58,7 +58,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 #: name: what a block's worth is known by
-METHODS: dict[str, Callable[[Blocks, dict[Gate, float]], Score]] = {
+_METHODS: dict[str, Callable[[Blocks, dict[Gate, float]], GateScore]] = {
     "movement": lambda own, weight: Movement(own.rate, _pull(own), weight),
     "taylor": lambda own, weight: Taylor(),
     "random": lambda own, weight: Random(own.seed),
@@ -99,7 +99,7 @@ class Blocks(Training):
     seed: int = 0  #: of random scores
 
     def __post_init__(self) -> None:
-        require(self.method in METHODS, f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        require(self.method in _METHODS, f"method must be one of {', '.join(_METHODS)}, got {self.method!r}")
         require(
             self.variant in VARIANTS, f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}"
         )
@@ -114,9 +114,11 @@ class Blocks(Training):
     def gated(self, program: Program) -> Gated:
         """The program with gates on the blocks of its matrices of heads and neurons; RefusedError where it has none."""
         analysis, variant = analyze(program), VARIANTS[self.variant]
-        heads = sites(analysis, HEADS)
+        heads = find_blocked_weights(analysis, HEADS)
         taken = {site.matrix.weight for site in heads}
-        neurons = [site for site in sites(analysis, NEURONS) if site.matrix.weight not in taken]
+        neurons = [
+            site for site in find_blocked_weights(analysis, NEURONS) if site.matrix.weight not in taken
+        ]
         grids = {site.matrix.weight: _grid(analysis, site, variant.attention(self)) for site in heads}
         units: list[str] = []
         if variant.dense is None:
@@ -135,16 +137,16 @@ class Blocks(Training):
         own = {gate: {"attention": self.attention, "dense": self.dense}[kind] for gate, kind in roles.items()}
         kinds = [*roles.values()]
         weight = {gate: own[gate] / kinds.count(roles[gate]) / len(set(kinds)) for gate in own}
-        return Pruner(gated, module, self._budget(gated), METHODS[self.method](self, weight))
+        return Pruner(gated, module, self._budget(gated), _METHODS[self.method](self, weight))
 
     def _kinds(self, gated: Gated) -> dict[Gate, str]:
         """Whether a gate is of attention or of a feed-forward block."""
-        heads = {site.matrix.weight for site in sites(analyze(gated.base), HEADS)}
+        heads = {site.matrix.weight for site in find_blocked_weights(analyze(gated.base), HEADS)}
         return {gate: "attention" if gate.of in heads else "dense" for gate in gated.gates}
 
-    def _budget(self, gated: Gated) -> Budget:
+    def _budget(self, gated: Gated) -> GateBudget:
         if self.density:
-            budget: Budget = Share(Cubic(self.density, self.start, self.end), regrow=True)
+            budget: GateBudget = Share(Cubic(self.density, self.start, self.end), regrow=True)
         else:
             budget = Threshold(Rising(self.threshold, self.start, self.end))
         return Keeping(budget, _kept(gated, self.rewind)) if self.rewind else budget
@@ -154,13 +156,13 @@ class Blocks(Training):
         return losses.logits
 
 
-def _grid(analysis: Analysis, site: Site, sizes: tuple[int, int]) -> tuple[Sizes, Sizes]:
+def _grid(analysis: Analysis, site: BlockedWeight, sizes: tuple[int, int]) -> tuple[BlockSizes, BlockSizes]:
     """Blocks of attention; along 0 they are whole heads."""
     along, across = sizes
     return grid(analysis, site, along or _head_size(analysis, site), across)
 
 
-def _head_size(analysis: Analysis, site: Site) -> int:
+def _head_size(analysis: Analysis, site: BlockedWeight) -> int:
     """How many places along a site belong to one head: the length of the shortest run."""
     dim = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]][site.along]
     heads = [coordinates(dim, axis.leaf) for axis in analysis.axes if axis.role == "heads"]
@@ -171,8 +173,8 @@ def _head_size(analysis: Analysis, site: Site) -> int:
 
 def _kept(gated: Gated, folder: str) -> dict[Gate, Tensor]:
     """The blocks of the heads that an earlier run kept (its train.json says which)."""
-    text = read(Path(folder) / "train.json", "run", UsageError)
-    heads = parse(text, ("fxprune.train/1", "heads", dict), "run of fxprune train", UsageError)["heads"]
+    text = read_text(Path(folder) / "train.json", "run", UsageError)
+    heads = parse_json(text, ("fxprune.train/1", "heads", dict), "run of fxprune train", UsageError)["heads"]
     analysis = analyze(gated.base)
     nodes = gated.base.reads()
     found = {}

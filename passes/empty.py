@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fxprune.analysis.axes import analyze
-from fxprune.gates.lower import lower_silenced, selection, without_empty
+from fxprune.gates.lower import lower_silenced, select_open, without_empty
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import Outcome, Pass
@@ -22,7 +22,7 @@ class Empty(Pass):
         """Constants move into biases; the weights that this changed count as re-fitted."""
         ready = without_empty(program)
         slim = lower_silenced(ready).program
-        kept: Selection = selection(analyze(program), ready.units)
+        kept: Selection = select_open(analyze(program), ready.units)
         return Outcome(slim, kept, _changed(program, slim), {"gone": list(ready.gone)})
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
-from fxprune.passes.fill_zeros import filled
+from fxprune.passes.fill_zeros import fill_zeros
 from fxprune.pipeline.base import Outcome, Pass, require
 
 ROLES = ("heads", "qk", "v", "ffn", "rank")
@@ -27,5 +27,5 @@ class Fill(Pass):
 
     def run(self, program: Program) -> Outcome:
         """The program with the same shapes; the matrices that were filled count as re-fitted."""
-        done, counts = filled(program, ROLES, self.scale, self.seed)
+        done, counts = fill_zeros(program, ROLES, self.scale, self.seed)
         return Outcome(done, Selection(), tuple(counts), {"filled": counts})

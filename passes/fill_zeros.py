@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from fxprune.analysis.axes import analyze
-from fxprune.gates.blocked_weights import sites
+from fxprune.gates.blocked_weights import find_blocked_weights
 from fxprune.ir.program import Program, copy_graph, rebuild
 
 
-def filled(
+def fill_zeros(
     program: Program, roles: Collection[str], scale: float, seed: int
 ) -> tuple[Program, dict[str, int]]:
     """(the program, how many zeros were filled in each matrix that runs over an axis of these roles).
@@ -21,7 +21,7 @@ def filled(
     """
     random = torch.Generator().manual_seed(seed)
     tensors, counts = program.tensors(), {}
-    for site in sites(analyze(program), roles):
+    for site in find_blocked_weights(analyze(program), roles):
         weight = tensors[site.matrix.weight]
         value = weight.detach().clone()
         empty = value == 0

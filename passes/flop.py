@@ -15,7 +15,7 @@ from fxprune.ir.example_inputs import Point
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
 from fxprune.rewrite.factorize import Factors, factorize
-from fxprune.rewrite.merge_factors import cheaper
+from fxprune.rewrite.merge_factors import cheaper_factors
 from fxprune.search.rank_plans import groups
 from fxprune.training.distillation import Losses
 from fxprune.training.hard_concrete import HardConcrete
@@ -79,7 +79,7 @@ class Flop(Training):
 
     def finish(self, program: Program, clock: Any, point: Point) -> Program:
         """Factors that are not measured to be faster than their product become one matrix."""
-        return cheaper(program, clock, point)[0]
+        return cheaper_factors(program, clock, point)[0]
 
 
 def starts(analysis: Analysis, share: float) -> dict[str, int]:

@@ -8,8 +8,8 @@ from typing import ClassVar
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import Pass
-from fxprune.rewrite.constant_folding import folded
-from fxprune.rewrite.merge_factors import merged
+from fxprune.rewrite.constant_folding import fold
+from fxprune.rewrite.merge_factors import merge_factors
 
 
 @dataclass(frozen=True)
@@ -20,4 +20,4 @@ class Fold(Pass):
     preserves: ClassVar[bool] = True
 
     def rewrite(self, program: Program, selection: Selection) -> Program:
-        return folded(merged(program))
+        return fold(merge_factors(program))

@@ -15,7 +15,7 @@ from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.passes.select import common_count, kept_count
 from fxprune.pipeline.base import PYTHON, Pass, planned, require
-from fxprune.scores.base import SCORES, Evidence, joined
+from fxprune.scores.base import SCORES, Evidence, share_order
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Fraction(Pass):
         asked, counts = [Units(axis) for axis in axes], self.counts(analysis, axes)
         rated = SCORES[self.score].rate(Evidence(analysis, self.data), asked) if asked and self.ratio else {}
         if self.uniform:
-            rated = joined(analysis, rated)
+            rated = share_order(analysis, rated)
         kept = {units.axis.name: worth.kept(counts[units.axis.name]) for units, worth in rated.items()}
         return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.analysis.axes import Axis, analyze
 from fxprune.analysis.dim_inference import walk
 from fxprune.errors import RefusedError
-from fxprune.gates.gate import Gated, apart, gate
+from fxprune.gates.gate import Gated, gate, gate_target
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
 from fxprune.rewrite.factorize import factorize
@@ -23,7 +23,7 @@ from fxprune.training.pruner import Pruner
 from fxprune.training.schedules import Cubic
 
 #: units: the roles of the axes that get gates
-ROLES = {"dims": ("ffn", "qk", "v"), "heads": ("ffn", "heads")}
+_ROLES = {"dims": ("ffn", "qk", "v"), "heads": ("ffn", "heads")}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Grain(Training):
         require(self.alpha >= 0, f"alpha must be at least 0, got {self.alpha:g}")
         require(0 <= self.beta < 1, f"beta must lie in [0, 1), got {self.beta:g}")
         require(self.rank >= 0, f"rank must be at least 0, got {self.rank}")
-        require(self.units in ROLES, f"units must be one of {', '.join(ROLES)}, got {self.units!r}")
+        require(self.units in _ROLES, f"units must be one of {', '.join(_ROLES)}, got {self.units!r}")
         require(self.score in ("taylor", "random"), f"score must be taylor or random, got {self.score!r}")
 
     def gated(self, program: Program) -> Gated:
@@ -67,8 +67,8 @@ class Grain(Training):
         tables = _tables(program, self.rank) if self.rank else ()
         program = factorize(program, dict.fromkeys(tables, self.rank)).program
         analysis = analyze(program)
-        axes = [axis for axis in analysis.axes if _is_unit(axis, ROLES[self.units])]
-        units = [apart(analysis, axis) for axis in axes]
+        axes = [axis for axis in analysis.axes if _is_unit(axis, _ROLES[self.units])]
+        units = [gate_target(analysis, axis) for axis in axes]
         if not units:
             raise RefusedError("no neurons and no dims of heads in this program: see `fxprune explain`")
         return gate(program, units)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fxprune.analysis.axes import Analysis, analyze
 from fxprune.analysis.units import Units
-from fxprune.dims.blocks import Grid, Sizes, shares
+from fxprune.dims.blocks import BlockGrid, BlockSizes, shares
 from fxprune.errors import RefusedError
-from fxprune.gates.blocked_weights import Site, sites
+from fxprune.gates.blocked_weights import BlockedWeight, find_blocked_weights
 from fxprune.gates.gate import Gate, Gated, gate, tensors_of
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
@@ -23,7 +23,7 @@ from fxprune.training.group_lasso import Lasso, Once, Squares
 from fxprune.training.loop import undecayed
 from fxprune.training.pruner import Pruner
 
-ROLES = ("heads", "qk", "v", "ffn", "rank")
+_ROLES = ("heads", "qk", "v", "ffn", "rank")
 
 #: groups: what they are
 GROUPS = {
@@ -75,19 +75,19 @@ class GroupLasso(Training):
                 program,
                 [a.name for a in analysis.axes if a.role in roles and a.exact and not a.choices],
             )
-        found = sites(analysis, ROLES)
+        found = find_blocked_weights(analysis, _ROLES)
         if not found:
             raise RefusedError("no matrix of heads or neurons with weights of its own: see `fxprune explain`")
         return gate(
             program, blocks={site.matrix.weight: self._grid(analysis, site) for site in found}, biases=True
         )
 
-    def _grid(self, analysis: Analysis, site: Site) -> tuple[Sizes, Sizes]:
+    def _grid(self, analysis: Analysis, site: BlockedWeight) -> tuple[BlockSizes, BlockSizes]:
         """Blocks along the outputs (of columns), or along the inputs (of rows)."""
         outputs = int(site.matrix.turned)
         cut = outputs if self.groups != "rows" else 1 - outputs
         dims = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]]
-        sizes: list[Sizes] = [1, 1]
+        sizes: list[BlockSizes] = [1, 1]
         sizes[cut] = shares(dims[cut], self.blocks)
         return sizes[0], sizes[1]
 
@@ -126,6 +126,6 @@ def _of_units(units: Units, weight: Tensor, dims: tuple[object, ...]) -> Tensor 
     return total if total is None else total.to(weight.device)
 
 
-def _of_blocks(weight: Tensor, grid: Grid) -> Tensor:
+def _of_blocks(weight: Tensor, grid: BlockGrid) -> Tensor:
     """The sum of squares of each block."""
     return grid.totals(weight.flatten(1).square())

@@ -21,11 +21,11 @@ from fxprune.search.layer_search import (
     Influence,
     Last,
     Progress,
-    run,
+    search_layers,
 )
 
 #: how a candidate is judged where no `evaluate` is given, and what that is
-SCORES = {
+_SCORES = {
     "influence": "cosine of a region's input and output on calibration data (the example inputs where none are given)",
     "loss": "how far the outputs move on calibration data without it",
     "last": "nothing is measured: the last ones go",
@@ -55,7 +55,7 @@ class Layers(Pass):
         require(bool(self.count) != bool(self.ratio), "say either count or ratio, as in layers(count=2)")
         require(self.unit in UNITS, f"unit must be one of {', '.join(UNITS)}, got {self.unit!r}")
         require(self.search in SEARCHES, f"search must be one of {', '.join(SEARCHES)}, got {self.search!r}")
-        require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+        require(self.score in _SCORES, f"score must be one of {', '.join(_SCORES)}, got {self.score!r}")
 
     def plan(self, program: Program) -> Selection:
         found = self.find(program)
@@ -67,7 +67,7 @@ class Layers(Pass):
         count = self.count or int(len(names) * self.ratio)
         if not count or not names:
             return None
-        return run(self.search, self._rater(program), names, count, self.progress)
+        return search_layers(self.search, self._rater(program), names, count, self.progress)
 
     def _rater(self, program: Program) -> Evaluated | Influence | Last:
         if self.evaluate is None and self.score == "last":

@@ -13,7 +13,7 @@ from fxprune.calibration.objective import DISTANCES, Loss, Objective
 from fxprune.calibration.repair import repair
 from fxprune.cost.budgets import Clock, default_cache
 from fxprune.errors import RefusedError, UsageError
-from fxprune.ir.example_inputs import Point, at
+from fxprune.ir.example_inputs import Point, point_with
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
@@ -21,15 +21,15 @@ from fxprune.runtimes.onnxruntime import Settings
 from fxprune.runtimes.registry import runtime_of
 from fxprune.search.budget_search import Aim, seek
 from fxprune.search.rank_plans import (
-    Choice,
+    RankChoice,
     Table,
     Thin,
     Way,
+    apply_ranks,
     groups,
     levels,
     smallest,
     with_members,
-    written,
 )
 from fxprune.search.svd import Spectrum, informed, plain
 
@@ -81,7 +81,7 @@ class Lowrank(Pass):
 
     def point(self, program: Program) -> Point:
         """Where it is measured: batch and length as given, what else is free as in the example inputs."""
-        return at(program, batch=self.batch, length=self.length)
+        return point_with(program, batch=self.batch, length=self.length)
 
     def run(self, program: Program) -> Outcome:
         """Factors where they pay, biases that make up for what is lost, and second factors re-fitted on the calibration data."""
@@ -92,7 +92,7 @@ class Lowrank(Pass):
             )
         choices = self._choices(program)
         ways, details = self._decided(program, choices)
-        done = written(program, ways)
+        done = apply_ranks(program, ways)
         details = {
             "ranks": [self._row(c, way, done.errors) for c, way in zip(choices, ways, strict=True)],
             **details,
@@ -112,7 +112,7 @@ class Lowrank(Pass):
         changed = tuple(dict.fromkeys([*biases, *(name for name in fit.changed if name not in factors)]))
         return Outcome(fit.program, Selection(), changed, details, done.names)
 
-    def _choices(self, program: Program) -> list[Choice]:
+    def _choices(self, program: Program) -> list[RankChoice]:
         found = groups(analyze(program), apart=not self.shared)
         if not found:
             raise RefusedError("no matrix of this program can become two: see `fxprune explain`")
@@ -136,7 +136,9 @@ class Lowrank(Pass):
             return [self.rank] if self.rank < spectrum.even else []
         return levels(spectrum.even)
 
-    def _decided(self, program: Program, choices: Sequence[Choice]) -> tuple[Sequence[Way], dict[str, Any]]:
+    def _decided(
+        self, program: Program, choices: Sequence[RankChoice]
+    ) -> tuple[Sequence[Way], dict[str, Any]]:
         """A way for each choice, and what was tried."""
         if not self.latency:
             return [smallest(choice, self._least(choice)) for choice in choices], {}
@@ -148,12 +150,12 @@ class Lowrank(Pass):
         said = "share of the squared norms" if self.data is None else objective.says
         return sought.draft.plan, sought.details() | {"error_is": said}
 
-    def _least(self, choice: Choice) -> Mapping[Any, int]:
+    def _least(self, choice: RankChoice) -> Mapping[Any, int]:
         """The rank that each spectrum of a choice must have."""
         spectra = {s.matrices: s for way in (*choice.ways, *choice.slow) for s, _ in way.parts}
         return {group: self.rank or s.rank_of(self.energy) for group, s in spectra.items()}
 
-    def _row(self, choice: Choice, way: Way, errors: Mapping[str, float]) -> dict[str, Any]:
+    def _row(self, choice: RankChoice, way: Way, errors: Mapping[str, float]) -> dict[str, Any]:
         """What was made of the matrices of a choice, and why they are whole where they are."""
         outputs, columns = choice.joint.sizes
         best = min((*choice.ways[1:], *choice.slow), key=lambda each: each.cost, default=None)
@@ -169,7 +171,7 @@ class Lowrank(Pass):
             "why": "" if way.parts else self._why(choice),
         }
 
-    def _why(self, choice: Choice) -> str:
+    def _why(self, choice: RankChoice) -> str:
         even = choice.joint.even
         if len(choice.ways) == 1:
             return f"no rank below {even:.0f}, where factors are as large, is measured to be faster"

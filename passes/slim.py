@@ -12,7 +12,7 @@ from fxprune.calibration.objective import DISTANCES, Loss, Objective
 from fxprune.calibration.repair import REPAIRS, repair
 from fxprune.cost.budgets import BUDGETS, Clock, default_cache
 from fxprune.errors import UsageError
-from fxprune.ir.example_inputs import Point, at
+from fxprune.ir.example_inputs import Point, point_with
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
@@ -21,7 +21,7 @@ from fxprune.runtimes.onnxruntime import Settings
 from fxprune.runtimes.registry import runtime_of
 from fxprune.scores.base import SCORES
 from fxprune.search.budget_search import Aim
-from fxprune.search.unit_plans import Planned, Request, plan
+from fxprune.search.unit_plans import Planned, PlanRequest, plan
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Slim(Pass):
 
     def point(self, program: Program) -> Point:
         """Where the budget is meant: batch and length as given, what else is free as in the example inputs."""
-        return at(program, batch=self.batch, length=self.length)
+        return point_with(program, batch=self.batch, length=self.length)
 
     def decide(self, program: Program) -> Planned:
         """The plan, with the trials that led to it; UsageError where calibration data are needed and absent."""
@@ -83,7 +83,7 @@ class Slim(Pass):
                 " or data=… in Python"
             )
         objective = Objective(self.distance, self.loss)
-        request = Request(
+        request = PlanRequest(
             self.score,
             self.data,
             objective,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from fxprune.cost.budgets import Clock, default_cache
-from fxprune.ir.example_inputs import at
+from fxprune.ir.example_inputs import point_with
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
-from fxprune.rewrite.split import cheaper
+from fxprune.rewrite.split import cheaper_splits
 from fxprune.runtimes.onnxruntime import Settings
 from fxprune.runtimes.registry import runtime_of
 
@@ -37,6 +37,6 @@ class Split(Pass):
         """What was split and what stayed dense, with both costs, is among the details."""
         settings = Settings(self.threads, runtime=self.runtime)
         runtime_of(settings)
-        point = at(program, batch=self.batch, length=self.length)
-        slim, verdicts = cheaper(program, Clock(settings, self.cache), point)
+        point = point_with(program, batch=self.batch, length=self.length)
+        slim, verdicts = cheaper_splits(program, Clock(settings, self.cache), point)
         return Outcome(slim, Selection(), (), {"splits": [asdict(v) | {"pays": v.pays} for v in verdicts]})

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxprune import Program, Selection, analyze, capture, shrink, zeroed
+from fxprune import Program, Selection, analyze, capture, shrink, zero_readers
 from fxprune.cost.count import cost
 from support.gates import gated
 from support.models import HUGGING_FACE, captured, distance, hugging_face
@@ -85,7 +85,7 @@ def zero_then_remove(net: RandomNet, data: st.DataObject) -> None:
     program = program_of(net)
     assert distance(call(program), net(example())) < 1e-10
     selection = drawn(program, data)
-    assert distance(call(shrink(program, selection)), call(zeroed(program, selection))) < 1e-10
+    assert distance(call(shrink(program, selection)), call(zero_readers(program, selection))) < 1e-10
 
 
 @lawful
@@ -106,7 +106,7 @@ def test_law_2_on_many_nets(net: RandomNet, data: st.DataObject) -> None:
 def test_law_2_on_models(name: str, phase: int) -> None:
     program = captured(name)
     selection = halves(program, phase)
-    slim, oracle = call(shrink(program, selection)), call(zeroed(program, selection))
+    slim, oracle = call(shrink(program, selection)), call(zero_readers(program, selection))
     assert distance(slim, oracle) < 1e-5
     assert distance(oracle, call(program)) > 1e-2
 
@@ -115,7 +115,7 @@ def test_law_2_in_double_precision() -> None:
     model, inputs = hugging_face("llama")
     program = capture(model.double(), kwargs=inputs)
     selection = halves(program)
-    assert distance(call(shrink(program, selection)), call(zeroed(program, selection))) < 1e-10
+    assert distance(call(shrink(program, selection)), call(zero_readers(program, selection))) < 1e-10
 
 
 # --- 3: different axes in any order -----------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_law_6_what_has_no_rule_changes_nothing(net: RandomNet, data: st.DataObj
         flow, "find_rule", lambda target: None if str(target) in lost else find_rule(target)
     ):
         selection = drawn(program, data)
-        assert distance(call(shrink(program, selection)), call(zeroed(program, selection))) < 1e-10
+        assert distance(call(shrink(program, selection)), call(zero_readers(program, selection))) < 1e-10
         shrink(program, drawn(program, data, exact=False))
 
 

@@ -18,18 +18,18 @@ from fxprune.rules import FAMILIES, RULES
 from fxprune.rules.registry import REFUSED
 from fxprune.runtimes.registry import RUNTIMES
 from fxprune.scores.base import SCORES
-from fxprune.tools.commands.passes import describe
+from fxprune.tools.commands.passes import describe_pass
 from fxprune.tools.inputs.tasks import TASKS
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "results" / "quantization.md")
+_ROOT = Path(__file__).resolve().parent.parent
+README = _ROOT / "README.md"
+PAGES = (README, _ROOT / "docs" / "results" / "quantization.md")
 
 
 def passes() -> str:
     """One row a pass, its options below it."""
     rows = ["| pass | options | what it does |", "| --- | --- | --- |"]
-    for entry in map(describe, PASSES):
+    for entry in map(describe_pass, PASSES):
         options = ", ".join(_option(name, option["default"]) for name, option in entry["options"].items())
         rows.append(f"| `{entry['name']}` | {options} | {entry['help']} |")
     return "\n".join(rows)
@@ -104,7 +104,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 }
 
 
-def filled(text: str) -> str:
+def fill_tables(text: str) -> str:
     """The text with every generated part made anew."""
     for name, table in TABLES.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -120,12 +120,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     before = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    stale = [page for page, text in before.items() if filled(text) != text]
+    stale = [page for page, text in before.items() if fill_tables(text) != text]
     for page in stale:
         if options.check:
             print(f"{page.name} is out of date: python -m fxprune.tools.docs")
         else:
-            page.write_text(filled(before[page]), encoding="utf-8")
+            page.write_text(fill_tables(before[page]), encoding="utf-8")
             print(f"wrote {page}")
     if not stale:
         print(f"{', '.join(page.name for page in PAGES)}: up to date")

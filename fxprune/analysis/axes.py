@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import fx, nn
 
-from fxprune.analysis.axis_names import axis_names
+from fxprune.analysis.axis_names import name_axes
 from fxprune.analysis.dim_inference import flat_dims, walk
 from fxprune.analysis.exactness import divisions, readers
 from fxprune.analysis.nested_axes import outer_atoms
@@ -27,7 +27,7 @@ from fxprune.ir.program import Program, attribute, source_line
 from fxprune.rules.op import Flow
 
 #: (the evidence that must all be there, the role): the first row that fits says how an axis is used
-ROLES: tuple[tuple[frozenset[str], str], ...] = (
+_ROLES: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"choice", "channels"}), "channels"),
     (frozenset({"choice"}), "experts"),
     (frozenset({"heads"}), "heads"),
@@ -155,7 +155,7 @@ def analyze(program: Program) -> Analysis:
     for leaf in bottlenecks(flow):
         roles.setdefault(leaf, set()).add("rank")
     chosen = {leaf: _role(roles.get(leaf, set())) for leaf in free}
-    called = axis_names(chosen, places, program.labels, parameters)
+    called = name_axes(chosen, places, program.labels, parameters)
     short = {leaf: full.rpartition(".")[2] for leaf, full in called.items()}
     facts = _Facts(flow)
     axes = tuple(
@@ -199,7 +199,7 @@ def _roles(flow: Flow) -> dict[Dim, set[str]]:
 
 
 def _role(evidence: set[str]) -> str:
-    return next(role for needed, role in ROLES if needed <= evidence)
+    return next(role for needed, role in _ROLES if needed <= evidence)
 
 
 def _inexact(flow: Flow) -> dict[Dim, str]:

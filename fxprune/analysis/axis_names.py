@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from fxprune.analysis.nested_axes import beside
+from fxprune.analysis.nested_axes import enclosing_atoms
 from fxprune.dims.dim import Dim, is_pinned, leaves
 
 Place = tuple[str, int, Dim]
 Label = tuple[str, int, int]
 
 
-def axis_names(
+def name_axes(
     roles: Mapping[Dim, str],
     places: Mapping[Dim, list[Place]],
     labels: Mapping[Label, str],
@@ -41,7 +41,7 @@ def _words(roles: Mapping[Dim, str], places: Mapping[Dim, list[Place]]) -> dict[
     words = dict(roles)
     heads = [leaf for leaf, role in roles.items() if role == "heads"]
     for leaf in heads:
-        near = set().union(*(beside(dim, leaf) for _, _, dim in places[leaf])) & set(heads) - {leaf}
+        near = set().union(*(enclosing_atoms(dim, leaf) for _, _, dim in places[leaf])) & set(heads) - {leaf}
         if near:
             shared = all(len(places[leaf]) > len(places[other]) for other in near)
             words[leaf] = "kv" if shared else "rep"
@@ -56,13 +56,13 @@ def _leader(rivals: list[Dim], places: Mapping[Dim, list[Place]]) -> Dim | None:
 
 def _label(leaf: Dim, places: list[Place], labels: Mapping[Label, str]) -> str:
     for name, place, dim in places:
-        for ordinal, other in enumerate(counted(dim)):
+        for ordinal, other in enumerate(free_atoms(dim)):
             if other is leaf and (name, place, ordinal) in labels:
                 return labels[(name, place, ordinal)]
     return ""
 
 
-def counted(dim: Dim, sizes: Mapping[Dim, int] | None = None) -> list[Dim]:
+def free_atoms(dim: Dim, sizes: Mapping[Dim, int] | None = None) -> list[Dim]:
     """The free atoms of a dim that have more than one index (after shrinking to `sizes`), in order: the places that labels count."""
     return [leaf for leaf in leaves(dim) if not is_pinned(leaf) and (sizes or {}).get(leaf, leaf.size) > 1]
 

@@ -81,7 +81,7 @@ class _Run(fx.Interpreter):
         packet = packet_of(node.target)
         if packet not in _STRETCHES and self._depends_on_sizes(node):
             return _nothing(value)
-        law = LAWS.get(packet) or (_pointwise if is_pointwise(node.target) else _whole)
+        law = _LAWS.get(packet) or (_pointwise if is_pointwise(node.target) else _whole)
         return law(self, node)
 
     def _depends_on_sizes(self, node: fx.Node) -> bool:
@@ -237,7 +237,7 @@ _MOVES = _STRETCHES | packets("""
 """)
 
 #: operator: the mask of what it gives
-LAWS: dict[Any, Law] = {
+_LAWS: dict[Any, Law] = {
     **dict.fromkeys(_MOVES, _moved),
     aten.dropout: _dropped,
     aten.index_select: _selected,

@@ -72,7 +72,7 @@ def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shap
     elif node.op == "get_attr":
         value = attribute(program.graph, str(node.target))
         if isinstance(value, Tensor):
-            _assign(flow, node, storages.setdefault(identity(value), tuple(atom(n) for n in value.shape)))
+            _assign(flow, node, storages.setdefault(storage_key(value), tuple(atom(n) for n in value.shape)))
     elif node.op == "output":
         for name, result in program.named_outputs().items():
             if name not in program.free_outputs:
@@ -81,7 +81,7 @@ def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shap
         _call(node, flow)
 
 
-def identity(tensor: Tensor) -> Any:
+def storage_key(tensor: Tensor) -> Any:
     """Equal for tensors that are the same memory read the same way; on meta, the tensor itself."""
     if tensor.device.type == "meta" or tensor.layout != torch.strided:
         return id(tensor)
@@ -127,8 +127,8 @@ def _checked(node: fx.Node, result: Any) -> Any:
     """What a rule says, if it has the sizes that torch gives."""
     many = _is_many(node)
     said = tuple(tuple(d.size for d in s) for s in result) if many else tuple(d.size for d in result)
-    if said != sizes(node.meta["val"]):
-        raise RuleError(f"it says {said}, torch says {sizes(node.meta['val'])}")
+    if said != sizes_of(node.meta["val"]):
+        raise RuleError(f"it says {said}, torch says {sizes_of(node.meta['val'])}")
     return tuple(result)
 
 
@@ -136,9 +136,11 @@ def _is_many(node: fx.Node) -> bool:
     return isinstance(node.meta["val"], (tuple, list))
 
 
-def sizes(value: Any) -> Any:
+def sizes_of(value: Any) -> Any:
     """The sizes of a node's value as numbers, nested for several values."""
-    return tuple(sizes(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
+    return (
+        tuple(sizes_of(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
+    )
 
 
 def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
@@ -204,8 +206,8 @@ def _pin_overlaps(program: Program, flow: Flow) -> None:
         value = attribute(program.graph, str(node.target))
         if not isinstance(value, Tensor) or value.device.type == "meta" or not value.numel():
             continue
-        key, other = seen.setdefault(value.untyped_storage().data_ptr(), (identity(value), node))
-        if key != identity(value):
+        key, other = seen.setdefault(value.untyped_storage().data_ptr(), (storage_key(value), node))
+        if key != storage_key(value):
             for each in (node, other):
                 why = f"{node.target} and {other.target} are different views of one storage"
                 _pin_value(flow, each, why, each)

@@ -27,7 +27,7 @@ Left = int | list[int] | None
 
 
 @dataclass(frozen=True)
-class Size:
+class AxisSize:
     """The units of an axis; `before` and `after` of heads' dims are those of one head, as attention computes with them."""
 
     axis: str
@@ -45,7 +45,7 @@ class Layer:
 
     name: str
     removed: bool
-    sizes: tuple[Size, ...]
+    sizes: tuple[AxisSize, ...]
     attentions: tuple[Attention, ...] = ()
     branches: Mapping[str, bool] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
@@ -62,14 +62,14 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerSizes:
     """All layers in order, and the sizes of what belongs to no layer alone (the width of the residual stream)."""
 
     layers: tuple[Layer, ...]
-    rest: tuple[Size, ...]
+    rest: tuple[AxisSize, ...]
 
 
-def layerwise(before: Program, after: Program, removed: Collection[str] = ()) -> Layers:
+def layerwise(before: Program, after: Program, removed: Collection[str] = ()) -> LayerSizes:
     """Count what a program held and what a smaller one made of it still holds, layer by layer.
 
     `removed` are regions that are known to be gone (`Selection.removed`); where nothing is said, they are those without weights.
@@ -82,7 +82,7 @@ def layerwise(before: Program, after: Program, removed: Collection[str] = ()) ->
     owned = {region.name: [axis for axis in analysis.axes if _within(axis, region)] for region in regions}
     taken = {axis.name for axes in owned.values() for axis in axes}
     layers = tuple(_layer(analysis, left, region, owned[region.name]) for region in regions)
-    return Layers(layers, tuple(left.size(axis) for axis in analysis.axes if axis.name not in taken))
+    return LayerSizes(layers, tuple(left.size(axis) for axis in analysis.axes if axis.name not in taken))
 
 
 def _holds(path: str, names: Collection[str]) -> bool:
@@ -147,13 +147,13 @@ class _Counter:
         self.masks: dict[int, dict[Dim, Tensor]] = {}
         self.wrong = {axis.name for axis in analysis.axes if not self._explains(axis)}
 
-    def size(self, axis: Axis) -> Size:
+    def size(self, axis: Axis) -> AxisSize:
         """An axis before and after; of one within heads, a number for each head where they differ."""
         counts = self.counts[axis.name]
         if axis.name in self.wrong:
-            return Size(axis.name, axis.role, axis.size, None)
+            return AxisSize(axis.name, axis.role, axis.size, None)
         inner = axis.role in ("qk", "v") and len(counts) > 1
-        return Size(axis.name, axis.role, axis.size, _alike(counts) if inner else sum(counts))
+        return AxisSize(axis.name, axis.role, axis.size, _alike(counts) if inner else sum(counts))
 
     def attention(self, dims: tuple[Dim, Dim, Dim]) -> Attention:
         """The sizes of an attention: of its copies, where heads of unequal sizes are computed apart."""

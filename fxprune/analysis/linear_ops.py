@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.dim_inference import identity
+from fxprune.analysis.dim_inference import storage_key
 from fxprune.ir.program import Program, attribute
 from fxprune.rules.op import Flow, bind
 from fxprune.rules.registry import packet_of
@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Form:
+class _Form:
     """A row: the names of input, weight and bias in the operator's schema, and the maps between its tensors and plain matrices.
 
     `turned`: the weight stands as columns × outputs. `outputs` is the dimension of the result (from the right) that the outputs lie along.
@@ -75,13 +75,13 @@ def _one_group(node: fx.Node) -> bool:
 
 
 #: operator: its form. Whatever is not here is scored by gradients and activations, and is never re-fitted.
-FORMS: dict[Any, Form] = {
-    aten.linear: Form(("input", "weight", "bias"), False, 1, _always, _last),
-    aten.addmm: Form(("mat1", "mat2", "self"), True, 1, _plain_sum, _last),
-    aten.mm: Form(("self", "mat2", ""), True, 1, _always, _last),
-    aten.matmul: Form(("self", "other", ""), True, 1, _always, _last),
-    aten.conv1d: Form(("input", "weight", "bias"), False, 2, _one_group, _patches),
-    aten.conv2d: Form(("input", "weight", "bias"), False, 3, _one_group, _patches),
+FORMS: dict[Any, _Form] = {
+    aten.linear: _Form(("input", "weight", "bias"), False, 1, _always, _last),
+    aten.addmm: _Form(("mat1", "mat2", "self"), True, 1, _plain_sum, _last),
+    aten.mm: _Form(("self", "mat2", ""), True, 1, _always, _last),
+    aten.matmul: _Form(("self", "other", ""), True, 1, _always, _last),
+    aten.conv1d: _Form(("input", "weight", "bias"), False, 2, _one_group, _patches),
+    aten.conv2d: _Form(("input", "weight", "bias"), False, 3, _one_group, _patches),
 }
 
 
@@ -93,7 +93,7 @@ class Matrix:
     source: fx.Node
     weight: str
     bias: str
-    form: Form
+    form: _Form
     turned: bool
 
     def read(self, parameter: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def _owns(program: Program, matrix: Matrix, uses: dict[Any, int]) -> bool:
 
 
 def _key(program: Program, name: str) -> Any:
-    return identity(attribute(program.graph, name))
+    return storage_key(attribute(program.graph, name))
 
 
 def _uses(program: Program) -> dict[Any, int]:
@@ -151,11 +151,11 @@ def _uses(program: Program) -> dict[Any, int]:
     for node in program.graph.graph.find_nodes(op="get_attr"):
         value = attribute(program.graph, str(node.target))
         if isinstance(value, Tensor):
-            uses[identity(value)] = uses.get(identity(value), 0) + len(node.users)
+            uses[storage_key(value)] = uses.get(storage_key(value), 0) + len(node.users)
     return uses
 
 
-def _matrix(program: Program, node: fx.Node, form: Form) -> Matrix | None:
+def _matrix(program: Program, node: fx.Node, form: _Form) -> Matrix | None:
     bound = bind(node)
     named = [bound[name].value if name else None for name in form.operands]
     weight, flipped = _parameter(program, named[1])
@@ -168,7 +168,7 @@ def _matrix(program: Program, node: fx.Node, form: Form) -> Matrix | None:
     return Matrix(node, source, weight, bias, form, form.turned != flipped)
 
 
-def _fits(program: Program, node: fx.Node, form: Form, names: tuple[str, str]) -> bool:
+def _fits(program: Program, node: fx.Node, form: _Form, names: tuple[str, str]) -> bool:
     """Whether the weight is one matrix (no vector, no batch of them), and the bias a number for each output."""
     weight, bias = (attribute(program.graph, name).shape if name else None for name in names)
     outputs = node.meta["val"].shape[-form.outputs]

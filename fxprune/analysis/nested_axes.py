@@ -46,7 +46,7 @@ def _companions(dims: Sequence[Dim], leaf: Dim) -> set[Dim] | None:
     if not carriers:
         return None
     others = [_always(dim) for dim in dims if dim not in carriers]
-    return set().union(*others, *[beside(dim, leaf) for dim in carriers])
+    return set().union(*others, *[enclosing_atoms(dim, leaf) for dim in carriers])
 
 
 def _always(dim: Dim) -> set[Dim]:
@@ -58,13 +58,13 @@ def _always(dim: Dim) -> set[Dim]:
     return set.intersection(*parts) if dim.kind == "sum" else set().union(*parts)
 
 
-def beside(dim: Dim, leaf: Dim) -> set[Dim]:
+def enclosing_atoms(dim: Dim, leaf: Dim) -> set[Dim]:
     """The atoms that every position with the leaf belongs to, within a dim that carries it."""
     dim = find(dim)
     if dim.kind == "atom":
         return {dim}
     carriers = [part for part in dim.parts if any(one is leaf for one in leaves(part))]
-    inside = [beside(part, leaf) for part in carriers]
+    inside = [enclosing_atoms(part, leaf) for part in carriers]
     if dim.kind == "sum":
         return set.intersection(*inside)
     return set().union(*inside, *[_always(part) for part in dim.parts if part not in carriers])

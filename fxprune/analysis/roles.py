@@ -14,7 +14,7 @@ from fxprune.rules.registry import packet_of
 aten = torch.ops.aten
 
 #: operators that multiply by a matrix, or look its rows up
-PRODUCTS = frozenset({*FORMS, aten.embedding, aten.conv3d})
+_PRODUCTS = frozenset({*FORMS, aten.embedding, aten.conv3d})
 
 
 def bottlenecks(flow: Flow) -> list[Dim]:
@@ -39,5 +39,5 @@ def bottlenecks(flow: Flow) -> list[Dim]:
 def _by_weights(flow: Flow, node: fx.Node) -> bool:
     weights = any(source not in flow.varies for source in node.all_input_nodes)
     return (
-        node.op == "call_function" and packet_of(node.target) in PRODUCTS and node in flow.varies and weights
+        node.op == "call_function" and packet_of(node.target) in _PRODUCTS and node in flow.varies and weights
     )

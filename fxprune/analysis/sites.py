@@ -17,7 +17,7 @@ from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims.dim import Dim, leaves
 from fxprune.errors import UsageError
-from fxprune.frontend.capture import capture, first_line
+from fxprune.frontend.capture import capture, describe_error
 from fxprune.ir.example_inputs import Point, call_inputs
 from fxprune.ir.program import Program, attribute, flatten_inputs, set_attribute
 from fxprune.rules.op import operands
@@ -49,7 +49,7 @@ class Site:
         return (self.main, *self.inner)
 
 
-def sites(analysis: Analysis, hidden: bool = False) -> tuple[Site, ...]:
+def find_sites(analysis: Analysis, hidden: bool = False) -> tuple[Site, ...]:
     """What can be decided, in the order of the axes: exact axes of the roles DECIDED, and, if asked, the width of residual streams."""
     roles = DECIDED | ({"hidden"} if hidden else set())
     axes = [axis for axis in analysis.axes if axis.role in roles and (axis.exact or axis.role == "hidden")]
@@ -225,7 +225,7 @@ def values_at(program: Program, point: Point | None) -> Values:
             where = (
                 ", ".join(f"{axis}={size}" for axis, size in (point or {}).items()) or "its example inputs"
             )
-            raise UsageError(f"the program can't run at {where}: {first_line(error)}") from error
+            raise UsageError(f"the program can't run at {where}: {describe_error(error)}") from error
         finally:
             _FAKE_LOG.setLevel(level)
     return recorder.values

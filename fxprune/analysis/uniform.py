@@ -49,7 +49,7 @@ def _places(analysis: Analysis) -> dict[str, Hashable]:
     }
 
 
-def together(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
+def tied_by_table(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
     """The axes, in sets, that choose units of one table which layers share (heads of a position bias): one table can be cut only once."""
     sets: list[list[Axis]] = []
     for nodes in choices(analysis).values():

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.calibration.validation import described, fitting, inputs_text
+from fxprune.calibration.validation import describe_inputs, fitting, inputs_text
 from fxprune.errors import UsageError
-from fxprune.frontend.capture import first_line
+from fxprune.frontend.capture import describe_error
 from fxprune.ir.aliasing import is_written
 from fxprune.ir.program import Program, attribute
 
@@ -75,7 +75,7 @@ def checked(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibra
     return Calibration(tuple(kept))
 
 
-def flat(program: Program, batch: Batch) -> list[Any]:
+def flatten_batch(program: Program, batch: Batch) -> list[Any]:
     """A batch in the order of the placeholders, for `fx.Interpreter(program.graph).run(*flat, enable_io_processing=False)`.
 
     Inputs that are no tensors, and those that the batch leaves out, are the examples; what the graph writes into is a copy.
@@ -173,12 +173,12 @@ def _try(program: Program, batch: Batch) -> None:
         outputs = _run(program, batch)
     except Exception as error:
         raise UsageError(
-            f"the program can't run on the first calibration batch ({described(batch)}): {first_line(error)}"
+            f"the program can't run on the first calibration batch ({describe_inputs(batch)}): {describe_error(error)}"
         ) from error
     wrong = [name for name, value in outputs.items() if bool(value.isnan().any())]
     if wrong:
         raise UsageError(
-            f"output {wrong[0]!r} has NaN on the first calibration batch ({described(batch)});"
+            f"output {wrong[0]!r} has NaN on the first calibration batch ({describe_inputs(batch)});"
             " leave such rows out, or mend the model"
         )
 
@@ -191,7 +191,9 @@ def _run(program: Program, batch: Batch) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         try:
-            found = fx.Interpreter(program.graph).run(*flat(program, batch), enable_io_processing=False)
+            found = fx.Interpreter(program.graph).run(
+                *flatten_batch(program, batch), enable_io_processing=False
+            )
         finally:
             for value, old in zip(written, before, strict=True):
                 value.copy_(old)

@@ -66,7 +66,7 @@ class Fit:
     how: str = "as it was"
 
 
-def candidates(sums: Sums, now: Fit, ridge: bool) -> list[Fit]:
+def _candidates(sums: Sums, now: Fit, ridge: bool) -> list[Fit]:
     """What can be tried, the weights as they are first: the mean in the bias (FLAP, arXiv 2312.11983), and ridges where asked."""
     found = [now]
     if now.bias is not None:
@@ -117,7 +117,7 @@ def best(sums: Sums, held: Sums, now: Fit, ridge: bool) -> tuple[Fit, float, flo
     before = held.error(now)
     if before < NEGLIGIBLE:
         return now, before, before
-    found = candidates(sums, now, ridge)
+    found = _candidates(sums, now, ridge)
     errors = [held.error(fit) for fit in found]
     place = min(range(len(found)), key=lambda i: errors[i])
     return found[place], errors[place], errors[0]

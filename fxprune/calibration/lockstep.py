@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.calibration.data import flat, state
+from fxprune.calibration.data import flatten_batch, state
 from fxprune.ir.program import Program
 
 
@@ -32,7 +32,7 @@ class Runner(fx.Interpreter):
         self.waiting.reverse()
         self.readers = Counter({node: len(node.users) for node in program.graph.graph.nodes})
         self.readers.update(wanted)
-        given = zip(program.placeholders(), flat(program, batch), strict=True)
+        given = zip(program.placeholders(), flatten_batch(program, batch), strict=True)
         self.env: dict[fx.Node, Any] = dict(given)
         lasting = (
             *program.graph.parameters(),

@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 Loss: TypeAlias = Callable[[Any, dict[str, Tensor]], Tensor]
 """(outputs, batch) -> a number to differentiate: what the user's own loss is on labelled data."""
 
-Random: TypeAlias = torch.Generator
+_Random: TypeAlias = torch.Generator
 
 
-def _square(value: Tensor, random: Random) -> Tensor:
+def _square(value: Tensor, random: _Random) -> Tensor:
     """A projection whose mean square over directions is the squared change of a value, over the value's own square."""
     signs = torch.randint(0, 2, value.shape, generator=random).to(value) * 2 - 1
     projected: Tensor = (value * signs).sum()
@@ -28,7 +28,7 @@ def _square(value: Tensor, random: Random) -> Tensor:
     return projected / length.clamp_min(1e-30)
 
 
-def _divergence(value: Tensor, random: Random) -> Tensor:
+def _divergence(value: Tensor, random: _Random) -> Tensor:
     """The log-probability of labels that the model itself draws: its mean square is twice the Kullback-Leibler divergence (true Fisher)."""
     log = _rows(value).log_softmax(-1)
     drawn = torch.multinomial(log.detach().exp(), 1, generator=random)
@@ -42,7 +42,7 @@ def _rows(value: Tensor) -> Tensor:
 
 
 #: name: (the projection of one floating output, what the distance is)
-DISTANCES: dict[str, tuple[Callable[[Tensor, Random], Tensor], str]] = {
+DISTANCES: dict[str, tuple[Callable[[Tensor, _Random], Tensor], str]] = {
     "square": (_square, "squared difference of the outputs, relative to their squares"),
     "divergence": (
         _divergence,
@@ -65,7 +65,7 @@ class Objective:
         """What its figures are, in words."""
         return "twice the change of the loss" if self.loss else DISTANCES[self.distance][1]
 
-    def values(self, outputs: Any, batch: dict[str, Tensor], share: float, random: Random) -> list[Tensor]:
+    def values(self, outputs: Any, batch: dict[str, Tensor], share: float, random: _Random) -> list[Tensor]:
         """Numbers to differentiate for one batch, which is a `share` of all rows; the squares of their gradients add up over batches."""
         if self.loss is not None:
             return [self.loss(outputs, batch) * share**0.5]

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx
 
-from fxprune.calibration.data import Calibration, flat, state
+from fxprune.calibration.data import Calibration, flatten_batch, state
 from fxprune.calibration.objective import Objective
 from fxprune.errors import FxpruneError
-from fxprune.frontend.capture import first_line
+from fxprune.frontend.capture import describe_error
 from fxprune.ir.aliasing import is_written, returns_alias
 from fxprune.ir.program import Program, attribute
 
@@ -25,7 +25,7 @@ class Seen:
     slopes: list[dict[str, Tensor]] = field(default_factory=list)
 
 
-class Meter(Protocol):
+class Observer(Protocol):
     """Asks for values of nodes (`values`), gradients at nodes (`nodes`) and at parameters (`parameters`); takes them in, batch by batch."""
 
     values: frozenset[str]
@@ -70,7 +70,7 @@ class _Tap(fx.Interpreter):
         return value
 
 
-def stream(program: Program, data: Calibration, meters: Sequence[Meter], objective: Objective) -> None:
+def stream(program: Program, data: Calibration, meters: Sequence[Observer], objective: Objective) -> None:
     """Run every batch once and hand what it left to the meters; nothing of a batch outlives it.
 
     FxpruneError where the graph can't be differentiated although a meter asks for gradients.
@@ -83,7 +83,7 @@ def stream(program: Program, data: Calibration, meters: Sequence[Meter], objecti
         rows = Calibration((batch,)).rows
         tap = _Tap(program, values, nodes, parameters)
         with torch.set_grad_enabled(bool(nodes or parameters)):
-            outputs = tap.run(*flat(program, batch), enable_io_processing=False)
+            outputs = tap.run(*flatten_batch(program, batch), enable_io_processing=False)
             seen = Seen(tap.values)
             if nodes or parameters:
                 numbers = objective.values(outputs, batch, rows / data.rows, random)
@@ -105,12 +105,12 @@ def _slopes(tap: _Tap, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
                 number, list(tap.sources.values()), retain_graph=left > 0, allow_unused=True
             )
         except RuntimeError as error:
-            raise FxpruneError(f"the graph can't be differentiated: {first_line(error)}") from error
+            raise FxpruneError(f"the graph can't be differentiated: {describe_error(error)}") from error
         found.append({n: g for n, g in zip(tap.sources, given, strict=True) if g is not None})
     return found
 
 
-def chunks(items: Iterable[Any], bytes_of: Any, limit: int) -> list[list[Any]]:
+def pack_by_bytes(items: Iterable[Any], bytes_of: Any, limit: int) -> list[list[Any]]:
     """Items in their order, in as few lists as hold at most `limit` bytes each (one item may be larger)."""
     lists: list[list[Any]] = []
     room = 0

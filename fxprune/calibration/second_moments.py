@@ -48,7 +48,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return total.addmm_(left.t(), right) if total.dim() == 2 else left.t() @ right
 
 
-class MomentMeter:
+class MomentObserver:
     """Gathers the moments of some matrices; with `slopes`, those of the gradients at their outputs as well."""
 
     def __init__(self, matrices: list[Matrix], slopes: bool = True) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.errors import UsageError
-from fxprune.frontend.capture import first_line
-from fxprune.ir.example_inputs import axis_names
+from fxprune.frontend.capture import describe_error
+from fxprune.ir.example_inputs import dynamic_axis_names
 from fxprune.ir.program import Program, is_free
 
 
@@ -95,7 +95,7 @@ def _read(given: Any, where: str) -> Tensor:
         return torch.tensor(np.asarray(given, order="C") if isinstance(given, np.ndarray) else given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(
-            f"{where} is a {type(given).__name__} that can't be read as a tensor ({first_line(error)});"
+            f"{where} is a {type(given).__name__} that can't be read as a tensor ({describe_error(error)});"
             " give a tensor, an array or nested lists of numbers"
         ) from error
 
@@ -117,7 +117,7 @@ def _check_shape(program: Program, node: fx.Node, value: Tensor, where: str) -> 
     fault = _shape_fault(wanted, value.shape)
     if not fault:
         return
-    axes = axis_names(program)[node.name]
+    axes = dynamic_axis_names(program)[node.name]
     takes = _sizes(axes.get(dim, size) for dim, size in enumerate(wanted))
     raise UsageError(f"{where} is {_sizes(value.shape)}, and the program takes {takes}: {fault}")
 
@@ -158,7 +158,7 @@ def inputs_text(program: Program) -> str:
     return f"the input{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def described(batch: Mapping[str, Tensor]) -> str:
+def describe_inputs(batch: Mapping[str, Tensor]) -> str:
     """The inputs with their sizes, and the range of integers: an id that a table does not have is the usual trouble."""
     return ", ".join(f"{name} {_sizes(value.shape)}{_range(value)}" for name, value in batch.items())
 

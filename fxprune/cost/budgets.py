@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from fxprune.cost import count as cost
 from fxprune.errors import FxpruneError
 from fxprune.export import onnx as emit
-from fxprune.files import write
+from fxprune.files import write_text
 from fxprune.ir.example_inputs import Point, feeds
 from fxprune.ir.program import Program
 from fxprune.runtimes import registry as runtimes
@@ -43,7 +43,7 @@ BUDGETS: dict[str, Budget] = {
 }  # fmt: skip
 
 
-def counted(name: str) -> Meter:
+def counting_meter(name: str) -> Meter:
     """A meter that counts."""
     count = BUDGETS[name].count
     assert count is not None
@@ -87,7 +87,9 @@ class Clock:
         return times
 
     def _name(self, signature: str) -> str:
-        return hashlib.sha256(f"{runtimes.identity(self.settings)} {signature}".encode()).hexdigest()[:24]
+        return hashlib.sha256(
+            f"{runtimes.settings_identity(self.settings)} {signature}".encode()
+        ).hexdigest()[:24]
 
     def _timed(self, makers: Mapping[Key, Callable[[], Program]]) -> dict[Key, float]:
         with tempfile.TemporaryDirectory(prefix="fxprune-cost-") as folder:
@@ -95,13 +97,13 @@ class Clock:
             for i, make in enumerate(makers.values()):
                 self.observe(i)
                 name, program = str(i), make()
-                files[name] = written(program, Path(folder) / name, self.settings)
+                files[name] = write_program(program, Path(folder) / name, self.settings)
                 given[name] = feeds(program)
             timed = runtimes.measure(files, given, self.settings, SECONDS_A_FILE * len(files))
         return {key: timed[str(i)].median for i, key in enumerate(makers)}
 
 
-def written(program: Program, path: Path, settings: Settings) -> Path:
+def write_program(program: Program, path: Path, settings: Settings) -> Path:
     """The program as a file that the runtime of the settings runs."""
     suffix = runtimes.runtime_of(settings).suffix
     target = path.with_suffix(suffix)
@@ -131,6 +133,6 @@ def _write(path: Path | None, known: Mapping[str, float]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**_read(path), **known}, indent=0, sort_keys=True) + "\n"
-        write(path, text, overwrite=True)
+        write_text(path, text, overwrite=True)
     except (OSError, FxpruneError):
         return

@@ -16,10 +16,10 @@ from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.shrink import shrink
 
-FEW = 16
+_FEW = 16
 """Axes of up to this many units are measured at every size."""
 
-KNOTS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
+_KNOTS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
 """Larger ones at these shares."""
 
 GRAINS = ((512, 32), (128, 16), (32, 8), (0, 1))
@@ -136,10 +136,10 @@ def _sizes(axis: Axis, odd: bool, inner: bool) -> list[int]:
     least = max(1, axis.least)
     if inner:
         return sorted({max(least, axis.size * share // 4) for share in (1, 2, 3, 4)})
-    if axis.size <= FEW:
+    if axis.size <= _FEW:
         return list(range(least, axis.size + 1))
     grain = next(grain for units, grain in GRAINS if axis.size >= units)
-    knots = {min(max(least, round(axis.size * share / grain) * grain), axis.size) for share in KNOTS} | {
+    knots = {min(max(least, round(axis.size * share / grain) * grain), axis.size) for share in _KNOTS} | {
         axis.size
     }
     return sorted(

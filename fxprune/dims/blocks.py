@@ -12,12 +12,12 @@ from torch import Tensor
 
 from fxprune.dims.dim import Dim, factors, segments
 
-Sizes: TypeAlias = "int | tuple[int, ...]"
+BlockSizes: TypeAlias = "int | tuple[int, ...]"
 """How large blocks are along one dimension: all alike (the last may be smaller), or each."""
 
 
 @dataclass(frozen=True)
-class Grid:
+class BlockGrid:
     """The sizes of the blocks along the two first dimensions of a weight."""
 
     rows: tuple[int, ...]
@@ -76,7 +76,7 @@ def _rounded(dim: Dim, block: int) -> int:
     return -(-block // inner) * inner
 
 
-def cut(size: int, block: Sizes) -> tuple[int, ...]:
+def cut_into_blocks(size: int, block: BlockSizes) -> tuple[int, ...]:
     """A length in blocks; ValueError where given sizes don't add up to it."""
     if not isinstance(block, int):
         if sum(block) != size or min(block) < 1:
@@ -101,8 +101,8 @@ def aligned(dim: Dim, block: int) -> tuple[int, ...]:
 def _within(parts: Sequence[Dim], block: int) -> tuple[int, ...]:
     first, rest = parts[0], parts[1:]
     if not rest:
-        return cut(first.size, block) if len(segments(first)) == 1 else aligned(first, block)
+        return cut_into_blocks(first.size, block) if len(segments(first)) == 1 else aligned(first, block)
     inner = math.prod(part.size for part in rest)
     if block % inner == 0:
-        return tuple(size * inner for size in cut(first.size, block // inner))
+        return tuple(size * inner for size in cut_into_blocks(first.size, block // inner))
     return _within(rest, block) * first.size

@@ -1,6 +1,6 @@
 """Masks: which positions along a dim stay when atoms keep some of their indices.
 
-An atom keeps a set of indices (booleans [n]), or `Rows`: other indices for each unit of an outer atom, equally many for each: tensors
+An atom keeps a set of indices (booleans [n]), or `KeptRows`: other indices for each unit of an outer atom, equally many for each: tensors
 stay rectangular (each head its own query/key dimensions).
 """
 
@@ -17,7 +17,7 @@ from fxprune.dims.dim import Dim, find, leaves
 
 
 @dataclass(frozen=True)
-class Rows:
+class KeptRows:
     """What an atom keeps for each unit of an outer atom: booleans [outer, n] with equally many True in each row."""
 
     outer: Dim
@@ -29,12 +29,12 @@ class Rows:
         return int(self.table[0].sum())
 
 
-Kept: TypeAlias = Mapping[Dim, "Tensor | Rows"]
+Kept: TypeAlias = Mapping[Dim, "Tensor | KeptRows"]
 
 
-def kept_size(kept: Tensor | Rows) -> int:
+def kept_size(kept: Tensor | KeptRows) -> int:
     """How many indices of an atom stay."""
-    return kept.count if isinstance(kept, Rows) else int(kept.sum())
+    return kept.count if isinstance(kept, KeptRows) else int(kept.sum())
 
 
 def keep_mask(dim: Dim, kept: Kept) -> Tensor:
@@ -45,7 +45,7 @@ def keep_mask(dim: Dim, kept: Kept) -> Tensor:
     mask = _flat_mask(dim, kept)
     for leaf in dict.fromkeys(leaves(dim)):
         rows = kept.get(leaf)
-        if isinstance(rows, Rows):
+        if isinstance(rows, KeptRows):
             mask &= _rows_mask(dim, leaf, rows)
     return mask
 
@@ -64,14 +64,14 @@ def _flat_mask(dim: Dim, kept: Kept) -> Tensor:
     return result
 
 
-def _rows_mask(dim: Dim, leaf: Dim, rows: Rows) -> Tensor:
+def _rows_mask(dim: Dim, leaf: Dim, rows: KeptRows) -> Tensor:
     own, outer = coordinates(dim, leaf), coordinates(dim, rows.outer)
     if not has_outer(dim, leaf, rows):
         return (own < 0) | (own < rows.count)
     return (own < 0) | rows.table[outer.clamp_min(0), own.clamp_min(0)]
 
 
-def has_outer(dim: Dim, leaf: Dim, rows: Rows) -> bool:
+def has_outer(dim: Dim, leaf: Dim, rows: KeptRows) -> bool:
     """Whether each position of an atom along a dim belongs to a unit of the outer atom."""
     own, outer = coordinates(dim, leaf), coordinates(dim, rows.outer)
     return not bool(((own >= 0) & (outer < 0)).any())
@@ -134,19 +134,19 @@ def like(value: Tensor, result: Tensor) -> Tensor:
     return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
 
 
-def across(dims: Sequence[Dim], kept: Kept) -> list[tuple[int, int, Rows]]:
+def across(dims: Sequence[Dim], kept: Kept) -> list[tuple[int, int, KeptRows]]:
     """(dimension, the other dimension that carries the outer atom, rows): atoms with Rows that stand apart from their outer atom."""
-    found: list[tuple[int, int, Rows]] = []
+    found: list[tuple[int, int, KeptRows]] = []
     for place, dim in enumerate(dims):
         for leaf in dict.fromkeys(leaves(dim)):
             rows: Any = kept.get(leaf)
-            if isinstance(rows, Rows) and not has_outer(dim, leaf, rows):
+            if isinstance(rows, KeptRows) and not has_outer(dim, leaf, rows):
                 other = next(i for i, d in enumerate(dims) if bool((coordinates(d, rows.outer) >= 0).all()))
                 found.append((place, other, rows))
     return found
 
 
-def _grid(dims: Sequence[Dim], places: tuple[int, int], what: tuple[Rows, Kept]) -> Tensor:
+def _grid(dims: Sequence[Dim], places: tuple[int, int], what: tuple[KeptRows, Kept]) -> Tensor:
     """Booleans [positions of the outer dimension, positions of the dimension]: what stays where."""
     (place, other), (rows, kept) = places, what
     leaf = next(leaf for leaf, value in kept.items() if value is rows)
@@ -156,7 +156,7 @@ def _grid(dims: Sequence[Dim], places: tuple[int, int], what: tuple[Rows, Kept])
 
 
 def _cut_across(
-    value: Tensor, dims: Sequence[Dim], places: tuple[int, int], what: tuple[Rows, Kept]
+    value: Tensor, dims: Sequence[Dim], places: tuple[int, int], what: tuple[KeptRows, Kept]
 ) -> Tensor:
     place, other = places
     grid = _grid(dims, places, what).to(value.device)

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.frontend.capture import answers, first_line
+from fxprune.frontend.capture import answers, describe_error
 from fxprune.ir.program import Program, source_line
 from fxprune.verification.equivalence import difference, every_value
 
 _FOREIGN = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/", "<")
 
-FEW = 4
+_FEW = 4
 """Shapes that are named."""
 
-CLOSE = 1e-3
+_CLOSE = 1e-3
 """Values further apart than this are others: more than rounding of what came before."""
 
 
@@ -49,13 +49,13 @@ def parting(model: nn.Module, program: Program) -> str:
 def _failed(error: Exception, by_line: ByLine) -> str:
     frames = [(f, line) for f, line in _frames(error.__traceback__) if not _is_foreign(f)]
     if not frames:
-        return first_line(error)
+        return describe_error(error)
     there = _there([_line(*frame) for frame in reversed(frames)], by_line)
     shapes = list(dict.fromkeys(map(_shape, there)))
     program = (
-        f"; the program has {', '.join(shapes[:FEW])}{', …' * (len(shapes) > FEW)} there" if shapes else ""
+        f"; the program has {', '.join(shapes[:_FEW])}{', …' * (len(shapes) > _FEW)} there" if shapes else ""
     )
-    return f"{_said(*frames[-1])} fails with {first_line(error)}{program}"
+    return f"{_said(*frames[-1])} fails with {describe_error(error)}{program}"
 
 
 def _there(lines: Sequence[str], by_line: ByLine) -> Sequence[Tensor]:
@@ -110,7 +110,7 @@ class _Watch(TorchFunctionMode):
         frames = [frame for frame in _outwards(sys._getframe()) if not _is_foreign(frame)]
         there = _there([_line(frame, frame.f_lineno) for frame in frames], self.by_line)
         like = [each for each in there if each.dim() == result.dim() and each.numel() == result.numel()]
-        if not like or any(difference([result], [each]) <= CLOSE for each in like):
+        if not like or any(difference([result], [each]) <= _CLOSE for each in like):
             return
         where = f"{_said(frames[0], frames[0].f_lineno)} makes"
         if all(each.shape != result.shape for each in like):

@@ -1,6 +1,6 @@
 """A Program as an ExportedProgram, the form that the writers of files take.
 
-`lower` asks torch.export to trace the graph anew. `lift` only turns parameters into inputs, as an ExportedProgram
+`to_exported_program` asks torch.export to trace the graph anew. `lift` only turns parameters into inputs, as an ExportedProgram
 wants them: the graph came from torch.export and every node still carries its fake value, so nothing needs tracing.
 On MiniLM that saves a seventh of the way from capture to ONNX, on GPT-2 a third.
 """
@@ -35,7 +35,7 @@ from fxprune.rewrite.shared_tables import rejoin
 aten = torch.ops.aten
 
 
-def lower(program: Program) -> ExportedProgram:
+def to_exported_program(program: Program) -> ExportedProgram:
     """Export the program's graph once more."""
     graph, kwargs = rejoin(program).graph, dict(program.kwargs)
     with quiet(), inference():
@@ -44,7 +44,9 @@ def lower(program: Program) -> ExportedProgram:
                 graph, program.args, kwargs, dynamic_shapes=program.dynamic, strict=False
             )
         except Exception as error:
-            raise ExportError(f"torch.export could not export the program again: {reason(error)}") from error
+            raise ExportError(
+                f"torch.export could not export the program again: {innermost_reason(error)}"
+            ) from error
 
 
 def lift(program: Program) -> ExportedProgram:
@@ -135,7 +137,7 @@ def inference() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-def reason(error: BaseException) -> str:
+def innermost_reason(error: BaseException) -> str:
     """Say why torch failed in a sentence or two: the innermost cause, without the pages of graph."""
     while error.__cause__ is not None:
         error = error.__cause__

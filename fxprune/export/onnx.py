@@ -18,10 +18,17 @@ from torch.utils import _pytree as pytree
 
 from fxprune.dims.masks import like
 from fxprune.errors import ExportError
-from fxprune.export.exported_program import for_onnx, inference, lift, lower, quiet, reason
+from fxprune.export.exported_program import (
+    for_onnx,
+    inference,
+    innermost_reason,
+    lift,
+    quiet,
+    to_exported_program,
+)
 from fxprune.export.onnx_cleanup import drop_traces, spread_rotary_caches
 from fxprune.frontend.capture import exporting
-from fxprune.ir.example_inputs import Point, axis_names, call_inputs, example_point, feeds
+from fxprune.ir.example_inputs import Point, call_inputs, dynamic_axis_names, example_point, feeds
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.runtimes import onnxruntime as runtime
 
@@ -37,8 +44,8 @@ ROUNDINGS = 4.0
 ATTENTION_OPSET = 23
 
 aten = torch.ops.aten
-Outputs = list[np.ndarray[Any, Any]]
-Form = Callable[[Program], ExportedProgram]
+_Outputs = list[np.ndarray[Any, Any]]
+_Form = Callable[[Program], ExportedProgram]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ def export(program: Program, path: str | Path, overwrite: bool = False, opset: i
     `opset` is for tools that read no newer one (None: what is fastest). Weights over 2 GB lie beside the file, in `<name>.data`.
     """
     *attempts, (last_form, last_opset) = _attempts(program, opset)
-    with beside(path, overwrite) as draft:
+    with draft_file(path, overwrite) as draft:
         for form, version in attempts:
             with contextlib.suppress(ExportError):
                 return replace(_emit(program, form, draft, version), path=Path(path))
@@ -73,13 +80,13 @@ def export(program: Program, path: str | Path, overwrite: bool = False, opset: i
 
 def save(program: Program, path: str | Path, overwrite: bool = False) -> Path:
     """Write the program as a .pt2 file, which `torch.export.load` and `fxprune.capture` read."""
-    with beside(path, overwrite) as draft:
-        exported = lower(program)
+    with draft_file(path, overwrite) as draft:
+        exported = to_exported_program(program)
         try:
             with quiet():
                 torch.export.save(exported, draft)
         except Exception as error:
-            raise ExportError(f"torch.export could not save {path}: {reason(error)}") from error
+            raise ExportError(f"torch.export could not save {path}: {innermost_reason(error)}") from error
     return Path(path)
 
 
@@ -102,7 +109,9 @@ def plain_export(
                 external_data=False,
             )
         except Exception as error:
-            raise ExportError(f"torch.onnx could not export the original: {reason(error)}") from error
+            raise ExportError(
+                f"torch.onnx could not export the original: {innermost_reason(error)}"
+            ) from error
     return time.perf_counter() - start
 
 
@@ -125,7 +134,7 @@ def file_bytes(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def beside(path: str | Path, overwrite: bool) -> Iterator[Path]:
+def draft_file(path: str | Path, overwrite: bool) -> Iterator[Path]:
     """Give a name to write to, in a folder beside the target; move what lies there into place at the end."""
     target = Path(path)
     if target.exists() and not overwrite:
@@ -140,20 +149,20 @@ def beside(path: str | Path, overwrite: bool) -> Iterator[Path]:
             file.replace(target.parent / file.name)
 
 
-def _attempts(program: Program, opset: int | None) -> list[tuple[Form, int]]:
+def _attempts(program: Program, opset: int | None) -> list[tuple[_Form, int]]:
     """Ways to write the file, the fastest first; what is written by any of them is proven."""
     from torch.onnx._constants import ONNX_DEFAULT_OPSET
 
     if opset is not None:
-        return [(lift, opset), (lower, opset)]
+        return [(lift, opset), (to_exported_program, opset)]
 
     attention = aten.scaled_dot_product_attention.default
     fused = any(node.target is attention for node in program.graph.graph.nodes)
     opsets = (ATTENTION_OPSET, ONNX_DEFAULT_OPSET) if fused else (ONNX_DEFAULT_OPSET,)
-    return [*((lift, opset) for opset in opsets), (lower, ONNX_DEFAULT_OPSET)]
+    return [*((lift, opset) for opset in opsets), (to_exported_program, ONNX_DEFAULT_OPSET)]
 
 
-def _emit(program: Program, form: Form, draft: Path, opset: int) -> Emitted:
+def _emit(program: Program, form: _Form, draft: Path, opset: int) -> Emitted:
     for stale in draft.parent.iterdir():
         stale.unlink()
     start = time.perf_counter()
@@ -165,7 +174,7 @@ def _emit(program: Program, form: Form, draft: Path, opset: int) -> Emitted:
     )
 
 
-def _write(program: Program, form: Form, draft: Path, opset: int) -> None:
+def _write(program: Program, form: _Form, draft: Path, opset: int) -> None:
     import onnx
 
     try:
@@ -185,12 +194,12 @@ def _write(program: Program, form: Form, draft: Path, opset: int) -> None:
             made.save(draft, external_data=False)
         onnx.checker.check_model(str(draft))
     except Exception as error:
-        raise ExportError(f"torch.onnx could not export the program: {reason(error)}") from error
+        raise ExportError(f"torch.onnx could not export the program: {innermost_reason(error)}") from error
 
 
 def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
     """Map torch's symbols (s72) to axis names (batch); the first place where a symbol occurs names it."""
-    names = axis_names(program)
+    names = dynamic_axis_names(program)
     found: dict[Any, str] = {}
     for value in graph_inputs:
         for dim, axis in names.get(value.name, {}).items():
@@ -202,9 +211,9 @@ def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
 
 def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:
     """Give the largest relative difference at the examples and, where axes are dynamic, at a second point."""
-    opened = runtime.session(draft)
+    opened = runtime.open_session(draft)
     points = _points(program, set(runtime.file_axes(draft)))
-    return compare(program, lambda given: runtime.run(opened, given), points)
+    return compare(program, lambda given: runtime.run_session(opened, given), points)
 
 
 def compare(
@@ -232,7 +241,7 @@ def _points(program: Program, axes: set[str]) -> list[Point]:
     return [here] if there == here else [here, there]
 
 
-def _outputs(program: Program, point: Point) -> Outputs | None:
+def _outputs(program: Program, point: Point) -> _Outputs | None:
     """The program's own outputs; None where its limits forbid the point (a table of positions ends)."""
     args, kwargs = call_inputs(program, point)
     try:
@@ -244,7 +253,7 @@ def _outputs(program: Program, point: Point) -> Outputs | None:
 
 
 def _difference(
-    program: Program, expected: Outputs, found: Outputs, where: tuple[Point, str] = ({}, "ONNX Runtime")
+    program: Program, expected: _Outputs, found: _Outputs, where: tuple[Point, str] = ({}, "ONNX Runtime")
 ) -> float:
     names, (point, title) = program.output_names(), where
     if len(expected) != len(found):
@@ -265,7 +274,7 @@ def _difference(
     return worst
 
 
-def _rounding(program: Program, expected: Outputs, point: Point) -> float:
+def _rounding(program: Program, expected: _Outputs, point: Point) -> float:
     """How far the outputs move where every weight moves by a rounding step, up or down by a coin."""
     random = torch.Generator().manual_seed(0)
     moved = {name: _rounded(value, random) for name, value in program.tensors().items()}

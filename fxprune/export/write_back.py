@@ -18,7 +18,7 @@ from fxprune.export.divergence import parting
 from fxprune.export.module_sizes import arguments_of, declared
 from fxprune.frontend.capture import answers
 from fxprune.ir.program import Program, attribute
-from fxprune.verification.equivalence import BARS, difference, run
+from fxprune.verification.equivalence import TOLERANCES, difference, run_example
 
 INSTEAD = "use slim.module(), which needs none of its code"
 
@@ -51,7 +51,7 @@ def write_back(model: nn.Module, slim: Program) -> float:
     """
     edit = _Edit(model)
     try:
-        return _written(edit, slim, run(slim))
+        return _written(edit, slim, run_example(slim))
     except BaseException:
         edit.back()
         raise
@@ -59,7 +59,7 @@ def write_back(model: nn.Module, slim: Program) -> float:
 
 def _written(edit: _Edit, slim: Program, outputs: Sequence[Tensor]) -> float:
     """As `write_back`, without putting anything back."""
-    model, bar = edit.model, max((BARS.get(value.dtype, 0.0) for value in outputs), default=0.0)
+    model, bar = edit.model, max((TOLERANCES.get(value.dtype, 0.0) for value in outputs), default=0.0)
     _put_weights(edit, slim)
     gap = _gap(model, slim, outputs)
     if gap <= bar:

@@ -235,7 +235,7 @@ def _same_kind(node: fx.Node) -> bool:
     return before.dtype == after.dtype and before.device == after.device and not copies
 
 
-def fold(graph: fx.GraphModule) -> None:
+def _fold(graph: fx.GraphModule) -> None:
     """What depends on no input and no parameter becomes a buffer, whose dims are free."""
     fold_constants(graph)
 
@@ -257,6 +257,6 @@ NORMALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
     no_aliases,
     unstack,
     clean,
-    fold,
+    _fold,
     clean,
 )

@@ -28,7 +28,7 @@ from fxprune.frontend.dynamic_shapes import (
     auto_symbolic,
     dynamic_of,
     dynamic_shapes,
-    settled,
+    settle_shapes,
     symbolic,
     with_constants,
 )
@@ -41,7 +41,7 @@ from fxprune.ir.train_mode import remember_dropout
 _SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
 
-SAME = 1e-2
+_SAME = 1e-2
 """How far torch.export's program may be from the model: more than rounding of any dtype, less than another function."""
 
 
@@ -82,7 +82,7 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
     with _without_cache(model, kwargs):
         own_args, own_kwargs = _clones((tuple(args), {**kwargs, **extra}))
         exported = _export(model, own_args, own_kwargs, with_constants(shapes, extra))
-        program = _program(exported, tuple(args), kwargs, settled(exported, shapes), frozenset(extra))
+        program = _program(exported, tuple(args), kwargs, settle_shapes(exported, shapes), frozenset(extra))
     check_same(model, program)
     return program
 
@@ -118,14 +118,14 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
         except Exception as error:
             name = type(model).__name__
             raise CaptureError(
-                f"what torch.export made of {name} does not run: {first_line(error)}"
+                f"what torch.export made of {name} does not run: {describe_error(error)}"
             ) from error
         gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
-        if gap <= SAME or _is_random(wanted, answers(model, program, 1)):
+        if gap <= _SAME or _is_random(wanted, answers(model, program, 1)):
             return
     raise CaptureError(
         f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
-        f"(allowed {SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
+        f"(allowed {_SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
     )
 
 
@@ -168,7 +168,7 @@ def _load(path: Path) -> ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:
-        raise CaptureError(f"torch can't load {path}: {missing(path) or first_line(error)}") from error
+        raise CaptureError(f"torch can't load {path}: {missing(path) or describe_error(error)}") from error
 
 
 def _quiet_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,18 +221,20 @@ def _export(
         try:
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
-            raise CaptureError(reason(type(model).__name__, error)) from error
+            raise CaptureError(capture_reason(type(model).__name__, error)) from error
 
 
-def reason(name: str, error: BaseException) -> str:
+def capture_reason(name: str, error: BaseException) -> str:
     """Torch's reason in a sentence or two, and the user's line where torch says it; never the printed graph."""
     text = str(error)
     user = [line.strip() for line in text.splitlines() if line.strip().startswith("File ")]
     frame = _last_user_frame(error) or (user[-1] if user else "")
-    return f"torch.export could not capture {name}: {first_line(error)}" + (f" [{frame}]" if frame else "")
+    return f"torch.export could not capture {name}: {describe_error(error)}" + (
+        f" [{frame}]" if frame else ""
+    )
 
 
-def first_line(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The first line of an error's text that says something, cut at 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {(lines or ['no reason given'])[0][:300]}"

@@ -37,7 +37,7 @@ def with_constants(shapes: Any, extra: Mapping[str, Any]) -> Any:
     return {**shapes, **dict.fromkeys(extra)} if isinstance(shapes, dict) else shapes
 
 
-def settled(exported: ExportedProgram, shapes: Any) -> Any:
+def settle_shapes(exported: ExportedProgram, shapes: Any) -> Any:
     """`shapes` without the hints that torch.export did not follow: an AUTO size on which the code depends comes out fixed.
 
     Exported again, a loop that was unrolled over such a size would pass for dynamic.

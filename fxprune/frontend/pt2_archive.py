@@ -25,7 +25,7 @@ def unknown(path: Path) -> tuple[str, ...]:
     return tuple(name for name in named if name not in pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE)
 
 
-def modules(path: Path) -> tuple[str, ...]:
+def required_modules(path: Path) -> tuple[str, ...]:
     """The modules that a process must import before it reads a file."""
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name in unknown(path)))
 
@@ -34,5 +34,7 @@ def missing(path: Path) -> str:
     """The same in a sentence; empty where it is nothing."""
     names = ", ".join(unknown(path))
     return (
-        f"its inputs or outputs are made of {names}; first import {', '.join(modules(path))}" if names else ""
+        f"its inputs or outputs are made of {names}; first import {', '.join(required_modules(path))}"
+        if names
+        else ""
     )

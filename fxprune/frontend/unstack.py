@@ -22,7 +22,7 @@ from fxprune.rules.op import as_int, hint
 
 aten = torch.ops.aten
 
-MOST = 8
+_MOST = 8
 """A factor of more parts than this is no stack of projections."""
 
 _VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
@@ -85,7 +85,9 @@ def stacks(view: fx.Node) -> list[Stack]:
         start, end = _group(before, after, dim)
         if isinstance(whole, int) and end - start > 1:
             sizes = [(i, after[i]) for i in range(start, end - 1)]
-            found += [Stack(i, size, end) for i, size in sizes if isinstance(size, int) and 2 <= size <= MOST]
+            found += [
+                Stack(i, size, end) for i, size in sizes if isinstance(size, int) and 2 <= size <= _MOST
+            ]
     return found
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.dims.blocks import Sizes, aligned
+from fxprune.dims.blocks import BlockSizes, aligned
 from fxprune.dims.dim import Dim, leaves
 from fxprune.ir.program import attribute
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class BlockedWeight:
     """A matrix, and the dimension of its weight (0 or 1) along which axes that can go lie; `roles` are those of these axes."""
 
     matrix: Matrix
@@ -21,7 +21,7 @@ class Site:
     roles: frozenset[str]
 
 
-def sites(analysis: Analysis, roles: Collection[str]) -> list[Site]:
+def find_blocked_weights(analysis: Analysis, roles: Collection[str]) -> list[BlockedWeight]:
     """The matrices that carry an exact axis of one of these roles; along the outputs, where they do along both dimensions."""
     axes = {axis.leaf: axis for axis in analysis.axes if axis.exact and axis.role in roles}
     nodes = analysis.program.reads()
@@ -31,7 +31,7 @@ def sites(analysis: Analysis, roles: Collection[str]) -> list[Site]:
         outputs = int(matrix.turned)
         places = [place for place in (outputs, 1 - outputs) if _carried(dims[place], axes)]
         if places and _is_flat(analysis, matrix):
-            found.append(Site(matrix, places[0], frozenset(_carried(dims[places[0]], axes))))
+            found.append(BlockedWeight(matrix, places[0], frozenset(_carried(dims[places[0]], axes))))
     return found
 
 
@@ -45,7 +45,7 @@ def _is_flat(analysis: Analysis, matrix: Matrix) -> bool:
     return all(size == 1 for size in shape[2:])
 
 
-def grid(analysis: Analysis, site: Site, along: int, across: int) -> tuple[Sizes, Sizes]:
+def grid(analysis: Analysis, site: BlockedWeight, along: int, across: int) -> tuple[BlockSizes, BlockSizes]:
     """The sizes of the blocks of a site's weight: at most `along` places along its axes, and `across` the other way (0: all)."""
     dims = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]]
     wanted = (along, across) if site.along == 0 else (across, along)

@@ -14,10 +14,10 @@ from fxprune.analysis.axes import Analysis, Axis, analyze
 from fxprune.analysis.constant_propagation import Known, known
 from fxprune.analysis.units import Units
 from fxprune.dims.dim import Dim, find, leaves
-from fxprune.dims.masks import Kept, Rows, zero
+from fxprune.dims.masks import Kept, KeptRows, zero
 from fxprune.gates.absorb_constants import absorbed
-from fxprune.gates.gate import apart
-from fxprune.gates.implied import Open, settled
+from fxprune.gates.gate import gate_target
+from fxprune.gates.implied import Open, close_implied
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.rewrite.shrink import labels
 from fxprune.rules.op import Contraction
@@ -54,11 +54,11 @@ def _units(analysis: Analysis) -> list[Open]:
         if not bool(table.all()):
             shape = (outer.size, axis.size) if outer else (axis.size,)
             found.append(Open(axis.name, outer.name if outer else "", table.reshape(shape)))
-    return settled(analysis, found)
+    return close_implied(analysis, found)
 
 
 def _outer(analysis: Analysis, axis: Axis) -> Axis | None:
-    asked = apart(analysis, axis)
+    asked = gate_target(analysis, axis)
     return None if isinstance(asked, str) else analysis.axis(asked[1])
 
 
@@ -96,7 +96,7 @@ def _without(analysis: Analysis, units: list[Open]) -> Program:
     for unit in units:
         axis = analysis.axis(unit.axis)
         kept: Kept = {
-            axis.leaf: Rows(analysis.axis(unit.within).leaf, unit.table) if unit.within else unit.table
+            axis.leaf: KeptRows(analysis.axis(unit.within).leaf, unit.table) if unit.within else unit.table
         }
         for name in dict.fromkeys(member.name for member in axis.members if member.learned):
             tensors[name] = zero(tensors[name], analysis.flow.dims[nodes[name]], kept)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.analysis.axes import Analysis, Axis, Member, analyze
-from fxprune.analysis.axis_names import Label, counted
-from fxprune.analysis.dim_inference import sizes
+from fxprune.analysis.axis_names import Label, free_atoms
+from fxprune.analysis.dim_inference import sizes_of
 from fxprune.analysis.sums import SUMS, sum_of
 from fxprune.dims.dim import Dim, leaves
 from fxprune.dims.masks import coordinates
@@ -43,7 +43,9 @@ def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str
     remove_dead(slim.graph)
     slim.graph.recompile()
     calls = [node for node in slim.graph.graph.nodes if node.op == "call_function" and "val" in node.meta]
-    propagate(slim, {node: sizes(node.meta["val"]) for node in calls if isinstance(node.meta["val"], Tensor)})
+    propagate(
+        slim, {node: sizes_of(node.meta["val"]) for node in calls if isinstance(node.meta["val"], Tensor)}
+    )
     found_again = _same(analysis, analyze(slim))
     return slim.replace(labels=_labels(found_again)), tuple(found_again)
 
@@ -69,7 +71,7 @@ def _labels(axes: Mapping[str, Axis]) -> dict[Label, str]:
         (member.name, member.dim, ordinal): name
         for name, axis in axes.items()
         for member in axis.members
-        for ordinal, leaf in enumerate(counted(member.carrier))
+        for ordinal, leaf in enumerate(free_atoms(member.carrier))
         if leaf is axis.leaf
     }
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from fxprune.analysis.axes import Analysis, Axis, analyze
 from fxprune.analysis.linear_ops import Matrix, matrices
 from fxprune.analysis.units import Units
-from fxprune.dims.blocks import Grid, Sizes, cut
+from fxprune.dims.blocks import BlockGrid, BlockSizes, cut_into_blocks
 from fxprune.dims.dim import Dim, leaves
 from fxprune.dims.masks import coordinates
 from fxprune.errors import SelectionError
@@ -27,7 +27,7 @@ from fxprune.rules.op import Contraction
 
 aten = torch.ops.aten
 
-Asked: TypeAlias = str | tuple[str, str]
+GateTarget: TypeAlias = str | tuple[str, str]
 """An axis by name, or an axis and the one for each of whose units it has gates of its own (each head its dims)."""
 
 
@@ -47,7 +47,7 @@ class Gate:
     kind: str
     of: str
     within: str = ""
-    grid: Grid | None = None
+    grid: BlockGrid | None = None
     bias: str = ""
     outputs: int = 0
 
@@ -76,9 +76,9 @@ class Gated:
 
 def gate(
     program: Program,
-    units: Iterable[Asked] = (),
+    units: Iterable[GateTarget] = (),
     regions: Iterable[str] = (),
-    blocks: Mapping[str, tuple[Sizes, Sizes]] | None = None,
+    blocks: Mapping[str, tuple[BlockSizes, BlockSizes]] | None = None,
     biases: bool = False,
 ) -> Gated:
     """Put gates at axes, regions and weights (by name, with the sizes of blocks); the given program stays as it is.
@@ -100,7 +100,7 @@ def gate(
     return Gated(program, builder.built(), tuple(builder.gates))
 
 
-def apart(analysis: Analysis, axis: Axis) -> Asked:
+def gate_target(analysis: Analysis, axis: Axis) -> GateTarget:
     """An axis, with the heads for each of which its query/key or value dims may differ."""
     outer = analysis.within(axis.name) if axis.role in ("qk", "v") else ()
     return (axis.name, outer[0]) if outer else axis.name
@@ -209,14 +209,16 @@ class _Builder:
         taken = call(self.graph, aten.index_select.default, (flat, 0, places))
         return call(self.graph, aten.view.default, (taken, list(index.shape)))
 
-    def blocks(self, weight: str, sizes: tuple[Sizes, Sizes], owner: Matrix | None) -> None:
+    def blocks(self, weight: str, sizes: tuple[BlockSizes, BlockSizes], owner: Matrix | None) -> None:
         """A gate for each block of a weight, wherever the weight is read, and at the bias of its owner."""
         node = self.program.reads().get(weight)
         value = attribute(self.program.graph, weight) if node is not None else None
         if node is None or not isinstance(value, nn.Parameter) or value.dim() < 2:
             raise SelectionError(f"no weight {weight!r} of two dimensions or more is read by the graph")
         try:
-            grid = Grid(*(cut(size, each) for size, each in zip(value.shape[:2], sizes, strict=True)))
+            grid = BlockGrid(
+                *(cut_into_blocks(size, each) for size, each in zip(value.shape[:2], sizes, strict=True))
+            )
         except ValueError as error:
             raise SelectionError(f"{weight}: {error}") from None
         bias = owner.bias if owner else ""

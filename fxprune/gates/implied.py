@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis.axes import Analysis, analyze
-from fxprune.analysis.nested_axes import beside
+from fxprune.analysis.nested_axes import enclosing_atoms
 from fxprune.dims.dim import leaves
 from fxprune.gates.gate import Gate, Gated
 
-Key: TypeAlias = tuple[str, str]
+_Key: TypeAlias = tuple[str, str]
 """An axis, and the one within each of whose units its own are counted ("": none)."""
 
 
@@ -27,15 +27,15 @@ class Open:
     table: Tensor
 
 
-def together(units: Sequence[Open]) -> list[Open]:
+def intersect_kept(units: Sequence[Open]) -> list[Open]:
     """One table for each axis: a unit stays that stays in all."""
-    found: dict[Key, Tensor] = {}
+    found: dict[_Key, Tensor] = {}
     for unit in units:
         found[_key(unit)] = found[_key(unit)] & unit.table if _key(unit) in found else unit.table
     return [Open(axis, within, table) for (axis, within), table in found.items()]
 
 
-def settled(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
+def close_implied(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
     """The same units with what follows (see `_follow`)."""
     closers = [_key(unit) for unit in units if unit.within and _closes(analysis, unit.axis, unit.within)]
     found = _follow(closers, {_key(unit): unit.table for unit in units})
@@ -55,11 +55,11 @@ def closing(gated: Gated) -> Callable[[Mapping[Gate, Tensor]], dict[Gate, Tensor
     return settle
 
 
-def _key(unit: Open) -> Key:
+def _key(unit: Open) -> _Key:
     return unit.axis, unit.within
 
 
-def _follow(closers: Sequence[Key], tables: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+def _follow(closers: Sequence[_Key], tables: Mapping[_Key, Tensor]) -> dict[_Key, Tensor]:
     """An outer unit of which all units of a closer are closed is closed itself, and so is all within closed ones."""
     outer = {axis: table for (axis, within), table in tables.items() if not within}
     for axis, within in closers:
@@ -76,4 +76,4 @@ def _closes(analysis: Analysis, inner: str, outside: str) -> bool:
     """Whether nothing of an outer unit is left where all units within it are closed: every sum over the outer axis runs over both."""
     own, outer = analysis.axis(inner).leaf, analysis.axis(outside).leaf
     sums = [found.dim for found in analysis.flow.contractions if outer in leaves(found.dim)]
-    return bool(sums) and all(own in beside(dim, outer) for dim in sums)
+    return bool(sums) and all(own in enclosing_atoms(dim, outer) for dim in sums)

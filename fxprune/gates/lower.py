@@ -15,22 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.axes import Analysis, analyze
-from fxprune.dims.masks import Rows, like, zero
+from fxprune.dims.masks import KeptRows, like, zero
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.gates.dead_units import emptied
 from fxprune.gates.empty_sums import hollow
 from fxprune.gates.gate import Gate, Gated, tensors_of
-from fxprune.gates.implied import Open, settled, together
+from fxprune.gates.implied import Open, close_implied, intersect_kept
 from fxprune.gates.partition import part_name, partition
 from fxprune.ir.program import Program, attribute, copy_graph, rebuild
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import labels, shrink
 
-Counts: TypeAlias = tuple[int, ...]
+_Counts: TypeAlias = tuple[int, ...]
 
 #: name: (how units of unequal sizes are grouped: a key for each, equal keys share a copy of the graph; what it does)
-LOWERINGS: dict[str, tuple[Callable[[int, Counts], object], str]] = {
+LOWERINGS: dict[str, tuple[Callable[[int, _Counts], object], str]] = {
     "pad": (lambda unit, counts: 0, "all units are as large as the largest; what is too much is zero"),
     "bucket": (lambda unit, counts: counts, "units of equal sizes are computed together"),
     "loop": (lambda unit, counts: unit, "every unit is computed by itself"),
@@ -87,10 +87,10 @@ def lower_silenced(ready: Silenced, how: str | Mapping[str, str] = "pad") -> Low
     for outer in ragged(ready):
         row = how if isinstance(how, str) else how.get(outer, "pad")
         try:
-            program, units = parted(program, units, outer, row)
+            program, units = copy_uneven(program, units, outer, row)
         except RefusedError as error:
             padded[outer] = str(error)
-    slim = shrink(program, selection(analyze(program), units))
+    slim = shrink(program, select_open(analyze(program), units))
     return Lowered(slim, ready.regions, ready.gone, ready.asked, padded)
 
 
@@ -101,7 +101,7 @@ def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = No
     closed = tuple(g.of for g, value in values.items() if g.kind == "region" and not bool(value))
     analysis = analyze(bypass(_ungated(gated, tensors, values), closed))
     units = [Open(g.of, g.within, value) for g, value in values.items() if g.kind == "units"]
-    units = settled(analysis, [unit for unit in units if unit.axis in analysis.by_name])
+    units = close_implied(analysis, [unit for unit in units if unit.axis in analysis.by_name])
     if any(gate.kind == "blocks" for gate in values):
         return without_empty(_silenced(analysis, units), units, closed)
     program, left, gone = _emptied(analysis, units)
@@ -112,7 +112,7 @@ def without_empty(program: Program, units: Sequence[Open] = (), regions: tuple[s
     """A program without the units that its zeros have emptied, before its axes shrink; `units` are known to be silent already."""
     emptier, found = emptied(program)
     analysis = analyze(emptier)
-    both = settled(analysis, together([*units, *found]))
+    both = close_implied(analysis, intersect_kept([*units, *found]))
     cleared, left, gone = _emptied(analysis, both)
     return Silenced(cleared, tuple(left), tuple(both), regions, gone)
 
@@ -172,7 +172,7 @@ def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
     tensors = program.tensors()
     for unit in units:
         axis = analysis.axis(unit.axis)
-        kept = unit.table if not unit.within else Rows(analysis.axis(unit.within).leaf, unit.table)
+        kept = unit.table if not unit.within else KeptRows(analysis.axis(unit.within).leaf, unit.table)
         for name in axis.readers if not bool(unit.table.all()) else ():
             tensors[name] = zero(tensors[name], flow.dims[nodes[name]], {axis.leaf: kept})
     return rebuild(program, copy_graph(program), tensors).replace(labels=labels(analysis, {}))
@@ -185,7 +185,7 @@ def ragged(ready: Silenced) -> list[str]:
     return [name for name in outer if name in known and len(set(_counts(ready.units, name).values())) > 1]
 
 
-def _counts(units: Sequence[Open], outer: str) -> dict[int, Counts]:
+def _counts(units: Sequence[Open], outer: str) -> dict[int, _Counts]:
     """For each open unit of an outer axis how many units stay within it, of each axis; at least one, for something must carry it."""
     inner = [unit.table for unit in units if unit.within == outer]
     alive = next((unit.table for unit in units if unit.axis == outer and not unit.within), None)
@@ -193,7 +193,9 @@ def _counts(units: Sequence[Open], outer: str) -> dict[int, Counts]:
     return {i: tuple(max(1, int(table[i].sum())) for table in inner) for i in open_}
 
 
-def parted(program: Program, units: Sequence[Open], outer: str, how: str) -> tuple[Program, tuple[Open, ...]]:
+def copy_uneven(
+    program: Program, units: Sequence[Open], outer: str, how: str
+) -> tuple[Program, tuple[Open, ...]]:
     """The program with copies for groups of unequal units, and the units of the axes in the copies."""
     key, _ = LOWERINGS[how]
     groups: dict[object, list[int]] = {}
@@ -218,7 +220,7 @@ def _in_part(unit: Open, number: int, group: Tensor) -> Open:
     return Open(part_name(unit.axis, number), within, table)
 
 
-def selection(analysis: Analysis, units: Sequence[Open]) -> Selection:
+def select_open(analysis: Analysis, units: Sequence[Open]) -> Selection:
     """What stays: at least one unit of everything, and equally many in all units of an outer axis."""
     axes: dict[str, Sequence[int] | Sequence[Sequence[int]]] = {}
     within: dict[str, str] = {}

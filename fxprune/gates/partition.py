@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.analysis.axes import Analysis, Axis
-from fxprune.analysis.axis_names import Label, counted
-from fxprune.analysis.dim_inference import flat_dims, identity
+from fxprune.analysis.axis_names import Label, free_atoms
+from fxprune.analysis.dim_inference import flat_dims, storage_key
 from fxprune.analysis.sums import SUMS, Sum, sum_of
 from fxprune.dims.dim import leaves
 from fxprune.dims.masks import zero
@@ -118,9 +118,9 @@ class _Copier:
         for number, copied in enumerate(self.copies):
             name = self._tensor_name(str(node.target), number)
             held = self.made[number]
-            if identity(value) not in held:
-                held[identity(value)] = self._own(node, value, number)
-            set_attribute(self.graph, name, held[identity(value)])
+            if storage_key(value) not in held:
+                held[storage_key(value)] = self._own(node, value, number)
+            set_attribute(self.graph, name, held[storage_key(value)])
             with self.graph.graph.inserting_before(self.nodes[node]):
                 made = self.graph.graph.get_attr(name)
             made.meta = dict(node.meta)
@@ -170,7 +170,7 @@ class _Copier:
         for axis in self.analysis.axes:
             numbered = all(member.name in self.names for member in axis.members)
             for member in axis.members:
-                for ordinal, leaf in enumerate(counted(member.carrier)):
+                for ordinal, leaf in enumerate(free_atoms(member.carrier)):
                     if leaf is not axis.leaf:
                         continue
                     for number, name in enumerate(self.names.get(member.name, [member.name])):

@@ -19,7 +19,7 @@ Point = Mapping[str, int]
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 
-def axis_names(program: Program) -> dict[str, dict[int, str]]:
+def dynamic_axis_names(program: Program) -> dict[str, dict[int, str]]:
     """Name the dynamic axes of every input: input name → dimension → axis name.
 
     Dimensions that want the same name share it only where the example sizes agree.
@@ -40,7 +40,7 @@ def inputs(program: Program, point: Point | None = None) -> dict[str, torch.Tens
     examples = {name: value for name, value in pairs if isinstance(value, torch.Tensor)}
     if not point:
         return examples
-    names = axis_names(program)
+    names = dynamic_axis_names(program)
     return {name: _resize(tensor, names[name], point) for name, tensor in examples.items()}
 
 
@@ -56,7 +56,7 @@ def feeds(program: Program, point: Point | None = None) -> Feeds:
 
 def example_point(program: Program) -> dict[str, int]:
     """Say where the example inputs lie."""
-    names = axis_names(program)
+    names = dynamic_axis_names(program)
     return {
         axis: tensor.shape[dim]
         for name, tensor in inputs(program).items()
@@ -64,7 +64,7 @@ def example_point(program: Program) -> dict[str, int]:
     }
 
 
-def at(program: Program, **sizes: int) -> dict[str, int]:
+def point_with(program: Program, **sizes: int) -> dict[str, int]:
     """The example's point with these sizes for the axes of these names that the program has."""
     return {axis: sizes.get(axis, size) for axis, size in example_point(program).items()}
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from fxprune.errors import SelectionError
-from fxprune.files import parse, read, write
+from fxprune.files import parse_json, read_text, write_text
 
-FORMAT = "fxprune.selection/1"
+_FORMAT = "fxprune.selection/1"
 
 
 Indices: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
@@ -111,7 +111,7 @@ class Selection:
 
     def to_json(self) -> str:
         """The same selection always gives the same text."""
-        data: dict[str, Any] = {"format": FORMAT, "axes": self.axes, "sizes": self.sizes}
+        data: dict[str, Any] = {"format": _FORMAT, "axes": self.axes, "sizes": self.sizes}
         more = (("within", self.within), ("model", self.model), ("removed", self.removed))
         data |= {key: value for key, value in more if value}
         return json.dumps(data, indent=1) + "\n"
@@ -119,18 +119,18 @@ class Selection:
     @staticmethod
     def from_json(text: str) -> Selection:
         """A selection from its JSON text; SelectionError where it is none."""
-        data = parse(text, (FORMAT, "axes", dict), "selection", SelectionError)
+        data = parse_json(text, (_FORMAT, "axes", dict), "selection", SelectionError)
         extra = (data.get("sizes") or {}, data.get("within") or {}, data.get("model") or "")
         return Selection(data["axes"], *extra, tuple(data.get("removed") or ()))
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the JSON; a file that exists stays unless `overwrite`."""
-        write(path, self.to_json(), overwrite)
+        write_text(path, self.to_json(), overwrite)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Selection:
         """Read a selection from its JSON file."""
-        return Selection.from_json(read(path, "selection", SelectionError))
+        return Selection.from_json(read_text(path, "selection", SelectionError))
 
 
 def is_dependent(kept: Indices | None) -> bool:

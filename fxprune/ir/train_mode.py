@@ -24,7 +24,7 @@ SWITCHES: dict[Any, str] = {
 }
 
 
-ATTENTION = aten.scaled_dot_product_attention.default
+_ATTENTION = aten.scaled_dot_product_attention.default
 #: where a node keeps the probability that it has in training
 DROPOUT = "fxprune_dropout_p"
 
@@ -34,7 +34,9 @@ def remember_dropout(graph: fx.GraphModule, training: fx.Graph) -> int:
 
     Nothing is taken where the two graphs do not have the same attentions, module by module.
     """
-    ours, theirs = (list(g.find_nodes(op="call_function", target=ATTENTION)) for g in (graph.graph, training))
+    ours, theirs = (
+        list(g.find_nodes(op="call_function", target=_ATTENTION)) for g in (graph.graph, training)
+    )
     if [_path(node) for node in ours] != [_path(node) for node in theirs]:
         return 0
     for node, other in zip(ours, theirs, strict=True):

@@ -22,7 +22,7 @@ from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.bypass import apply
 from fxprune.verification.claims import Claim, proved
-from fxprune.verification.equivalence import Verdict
+from fxprune.verification.equivalence import Proof
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class Result:
     refitted: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
 
-    def prove(self, original: Program) -> Verdict:
+    def prove(self, original: Program) -> Proof:
         """Prove every claim; VerifyError says what differs."""
         whole = Claim(original, self.program, self.selection, self.refitted)
         return proved(original, self.claims or [whole])

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.analysis.axes import Analysis, analyze
-from fxprune.analysis.dim_inference import sizes
+from fxprune.analysis.dim_inference import sizes_of
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.ir.selection import Selection
 from fxprune.ir.signature import without
@@ -28,10 +28,10 @@ def bypass(program: Program, names: Iterable[str]) -> Program:
     that nothing reads any more are gone. SelectionError where a name is no region of the program, or one that can't go.
     """
     names = list(names)
-    return bypassed(analyze(program), names) if names else program
+    return bypass_regions(analyze(program), names) if names else program
 
 
-def bypassed(analysis: Analysis, names: Iterable[str]) -> Program:
+def bypass_regions(analysis: Analysis, names: Iterable[str]) -> Program:
     """As `bypass`, for many candidates of one program that is analysed once."""
     program = analysis.program
     graph = copy_graph(program)
@@ -65,7 +65,7 @@ def _without_dead(program: Program, graph: fx.Graph) -> Program:
     remove_dead(slim.graph)
     slim.graph.recompile()
     calls = [node for node in slim.graph.graph.nodes if node.op != "output" and "val" in node.meta]
-    propagate(slim, {node: sizes(node.meta["val"]) for node in calls})
+    propagate(slim, {node: sizes_of(node.meta["val"]) for node in calls})
     return slim
 
 

@@ -131,7 +131,7 @@ def _drop_unread(graph: fx.GraphModule) -> None:
     graph.delete_all_unused_submodules()
 
 
-def folded(program: Program) -> Program:
+def fold(program: Program) -> Program:
     """The program with constants computed, operators that do nothing dropped, and weights that no result needs gone."""
     clean = rebuild(program, copy_graph(program), {})
     drop_idle(clean.graph)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.dim_inference import identity
+from fxprune.analysis.dim_inference import storage_key
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.ir.edit import add_parameter, call
 from fxprune.ir.program import Program, copy_graph, rebuild, source_line
@@ -111,7 +111,7 @@ def _weight(program: Program, name: str, rank: int, is_given: bool) -> Tensor:
 def _reads(program: Program, graph: fx.GraphModule, name: str) -> list[fx.Node]:
     """The nodes that read the tensor, under any of its names."""
     known = program.tensors()
-    same = {other for other, value in known.items() if identity(value) == identity(known[name])}
+    same = {other for other, value in known.items() if storage_key(value) == storage_key(known[name])}
     return [node for node in graph.graph.find_nodes(op="get_attr") if node.target in same]
 
 
@@ -122,7 +122,7 @@ def _replace(
     with graph.graph.inserting_before(read):
         rows, columns = (_parameter(graph, own, made[own]) for own in names)
     for user in list(read.users):
-        form = FORMS.get(packet_of(user.target)) if user.op == "call_function" else None
+        form = _FORMS.get(packet_of(user.target)) if user.op == "call_function" else None
         argument, product = form or ("", None)
         if product is None or bind(user)[argument].value is not read:
             raise RefusedError(
@@ -198,7 +198,7 @@ def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: f
 
 
 #: operator: (the argument that is the weight, what reads two factors instead)
-FORMS: dict[Any, tuple[str, Product]] = {
+_FORMS: dict[Any, tuple[str, Product]] = {
     aten.linear: ("weight", _linear),
     aten.addmm: ("mat2", _sum),
     aten.mm: ("mat2", _matrix("self")),

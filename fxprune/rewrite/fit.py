@@ -9,13 +9,13 @@ import torch
 from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.nested_axes import outer_atoms
 from fxprune.dims.dim import Dim
-from fxprune.dims.masks import Rows, changes, new_size
+from fxprune.dims.masks import KeptRows, changes, new_size
 from fxprune.errors import SelectionError
 from fxprune.ir.program import source_line
 from fxprune.ir.selection import Selection, is_dependent
 
 
-def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tensor | Rows]:
+def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tensor | KeptRows]:
     """The selection as booleans by atom; SelectionError where it names no axis of the program or indices out of range."""
     if selection.removed:
         raise SelectionError(
@@ -27,7 +27,7 @@ def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tens
         raise SelectionError(
             f"the selection is for another model: it was made for axes {selection.model}, this one's are {analysis.digest}"
         )
-    masks: dict[Dim, torch.Tensor | Rows] = {}
+    masks: dict[Dim, torch.Tensor | KeptRows] = {}
     for name in selection:
         axis = analysis.axis(name)
         _check_size(axis, selection)
@@ -39,7 +39,7 @@ def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tens
     return masks
 
 
-def _check_choices(analysis: Analysis, masks: dict[Dim, torch.Tensor | Rows]) -> None:
+def _check_choices(analysis: Analysis, masks: dict[Dim, torch.Tensor | KeptRows]) -> None:
     """As many candidates must stay as a choice takes."""
     for dim, least, node in analysis.flow.least:
         if changes(dim, masks) and new_size(dim, masks) < least:
@@ -64,7 +64,7 @@ def _mask(axis: Axis, indices: Sequence[int]) -> torch.Tensor:
     return mask
 
 
-def _rows(analysis: Analysis, axis: Axis, selection: Selection) -> Rows:
+def _rows(analysis: Analysis, axis: Axis, selection: Selection) -> KeptRows:
     """The table of an axis that keeps other indices for each unit of an outer one."""
     rows = selection.rows(axis.name)
     outer = _outer(analysis, axis, selection, len(rows))
@@ -72,7 +72,7 @@ def _rows(analysis: Analysis, axis: Axis, selection: Selection) -> Rows:
         raise SelectionError(
             f"axis {axis.name}: {len(rows)} rows of indices, but {outer.name} has {outer.size} units"
         )
-    return Rows(outer.leaf, torch.stack([_mask(axis, row) for row in rows]))
+    return KeptRows(outer.leaf, torch.stack([_mask(axis, row) for row in rows]))
 
 
 def _outer(analysis: Analysis, axis: Axis, selection: Selection, count: int) -> Axis:

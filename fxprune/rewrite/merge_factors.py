@@ -28,12 +28,12 @@ aten = torch.ops.aten
 FASTER = 0.97
 """Factors are faster where they take at most this share of the matrix's time."""
 
-SUMS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
+_SUMS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
 CONVOLUTIONS = (aten.conv1d, aten.conv2d)
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class _Pair:
     """A product and all that reads it, which are products by matrices again; `rank` is the size of what lies between."""
 
     first: Matrix
@@ -53,10 +53,10 @@ class Pair:
         return self.rank * (size + sum(results)) >= size * sum(results)
 
 
-def pairs(program: Program) -> list[Pair]:
+def pairs(program: Program) -> list[_Pair]:
     """Products whose values only products by matrices of their own read, in graph order; each matrix is in one pair at most."""
     found = matrices(program, walk(program))
-    made: list[Pair] = []
+    made: list[_Pair] = []
     taken: set[str] = set()
     for first in found.values():
         seconds = [found[user.name] for user in first.node.users if user.name in found]
@@ -67,11 +67,11 @@ def pairs(program: Program) -> list[Pair]:
     return made
 
 
-def _pair(program: Program, first: Matrix, seconds: list[Matrix]) -> Pair:
+def _pair(program: Program, first: Matrix, seconds: list[Matrix]) -> _Pair:
     tensors = program.tensors()
     rank, size = first.read(tensors[first.weight]).shape
     results = (len(second.read(tensors[second.weight])) for second in seconds)
-    return Pair(first, tuple(seconds), rank, (size, *results))
+    return _Pair(first, tuple(seconds), rank, (size, *results))
 
 
 def _follows(first: Matrix, second: Matrix) -> bool:
@@ -79,7 +79,7 @@ def _follows(first: Matrix, second: Matrix) -> bool:
     one, two = packet_of(first.node.target), packet_of(second.node.target)
     if second.source is not first.node or (first.bias and not (second.bias or second.form.operands[2])):
         return False
-    if one in SUMS and two in SUMS:
+    if one in _SUMS and two in _SUMS:
         return one in (aten.mm, aten.addmm) or two not in (aten.mm, aten.addmm)
     return one is two and one in CONVOLUTIONS and _is_point(second.node)
 
@@ -96,7 +96,7 @@ def _flat(value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def merged(program: Program, choose: Callable[[Pair], bool] = lambda pair: pair.is_even) -> Program:
+def merge_factors(program: Program, choose: Callable[[_Pair], bool] = lambda pair: pair.is_even) -> Program:
     """The program with the chosen pairs (those that save nothing) as one product each; equal but for rounding."""
     chosen = [pair for pair in pairs(program) if choose(pair)]
     if not chosen:
@@ -112,7 +112,7 @@ def merged(program: Program, choose: Callable[[Pair], bool] = lambda pair: pair.
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FactorsAlternative:
     """What factors and their product cost, by a meter (milliseconds of a `Clock`)."""
 
     weights: tuple[str, ...]
@@ -127,20 +127,22 @@ class Verdict:
         return self.factors <= FASTER * self.whole
 
 
-def cheaper(program: Program, meter: Any, point: Point | None = None) -> tuple[Program, list[Verdict]]:
+def cheaper_factors(
+    program: Program, meter: Any, point: Point | None = None
+) -> tuple[Program, list[FactorsAlternative]]:
     """The program without the factors that a meter does not find faster than their product, and what each pair costs."""
     values = values_at(program, point)
     found = {pair.weights: _judged(program, pair, meter, values) for pair in pairs(program)}
-    slim = merged(program, lambda pair: not found[pair.weights].pays)
+    slim = merge_factors(program, lambda pair: not found[pair.weights].pays)
     return slim, list(found.values())
 
 
-def _judged(program: Program, pair: Pair, meter: Any, values: Values) -> Verdict:
+def _judged(program: Program, pair: _Pair, meter: Any, values: Values) -> FactorsAlternative:
     nodes = frozenset(matrix.node.name for matrix in (pair.first, *pair.seconds))
     thin = part(program, nodes, values)
-    whole = (f"{thin.signature} merged", lambda: merged(thin.program(), lambda pair: True))
+    whole = (f"{thin.signature} merged", lambda: merge_factors(thin.program(), lambda pair: True))
     costs = meter({"factors": (thin.signature, thin.program), "whole": whole})
-    return Verdict(pair.weights, pair.rank, pair.sizes, costs["factors"], costs["whole"])
+    return FactorsAlternative(pair.weights, pair.rank, pair.sizes, costs["factors"], costs["whole"])
 
 
 def _join(

@@ -30,7 +30,7 @@ STREAM = frozenset(
         *(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.scaled_dot_product_attention),
     )
 )
-ATTENTION = frozenset({"heads", "qk", "v"})
+_ATTENTION = frozenset({"heads", "qk", "v"})
 
 
 def decouple(program: Program) -> Program:
@@ -79,7 +79,7 @@ def _meets(node: fx.Node, user: fx.Node, side: set[fx.Node]) -> bool:
 
 
 def _attention_atoms(flow: Flow) -> set[Dim]:
-    found = {leaf for dim, role in flow.roles if role in ATTENTION for leaf in leaves(dim)}
+    found = {leaf for dim, role in flow.roles if role in _ATTENTION for leaf in leaves(dim)}
     return {leaf for leaf in found if leaf.size > 1 and not is_pinned(leaf)}
 
 

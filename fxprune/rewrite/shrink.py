@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.analysis.axes import Analysis, analyze
-from fxprune.analysis.axis_names import Label, counted
-from fxprune.analysis.dim_inference import identity
+from fxprune.analysis.axis_names import Label, free_atoms
+from fxprune.analysis.dim_inference import storage_key
 from fxprune.dims.dim import Dim
 from fxprune.dims.masks import Kept, changes, cut, keep_mask, kept_size, new_size, zero
 from fxprune.errors import SelectionError
@@ -49,7 +49,7 @@ def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
     return slim
 
 
-def zeroed(program: Program, selection: Selection) -> Program:
+def zero_readers(program: Program, selection: Selection) -> Program:
     """The oracle: the same graph and sizes, with the readers of every removed unit set to zero, and removed candidates never chosen.
 
     For exact axes the result equals that of `shrink`. SelectionError names inexact axes: for them no zeros of weights say what
@@ -103,7 +103,7 @@ def _cut_tensors(program: Program, analysis: Analysis, kept: Kept) -> dict[str, 
         dims = analysis.flow.dims.get(node, ())
         if any(changes(dim, kept) for dim in dims):
             value = attribute(program.graph, str(node.target))
-            key = identity(value)
+            key = storage_key(value)
             made[key] = made[key] if key in made else cut(value, dims, kept)
             cuts[str(node.target)] = made[key]
     return cuts
@@ -126,10 +126,10 @@ def _zeroed(program: Program, analysis: Analysis, name: str, axes: list[str], ke
 
 def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """What shares memory with a replaced tensor is replaced too."""
-    by_identity = {identity(attribute(program.graph, name)): value for name, value in tensors.items()}
+    by_identity = {storage_key(attribute(program.graph, name)): value for name, value in tensors.items()}
     names = [str(node.target) for node in program.graph.graph.find_nodes(op="get_attr")]
     values = {name: attribute(program.graph, name) for name in names}
-    keyed = {name: identity(value) for name, value in values.items() if isinstance(value, Tensor)}
+    keyed = {name: storage_key(value) for name, value in values.items() if isinstance(value, Tensor)}
     return {name: by_identity[key] for name, key in keyed.items() if key in by_identity}
 
 
@@ -144,7 +144,7 @@ def labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
     found: dict[Label, str] = {}
     for axis in analysis.axes:
         for member in axis.members:
-            for ordinal, leaf in enumerate(counted(member.carrier, sizes)):
+            for ordinal, leaf in enumerate(free_atoms(member.carrier, sizes)):
                 if leaf in names:
                     found[(member.name, member.dim, ordinal)] = names[leaf]
     return found

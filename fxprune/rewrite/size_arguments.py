@@ -14,7 +14,7 @@ from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims.masks import Kept, changes, new_size
 from fxprune.errors import VerifyError
 from fxprune.ir.aliasing import is_written
-from fxprune.rules.op import Flow, Path, Size
+from fxprune.rules.op import Flow, Path, SizeArgument
 
 aten = torch.ops.aten
 
@@ -64,7 +64,7 @@ def loosen_views(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> No
             new.target = aten.reshape.default
 
 
-def _resized(node: fx.Node, value: Any, said: Size, kept: Kept) -> Any:
+def _resized(node: fx.Node, value: Any, said: SizeArgument, kept: Kept) -> Any:
     dim, size = said.dim, new_size(said.dim, kept)
     if said.offset and value == dim.size + said.offset:
         return type(value)(size + said.offset)

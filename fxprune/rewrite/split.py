@@ -2,7 +2,7 @@
 
 Matrices that read one value are split together, so that blocks with the same columns (of queries, keys and values, say) share one product.
 Each product gathers its columns; what it gives is cut into pieces, and each matrix's pieces are joined again in their order. It only pays
-for few, large blocks: `cheaper` measures both.
+for few, large blocks: `cheaper_splits` measures both.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fxprune.rules.registry import packet_of
 
 aten = torch.ops.aten
 
-PRODUCTS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
+_PRODUCTS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
 """What can be split: products along the last dimension of the input."""
 
-MOST = 32
+MOST_PRODUCTS = 32
 """More products than this in the place of one are never faster: such matrices stay dense, unmeasured."""
 
 
@@ -44,7 +44,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Split:
+class _Split:
     """The matrices that read one value (`nodes`), and their rows by the columns that they read."""
 
     source: str
@@ -57,27 +57,27 @@ class Split:
         return tuple(dict.fromkeys(piece.weight for pieces in self.groups.values() for piece in pieces))
 
 
-def splits(program: Program) -> list[Split]:
+def splits(program: Program) -> list[_Split]:
     """What the zeros of a program's weights would allow to split, in graph order; no matrix without a zero column in a block."""
     by_source: dict[str, list[Matrix]] = {}
     for matrix in matrices(program, walk(program)).values():
-        if packet_of(matrix.node.target) in PRODUCTS:
+        if packet_of(matrix.node.target) in _PRODUCTS:
             by_source.setdefault(matrix.source.name, []).append(matrix)
     found = [_split(program, source, own) for source, own in by_source.items()]
     return [each for each in found if each is not None]
 
 
-def _split(program: Program, source: str, own: Sequence[Matrix]) -> Split | None:
+def _split(program: Program, source: str, own: Sequence[Matrix]) -> _Split | None:
     groups: dict[tuple[int, ...], list[Piece]] = {}
     there = {m.node.name: m.read(attribute(program.graph, m.weight).detach()) != 0 for m in own}
     sparse = [m for m in own if not bool(_support(there[m.node.name]).all())]
     for matrix in sparse:
         for columns, piece in _pieces(matrix, _support(there[matrix.node.name])):
             groups.setdefault(columns, []).append(piece)
-    if not sparse or not 1 <= len(groups) <= MOST:
+    if not sparse or not 1 <= len(groups) <= MOST_PRODUCTS:
         return None
     kept = {columns: tuple(pieces) for columns, pieces in groups.items()}
-    return Split(source, tuple(matrix.node.name for matrix in sparse), kept)
+    return _Split(source, tuple(matrix.node.name for matrix in sparse), kept)
 
 
 def _support(there: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def _pieces(matrix: Matrix, there: Tensor) -> list[tuple[tuple[int, ...], Piece]
     ]
 
 
-def split(program: Program, chosen: Sequence[Split]) -> Program:
+def split(program: Program, chosen: Sequence[_Split]) -> Program:
     """The program with these splits; equal but for the order of sums."""
     graph = rebuild(program, copy_graph(program), {}).graph
     nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
@@ -115,7 +115,7 @@ class _Writer:
         self.program, self.graph, self.nodes = program, graph, nodes
         self.tensors: dict[str, Tensor] = {}
 
-    def write(self, found: Split, own: Sequence[Matrix]) -> None:
+    def write(self, found: _Split, own: Sequence[Matrix]) -> None:
         """Products for the groups, and the matrices' results from their pieces."""
         by_weight = {matrix.weight: matrix for matrix in own}
         first = self.nodes[own[0].node]
@@ -174,7 +174,7 @@ class _Writer:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SplitAlternative:
     """What a split would cost beside the dense products, by a meter (milliseconds of a `Clock`)."""
 
     weights: tuple[str, ...]
@@ -189,7 +189,9 @@ class Verdict:
         return self.split < self.dense
 
 
-def cheaper(program: Program, meter: Any, point: Point | None = None) -> tuple[Program, list[Verdict]]:
+def cheaper_splits(
+    program: Program, meter: Any, point: Point | None = None
+) -> tuple[Program, list[SplitAlternative]]:
     """The program with the splits that a meter finds cheaper than their dense products, and what each would have cost."""
     found = splits(program)
     verdicts = [_judged(program, each, meter, point) for each in found]
@@ -197,7 +199,7 @@ def cheaper(program: Program, meter: Any, point: Point | None = None) -> tuple[P
     return (split(program, chosen) if chosen else program), verdicts
 
 
-def _judged(program: Program, found: Split, meter: Any, point: Point | None) -> Verdict:
+def _judged(program: Program, found: _Split, meter: Any, point: Point | None) -> SplitAlternative:
     apart = split(program, [found])
     before = {node.name for node in program.graph.graph.nodes}
     made = frozenset(n.name for n in apart.graph.graph.nodes if n.op == "call_function") - before
@@ -207,4 +209,4 @@ def _judged(program: Program, found: Split, meter: Any, point: Point | None) -> 
     tensors = program.tensors()
     there = sum(int((tensors[name] != 0).sum()) for name in found.weights)
     whole = sum(tensors[name].numel() for name in found.weights)
-    return Verdict(found.weights, len(found.groups), there / whole, costs["dense"], costs["split"])
+    return SplitAlternative(found.weights, len(found.groups), there / whole, costs["dense"], costs["split"])

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import SelectionError
-from fxprune.files import parse, read, write
+from fxprune.files import parse_json, read_text, write_text
 
-FORMAT = "fxprune.tokens/1"
+_FORMAT = "fxprune.tokens/1"
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class TokenIds:
 
     def to_json(self) -> str:
         """The same tokens always give the same text."""
-        data = {"format": FORMAT, "table": self.table, "size": self.size}
+        data = {"format": _FORMAT, "table": self.table, "size": self.size}
         return json.dumps({**data, "inputs": self.inputs, "outputs": self.outputs, "ids": self.ids}) + "\n"
 
     @staticmethod
     def from_json(text: str) -> TokenIds:
         """Token ids from their JSON text; SelectionError where it holds none."""
-        data = parse(text, (FORMAT, "ids", list), "list of token ids", SelectionError)
+        data = parse_json(text, (_FORMAT, "ids", list), "list of token ids", SelectionError)
         ids, table, size = token_list(data["ids"]), str(data.get("table") or ""), data.get("size")
         if not isinstance(size, int) or list(ids) != sorted(set(ids)) or not 0 <= ids[0] <= ids[-1] < size:
             raise SelectionError(f"token ids must be ascending, distinct and below the size {size}")
@@ -59,12 +59,12 @@ class TokenIds:
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the JSON; a file that exists stays unless `overwrite`."""
-        write(path, self.to_json(), overwrite)
+        write_text(path, self.to_json(), overwrite)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> TokenIds:
         """Read token ids from their JSON file."""
-        return TokenIds.from_json(read(path, "token ids", SelectionError))
+        return TokenIds.from_json(read_text(path, "token ids", SelectionError))
 
 
 def token_list(found: Any) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from fxprune.analysis.axes import Analysis, Axis, analyze
-from fxprune.analysis.dim_inference import identity
+from fxprune.analysis.dim_inference import storage_key
 from fxprune.analysis.regions import Region
 from fxprune.dims.masks import coordinates, like
 from fxprune.errors import SelectionError
@@ -21,8 +21,8 @@ from fxprune.rewrite.bypass import apply
 
 def same_weights(source: Program, target: Program) -> dict[str, str]:
     """The target's name of each parameter that both programs read, by the source's."""
-    theirs = {identity(value): name for name, value in target.parameters().items()}
-    mine = {name: identity(value) for name, value in source.parameters().items()}
+    theirs = {storage_key(value): name for name, value in target.parameters().items()}
+    mine = {name: storage_key(value) for name, value in source.parameters().items()}
     return {name: theirs[key] for name, key in mine.items() if key in theirs}
 
 

@@ -22,7 +22,7 @@ from fxprune.ir.signature import with_inputs
 from fxprune.rewrite.shrink import shrink_atoms
 from fxprune.rewrite.tokens import TokenIds
 from fxprune.rules.op import Flow, bind
-from fxprune.verification.equivalence import BARS, difference, run
+from fxprune.verification.equivalence import TOLERANCES, difference, run_example
 
 aten = torch.ops.aten
 
@@ -87,9 +87,9 @@ def verify_tokens(program: Program, vocabulary: Vocabulary) -> float:
     analysis = analyze(program)
     old = {name: _drawn(value, vocabulary.ids) for name, value in _given(program, vocabulary.inputs).items()}
     new = {name: vocabulary.translate(value) for name, value in old.items()}
-    got = run(with_inputs(vocabulary.program, new))
-    wanted = _kept_positions(analysis.flow, program, vocabulary, run(with_inputs(program, old)))
-    bar = max((BARS.get(value.dtype, 0.0) for value in wanted), default=0.0)
+    got = run_example(with_inputs(vocabulary.program, new))
+    wanted = _kept_positions(analysis.flow, program, vocabulary, run_example(with_inputs(program, old)))
+    bar = max((TOLERANCES.get(value.dtype, 0.0) for value in wanted), default=0.0)
     relative = difference(got, wanted)
     if not relative <= bar:
         raise VerifyError(

@@ -50,7 +50,7 @@ class Signature:
 
 
 @cache
-def parse(notation: str) -> Signature:
+def parse_notation(notation: str) -> Signature:
     """Read a notation once; RuleError quotes it where it can't be read."""
     left, arrow, right = notation.partition("->")
     if not arrow:

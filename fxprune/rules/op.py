@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from fxprune.dims import dim as algebra
 from fxprune.dims.dim import Dim
-from fxprune.rules.notation import Term, parse
+from fxprune.rules.notation import Term, parse_notation
 from fxprune.rules.routing import Candidates, Routing
 
 Shape: TypeAlias = tuple[Dim, ...]
@@ -39,7 +39,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Size:
+class SizeArgument:
     """An integer argument that is the size of a dim, `offset` added."""
 
     path: Path
@@ -55,7 +55,7 @@ class Flow:
     """
 
     dims: dict[Node, Any] = field(default_factory=dict)
-    sizes: dict[Node, list[Size]] = field(default_factory=dict)
+    sizes: dict[Node, list[SizeArgument]] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
     choices: list[Choice] = field(default_factory=list)
     least: list[tuple[Dim, int, Node]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Flow:
     pins: list[tuple[Dim, Node]] = field(default_factory=list)
 
 
-UNKNOWN = 17
+_UNKNOWN = 17
 """What a size that depends on data counts as."""
 
 
@@ -82,7 +82,7 @@ def hint(size: Any) -> int:
 def _stand_in(size: Any) -> int:
     expression = size.node.expr
     known = getattr(size.node.shape_env, "backed_var_to_val", {})
-    value = expression.xreplace({symbol: known.get(symbol, UNKNOWN) for symbol in expression.free_symbols})
+    value = expression.xreplace({symbol: known.get(symbol, _UNKNOWN) for symbol in expression.free_symbols})
     return max(0, int(value))
 
 
@@ -168,7 +168,7 @@ class Op:
         """Say that an integer argument is the size of a dim (plus `offset`), so that `shrink` keeps it true."""
         found = self.arguments.get(name)
         if found is not None and found.path is not None:
-            said = Size((*found.path, *index), dim, offset)
+            said = SizeArgument((*found.path, *index), dim, offset)
             self.flow.sizes.setdefault(self.node, []).append(said)
 
     def contract(self, dim: Dim, *operands: str | Node) -> None:
@@ -277,7 +277,7 @@ def broadcast(op: Op, shapes: Sequence[Shape], sizes: Sequence[int]) -> Shape:
 
 def apply_notation(op: Op, notation: str, roles: dict[str, str]) -> Dims:
     """Run a rule that is written in notation; operands are the operator's tensor arguments in schema order."""
-    signature = parse(notation)
+    signature = parse_notation(notation)
     names = [n for n, a in op.arguments.items() if _is_operand(op, n, a)]
     words: dict[str, Dim] = {}
     stars: list[Shape] = []

@@ -16,7 +16,7 @@ from fxprune.errors import ExportError, UsageError
 from fxprune.export.exported_program import first_line
 from fxprune.ir.example_inputs import Feeds, Point
 
-Shape = list[int]
+_Shape = list[int]
 Outputs = list[np.ndarray[Any, Any]]
 Prepared = Callable[[Feeds], Outputs]
 
@@ -53,24 +53,24 @@ class Timing:
     runs: int
 
 
-def session(path: Path, settings: Settings = DEFAULT) -> Any:
+def open_session(path: Path, settings: Settings = DEFAULT) -> Any:
     """Open an ONNX file in ONNX Runtime, on the CPU unless the settings name another provider."""
     return _open(path, _options(settings), _provider(settings))
 
 
-def run(opened: Any, given: Feeds) -> Outputs:
+def run_session(opened: Any, given: Feeds) -> Outputs:
     """Run a session on the inputs that the graph still has."""
     return _run(opened, _inputs(opened), given)
 
 
-def prepare(path: Path, settings: Settings) -> Prepared:
+def prepare_onnxruntime(path: Path, settings: Settings) -> Prepared:
     """Open an ONNX file once; the result runs it on given inputs, and ExportError says why where it can't."""
-    opened = session(path, settings)
+    opened = open_session(path, settings)
     known = _inputs(opened)
     return lambda given: _run(opened, known, given)
 
 
-def version() -> str:
+def onnxruntime_version() -> str:
     """The version of ONNX Runtime; ImportError where it is absent."""
     import onnxruntime
 
@@ -95,7 +95,7 @@ def save_optimized(path: Path, settings: Settings, target: Path) -> None:
 
 def signature(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The inputs and outputs of an ONNX file: name, dtype, and shape, in which a dynamic axis is its name, or null where it has none."""
-    opened = session(path)
+    opened = open_session(path)
     ends = {"inputs": opened.get_inputs(), "outputs": opened.get_outputs()}
     return {end: [_told(entry) for entry in entries] for end, entries in ends.items()}
 
@@ -107,13 +107,13 @@ def _told(entry: Any) -> dict[str, Any]:
 
 def file_axes(path: Path) -> dict[str, int]:
     """Name the dynamic axes of an ONNX file, each of size 1; a nameless one is named after its place."""
-    named = [_file_dims(entry) for entry in session(path).get_inputs()]
+    named = [_file_dims(entry) for entry in open_session(path).get_inputs()]
     return {dim: 1 for dims in named for dim in dims if isinstance(dim, str)}
 
 
 def file_outputs(path: Path) -> list[str]:
     """The names of the outputs of an ONNX file."""
-    return [entry.name for entry in session(path).get_outputs()]
+    return [entry.name for entry in open_session(path).get_outputs()]
 
 
 def file_feeds(path: Path, point: Point, seed: int = 0) -> Feeds:
@@ -122,7 +122,7 @@ def file_feeds(path: Path, point: Point, seed: int = 0) -> Feeds:
     Integers are 0 or 1, which every embedding and every mask can take; floats are normal.
     """
     random = np.random.default_rng(seed)
-    return {entry.name: _draw(random, entry, point) for entry in session(path).get_inputs()}
+    return {entry.name: _draw(random, entry, point) for entry in open_session(path).get_inputs()}
 
 
 def file_flops(path: Path, given: Feeds) -> int:
@@ -139,7 +139,7 @@ def file_flops(path: Path, given: Feeds) -> int:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         opened = _open(path, options)
-        run(opened, given)
+        run_session(opened, given)
         events = json.loads(Path(opened.end_profiling()).read_text())
     return sum(_event_flops(event["args"]) for event in events if "op_name" in event.get("args", {}))
 
@@ -226,22 +226,22 @@ def _event_flops(event: Mapping[str, Any]) -> int:
     return 2 * count(reads, writes)
 
 
-def _size(shape: Shape) -> int:
+def _size(shape: _Shape) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
-def _gemm(reads: list[Shape], writes: list[Shape]) -> int:
+def _gemm(reads: list[_Shape], writes: list[_Shape]) -> int:
     return _size(writes[0]) * (_size(reads[0]) // max(writes[0][0], 1))
 
 
-def _attention(reads: list[Shape], _writes: list[Shape]) -> int:
+def _attention(reads: list[_Shape], _writes: list[_Shape]) -> int:
     query, key, value = reads[:3]
     if len(query) != 4:
         return 0
     return _size(query[:3]) * key[2] * (query[3] + value[3])
 
 
-_FLOPS: dict[str, Callable[[list[Shape], list[Shape]], int]] = {
+_FLOPS: dict[str, Callable[[list[_Shape], list[_Shape]], int]] = {
     "MatMul": lambda reads, writes: _size(writes[0]) * reads[0][-1],
     "Gemm": _gemm,
     "Conv": lambda reads, writes: _size(writes[0]) * _size(reads[1][1:]),

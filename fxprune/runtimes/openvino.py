@@ -8,14 +8,14 @@ from fxprune.ir.example_inputs import Feeds
 from fxprune.runtimes.onnxruntime import Outputs, Prepared, Settings
 
 
-def version() -> str:
+def openvino_version() -> str:
     """The version of OpenVINO; ImportError where it is absent."""
     import openvino
 
     return str(openvino.__version__)
 
 
-def prepare(path: Path, settings: Settings) -> Prepared:
+def prepare_openvino(path: Path, settings: Settings) -> Prepared:
     """Compile an ONNX file once; the result runs it on given inputs, and ExportError says why where it can't."""
     compiled = _compile(path, settings)
     request = compiled.create_infer_request()

@@ -12,18 +12,18 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
-from fxprune.export.exported_program import quiet, reason
+from fxprune.export.exported_program import innermost_reason, quiet
 from fxprune.frontend.pt2_archive import missing
 from fxprune.ir.example_inputs import Feeds
 from fxprune.runtimes.onnxruntime import Outputs, Prepared, Settings
 
 
-def version() -> str:
+def pytorch_version() -> str:
     """The version of PyTorch."""
     return str(torch.__version__)
 
 
-def prepare(path: Path, settings: Settings) -> Prepared:
+def prepare_pytorch(path: Path, settings: Settings) -> Prepared:
     """Load a .pt2 file once; the result runs it on inputs by name, and ExportError says why where it can't."""
     exported = _load(path)
     module, spec, inputs = exported.module(), exported.call_spec.in_spec, _inputs(exported)
@@ -35,7 +35,7 @@ def prepare(path: Path, settings: Settings) -> Prepared:
             with _threads(settings.threads), torch.no_grad():
                 results = module(*args, **kwargs)
         except Exception as error:
-            raise ExportError(f"torch can't run {path}: {reason(error)}") from error
+            raise ExportError(f"torch can't run {path}: {innermost_reason(error)}") from error
         return [leaf.numpy() for leaf in pytree.tree_leaves(results) if isinstance(leaf, torch.Tensor)]
 
     return call
@@ -46,7 +46,7 @@ def _load(path: Path) -> ExportedProgram:
         with quiet():
             return torch.export.load(path)
     except Exception as error:
-        raise ExportError(f"torch can't load {path}: {missing(path) or reason(error)}") from error
+        raise ExportError(f"torch can't load {path}: {missing(path) or innermost_reason(error)}") from error
 
 
 def _inputs(exported: ExportedProgram) -> list[Any]:

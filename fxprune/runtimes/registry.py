@@ -61,8 +61,8 @@ RUNTIMES: dict[str, Runtime] = {
         "ONNX Runtime on the CPU, or on a provider that is named after a colon, as onnxruntime:CUDAExecutionProvider",
         ".onnx",
         "pip install onnxruntime",
-        runtime.version,
-        runtime.prepare,
+        runtime.onnxruntime_version,
+        runtime.prepare_onnxruntime,
         runtime.LEVELS,
         runtime.providers,
     ),
@@ -71,16 +71,16 @@ RUNTIMES: dict[str, Runtime] = {
         "OpenVINO on the CPU, in float32",
         ".onnx",
         "pip install openvino",
-        openvino_runtime.version,
-        openvino_runtime.prepare,
+        openvino_runtime.openvino_version,
+        openvino_runtime.prepare_openvino,
     ),
     "torch": Runtime(
         "PyTorch",
         "PyTorch on the CPU, without a compiler",
         ".pt2",
         "pip install torch",
-        torch_runtime.version,
-        torch_runtime.prepare,
+        torch_runtime.pytorch_version,
+        torch_runtime.prepare_pytorch,
     ),
 }
 
@@ -152,7 +152,7 @@ def fastest(
     return choices[best], timed
 
 
-def describe(settings: Settings) -> str:
+def describe_settings(settings: Settings) -> str:
     """The settings in words, for the title of a table."""
     name, _, provider = settings.runtime.partition(":")
     row = RUNTIMES[name]
@@ -160,7 +160,7 @@ def describe(settings: Settings) -> str:
     return f"{row.title} on {provider or 'the CPU'}, {_threads(settings)}{level}"
 
 
-def identity(settings: Settings) -> str:
+def settings_identity(settings: Settings) -> str:
     """What a timing under these settings is valid for, in a line: the runtime, its version, the settings, and the machine."""
     version = runtime_of(settings).version()
     machine = f"{processor()}, {os.cpu_count()} cores"

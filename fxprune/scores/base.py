@@ -12,15 +12,15 @@ from torch import Tensor
 
 from fxprune.analysis.axes import Analysis
 from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.analysis.uniform import together
+from fxprune.analysis.uniform import tied_by_table
 from fxprune.analysis.units import Units
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.objective import Objective
-from fxprune.calibration.run import Meter, chunks, stream
-from fxprune.calibration.second_moments import MomentMeter, Moments, moment_bytes
+from fxprune.calibration.run import Observer, pack_by_bytes, stream
+from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
 from fxprune.errors import UsageError
 from fxprune.ir.program import attribute
-from fxprune.scores.gradients import GateMeter, NormMeter
+from fxprune.scores.gradients import GateObserver, NormObserver
 from fxprune.scores.obs import Reader, eliminate, reader
 
 
@@ -49,7 +49,7 @@ class Evidence:
     objective: Objective = field(default_factory=Objective)
     memory: int = 0
 
-    def see(self, meters: Sequence[Meter]) -> None:
+    def see(self, meters: Sequence[Observer]) -> None:
         """One pass over the data; UsageError where there are none."""
         if self.data is None:
             raise UsageError(
@@ -79,10 +79,10 @@ def additive(units: Units, worth: Tensor) -> Worth:
     return Worth(order, torch.cat([torch.zeros(units.groups, 1, dtype=torch.float64), errors], 1))
 
 
-def joined(analysis: Analysis, rated: Mapping[Units, Worth]) -> dict[Units, Worth]:
+def share_order(analysis: Analysis, rated: Mapping[Units, Worth]) -> dict[Units, Worth]:
     """As rated, but what chooses from a table that layers share loses units in one order, by what they are worth to all of them."""
     by_name, found = {units.axis.name: units for units in rated}, dict(rated)
-    for axes in together(analysis, [units.axis for units in rated]):
+    for axes in tied_by_table(analysis, [units.axis for units in rated]):
         mean = _mean([rated[by_name[axis.name]] for axis in axes])
         found |= {by_name[axis.name]: mean for axis in axes}
     return found
@@ -134,21 +134,21 @@ def _drawn(seed: int, units: Units) -> Tensor:
 
 def taylor(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
     """The magnitude of the loss's first-order change without the unit."""
-    meter = GateMeter(evidence.analysis, asked)
+    meter = GateObserver(evidence.analysis, asked)
     evidence.see([meter])
     return {units: additive(units, meter.first[units]) for units in asked}
 
 
 def fisher(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
     """The square of that change: the diagonal of the Fisher information of gates on the units."""
-    meter = GateMeter(evidence.analysis, asked)
+    meter = GateObserver(evidence.analysis, asked)
     evidence.see([meter])
     return {units: additive(units, meter.second[units]) for units in asked}
 
 
 def activation(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
     """The norm of a unit's activations times the norm of the weights that read it."""
-    meter = NormMeter(evidence.analysis.flow, asked)
+    meter = NormObserver(evidence.analysis.flow, asked)
     evidence.see([meter])
     return {units: additive(units, meter.worth(units)) for units in asked}
 
@@ -163,11 +163,13 @@ def surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
     read = {units: _readers(evidence, known, units) for units in asked}
     limit = evidence.memory or max(evidence.analysis.program.parameter_bytes() // 2, 1 << 25)
     found: dict[Units, Worth] = {}
-    gates = GateMeter(evidence.analysis, [units for units in asked if not read[units]])
-    waiting: list[Meter] = [gates] if gates.parameters else []
-    grouped = chunks([u for u in asked if read[u]], lambda u: sum(moment_bytes(m) for m, _ in read[u]), limit)
+    gates = GateObserver(evidence.analysis, [units for units in asked if not read[units]])
+    waiting: list[Observer] = [gates] if gates.parameters else []
+    grouped = pack_by_bytes(
+        [u for u in asked if read[u]], lambda u: sum(moment_bytes(m) for m, _ in read[u]), limit
+    )
     for group in grouped or [[]]:
-        meter = MomentMeter(list({m.node.name: m for u in group for m, _ in read[u]}.values()))
+        meter = MomentObserver(list({m.node.name: m for u in group for m, _ in read[u]}.values()))
         if waiting or group:
             evidence.see([meter, *waiting])
         waiting = []

@@ -14,7 +14,7 @@ from fxprune.ir.program import attribute
 from fxprune.rules.op import Contraction, Flow
 
 
-class GateMeter:
+class GateObserver:
     """What the loss feels when a gate on a unit closes, to first order: the sum over the weights that read it of weight · gradient.
 
     `first` adds up its magnitude (Taylor, arXiv 1611.06440: the absolute value comes after the sum), `second` its square (diagonal Fisher
@@ -61,7 +61,7 @@ def _readers(units: Units) -> tuple[Member, ...]:
     return tuple(found.values())
 
 
-class NormMeter:
+class NormObserver:
     """The size of what is summed over an axis: for every contraction the product of its operands' norms, unit by unit (Wanda-like)."""
 
     def __init__(self, flow: Flow, asked: Sequence[Units]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fxprune.analysis.linear_ops import Matrix
 from fxprune.calibration.second_moments import Moments
 
-DAMPING = 1e-2
+_DAMPING = 1e-2
 """What is added to the diagonal of the input moments, as a share of its mean."""
 
 STEPS = 48
@@ -59,7 +59,7 @@ def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) ->
     """A reader from its parameter and what the data said; a bias takes up the mean of what is removed, so it does not count."""
     spread = moments.spread(centred=bool(matrix.bias))
     rounding = 1e-10 * moments.spread(centred=False).diagonal().mean().clamp_min(1e-20)
-    damped = spread + DAMPING * spread.diagonal().mean().maximum(rounding) * torch.eye(len(spread))
+    damped = spread + _DAMPING * spread.diagonal().mean().maximum(rounding) * torch.eye(len(spread))
     wide = matrix.read(weight).to(torch.float64)
     values, vectors = torch.linalg.eigh(moments.slopes.to(wide).expand(len(wide), len(wide)))
     root = vectors * values.clamp_min(0).sqrt()

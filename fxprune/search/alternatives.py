@@ -11,7 +11,7 @@ from fxprune.analysis.sites import Part, carriers, part, values_at
 from fxprune.cost.budgets import Meter
 from fxprune.errors import RefusedError
 from fxprune.gates.gate import Gated
-from fxprune.gates.lower import LOWERINGS, Silenced, parted, ragged, selection, silenced
+from fxprune.gates.lower import LOWERINGS, Silenced, copy_uneven, ragged, select_open, silenced
 from fxprune.ir.example_inputs import Point
 from fxprune.rewrite.shrink import shrink
 
@@ -44,11 +44,11 @@ def _parts(ready: Silenced, outer: str, point: Point | None) -> dict[str, Part]:
 
 
 def _part(ready: Silenced, outer: str, how: str, point: Point | None) -> Part:
-    program, units = parted(ready.program, ready.units, outer, how)
+    program, units = copy_uneven(ready.program, ready.units, outer, how)
     before = {node.name for node in ready.program.graph.graph.nodes}
     made = frozenset(n.name for n in program.graph.graph.nodes if n.op == "call_function") - before
     analysis = analyze(program)
     own = made or frozenset(carriers(analysis).get(analysis.axis(outer).leaf, ()))
     touched = [unit for unit in units if outer in (unit.axis, unit.within) or unit not in ready.units]
-    slim = shrink(program, selection(analysis, touched))
+    slim = shrink(program, select_open(analysis, touched))
     return part(slim, own, values_at(slim, point))

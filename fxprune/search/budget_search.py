@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fxprune.cost.budgets import BUDGETS, Clock, Meter, counted, written
+from fxprune.cost.budgets import BUDGETS, Clock, Meter, counting_meter, write_program
 from fxprune.errors import RefusedError
 from fxprune.ir.example_inputs import Point, feeds
 from fxprune.ir.program import Program
@@ -46,7 +46,7 @@ class Aim:
 
     def meter(self) -> Meter:
         """How parts are costed."""
-        return self.clock if self.measured else counted(self.budget)
+        return self.clock if self.measured else counting_meter(self.budget)
 
 
 class Scale:
@@ -56,14 +56,14 @@ class Scale:
         self.aim, self.folder, self.program = aim, folder, program
         count = BUDGETS[aim.budget].count
         self.count = None if count is None else lambda one: float(count(one, aim.point))
-        self.before = None if count else written(program, folder / "original", aim.clock.settings)
+        self.before = None if count else write_program(program, folder / "original", aim.clock.settings)
         self.total = self.count(program) if self.count else self._timed({"original": self.before})["original"]
 
     def share(self, slim: Program) -> float:
         """What is left of the original's figure."""
         if self.count:
             return self.count(slim) / self.total
-        after = written(slim, self.folder / "plan", self.aim.clock.settings)
+        after = write_program(slim, self.folder / "plan", self.aim.clock.settings)
         times = self._timed({"original": self.before, "plan": after})
         after.unlink()
         return times["plan"] / times["original"]

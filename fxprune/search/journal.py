@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fxprune.errors import UsageError
 
-FORMAT = "fxprune.journal/1"
+_FORMAT = "fxprune.journal/1"
 
 
 class Journal:
@@ -22,7 +22,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str] | None, evaluator: str, program: str) -> None:
         self.path = Path(path) if path else None
-        self.identity = {"format": FORMAT, "evaluator": evaluator, "program": program}
+        self.identity = {"format": _FORMAT, "evaluator": evaluator, "program": program}
         self.scores: dict[frozenset[str], float] = {}
         text = self.path.read_text(encoding="utf-8") if self.path and self.path.exists() else ""
         self.torn = bool(text) and not text.endswith("\n")
@@ -34,7 +34,7 @@ class Journal:
             entry = json.loads(line)
         except json.JSONDecodeError:
             return  # the last line of a process that was killed while it wrote
-        if not isinstance(entry, dict) or entry.get("format") != FORMAT:
+        if not isinstance(entry, dict) or entry.get("format") != _FORMAT:
             raise UsageError(f"{self.path}, line {number}: no journal of a search; give another path")
         if {key: entry[key] for key in self.identity} == self.identity:
             self.scores[frozenset(entry["removed"])] = float(entry["score"])
@@ -58,12 +58,12 @@ def raw(value: Tensor) -> memoryview:
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def identity(evaluate: Callable[..., Any]) -> str:
-    """What tells one evaluator from another: its own `identity`, else where it is defined and with what it is configured."""
+def evaluator_identity(evaluate: Callable[..., Any]) -> str:
+    """What tells one evaluator from another: its own `evaluator_identity`, else where it is defined and with what it is configured."""
     own = getattr(evaluate, "identity", None)
     if own is not None:
         return str(own)
     if isinstance(evaluate, functools.partial):
-        return f"{identity(evaluate.func)}{evaluate.args}{evaluate.keywords}"
+        return f"{evaluator_identity(evaluate.func)}{evaluate.args}{evaluate.keywords}"
     name = getattr(evaluate, "__qualname__", None)
     return f"{evaluate.__module__}.{name}" if name else repr(evaluate)

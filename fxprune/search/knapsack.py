@@ -17,7 +17,7 @@ Numbers: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 GRID = 4000
 """Steps that a budget is divided into."""
 
-POINTS = 48
+_POINTS = 48
 """Budgets between nothing and everything that a frontier shows."""
 
 
@@ -41,7 +41,7 @@ def frontier(options: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[flo
     if step <= 0:
         return []
     best, taken = _solved(options, step)
-    ends = {int(best[: GRID * i // POINTS + 1].argmin()) for i in range(1, POINTS + 1)}
+    ends = {int(best[: GRID * i // _POINTS + 1].argmin()) for i in range(1, _POINTS + 1)}
     found: list[tuple[float, float]] = []
     for end in sorted(end for end in ends if np.isfinite(best[end])):
         chosen = [each[i] for each, i in zip(options, _traced(options, taken, end, step), strict=True)]

@@ -29,8 +29,8 @@ from fxprune.export.onnx import save
 from fxprune.frontend.capture import capture
 from fxprune.ir.program import Program, containers
 from fxprune.ir.signature import needed
-from fxprune.rewrite.bypass import bypass, bypassed
-from fxprune.search.journal import Journal, identity, raw
+from fxprune.rewrite.bypass import bypass, bypass_regions
+from fxprune.search.journal import Journal, evaluator_identity, raw
 
 Evaluate: TypeAlias = Callable[[Program], float]
 """How good a program is; higher is better. Candidates share their weights with the program that is searched: who trains, trains a copy."""
@@ -125,7 +125,7 @@ class Evaluated:
     ) -> None:
         self.program, self.evaluate, self.executor = program, evaluate, executor
         self.analysis = analyze(program)
-        self.journal = Journal(journal, identity(evaluate), fingerprint(self.analysis))
+        self.journal = Journal(journal, evaluator_identity(evaluate), fingerprint(self.analysis))
         self.observe: Callable[[float], None] = lambda seconds: None
 
     def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
@@ -147,7 +147,7 @@ class Evaluated:
     def _here(self, sets: Sequence[frozenset[str]]) -> Any:
         for gone in sets:
             start = time.perf_counter()
-            score = float(self.evaluate(bypassed(self.analysis, sorted(gone))))
+            score = float(self.evaluate(bypass_regions(self.analysis, sorted(gone))))
             yield gone, score, time.perf_counter() - start
 
     def _elsewhere(self, sets: Sequence[frozenset[str]]) -> Any:
@@ -182,7 +182,7 @@ def evaluated(
         importlib.import_module(module)
     analysis = _loaded(path)
     start = time.perf_counter()
-    return float(evaluate(bypassed(analysis, removed))), time.perf_counter() - start
+    return float(evaluate(bypass_regions(analysis, removed))), time.perf_counter() - start
 
 
 @lru_cache(maxsize=1)
@@ -280,7 +280,7 @@ def _values(program: Program, kwargs: dict[str, Any], names: set[str]) -> dict[s
     return found
 
 
-def run(
+def search_layers(
     name: str,
     rater: Evaluated | Influence | Last,
     candidates: Sequence[str],

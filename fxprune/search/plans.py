@@ -14,7 +14,7 @@ from fxprune.ir.selection import Selection
 from fxprune.scores.base import Worth
 from fxprune.search import knapsack
 
-LEVELS = 32
+_LEVELS = 32
 """About how many sizes of a large axis are weighed against each other."""
 
 
@@ -42,7 +42,7 @@ class Joint:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class SiteChoice:
     """A site with all that a plan needs of it.
 
     `gone` is the error without its branch, None where the branch can't go; `scale` is what the errors of the worth are multiplied by.
@@ -74,7 +74,7 @@ class Choice:
         return Option(counts, self.cost.at(counts[0], counts[1:]), error * self.scale)
 
     @property
-    def choices(self) -> tuple[Choice, ...]:
+    def choices(self) -> tuple[SiteChoice, ...]:
         """Itself, as of several that are tied."""
         return (self,)
 
@@ -92,7 +92,7 @@ class Choice:
 class Tied:
     """Choices that keep equally many units of their main axes, all of the inner ones, and their branches: one item for the knapsack."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[SiteChoice, ...]
 
     def options(self) -> list[Joint]:
         """What all of them could keep, without what costs no less than something that errs less."""
@@ -124,7 +124,7 @@ class Tied:
 
 
 def _levels(axis: Axis, multiple_of: int) -> list[int]:
-    step = max(multiple_of, axis.size // LEVELS // multiple_of * multiple_of)
+    step = max(multiple_of, axis.size // _LEVELS // multiple_of * multiple_of)
     least = -(-axis.least // step) * step
     return sorted({axis.size, *range(max(step, least), axis.size, step)})
 
@@ -137,35 +137,37 @@ def _nearest(levels: Sequence[int], share: float) -> int:
     return min(levels, key=lambda level: abs(level - share * levels[-1]))
 
 
-Kept = TypeVar("Kept", Option, Joint)
+_Kept = TypeVar("_Kept", Option, Joint)
 
 
-def _undominated(found: Sequence[Kept]) -> list[Kept]:
-    kept: list[Kept] = []
+def _undominated(found: Sequence[_Kept]) -> list[_Kept]:
+    kept: list[_Kept] = []
     for option in sorted(found, key=lambda o: (o.cost, o.error)):
         if not kept or option.error < kept[-1].error:
             kept.append(option)
     return kept
 
 
-def cheapest_error(choices: Sequence[Choice | Tied], budget: float) -> list[Option] | None:
+def cheapest_error(choices: Sequence[SiteChoice | Tied], budget: float) -> list[Option] | None:
     """The options of least error whose costs keep to the budget, one for each site; None where none do."""
     options: list[Sequence[Option | Joint]] = [choice.options() for choice in choices]
     places = knapsack.choose([[(o.cost, o.error) for o in each] for each in options], budget)
-    return None if places is None else flat([each[i] for each, i in zip(options, places, strict=True)])
+    return (
+        None if places is None else flat_options([each[i] for each, i in zip(options, places, strict=True)])
+    )
 
 
-def frontier(choices: Sequence[Choice | Tied]) -> list[tuple[float, float]]:
+def plan_frontier(choices: Sequence[SiteChoice | Tied]) -> list[tuple[float, float]]:
     """The (cost, error) of the best plans for budgets of all sizes."""
     return knapsack.frontier([[(o.cost, o.error) for o in choice.options()] for choice in choices])
 
 
-def flat(plan: Sequence[Option | Joint]) -> list[Option]:
+def flat_options(plan: Sequence[Option | Joint]) -> list[Option]:
     """One option for each site."""
     return [part for each in plan for part in each.parts]
 
 
-def same_share(choices: Sequence[Choice | Tied], budget: float) -> list[Option] | None:
+def same_share(choices: Sequence[SiteChoice | Tied], budget: float) -> list[Option] | None:
     """The same share of every main axis, as much as the budget allows: for scores whose errors can't be compared between axes."""
     found: list[Option] | None = None
     low, high = 0.0, 1.0
@@ -177,12 +179,12 @@ def same_share(choices: Sequence[Choice | Tied], budget: float) -> list[Option] 
     return found
 
 
-def at_share(choices: Sequence[Choice | Tied], share: float) -> list[Option]:
+def at_share(choices: Sequence[SiteChoice | Tied], share: float) -> list[Option]:
     """The options that keep about this share of every main axis, one for each site."""
-    return flat([choice.near(share) for choice in choices])
+    return flat_options([choice.near(share) for choice in choices])
 
 
-def selection(choices: Sequence[Choice], options: Sequence[Option]) -> Selection:
+def selection_of(choices: Sequence[SiteChoice], options: Sequence[Option]) -> Selection:
     """What the options keep, in indices of the original."""
     axes: dict[str, list[int] | list[list[int]]] = {}
     sizes: dict[str, int] = {}

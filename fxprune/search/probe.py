@@ -16,15 +16,15 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis.axes import Analysis
-from fxprune.calibration.data import Calibration, flat, state
+from fxprune.calibration.data import Calibration, flatten_batch, state
 from fxprune.calibration.objective import Objective
 from fxprune.calibration.repair import repair
 from fxprune.ir.program import Program
 from fxprune.ir.signature import needed
-from fxprune.rewrite.bypass import apply, bypassed
-from fxprune.search.plans import Choice, selection
+from fxprune.rewrite.bypass import apply, bypass_regions
+from fxprune.search.plans import SiteChoice, selection_of
 
-ROWS = 48
+_ROWS = 48
 """Rows on which outputs are compared."""
 
 NUMBERS = 1 << 25
@@ -51,21 +51,21 @@ class Probe:
         first = self.data.batches[0]
         numbers = sum(map(math.prod, _sizes(_run(self.analysis.program, first))))
         a_row = numbers / Calibration((first,)).rows
-        self.few = _few(self.data, min(ROWS, NUMBERS / max(1.0, a_row)))
+        self.few = _few(self.data, min(_ROWS, NUMBERS / max(1.0, a_row)))
         self.outputs = [_run(self.analysis.program, batch) for batch in self.few.batches]
 
-    def calibrated(self, choices: Sequence[Choice], branches: bool) -> list[Choice]:
+    def calibrated(self, choices: Sequence[SiteChoice], branches: bool) -> list[SiteChoice]:
         """The choices with their errors scaled, and, if asked, with the error without their branch."""
-        found: list[Choice] = []
+        found: list[SiteChoice] = []
         for i, choice in enumerate(choices):
             self.observe(f"probing {choice.site.main.name} ({i + 1} of {len(choices)})")
             gone = self._without(choice.site.branch) if branches and choice.site.branch else None
             found.append(replace(choice, gone=gone, scale=self._scale(choice)))
         return found
 
-    def _scale(self, choice: Choice) -> float:
+    def _scale(self, choice: SiteChoice) -> float:
         option = choice.near(SHARE)
-        chosen = selection([choice], [option])
+        chosen = selection_of([choice], [option])
         if not len(chosen) or not option.error > 0:
             return 1.0
         slim = apply(self.analysis.program, chosen)
@@ -76,7 +76,7 @@ class Probe:
         return min(max(found / option.error, 1 / TRUST), TRUST)
 
     def _without(self, branch: str) -> float:
-        return self.gap(bypassed(self.analysis, [branch]))
+        return self.gap(bypass_regions(self.analysis, [branch]))
 
     def gap(self, candidate: Program) -> float:
         """How far a candidate's outputs are from the original's, by the objective."""
@@ -111,5 +111,5 @@ class _Run(fx.Interpreter):
 
 def _run(program: Program, batch: dict[str, Tensor]) -> Any:
     with torch.no_grad():
-        results = _Run(program).run(*flat(program, batch), enable_io_processing=False)
+        results = _Run(program).run(*flatten_batch(program, batch), enable_io_processing=False)
     return tuple(needed(program, pytree.tree_leaves(results))) if program.spare else results

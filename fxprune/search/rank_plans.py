@@ -23,9 +23,9 @@ from fxprune.rewrite.merge_factors import FASTER, pairs
 from fxprune.rules.registry import packet_of
 from fxprune.search import knapsack
 from fxprune.search.budget_search import Draft
-from fxprune.search.svd import Group, Spectrum
+from fxprune.search.svd import MatrixGroup, Spectrum
 
-KNOTS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
+_KNOTS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
 """Ranks that are costed, as shares of the one at which factors save no parameters."""
 
 
@@ -44,10 +44,10 @@ class Way:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class RankChoice:
     """Matrices that are decided about together: the whole ones come first among the ways, factors that are no faster are `slow`."""
 
-    group: Group
+    group: MatrixGroup
     joint: Spectrum
     ways: tuple[Way, ...]
     slow: tuple[Way, ...] = ()
@@ -58,7 +58,7 @@ class Choice:
         return self.ways[0]
 
 
-def groups(analysis: Analysis, apart: bool = False) -> list[Group]:
+def groups(analysis: Analysis, apart: bool = False) -> list[MatrixGroup]:
     """The matrices that factors can stand for, those that read one value together unless `apart`; not what is a factor already."""
     program = analysis.program
     factors = {name for pair in pairs(program) for name in pair.weights}
@@ -76,7 +76,7 @@ def groups(analysis: Analysis, apart: bool = False) -> list[Group]:
     return [tuple(group) for group in found.values()]
 
 
-def with_members(found: Sequence[Group]) -> list[Group]:
+def with_members(found: Sequence[MatrixGroup]) -> list[MatrixGroup]:
     """The groups, and each matrix of a larger one alone: factors may share a product, or not."""
     return list(
         dict.fromkeys([*found, *((matrix,) for group in found if len(group) > 1 for matrix in group)])
@@ -86,7 +86,7 @@ def with_members(found: Sequence[Group]) -> list[Group]:
 def levels(even: float) -> list[int]:
     """Ranks worth a look below the one at which nothing is saved: widths that runtimes like."""
     step = next(step for least, step in GRAINS if even >= least)
-    rounded = {max(step, int(share * even) // step * step) for share in KNOTS}
+    rounded = {max(step, int(share * even) // step * step) for share in _KNOTS}
     return sorted(rank for rank in rounded if rank < even)
 
 
@@ -103,13 +103,15 @@ class Table:
     point: Point | None
     wanted: Levels = field(default=lambda spectrum: levels(spectrum.even))
 
-    def choices(self, found: Sequence[Group], spectra: Sequence[Spectrum]) -> list[Choice]:
+    def choices(self, found: Sequence[MatrixGroup], spectra: Sequence[Spectrum]) -> list[RankChoice]:
         """A choice for each group; `spectra` are of the groups and their members."""
         values = values_at(self.program, self.point)
         by_group = {spectrum.matrices: spectrum for spectrum in spectra}
         return [self._choice(group, by_group, values) for group in found]
 
-    def _choice(self, group: Group, spectra: Mapping[Group, Spectrum], values: Values) -> Choice:
+    def _choice(
+        self, group: MatrixGroup, spectra: Mapping[MatrixGroup, Spectrum], values: Values
+    ) -> RankChoice:
         joint = spectra[group]
         forms: list[tuple[tuple[Spectrum, int], ...]] = [((joint, rank),) for rank in self.wanted(joint)]
         if len(group) > 1:
@@ -124,7 +126,9 @@ class Table:
         costs = self.meter(asked)
         ways = [Way(form, costs[i], sum(float(s.errors[r]) for s, r in form)) for i, form in enumerate(forms)]
         fast = [way for way in ways if way.cost <= FASTER * costs[-1]]
-        return Choice(group, joint, (Way((), costs[-1], 0.0), *fast), tuple(w for w in ways if w not in fast))
+        return RankChoice(
+            group, joint, (Way((), costs[-1], 0.0), *fast), tuple(w for w in ways if w not in fast)
+        )
 
     def _common(self, alone: Sequence[Spectrum]) -> list[int]:
         """Ranks that make sense for each of some matrices."""
@@ -139,7 +143,7 @@ def _thin(program: Program, form: Sequence[tuple[Spectrum, int]]) -> Program:
     return factorize(program, dict.fromkeys(factors, 1), factors=factors).program
 
 
-def written(program: Program, ways: Sequence[Way]) -> Factorized:
+def apply_ranks(program: Program, ways: Sequence[Way]) -> Factorized:
     """The program with its matrices written in these ways, biases that make up for what is lost included."""
     tensors = program.tensors()
     ranks: dict[str, int] = {}
@@ -160,7 +164,7 @@ class Thin:
     """What `fxprune.search.budget_search` plans with: for each choice a way, so that the errors' sum is least."""
 
     program: Program
-    choices: Sequence[Choice]
+    choices: Sequence[RankChoice]
     more: str = ""
 
     @property
@@ -172,7 +176,7 @@ class Thin:
         """A plan of these ways."""
         cost, error = sum(way.cost for way in ways), sum(way.error for way in ways)
         key = str([[(s.matrices[0].weight, rank) for s, rank in way.parts] for way in ways])
-        return Draft(cost, error, key, lambda: written(self.program, ways).program, tuple(ways))
+        return Draft(cost, error, key, lambda: apply_ranks(self.program, ways).program, tuple(ways))
 
     def within(self, cost: float) -> Draft | None:
         """The ways of least error within a cost."""
@@ -199,7 +203,7 @@ class Thin:
         return self.draft([min(choice.ways, key=lambda way: way.cost) for choice in self.choices])
 
 
-def smallest(choice: Choice, ranks: Mapping[Group, int]) -> Way:
+def smallest(choice: RankChoice, ranks: Mapping[MatrixGroup, int]) -> Way:
     """The cheapest way in which each matrix has at least its rank; the dense one where there is no such way."""
     good = [
         way

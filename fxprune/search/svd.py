@@ -17,12 +17,12 @@ from torch import Tensor
 from fxprune.analysis.linear_ops import Matrix
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.objective import Objective
-from fxprune.calibration.run import chunks, stream
-from fxprune.calibration.second_moments import MomentMeter, Moments, moment_bytes
+from fxprune.calibration.run import pack_by_bytes, stream
+from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
 from fxprune.ir.program import Program
 from fxprune.rewrite.factorize import Factors
 
-DAMPING = 1e-3
+_DAMPING = 1e-3
 """What is added to the eigenvalues of the inputs' moment, as a share of their mean: directions that the data hardly show count a little."""
 
 
@@ -87,16 +87,16 @@ class Spectrum:
         return tuple(stacked.split(sizes))
 
 
-Group = tuple[Matrix, ...]
+MatrixGroup = tuple[Matrix, ...]
 """Matrices that read one value."""
 
 
-def plain(program: Program, groups: Sequence[Group]) -> list[Spectrum]:
+def plain(program: Program, groups: Sequence[MatrixGroup]) -> list[Spectrum]:
     """Spectra of the weights alone."""
     return [_plain(group, _stacked(program, group)) for group in groups]
 
 
-def _plain(group: Group, weight: Tensor) -> Spectrum:
+def _plain(group: MatrixGroup, weight: Tensor) -> Spectrum:
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
     energy = s.square()
     return Spectrum(group, u * s.sqrt(), s.sqrt()[:, None] * v, energy, _tails(energy) / energy.sum())
@@ -104,7 +104,7 @@ def _plain(group: Group, weight: Tensor) -> Spectrum:
 
 def informed(
     program: Program,
-    groups: Sequence[Group],
+    groups: Sequence[MatrixGroup],
     data: Calibration,
     objective: Objective,
     whiten: bool = True,
@@ -118,16 +118,16 @@ def informed(
     limit = memory or max(program.parameter_bytes() // 2, 1 << 25)
     found: dict[int, Spectrum] = {}
     places = sorted(range(len(groups)), key=lambda i: own.index(groups[i][0]))
-    for chunk in chunks(places, lambda i: sum(map(moment_bytes, groups[i])), limit):
+    for chunk in pack_by_bytes(places, lambda i: sum(map(moment_bytes, groups[i])), limit):
         wanted = list({m.node.name: m for i in chunk for m in groups[i]}.values())
-        meter = MomentMeter(wanted)
+        meter = MomentObserver(wanted)
         stream(program, data, [meter], objective)
         for i in chunk:
             found[i] = _informed(program, groups[i], meter.moments, whiten)
     return [found[i] for i in range(len(groups))]
 
 
-def _informed(program: Program, group: Group, moments: dict[str, Moments], whiten: bool) -> Spectrum:
+def _informed(program: Program, group: MatrixGroup, moments: dict[str, Moments], whiten: bool) -> Spectrum:
     weight, first = _stacked(program, group), moments[group[0].node.name]
     centred = all(matrix.bias for matrix in group)
     spread = first.spread(centred)
@@ -144,7 +144,7 @@ def _informed(program: Program, group: Group, moments: dict[str, Moments], white
     return Spectrum(group, left, right, s.square(), _lost(left, right, slopes, spread), mean)
 
 
-def _stacked(program: Program, group: Group) -> Tensor:
+def _stacked(program: Program, group: MatrixGroup) -> Tensor:
     tensors = program.tensors()
     return torch.cat([matrix.read(tensors[matrix.weight].detach()).double() for matrix in group])
 
@@ -159,7 +159,7 @@ def _roots(spread: Tensor) -> tuple[Tensor, Tensor]:
     """S with S Sᵀ = C, and its inverse, of the damped moment."""
     values, vectors = torch.linalg.eigh(spread)
     mean = values.clamp_min(0).mean().clamp_min(1e-30)
-    root = (values.clamp_min(0) + DAMPING * mean).sqrt()
+    root = (values.clamp_min(0) + _DAMPING * mean).sqrt()
     return vectors * root, (vectors / root).t()
 
 

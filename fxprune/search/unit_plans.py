@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fxprune.analysis.axes import Analysis, analyze
-from fxprune.analysis.sites import Site, sites
+from fxprune.analysis.sites import Site, find_sites
 from fxprune.analysis.uniform import alike
 from fxprune.analysis.units import Units
 from fxprune.calibration.data import Calibration
@@ -17,18 +17,18 @@ from fxprune.errors import RefusedError
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.bypass import apply
-from fxprune.scores.base import SCORES, Evidence, Worth, joined
+from fxprune.scores.base import SCORES, Evidence, Worth, share_order
 from fxprune.search.budget_search import Aim, Draft, Sought, seek
 from fxprune.search.plans import (
-    Choice,
     Option,
+    SiteChoice,
     Tied,
     at_share,
     cheapest_error,
-    flat,
-    frontier,
+    flat_options,
+    plan_frontier,
     same_share,
-    selection,
+    selection_of,
 )
 from fxprune.search.probe import Probe
 
@@ -49,7 +49,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """How to decide: the score's name, the calibration data, what gradients are of, and what may be decided."""
 
     score: str
@@ -62,7 +62,7 @@ class Request:
     observe: Callable[[str], None] = lambda text: None
 
 
-def plan(program: Program, aim: Aim, request: Request) -> Planned:
+def plan(program: Program, aim: Aim, request: PlanRequest) -> Planned:
     """What each axis keeps so that the budget is met at the least error.
 
     RefusedError where nothing can be decided, or where even the smallest plan exceeds the budget.
@@ -72,7 +72,7 @@ def plan(program: Program, aim: Aim, request: Request) -> Planned:
             f"input {min(program.free_inputs)} may shrink, and data for it would not fit a candidate: plan with inputs that stay whole"
         )
     analysis = analyze(program)
-    found = sites(analysis, request.hidden)
+    found = find_sites(analysis, request.hidden)
     if request.uniform:
         found = _without_inside(found)
     if not found:
@@ -84,35 +84,35 @@ def plan(program: Program, aim: Aim, request: Request) -> Planned:
     choices = [choice for item in items for choice in item.choices]
     found_plan = seek(program, aim, _Slimming(program, items, request), request.observe)
     rows = tuple(_row(choice, option) for choice, option in zip(choices, found_plan.draft.plan, strict=True))
-    return Planned(selection(choices, found_plan.draft.plan), found_plan, rows, _error_is(request))
+    return Planned(selection_of(choices, found_plan.draft.plan), found_plan, rows, _error_is(request))
 
 
-def _error_is(request: Request) -> str:
+def _error_is(request: PlanRequest) -> str:
     """What the errors of a plan are: probes make them changes of the outputs where scores allow it."""
     if request.data is None or not SCORES[request.score].comparable:
         return f"sum of the score {request.score}"
     return request.objective.says
 
 
-def _worths(analysis: Analysis, found: Sequence[Site], request: Request) -> dict[str, Worth]:
+def _worths(analysis: Analysis, found: Sequence[Site], request: PlanRequest) -> dict[str, Worth]:
     asked = [Units(site.main) for site in found]
     asked += [Units(axis, site.main) for site in found for axis in site.inner]
     evidence = Evidence(analysis, request.data, request.objective)
     rated = SCORES[request.score].rate(evidence, asked)
     return {
         units.axis.name: worth
-        for units, worth in (joined(analysis, rated) if request.uniform else rated).items()
+        for units, worth in (share_order(analysis, rated) if request.uniform else rated).items()
     }
 
 
 def _choices(
-    analysis: Analysis, found: Sequence[Site], worths: Mapping[str, Worth], aim: Aim, request: Request
-) -> list[Choice]:
+    analysis: Analysis, found: Sequence[Site], worths: Mapping[str, Worth], aim: Aim, request: PlanRequest
+) -> list[SiteChoice]:
     costs = Costs(analysis, aim.meter(), aim.point, odd=aim.measured)
-    choices: list[Choice] = []
+    choices: list[SiteChoice] = []
     for i, site in enumerate(found):
         request.observe(f"costs of {site.main.name} ({i + 1} of {len(found)})")
-        choices.append(Choice(site, costs.of(site), worths))
+        choices.append(SiteChoice(site, costs.of(site), worths))
     if request.data is None or not SCORES[request.score].comparable:
         return choices
     probe = Probe(analysis, request.data, request.objective, request.repair, request.observe)
@@ -124,7 +124,7 @@ def _without_inside(found: Sequence[Site]) -> tuple[Site, ...]:
     return tuple(replace(site, inner=(), branch="") for site in found if site.main.role not in ("qk", "v"))
 
 
-def _tied(analysis: Analysis, choices: Sequence[Choice]) -> list[Tied]:
+def _tied(analysis: Analysis, choices: Sequence[SiteChoice]) -> list[Tied]:
     by_name = {choice.site.main.name: choice for choice in choices}
     sets = alike(analysis, [choice.site.main for choice in choices])
     return [Tied(tuple(by_name[axis.name] for axis in axes)) for axes in sets]
@@ -133,7 +133,7 @@ def _tied(analysis: Analysis, choices: Sequence[Choice]) -> list[Tied]:
 class _Slimming:
     """What sites may keep, as drafts."""
 
-    def __init__(self, program: Program, items: Sequence[Choice | Tied], request: Request) -> None:
+    def __init__(self, program: Program, items: Sequence[SiteChoice | Tied], request: PlanRequest) -> None:
         self.program, self.items = program, items
         self.choices = [choice for item in items for choice in item.choices]
         self.decide = cheapest_error if SCORES[request.score].comparable else same_share
@@ -142,7 +142,7 @@ class _Slimming:
 
     def draft(self, options: Sequence[Option]) -> Draft:
         """What these options keep."""
-        chosen = selection(self.choices, options)
+        chosen = selection_of(self.choices, options)
         cost, error = (sum(getattr(option, name) for option in options) for name in ("cost", "error"))
         return Draft(cost, error, chosen.to_json(), lambda: apply(self.program, chosen), options)
 
@@ -156,13 +156,13 @@ class _Slimming:
     def least(self) -> Draft:
         if self.decide is same_share:
             return self.draft(at_share(self.items, 0))
-        return self.draft(flat([item.cheapest() for item in self.items]))
+        return self.draft(flat_options([item.cheapest() for item in self.items]))
 
     def frontier(self) -> list[tuple[float, float]]:
-        return [] if self.decide is same_share else frontier(self.items)
+        return [] if self.decide is same_share else plan_frontier(self.items)
 
 
-def _row(choice: Choice, option: Option) -> dict[str, Any]:
+def _row(choice: SiteChoice, option: Option) -> dict[str, Any]:
     """What one site keeps."""
     axes = {
         axis.name: [count, axis.size] for axis, count in zip(choice.site.axes, option.counts, strict=False)

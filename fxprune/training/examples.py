@@ -65,7 +65,7 @@ class Examples:
             found.update(raw(value))
         return found.hexdigest()[:12]
 
-    def batch(self, index: Sequence[int] | Tensor) -> Batch:
+    def batch(self, index: Sequence[int] | Tensor) -> TrainingBatch:
         """Some of the rows, no longer than the longest of them."""
         rows = self.rows(index)
         longest = math.inf if rows.lengths is None or self.fixed else int(rows.lengths.max())
@@ -74,7 +74,7 @@ class Examples:
         return inputs, labels, torch.as_tensor(index)
 
 
-Batch = tuple[dict[str, Tensor], Tensor, Tensor]
+TrainingBatch = tuple[dict[str, Tensor], Tensor, Tensor]
 """Inputs by name, labels, and the numbers of the rows."""
 
 

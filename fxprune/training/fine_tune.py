@@ -66,7 +66,7 @@ def cross_entropy(answers: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
-def told(
+def predict(
     program: Program,
     module: nn.Module,
     examples: Examples,
@@ -88,7 +88,7 @@ def predicted(
 ) -> Tensor:
     """What a module of this program answers, in the shape of the labels: the class with the highest output, IGNORED in padding."""
     found = torch.full_like(examples.labels, IGNORED, dtype=torch.long)
-    for index, said, _ in told(program, module, examples, (output,), batch_size):
+    for index, said, _ in predict(program, module, examples, (output,), batch_size):
         classes = said.argmax(dim=-1)
         found[(index, slice(classes.shape[1])) if classes.ndim > 1 else index] = classes
     return found
@@ -97,7 +97,7 @@ def predicted(
 def perplexity(program: Program, module: nn.Module, examples: Examples, output: str = "logits") -> float:
     """The exponential of the mean cross-entropy over all places that have a label; lower is better."""
     total, count = 0.0, 0
-    for _, said, labels in told(program, module, examples, (output,), 8):
+    for _, said, labels in predict(program, module, examples, (output,), 8):
         places = int((labels != IGNORED).sum())
         total, count = total + float(cross_entropy(said, labels)) * places, count + places
     return math.exp(min(total / max(1, count), 700.0))
@@ -149,6 +149,6 @@ __all__ = [
     "fine_tune",
     "logits",
     "perplexity",
+    "predict",
     "predicted",
-    "told",
 ]

@@ -28,7 +28,7 @@ class Standing:
     costs: Mapping[Gate, Tensor]
 
 
-class Budget(Protocol):
+class GateBudget(Protocol):
     """How much is left, and when."""
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
@@ -126,7 +126,7 @@ class Threshold:
 class Keeping:
     """Another budget, but these units always stay open."""
 
-    budget: Budget
+    budget: GateBudget
     kept: Opened
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:

@@ -27,7 +27,7 @@ class Felt:
     slots: Mapping[str, Tables] = field(default_factory=dict)
 
 
-class Score(Protocol):
+class GateScore(Protocol):
     """How a unit's worth is known. `slots` are what it remembers besides, by name: a number for each unit (True), or one (False)."""
 
     slots: ClassVar[Mapping[str, bool]]

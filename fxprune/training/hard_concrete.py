@@ -45,7 +45,7 @@ def probability(score: Tensor, beta: float) -> Tensor:
     return (score - beta * math.log(-LOW / HIGH)).sigmoid()
 
 
-def drawn(score: Tensor, noise: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def sample_gates(score: Tensor, noise: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """(the gates of these uniform numbers, their slopes by the score)."""
     share = ((noise.logit() + score) / beta).sigmoid()
     wide = share * (HIGH - LOW) + LOW
@@ -134,7 +134,9 @@ class HardConcrete:
         open_ = probability(score, self.beta)
         held: Tensor = -strength * self._cost(gate, score) / self._total * open_ * (1 - open_)
         is_drawn = bool((noise > 0).all())
-        return held + felt * drawn(score, noise, self.beta)[1] if is_drawn and felt is not None else held
+        return (
+            held + felt * sample_gates(score, noise, self.beta)[1] if is_drawn and felt is not None else held
+        )
 
     def _hold(self, felt: Felt) -> None:
         """Towards the end, move all `a` together, so that the expected sparsity goes to the target in a line."""
@@ -167,7 +169,8 @@ class HardConcrete:
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
         """The gates that were drawn."""
         return {
-            gate: drawn(score, self._noise[gate], self.beta)[0] for gate, score in standing.scores.items()
+            gate: sample_gates(score, self._noise[gate], self.beta)[0]
+            for gate, score in standing.scores.items()
         }
 
     def settled(self) -> dict[Gate, Tensor]:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fxprune.errors import UsageError
-from fxprune.training.examples import Batch, Batches, Examples, loader
+from fxprune.training.examples import Batches, Examples, TrainingBatch, loader
 
-NEEDS = "training runs on Accelerate ({}); install: pip install 'fxprune[train]'"
+_NEEDS = "training runs on Accelerate ({}); install: pip install 'fxprune[train]'"
 
 
 PRECISIONS = ("no", "bf16")
@@ -75,7 +75,7 @@ class Moment:
         self.step, self.loss, self.history = state["step"], state["loss"], list(state["history"])
 
 
-Lesson: TypeAlias = Callable[[Any, Batch], Tensor]
+LossFunction: TypeAlias = Callable[[Any, TrainingBatch], Tensor]
 """(the module as it is wrapped, a batch) to the loss to go down by."""
 
 
@@ -120,7 +120,7 @@ class Loop:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.rate(step, steps))
         self.accelerator.register_for_checkpointing(self.moment, self.schedule)
 
-    def run(self, lesson: Lesson) -> Moment:
+    def run(self, lesson: LossFunction) -> Moment:
         """Train to the end; the same seed gives the same weights, and leaves the caller's random numbers alone."""
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -136,7 +136,7 @@ class Loop:
                 self._save()
         return self.moment
 
-    def _rest(self) -> Iterator[tuple[Batch, bool]]:
+    def _rest(self) -> Iterator[tuple[TrainingBatch, bool]]:
         """The batches that are still to come, and whether an epoch ends with each."""
         each = len(self.loader)
         for epoch in range(self.moment.step // each, self.recipe.epochs):
@@ -146,7 +146,7 @@ class Loop:
             for place, batch in enumerate(left, done + 1):
                 yield batch, place == each
 
-    def _step(self, lesson: Lesson, batch: Batch) -> None:
+    def _step(self, lesson: LossFunction, batch: TrainingBatch) -> None:
         with self._narrow(batch):
             loss = lesson(self.module, batch)
         self.accelerator.backward(loss)
@@ -161,7 +161,7 @@ class Loop:
         self.hooks.after(self.moment)
 
     @contextmanager
-    def _narrow(self, batch: Batch) -> Iterator[None]:
+    def _narrow(self, batch: TrainingBatch) -> Iterator[None]:
         """Mixed precision, where it is asked for."""
         device = self.accelerator.device.type
         if self.recipe.precision == "no":
@@ -219,7 +219,7 @@ def _accelerator(device: torch.device) -> Any:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, PartialState
     except ImportError as error:
-        raise UsageError(NEEDS.format(error)) from error
+        raise UsageError(_NEEDS.format(error)) from error
     known = PartialState().device if PartialState._shared_state else device
     if known.type != device.type and PartialState().num_processes == 1:
         AcceleratorState._reset_state(

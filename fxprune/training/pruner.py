@@ -21,8 +21,8 @@ from fxprune.gates.fold_values import settle
 from fxprune.gates.gate import Gate, Gated, tensors_of, unwrapped
 from fxprune.gates.implied import closing
 from fxprune.ir.program import attribute, set_attribute
-from fxprune.training.gate_budgets import Budget, Standing, Stochastic
-from fxprune.training.gate_scores import Felt, Score, Taylor
+from fxprune.training.gate_budgets import GateBudget, Standing, Stochastic
+from fxprune.training.gate_scores import Felt, GateScore, Taylor
 
 
 def unit_costs(gated: Gated) -> dict[Gate, Tensor]:
@@ -57,7 +57,9 @@ class Pruner:
     and what was felt live in the module, as gates and as buffers: whatever saves and loads the module saves and loads them.
     """
 
-    def __init__(self, gated: Gated, module: nn.Module, budget: Budget, score: Score | None = None) -> None:
+    def __init__(
+        self, gated: Gated, module: nn.Module, budget: GateBudget, score: GateScore | None = None
+    ) -> None:
         self.gated, self.budget, self.score = gated, budget, score or Taylor()
         self.module, named = unwrapped(module), tensors_of(module)
         self.parameters = {gate: named[gate.name] for gate in gated.gates}

@@ -56,7 +56,7 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Taught:
+class Trained:
     """A gated program, its module after training (in eval mode), what closed its gates, and where the run stands."""
 
     gated: Gated
@@ -131,7 +131,7 @@ def _width(inputs: Mapping[str, Tensor]) -> int:
     return int(first.shape[1]) if first.ndim > 1 else 1
 
 
-def teach(
+def train(
     program: Program,
     method: Method,
     examples: Examples,
@@ -144,7 +144,7 @@ def teach(
     checkpoints: Checkpoints | None = None,
     recall: Recall | None = None,
     judge: Judge | None = None,
-) -> Taught:
+) -> Trained:
     """Train a copy of the program while its gates close; a teacher gives what the program gives, without one labels teach.
 
     `pairs` matches hidden states by module path (the layers of the same names, where it is None). `recall` remembers what the teacher said;
@@ -161,7 +161,7 @@ def teach(
         loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner, module, judge), checkpoints)
         moment = loop.run(lambda ready, batch: method.loss(pruner, Losses(*ready(*batch))))
     pruner.settle()
-    return Taught(gated, module.eval(), pruner, moment)
+    return Trained(gated, module.eval(), pruner, moment)
 
 
 def _distillation(

@@ -9,8 +9,8 @@ from fxprune.analysis.axes import analyze
 from fxprune.errors import VerifyError
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
-from fxprune.rewrite.merge_factors import merged
-from fxprune.verification.equivalence import BARS, Verdict, difference, is_rigid, run, verify
+from fxprune.rewrite.merge_factors import merge_factors
+from fxprune.verification.equivalence import TOLERANCES, Proof, difference, is_rigid, run_example, verify
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Claim:
             self.before, after, both, tuple(dict.fromkeys((*self.refitted, *refitted))), self.factors
         )
 
-    def prove(self) -> Verdict:
+    def prove(self) -> Proof:
         """That the program after is the one before without what went; VerifyError says what differs.
 
         Factors are multiplied first: the program computes the same with their products, and these count as re-fitted weights.
@@ -45,16 +45,16 @@ class Claim:
         if not self.factors:
             return verify(self.before, self.after, self.selection, self.refitted)
         own = {name for names in self.factors.values() for name in names}
-        whole = merged(self.after, lambda pair: own.issuperset(pair.weights))
-        apart, joined = run(self.after, self.before), run(whole, self.before)
-        relative, bar = difference(apart, joined), max(BARS.get(value.dtype, 0.0) for value in joined)
+        whole = merge_factors(self.after, lambda pair: own.issuperset(pair.weights))
+        apart, joined = run_example(self.after, self.before), run_example(whole, self.before)
+        relative, bar = difference(apart, joined), max(TOLERANCES.get(value.dtype, 0.0) for value in joined)
         if not relative <= bar:
             raise VerifyError(
                 f"the factors and their products differ by {relative:.1e}; the bar is {bar:.0e}"
             )
         refitted = (*self.refitted, *(name for name in self.factors if name in whole.tensors()))
         verdict = verify(self.before, whole, self.selection, refitted)
-        return Verdict(
+        return Proof(
             max(relative, verdict.relative),
             verdict.bar,
             verdict.exact,
@@ -64,19 +64,22 @@ class Claim:
         )
 
 
-def proved(original: Program, claims: Sequence[Claim]) -> Verdict:
+def proved(original: Program, claims: Sequence[Claim]) -> Proof:
     """All claims, as one verdict; its `change` is that of the whole."""
     verdicts = [claim.prove() for claim in claims]
     if len(verdicts) == 1:
         return verdicts[0]
-    first, last = run(original), run(claims[-1].after, original) if claims else run(original)
+    first, last = (
+        run_example(original),
+        run_example(claims[-1].after, original) if claims else run_example(original),
+    )
     lists = {
         name: tuple(dict.fromkeys(each for verdict in verdicts for each in getattr(verdict, name)))
         for name in ("exact", "inexact", "refitted")
     }
     relative, bar = (max((getattr(v, name) for v in verdicts), default=0.0) for name in ("relative", "bar"))
     change = difference(last, first) if is_rigid(original) else float("nan")
-    return Verdict(relative, bar, lists["exact"], lists["inexact"], change, lists["refitted"])
+    return Proof(relative, bar, lists["exact"], lists["inexact"], change, lists["refitted"])
 
 
 def _of_what_is_left(original: Program, program: Program, selection: Selection) -> Selection:

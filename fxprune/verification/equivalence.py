@@ -18,15 +18,15 @@ from fxprune.ir.program import Program, copy_graph, rebuild, source_line
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.bypass import apply, bypass
 from fxprune.rewrite.fit import kept_masks
-from fxprune.rewrite.shrink import shrink, zeroed
-from fxprune.verification.float64 import doubled
+from fxprune.rewrite.shrink import shrink, zero_readers
+from fxprune.verification.float64 import to_float64
 
-BARS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 """The largest relative difference that rounding explains, by the coarsest floating type among the outputs."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Proof:
     """What was proved: `relative` is the largest difference of an output over its largest magnitude, on the example inputs.
 
     `exact` are the axes of the claim, `inexact` those left out of it; `change` is how much pruning moved the outputs (the same
@@ -42,7 +42,7 @@ class Verdict:
     refitted: tuple[str, ...] = ()
 
 
-def verify(program: Program, slim: Program, selection: Selection, refitted: Sequence[str] = ()) -> Verdict:
+def verify(program: Program, slim: Program, selection: Selection, refitted: Sequence[str] = ()) -> Proof:
     """Prove a shrunk program against the zeroed original; VerifyError names the first node that differs in shape or value.
 
     Regions that the selection removes are bypassed in the original too: that is what their removal means. Inexact axes are no part of
@@ -50,8 +50,12 @@ def verify(program: Program, slim: Program, selection: Selection, refitted: Sequ
     Weights named in `refitted` are first put back to what the selection leaves of the original's: all else must be equal. Where rounding
     takes the outputs of a deep program past the bar, both are compared in float64, with its bar.
     """
-    before = dict(zip(program.named_outputs(), run(program), strict=True))
-    moved = difference(run(slim, program), list(before.values())) if refitted and is_rigid(program) else None
+    before = dict(zip(program.named_outputs(), run_example(program), strict=True))
+    moved = (
+        difference(run_example(slim, program), list(before.values()))
+        if refitted and is_rigid(program)
+        else None
+    )
     slim = _put_back(program, slim, selection, refitted)
     program, selection = bypass(program, selection.removed), replace(selection, removed=())
     analysis = analyze(program)
@@ -61,12 +65,12 @@ def verify(program: Program, slim: Program, selection: Selection, refitted: Sequ
     _check_examples(analysis, slim, selection)
     got = _outputs(slim, program)
     candidate = (shrink(program, claim), None) if inexact else (slim, got)
-    relative, bar = _compare(analysis, zeroed(program, claim), candidate, claim)
+    relative, bar = _compare(analysis, zero_readers(program, claim), candidate, claim)
     if inexact:
         whole = shrink(program, selection)
         _compare(analyze(whole), whole, (slim, got), Selection())
     change = _change(analysis, before, got or [], selection) if moved is None else moved
-    return Verdict(relative, bar, exact, inexact, change, tuple(refitted))
+    return Proof(relative, bar, exact, inexact, change, tuple(refitted))
 
 
 def is_rigid(program: Program) -> bool:
@@ -124,7 +128,7 @@ def _put_back(program: Program, slim: Program, selection: Selection, refitted: S
 def _outputs(slim: Program, program: Program) -> list[Tensor] | None:
     """The outputs, or None where the program does not even run (the first bad node is looked for afterwards)."""
     try:
-        return run(slim, program)
+        return run_example(slim, program)
     except RuntimeError:
         return None
 
@@ -132,24 +136,24 @@ def _outputs(slim: Program, program: Program) -> list[Tensor] | None:
 def _compare(
     analysis: Analysis, oracle: Program, candidate: tuple[Program, list[Tensor] | None], claim: Selection
 ) -> tuple[float, float]:
-    expected = _shrunk_outputs(analysis, run(oracle), claim)
+    expected = _shrunk_outputs(analysis, run_example(oracle), claim)
     got = candidate[1] if candidate[1] is not None else _outputs(candidate[0], oracle)
-    bar = max((BARS.get(value.dtype, 0.0) for value in expected), default=0.0)
+    bar = max((TOLERANCES.get(value.dtype, 0.0) for value in expected), default=0.0)
     relative = difference(got, expected) if got is not None and len(got) == len(expected) else float("inf")
     if relative <= bar:
         return relative, bar
     exact = _in_doubles(analysis, oracle, candidate[0], claim)
-    if exact <= BARS[torch.float64] < bar:
-        return exact, BARS[torch.float64]
+    if exact <= TOLERANCES[torch.float64] < bar:
+        return exact, TOLERANCES[torch.float64]
     raise _first_difference(analysis, oracle, candidate[0], claim, (relative, bar))
 
 
 def _in_doubles(analysis: Analysis, oracle: Program, candidate: Program, claim: Selection) -> float:
     """The same difference in float64, where a deep program's rounding can't hide what differs; infinite where it can't run so."""
     try:
-        source = doubled(oracle)
-        got = run(doubled(candidate), source)
-        expected = _shrunk_outputs(analysis, run(source), claim)
+        source = to_float64(oracle)
+        got = run_example(to_float64(candidate), source)
+        expected = _shrunk_outputs(analysis, run_example(source), claim)
     except (RuntimeError, VerifyError):
         return float("inf")
     return difference(got, expected) if len(got) == len(expected) else float("inf")
@@ -166,7 +170,7 @@ def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection)
     ]
 
 
-def run(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
+def run_example(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
     """The tensor outputs on the example inputs, with a fixed seed for random operators."""
     source = (
         program if program.free_inputs else inputs_of or program

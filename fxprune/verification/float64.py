@@ -12,7 +12,7 @@ from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.ir.signature import put_inputs
 
 
-def doubled(program: Program) -> Program:
+def to_float64(program: Program) -> Program:
     """The same program with weights, constants, example inputs and the types that it names in float64; it is for running only."""
     graph = copy_graph(program)
     for node in graph.nodes:

@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 
 from fxprune import Selection, parse_pipeline
 from fxprune.analysis.axes import analyze
-from fxprune.analysis.layer_sizes import Layer, Layers, Left, layerwise
+from fxprune.analysis.layer_sizes import Layer, LayerSizes, Left, layerwise
 from fxprune.export.onnx import export
 from fxprune.gates.gate import gate
 from fxprune.gates.lower import LOWERINGS, lower
@@ -132,6 +132,6 @@ def test_what_does_not_explain_the_shapes_is_not_counted(monkeypatch: pytest.Mon
 
     program = family("bert")
     monkeypatch.setattr(module._Counter, "_count", lambda self, axis, copy: 1)
-    found: Layers = layerwise(program, program)
+    found: LayerSizes = layerwise(program, program)
     assert {size.after for layer in found.layers for size in layer.sizes} == {None}
     assert found.layers[0].attentions[0].heads == (4, None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import Program, Selection, Verdict, analyze, capture, parse_pipeline, shrink, verify
+from fxprune import Program, Proof, Selection, analyze, capture, parse_pipeline, shrink, verify
 from fxprune.errors import SelectionError
 from support.models import captured
 from zoo import nets
@@ -74,7 +74,7 @@ class Grouped(nn.Module):
         return y
 
 
-def proved(program: Program, name: str, outer: str, rows: list[list[int]]) -> Verdict:
+def proved(program: Program, name: str, outer: str, rows: list[list[int]]) -> Proof:
     assert analyze(program).within(name) == (outer,)
     selection = Selection({name: rows}, within={name: outer})
     return verify(program, shrink(program, selection), selection)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune import Program, Selection, analyze, capture, shrink
-from fxprune.analysis.sites import Part, Site, part, sites, values_at
+from fxprune.analysis.sites import Part, Site, find_sites, part, values_at
 from fxprune.errors import UsageError
 from fxprune.ir.example_inputs import Point, call_inputs
 from fxprune.ir.program import flatten_inputs
@@ -22,7 +22,7 @@ Row = tuple[str, str, int, dict[str, int], str]
 
 def rows(program: Program, hidden: bool = False) -> list[Row]:
     """Of each site: main axis, role, size, sizes of the inner axes, branch."""
-    found = sites(analyze(program), hidden)
+    found = find_sites(analyze(program), hidden)
     return [
         (s.main.name, s.main.role, s.main.size, {a.name: a.size for a in s.inner}, s.branch) for s in found
     ]
@@ -154,7 +154,7 @@ def read_elsewhere(program: Program, made: Part, values: dict[str, Any]) -> list
 def test_a_part_computes_what_its_nodes_compute_in_the_whole(name: str, point: Point | None) -> None:
     program = program_of(name)
     known, values = recorded(program, point), values_at(program, point)
-    found = sites(analyze(program), hidden=True)
+    found = find_sites(analyze(program), hidden=True)
     assert found
     for site in found:
         made = part(program, site.nodes, values)
@@ -174,7 +174,7 @@ def parts_of(program: Program, found: tuple[Site, ...], point: Point | None = No
 
 def test_a_part_is_a_program_of_its_own_that_holds_its_weights_only() -> None:
     program = captured("gpt2", dynamic=True)
-    attention, ffn, *_ = parts_of(program, sites(analyze(program)))
+    attention, ffn, *_ = parts_of(program, find_sites(analyze(program)))
     for made, width in ((attention, 3 * 32), (ffn, 4 * 32)):
         own = made.program()
         into, out = 32 * width + width, (32 if made is attention else width) * 32 + 32
@@ -185,20 +185,20 @@ def test_a_part_is_a_program_of_its_own_that_holds_its_weights_only() -> None:
 
 def test_made_up_inputs_are_normal_floats_and_ones() -> None:
     program = mixed()
-    (site,) = [site for site in sites(analyze(program)) if site.main.size == 10]
+    (site,) = [site for site in find_sites(analyze(program)) if site.main.size == 10]
     (made,) = parts_of(program, (site,))
     assert [str(value.dtype) for value in made.inputs[:2]] == ["torch.int64", "torch.bool"]
     assert all(bool((value == 1).all()) for value in made.inputs[:2])
     again = parts_of(program, (site,))[0].inputs
     assert all(torch.equal(one, other) for one, other in zip(made.inputs, again, strict=True))
-    (noise,) = parts_of(captured("resnet"), sites(analyze(captured("resnet")))[:1])[0].inputs[:1]
+    (noise,) = parts_of(captured("resnet"), find_sites(analyze(captured("resnet")))[:1])[0].inputs[:1]
     assert abs(float(noise.mean())) < 0.1
     assert float(noise.std()) == pytest.approx(1.0, abs=0.1)
 
 
 def test_equal_layers_have_equal_signatures() -> None:
     program = captured("bert", dynamic=True)
-    found = sites(analyze(program))
+    found = find_sites(analyze(program))
     heads, ffn, heads_too, ffn_too = (made.signature for made in parts_of(program, found))
     assert heads == heads_too
     assert ffn == ffn_too
@@ -208,7 +208,7 @@ def test_equal_layers_have_equal_signatures() -> None:
 
 def test_another_size_or_literal_is_another_signature() -> None:
     program = captured("bert", dynamic=True)
-    found = sites(analyze(program))
+    found = find_sites(analyze(program))
     slim = shrink(program, Selection({"encoder.layer.0.ffn": list(range(63))}))
     signatures = [made.signature for made in parts_of(slim, found)]
     assert signatures[0] == signatures[2]
@@ -217,7 +217,7 @@ def test_another_size_or_literal_is_another_signature() -> None:
     for slope in (0.1, 0.2):
         net = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(slope), nn.Linear(6, 3))
         leaky = capture(net, (torch.randn(2, 4),))
-        slopes += [made.signature for made in parts_of(leaky, sites(analyze(leaky)))]
+        slopes += [made.signature for made in parts_of(leaky, find_sites(analyze(leaky)))]
     assert len(set(slopes)) == len(slopes) == 2
 
 

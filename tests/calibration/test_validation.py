@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from fxprune import Program, capture
-from fxprune.calibration.data import Batch, Calibration, batched_by_length, checked, flat
+from fxprune.calibration.data import Batch, Calibration, batched_by_length, checked, flatten_batch
 from fxprune.errors import UsageError
 
 AUTO = Dim.AUTO
@@ -80,7 +80,7 @@ def test_a_batch_runs_and_neither_it_nor_the_program_changes(program: Program) -
     runs = program.tensors()["runs"].clone()
     found = checked(program, [batch()])
     assert torch.equal(program.tensors()["runs"], runs)
-    inputs = flat(program, found.batches[0])
+    inputs = flatten_batch(program, found.batches[0])
     assert [type(value).__name__ for value in inputs] == ["Tensor", "Tensor", "float", "Tensor", "NoneType"]
     flag, hidden, rows = fx.Interpreter(program.graph).run(*inputs, enable_io_processing=False)
     assert (flag, tuple(hidden.shape), rows) == (None, (2, 5, 4), 2)

@@ -48,7 +48,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
-    monkeypatch.setattr(budget, "written", made.written)
+    monkeypatch.setattr(budget, "write_program", made.written)
     monkeypatch.setattr(runtimes, "measure", made.measure)
     return made
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fxprune import Program, Selection, analyze, capture, shrink
-from fxprune.analysis.sites import Site, part, sites, values_at
+from fxprune.analysis.sites import Site, find_sites, part, values_at
 from fxprune.cost import count as cost
-from fxprune.cost.budgets import BUDGETS, Key, counted
+from fxprune.cost.budgets import BUDGETS, Key, counting_meter
 from fxprune.cost.table import Costs, Curve, SiteCost
 from fxprune.ir.example_inputs import Point
 from support.models import captured
@@ -53,11 +53,11 @@ def layer() -> Program:
 
 def found_in(program: Program) -> dict[str, Site]:
     """The sites by the role of their main axes, the last of each."""
-    return {site.main.role: site for site in sites(analyze(program))}
+    return {site.main.role: site for site in find_sites(analyze(program))}
 
 
 def table(program: Program, name: str, point: Point | None = POINT) -> Costs:
-    return Costs(analyze(program), counted(name), point)
+    return Costs(analyze(program), counting_meter(name), point)
 
 
 def direct(program: Program, site: Site, sizes: tuple[int, ...], name: str) -> float:
@@ -126,7 +126,7 @@ class Stream(nn.Module):
 
 def test_what_grows_with_a_square_is_overstated_by_less_than_half_a_percent() -> None:
     program = capture(Stream(), (torch.randn(2, 2, 5, 5),))
-    (site,) = sites(analyze(program))
+    (site,) = find_sites(analyze(program))
     found = table(program, "params", None).of(site)
     exact = {size: 9 * size**2 + (3 + 1 + 3) * size + 3 for size in range(1, 25)}
     errors = {size: found.at(size, ()) - exact[size] for size in exact}
@@ -148,7 +148,7 @@ def test_what_inner_axes_save_they_save_in_each_unit_that_stays_and_never_all() 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_disjoint_sites_and_the_rest_are_the_whole(name: str) -> None:
     program = captured(name, dynamic=True)
-    found = sites(analyze(program))
+    found = find_sites(analyze(program))
     operations = list[int]()
 
     def both(wanted: Wanted) -> dict[Key, float]:
@@ -184,7 +184,7 @@ def test_sites_that_compute_the_same_are_measured_once() -> None:
         meter = Counting(float)
         analysis = analyze(captured(name, dynamic=True))
         costs = Costs(analysis, meter, POINT)
-        found = [costs.of(site) for site in sites(analysis)]
+        found = [costs.of(site) for site in find_sites(analysis)]
         assert len(meter.calls) == kinds
         assert len(found) == 2 * kinds
         assert [one is other for one, other in zip(found[:kinds], found[kinds:], strict=True)] == [
@@ -220,7 +220,7 @@ def wide(neurons: int) -> Program:
 
 
 def measured(neurons: int, of_size: Callable[[int], float], odd: bool = True) -> SiteCost:
-    (site,) = sites(analyze(wide(neurons)))
+    (site,) = find_sites(analyze(wide(neurons)))
     return Costs(analyze(wide(neurons)), Counting(of_size), None, odd).of(site)
 
 

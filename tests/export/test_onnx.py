@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import onnx as emit
-from fxprune.export.exported_program import lift, lower
+from fxprune.export.exported_program import lift, to_exported_program
 from fxprune.frontend.capture import capture
 from fxprune.ir.example_inputs import feeds
 from fxprune.ir.program import Program
@@ -120,12 +120,15 @@ def test_inputs_can_be_made_from_the_file_alone(exported: tuple[Program, emit.Em
     assert runtime.file_axes(path) == {"batch": 1, "length": 1}
     made = runtime.file_feeds(path, {"batch": 2, "length": 9})
     assert {name: value.shape for name, value in made.items()} == {"ids": (2, 9), "mask": (2, 9)}
-    assert [value.shape for value in runtime.run(runtime.session(path), made)] == [(2, 9, 12), (2, 12)]
+    assert [value.shape for value in runtime.run_session(runtime.open_session(path), made)] == [
+        (2, 9, 12),
+        (2, 12),
+    ]
 
 
 def test_an_unknown_optimisation_level_is_refused(exported: tuple[Program, emit.Emitted]) -> None:
     with pytest.raises(UsageError, match="levels: disable, basic, extended, all"):
-        runtime.session(exported[1].path, runtime.Settings(optimization="most"))
+        runtime.open_session(exported[1].path, runtime.Settings(optimization="most"))
 
 
 def test_a_saved_program_is_captured_again(tmp_path: Path) -> None:
@@ -136,7 +139,7 @@ def test_a_saved_program_is_captured_again(tmp_path: Path) -> None:
     assert torch.equal(got["hidden"], expected["hidden"])
 
 
-@pytest.mark.parametrize("form", [lift, lower])
+@pytest.mark.parametrize("form", [lift, to_exported_program])
 def test_lifting_and_exporting_again_give_the_same_program(
     form: Callable[[Program], ExportedProgram],
 ) -> None:
@@ -192,8 +195,8 @@ def test_what_onnx_can_not_say_is_one_line_and_leaves_no_file(tmp_path: Path) ->
 def test_a_file_that_computes_something_else_is_refused_and_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = runtime.run
-    monkeypatch.setattr(runtime, "run", lambda *given: [value + 0.1 for value in honest(*given)])
+    honest = runtime.run_session
+    monkeypatch.setattr(runtime, "run_session", lambda *given: [value + 0.1 for value in honest(*given)])
     with pytest.raises(ExportError, match=r"'output_0' differs by .* the bar is 1e-04"):
         emit.export(linear(), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -213,8 +216,8 @@ class Amplifying(nn.Module):
 def test_a_program_that_amplifies_rounding_is_held_to_its_own_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = runtime.run
-    monkeypatch.setattr(runtime, "run", lambda *given: [value + 5e-4 for value in honest(*given)])
+    honest = runtime.run_session
+    monkeypatch.setattr(runtime, "run_session", lambda *given: [value + 5e-4 for value in honest(*given)])
     torch.manual_seed(0)
     emitted = emit.export(capture(Amplifying(), (torch.rand(3, 64),)), tmp_path / "model.onnx")
     assert 1e-4 < emitted.relative < 1e-2
@@ -232,7 +235,7 @@ def test_weights_too_large_for_one_file_lie_beside_it(
     emitted = emit.export(program, tmp_path / "model.onnx")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert emitted.bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
-    runtime.run(runtime.session(emitted.path), feeds(program))
+    runtime.run_session(runtime.open_session(emitted.path), feeds(program))
 
     monkeypatch.undo()
     emit.export(program, emitted.path, overwrite=True)

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 import fxprune
 from fxprune import Program, capture, parse_pipeline
 from fxprune.errors import CaptureError
-from fxprune.export.exported_program import inference, lower, quiet
+from fxprune.export.exported_program import inference, quiet, to_exported_program
 from fxprune.ir.example_inputs import call_inputs, example_point
 from fxprune.ir.program import containers
 from support.models import captured, distance
@@ -137,7 +137,7 @@ def test_aotinductor_packages_run_where_there_is_no_fxprune(name: str, tmp_path:
         plain = program.plain()
         file = tmp_path / f"{which}.pt2"
         with quiet(), inference():
-            torch._inductor.aoti_compile_and_package(lower(plain), package_path=str(file))
+            torch._inductor.aoti_compile_and_package(to_exported_program(plain), package_path=str(file))
         for place, (_, kwargs) in enumerate(elsewhere(plain)):
             (tmp_path / str(place)).mkdir(exist_ok=True)
             found = in_child("aoti", file, kwargs, tmp_path / str(place))

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from fxprune import Program, Selection, shrink, zeroed
+from fxprune import Program, Selection, shrink, zero_readers
 from fxprune.analysis.axes import Analysis
 from support.models import distance
 from support.strategies import BATCH, INTO, LENGTH
@@ -36,7 +36,7 @@ def fault(program: Program, analysis: Analysis, seed: int) -> str:
     for turn in range(2):
         selection = chosen(analysis, 2 * seed + turn, exact=True)
         with torch.no_grad():
-            gap = distance(shrink(program, selection)(example()), zeroed(program, selection)(example()))
+            gap = distance(shrink(program, selection)(example()), zero_readers(program, selection)(example()))
         if not gap <= BAR:
             return f"off by {gap:.1e} with {selection.to_json()}"
     if not all(axis.exact for axis in analysis.axes):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fxprune.frontend.capture import capture
-from fxprune.ir.example_inputs import axis_names, call_inputs, example_point, feeds, inputs
+from fxprune.ir.example_inputs import call_inputs, dynamic_axis_names, example_point, feeds, inputs
 
 AUTO = Dim.AUTO
 
@@ -40,7 +40,7 @@ def test_batch_and_length_are_named_alike_in_all_inputs() -> None:
     both = {0: AUTO, 1: AUTO}
     program = capture(Embedding(), (), {"ids": ids, "mask": mask}, {"ids": both, "mask": both})
     names = {0: "batch", 1: "length"}
-    assert axis_names(program) == {"ids": names, "mask": names}
+    assert dynamic_axis_names(program) == {"ids": names, "mask": names}
     assert example_point(program) == {"batch": 3, "length": 4}
 
 
@@ -53,7 +53,7 @@ def test_lengths_of_different_sizes_get_different_names() -> None:
 
 def test_an_image_has_height_and_width() -> None:
     program = capture(Image(), (torch.rand(2, 3, 8, 6),), dynamic={"image": {0: AUTO, 2: AUTO, 3: AUTO}})
-    assert axis_names(program) == {"image": {0: "batch", 2: "height", 3: "width"}}
+    assert dynamic_axis_names(program) == {"image": {0: "batch", 2: "height", 3: "width"}}
 
 
 def test_inputs_at_a_point_repeat_or_cut_the_examples() -> None:

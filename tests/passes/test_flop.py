@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture, export
-from fxprune.cost.budgets import counted
+from fxprune.cost.budgets import counting_meter
 from fxprune.errors import PipelineError, RefusedError, SelectionError
 from fxprune.gates.fold_values import settle
 from fxprune.gates.gate import Gate, gate, tensors_of
@@ -20,12 +20,12 @@ from fxprune.ir.program import Program
 from fxprune.passes import pipeline
 from fxprune.passes.flop import Flop
 from fxprune.rewrite.factorize import factorize
-from fxprune.rewrite.merge_factors import cheaper, pairs
+from fxprune.rewrite.merge_factors import cheaper_factors, pairs
 from fxprune.training.examples import Examples
 from fxprune.training.gate_scores import Felt
-from fxprune.training.hard_concrete import HardConcrete, deployed, drawn, probability
+from fxprune.training.hard_concrete import HardConcrete, deployed, probability, sample_gates
 from fxprune.training.loop import Recipe
-from fxprune.training.train import teach
+from fxprune.training.train import train
 from support.gated import family
 from support.models import distance, hugging_face
 
@@ -92,10 +92,10 @@ def test_gates_are_drawn_as_the_paper_says() -> None:
     """Against a million draws: how often a gate is not zero, and its slope."""
     score = torch.tensor([-3.0, 0.0, 2.0])
     noise = torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)) * 0.999998 + 1e-6
-    gates, slopes = drawn(score, noise, 1.0)
+    gates, slopes = sample_gates(score, noise, 1.0)
     assert torch.allclose((gates > 0).float().mean(0), probability(score, 1.0), atol=5e-3)
     assert probability(score, 1.0).tolist() == pytest.approx((score + math.log(11)).sigmoid().tolist())
-    more, _ = drawn(score + 1e-3, noise, 1.0)
+    more, _ = sample_gates(score + 1e-3, noise, 1.0)
     assert torch.allclose((more - gates).mean(0) / 1e-3, slopes.mean(0), rtol=0.02)
 
 
@@ -156,7 +156,7 @@ def test_a_student_loses_ranks_while_it_is_taught() -> None:
         judged.append(distance(*said))
         return {"metric": 0.0}
 
-    taught = teach(
+    taught = train(
         program, Flop(sparsity=0.5, rate=0.1, hard=0.0), rows(), Recipe(40, 1e-3, 4), hugging_face("bert")[0],
         outputs=("pooler_output",), judge=judge,
     )  # fmt: skip
@@ -171,11 +171,11 @@ def test_a_student_loses_ranks_while_it_is_taught() -> None:
 def test_factors_that_are_not_faster_become_one_matrix() -> None:
     """By operations: of 32 × 64 those of rank 22 and more; the verdict has both costs."""
     on = Flop(start=1.2).gated(family("bert"))
-    slim, verdicts = cheaper(on.base, counted("flops"))
+    slim, verdicts = cheaper_factors(on.base, counting_meter("flops"))
     assert not any(verdict.pays for verdict in verdicts)
     assert not pairs(slim)
     assert distance(slim(**slim.kwargs), on.base(**on.base.kwargs)) < 1e-4
-    thin, verdicts = cheaper(Flop(start=0.5).gated(family("bert")).base, counted("flops"))
+    thin, verdicts = cheaper_factors(Flop(start=0.5).gated(family("bert")).base, counting_meter("flops"))
     assert all(verdict.pays for verdict in verdicts)
     assert len(pairs(thin)) == len(verdicts)
 

@@ -12,13 +12,13 @@ from torch import nn
 
 from fxprune import analyze, capture, export
 from fxprune.calibration.data import Calibration, checked
-from fxprune.cost.budgets import counted
+from fxprune.cost.budgets import counting_meter
 from fxprune.cost.count import flops
 from fxprune.errors import PassError, PipelineError, UsageError, VerifyError
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.passes import Lowrank, pipeline
 from fxprune.pipeline.base import Pipeline
-from fxprune.search.rank_plans import Choice, Table, Thin, groups, with_members, written
+from fxprune.search.rank_plans import RankChoice, Table, Thin, apply_ranks, groups, with_members
 from fxprune.search.svd import plain
 from support.gated import family
 from support.models import distance
@@ -124,10 +124,10 @@ def test_a_rank_at_break_even_stays_whole() -> None:
     assert distance(outputs(done.program), outputs(program)) == 0
 
 
-def choices(program: Program, shared: bool = True) -> list[Choice]:
+def choices(program: Program, shared: bool = True) -> list[RankChoice]:
     """By operations, so that nothing is timed."""
     found = groups(analyze(program), apart=not shared)
-    table = Table(program, counted("flops"), None)
+    table = Table(program, counting_meter("flops"), None)
     return table.choices(found, plain(program, with_members(found)))
 
 
@@ -150,7 +150,7 @@ def test_queries_keys_and_values_may_share_their_first_product() -> None:
     kinds = {len(way.parts) for way in first.ways[1:]}
     assert kinds == {1, 3}
     way = next(way for way in first.ways[1:] if len(way.parts) == 1)
-    made = written(program, [way])
+    made = apply_ranks(program, [way])
     assert len({columns for _, columns in made.names.values()}) == 1
     assert all(len(way.parts) == 1 for choice in choices(program, shared=False) for way in choice.ways[1:])
 

@@ -18,7 +18,7 @@ from fxprune.errors import PassError, PipelineError, RefusedError, UsageError, V
 from fxprune.ir.program import copy_graph, rebuild
 from fxprune.passes.slim import Slim
 from fxprune.pipeline.base import Outcome
-from fxprune.verification.equivalence import difference, run
+from fxprune.verification.equivalence import difference, run_example
 from support.slimmable import AUTO, Layer, Subject, kept, layer, share_of, slim, subject
 
 PROMISES = (("params", 0.6), ("flops", 0.5), ("bytes", 0.7))
@@ -31,7 +31,7 @@ def test_what_is_promised_is_reached_and_proved(name: str, kind: str, share: flo
     outcome = slim((program, data), **{kind: share})
     assert 0.8 * share <= share_of(program, outcome.program, kind) <= share
     assert share_of(program, outcome.program, kind) == pytest.approx(outcome.details["share"])
-    assert all(bool(value.isfinite().all()) for value in run(outcome.program))
+    assert all(bool(value.isfinite().all()) for value in run_example(outcome.program))
     plain = verify(program, apply(program, outcome.selection), outcome.selection)
     assert plain.relative <= plain.bar == 1e-5
     assert set(plain.exact) == set(outcome.selection)
@@ -55,7 +55,7 @@ def test_a_branch_that_does_nothing_goes_as_a_whole() -> None:
     assert "ffn" not in outcome.selection
     assert not [name for name in outcome.program.tensors() if name.startswith(("up", "down", "second"))]
     only = apply(program, Selection(removed=outcome.selection.removed))
-    assert difference(run(only), run(program)) <= 1e-6
+    assert difference(run_example(only), run_example(program)) <= 1e-6
     proved = verify(program, outcome.program, outcome.selection, outcome.refitted)
     assert proved.relative <= 1e-5
 
@@ -96,7 +96,7 @@ def test_without_layers_no_branch_goes() -> None:
     outcome = slim((program, data), flops=0.75, layers=False)
     assert outcome.selection.removed == ()
     assert kept(outcome)["ffn"] < 12
-    assert difference(run(outcome.program), run(program)) <= 1e-6
+    assert difference(run_example(outcome.program), run_example(program)) <= 1e-6
 
 
 class Doubled(nn.Module):

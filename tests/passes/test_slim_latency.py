@@ -41,7 +41,7 @@ class Machine:
         self.largest = 0.0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module, name in ((budget, "written"), (seek, "written")):
+        for module, name in ((budget, "write_program"), (seek, "write_program")):
             monkeypatch.setattr(module, name, self.written)
         for module, name in ((runtimes, "measure"), (seek, "measure")):
             monkeypatch.setattr(module, name, self.measure)

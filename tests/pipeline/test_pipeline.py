@@ -5,7 +5,7 @@ import pytest
 from fxprune import Selection, parse_pipeline
 from fxprune.errors import PassError, PipelineError
 from fxprune.ir.program import Program
-from fxprune.passes import PASSES, Heads, table
+from fxprune.passes import PASSES, Heads, pass_table
 from fxprune.pipeline.base import Pass, Pipeline
 from fxprune.pipeline.base import parse_pipeline as parse_with
 from support.models import captured
@@ -84,7 +84,7 @@ def test_pass_names_are_unique_and_documented() -> None:
         "fold",
     ]
     assert all(each.__doc__ for each in PASSES)
-    assert list(table())[:1] == [Heads.name]
+    assert list(pass_table())[:1] == [Heads.name]
 
 
 def test_a_pipeline_reports_its_steps_and_one_selection_in_original_indices() -> None:
@@ -109,6 +109,6 @@ class Failing(Pass):
 
 
 def test_a_failing_pass_says_which_and_after_what() -> None:
-    pipeline: Pipeline = parse_with("fold, failing", {**table(), "failing": Failing})
+    pipeline: Pipeline = parse_with("fold, failing", {**pass_table(), "failing": Failing})
     with pytest.raises(PassError, match="failing, after fold: no axis 'nowhere' in this program"):
         pipeline.run(captured("bert"))

@@ -15,7 +15,7 @@ from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.passes import pipeline
 from fxprune.rewrite.factorize import factorize
-from fxprune.rewrite.merge_factors import merged, pairs
+from fxprune.rewrite.merge_factors import merge_factors, pairs
 from support.gated import family
 from support.models import distance
 
@@ -34,7 +34,7 @@ def test_factors_of_full_rank_merge_back(name: str) -> None:
     program = family(name)
     weights = matrices_of(program)
     apart = factorize(program, {each: min(program.tensors()[each].shape) for each in weights}).program
-    whole = merged(apart)
+    whole = merge_factors(apart)
     assert len(pairs(apart)) == len(weights)
     assert not pairs(whole)
     assert {n: v.shape for n, v in whole.tensors().items()} == {
@@ -70,7 +70,7 @@ def test_a_shared_factor_is_weighed_with_all_that_read_it() -> None:
     program = capture(Three().eval(), (torch.randn(2, 32),))
     (pair,) = pairs(program)
     assert (pair.rank, pair.sizes, pair.is_even) == (24, (32, 32, 32, 32), True)
-    whole = merged(program)
+    whole = merge_factors(program)
     assert distance(outputs(whole), outputs(program)) < 1e-5
     assert whole.parameter_count() == 3 * (32 * 32 + 32)
 
@@ -92,7 +92,7 @@ class Convolutions(nn.Module):
 def test_a_convolution_takes_up_the_point_behind_it() -> None:
     torch.manual_seed(0)
     program = capture(Convolutions().eval(), (torch.randn(2, 3, 9, 9),))
-    whole = merged(program)
+    whole = merge_factors(program)
     assert distance(outputs(whole), outputs(program)) < 1e-5
     shapes = [tuple(v.shape) for v in whole.tensors().values() if v.ndim > 1]
     assert sorted(shapes) == [(4, 6, 1, 1), (6, 3, 3, 3)]
@@ -114,7 +114,7 @@ def test_what_was_between_is_no_pair() -> None:
     for net in (Seen(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))):
         program = capture(net.eval(), (torch.randn(2, 4),))
         assert pairs(program) == []
-        assert merged(program) is program
+        assert merge_factors(program) is program
 
 
 def test_heads_that_go_leave_factors_that_fold_joins() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import Program, Selection, analyze, capture, shrink, zeroed
+from fxprune import Program, Selection, analyze, capture, shrink, zero_readers
 from fxprune.errors import SelectionError
 from support.models import captured, distance, net
 from zoo import check
@@ -108,7 +108,7 @@ def test_unused_parameters_are_gone_from_the_state_dict() -> None:
 def test_dynamic_sizes_stay_right_at_another_shape(name: str) -> None:
     program = captured(name, dynamic=True)
     selection = halves(program)
-    slim, oracle = shrink(program, selection), zeroed(program, selection)
+    slim, oracle = shrink(program, selection), zero_readers(program, selection)
     ids = torch.randint(0, 99, (5, 21))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     assert distance(slim(**inputs), oracle(**inputs)) < 1e-5
@@ -130,7 +130,7 @@ def test_an_inexact_axis_shrinks_but_has_no_oracle() -> None:
     slim = shrink(program, Selection({hidden.name: [0, 1, 2]}))
     assert slim(**program.kwargs).shape == program(**program.kwargs).shape
     with pytest.raises(SelectionError, match=f"no zeros equal removal on {hidden.name}"):
-        zeroed(program, Selection({hidden.name: [0, 1, 2]}))
+        zero_readers(program, Selection({hidden.name: [0, 1, 2]}))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_given_program_stays_as_it_was() -> None:
     program = capture(model, kwargs=inputs)
     before, code = copy.deepcopy(program.graph.state_dict()), program.graph.code
     shrink(program, halves(program))
-    zeroed(program, halves(program))
+    zero_readers(program, halves(program))
     assert program.graph.code == code
     for name, value in program.graph.state_dict().items():
         assert torch.equal(value, before[name]), name

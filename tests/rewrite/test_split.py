@@ -14,7 +14,7 @@ from fxprune.cost.budgets import Clock
 from fxprune.export import onnx as emit
 from fxprune.gates.lower import lower
 from fxprune.ir.program import Program
-from fxprune.rewrite.split import MOST, cheaper, split, splits
+from fxprune.rewrite.split import MOST_PRODUCTS, cheaper_splits, split, splits
 from fxprune.runtimes.onnxruntime import Settings
 from fxprune.tools.benchmarks.split_choice import sparse
 from support.blocked import blocked, drawn
@@ -47,7 +47,7 @@ def test_a_dense_matrix_is_not_split() -> None:
 
 
 def test_more_blocks_than_could_pay_stay_dense() -> None:
-    assert splits(sparse(32, 2 * MOST + 2, MOST + 1, 0.5)) == []
+    assert splits(sparse(32, 2 * MOST_PRODUCTS + 2, MOST_PRODUCTS + 1, 0.5)) == []
 
 
 class Three(nn.Module):
@@ -97,11 +97,11 @@ def test_what_is_cheaper_is_metered() -> None:
         }
         return costs
 
-    small, (verdict,) = cheaper(program, meter)
+    small, (verdict,) = cheaper_splits(program, meter)
     assert products(small) == 4
     assert (verdict.pays, verdict.products, verdict.density) == (True, 4, 0.25)
     costs["split"] = 3.0
-    same, (verdict,) = cheaper(program, meter)
+    same, (verdict,) = cheaper_splits(program, meter)
     assert same is program
     assert (verdict.pays, verdict.dense, verdict.split) == (False, 2.0, 3.0)
 
@@ -109,5 +109,5 @@ def test_what_is_cheaper_is_metered() -> None:
 @pytest.mark.parametrize(("sizes", "pays"), [((768, 768, 8, 0.5), False), ((768, 3072, 4, 0.25), True)])
 def test_the_runtime_decides(sizes: tuple[int, int, int, float], pays: bool, tmp_path: Path) -> None:
     """Many small blocks stay dense, few large ones are split (methods 4.6)."""
-    _, (verdict,) = cheaper(sparse(*sizes, rows=128), Clock(Settings(1), tmp_path / "costs.json"))
+    _, (verdict,) = cheaper_splits(sparse(*sizes, rows=128), Clock(Settings(1), tmp_path / "costs.json"))
     assert verdict.pays == pays, verdict

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fxprune.errors import RuleError
-from fxprune.rules.notation import Term, parse
+from fxprune.rules.notation import Term, parse_notation
 
 
 def test_a_word_is_a_dimension_and_a_star_is_leading_dims() -> None:
-    signature = parse("* i, o i, o? -> * o")
+    signature = parse_notation("* i, o i, o? -> * o")
     assert signature.operands == (
         (Term(("*",)), Term(("i",))),
         (Term(("o",)), Term(("i",))),
@@ -20,28 +20,28 @@ def test_a_word_is_a_dimension_and_a_star_is_leading_dims() -> None:
 
 
 def test_what_no_result_carries_is_contracted() -> None:
-    assert parse("* i, o i, o? -> * o").contracted == ("i",)
-    assert parse("b m k, b k n -> b m n").contracted == ("k",)
-    assert parse("m, n -> m n").contracted == ()
+    assert parse_notation("* i, o i, o? -> * o").contracted == ("i",)
+    assert parse_notation("b m k, b k n -> b m n").contracted == ("k",)
+    assert parse_notation("m, n -> m n").contracted == ()
 
 
 def test_pinned_words_are_not_contracted() -> None:
-    signature = parse("v! d, * -> * d")
+    signature = parse_notation("v! d, * -> * d")
     assert signature.operands[0][0].pinned == ("v",)
     assert signature.contracted == ()
 
 
 def test_brackets_make_a_product() -> None:
-    assert parse("b (h d) -> b h d").operands[0][1] == Term(("h", "d"))
+    assert parse_notation("b (h d) -> b h d").operands[0][1] == Term(("h", "d"))
 
 
 def test_a_result_without_dims() -> None:
-    assert parse("k, k -> ").results == ((),)
-    assert parse("k, k -> ").contracted == ("k",)
+    assert parse_notation("k, k -> ").results == ((),)
+    assert parse_notation("k, k -> ").contracted == ("k",)
 
 
 def test_several_results() -> None:
-    assert len(parse("a b -> a, b").results) == 2
+    assert len(parse_notation("a b -> a, b").results) == 2
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_several_results() -> None:
 )
 def test_what_cannot_be_read_is_quoted(notation: str, said: str) -> None:
     with pytest.raises(RuleError) as caught:
-        parse(notation)
+        parse_notation(notation)
     assert (
         str(caught.value) == f"notation {notation!r} {said}"
         or str(caught.value) == f"notation {notation!r}: {said}"

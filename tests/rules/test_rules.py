@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from fxprune import Selection, analyze, capture, register_rule, shrink, zeroed
+from fxprune import Selection, analyze, capture, register_rule, shrink, zero_readers
 from fxprune.errors import RuleError
 from fxprune.rules import REFUSED, RULES, find_rule
 from fxprune.rules.registry import packet_of
@@ -252,7 +252,7 @@ def test_an_operator_without_a_rule_pins_is_listed_and_pruning_goes_on_around_it
     assert "self.operator(self.a(x), self.by)" in refusal.source
     selection = Selection({analysis.axes[0].name: range(6)})
     x = torch.randn(3, 6)
-    assert distance(shrink(program, selection)(x), zeroed(program, selection)(x)) < 1e-6
+    assert distance(shrink(program, selection)(x), zero_readers(program, selection)(x)) < 1e-6
 
 
 def test_a_registered_rule_teaches_an_operator(third_party: Any) -> None:
@@ -264,7 +264,7 @@ def test_a_registered_rule_teaches_an_operator(third_party: Any) -> None:
         assert sorted(axis.size for axis in axes) == [8, 12]
         selection = Selection({axis.name: range(1, axis.size, 2) for axis in axes})
         x = torch.randn(3, 6)
-        assert distance(shrink(program, selection)(x), zeroed(program, selection)(x)) < 1e-6
+        assert distance(shrink(program, selection)(x), zero_readers(program, selection)(x)) < 1e-6
         with pytest.raises(RuleError, match="has a rule already"):
             register_rule(third_party.taught, notation="* d, d -> * d")
     finally:

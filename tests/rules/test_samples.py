@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune import Selection, analyze, capture, shrink, zeroed
+from fxprune import Selection, analyze, capture, shrink, zero_readers
 from fxprune.errors import CaptureError
 from fxprune.frontend import canonicalize as normalize
 from fxprune.rules import REFUSED, RULES, find_rule
@@ -90,7 +90,7 @@ def test_an_unknown_operator_with_a_list_among_its_results_is_no_crash() -> None
     selection = Selection({axis.name: range(0, axis.size, 2)})
     x = torch.randn(5, 6)
     assert axis.size == 8
-    assert distance(shrink(program, selection)(x), zeroed(program, selection)(x)) < 1e-6
+    assert distance(shrink(program, selection)(x), zero_readers(program, selection)(x)) < 1e-6
 
 
 # --- torch's own samples ----------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_torch_takes_the_threads_for_each_run_and_puts_them_back(
 ) -> None:
     before, asked = torch.get_num_threads(), list[int]()
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    run = torch_runtime.prepare(made[1].with_suffix(".pt2"), Settings(threads=7))
+    run = torch_runtime.prepare_pytorch(made[1].with_suffix(".pt2"), Settings(threads=7))
     run(feeds(made[0]))
     run(feeds(made[0]))
     assert asked == [7, before, 7, before]
@@ -229,13 +229,13 @@ def test_every_level_is_really_measured(made: tuple[Program, Path]) -> None:
 
 
 def test_an_identity_changes_with_all_that_a_timing_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = runtimes.identity(Settings())
+    plain = runtimes.settings_identity(Settings())
     assert plain.startswith(f"onnxruntime {onnxruntime.__version__}, 1 thread, optimisation all, ")
     others = [Settings(threads=2), Settings(optimization="basic"), Settings(runtime="torch")]
-    told = [plain, *map(runtimes.identity, others)]
+    told = [plain, *map(runtimes.settings_identity, others)]
     monkeypatch.setattr(runtimes, "processor", lambda: "Abacus")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    told.append(runtimes.identity(Settings()))
+    told.append(runtimes.settings_identity(Settings()))
     assert told[-1].endswith("optimisation all, Abacus, 3 cores")
     assert len(set(told)) == 5
 
@@ -249,4 +249,4 @@ def test_an_identity_changes_with_all_that_a_timing_depends_on(monkeypatch: pyte
     ],
 )
 def test_settings_are_told_in_words(settings: Settings, words: str) -> None:
-    assert runtimes.describe(settings) == words
+    assert runtimes.describe_settings(settings) == words

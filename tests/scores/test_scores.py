@@ -106,7 +106,7 @@ def test_of_equal_units_the_last_goes_first() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_obs_is_least_squares_over_what_is_left(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "DAMPING", 1e-9)
+    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
     model, x = Bend(1, bias), normal(60, 6)
     program = free(model, 4, 6)
     worth = rated(program, "obs", one_batch(program, x))
@@ -120,7 +120,7 @@ def test_obs_is_least_squares_over_what_is_left(bias: bool, monkeypatch: pytest.
 
 
 def test_obs_goes_on_greedily(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "DAMPING", 1e-9)
+    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
     model, x = Bend(1), normal(60, 6, seed=3)
     program = free(model, 4, 6)
     order = rated(program, "obs", one_batch(program, x)).order[0].tolist()
@@ -134,7 +134,7 @@ def test_obs_goes_on_greedily(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_obs_with_kernels_removes_all_columns_of_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "DAMPING", 1e-9)
+    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
     model, x = Bend(1, kernel=3), normal(8, 6, 20)
     program = free(model, 4, 6, 20)
     worth = rated(program, "obs", one_batch(program, x))
@@ -151,7 +151,7 @@ def test_obs_with_kernels_removes_all_columns_of_a_channel(monkeypatch: pytest.M
 
 
 def test_obs_weighs_outputs_by_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "DAMPING", 1e-9)
+    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
     model, x = Bend(3), normal(60, 6)
     program = free(model, 4, 6)
     worth = rated(program, "obs", one_batch(program, x), draws=64)
@@ -163,7 +163,7 @@ def test_obs_weighs_outputs_by_curvature(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_obs_adds_up_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "DAMPING", 1e-9)
+    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
     model, x = Twice(), normal(60, 6)
     program = free(model, 4, 6)
     worth = rated(program, "obs", one_batch(program, x))

@@ -14,7 +14,7 @@ from fxprune import analyze
 from fxprune.analysis.units import Units
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.objective import Objective
-from fxprune.calibration.run import chunks
+from fxprune.calibration.run import pack_by_bytes
 from fxprune.dims.dim import atom
 from fxprune.errors import FxpruneError, UsageError
 from fxprune.scores import obs as elimination
@@ -155,8 +155,8 @@ def test_passes_agree_where_outputs_depend_on_a_part() -> None:
 
 
 def test_chunks_keep_order_and_room() -> None:
-    assert chunks([3, 1, 2, 9, 1, 1], lambda size: size, 4) == [[3, 1], [2], [9], [1, 1]]
-    assert chunks([], lambda size: size, 4) == []
+    assert pack_by_bytes([3, 1, 2, 9, 1, 1], lambda size: size, 4) == [[3, 1], [2], [9], [1, 1]]
+    assert pack_by_bytes([], lambda size: size, 4) == []
 
 
 @pytest.mark.parametrize("name", ["taylor", "fisher", "obs"])
@@ -202,7 +202,7 @@ def test_what_a_graph_writes_into_its_buffers_stays_out_of_the_program(name: str
 
 @pytest.mark.parametrize("name", ["activation", "obs"])
 def test_values_are_seen_as_they_were_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "DAMPING", 1e-9)
+    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
     model, x = Written(), normal(60, 6)
     analysis = analyze(free(model, 4, 6))
     asked = [

@@ -19,7 +19,7 @@ from fxprune.errors import PipelineError, SelectionError, UsageError
 from fxprune.ir.selection import Selection
 from fxprune.passes.layers import Layers
 from fxprune.search.journal import Journal
-from fxprune.search.layer_search import exhaustive, greedy, oneshot, run
+from fxprune.search.layer_search import exhaustive, greedy, oneshot, search_layers
 from support import planted
 
 IDLE = [f"layers.{i}" for i in reversed(planted.IDLE)]
@@ -118,7 +118,7 @@ def test_progress_counts_all_evaluations() -> None:
     said: list[tuple[int, int]] = []
     rater = Layers(count=2, evaluate=planted.fit)._rater(planted.trained())
     names = [f"layers.{i}" for i in range(4)]
-    run("greedy", rater, names, 2, lambda done, total, left: said.append((done, total)))
+    search_layers("greedy", rater, names, 2, lambda done, total, left: said.append((done, total)))
     assert said == [(i, 7) for i in range(1, 8)]
 
 

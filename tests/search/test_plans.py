@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from fxprune import analyze
-from fxprune.analysis.sites import Site, sites
+from fxprune.analysis.sites import Site, find_sites
 from fxprune.cost.table import Curve, SiteCost
 from fxprune.scores.base import Worth
-from fxprune.search.plans import Choice, Option, cheapest_error, same_share, selection
+from fxprune.search.plans import Option, SiteChoice, cheapest_error, same_share, selection_of
 from support.slimmable import layer
 
 
 def site(role: str) -> Site:
     """Of the layer: two heads with four qk and four v dims each, or twelve neurons."""
-    return next(found for found in sites(analyze(layer()[0])) if found.main.role == role)
+    return next(found for found in find_sites(analyze(layer()[0])) if found.main.role == role)
 
 
 def worth(*rows: list[float]) -> Worth:
@@ -32,7 +32,7 @@ def line(size: int, each: float, rest: float = 0.0) -> Curve:
     return Curve(tuple(range(1, size + 1)), tuple(rest + each * n for n in range(1, size + 1)))
 
 
-def heads(gone: float | None = None, scale: float = 1.0) -> Choice:
+def heads(gone: float | None = None, scale: float = 1.0) -> SiteChoice:
     """The second head is worth less; each head misses other dims."""
     worths = {
         "heads": worth([5.0, 1.0]),
@@ -40,13 +40,13 @@ def heads(gone: float | None = None, scale: float = 1.0) -> Choice:
         "v": worth([7.0, 5.0, 6.0, 8.0], [7.0, 8.0, 5.0, 6.0]),
     }
     cost = SiteCost(line(2, 40.0), (line(4, 8.0, 48.0), line(4, 12.0, 32.0)), 1)
-    return Choice(site("heads"), cost, worths, gone, scale)
+    return SiteChoice(site("heads"), cost, worths, gone, scale)
 
 
-def neurons(multiple_of: int = 1, gone: float | None = None) -> Choice:
+def neurons(multiple_of: int = 1, gone: float | None = None) -> SiteChoice:
     """The first is worth one, the last twelve."""
     cost = SiteCost(line(12, 10.0), (), multiple_of)
-    return Choice(site("ffn"), cost, {"ffn": worth([float(n) for n in range(1, 13)])}, gone)
+    return SiteChoice(site("ffn"), cost, {"ffn": worth([float(n) for n in range(1, 13)])}, gone)
 
 
 def test_an_option_errs_by_the_units_that_go_and_the_dims_of_those_that_stay() -> None:
@@ -117,7 +117,7 @@ def test_a_share_is_the_nearest_size() -> None:
 
 
 def test_a_selection_keeps_what_is_worth_most_head_by_head() -> None:
-    kept = selection([heads(), neurons()], [heads().option((1, 3, 2)), neurons().option((5,))])
+    kept = selection_of([heads(), neurons()], [heads().option((1, 3, 2)), neurons().option((5,))])
     assert (kept["heads"], kept["ffn"]) == ((0,), (7, 8, 9, 10, 11))
     assert (kept.rows("qk"), kept.rows("v")) == (((0, 1, 2), (1, 2, 3)), ((0, 3), (0, 1)))
     assert kept.within == {"qk": "heads", "v": "heads"}
@@ -126,5 +126,5 @@ def test_a_selection_keeps_what_is_worth_most_head_by_head() -> None:
 
 
 def test_a_branch_that_goes_keeps_no_axis_and_what_stays_whole_is_not_named() -> None:
-    kept = selection([heads(), neurons()], [heads().option((2, 4, 4)), Option((), 0.0, 3.0)])
+    kept = selection_of([heads(), neurons()], [heads().option((2, 4, 4)), Option((), 0.0, 3.0)])
     assert (kept.axes, kept.removed) == ({}, ("branch.ffn",))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxprune import analyze
-from fxprune.gates.blocked_weights import grid, sites
+from fxprune.gates.blocked_weights import find_blocked_weights, grid
 from fxprune.gates.gate import Gate, Gated, gate
 from support.gated import family
 
@@ -34,7 +34,7 @@ def blocked(name: str, along: int = 4, across: int = 4) -> Gated:
     """A family with gates on the blocks of all its matrices of heads and neurons."""
     program = family(name)
     analysis = analyze(program)
-    found = sites(analysis, ("heads", "qk", "v", "ffn"))
+    found = find_blocked_weights(analysis, ("heads", "qk", "v", "ffn"))
     grids = {site.matrix.weight: grid(analysis, site, along, across) for site in found}
     return gate(program, blocks=grids, biases=True)
 

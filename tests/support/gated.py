@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, analyze, capture
-from fxprune.gates.gate import Asked, Gate, Gated, gate
+from fxprune.gates.gate import Gate, Gated, GateTarget, gate
 from fxprune.ir.program import copy_graph, rebuild
 from support.models import captured, dynamic_shapes
 from zoo.check import randomise
@@ -51,10 +51,10 @@ def _made(name: str) -> tuple[nn.Module, dict[str, Any]]:
     return transformers.T5ForConditionalGeneration(small), {"input_ids": ids, "decoder_input_ids": ids[:, :7]}
 
 
-def everything(program: Program) -> list[Asked]:
+def everything(program: Program) -> list[GateTarget]:
     """Each exact axis; qk and v of each head apart where they may."""
     analysis = analyze(program)
-    asked: list[Asked] = []
+    asked: list[GateTarget] = []
     for axis in analysis.axes:
         if axis.exact and not axis.choices:
             outer = analysis.within(axis.name) if axis.role in ("qk", "v") else ()

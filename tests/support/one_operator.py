@@ -25,7 +25,7 @@ from fxprune.frontend.capture import capture
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.fit import kept_masks
-from fxprune.rewrite.shrink import shrink, zeroed
+from fxprune.rewrite.shrink import shrink, zero_readers
 from fxprune.rules.op import Flow
 from fxprune.rules.registry import packet_of
 
@@ -154,7 +154,7 @@ def _some(axes: Sequence[Any], phase: int) -> Selection:
 
 
 def _difference(program: Program, analysis: Analysis, selection: Selection) -> float:
-    slim, oracle = shrink(program, selection), zeroed(program, selection)
+    slim, oracle = shrink(program, selection), zero_readers(program, selection)
     kept = kept_masks(analysis, selection)
     wanted = [_cut(value, dims, kept) for value, dims in _results(analysis, oracle)]
     got = [value for value in pytree.tree_leaves(slim()) if isinstance(value, Tensor)]

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune import Program, analyze, capture
 from fxprune.analysis.axes import Analysis, Axis
-from fxprune.analysis.sites import sites
+from fxprune.analysis.sites import find_sites
 from fxprune.analysis.units import Units
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.objective import Objective
@@ -100,7 +100,7 @@ def family_data(name: str) -> Calibration:
 
 def everything(analysis: Analysis) -> list[Units]:
     """All axes, and those that may differ for each head."""
-    within = [Units(axis, site.main) for site in sites(analysis) for axis in site.inner]
+    within = [Units(axis, site.main) for site in find_sites(analysis) for axis in site.inner]
     return [*map(Units, analysis.axes), *within]
 
 

@@ -109,7 +109,7 @@ def remembered(name: str) -> Meter:
 def slim(made: Subject, **options: Any) -> Outcome:
     """The pass, at a small point and without a cache."""
     given = {"batch": BATCH, "length": LENGTH, "cache": None, "data": made[1], **options}
-    with patch.object(seek, "counted", remembered):
+    with patch.object(seek, "counting_meter", remembered):
         return Slim(**given).run(made[0])
 
 

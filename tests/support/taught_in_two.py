@@ -14,7 +14,7 @@ from fxprune.passes.grain import Grain
 from fxprune.training.examples import Examples
 from fxprune.training.loop import Checkpoints, Recipe
 from fxprune.training.teacher_cache import Recall
-from fxprune.training.train import teach
+from fxprune.training.train import train
 from support.gated import family
 from support.models import hugging_face
 
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     state = PartialState(cpu=True)
     seen: list[int] = []
     recall = Recall()
-    taught = teach(
+    taught = train(
         family("bert"), Grain(density=0.4, beta=0.5), rows, Recipe(2, 1e-3, 4, clip=1.0), hugging_face("bert")[0],
         outputs=("pooler_output",), checkpoints=Checkpoints(folder / "kept", 0), recall=recall,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from fxprune.training.examples import Examples
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Loop, Recipe
 from fxprune.training.teacher_cache import Recall
-from fxprune.training.train import teach
+from fxprune.training.train import train
 
 accelerate_state = pytest.importorskip("accelerate.state")
 AcceleratorState, PartialState = accelerate_state.AcceleratorState, accelerate_state.PartialState
@@ -125,9 +125,9 @@ def test_a_student_trains_on_a_graphics_card_and_comes_back() -> None:
     net, data, recall, on_card = program(), rows(), Recall(), replace(RECIPE, device="cuda")
     teacher = fine_tune(net, data, on_card)
     method = Grain(density=0.5, hidden=0.0)
-    taught = teach(net, method, data, on_card, teacher, recall=recall)
+    taught = train(net, method, data, on_card, teacher, recall=recall)
     assert {tensor.device.type for tensor in (*teacher.parameters(), *taught.module.parameters())} == {"cpu"}
     assert {score.device.type for score in taught.pruner.scores.values()} == {"cpu"}
     assert named_devices(taught.module) == {"cpu"}
     assert 0.45 < taught.pruner.density <= 0.5
-    teach(net, method, data, RECIPE, teacher, recall=recall)
+    train(net, method, data, RECIPE, teacher, recall=recall)

@@ -14,7 +14,7 @@ from fxprune import bypass, capture, export
 from fxprune.errors import UsageError
 from fxprune.ir.program import Program
 from fxprune.passes.layers import Layers
-from fxprune.search.journal import identity
+from fxprune.search.journal import evaluator_identity
 from fxprune.search.layer_search import Evaluated
 from fxprune.training.examples import Batches
 from fxprune.training.fine_tune import (
@@ -85,7 +85,7 @@ def test_two_evaluations_give_one_number_and_another_seed_another_order(program:
 
 
 def test_a_journal_tells_evaluators_apart() -> None:
-    told = identity(evaluator())
+    told = evaluator_identity(evaluator())
     assert told.startswith("text classification: accuracy of output_0, Recipe(epochs=4, learning_rate=0.003")
     others = (
         evaluator(recipe=Recipe(seed=1)),
@@ -94,8 +94,8 @@ def test_a_journal_tells_evaluators_apart() -> None:
         evaluator(test=examples(10)),
         evaluator(metric=min),
     )
-    assert len({told, *map(identity, others)}) == 6
-    assert identity(pickle.loads(pickle.dumps(evaluator()))) == told
+    assert len({told, *map(evaluator_identity, others)}) == 6
+    assert evaluator_identity(pickle.loads(pickle.dumps(evaluator()))) == told
 
 
 def test_a_journal_tells_models_apart_that_differ_by_one_weight(program: Program, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fxprune.training.examples import Examples
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Checkpoints, Hooks, Moment, Recipe
 from fxprune.training.teacher_cache import Recall
-from fxprune.training.train import Taught, teach
+from fxprune.training.train import Trained, train
 from support.gated import family
 from support.models import distance, hugging_face
 
@@ -42,8 +42,8 @@ def rows(count: int = 30) -> Examples:
     return Examples({"input_ids": ids, "attention_mask": mask}, ids[:, 0] % 3, lengths)
 
 
-def taught(**more: Any) -> Taught:
-    return teach(
+def taught(**more: Any) -> Trained:
+    return train(
         family("bert"),
         GRAIN,
         rows(),
@@ -54,7 +54,7 @@ def taught(**more: Any) -> Taught:
     )
 
 
-def values(one: Taught) -> Tensor:
+def values(one: Trained) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in one.module.parameters()])
 
 
@@ -70,7 +70,7 @@ def test_a_teacher_trains_a_student_that_shrinks() -> None:
 
 def test_without_a_teacher_labels_teach() -> None:
     one, other = (
-        teach(family("bert"), GRAIN, replace(rows(), labels=labels), RECIPE, outputs=OUT)
+        train(family("bert"), GRAIN, replace(rows(), labels=labels), RECIPE, outputs=OUT)
         for labels in (rows().labels, rows().labels * 0)
     )
     assert one.pruner.density <= 0.4
@@ -146,7 +146,7 @@ def test_a_run_that_was_killed_ends_with_the_same_gates(tmp_path: Path) -> None:
 
 def test_a_teacher_that_says_something_else() -> None:
     with pytest.raises(UsageError, match="no output 'logits'; outputs: last_hidden_state, pooler_output"):
-        teach(family("bert"), GRAIN, rows(), RECIPE)
+        train(family("bert"), GRAIN, rows(), RECIPE)
 
 
 def test_two_processes_close_the_same_gates(tmp_path: Path) -> None:

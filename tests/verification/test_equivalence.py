@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import Program, Selection, analyze, capture, shrink, verify, zeroed
+from fxprune import Program, Selection, analyze, capture, shrink, verify, zero_readers
 from fxprune.errors import SelectionError, VerifyError
 from fxprune.ir.program import copy_graph, rebuild
 from support.models import captured
@@ -37,7 +37,7 @@ def test_inexact_axes_are_no_part_of_the_claim() -> None:
     assert verdict.inexact == ("hidden",)
     assert "hidden" not in verdict.exact
     with pytest.raises(SelectionError, match=r"no zeros equal removal on hidden \(normalisation over it"):
-        zeroed(program, selection)
+        zero_readers(program, selection)
 
 
 @pytest.mark.parametrize("inexact", [False, True])

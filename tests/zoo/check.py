@@ -16,7 +16,7 @@ from fxprune.analysis.axes import Analysis, Axis, analyze
 from fxprune.errors import CaptureError, FxpruneError
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
-from fxprune.rewrite.shrink import shrink, zeroed
+from fxprune.rewrite.shrink import shrink, zero_readers
 from fxprune.tools.inputs.models import Loaded
 from zoo.compare import copied, difference, double, doubled, outputs
 
@@ -156,7 +156,7 @@ def _described(analysis: Analysis, name: str, seconds: float) -> Outcome:
 def _compared(analysis: Analysis, selection: Selection, label: str, outcome: Outcome) -> Outcome:
     program = analysis.program
     try:
-        slim, oracle = shrink(program, selection), zeroed(program, selection)
+        slim, oracle = shrink(program, selection), zero_readers(program, selection)
         wanted = outputs(oracle, program.kwargs)
     except FxpruneError as error:
         return replace(outcome, status="crash", reason=f"{label}: {error}")

@@ -112,8 +112,10 @@ def _plain(model: nn.Module, original: Program, file: Path) -> None:
 
 def _off(model: nn.Module, original: Program, file: Path) -> float:
     """How far ONNX Runtime's outputs of the original's file are from the model's."""
-    opened = runtime.session(file)
-    found = [torch.as_tensor(value) for value in runtime.run(opened, _renamed(opened, feeds(original)))]
+    opened = runtime.open_session(file)
+    found = [
+        torch.as_tensor(value) for value in runtime.run_session(opened, _renamed(opened, feeds(original)))
+    ]
     wanted = _tensors(model, original.kwargs)
     if len(found) != len(wanted):
         raise ExportError(f"the original's file has {len(found)} outputs, the model {len(wanted)}")

@@ -22,18 +22,18 @@ from torch import nn
 from fxprune import analyze
 from fxprune.cost.budgets import Clock, default_cache
 from fxprune.export import onnx as emit
-from fxprune.gates.blocked_weights import sites
+from fxprune.gates.blocked_weights import find_blocked_weights
 from fxprune.gates.gate import tensors_of
 from fxprune.gates.lower import Lowered, lower
-from fxprune.ir.example_inputs import at, feeds
+from fxprune.ir.example_inputs import feeds, point_with
 from fxprune.ir.program import Program
 from fxprune.passes.fill import ROLES
-from fxprune.rewrite.split import cheaper
+from fxprune.rewrite.split import cheaper_splits
 from fxprune.runtimes import registry as runtimes
 from fxprune.runtimes.onnxruntime import Settings
 from fxprune.search.alternatives import cheapest
-from fxprune.tools.benchmarks.ablation_page import page
-from fxprune.tools.benchmarks.ablation_studies import EPOCHS, STARTS, STUDIES, UNTRAINED, VARIANTS
+from fxprune.tools.benchmarks.ablation_page import render_ablation
+from fxprune.tools.benchmarks.ablation_studies import EPOCHS, STARTS, STUDIES, STUDY_VARIANTS, UNTRAINED
 from fxprune.tools.benchmarks.subjects import common as subject_common
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tables as data
@@ -46,14 +46,14 @@ from fxprune.training.fine_tune import fine_tune, predicted
 from fxprune.training.loop import Recipe
 from fxprune.training.pruner import Pruner
 from fxprune.training.teacher_cache import Recall
-from fxprune.training.train import teach
+from fxprune.training.train import train
 
 MODEL = "minilm"
-SECONDS = 6.0
+_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
-class Setting:
+class _Setting:
     """A task: its folder, its columns, its metric, the rows that are used, and the two recipes."""
 
     folder: str
@@ -67,36 +67,36 @@ class Setting:
     )
 
 
-RECIPE = Recipe(learning_rate=1e-4, warmup=0.1, weight_decay=0.01, clip=1.0, precision="bf16")
-SETTINGS: dict[str, Setting] = {
-    "CoLA": Setting(
+_RECIPE = Recipe(learning_rate=1e-4, warmup=0.1, weight_decay=0.01, clip=1.0, precision="bf16")
+SETTINGS: dict[str, _Setting] = {
+    "CoLA": _Setting(
         "CoLA",
         data.Columns("sentence", "label", names=("source", "label", "star", "sentence")),
         "matthews",
         0,
-        replace(RECIPE, epochs=3, learning_rate=5e-5),
-        replace(RECIPE, epochs=5),
+        replace(_RECIPE, epochs=3, learning_rate=5e-5),
+        replace(_RECIPE, epochs=5),
     ),
-    "SST-2": Setting(
+    "SST-2": _Setting(
         "SST-2",
         data.Columns(),
         "accuracy",
         8000,
-        replace(RECIPE, epochs=3, learning_rate=5e-5),
-        replace(RECIPE, epochs=5),
+        replace(_RECIPE, epochs=3, learning_rate=5e-5),
+        replace(_RECIPE, epochs=5),
     ),
 }
 
 
-class Bench:
+class _Bench:
     """One task: its program and rows, its teacher, and the students."""
 
     def __init__(self, task: str, out: Path, device: str = "") -> None:
         self.task, self.out, self.device = task, out, device
         self.setting = _on(SETTINGS[task], device)
         folder = subject_common.data(f"{self.setting.folder}/train.tsv").parent
-        found = data.read(folder, self.setting.columns, self.setting.rows)
-        tokenizer = models.tokenizer(MODEL)
+        found = data.read_task(folder, self.setting.columns, self.setting.rows)
+        tokenizer = models.load_tokenizer(MODEL)
         self.program = models.classifier(MODEL, len(found.classes), 0).capture(training=True)
         self.train, self.dev = (
             encoded(tokenizer, rows.texts, rows.labels, self.program) for rows in (found.train, found.dev)
@@ -131,11 +131,11 @@ class Bench:
         epochs = 0 if variant in UNTRAINED else longer or recipe.epochs
         recipe = replace(recipe, epochs=epochs)
         start = time.perf_counter()
-        taught = teach(program, method, self.train, recipe, self.teacher, recall=self.recall)
+        taught = train(program, method, self.train, recipe, self.teacher, recall=self.recall)
         seconds = time.perf_counter() - start
         save_file(_plain(taught.module), self.file(variant, density, seed))
         self.note(variant=variant, density=density, seed=seed, metric=self.judged(taught.module), seconds=seconds,
-                  reached=taught.pruner.density, method=str(method), recipe=asdict(recipe), **left(taught.pruner))  # fmt: skip
+                  reached=taught.pruner.density, method=str(method), recipe=asdict(recipe), **_left(taught.pruner))  # fmt: skip
 
     def lowered(self, variant: str, density: float, seed: int, settings: Settings) -> tuple[Lowered, Any]:
         """What is left of one, its uneven heads lowered in the way that is fastest here."""
@@ -160,7 +160,7 @@ class Bench:
 
     def method(self, variant: str, density: float, seed: int) -> Any:
         """A row of STUDIES at a density."""
-        make, _ = VARIANTS[variant]
+        make, _ = STUDY_VARIANTS[variant]
         return make(density, seed, self.setting.beta)
 
     def file(self, variant: str, density: float, seed: int) -> Path:
@@ -175,13 +175,13 @@ class Bench:
             lines.write(text + "\n")
 
 
-def _on(setting: Setting, device: str) -> Setting:
+def _on(setting: _Setting, device: str) -> _Setting:
     """A setting on a device."""
     made = {name: replace(getattr(setting, name), device=device) for name in ("teacher", "student")}
     return replace(setting, **made)
 
 
-def left(pruner: Pruner) -> dict[str, Any]:
+def _left(pruner: Pruner) -> dict[str, Any]:
     """What is open: heads by the number of their value dims in each layer, and neurons in each layer."""
     heads: list[list[int]] = []
     neurons: list[int] = []
@@ -197,9 +197,9 @@ def left(pruner: Pruner) -> dict[str, Any]:
     return found | {"ranks": ranks} if ranks else found
 
 
-def zeros(program: Program) -> float:
+def _zeros(program: Program) -> float:
     """The share of the numbers in matrices that run over heads or neurons that are zero."""
-    found = [program.tensors()[site.matrix.weight] for site in sites(analyze(program), ROLES)]
+    found = [program.tensors()[site.matrix.weight] for site in find_blocked_weights(analyze(program), ROLES)]
     return sum(int((w == 0).sum()) for w in found) / max(1, sum(w.numel() for w in found))
 
 
@@ -228,7 +228,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def known(path: Path, task: str) -> set[tuple[str, float, int]]:
+def _known(path: Path, task: str) -> set[tuple[str, float, int]]:
     """The students that were trained."""
     return {
         (row["variant"], row["density"], row["seed"])
@@ -237,7 +237,7 @@ def known(path: Path, task: str) -> set[tuple[str, float, int]]:
     }
 
 
-def measure(bench: Bench, settings: Settings, seconds: float) -> None:
+def _measure(bench: _Bench, settings: Settings, seconds: float) -> None:
     """Lower, write and time the students that were not timed yet, each in turns with the whole model."""
     rows = read(bench.out)
     timed = {
@@ -245,21 +245,21 @@ def measure(bench: Bench, settings: Settings, seconds: float) -> None:
     }
     with tempfile.TemporaryDirectory() as scratch:
         before = emit.export(bench.program, Path(scratch) / "before.onnx")
-        for variant, density, seed in sorted(known(bench.out, bench.task) - timed):
+        for variant, density, seed in sorted(_known(bench.out, bench.task) - timed):
             done, how = bench.lowered(variant, density, seed, settings)
             slim, splits = (
                 done.program,
-                [asdict(v) for v in cheaper(done.program, Clock(settings, default_cache()), POINT)[1]],
+                [asdict(v) for v in cheaper_splits(done.program, Clock(settings, default_cache()), POINT)[1]],
             )
             after = emit.export(slim, Path(scratch) / "after.onnx", overwrite=True)
-            point = at(bench.program, **POINT)
+            point = point_with(bench.program, **POINT)
             given = feeds(bench.program, point)
             files = {"before": before.path, "after": after.path}
             found = runtimes.measure(files, dict.fromkeys(files, given), settings, seconds)
             bench.note(variant=variant, density=density, seed=seed, speedup=found["before"].median / found["after"].median,
                        parameters=slim.parameter_count(), file_bytes=after.bytes, whole_bytes=before.bytes, how=how,
                        relative=after.relative, point=point, machine=report.machine(),
-                       splits=splits, zeros=zeros(slim), **lengths(slim))  # fmt: skip
+                       splits=splits, zeros=_zeros(slim), **lengths(slim))  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -269,16 +269,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     if options.page:
         told = {name: told for name, (_, told) in STUDIES[options.study].items()}
-        text = page(options.study, read(options.out), told, options.note)
+        text = render_ablation(options.study, read(options.out), told, options.note)
         options.page.write_text(text, encoding="utf-8")
         return
     for task in options.tasks or SETTINGS:
-        bench = Bench(task, options.out, options.device)
+        bench = _Bench(task, options.out, options.device)
         if options.measure:
-            measure(bench, Settings(options.threads), SECONDS)
+            _measure(bench, Settings(options.threads), _SECONDS)
             continue
         for one in wanted(options):
-            if one not in known(options.out, task):
+            if one not in _known(options.out, task):
                 bench.student(*one)
 
 
@@ -288,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
     add("tasks", nargs="*", help=f"of {', '.join(SETTINGS)}")
     add("--out", type=Path, default=Path("out/grain/results.jsonl"), help="where figures are kept")
     add("--study", choices=STUDIES, default="grain", help="which rows (grain)")
-    add("--variants", nargs="+", choices=VARIANTS, help="(all of the study but those of more epochs)")
+    add("--variants", nargs="+", choices=STUDY_VARIANTS, help="(all of the study but those of more epochs)")
     add("--densities", nargs="+", type=float, default=[0.1, 0.25, 0.5], help="(0.1 0.25 0.5)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
     add("--device", default="", help="where they are trained: cpu or cuda (cpu)")

@@ -9,9 +9,9 @@ from fxprune.tools.reports import report
 from fxprune.tools.reports.curve import spread
 from fxprune.tools.reports.report import Grid
 
-Entries = Sequence[Mapping[str, Any]]
+_Entries = Sequence[Mapping[str, Any]]
 
-HEAD = """# GRAIN on a 6-layer model
+_HEAD = """# GRAIN on a 6-layer model
 
 Students of all-MiniLM-L6-v2 (6 layers, 12 heads of 32 dims, 1,536 neurons) lose neurons, and query/key and value dims of each head,
 while a teacher trains them: `fxprune train`'s `grain` beside what it is made of, without one part at a time. Density is the share of the
@@ -36,7 +36,7 @@ the seeds of the original lie 0.024 apart (standard deviation of means over 10 s
 ![Losses of the original and of what was captured, three seeds: the curves cover each other](curves.svg)"""
 
 
-BLOCKS = """# Blocks on a 6-layer model
+_BLOCKS = """# Blocks on a 6-layer model
 
 Students of all-MiniLM-L6-v2 (6 layers, 12 heads of 32 dims, 1,536 neurons) lose blocks of weights while a teacher trains them: movement
 pruning in four variants and filled, and reweighted group lasso. Density is the share of the weights of attention and feed-forward blocks
@@ -61,43 +61,43 @@ python -m fxprune.tools.benchmarks.ablation CoLA SST-2 --study ranks --out docs/
 python -m fxprune.tools.benchmarks.ablation CoLA SST-2 --study ranks --out docs/results/flop.jsonl --measure
 ```"""
 
-Left: TypeAlias = Callable[[Entries, Entries], str]
+_Left: TypeAlias = Callable[[_Entries, _Entries], str]
 """(what was trained, what was measured) to a cell."""
 
 
-def _heads(students: Entries, measured: Entries) -> str:
+def _heads(students: _Entries, measured: _Entries) -> str:
     return f"{mean(float(sum(map(len, entry['heads']))) for entry in students):.0f}"
 
 
-def _whole_heads(students: Entries, measured: Entries) -> str:
+def _whole_heads(students: _Entries, measured: _Entries) -> str:
     return f"{mean(entry['heads'] for entry in measured):.0f}" if measured else "–"
 
 
-def _zeros(students: Entries, measured: Entries) -> str:
+def _zeros(students: _Entries, measured: _Entries) -> str:
     return f"{mean(entry['zeros'] for entry in measured):.0%}" if measured else "–"
 
 
-def _ranks(students: Entries, measured: Entries) -> str:
+def _ranks(students: _Entries, measured: _Entries) -> str:
     found = [sum(entry["ranks"]) for entry in students if "ranks" in entry]
     return f"{mean(found):,.0f}" if found else "–"
 
 
-def _reached(students: Entries, measured: Entries) -> str:
+def _reached(students: _Entries, measured: _Entries) -> str:
     found = [entry["reached"] for entry in students if "ranks" in entry]
     return spread(found) if found else "–"
 
 
 #: study: (what stands before its tables, what stands behind them, columns of its own)
-STUDIES: dict[str, tuple[str, str, Mapping[str, Left]]] = {
-    "grain": (HEAD, CURVES, {"heads left": _heads}),
-    "blocks": (BLOCKS, "", {"heads left": _whole_heads, "zeros": _zeros}),
+_STUDIES: dict[str, tuple[str, str, Mapping[str, _Left]]] = {
+    "grain": (_HEAD, CURVES, {"heads left": _heads}),
+    "blocks": (_BLOCKS, "", {"heads left": _whole_heads, "zeros": _zeros}),
     "ranks": (RANKS, "", {"density reached": _reached, "ranks left": _ranks}),
 }
 
 
-def page(study: str, entries: Entries, variants: Mapping[str, str], note: str) -> str:
+def render_ablation(study: str, entries: _Entries, variants: Mapping[str, str], note: str) -> str:
     """The whole page."""
-    head, tail, own = STUDIES[study]
+    head, tail, own = _STUDIES[study]
     parts = [head, note] if note else [head]
     for task, found in groupby(
         sorted(entries, key=lambda entry: str(entry["task"])), key=lambda e: e["task"]
@@ -108,7 +108,7 @@ def page(study: str, entries: Entries, variants: Mapping[str, str], note: str) -
     return "\n\n".join([*parts, report.where(machine)] if machine else parts) + "\n"
 
 
-def _task(task: str, entries: Entries, variants: Mapping[str, str], own: Mapping[str, Left]) -> list[str]:
+def _task(task: str, entries: _Entries, variants: Mapping[str, str], own: Mapping[str, _Left]) -> list[str]:
     teacher = next(entry for entry in entries if entry["variant"] == "teacher")
     students = [entry for entry in entries if "metric" in entry and "density" in entry]
     recipes = [entry["recipe"] for entry in students] or [teacher["recipe"]]
@@ -149,11 +149,11 @@ def _task(task: str, entries: Entries, variants: Mapping[str, str], own: Mapping
     return [
         f"## {task}: {teacher['measure']} on dev",
         text,
-        report.table(Grid("", columns, tuple(rows), 6 + len(own))),
+        report.markdown_table(Grid("", columns, tuple(rows), 6 + len(own))),
     ]
 
 
-def _of(entries: Entries, variant: str, density: float) -> list[Mapping[str, Any]]:
+def _of(entries: _Entries, variant: str, density: float) -> list[Mapping[str, Any]]:
     return [entry for entry in entries if entry["variant"] == variant and entry["density"] == density]
 
 
@@ -161,10 +161,10 @@ def _row(
     name: str,
     told: str,
     density: float,
-    students: Entries,
-    measured: Entries,
+    students: _Entries,
+    measured: _Entries,
     teacher: Mapping[str, Any],
-    own: Mapping[str, Left],
+    own: Mapping[str, _Left],
 ) -> tuple[str, ...]:
     metrics = [entry["metric"] for entry in students]
     return (

@@ -102,7 +102,7 @@ STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
         "scratch": (_distill(), "what FLOP left, trained from scratch"),
     },
 }
-VARIANTS = {name: row for study in STUDIES.values() for name, row in study.items()}
+STUDY_VARIANTS = {name: row for study in STUDIES.values() for name, row in study.items()}
 
 
 def _filled(hybrid: str) -> Callable[[Any, float, int], Program]:

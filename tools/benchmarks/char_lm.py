@@ -21,7 +21,7 @@ from fxprune.gates.lower import lower
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.passes.distill import Distill
 from fxprune.passes.flop import Flop
-from fxprune.rewrite.merge_factors import merged
+from fxprune.rewrite.merge_factors import merge_factors
 from fxprune.tools.benchmarks.ablation_studies import redrawn, thin
 from fxprune.tools.benchmarks.subjects import common as subject_common
 from fxprune.tools.reports import report
@@ -29,14 +29,14 @@ from fxprune.tools.reports.report import Grid
 from fxprune.training.examples import Examples
 from fxprune.training.fine_tune import fine_tune, perplexity
 from fxprune.training.loop import Recipe
-from fxprune.training.train import teach
+from fxprune.training.train import train
 
-CHARACTERS, LENGTH = 96, 96
+CHARACTERS, _LENGTH = 96, 96
 TRAIN_ROWS, TEST_ROWS = 6000, 400  # about half of valid; a run with two densities takes 4,000 steps
-RECIPE = Recipe(epochs=3, learning_rate=1e-3, batch_size=32, warmup=0.05, weight_decay=0.01, clip=1.0)
+_RECIPE = Recipe(epochs=3, learning_rate=1e-3, batch_size=32, warmup=0.05, weight_decay=0.01, clip=1.0)
 
 
-class Attention(nn.Module):
+class _Attention(nn.Module):
     """Causal self-attention."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -62,7 +62,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = _Attention(width, heads)
         self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Characters(nn.Module):
 
     def __init__(self, width: int = 128, heads: int = 4, layers: int = 3) -> None:
         super().__init__()
-        self.characters, self.places = nn.Embedding(CHARACTERS, width), nn.Embedding(LENGTH, width)
+        self.characters, self.places = nn.Embedding(CHARACTERS, width), nn.Embedding(_LENGTH, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CHARACTERS)
 
@@ -93,12 +93,12 @@ def rows(part: str, most: int) -> Examples:
     """The text of a part, cut into rows; characters beyond the usual ones are one and the same."""
     text = subject_common.data(f"WikiText-2/{part}.txt").read_text(encoding="utf-8")
     codes = torch.tensor([ord(c) - 31 if 32 <= ord(c) < 126 else 0 for c in text])
-    cut = codes[: (len(codes) - 1) // LENGTH * LENGTH + 1]
-    inputs, labels = cut[:-1].reshape(-1, LENGTH), cut[1:].reshape(-1, LENGTH)
+    cut = codes[: (len(codes) - 1) // _LENGTH * _LENGTH + 1]
+    inputs, labels = cut[:-1].reshape(-1, _LENGTH), cut[1:].reshape(-1, _LENGTH)
     return Examples({"ids": inputs[:most]}, labels[:most], by_token=True)
 
 
-class Bench:
+class _Bench:
     """The model, its text, and what became of it."""
 
     def __init__(self, out: Path, seed: int) -> None:
@@ -112,7 +112,7 @@ class Bench:
             dynamic={"ids": {0: auto, 1: auto}},
         )
         self.train, self.test = rows("valid", TRAIN_ROWS), rows("test", TEST_ROWS)
-        self.recipe = Recipe(**{**asdict(RECIPE), "seed": seed})
+        self.recipe = Recipe(**{**asdict(_RECIPE), "seed": seed})
 
     def run(self, densities: Sequence[float]) -> None:
         """Train the whole model, then what it is compared with."""
@@ -140,8 +140,8 @@ class Bench:
 
     def _taught(self, name: str, program: Program, method: Any) -> tuple[str, Program, float]:
         start = time.perf_counter()
-        taught = teach(program, method, self.train, self.recipe)
-        return name, merged(lower(taught.gated, taught.module).program), time.perf_counter() - start
+        taught = train(program, method, self.train, self.recipe)
+        return name, merge_factors(lower(taught.gated, taught.module).program), time.perf_counter() - start
 
     def _with(self, program: Program, module: nn.Module) -> Program:
         found = {name: module.get_parameter(name) for name in program.parameters()}
@@ -172,7 +172,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         for (density, variant), each in sorted(found.items(), key=lambda item: -item[0][0])
     ]
     columns = ("density", "variant", "seeds", "bits a character", "parameters")
-    return report.table(Grid("", columns, tuple(made), 3))
+    return report.markdown_table(Grid("", columns, tuple(made), 3))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     for seed in options.seeds:
-        Bench(options.out, seed).run(options.densities)
+        _Bench(options.out, seed).run(options.densities)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import UsageError
-from fxprune.tools.benchmarks.coverage_page import Record, is_right, page
+from fxprune.tools.benchmarks.coverage_page import Record, is_right, render_coverage
 from fxprune.tools.commands.console import progress
 
-ROOT = Path(__file__).resolve().parents[2]
-TARGET = ROOT / "docs" / "results" / "coverage.md"
-SECONDS = 60
+_ROOT = Path(__file__).resolve().parents[2]
+TARGET = _ROOT / "docs" / "results" / "coverage.md"
+_SECONDS = 60
 ONNX_SECONDS = 120
 WORKERS = 2
 
@@ -35,13 +35,13 @@ WORKERS = 2
 class Limits:
     """How long a stage may take: the check, and each later one; `onnx` whether ONNX Runtime is asked."""
 
-    check: float = SECONDS
+    check: float = _SECONDS
     later: float = ONNX_SECONDS
     onnx: bool = True
 
 
 @dataclass(frozen=True)
-class Job:
+class _Job:
     """One architecture at work, with its record so far; `fixed` where symbolic sizes took too long and a second try does without."""
 
     name: str
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     order = {name: place for place, name in enumerate(names)}
     options.output.parent.mkdir(exist_ok=True)
-    options.output.write_text(page(sorted(records, key=lambda record: order[record["name"]])))
+    options.output.write_text(render_coverage(sorted(records, key=lambda record: order[record["name"]])))
     progress().print(f"wrote {options.output}", markup=False)
     return int(not all(is_right(record) for record in records))
 
@@ -74,7 +74,7 @@ def _collect(names: Sequence[str], options: argparse.Namespace) -> list[Record]:
     known = {record["name"] for record in records}
     limits = Limits(options.seconds, options.onnx_seconds, options.onnx)
     try:
-        for record in run([name for name in names if name not in known], limits, options.workers):
+        for record in check_all([name for name in names if name not in known], limits, options.workers):
             records.append(record)
             if options.records:
                 with options.records.open("a") as file:
@@ -103,7 +103,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("names", nargs="*", help="architectures to check (default: all of the zoo)")
     add("-o", "--output", type=Path, default=TARGET, help="the page to write")
     add("--records", type=Path, help="a file of records, one a line: what is there is not run again")
-    add("--seconds", type=float, default=SECONDS, help="time limit for the check of one architecture")
+    add("--seconds", type=float, default=_SECONDS, help="time limit for the check of one architecture")
     add("--onnx", action=argparse.BooleanOptionalAction, default=True, help="whether ONNX Runtime must agree")
     add("--onnx-seconds", type=float, default=ONNX_SECONDS, help="time limit for each stage after the check")
     add("--workers", type=int, default=WORKERS, help="how many run at once")
@@ -112,20 +112,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _zoo(module: str) -> Any:
     """A module of tests/zoo; UsageError without the source checkout."""
-    if not (ROOT / "tests" / "zoo").is_dir():
+    if not (_ROOT / "tests" / "zoo").is_dir():
         raise UsageError(
-            f"no zoo at {ROOT / 'tests' / 'zoo'}: it is no part of the wheel, run this from a source checkout"
+            f"no zoo at {_ROOT / 'tests' / 'zoo'}: it is no part of the wheel, run this from a source checkout"
         )
-    if str(ROOT / "tests") not in sys.path:
-        sys.path.insert(0, str(ROOT / "tests"))
+    if str(_ROOT / "tests") not in sys.path:
+        sys.path.insert(0, str(_ROOT / "tests"))
     return importlib.import_module(f"zoo.{module}")
 
 
-def run(names: Sequence[str], limits: Limits = Limits(), workers: int = WORKERS) -> Iterator[Record]:
+def check_all(names: Sequence[str], limits: Limits = Limits(), workers: int = WORKERS) -> Iterator[Record]:
     """Check architectures, some at once, each forked from this process, which has the libraries loaded; records as they come."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _load(limits)
-    waiting, running = [(name, False) for name in names], list[Job]()
+    waiting, running = [(name, False) for name in names], list[_Job]()
     while waiting or running:
         while waiting and len(running) < workers:
             running.append(_start(*waiting.pop(0), limits))
@@ -146,20 +146,20 @@ def _load(limits: Limits) -> None:
     """Load what every process needs, exporters and transformers' patches included: they take seconds."""
     _zoo("stages"), _zoo("tiny")
     importlib.import_module("torch").set_num_threads(1)
-    with importlib.import_module("fxprune.tools.inputs.models").patches():
+    with importlib.import_module("fxprune.tools.inputs.models").export_patches():
         pass
     if limits.onnx:
         importlib.import_module("onnxruntime")
         importlib.import_module("fxprune.export.onnx").warm_up()
 
 
-def _start(name: str, fixed: bool, limits: Limits) -> Job:
+def _start(name: str, fixed: bool, limits: Limits) -> _Job:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(name, fixed, limits.onnx, theirs), daemon=True)
     process.start()
     theirs.close()
-    return Job(name, fixed, process, ours, time.monotonic() + limits.check)
+    return _Job(name, fixed, process, ours, time.monotonic() + limits.check)
 
 
 def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
@@ -167,14 +167,14 @@ def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    patches = importlib.import_module("fxprune.tools.inputs.models").patches
+    patches = importlib.import_module("fxprune.tools.inputs.models").export_patches
     row = _zoo("hf").ROWS[name]
     start = time.perf_counter()
     for outcome in _zoo("stages").stages(name, row.build, row.dynamic and not fixed, patches, onnx):
         answer.send({**asdict(outcome), "total": round(time.perf_counter() - start, 2)})
 
 
-def _heard(job: Job, limits: Limits) -> Job:
+def _heard(job: _Job, limits: Limits) -> _Job:
     """The job with the latest record that it sent; each one gives the next stage its own time."""
     while job.answer.poll():
         try:
@@ -186,7 +186,7 @@ def _heard(job: Job, limits: Limits) -> Job:
     return job
 
 
-def _finished(job: Job, limits: Limits) -> Record | None:
+def _finished(job: _Job, limits: Limits) -> Record | None:
     """The record of a job that has ended, died or run out of time; None while it is at work."""
     if job.process.exitcode == 0 and job.record is not None:
         return job.record
@@ -200,7 +200,7 @@ def _finished(job: Job, limits: Limits) -> Record | None:
     return _lost(job, "timeout", f"not done within {limit:.0f} s")
 
 
-def _lost(job: Job, status: str, reason: str) -> Record:
+def _lost(job: _Job, status: str, reason: str) -> Record:
     """What is known of a job that did not end well: its record, and which stage was lost."""
     if job.record is None:
         return asdict(_zoo("check").Outcome(job.name, status, reason))

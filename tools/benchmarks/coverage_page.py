@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 
 Record = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def is_right(record: Record) -> bool:
     )
 
 
-def page(records: Sequence[Record]) -> str:
+def render_coverage(records: Sequence[Record]) -> str:
     """The Markdown page of all records."""
     preamble = PREAMBLE.format(transformers=_version("transformers"), torch=_version("torch"))
     parts = ["# Coverage", preamble, "\n".join(_summary(records)), "\n".join(_table(records))]
@@ -169,4 +169,4 @@ def _section(
 
 
 def _line(text: str) -> str:
-    return " ".join(text.replace(str(ROOT), "").replace("|", "\\|").split())[:400]
+    return " ".join(text.replace(str(_ROOT), "").replace("|", "\\|").split())[:400]

@@ -33,9 +33,9 @@ MIXED: dict[str, tuple[tuple[type[Pass], float], ...]] = {
     "slim, then factors": ((Slim, 0.5), (Lowrank, 0.5)),
     "factors, then slim": ((Lowrank, 0.5), (Slim, 0.5)),
 }
-METHODS = (*LOWRANK, *MIXED)
+_METHODS = (*LOWRANK, *MIXED)
 
-TITLES = {
+_TITLES = {
     "minilm": ("all-MiniLM-L6-v2, STS-benchmark", "Spearman × 100", 100.0),
     "smollm2": ("SmolLM2-135M, WikiText-2", "perplexity", 1.0),
 }
@@ -69,9 +69,9 @@ class Ranks(Bench):
         return dict(self.plan.options) | dict(self.plan.point) | own
 
 
-def page(entries: Sequence[Mapping[str, Any]], note: str) -> str:
+def render_low_rank(entries: Sequence[Mapping[str, Any]], note: str) -> str:
     """docs/results/ranks.md."""
-    parts = [HEAD, *([note] if note else [])]
+    parts = [_HEAD, *([note] if note else [])]
     for name in dict.fromkeys(str(entry["subject"]) for entry in entries):
         parts += _subject(name, [entry for entry in entries if entry["subject"] == name])
     machine = next((entry for entry in entries if entry["kind"] == "machine"), None)
@@ -80,7 +80,7 @@ def page(entries: Sequence[Mapping[str, Any]], note: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-HEAD = """# Factors instead of matrices, without training
+_HEAD = """# Factors instead of matrices, without training
 
 Each model becomes faster by a factor that is asked for and measured (ONNX Runtime, one thread), and is judged on a task that nothing was
 fitted on; `lowrank` gets unlabelled inputs only, as `slim` does. A matrix becomes two where that is measured to be faster; ranks go where
@@ -92,7 +92,7 @@ python -m fxprune.tools.benchmarks.low_rank minilm smollm2 --out docs/results/ra
 
 
 def _subject(name: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    title, metric, scale = TITLES[name]
+    title, metric, scale = _TITLES[name]
     dense = next(entry["metric"] for entry in entries if entry["kind"] == "dense")
     details = {(e["speed"], e["method"]): e for e in entries if e["kind"] == "details"}
     rows = [
@@ -110,7 +110,7 @@ def _subject(name: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     columns = ("asked", "method", metric, "measured", "fewer FLOPs", "parameters", "matrices in two", "file")
     text = f"Unpruned: {scale * dense:.2f}. Matrices that became two, of all that could."
-    return [f"## {title}", text, report.table(Grid("", columns, tuple(rows), 6))]
+    return [f"## {title}", text, report.markdown_table(Grid("", columns, tuple(rows), 6))]
 
 
 def _counted(details: Mapping[str, Any]) -> tuple[str, str]:
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("subjects", nargs="*", help=f"of {', '.join(SPEEDS)}")
     add("--out", type=Path, default=Path("out/ranks.jsonl"), help="where figures are kept")
     add("--threads", type=int, default=1, help="of the runtime (1)")
-    add("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help="(all)")
+    add("--methods", nargs="+", choices=_METHODS, default=_METHODS, metavar="METHOD", help="(all)")
     add("--speeds", nargs="+", type=float, help="(those of the subject)")
     add("--note", default="", help="a sentence about the run, for the page")
     add("--page", type=Path, help="write the page from the figures, and measure nothing")
@@ -134,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.page:
         lines = options.out.read_text(encoding="utf-8").splitlines()
-        options.page.write_text(page([json.loads(line) for line in lines], options.note), encoding="utf-8")
+        options.page.write_text(
+            render_low_rank([json.loads(line) for line in lines], options.note), encoding="utf-8"
+        )
         return
     for name in options.subjects or SPEEDS:
         bench = Ranks(name, options.out, options.threads)

@@ -14,7 +14,7 @@ from fxprune.errors import UsageError
 from fxprune.runtimes.onnxruntime import DEFAULT, Settings, save_optimized
 
 # ONNX's own operators and those of ONNX Runtime; QuickGelu is also what SiLU is fused to.
-FAMILIES: dict[str, frozenset[str]] = {
+_FAMILIES: dict[str, frozenset[str]] = {
     "attention": frozenset(
         {
             "Attention",
@@ -68,7 +68,7 @@ def fusions(path: Path, settings: Settings = DEFAULT) -> dict[str, int]:
         nodes += len(graph.node)
         found.update(node.op_type for node in graph.node)
         found.update(_written_out(graph))
-    counts = {family: sum(found[name] for name in members) for family, members in FAMILIES.items()}
+    counts = {family: sum(found[name] for name in members) for family, members in _FAMILIES.items()}
     return {**counts, "nodes": nodes}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-SECONDS = 0.02
+_SECONDS = 0.02
 PAGE = 4096
 STATM = Path("/proc/self/statm")
 
@@ -38,7 +38,7 @@ class Peak:
         while self._running:
             grown = _resident() - self._start
             self.growth[self._name] = max(self.growth.get(self._name, 0), grown)
-            time.sleep(SECONDS)
+            time.sleep(_SECONDS)
 
 
 def _resident() -> int:

@@ -20,22 +20,22 @@ from fxprune.calibration.data import checked
 from fxprune.export import onnx as emit
 from fxprune.export.exported_program import quiet
 from fxprune.integrations.quantization.quantize import QUANTIZERS, Quantized, quantize
-from fxprune.ir.example_inputs import Feeds, at, feeds
+from fxprune.ir.example_inputs import Feeds, feeds, point_with
 from fxprune.ir.program import Program
 from fxprune.passes import pipeline
 from fxprune.runtimes import registry as runtimes
 from fxprune.runtimes.onnxruntime import Prepared, Settings
-from fxprune.tools.benchmarks.quantized_page import page
+from fxprune.tools.benchmarks.quantized_page import render_quantization
 from fxprune.tools.benchmarks.subjects import subject
 from fxprune.tools.reports import report
 
 PIPELINE = "heads(ratio=0.25), ffn(ratio=0.5), fold"
-POINTS = ({"batch": 1, "length": 128}, {"batch": 8, "length": 64})
-ROWS, HELD = 256, 0.5  # sentences, and the share of them that is compared on
-SECONDS = 20.0  # a point, for all files together
+_POINTS = ({"batch": 1, "length": 128}, {"batch": 8, "length": 64})
+_ROWS, HELD = 256, 0.5  # sentences, and the share of them that is compared on
+_SECONDS = 20.0  # a point, for all files together
 
 
-class Bench:
+class _Bench:
     """One subject in all its forms, each a file."""
 
     def __init__(self, out: Path, threads: int) -> None:
@@ -44,7 +44,7 @@ class Bench:
         self.folder = Path(tempfile.mkdtemp(prefix="fxprune-quantized-"))
         original = self.subject.load().capture(())
         self.programs = {"original": original, "pruned": pipeline(PIPELINE).run(original).program}
-        self.fit, self.held = checked(original, self.subject.calibration(ROWS)).split(HELD, original)
+        self.fit, self.held = checked(original, self.subject.calibration(_ROWS)).split(HELD, original)
         self.rows: dict[str, dict[str, Any]] = {}
         self.calls: dict[str, Prepared] = {}
 
@@ -108,12 +108,12 @@ class Bench:
 
     def _time(self) -> None:
         program = self.programs["original"]
-        for point in POINTS:
-            given = feeds(program, at(program, **point))
+        for point in _POINTS:
+            given = feeds(program, point_with(program, **point))
             for call in self.calls.values():
                 call(given)
             print("timing", point, file=sys.stderr, flush=True)
-            timed = runtimes.turns(self.calls, dict.fromkeys(self.calls, given), SECONDS)
+            timed = runtimes.turns(self.calls, dict.fromkeys(self.calls, given), _SECONDS)
             for name, timing in timed.items():
                 speedup = timed["original"].median / timing.median
                 measured = {"point": point, "ms": timing.median, "runs": timing.runs, "speedup": speedup}
@@ -139,11 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = options.out.read_text(encoding="utf-8").splitlines()
         text = options.page.read_text(encoding="utf-8")
         options.page.write_text(
-            page(text, [json.loads(line) for line in lines], options.note), encoding="utf-8"
+            render_quantization(text, [json.loads(line) for line in lines], options.note), encoding="utf-8"
         )
         return
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    Bench(options.out, options.threads).run()
+    _Bench(options.out, options.threads).run()
 
 
 if __name__ == "__main__":

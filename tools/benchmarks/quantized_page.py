@@ -8,9 +8,9 @@ from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
 
 
-def page(text: str, entries: Sequence[Mapping[str, Any]], note: str) -> str:
+def render_quantization(text: str, entries: Sequence[Mapping[str, Any]], note: str) -> str:
     """The page with its table drawn anew, between `<!-- table -->` and `<!-- /table -->`."""
-    made = "\n\n".join([report.table(grid(entries)), *([note] if note else []), _where(entries)])
+    made = "\n\n".join([report.markdown_table(_grid(entries)), *([note] if note else []), _where(entries)])
     return re.sub(
         r"(<!-- table -->\n).*?(<!-- /table -->)",
         lambda found: f"{found[1]}{made}\n{found[2]}",
@@ -19,10 +19,10 @@ def page(text: str, entries: Sequence[Mapping[str, Any]], note: str) -> str:
     )
 
 
-def grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
+def _grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
     """A row for each form of the model."""
     rows = [entry for entry in entries if entry["kind"] == "row"]
-    points = [report.at(each["point"]) for each in rows[0]["latency"]]
+    points = [report.describe_point(each["point"]) for each in rows[0]["latency"]]
     cells = [
         (
             row["name"],

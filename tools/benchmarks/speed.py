@@ -26,16 +26,16 @@ from fxprune.runtimes import registry as runtimes
 from fxprune.runtimes.onnxruntime import Settings
 from fxprune.tools.benchmarks.ort_fusions import fusions
 from fxprune.tools.benchmarks.peak_memory import Peak
-from fxprune.tools.benchmarks.speed_page import page
+from fxprune.tools.benchmarks.speed_page import render_speed
 from fxprune.tools.benchmarks.subjects import Subject, subject
 from fxprune.tools.benchmarks.subjects import torch_pruning as peers
 from fxprune.tools.reports import report
 
-SECONDS = 4.0
-POINTS = tuple({"batch": batch, "length": length} for batch in (1, 8, 32) for length in (32, 128))
+_SECONDS = 4.0
+_POINTS = tuple({"batch": batch, "length": length} for batch in (1, 8, 32) for length in (32, 128))
 THREADS = (1, 2)
 PEER_TRIES = 4
-METHODS = ("ours", "others")
+_METHODS = ("ours", "others")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Bench:
         self.point: Point = {axis: self.plan.point.get(axis, size) for axis, size in here.items()}
         self.before = emit.export(self.program, self.folder / "original.onnx").path
         given = feeds(self.program, self.point)
-        self.settings, levels = runtimes.fastest(self.before, given, Settings(threads), SECONDS)
+        self.settings, levels = runtimes.fastest(self.before, given, Settings(threads), _SECONDS)
         self.dense = self._metric(self.program)
         self.flops = cost.flops(self.program, self.point)
         medians = {level: timing.median for level, timing in levels.items()}
@@ -141,7 +141,7 @@ class Bench:
         self._figures(speed, method, after, program, cost.flops(program, self.point))
 
     def _figures(self, speed: float, method: str, after: Path, runs: Any, flops: int) -> None:
-        speedup = self._speedup(after, SECONDS)
+        speedup = self._speedup(after, _SECONDS)
         self.note("method", speed=speed, method=method, metric=self._metric(runs), flop_ratio=self.flops / flops,
                   speedup=speedup, bytes=after.stat().st_size)  # fmt: skip
 
@@ -160,7 +160,7 @@ class Bench:
         self.note("fusions", speed=speed, **counts)
         for threads in self.at:
             given = feeds(self.program, self.point)
-            best = {n: runtimes.fastest(p, given, Settings(threads), SECONDS)[0] for n, p in files.items()}
+            best = {n: runtimes.fastest(p, given, Settings(threads), _SECONDS)[0] for n, p in files.items()}
             for point in _points(self.program):
                 ms = _each(best, files, feeds(self.program, point))
                 ratio = cost.flops(self.program, point) / cost.flops(program, point)
@@ -177,7 +177,7 @@ class Bench:
                 program = self._captured(
                     self.subject.deployed(peers.torch_pruning(self.subject, ratio, self.plan.peer))
                 )
-                reached = self._speedup(self._after(program), SECONDS / 2)
+                reached = self._speedup(self._after(program), _SECONDS / 2)
                 low, high = (ratio, high) if reached < speed else (low, ratio)
                 if best is None or abs(reached - speed) < abs(best[0] - speed):
                     best = reached, ratio, program
@@ -200,7 +200,7 @@ def _each(best: Mapping[str, Settings], files: Mapping[str, Path], given: Any) -
     for _ in range(3):
         for name, path in files.items():
             found[name].append(
-                runtimes.measure({name: path}, {name: given}, best[name], SECONDS / 6)[name].median
+                runtimes.measure({name: path}, {name: given}, best[name], _SECONDS / 6)[name].median
             )
     return {name: sorted(medians)[1] for name, medians in found.items()}
 
@@ -208,7 +208,7 @@ def _each(best: Mapping[str, Settings], files: Mapping[str, Path], given: Any) -
 def _points(program: Program) -> Iterator[Point]:
     here = example_point(program)
     seen: set[tuple[int, ...]] = set()
-    for point in POINTS:
+    for point in _POINTS:
         fitted = {axis: point.get(axis, size) for axis, size in here.items()}
         if tuple(fitted.values()) not in seen:
             seen.add(tuple(fitted.values()))
@@ -228,13 +228,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=THREADS,
         help="numbers of threads at which our plans are timed (1 2)",
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="what is run (all)")
+    parser.add_argument("--methods", nargs="+", choices=_METHODS, default=_METHODS, help="what is run (all)")
     parser.add_argument("--note", default="", help="a sentence about the run, for the page")
     parser.add_argument("--page", type=Path, help="write the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.page:
-        options.page.write_text(page(_read(options.out), options.note), encoding="utf-8")
+        options.page.write_text(render_speed(_read(options.out), options.note), encoding="utf-8")
         return
     for name in options.subjects or PLANS:
         bench = Bench(name, options.out, options.threads, options.at)

@@ -4,18 +4,18 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fxprune.tools.reports.report import Grid, at, table, where
+from fxprune.tools.reports.report import Grid, describe_point, markdown_table, where
 
-Entries = list[dict[str, Any]]
+_Entries = list[dict[str, Any]]
 
-TITLES = {
+_TITLES = {
     "minilm": "MiniLM as a sentence encoder: Spearman × 100 on STS-benchmark's test",
     "smollm2": "SmolLM2-135M: perplexity on WikiText-2 (lower is better)",
     "efficientnet": "EfficientNet-Lite0: agreement with the unpruned model, in percent of crops of real photographs",
 }
 PERCENT = ("minilm", "efficientnet")
 
-HEAD = """# Slim to a measured speed, without training
+_HEAD = """# Slim to a measured speed, without training
 
 `slim(latency=0.5)` decides over heads, their q/k and v dims, neurons, channels and residual branches at once, so that the emitted file
 takes half of the time on the runtime, and re-fits the remaining weights by least squares on unlabelled inputs. Nothing is trained. What
@@ -23,16 +23,16 @@ follows comes from `make bench` (`python -m fxprune.tools.benchmarks.speed`; the
 All methods of a table were measured in turns with the original, at the speed that was asked for;
 ratios are what counts, for machines are shared."""
 
-METHODS = """- **fxprune**: `slim(latency=1/speed)`: scores by optimal brain surgery on the readers (`obs`), repair `all`.
+_METHODS = """- **fxprune**: `slim(latency=1/speed)`: scores by optimal brain surgery on the readers (`obs`), repair `all`.
 - **the same plan, no repair**: the same units are gone, and no weight is re-fitted.
 - **magnitude**, **random**: the same share of every site, by `slim(score="magnitude", repair="none")` and `score="random"`.
 - **Torch-Pruning**: as its documentation says, with its hints, at the ratio that comes closest to the speed (bisection over measured
   files)."""
 
 
-def page(entries: Entries, note: str = "") -> str:
+def render_speed(entries: _Entries, note: str = "") -> str:
     """The page, with a sentence about the run where there is one."""
-    parts = [HEAD, METHODS, *([note] if note else [])]
+    parts = [_HEAD, _METHODS, *([note] if note else [])]
     for name in dict.fromkeys(entry["subject"] for entry in entries):
         parts += _subject(name, [entry for entry in entries if entry["subject"] == name])
     machines = [entry for entry in entries if entry["kind"] == "machine"]
@@ -41,15 +41,15 @@ def page(entries: Entries, note: str = "") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _subject(name: str, entries: Entries) -> list[str]:
+def _subject(name: str, entries: _Entries) -> list[str]:
     dense = next(entry for entry in entries if entry["kind"] == "dense")
     scale = 100 if name in PERCENT else 1
     grids = [
         _methods(name, _of(entries, "method"), dense["metric"] * scale, scale),
         _points(_of(entries, "point")),
     ]
-    parts = [f"## {TITLES[name]}", f"The original: {dense['metric'] * scale:.2f}. {_levels(dense)}"]
-    parts += [table(grid) for grid in grids if grid.rows]
+    parts = [f"## {_TITLES[name]}", f"The original: {dense['metric'] * scale:.2f}. {_levels(dense)}"]
+    parts += [markdown_table(grid) for grid in grids if grid.rows]
     parts += [
         f"{told}"
         for told in (_predictions(entries), _fusions(entries), _cost(entries), _refused(entries))
@@ -58,11 +58,11 @@ def _subject(name: str, entries: Entries) -> list[str]:
     return parts
 
 
-def _of(entries: Entries, kind: str) -> Entries:
+def _of(entries: _Entries, kind: str) -> _Entries:
     return [entry for entry in entries if entry["kind"] == kind]
 
 
-def _methods(name: str, rows: Entries, dense: float, scale: int) -> Grid:
+def _methods(name: str, rows: _Entries, dense: float, scale: int) -> Grid:
     columns = ("asked", "method", "speedup", "fewer FLOPs", "metric", "against the original")
     lines = [
         (
@@ -78,12 +78,12 @@ def _methods(name: str, rows: Entries, dense: float, scale: int) -> Grid:
     return Grid(name, columns, tuple(lines), numbers=4)
 
 
-def _points(rows: Entries) -> Grid:
+def _points(rows: _Entries) -> Grid:
     columns = ("asked", "at", "threads", "speedup", "fewer FLOPs", "speedup / FLOP ratio", "levels")
     lines = [
         (
             f"{row['speed']:g}×",
-            at(row["point"]),
+            describe_point(row["point"]),
             str(row["at_threads"]),
             f"{row['speedup']:.2f}×",
             f"{row['flop_ratio']:.2f}×",
@@ -101,7 +101,7 @@ def _levels(dense: dict[str, Any]) -> str:
     return f"Its file under ONNX Runtime's optimisation levels: {told}; all speedups are against the best, `{best}`."
 
 
-def _predictions(entries: Entries) -> str:
+def _predictions(entries: _Entries) -> str:
     trials = [trial for entry in _of(entries, "trials") for trial in entry["trials"]]
     errors = [abs(trial["predicted"] / trial["measured"] - 1) for trial in trials]
     if not errors:
@@ -112,7 +112,7 @@ def _predictions(entries: Entries) -> str:
     )
 
 
-def _fusions(entries: Entries) -> str:
+def _fusions(entries: _Entries) -> str:
     found = _of(entries, "fusions")
     if not found:
         return ""
@@ -123,7 +123,7 @@ def _fusions(entries: Entries) -> str:
     return f"Operators of ONNX Runtime's optimised graph: {counts}; {verdict}."
 
 
-def _cost(entries: Entries) -> str:
+def _cost(entries: _Entries) -> str:
     runs = [entry for entry in _of(entries, "trials") if entry["score"] == "obs"]
     if not runs:
         return ""
@@ -138,7 +138,7 @@ def _phases(runs: Sequence[dict[str, Any]]) -> Iterable[str]:
     return dict.fromkeys(name for run in runs for name in run["memory"])
 
 
-def _refused(entries: Entries) -> str:
+def _refused(entries: _Entries) -> str:
     return " ".join(
         f"At {entry['speed']:g}×, {entry['method']}: {entry['why']}." for entry in _of(entries, "refused")
     )

@@ -1,7 +1,7 @@
 """`python -m fxprune.tools.benchmarks.split_choice`: is the choice of dense or split products right here? 24 cases, measured.
 
-Each case is a matrix of row-blocks that keep different columns. The cost model (`fxprune.rewrite.split.cheaper` with a `Clock`) chooses;
-then both files are run in turns, for longer, and the faster one is what should have been chosen.
+Each case is a matrix of row-blocks that keep different columns. The cost model (`fxprune.rewrite.split.cheaper_splits` with a `Clock`)
+chooses; then both files are run in turns, for longer, and the faster one is what should have been chosen.
 """
 
 import argparse
@@ -18,18 +18,18 @@ from fxprune.export import onnx as emit
 from fxprune.frontend.capture import capture
 from fxprune.ir.example_inputs import feeds
 from fxprune.ir.program import Program
-from fxprune.rewrite.split import cheaper, split, splits
+from fxprune.rewrite.split import cheaper_splits, split, splits
 from fxprune.runtimes import registry as runtimes
 from fxprune.runtimes.onnxruntime import Settings
 from fxprune.tools.commands import console
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
 
-SHAPES = ((768, 768), (768, 3072), (3072, 768))
-BLOCKS = (2, 4, 8, 16)
+_SHAPES = ((768, 768), (768, 3072), (3072, 768))
+_BLOCKS = (2, 4, 8, 16)
 DENSITIES = (0.5, 0.25)
-ROWS = 128  # of the input
-SECONDS = 4.0
+_ROWS = 128  # of the input
+_SECONDS = 4.0
 
 
 def sparse(
@@ -48,14 +48,14 @@ def sparse(
 
 def case(shape: tuple[int, int], blocks: int, density: float, settings: Settings) -> dict[str, Any]:
     """What was chosen, and the speedup of the split over the dense product, measured after."""
-    program = sparse(*shape, blocks, density, rows=ROWS)
-    _, (verdict,) = cheaper(program, Clock(settings, default_cache()))
+    program = sparse(*shape, blocks, density, rows=_ROWS)
+    _, (verdict,) = cheaper_splits(program, Clock(settings, default_cache()))
     with tempfile.TemporaryDirectory() as scratch:
         programs = {"dense": program, "split": split(program, splits(program))}
         files = {
             name: emit.export(each, Path(scratch) / f"{name}.onnx").path for name, each in programs.items()
         }
-        found = runtimes.measure(files, dict.fromkeys(files, feeds(program)), settings, SECONDS)
+        found = runtimes.measure(files, dict.fromkeys(files, feeds(program)), settings, _SECONDS)
     speedup = found["dense"].median / found["split"].median
     return {
         "shape": shape,
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the runtime (1)")
     options = parser.parse_args(arguments)
     settings = Settings(options.threads)
-    found = [case(shape, k, d, settings) for shape in SHAPES for d in DENSITIES for k in BLOCKS]
+    found = [case(shape, k, d, settings) for shape in _SHAPES for d in DENSITIES for k in _BLOCKS]
     rows = [
         (
             f"{each['shape'][0]} → {each['shape'][1]}",
@@ -92,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     right = sum(each["right"] for each in found)
     grid = Grid(f"Split or dense: right in {right} of {len(found)}", columns, tuple(rows), 4)
     console.output().print(
-        f"{grid.title}\n\n{report.table(grid)}\n\n{report.where({'machine': report.machine()})}", markup=False
+        f"{grid.title}\n\n{report.markdown_table(grid)}\n\n{report.where({'machine': report.machine()})}",
+        markup=False,
     )
 
 

@@ -21,11 +21,11 @@ from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tables as data
 from fxprune.tools.inputs.metrics import accuracy
 from fxprune.tools.reports import curve
-from fxprune.training.examples import Batch, Examples, encoded
+from fxprune.training.examples import Examples, TrainingBatch, encoded
 from fxprune.training.fine_tune import cross_entropy, logits, predicted
 from fxprune.training.loop import Hooks, Loop, Recipe
 
-RECIPE = Recipe(epochs=2, learning_rate=5e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
+_RECIPE = Recipe(epochs=2, learning_rate=5e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
 WINDOW = 10  # steps, over which losses are averaged
 
 
@@ -33,7 +33,7 @@ def trained(module: nn.Module, rows: Examples, recipe: Recipe, names: Sequence[s
     """The loss of every step; the module is trained in place."""
     losses: list[float] = []
 
-    def lesson(ready: Any, batch: Batch) -> Tensor:
+    def lesson(ready: Any, batch: TrainingBatch) -> Tensor:
         inputs, labels, _ = batch
         return cross_entropy(logits(names, ready(**inputs), ("logits",)), labels)
 
@@ -51,12 +51,12 @@ def smooth(losses: Sequence[float]) -> list[float]:
 def one(seed: int, most: int) -> dict[str, Any]:
     """Both, with one seed: the same head, the same order of rows."""
     folder = subject_common.data("SST-2/train.tsv").parent
-    task = data.read(folder, most=most)
+    task = data.read_task(folder, most=most)
     loaded = models.classifier("minilm", 2, seed)
     program = loaded.capture(training=True)
-    tokenizer = models.tokenizer("minilm")
+    tokenizer = models.load_tokenizer("minilm")
     train, dev = (encoded(tokenizer, rows.texts, rows.labels, program) for rows in (task.train, task.dev))
-    recipe, names = replace(RECIPE, seed=seed), program.output_names()
+    recipe, names = replace(_RECIPE, seed=seed), program.output_names()
     found: dict[str, Any] = {"seed": seed, "rows": [len(train), len(dev)]}
     assert isinstance(loaded.model, nn.Module)
     for name, module in (("captured", program.module()), ("original", loaded.model)):
@@ -69,7 +69,7 @@ def _accuracy(program: Program, module: nn.Module, dev: Examples) -> float:
     return accuracy(dev.labels.numpy(), predicted(program, module, dev).numpy())
 
 
-def told(runs: Sequence[dict[str, Any]]) -> str:
+def _told(runs: Sequence[dict[str, Any]]) -> str:
     """How far the curves lie apart: of one seed between the two, and between the seeds of the original."""
     curves = {name: [smooth(run[name]["losses"]) for run in runs] for name in ("original", "captured")}
     pairs = [
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [one(seed, options.rows) for seed in options.seeds]
     options.out.with_suffix(".json").write_text(json.dumps(runs) + "\n", encoding="utf-8")
     draw(runs, options.out)
-    sys.stdout.write(told(runs) + "\n")
+    sys.stdout.write(_told(runs) + "\n")
 
 
 if __name__ == "__main__":

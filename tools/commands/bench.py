@@ -13,21 +13,21 @@ from fxprune.tools.commands import console
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
 
-POINTS: tuple[Point, ...] = (
+_POINTS: tuple[Point, ...] = (
     {"batch": 1, "length": 16},
     {"batch": 1, "length": 128},
     {"batch": 8, "length": 64},
 )
 
 
-def bench(options: argparse.Namespace) -> int:
+def bench_command(options: argparse.Namespace) -> int:
     """Time ONNX files against the first of them."""
     given = settings(options)
     files = _files(options.files)
     stages = console.Stages()
     entries = []
     for point in _points(files):
-        with stages.stage(f"measuring at {report.at(point)}"):
+        with stages.stage(f"measuring at {report.describe_point(point)}"):
             entries.append(_entry(files, point, given, options.seconds))
     if options.json:
         console.print_json({"format": "fxprune.bench/1", "session": asdict(given), "points": entries})
@@ -43,7 +43,7 @@ def _files(given: list[str]) -> dict[str, Path]:
     files = {text: Path(text) for text in given}
     for text, path in files.items():
         try:
-            runtime.session(path)
+            runtime.open_session(path)
         except ExportError as error:
             raise UsageError(f"{text} is no ONNX file that ONNX Runtime can open: {error}") from error
     return files
@@ -63,7 +63,7 @@ def settings(options: argparse.Namespace) -> runtime.Settings:
 
 def _points(files: dict[str, Path]) -> list[Point]:
     axes = dict.fromkeys(axis for path in files.values() for axis in runtime.file_axes(path))
-    points = [{axis: point.get(axis, 1) for axis in axes} for point in POINTS]
+    points = [{axis: point.get(axis, 1) for axis in axes} for point in _POINTS]
     return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in points)]
 
 
@@ -91,7 +91,7 @@ def _entry(
 def _grid(entries: list[dict[str, Any]], names: list[str], settings: runtime.Settings) -> Grid:
     rows = [
         (
-            report.at(entry["point"]),
+            report.describe_point(entry["point"]),
             name,
             f"{measured['ms']['median']:.2f}",
             f"{measured['ms']['low']:.2f}–{measured['ms']['high']:.2f}",
@@ -101,7 +101,7 @@ def _grid(entries: list[dict[str, Any]], names: list[str], settings: runtime.Set
         for entry in entries
         for name, measured in entry["files"].items()
     ]
-    title = f"{runtimes.describe(settings)}; against {names[0]}"
+    title = f"{runtimes.describe_settings(settings)}; against {names[0]}"
     return Grid(
         title, ("at", "file", "median ms", "quartiles", "speedup", "fewer FLOPs"), tuple(rows), numbers=4
     )

@@ -17,10 +17,10 @@ from fxprune.tools.commands.bench import settings
 from fxprune.tools.inputs import calibration_files as calibration
 from fxprune.tools.inputs.models import Loaded
 
-ROWS, LENGTH = 512, 128
+_ROWS, _LENGTH = 512, 128
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_budget_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command line."""
     group = parser.add_argument_group(
         "budget", "slim to a share of what the model costs now, without training"
@@ -35,10 +35,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="unlabelled inputs: text (one a line), .npz or .safetensors by input name, or py:PACKAGE.MODULE:FUNCTION",
     )
     group.add_argument(
-        "--rows", type=int, default=ROWS, metavar="N", help=f"read so many of them ({ROWS}; 0: all)"
+        "--rows", type=int, default=_ROWS, metavar="N", help=f"read so many of them ({_ROWS}; 0: all)"
     )
     group.add_argument(
-        "--length", type=int, default=LENGTH, metavar="N", help=f"cut texts to so many tokens ({LENGTH})"
+        "--length", type=int, default=_LENGTH, metavar="N", help=f"cut texts to so many tokens ({_LENGTH})"
     )
 
 
@@ -76,11 +76,13 @@ def _target(text: str) -> tuple[str, float]:
     return name, number
 
 
-def read(options: argparse.Namespace, program: Program, loaded: Loaded) -> Calibration | None:
+def read_calibration_option(
+    options: argparse.Namespace, program: Program, loaded: Loaded
+) -> Calibration | None:
     """The calibration data, checked; UsageError says what does not fit."""
     if not options.calibration:
         return None
-    return calibration.read(options.calibration, program, loaded, options.rows, options.length)
+    return calibration.read_calibration(options.calibration, program, loaded, options.rows, options.length)
 
 
 def points(steps: Pipeline, program: Program) -> list[Point]:

@@ -13,7 +13,7 @@ from fxprune.tools.inputs import models
 FOLDER = "checkpoint"
 
 
-def check(loaded: models.Loaded) -> None:
+def check_checkpoint_option(loaded: models.Loaded) -> None:
     """UsageError for a model that is no Hugging Face folder."""
     if loaded.config is None:
         raise UsageError(
@@ -21,7 +21,9 @@ def check(loaded: models.Loaded) -> None:
         )
 
 
-def write(loaded: models.Loaded, slim: Program, out: Path, tokenizer: bool = True) -> dict[str, Any]:
+def write_checkpoint_folder(
+    loaded: models.Loaded, slim: Program, out: Path, tokenizer: bool = True
+) -> dict[str, Any]:
     """Write what is proved equal, with the tokenizer where there is one and ids are as they were; tell of it as plain data."""
     model: Any = loaded.model
     try:
@@ -31,7 +33,7 @@ def write(loaded: models.Loaded, slim: Program, out: Path, tokenizer: bool = Tru
         return {"folder": "", "why": str(error)}
     if tokenizer:
         with contextlib.suppress(UsageError), quiet():
-            models.tokenizer(loaded.name).save_pretrained(out / FOLDER)
+            models.load_tokenizer(loaded.name).save_pretrained(out / FOLDER)
     settings = {name: list(values) for name, values in made.settings.items()}
     return {
         "folder": FOLDER,

@@ -9,7 +9,7 @@ from typing import Any
 from fxprune.analysis.axes import Analysis, Axis, analyze
 from fxprune.analysis.regions import Region
 from fxprune.errors import UsageError
-from fxprune.files import write
+from fxprune.files import write_text
 from fxprune.tools.commands import console
 from fxprune.tools.inputs import models
 from fxprune.tools.reports import explain_html as explain_page
@@ -17,7 +17,7 @@ from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
 
 
-def explain(options: argparse.Namespace) -> int:
+def explain_command(options: argparse.Namespace) -> int:
     """Show the axes of a model by role and its refusals by reason, or the members of one axis."""
     target = _target(options)
     stages = console.Stages()
@@ -30,7 +30,7 @@ def explain(options: argparse.Namespace) -> int:
     chosen = analysis.axis(options.axis) if options.axis else None
     if target:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write(target, explain_page.page(loaded.name, analysis), options.force)
+        write_text(target, explain_page.render_explain(loaded.name, analysis), options.force)
     if options.json:
         console.print_json(_axis(chosen) if chosen else _all(loaded.name, analysis))
         return 0

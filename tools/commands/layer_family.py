@@ -22,8 +22,8 @@ from fxprune.search.layer_search import Evaluated, Found
 from fxprune.tools.commands.console import Steps
 from fxprune.training.fine_tune import Examples, Recipe, TextClassification
 
-POINT = {"batch": 8, "length": 64}
-SECONDS = 6.0
+_POINT = {"batch": 8, "length": 64}
+_SECONDS = 6.0
 
 # name: (search, score, what it does); "task" fine-tunes
 METHODS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
@@ -61,7 +61,7 @@ class Seeded:
 
 
 @dataclass(frozen=True)
-class Run:
+class SeedResult:
     """What one seed found: each method's search, the metric of each member of its family, and all sets of a size where asked."""
 
     seeded: Seeded
@@ -70,7 +70,7 @@ class Run:
     exhaustive: Mapping[str, Any] | None
 
 
-def run(seeded: Seeded, setting: Setting) -> Run:
+def search_family(seeded: Seeded, setting: Setting) -> SeedResult:
     """Search by each method, and fine-tune all that was chosen."""
     found = {name: _search(seeded, setting, name) for name in setting.methods}
     orders = {name: [choice.order[:k] for k in range(setting.count + 1)] for name, choice in found.items()}
@@ -80,7 +80,9 @@ def run(seeded: Seeded, setting: Setting) -> Run:
         final.observe = steps.one
         scores = dict(zip(wanted, final.scores(wanted), strict=True))
     metrics = {name: [scores[frozenset(order)] for order in family] for name, family in orders.items()}
-    return Run(seeded, found, metrics, _exhaustive(seeded, setting, found) if setting.exhaustive else None)
+    return SeedResult(
+        seeded, found, metrics, _exhaustive(seeded, setting, found) if setting.exhaustive else None
+    )
 
 
 def _search(seeded: Seeded, setting: Setting, method: str) -> Found:
@@ -145,12 +147,12 @@ def measured(
     """Parameters, file size and latency of each member of the family, in one measurement, taking turns."""
     family = [bypass(program, order[:k]) for k in range(len(order) + 1)]
     here = example_point(program)
-    point = {axis: POINT.get(axis, size) for axis, size in here.items()}
+    point = {axis: _POINT.get(axis, size) for axis, size in here.items()}
     with tempfile.TemporaryDirectory() as scratch:
         files = {str(k): Path(scratch) / f"{k}.onnx" for k in range(len(family))}
         emitted = [emit.export(member, files[str(k)]) for k, member in enumerate(family)]
         given = {str(k): feeds(member, point) for k, member in enumerate(family)}
-        timed = runtimes.measure(files, given, settings, SECONDS)
+        timed = runtimes.measure(files, given, settings, _SECONDS)
     return point, [
         {
             "removed": list(order[:k]),

@@ -21,7 +21,7 @@ from fxprune.tools.commands import console
 from fxprune.tools.commands import layer_family as family
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages
-from fxprune.tools.commands.layer_family import METHODS, Run, Seeded, Setting
+from fxprune.tools.commands.layer_family import METHODS, Seeded, SeedResult, Setting
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tables as data
@@ -30,28 +30,30 @@ from fxprune.tools.reports import output_folder as folder
 from fxprune.training.fine_tune import TextClassification, encoded
 from fxprune.training.loop import Recipe
 
-FORMAT = "fxprune.layers/1"
+_FORMAT = "fxprune.layers/1"
 
 
-def layers(options: argparse.Namespace) -> int:
+def layers_command(options: argparse.Namespace) -> int:
     """Search, fine-tune the family, measure it, and write curve, journal and selections."""
     target, stages = Path(options.output), Stages()
-    folder.check(target, options.force)
+    folder.check_output_folder(target, options.force)
     seeds, session = _numbers(options.seeds, "--seeds"), settings(options)
     setting = _setting(options, stages)
     with stages.stage("reading the data"):
-        task = data.read(Path(options.data), data.Columns(options.text, options.label), options.rows)
+        task = data.read_task(Path(options.data), data.Columns(options.text, options.label), options.rows)
     with _workers(options.workers) as executor:
         setting = replace(setting, executor=executor)
-        runs = [family.run(_seeded(options, setting, task, seed, stages), setting) for seed in seeds]
+        runs = [
+            family.search_family(_seeded(options, setting, task, seed, stages), setting) for seed in seeds
+        ]
     with stages.stage("measuring"):
         found = _report(options, setting, runs, session)
     _write(found, target)
     if options.json:
         console.print_json(found)
         return 0
-    console.show(curve.grids(found))
-    console.output().print(f"{curve.setting(found)}\nwritten to {target}", markup=False)
+    console.show(curve.curve_grids(found))
+    console.output().print(f"{curve.describe_search(found)}\nwritten to {target}", markup=False)
     return 0
 
 
@@ -99,7 +101,7 @@ def _seeded(
 ) -> Seeded:
     with stages.stage(f"seed {seed}: loading and capturing"):
         loaded = models.classifier(options.model, len(task.classes), seed)
-        tokenizer = models.tokenizer(options.tokenizer or options.model)
+        tokenizer = models.load_tokenizer(options.tokenizer or options.model)
         program = loaded.capture(training=True)
     for note in loaded.notes:
         stages.note(note)
@@ -121,13 +123,13 @@ def _check_classes(program: Program, name: str, classes: int) -> None:
 
 
 def _report(
-    options: argparse.Namespace, setting: Setting, runs: Sequence[Run], session: runtime.Settings
+    options: argparse.Namespace, setting: Setting, runs: Sequence[SeedResult], session: runtime.Settings
 ) -> dict[str, Any]:
     """Everything that was found, as layers.json holds it; the first method's family of the first seed is measured."""
     first = runs[0]
     point, measured = family.measured(first.seeded.program, first.found[setting.methods[0]].order, session)
     return {
-        "format": FORMAT,
+        "format": _FORMAT,
         "model": options.model,
         "data": Path(options.data).name,
         "metric": first.seeded.search.metric.__name__,
@@ -148,7 +150,7 @@ def _rows(seeded: Seeded) -> dict[str, int]:
     return {"searched": len(searched), "held_back": len(held_back), "dev": len(seeded.final.parts()[1])}
 
 
-def _told(run: Run, method: str) -> dict[str, Any]:
+def _told(run: SeedResult, method: str) -> dict[str, Any]:
     found = run.found[method]
     return {
         "seed": run.seeded.seed,
@@ -160,11 +162,11 @@ def _told(run: Run, method: str) -> dict[str, Any]:
 
 
 def _write(found: Mapping[str, Any], target: Path) -> None:
-    with folder.filled(target) as draft:
+    with folder.draft_folder(target) as draft:
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         (draft / "layers.json").write_text(text, encoding="utf-8")
-        (draft / "layers.md").write_text(curve.markdown(found), encoding="utf-8")
-        (draft / "report.html").write_text(layers_report.page(found), encoding="utf-8")
-        curve.draw(found, draft)
+        (draft / "layers.md").write_text(curve.curve_markdown(found), encoding="utf-8")
+        (draft / "report.html").write_text(layers_report.render_layers(found), encoding="utf-8")
+        curve.draw_curve(found, draft)
         for k, member in enumerate(found["family"][1:], 1):
             Selection(removed=tuple(member["removed"])).save(draft / f"selection-{k}.json")

@@ -22,26 +22,26 @@ from fxprune.tools.commands import (
 from fxprune.tools.commands import (
     quantize_option as quantizing,
 )
-from fxprune.tools.commands.bench import bench
-from fxprune.tools.commands.explain import explain
+from fxprune.tools.commands.bench import bench_command
+from fxprune.tools.commands.explain import explain_command
 from fxprune.tools.commands.layer_family import METHODS
-from fxprune.tools.commands.layers import layers
-from fxprune.tools.commands.options import json_option, recipe, session
-from fxprune.tools.commands.passes import passes
-from fxprune.tools.commands.run import apply, run
-from fxprune.tools.commands.train import train
+from fxprune.tools.commands.layers import layers_command
+from fxprune.tools.commands.options import json_option, recipe, session_options
+from fxprune.tools.commands.passes import passes_command
+from fxprune.tools.commands.run import apply_command, run_command
+from fxprune.tools.commands.train import train_command
 from fxprune.tools.inputs import models
 from fxprune.training.loop import Recipe
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
     {
-        "run": run,
-        "apply": apply,
-        "train": train,
-        "layers": layers,
-        "explain": explain,
-        "bench": bench,
-        "passes": passes,
+        "run": run_command,
+        "apply": apply_command,
+        "train": train_command,
+        "layers": layers_command,
+        "explain": explain_command,
+        "bench": bench_command,
+        "passes": passes_command,
     }
 )
 BAD_USE = (CaptureError, PipelineError, RefusedError, SelectionError, UsageError)
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fxprune",
         description="Prune any PyTorch model into a physically smaller, proven graph.",
-        epilog=f"MODEL is {models.FORMS}.",
+        epilog=f"MODEL is {models.MODEL_FORMS}.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _run(
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     _apply(commands.add_parser("apply", help="apply a saved selection to a model"))
-    train_options.add(
+    train_options.add_train_options(
         commands.add_parser("train", help="train a model for a task while it loses units; write what is left")
     )
     _layers(
@@ -97,8 +97,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='as in "heads(ratio=0.25), ffn(ratio=0.5), fold"; needed unless --target or --tokens is given',
     )
-    target.add(parser)
-    quantizing.add(parser)
+    target.add_budget_options(parser)
+    quantizing.add_quantize_option(parser)
     _results(parser)
 
 
@@ -110,7 +110,7 @@ def _apply(parser: argparse.ArgumentParser) -> None:
 
 
 def _layers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=models.FORMS)
+    parser.add_argument("model", metavar="MODEL", help=models.MODEL_FORMS)
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="train.* and dev.*: .tsv, .csv, .jsonl or .parquet")
     add("--text", default="sentence", metavar="COLUMN", help="the column of texts (sentence)")
@@ -127,7 +127,7 @@ def _layers(parser: argparse.ArgumentParser) -> None:
     recipe(parser, Recipe())
     add("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
     add("--force", action="store_true", help="replace results that are already in OUT")
-    session(parser)
+    session_options(parser)
     json_option(parser)
 
 
@@ -179,12 +179,12 @@ def _explain(parser: argparse.ArgumentParser) -> None:
 def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE.onnx")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long to measure at each point (3)")
-    session(parser)
+    session_options(parser)
     json_option(parser)
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=models.FORMS)
+    parser.add_argument("model", metavar="MODEL", help=models.MODEL_FORMS)
     parser.add_argument(
         "--free-output",
         action="append",
@@ -220,7 +220,7 @@ def _results(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write a stock Hugging Face checkpoint to OUT/checkpoint, where a config can say the sizes",
     )
-    session(parser)
+    session_options(parser)
     json_option(parser)
 
 

@@ -63,7 +63,7 @@ def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int 
     )
 
 
-def session(parser: argparse.ArgumentParser) -> None:
+def session_options(parser: argparse.ArgumentParser) -> None:
     """What runs the files that are measured."""
     add = parser.add_argument
     ways = "; ".join(f"{name}: {row.help}" for name, row in RUNTIMES.items() if row.suffix == ".onnx")

@@ -7,15 +7,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fxprune.passes import table
+from fxprune.passes import pass_table
 from fxprune.pipeline.base import options_of
 from fxprune.tools.commands import console
 from fxprune.tools.reports.report import Grid
 
 
-def passes(options: argparse.Namespace) -> int:
+def passes_command(options: argparse.Namespace) -> int:
     """List every pass: its help is the first sentence of its docstring, its options are its fields."""
-    entries = [describe(kind) for kind in table().values()]
+    entries = [describe_pass(kind) for kind in pass_table().values()]
     if options.json:
         console.print_json(entries)
         return 0
@@ -31,7 +31,7 @@ def _rows(entries: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
             yield "", f"{name}: {option['type']}{default}", option["help"]
 
 
-def describe(kind: Any) -> dict[str, Any]:
+def describe_pass(kind: Any) -> dict[str, Any]:
     """One pass as data: its name, its help, and each option with its type and default."""
     text = inspect.getdoc(kind) or ""
     return {

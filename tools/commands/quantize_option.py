@@ -18,20 +18,20 @@ from fxprune.tools.commands.console import Stages
 from fxprune.tools.inputs.models import Loaded
 from fxprune.tools.reports import report
 
-SECONDS_A_POINT = 3.0
-FILE = "model.int8.onnx"
-ROWS = {name: row for name, row in QUANTIZERS.items() if row.suffix == ".onnx"}
+_SECONDS_A_POINT = 3.0
+_FILE = "model.int8.onnx"
+_ROWS = {name: row for name, row in QUANTIZERS.items() if row.suffix == ".onnx"}
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_quantize_option(parser: argparse.ArgumentParser) -> None:
     """The option of the command line."""
-    ways = "; ".join(f"{name}: {row.help}" for name, row in ROWS.items())
-    parser.add_argument("--quantize", choices=ROWS, help=f"write {FILE}, too. {ways}")
+    ways = "; ".join(f"{name}: {row.help}" for name, row in _ROWS.items())
+    parser.add_argument("--quantize", choices=_ROWS, help=f"write {_FILE}, too. {ways}")
 
 
-def check(options: argparse.Namespace) -> None:
+def check_quantize_option(options: argparse.Namespace) -> None:
     """UsageError, before any work, where the quantizer that is asked for could not do its own."""
-    if not needs_data(options):
+    if not _needs_data(options):
         return
     if not options.calibration:
         raise UsageError(
@@ -44,12 +44,12 @@ def check(options: argparse.Namespace) -> None:
         )
 
 
-def needs_data(options: argparse.Namespace) -> bool:
+def _needs_data(options: argparse.Namespace) -> bool:
     """Whether the quantizer that is asked for takes calibration data."""
     return bool(options.quantize) and QUANTIZERS[options.quantize].calibrated
 
 
-def write(
+def write_quantized(
     options: argparse.Namespace,
     slim: Program,
     loaded: Loaded,
@@ -61,15 +61,19 @@ def write(
     if not options.quantize:
         return None
     points = [entry["point"] for entry in latency]
-    before, after = folder / "model.onnx", folder / FILE
-    with stages.stage(f"writing and checking {FILE}"):
-        data = target.read(options, slim, loaded) if options.calibration and not options.tokens else None
+    before, after = folder / "model.onnx", folder / _FILE
+    with stages.stage(f"writing and checking {_FILE}"):
+        data = (
+            target.read_calibration_option(options, slim, loaded)
+            if options.calibration and not options.tokens
+            else None
+        )
         batches = data.batches if data else ()
         given = batches or [feeds(slim, point) for point in points]
         found = quantize(before, after, options.quantize, batches, given)
     return {
         "how": options.quantize,
-        "file": FILE,
+        "file": _FILE,
         "bytes": {"before": found.before_bytes, "after": found.bytes},
         "agreement": {name: asdict(row) for name, row in found.agreement.items()},
         "compared_on": "calibration data" if batches else "example inputs",
@@ -82,8 +86,8 @@ def write(
 def _timed(
     files: Mapping[str, Path], slim: Program, point: Point, chosen: Settings, stages: Stages
 ) -> dict[str, Any]:
-    with stages.stage(f"measuring {FILE} at {report.at(point)}"):
-        timed = runtimes.measure(files, dict.fromkeys(files, feeds(slim, point)), chosen, SECONDS_A_POINT)
+    with stages.stage(f"measuring {_FILE} at {report.describe_point(point)}"):
+        timed = runtimes.measure(files, dict.fromkeys(files, feeds(slim, point)), chosen, _SECONDS_A_POINT)
     before, after = timed["before"], timed["after"]
     return {
         "point": dict(point),

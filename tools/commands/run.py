@@ -55,26 +55,26 @@ from fxprune.tools.reports import (
 from fxprune.tools.reports.inventory import inventory
 
 # Small, long, and many: a short input alone hides all gains behind overhead.
-POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
-SECONDS_A_POINT = 3.0
+_POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
+_SECONDS_A_POINT = 3.0
 
 Decide = Callable[[Program, models.Loaded, Stages], Result]
 
 
 @dataclass(frozen=True)
-class Job:
+class _Job:
     """What to do with a model: the pipeline as text and as a function, where it is meant, tokens to keep, outputs that may shrink."""
 
     text: str
     decide: Decide
     points: Callable[[Program], list[Point]]
     settings: runtime.Settings
-    tokens: tokens.Request | None
+    tokens: tokens.TokensRequest | None
     free_outputs: tuple[str, ...]
     options: argparse.Namespace
 
 
-def run(options: argparse.Namespace) -> int:
+def run_command(options: argparse.Namespace) -> int:
     """Prune a model with a pipeline and write the results to a folder."""
     if not (options.pipeline or options.tokens or options.target):
         raise UsageError(
@@ -84,19 +84,19 @@ def run(options: argparse.Namespace) -> int:
     trains = next((each for each in steps.passes if isinstance(each, Training)), None)
     if trains:
         raise UsageError(f"{trains.name} decides while a model trains: use `fxprune train`")
-    quantizing.check(options)
+    quantizing.check_quantize_option(options)
     if options.calibration and not (needs_data(steps) or options.quantize):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
 
     def decide(program: Program, loaded: models.Loaded, stages: Stages) -> Result:
-        data = target.read(options, program, loaded)
+        data = target.read_calibration_option(options, program, loaded)
         ready = fed(steps, data, lambda text: stages.show(f"pruning: {text}"))
         return ready.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
 
     return _deliver(options, _job(options, str(steps), decide, lambda program: target.points(steps, program)))
 
 
-def apply(options: argparse.Namespace) -> int:
+def apply_command(options: argparse.Namespace) -> int:
     """Apply a saved selection to a model and write the results to a folder."""
     selection = Selection.load(options.selection)
 
@@ -111,20 +111,20 @@ def _job(
     text: str,
     decide: Decide,
     points: Callable[[Program], list[Point]] = lambda program: [],
-) -> Job:
-    return Job(
+) -> _Job:
+    return _Job(
         text, decide, points, settings(options), tokens.request(options), tuple(options.free_output), options
     )
 
 
-def _deliver(options: argparse.Namespace, job: Job) -> int:
+def _deliver(options: argparse.Namespace, job: _Job) -> int:
     target = Path(options.output)
-    folder.check(target, options.force)
+    folder.check_output_folder(target, options.force)
     stages = Stages()
     with stages.stage("loading the model"):
         loaded = models.load(options.model)
     if job.options.checkpoint:
-        checkpoints.check(loaded)
+        checkpoints.check_checkpoint_option(loaded)
     for note in loaded.notes:
         stages.note(note)
     with stages.stage("starting the exporters"):
@@ -133,14 +133,14 @@ def _deliver(options: argparse.Namespace, job: Job) -> int:
     if options.json:
         console.print_json(data)
         return 0
-    console.show(report.grids(data))
+    console.show(report.report_grids(data))
     console.output().print(
         f"written to {target}: {', '.join(sorted(file.name for file in target.iterdir()))}", markup=False
     )
     return 0
 
 
-def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict[str, Any]:
+def _work(loaded: models.Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, Any]:
     with stages.stage("capturing"):
         program = loaded.capture(job.free_outputs)
     with stages.stage("pruning"):
@@ -150,9 +150,9 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
     with stages.stage("proving"):
         verdict = result.prove(program)
         told = tokens.prove(result.program, vocabulary)
-    with folder.filled(target) as draft, tempfile.TemporaryDirectory() as scratch:
+    with folder.draft_folder(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)
-        agreed = handover.agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
+        agreed = handover.runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
         selection.save(draft / "selection.json")
         if vocabulary:
             vocabulary.save(draft / tokens.FILE)
@@ -160,8 +160,8 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
         before = Path(scratch) / "before.onnx"
         plain = _export_original(loaded, program, before, emitted.opset, stages)
         files = {"before": before, "after": draft / "model.onnx"}
-        latency = latencies(program, slim, files, job.points(program), job.settings, stages)
-        quantized = quantizing.write(job.options, slim, loaded, latency, stages, draft)
+        latency = measure_latencies(program, slim, files, job.points(program), job.settings, stages)
+        quantized = quantizing.write_quantized(job.options, slim, loaded, latency, stages, draft)
         data = {
             "format": report.FORMAT,
             "model": loaded.name,
@@ -192,10 +192,10 @@ def _work(loaded: models.Loaded, job: Job, target: Path, stages: Stages) -> dict
         (draft / "report.json").write_text(
             json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        (draft / "report.md").write_text(report.markdown(data), encoding="utf-8")
-        (draft / "report.html").write_text(report_page.page(data), encoding="utf-8")
-        programs, proof = (program, slim), handover.proof(data)
-        handover.write(draft, loaded, programs, data, proof, selection.removed, vocabulary)
+        (draft / "report.md").write_text(report.report_markdown(data), encoding="utf-8")
+        (draft / "report.html").write_text(report_page.render_report(data), encoding="utf-8")
+        programs, proof = (program, slim), handover.largest_differences(data)
+        handover.write_manifest(draft, loaded, programs, data, proof, selection.removed, vocabulary)
     return data
 
 
@@ -211,7 +211,7 @@ def _stock(
     loaded: models.Loaded, slim: Program, draft: Path, tokenizer: bool, stages: Stages
 ) -> dict[str, Any]:
     with stages.stage("looking for a configuration of the checkpoint"):
-        told = checkpoints.write(loaded, slim, draft, tokenizer)
+        told = checkpoints.write_checkpoint_folder(loaded, slim, draft, tokenizer)
     if told["why"]:
         stages.note(f"no checkpoint: {told['why']}")
     return told
@@ -229,7 +229,7 @@ def _export_original(
     with stages.stage("exporting the original, for comparison"):
         try:
             seconds = emit.plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
-            runtime.run(runtime.session(path), feeds(program))
+            runtime.run_session(runtime.open_session(path), feeds(program))
         except ExportError:
             emit.export(program, path, overwrite=True)
     return seconds
@@ -251,7 +251,7 @@ def _seconds(
     }
 
 
-def latencies(
+def measure_latencies(
     program: Program,
     slim: Program,
     files: Mapping[str, Path],
@@ -262,13 +262,13 @@ def latencies(
     """An entry for each point: both files in turns, and the ratio of operations; `points` come after the usual ones."""
     entries = []
     for point in _points(program, points):
-        with stages.stage(f"measuring at {report.at(point)}"):
+        with stages.stage(f"measuring at {report.describe_point(point)}"):
             fitted, given = _fit(program, files["before"], point)
             both = {
                 "before": given,
                 "after": feeds(slim, fitted),
             }  # the slim program may take other token ids
-            timed = runtimes.measure(files, both, chosen, SECONDS_A_POINT)
+            timed = runtimes.measure(files, both, chosen, _SECONDS_A_POINT)
             flops = (cost.flops(program, fitted), cost.flops(slim, fitted))
             entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
     return entries
@@ -276,17 +276,17 @@ def latencies(
 
 def _points(program: Program, more: Sequence[Point]) -> list[Point]:
     here = example_point(program)
-    wanted = [{axis: point.get(axis, size) for axis, size in here.items()} for point in (*POINTS, *more)]
+    wanted = [{axis: point.get(axis, size) for axis, size in here.items()} for point in (*_POINTS, *more)]
     return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in wanted)]
 
 
 def _fit(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
     """Halve the length until the original can take it: a table of positions may end before."""
-    opened = runtime.session(file)
+    opened = runtime.open_session(file)
     while True:
         given = feeds(program, point)
         try:
-            runtime.run(opened, given)
+            runtime.run_session(opened, given)
             return point, given
         except ExportError:
             if point.get("length", 1) < 2:

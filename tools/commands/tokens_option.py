@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxprune.errors import SelectionError, UsageError
-from fxprune.files import read
+from fxprune.files import read_text
 from fxprune.ir.program import Program
 from fxprune.rewrite.tokens import TokenIds, token_list
 from fxprune.rewrite.vocabulary import Vocabulary, keep_tokens, verify_tokens
@@ -15,7 +15,7 @@ FILE = "token_ids.json"
 
 
 @dataclass(frozen=True)
-class Request:
+class TokensRequest:
     """Which token ids to keep, of which table, and the untied outputs that count them."""
 
     ids: tuple[int, ...]
@@ -23,7 +23,7 @@ class Request:
     outputs: tuple[str, ...]
 
 
-def request(options: argparse.Namespace) -> Request | None:
+def request(options: argparse.Namespace) -> TokensRequest | None:
     """What the options ask for; None where they ask for all tokens."""
     table, outputs = options.token_table, tuple(options.token_outputs)
     if not options.tokens:
@@ -32,12 +32,12 @@ def request(options: argparse.Namespace) -> Request | None:
                 "--token-table and --token-outputs say more about --tokens FILE, which is missing"
             )
         return None
-    text = read(options.tokens, "token ids", UsageError)
+    text = read_text(options.tokens, "token ids", UsageError)
     try:
         if text.lstrip().startswith("{"):
             saved = TokenIds.from_json(text)
-            return Request(saved.ids, table or saved.table, outputs or saved.outputs)
-        return Request(_ids(text), table, outputs)
+            return TokensRequest(saved.ids, table or saved.table, outputs or saved.outputs)
+        return TokensRequest(_ids(text), table, outputs)
     except SelectionError as error:
         raise UsageError(f"{options.tokens}: {error}") from None
 
@@ -61,7 +61,7 @@ def _number(line: str, place: int) -> int:
         raise SelectionError(f"line {place} is no token id: {line.strip()[:40]!r}") from None
 
 
-def keep(program: Program, wanted: Request | None) -> tuple[Program, Vocabulary | None]:
+def keep(program: Program, wanted: TokensRequest | None) -> tuple[Program, Vocabulary | None]:
     """The program with the wanted tokens only."""
     if wanted is None:
         return program, None

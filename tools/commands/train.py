@@ -22,11 +22,11 @@ from fxprune.tools.commands import console
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
 from fxprune.tools.commands.options import recipe_of
-from fxprune.tools.commands.run import latencies
-from fxprune.tools.commands.train_stages import Stage, Trainer, said, split, told
+from fxprune.tools.commands.run import measure_latencies
+from fxprune.tools.commands.train_stages import Stage, Trainer, describe_stages, said, split_stages
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tasks as lessons
-from fxprune.tools.inputs.tasks import TASKS, Asked, Lesson
+from fxprune.tools.inputs.tasks import TASKS, Lesson, TaskRequest
 from fxprune.tools.reports import (
     manifest as handover,
 )
@@ -42,16 +42,16 @@ from fxprune.tools.reports.inventory import inventory
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Checkpoints, Hooks
 
-FORMAT = "fxprune.train/1"
+_FORMAT = "fxprune.train/1"
 NO_TEACHER = "labels"
 
 #: What a run in a folder of checkpoints must have in common with the one that goes on there.
-SAME = ("model", "task", "data", "pipeline", "teacher", "teacher_epochs", "epochs", "learning_rate", "batch_size", "warmup",
+_SAME = ("model", "task", "data", "pipeline", "teacher", "teacher_epochs", "epochs", "learning_rate", "batch_size", "warmup",
         "weight_decay", "clip", "precision", "seed", "rows", "length", "text", "second", "label", "columns", "metric")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Job:
+class _Job:
     """A task that was read, and the program that learns it."""
 
     loaded: models.Loaded
@@ -60,11 +60,11 @@ class Job:
     classes: tuple[str, ...]
 
 
-def train(options: argparse.Namespace) -> int:
+def train_command(options: argparse.Namespace) -> int:
     """Train, prune on the way, and write the results to a folder."""
     target, stages = Path(options.output), Stages()
-    folder.check(target, options.force)
-    parts = split(options.pipeline)
+    folder.check_output_folder(target, options.force)
+    parts = split_stages(options.pipeline)
     job = _job(options, stages)
     kept = _kept(options)
     teacher, taught_by = _teacher(options, job, kept, stages)
@@ -73,18 +73,18 @@ def train(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json(found)
         return 0
-    console.show(train_page.grids(found))
-    console.output().print(f"{train_page.setting(found)}\nwritten to {target}", markup=False)
+    console.show(train_page.train_grids(found))
+    console.output().print(f"{train_page.describe_training(found)}\nwritten to {target}", markup=False)
     return 0
 
 
-def _job(options: argparse.Namespace, stages: Stages) -> Job:
+def _job(options: argparse.Namespace, stages: Stages) -> _Job:
     row = TASKS[options.task]
     metric = options.metric or row.metrics[0]
     if metric not in row.metrics:
         raise UsageError(f"--metric {metric}: {options.task} has {', '.join(row.metrics)}")
     with stages.stage("reading the data"):
-        tables = lessons.read(options)
+        tables = lessons.read_columns(options)
         classes = row.classes(tables)
     with stages.stage("loading and capturing the model"):
         loaded = models.for_task(options.model, options.task, len(classes), options.seed)
@@ -92,11 +92,11 @@ def _job(options: argparse.Namespace, stages: Stages) -> Job:
     for note in loaded.notes:
         stages.note(note)
     with stages.stage("encoding the data"):
-        tokenizer = models.tokenizer(options.tokenizer or options.model)
-        asked = Asked(tables, classes, tokenizer, program, options.length or row.length, metric)
+        tokenizer = models.load_tokenizer(options.tokenizer or options.model)
+        asked = TaskRequest(tables, classes, tokenizer, program, options.length or row.length, metric)
         lesson = row.lesson(asked)
     _check_outputs(program, lesson, len(classes))
-    return Job(loaded, program, lesson, classes)
+    return _Job(loaded, program, lesson, classes)
 
 
 def _check_outputs(program: Program, lesson: Lesson, classes: int) -> None:
@@ -114,10 +114,10 @@ def _check_outputs(program: Program, lesson: Lesson, classes: int) -> None:
 def _kept(options: argparse.Namespace) -> Path:
     """The folder of checkpoints, which must be of the same run; `--restart` empties it."""
     kept = Path(options.run or f"{options.output}.run")
-    told = {name: getattr(options, name) for name in SAME}
+    told = {name: getattr(options, name) for name in _SAME}
     path = kept / "run.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not options.restart else told
-    other = next((name for name in SAME if before.get(name) != told[name]), None)
+    other = next((name for name in _SAME if before.get(name) != told[name]), None)
     if other:
         raise UsageError(
             f"{kept} holds a run with {other}={before.get(other)!r}, this one has {told[other]!r}; "
@@ -132,7 +132,7 @@ def _kept(options: argparse.Namespace) -> Path:
 
 
 def _teacher(
-    options: argparse.Namespace, job: Job, kept: Path, stages: Stages
+    options: argparse.Namespace, job: _Job, kept: Path, stages: Stages
 ) -> tuple[nn.Module | None, dict[str, Any]]:
     """Who teaches, and how good it is: a model of the user's, or the model itself once it was fine-tuned."""
     if options.teacher == NO_TEACHER:
@@ -156,20 +156,20 @@ def _teacher(
 
 
 def _written(
-    options: argparse.Namespace, job: Job, done: Sequence[Stage], found: dict[str, Any], stages: Stages
+    options: argparse.Namespace, job: _Job, done: Sequence[Stage], found: dict[str, Any], stages: Stages
 ) -> dict[str, Any]:
     """Emit, judge and measure; everything that was found, as train.json holds it."""
     slim, session = done[-1].program, settings(options)
     with stages.stage("judging what is left"):
         judged = job.lesson.judge(slim.graph)
-    with folder.filled(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
+    with folder.draft_folder(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
         with stages.stage("writing and checking model.onnx"):
             emitted = emit.export(slim, draft / "model.onnx")
             emit.save(slim, draft / "model.pt2")
         before = emit.export(job.program, Path(scratch) / "before.onnx")
         files = {"before": before.path, "after": draft / "model.onnx"}
         found = {
-            "format": FORMAT,
+            "format": _FORMAT,
             "model": options.model,
             "task": options.task,
             "data": Path(options.data).name,
@@ -179,12 +179,12 @@ def _written(
             **found,
             "student": judged,
             "lower_is_better": TASKS[options.task].lower_is_better,
-            **told(done),
+            **describe_stages(done),
             **inventory(job.program, slim, Selection()),
             "example": example_point(job.program),
             "before": {**asdict(cost.cost(job.program)), "file_bytes": before.bytes},
             "after": {**asdict(cost.cost(slim)), "file_bytes": emitted.bytes},
-            "latency": latencies(job.program, slim, files, (), session, stages),
+            "latency": measure_latencies(job.program, slim, files, (), session, stages),
             "session": asdict(session),
             "notes": list(job.loaded.notes),
             "machine": report.machine(),
@@ -192,11 +192,11 @@ def _written(
         found["proved"] |= {"onnx": emitted.relative}
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         (draft / "train.json").write_text(text, encoding="utf-8")
-        (draft / "train.md").write_text(train_page.markdown(found), encoding="utf-8")
-        (draft / "report.html").write_text(train_report.page(found), encoding="utf-8")
-        train_page.draw(found, draft)
+        (draft / "train.md").write_text(train_page.train_markdown(found), encoding="utf-8")
+        (draft / "report.html").write_text(train_report.render_training(found), encoding="utf-8")
+        train_page.draw_training(found, draft)
         programs, tokenizer = (job.program, slim), options.tokenizer or options.model
-        handover.write(
+        handover.write_manifest(
             draft, job.loaded, programs, found, found["proved"], classes=job.classes, tokenizer=tokenizer
         )
     return found

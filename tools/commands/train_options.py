@@ -3,7 +3,7 @@
 import argparse
 
 from fxprune.gates.lower import LOWERINGS
-from fxprune.tools.commands.options import json_option, recipe, session
+from fxprune.tools.commands.options import json_option, recipe, session_options
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tasks as lessons
 from fxprune.tools.inputs.metrics import METRICS
@@ -13,15 +13,15 @@ from fxprune.training.loop import Recipe
 OWN = Recipe(epochs=10, learning_rate=3e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_train_options(parser: argparse.ArgumentParser) -> None:
     """All of them."""
-    parser.add_argument("model", metavar="MODEL", help=models.FORMS)
+    parser.add_argument("model", metavar="MODEL", help=models.MODEL_FORMS)
     _what(parser)
     _data(parser)
     recipe(parser, OWN)
     _teacher(parser)
     _results(parser)
-    session(parser)
+    session_options(parser)
     json_option(parser)
 
 

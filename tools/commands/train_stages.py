@@ -13,7 +13,7 @@ from fxprune.analysis.axes import analyze
 from fxprune.cost.budgets import Clock, default_cache
 from fxprune.errors import UsageError, VerifyError
 from fxprune.gates.lower import Lowered, lower
-from fxprune.ir.example_inputs import at
+from fxprune.ir.example_inputs import point_with
 from fxprune.ir.program import Program
 from fxprune.passes import pipeline
 from fxprune.pipeline.base import Pipeline, Training
@@ -26,10 +26,10 @@ from fxprune.tools.inputs.tasks import Lesson
 from fxprune.tools.reports import train_page
 from fxprune.training.loop import Checkpoints, Hooks, Moment, Recipe
 from fxprune.training.teacher_cache import Recall
-from fxprune.training.train import Taught, teach
-from fxprune.verification.equivalence import BARS, difference, run
+from fxprune.training.train import Trained, train
+from fxprune.verification.equivalence import TOLERANCES, difference, run_example
 
-Part: TypeAlias = "Pipeline | Any"
+_Part: TypeAlias = "Pipeline | Any"
 """Passes that prune, or one that trains."""
 
 
@@ -43,14 +43,14 @@ class Stage:
     claim: str
     relative: float
     program: Program
-    taught: Taught | None = None
+    taught: Trained | None = None
     lowered: Lowered | None = None
     how: Mapping[str, str] | str = ""
 
 
-def split(text: str) -> list[Part]:
+def split_stages(text: str) -> list[_Part]:
     """A pipeline's text in parts: each pass that trains is one, and so is each run of others between them."""
-    parts: list[Part] = []
+    parts: list[_Part] = []
     for each in pipeline(text).passes:
         if isinstance(each, Training):
             parts.append(each)
@@ -75,7 +75,7 @@ class Trainer:
     kept: Path
     stages: Stages
 
-    def run(self, program: Program, parts: Sequence[Part]) -> list[Stage]:
+    def run(self, program: Program, parts: Sequence[_Part]) -> list[Stage]:
         """Every part in order, each on what the one before it left; VerifyError where one is not what it claims to be."""
         done: list[Stage] = []
         recall = Recall(self.options.recall * 2**20)
@@ -98,7 +98,7 @@ class Trainer:
         folder = self.kept / (f"student-{trained + 1}" if trained else "student")
         recipe = _recipe(self.options, method)
         with Steps(f"{method}") as steps:
-            taught = teach(
+            taught = train(
                 program, method, self.lesson.train, recipe, self.teacher, outputs=self.lesson.outputs,
                 hooks=Hooks(after=partial(said, steps)), checkpoints=Checkpoints(folder, self.options.save), recall=recall,
                 judge=self.lesson.judge,
@@ -108,16 +108,16 @@ class Trainer:
             lowered = lower(taught.gated, taught.module, how)
         with self.stages.stage("finishing"):
             clock = Clock(settings(self.options), default_cache())
-            program = method.finish(lowered.program, clock, at(lowered.program, **train_page.POINT))
+            program = method.finish(lowered.program, clock, point_with(lowered.program, **train_page.POINT))
             relative = _proved(taught, program)
         return Stage("lowered", relative, program, taught, lowered, how)
 
-    def _how(self, taught: Taught, session: runtime.Settings) -> dict[str, str] | str:
+    def _how(self, taught: Trained, session: runtime.Settings) -> dict[str, str] | str:
         """How units of unequal sizes are lowered: as asked, or as measured."""
         if self.options.lowering != "measured":
             return str(self.options.lowering)
         with self.stages.stage("measuring how uneven heads run fastest"):
-            point = at(taught.gated.base, **train_page.POINT)
+            point = point_with(taught.gated.base, **train_page.POINT)
             return cheapest(taught.gated, taught.module, Clock(session, default_cache()), point)
 
 
@@ -136,11 +136,11 @@ def said(steps: Steps, moment: Moment) -> None:
     steps.reached(moment.step, moment.steps, f"{told}, ")
 
 
-def _proved(taught: Taught, lowered: Program) -> float:
+def _proved(taught: Trained, lowered: Program) -> float:
     """The largest relative difference of what was lowered from the gated module."""
-    expected = run(taught.gated.program.replace(graph=taught.module))
-    relative = difference(run(lowered, taught.gated.program), expected)
-    bar = max(BARS.get(value.dtype, 0.0) for value in expected)
+    expected = run_example(taught.gated.program.replace(graph=taught.module))
+    relative = difference(run_example(lowered, taught.gated.program), expected)
+    bar = max(TOLERANCES.get(value.dtype, 0.0) for value in expected)
     if not relative <= bar:
         raise VerifyError(
             f"what was lowered differs from the gated model by {relative:.1e}; the bar is {bar:.0e}"
@@ -148,7 +148,7 @@ def _proved(taught: Taught, lowered: Program) -> float:
     return relative
 
 
-def told(done: Sequence[Stage]) -> dict[str, Any]:
+def describe_stages(done: Sequence[Stage]) -> dict[str, Any]:
     """What train.json says of the parts: histories end to end, what is left of gates and heads, how it was lowered, what was proved."""
     trained = [stage for stage in done if stage.taught is not None]
     gated = [stage for stage in trained if stage.taught and stage.taught.gated.gates]

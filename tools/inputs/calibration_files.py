@@ -24,14 +24,16 @@ from fxprune.ir.program import Program, is_free
 from fxprune.tools.inputs import models
 
 DATA = "FILE.npz, FILE.safetensors or py:PACKAGE.MODULE:FUNCTION"
-FORMS = f"a text file (one text a line), {DATA}"
-MOST = 32  # rows a batch: enough to keep a processor busy, few enough for any memory
+_FORMS = f"a text file (one text a line), {DATA}"
+_MOST = 32  # rows a batch: enough to keep a processor busy, few enough for any memory
 CHUNK = 256  # texts for the tokenizer at a time: no more of a large file is read than is asked for
 
 Tokens = Mapping[str, Sequence[int]]
 
 
-def read(text: str, program: Program, loaded: models.Loaded, rows: int, length: int) -> Calibration:
+def read_calibration(
+    text: str, program: Program, loaded: models.Loaded, rows: int, length: int
+) -> Calibration:
     """The calibration data that an option names, at most `rows` rows (0: all), texts cut to `length` tokens.
 
     UsageError says what is wrong with the option, the file, or the data.
@@ -40,7 +42,7 @@ def read(text: str, program: Program, loaded: models.Loaded, rows: int, length: 
         return checked(program, _called(text), rows)
     path = Path(text)
     if not path.is_file():
-        raise UsageError(f"there is no file {text} to calibrate on; expected {FORMS}")
+        raise UsageError(f"there is no file {text} to calibrate on; expected {_FORMS}")
     suffix = path.suffix.lower()
     if suffix in {".npz", ".safetensors"}:
         arrays = _npz(path) if suffix == ".npz" else _safetensors(path)
@@ -108,7 +110,7 @@ def _rows(program: Program) -> _Rows:
     """Along all inputs whose dimension 0 is dynamic; where there is none, along those that have as many rows as the first."""
     free = tuple(name for name, dims in program.free_dims().items() if 0 in dims)
     if free:
-        return _Rows(MOST, fixed=False, inputs=free)
+        return _Rows(_MOST, fixed=False, inputs=free)
     heights = {name: shape[0] for name, shape in _shapes(program).items() if shape}
     step = next(iter(heights.values()), 1)
     return _Rows(max(step, 1), fixed=True, inputs=tuple(n for n, size in heights.items() if size == step))
@@ -165,7 +167,7 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"can't read the calibration data {path}: {error}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text in UTF-8; expected {FORMS}") from None
+        raise UsageError(f"{path} is no text in UTF-8; expected {_FORMS}") from None
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise UsageError(f"{path} holds no text to calibrate on; expected one text a line")
@@ -180,7 +182,7 @@ def _fixed_length(program: Program) -> int:
 
 def _tokenizer(path: Path, loaded: models.Loaded) -> Any:
     try:
-        found = models.tokenizer(loaded.name)
+        found = models.load_tokenizer(loaded.name)
     except UsageError as error:
         raise UsageError(
             f"{path} is text, which needs the tokenizer of the model: {error}; data without one: {DATA}"

@@ -11,7 +11,7 @@ from fxprune.errors import UsageError
 
 # Unlike each other and unlike most widths, so that no dimension is taken for another.
 BATCH, LENGTH = 3, 13
-SHAPES = {"batch_size": BATCH, "sequence_length": LENGTH, "height": 224, "width": 224}
+_SHAPES = {"batch_size": BATCH, "sequence_length": LENGTH, "height": 224, "width": 224}
 
 
 def example_inputs(model: Any, task: str) -> dict[str, torch.Tensor]:
@@ -58,7 +58,7 @@ def _generate(model: Any, task: str, name: str) -> Any:
     )
     for generator, normalized in choices:
         if any(name.startswith(known) for known in generator.SUPPORTED_INPUT_NAMES):
-            made = generator(task, normalized, **SHAPES, **_audio_shapes(config)).generate(name)
+            made = generator(task, normalized, **_SHAPES, **_audio_shapes(config)).generate(name)
             return _ended(made, config) if name == "input_ids" else made
     raise UsageError(f"optimum makes no example input {name!r}")
 
@@ -78,7 +78,7 @@ def _audio_shapes(config: Any) -> dict[str, int]:
     return {"feature_size": getattr(config, "num_mel_bins", 80), "nb_max_frames": frames}
 
 
-def dynamic(value: torch.Tensor) -> dict[int, Any]:
+def dynamic_dims(value: torch.Tensor) -> dict[int, Any]:
     """The dimensions that other inputs may have otherwise: the batch, and the length of what is no image or sound."""
     dims = range(1) if value.is_floating_point() else range(min(value.ndim, 2))
     return dict.fromkeys(dims, Dim.AUTO)

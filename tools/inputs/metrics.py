@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from fxprune.errors import UsageError
 
-NEEDS = "the metric {} needs scikit-learn ({}); install: pip install 'fxprune[train]'"
+_NEEDS = "the metric {} needs scikit-learn ({}); install: pip install 'fxprune[train]'"
 
 Metric: TypeAlias = Callable[[Any, Any], float]
 """(labels, predictions), both one-dimensional integer arrays, to a number; higher is better. Those of scikit-learn fit."""
@@ -33,17 +33,17 @@ def f1(labels: Any, predictions: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """A metric, and what it is."""
 
     of: Metric
     help: str
 
 
-METRICS: dict[str, Row] = {
-    "accuracy": Row(accuracy, "the share of answers that are right"),
-    "matthews": Row(matthews, "Matthews' correlation, for classes of unequal sizes"),
-    "f1": Row(f1, "the mean of F1 over the classes"),
+METRICS: dict[str, _Row] = {
+    "accuracy": _Row(accuracy, "the share of answers that are right"),
+    "matthews": _Row(matthews, "Matthews' correlation, for classes of unequal sizes"),
+    "f1": _Row(f1, "the mean of F1 over the classes"),
 }
 
 
@@ -51,7 +51,7 @@ def _learned(name: str) -> Any:
     try:
         from sklearn import metrics  # type: ignore[import-untyped]
     except ImportError as error:
-        raise UsageError(NEEDS.format(name, error)) from error
+        raise UsageError(_NEEDS.format(name, error)) from error
     return metrics
 
 

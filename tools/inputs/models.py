@@ -32,12 +32,12 @@ from fxprune.frontend import pt2_archive as archive
 from fxprune.frontend.capture import capture, check_same
 from fxprune.frontend.io_constraints import free
 from fxprune.ir.program import Program
-from fxprune.tools.inputs.example_inputs import dynamic, example_inputs
+from fxprune.tools.inputs.example_inputs import dynamic_dims, example_inputs
 from fxprune.tools.inputs.foreign import FOREIGN
 from fxprune.tools.reports.output_folder import MANIFEST
 
-FORMS = "minilm, hf:DIR, hf:DIR#TASK, py:PACKAGE.MODULE:FUNCTION or FILE.pt2"
-OWN = "give the model and its inputs in a function (py:…)"
+MODEL_FORMS = "minilm, hf:DIR, hf:DIR#TASK, py:PACKAGE.MODULE:FUNCTION or FILE.pt2"
+OWN_FUNCTION = "give the model and its inputs in a function (py:…)"
 
 #: class of transformers: the files that tell that a folder has one
 PREPROCESSING = {
@@ -116,7 +116,7 @@ def load(text: str) -> Loaded:
     if text.endswith(".pt2"):
         return _exported(text)
     what = FOREIGN.get(Path(text).suffix.lower(), "can't be read as a model")
-    raise UsageError(f"{text!r}: {what}; expected {FORMS}")
+    raise UsageError(f"{text!r}: {what}; expected {MODEL_FORMS}")
 
 
 def for_task(text: str, task: str, classes: int = 0, seed: int = 0) -> Loaded:
@@ -134,7 +134,7 @@ def classifier(text: str, classes: int, seed: int) -> Loaded:
     return for_task(text, "text-classification", classes, seed)
 
 
-def tokenizer(text: str) -> Any:
+def load_tokenizer(text: str) -> Any:
     """The tokenizer of a Hugging Face MODEL; UsageError where there is none."""
     folder, _ = folder_of(text)
     if not folder:
@@ -192,7 +192,7 @@ def _minilm_folder() -> Path:
 def _exported(text: str) -> Loaded:
     if not Path(text).is_file():
         raise UsageError(f"there is no file {text}")
-    if "transformers.modeling_outputs" in archive.modules(Path(text)):
+    if "transformers.modeling_outputs" in archive.required_modules(Path(text)):
         importlib.import_module(f"{_transformers().__name__}.modeling_outputs")
     what = archive.missing(Path(text)) or "this is not a program that torch.export.save wrote"
     with quiet():
@@ -246,10 +246,10 @@ def _hugging_face(text: str, folder: Path, task: str, **settings: Any) -> Loaded
         model, notes = _pretrained(folder, _model_class(config, task), settings)
         own, name = _prepared(model), type(model).__name__
         known = _task_of(model)
-        inputs = _call(f"no example inputs for {name}; {OWN}", lambda: example_inputs(model, task))
-        _call(f"{name} can't run on {_shapes(inputs)}; {OWN}", lambda: _try(model, inputs))
-    free = {name: dynamic(value) for name, value in inputs.items()}
-    return Loaded(text, model, (), inputs, free, patches, notes, own, known)
+        inputs = _call(f"no example inputs for {name}; {OWN_FUNCTION}", lambda: example_inputs(model, task))
+        _call(f"{name} can't run on {_shapes(inputs)}; {OWN_FUNCTION}", lambda: _try(model, inputs))
+    free = {name: dynamic_dims(value) for name, value in inputs.items()}
+    return Loaded(text, model, (), inputs, free, export_patches, notes, own, known)
 
 
 def _instead(folder: Path) -> str:
@@ -372,11 +372,11 @@ def _call(what: str, function: Callable[[], Any]) -> Any:
         raise UsageError(f"{what}: {first_line(error)}") from error
 
 
-def patches() -> AbstractContextManager[None]:
+def export_patches() -> AbstractContextManager[None]:
     """What transformers itself patches to make its models traceable."""
     from fxprune.integrations.huggingface import exporters as transformers
 
-    return transformers.patches()
+    return transformers.transformers_patches()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 from fxprune.errors import UsageError
 from fxprune.export.exported_program import first_line, quiet
 
-NEEDS = "reading task data needs more packages ({}); install: pip install 'fxprune[train]'"
+_NEEDS = "reading task data needs more packages ({}); install: pip install 'fxprune[train]'"
 
 # suffix: (the builder of `datasets`, its options); "NA" is a word
 _TEXT = {"encoding": "utf-8-sig", "keep_default_na": False}
@@ -31,7 +31,7 @@ KINDS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledTexts:
     """Texts, or pairs of texts, and the number of each one's class."""
 
     texts: tuple[Any, ...]
@@ -42,8 +42,8 @@ class Rows:
 class Task:
     """Rows to train on and rows to be judged on; `classes` are the names of the classes, in order."""
 
-    train: Rows
-    dev: Rows
+    train: LabelledTexts
+    dev: LabelledTexts
     classes: tuple[str, ...]
 
 
@@ -57,16 +57,17 @@ class Columns:
     names: tuple[str, ...] = ()
 
 
-def read(folder: Path, columns: Columns | None = None, most: int = 0) -> Task:
+def read_task(folder: Path, columns: Columns | None = None, most: int = 0) -> Task:
     """The task in a folder; of `train`, the first `most` rows (0: all). UsageError says what is missing."""
     columns = columns or Columns()
     parts = {name: _part(folder, name, columns) for name in ("train", "dev")}
     classes = classes_of({name: labels for name, (_, labels) in parts.items()})
     number = {name: i for i, name in enumerate(classes)}
     train, dev = (
-        Rows(tuple(texts), tuple(number[label] for label in labels)) for texts, labels in parts.values()
+        LabelledTexts(tuple(texts), tuple(number[label] for label in labels))
+        for texts, labels in parts.values()
     )
-    return Task(Rows(train.texts[: most or None], train.labels[: most or None]), dev, classes)
+    return Task(LabelledTexts(train.texts[: most or None], train.labels[: most or None]), dev, classes)
 
 
 def classes_of(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ def classes_of(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 
 def _part(folder: Path, name: str, columns: Columns) -> tuple[list[Any], list[str]]:
     wanted = [columns.text, *([columns.second] if columns.second else ()), columns.label]
-    *texts, labels = table(file(folder, name), wanted, columns.names)
+    *texts, labels = read_table(file(folder, name), wanted, columns.names)
     strings = [[str(value) for value in values] for values in texts]
     paired: list[Any] = list(zip(*strings, strict=True)) if columns.second else strings[0]
     return paired, [str(value) for value in labels]
@@ -95,12 +96,12 @@ def file(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) -> list[list[Any]]:
+def read_table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) -> list[list[Any]]:
     """Some columns of a file; `names` are those of all its columns where it has no header."""
     try:
         import datasets
     except ImportError as error:
-        raise UsageError(NEEDS.format(error)) from error
+        raise UsageError(_NEEDS.format(error)) from error
     builder, options = KINDS[path.suffix]
     options = {**options, "column_names": list(names)} if names and builder == "csv" else options
     with tempfile.TemporaryDirectory() as cache, quiet():

@@ -14,9 +14,9 @@ from fxprune.tools.inputs import tables as data
 from fxprune.tools.inputs import tokenize as encode
 from fxprune.tools.inputs.metrics import METRICS, exact, overlap
 from fxprune.training.examples import IGNORED, Examples, encoded
-from fxprune.training.fine_tune import perplexity, predicted, told
+from fxprune.training.fine_tune import perplexity, predict, predicted
 
-Tables = Mapping[str, list[list[Any]]]
+_Tables = Mapping[str, list[list[Any]]]
 """The columns of train and of dev."""
 
 
@@ -31,23 +31,23 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Task:
+class _Task:
     """A kind of task: its columns, the metrics that fit (the first is the default), how long rows are, and how it is read."""
 
     columns: tuple[str, ...]
     metrics: tuple[str, ...]
     length: int
-    classes: Callable[[Tables], tuple[str, ...]]
-    lesson: Callable[["Asked"], Lesson]
+    classes: Callable[[_Tables], tuple[str, ...]]
+    lesson: Callable[["TaskRequest"], Lesson]
     help: str
     lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskRequest:
     """What a lesson is made of."""
 
-    tables: Tables
+    tables: _Tables
     classes: tuple[str, ...]
     tokenizer: Any
     program: Program
@@ -55,19 +55,19 @@ class Asked:
     metric: str
 
 
-def read(options: argparse.Namespace) -> Tables:
+def read_columns(options: argparse.Namespace) -> _Tables:
     """The columns of both files; of train, the first rows where a number is given."""
     row = TASKS[options.task]
     named = (options.text, options.second, options.label)
     columns = columns_of(row, named, pairs=options.task == "text-classification" and bool(options.second))
     files = {name: data.file(Path(options.data), name) for name in ("train", "dev")}
     names = tuple(options.columns.split(",")) if options.columns else ()
-    reader = _squad if options.task == "question-answering" else partial(data.table, names=names)
+    reader = _squad if options.task == "question-answering" else partial(data.read_table, names=names)
     found = {name: reader(path, columns) for name, path in files.items()}
     return {**found, "train": [column[: options.rows or None] for column in found["train"]]}
 
 
-def columns_of(row: Task, named: Sequence[str], pairs: bool) -> list[str]:
+def columns_of(row: _Task, named: Sequence[str], pairs: bool) -> list[str]:
     """The row's columns, under the names that the user gave."""
     text, second, label = named
     given = {"text": text, "second": second, "label": label}
@@ -79,8 +79,8 @@ def columns_of(row: Task, named: Sequence[str], pairs: bool) -> list[str]:
 def _squad(path: Path, columns: Sequence[str]) -> list[list[Any]]:
     """Questions, contexts and answers; a .json file is nested as SQuAD's own are."""
     if path.suffix != ".json":
-        return data.table(path, columns)
-    (articles,) = data.table(path, ["paragraphs"])
+        return data.read_table(path, columns)
+    (articles,) = data.read_table(path, ["paragraphs"])
     rows = [
         (question["question"], paragraph["context"], question["answers"])
         for article in articles
@@ -97,27 +97,27 @@ def _answers(found: Any) -> encode.Answers:
     return [(one["text"], one["answer_start"]) for one in found]
 
 
-def _no_classes(_tables: Tables) -> tuple[str, ...]:
+def _no_classes(_tables: _Tables) -> tuple[str, ...]:
     return ()
 
 
-def _labels(tables: Tables) -> tuple[str, ...]:
+def _labels(tables: _Tables) -> tuple[str, ...]:
     """The classes of train; dev may have no other."""
     return data.classes_of({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
 
 
-def _tags(tables: Tables) -> tuple[str, ...]:
+def _tags(tables: _Tables) -> tuple[str, ...]:
     return data.classes_of(
-        {n: [tag for row in columns[-1] for tag in split(row)] for n, columns in tables.items()}
+        {n: [tag for row in columns[-1] for tag in _split(row)] for n, columns in tables.items()}
     )
 
 
-def split(row: Any) -> list[str]:
+def _split(row: Any) -> list[str]:
     """Words or tags: a list, or a text with spaces between them."""
     return row.split() if isinstance(row, str) else [str(value) for value in row]
 
 
-def _texts(asked: Asked) -> Lesson:
+def _texts(asked: TaskRequest) -> Lesson:
     number = {name: i for i, name in enumerate(asked.classes)}
 
     def made(columns: list[list[Any]]) -> Examples:
@@ -129,18 +129,18 @@ def _texts(asked: Asked) -> Lesson:
     return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
 
 
-def _words(asked: Asked) -> Lesson:
+def _words(asked: TaskRequest) -> Lesson:
     number = {name: i for i, name in enumerate(asked.classes)}
 
     def made(columns: list[list[Any]]) -> Examples:
-        words, tags = ([split(row) for row in column] for column in columns)
+        words, tags = ([_split(row) for row in column] for column in columns)
         classes = [[number[tag] for tag in row] for row in tags]
         return encode.tagged(asked.tokenizer, words, classes, asked.program, asked.length)
 
     return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
 
 
-def _classes(asked: Asked, train: Examples, dev: Examples) -> Lesson:
+def _classes(asked: TaskRequest, train: Examples, dev: Examples) -> Lesson:
     def judge(module: nn.Module) -> dict[str, float]:
         answers, labels = predicted(asked.program, module, dev).flatten(), dev.labels.flatten()
         counted = labels != IGNORED
@@ -149,7 +149,7 @@ def _classes(asked: Asked, train: Examples, dev: Examples) -> Lesson:
     return Lesson(train, ("logits",), judge, (len(train), len(dev)))
 
 
-def _questions(asked: Asked) -> Lesson:
+def _questions(asked: TaskRequest) -> Lesson:
     made = {
         name: encode.asked(
             asked.tokenizer,
@@ -164,7 +164,7 @@ def _questions(asked: Asked) -> Lesson:
     dev, outputs = made["dev"], ("start_logits", "end_logits")
 
     def judge(module: nn.Module) -> dict[str, float]:
-        said = told(asked.program, module, dev.examples, outputs)
+        said = predict(asked.program, module, dev.examples, outputs)
         texts = dev.texts((index, logits) for index, logits, _ in said)
         scores = {
             name: [
@@ -179,7 +179,7 @@ def _questions(asked: Asked) -> Lesson:
     return Lesson(made["train"].examples, outputs, judge, (len(made["train"].contexts), len(dev.contexts)))
 
 
-def _running(asked: Asked) -> Lesson:
+def _running(asked: TaskRequest) -> Lesson:
     train, dev = (
         encode.running(asked.tokenizer, [str(x) for x in asked.tables[name][0]], asked.program, asked.length)
         for name in ("train", "dev")
@@ -192,8 +192,8 @@ def _running(asked: Asked) -> Lesson:
     )
 
 
-TASKS: dict[str, Task] = {
-    "text-classification": Task(
+TASKS: dict[str, _Task] = {
+    "text-classification": _Task(
         ("sentence", "label"),
         tuple(METRICS),
         128,
@@ -201,7 +201,7 @@ TASKS: dict[str, Task] = {
         _texts,
         "a class for each text, or pair of texts (--second)",
     ),
-    "token-classification": Task(
+    "token-classification": _Task(
         ("tokens", "tags"),
         ("f1", "accuracy", "matthews"),
         128,
@@ -209,7 +209,7 @@ TASKS: dict[str, Task] = {
         _words,
         "a class for each word: lists, or words with spaces between",
     ),
-    "question-answering": Task(
+    "question-answering": _Task(
         ("question", "context", "answers"),
         ("f1",),
         384,
@@ -217,7 +217,7 @@ TASKS: dict[str, Task] = {
         _questions,
         "where in a context the answer stands, as in SQuAD",
     ),
-    "text-generation": Task(
+    "text-generation": _Task(
         ("text",),
         ("perplexity",),
         128,

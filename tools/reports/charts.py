@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 44
-MOST = 300
+MOST_POINTS = 300
 """A line shows at most so many points."""
 
-Point = tuple[float, float]
+_Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Line:
     """
 
     label: str
-    points: tuple[Point, ...]
+    points: tuple[_Point, ...]
     joined: bool = True
     mark: str = ""
     titles: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ def chart(
 
 def _thinned(line: Line, log: bool) -> Line:
     """A line without what can't be drawn, and with no more points than are seen."""
-    step = max(1, -(-len(line.points) // MOST))
+    step = max(1, -(-len(line.points) // MOST_POINTS))
     chosen = [i for i in range(len(line.points)) if i % step == 0 or i == len(line.points) - 1]
     chosen = [i for i in chosen if math.isfinite(line.points[i][1]) and not (log and line.points[i][1] <= 0)]
     points = tuple(line.points[i] for i in chosen)

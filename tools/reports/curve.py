@@ -9,26 +9,26 @@ from fxprune.errors import UsageError
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
 
-NEEDS = "the picture of the curve needs matplotlib ({}); install: pip install 'fxprune[train]'"
+_NEEDS = "the picture of the curve needs matplotlib ({}); install: pip install 'fxprune[train]'"
 MARKERS = ("o", "s", "^", "D", "v", "P")  # lines are told apart without colour, too
 STYLES = ("-", "--", ":", "-.")
 BESIDE = 0.05  # how far lines stand apart, so that the ranges of all are seen
 
 
-def grids(found: Mapping[str, Any]) -> list[Grid]:
+def curve_grids(found: Mapping[str, Any]) -> list[Grid]:
     """The curve; what each way of choosing removes; where it ranks among all sets, where these were tried."""
     return [_curve(found), _choices(found), *_ranks(found)]
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def curve_markdown(found: Mapping[str, Any]) -> str:
     """All of it as a Markdown page."""
     parts = [f"# {found['model']} on {found['data']}: which layers can go", "![curve](layers.svg)"]
-    for grid in grids(found):
-        parts += [f"## {grid.title}", report.table(grid)]
-    return "\n\n".join([*parts, setting(found), report.where(found)]) + "\n"
+    for grid in curve_grids(found):
+        parts += [f"## {grid.title}", report.markdown_table(grid)]
+    return "\n\n".join([*parts, describe_search(found), report.where(found)]) + "\n"
 
 
-def setting(found: Mapping[str, Any]) -> str:
+def describe_search(found: Mapping[str, Any]) -> str:
     """How the numbers were made, in a sentence."""
     recipe, rows = found["recipe"], found["rows"]
     training = (
@@ -38,7 +38,7 @@ def setting(found: Mapping[str, Any]) -> str:
     return (
         f"Searched by the {found['metric']} on {rows['held_back']} rows of train after training on the other {rows['searched']}; "
         f"the curve is that on {rows['dev']} rows of dev after training on all of train. Training: {training}. "
-        f"Latency: {report.session(found['session'])}, at {report.at(found['point'])}."
+        f"Latency: {report.describe_session(found['session'])}, at {report.describe_point(found['point'])}."
     )
 
 
@@ -96,7 +96,7 @@ def _ranks(found: Mapping[str, Any]) -> list[Grid]:
     return [Grid(title, columns, tuple(rows), len(columns) - 2)]
 
 
-def draw(found: Mapping[str, Any], folder: Path) -> None:
+def draw_curve(found: Mapping[str, Any], folder: Path) -> None:
     """layers.svg and layers.png: the metric left, parameters and latency right, both over the number of removed layers."""
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -132,7 +132,7 @@ def pyplot() -> Any:
     try:
         import matplotlib as mpl
     except ImportError as error:
-        raise UsageError(NEEDS.format(error)) from error
+        raise UsageError(_NEEDS.format(error)) from error
     mpl.use("agg")
     mpl.rcParams["svg.hashsalt"] = "fxprune"  # the same numbers draw the same file
     from matplotlib import pyplot as plt

@@ -9,12 +9,12 @@ from fxprune.analysis.regions import Region
 from fxprune.tools.reports import graph_layout as layout
 from fxprune.tools.reports import report
 from fxprune.tools.reports.layer_bars import WORDS
-from fxprune.tools.reports.network_diagram import Box, Chip, Edge, Group, Network, Section, network
+from fxprune.tools.reports.network_diagram import AxisGroup, Box, Chip, Edge, Network, Section, network
 from fxprune.tools.reports.templates import Refused, Tile, refused, render
 
 CHAR, BOLD = 6.7, 7.3
 """How wide a character is drawn: of 11 px in a chip, of 12 px in a title."""
-LINE, HEAD, PAD = 20, 24, 9
+LINE, _HEAD, PAD = 20, 24, 9
 COLOURS, DASHES = 7, 4
 """Groups go through so many colours and so many dashes, which have no common divisor; each has its letter, too."""
 OPEN = 16
@@ -59,7 +59,7 @@ class Figure:
     summary: str
 
 
-def page(name: str, analysis: Analysis) -> str:
+def render_explain(name: str, analysis: Analysis) -> str:
     """The whole page, as HTML."""
     found = refused(report.refusals(analysis.refusals))
     drawn = network(analysis, [each.why for each in found])
@@ -74,8 +74,8 @@ def page(name: str, analysis: Analysis) -> str:
         colours=COLOURS,
         dashes=DASHES,
         opened=len(drawn.groups) <= OPEN,
-        named=named,
-        regions=regions(analysis.regions),
+        named=_named,
+        regions=_regions(analysis.regions),
         refused=found,
     )
 
@@ -91,13 +91,13 @@ def _tiles(analysis: Analysis, drawn: Network, found: Sequence[Refused]) -> list
     ]  # fmt: skip
 
 
-def named(group: Group) -> str:
+def _named(group: AxisGroup) -> str:
     """The name of a group's axis, its layer's name left out where it stands for several."""
     axis: Axis = group.axes[0]
     return axis.name if len(group.axes) == 1 else axis.name.removeprefix(group.layers[0]).strip(".")
 
 
-def regions(found: Sequence[Region]) -> list[tuple[str, str, list[str]]]:
+def _regions(found: Sequence[Region]) -> list[tuple[str, str, list[str]]]:
     """(unit, why it can't go or nothing, names) of regions that share both."""
     rows: dict[tuple[str, str], list[str]] = {}
     for region in found:
@@ -149,7 +149,7 @@ def _size(box: Box, lines: Sequence[tuple[str, Sequence[DrawnChip]]]) -> tuple[f
     operator = "" if box.operator == box.title else box.operator
     head = len(box.title) * BOLD + (len(operator) * CHAR + 10 if operator else 0)
     widest = max((chips[-1].x + chips[-1].width - PAD for _, chips in lines if chips), default=0.0)
-    return round(max(head, widest) + 2 * PAD, 1), HEAD + LINE * len(lines) + (4 if lines else 0)
+    return round(max(head, widest) + 2 * PAD, 1), _HEAD + LINE * len(lines) + (4 if lines else 0)
 
 
 def _edge(edge: Edge, points: Sequence[tuple[float, float]], higher: int) -> DrawnEdge:

@@ -12,7 +12,7 @@ SWEEPS = 8
 THIN = 10
 """How wide a line is that passes by a row."""
 
-Size = tuple[float, float]
+_Size = tuple[float, float]
 Spot = tuple[float, float]
 
 
@@ -22,10 +22,10 @@ class Layout:
 
     corners: dict[str, Spot] = field(default_factory=dict)
     paths: dict[tuple[str, str], list[Spot]] = field(default_factory=dict)
-    size: Size = (0.0, 0.0)
+    size: _Size = (0.0, 0.0)
 
 
-def place(sizes: Mapping[str, Size], edges: Iterable[tuple[str, str]], sinks: Iterable[str] = ()) -> Layout:
+def place(sizes: Mapping[str, _Size], edges: Iterable[tuple[str, str]], sinks: Iterable[str] = ()) -> Layout:
     """Boxes of these sizes in the order given, and edges (no cycles); `sinks` stand in the last row."""
     edges = list(dict.fromkeys(edges))
     rows, chains = _rows(sizes, edges, frozenset(sinks))
@@ -36,12 +36,12 @@ def place(sizes: Mapping[str, Size], edges: Iterable[tuple[str, str]], sinks: It
     return _drawn(rows, centres, sizes, chains)
 
 
-Row = list[str]
+_Row = list[str]
 
 
 def _rows(
-    sizes: Mapping[str, Size], edges: Sequence[tuple[str, str]], sinks: frozenset[str]
-) -> tuple[list[Row], dict[tuple[str, str], Row]]:
+    sizes: Mapping[str, _Size], edges: Sequence[tuple[str, str]], sinks: frozenset[str]
+) -> tuple[list[_Row], dict[tuple[str, str], _Row]]:
     """Boxes by row, each below all that leads to it, and, where an edge passes by rows, a stand-in in each of them."""
     graph = nx.DiGraph(edges)
     graph.add_nodes_from(sizes)
@@ -52,10 +52,10 @@ def _rows(
             level[name] = min(below) - 1
     last = max(level.values(), default=0)
     level |= {name: last for name in sinks if not graph.out_degree(name)}
-    rows: list[Row] = [[] for _ in range(last + 1)]
+    rows: list[_Row] = [[] for _ in range(last + 1)]
     for name in sizes:
         rows[level[name]].append(name)
-    chains: dict[tuple[str, str], Row] = {}
+    chains: dict[tuple[str, str], _Row] = {}
     for start, end in edges:
         between = [f"{start} > {end} {i}" for i in range(level[start] + 1, level[end])]
         for i, stand_in in enumerate(between, level[start] + 1):
@@ -64,7 +64,7 @@ def _rows(
     return rows, chains
 
 
-def _ordered(rows: list[Row], links: Sequence[tuple[str, str]]) -> list[Row]:
+def _ordered(rows: list[_Row], links: Sequence[tuple[str, str]]) -> list[_Row]:
     """Each row sorted by the mean place of its neighbours in the row above, then below, in turns: fewer lines cross."""
     above, below = _neighbours(links)
     for sweep in range(SWEEPS):
@@ -81,9 +81,9 @@ def _ordered(rows: list[Row], links: Sequence[tuple[str, str]]) -> list[Row]:
     return rows
 
 
-def _neighbours(links: Sequence[tuple[str, str]]) -> tuple[dict[str, Row], dict[str, Row]]:
-    above: dict[str, Row] = {}
-    below: dict[str, Row] = {}
+def _neighbours(links: Sequence[tuple[str, str]]) -> tuple[dict[str, _Row], dict[str, _Row]]:
+    above: dict[str, _Row] = {}
+    below: dict[str, _Row] = {}
     for start, end in links:
         above.setdefault(end, []).append(start)
         below.setdefault(start, []).append(end)
@@ -95,7 +95,7 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
 
 
 def _centres(
-    rows: Sequence[Row], widths: Mapping[str, float], links: Sequence[tuple[str, str]]
+    rows: Sequence[_Row], widths: Mapping[str, float], links: Sequence[tuple[str, str]]
 ) -> dict[str, float]:
     """The middle of each box: near the mean of its neighbours', without touching others."""
     above, below = _neighbours(links)
@@ -128,10 +128,10 @@ def _packed(
 
 
 def _drawn(
-    rows: Sequence[Row],
+    rows: Sequence[_Row],
     centres: Mapping[str, float],
-    sizes: Mapping[str, Size],
-    chains: Mapping[tuple[str, str], Row],
+    sizes: Mapping[str, _Size],
+    chains: Mapping[tuple[str, str], _Row],
 ) -> Layout:
     """Corners and paths, shifted so that everything lies within the margins."""
     reach = [(centres[n], sizes.get(n, (THIN, 0))[0] / 2) for row in rows for n in row] or [(0.0, 0.0)]
@@ -155,7 +155,7 @@ def _drawn(
 
 
 def _ports(
-    centres: Mapping[str, float], sizes: Mapping[str, Size], chains: Mapping[tuple[str, str], Row]
+    centres: Mapping[str, float], sizes: Mapping[str, _Size], chains: Mapping[tuple[str, str], _Row]
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """Where each edge leaves its box below and enters the other above: side by side, in the order of where they come from."""
     found: dict[tuple[str, str], list[float]] = {key: [0.0, 0.0] for key in chains}

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.analysis.axes import Axis, analyze
-from fxprune.analysis.layer_sizes import Layers, Left, layerwise
+from fxprune.analysis.layer_sizes import LayerSizes, Left, layerwise
 from fxprune.analysis.regions import Region
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection, is_dependent
@@ -42,10 +42,10 @@ def _layers(
     rows = []
     for region in found:
         rest -= set(region.parameters)
-        rows.append(_layer(region.name, modules(region.parameters), program, slim))
+        rows.append(_layer(region.name, module_paths(region.parameters), program, slim))
         rows[-1]["removed"] = region.name in removed or not rows[-1]["parameters"]["after"]
-    inside = set().union(*(modules(region.parameters) for region in found))
-    outside = _layer("", modules(rest) - inside, program, slim)
+    inside = set().union(*(module_paths(region.parameters) for region in found))
+    outside = _layer("", module_paths(rest) - inside, program, slim)
     return [*rows, outside] if outside["parameters"]["before"] else rows
 
 
@@ -64,12 +64,12 @@ def _parameters(program: Program, within: Collection[str]) -> int:
     return sum(found.values())
 
 
-def modules(parameters: Collection[str]) -> set[str]:
+def module_paths(parameters: Collection[str]) -> set[str]:
     """The modules that parameters of these names lie in."""
     return {name.rpartition(".")[0] for name in parameters}
 
 
-def _sizes(found: Layers) -> dict[str, Left]:
+def _sizes(found: LayerSizes) -> dict[str, Left]:
     """What is left of each axis, by name."""
     inside = [size for layer in found.layers for size in layer.sizes]
     return {size.axis: size.after for size in (*inside, *found.rest)}
@@ -101,6 +101,6 @@ def _rank(axis: Axis, layers: Sequence[Region], slim: Program) -> dict[str, Any]
 
 def layer_of(axis: Axis, layers: Sequence[Region]) -> str:
     """The one layer that all parameters of an axis lie in; empty where there is none, or more than one."""
-    own = modules([member.name for member in axis.members if member.learned])
-    found = [region.name for region in layers if own <= modules(region.parameters)]
+    own = module_paths([member.name for member in axis.members if member.learned])
+    found = [region.name for region in layers if own <= module_paths(region.parameters)]
     return found[0] if len(found) == 1 else ""

@@ -21,7 +21,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "hidden": ("hidden width", "dim"),
     "other": ("other", "unit"),
 }
-UNKNOWN = ("other", "unit")
+_UNKNOWN = ("other", "unit")
 COUNTED = ("heads", "experts", "groups")
 """Roles of which each unit is drawn."""
 
@@ -44,7 +44,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """A layer: bars by column, and its parameters; or, where there are no layers, one axis."""
 
     name: str
@@ -54,16 +54,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Left:
+class _Left:
     """Columns (role, words) and rows; `scale` is what a full bar of each column stands for, in words."""
 
     columns: tuple[tuple[str, str], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[_Row, ...]
     scale: tuple[str, ...]
     counted: bool
 
 
-def remainder(layers: Sequence[Mapping[str, Any]], axes: Sequence[Mapping[str, Any]]) -> Left:
+def remainder(layers: Sequence[Mapping[str, Any]], axes: Sequence[Mapping[str, Any]]) -> _Left:
     """Rows for layers and for what lies in none, from plain data (see `inventory`); an axis may have `dims`, what each head keeps of it."""
     roles = [role for role in WORDS if any(_role(axis) == role for axis in axes)]
     most = {role: max(axis["before"] for axis in axes if _role(axis) == role) for role in roles}
@@ -73,12 +73,12 @@ def remainder(layers: Sequence[Mapping[str, Any]], axes: Sequence[Mapping[str, A
     outside = [axis for axis in axes if not axis["layer"]]
     rows += [_alone(axis, roles, most) for axis in outside]
     rows += [
-        Row("outside of layers", False, tuple(() for _ in roles), _parameters(layer, 0))
+        _Row("outside of layers", False, tuple(() for _ in roles), _parameters(layer, 0))
         for layer in layers
         if named and not layer["name"]
     ]
     columns = tuple((role, WORDS[role][0]) for role in roles)
-    return Left(columns, tuple(rows), tuple(_count(most[role], role) for role in roles), bool(named))
+    return _Left(columns, tuple(rows), tuple(_count(most[role], role) for role in roles), bool(named))
 
 
 def _role(axis: Mapping[str, Any]) -> str:
@@ -91,15 +91,15 @@ def _row(
     roles: Sequence[str],
     most: Mapping[str, int],
     heaviest: int,
-) -> Row:
+) -> _Row:
     own = [axis for axis in axes if axis["layer"] == layer["name"]]
     cells = tuple(tuple(_bar(a, most, layer["name"]) for a in own if _role(a) == role) for role in roles)
-    return Row(layer["name"], layer["removed"], cells, _parameters(layer, heaviest))
+    return _Row(layer["name"], layer["removed"], cells, _parameters(layer, heaviest))
 
 
-def _alone(axis: Mapping[str, Any], roles: Sequence[str], most: Mapping[str, int]) -> Row:
+def _alone(axis: Mapping[str, Any], roles: Sequence[str], most: Mapping[str, int]) -> _Row:
     cells = tuple((_bar(axis, most, ""),) if _role(axis) == role else () for role in roles)
-    return Row(axis["name"], axis["after"] == 0, cells, None)
+    return _Row(axis["name"], axis["after"] == 0, cells, None)
 
 
 def _parameters(layer: Mapping[str, Any], heaviest: int) -> Pair:
@@ -141,7 +141,7 @@ def _all_or_none(axis: Mapping[str, Any]) -> range | None:
 
 def _count(size: int, role: str) -> str:
     """`12 heads`."""
-    unit = WORDS.get(role, UNKNOWN)[1]
+    unit = WORDS.get(role, _UNKNOWN)[1]
     return f"{size:,} {unit}{'s' if size != 1 else ''}"
 
 

@@ -9,7 +9,7 @@ from fxprune.tools.reports.charts import Chart, Line, chart
 from fxprune.tools.reports.templates import Tile, render
 
 
-def page(found: Mapping[str, Any]) -> str:
+def render_layers(found: Mapping[str, Any]) -> str:
     """The whole page, as HTML."""
     return render(
         "layers.html",
@@ -17,8 +17,8 @@ def page(found: Mapping[str, Any]) -> str:
         data=found["data"],
         tiles=_tiles(found),
         charts=[_curve(found), _costs(found)],
-        grids=curve.grids(found),
-        setting=curve.setting(found),
+        grids=curve.curve_grids(found),
+        setting=curve.describe_search(found),
         where=report.where(found),
     )
 
@@ -33,7 +33,7 @@ def _tiles(found: Mapping[str, Any]) -> list[Tile]:
     counts = first["parameters"], last["parameters"]
     return [
         Tile(f"Without {removed} of the layers", f"{metrics[1]:.3f}", told),
-        Tile("Speed", f"{times[0] / times[1]:.2f}×", f"{times[0]:.2f} → {times[1]:.2f} ms at {report.at(found['point'])}"),
+        Tile("Speed", f"{times[0] / times[1]:.2f}×", f"{times[0]:.2f} → {times[1]:.2f} ms at {report.describe_point(found['point'])}"),
         Tile("Parameters left", f"{counts[1] / counts[0]:.1%}", f"{counts[0]:,} → {counts[1]:,}"),
     ]  # fmt: skip
 
@@ -52,7 +52,7 @@ def _curve(found: Mapping[str, Any]) -> Chart:
     lines.append(Line("asked for", (asked,), False, "chosen", (words,), (words,)))
     left = f"without {len(times) - 1} it takes {times[-1]:.2f} ms of {times[0]:.2f}"
     summary = f"From right to left one more layer is gone at each mark; {left}."
-    labels = f"ms at {report.at(found['point'])}", f"{found['metric']} on dev"
+    labels = f"ms at {report.describe_point(found['point'])}", f"{found['metric']} on dev"
     return chart(f"{found['metric'].capitalize()} against latency", summary, labels, lines)
 
 

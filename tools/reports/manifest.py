@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fxprune.analysis.layer_sizes import Layers, layerwise
+from fxprune.analysis.layer_sizes import LayerSizes, layerwise
 from fxprune.export import onnx as emit
 from fxprune.export.onnx import Emitted
-from fxprune.integrations.huggingface.config import described
+from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir.program import Program, containers
 from fxprune.rewrite.tokens import TokenIds
 from fxprune.runtimes import onnxruntime as runtime
@@ -21,7 +21,7 @@ from fxprune.tools.inputs import models
 from fxprune.tools.inputs.models import PREPROCESSING, Loaded
 from fxprune.tools.reports.output_folder import MANIFEST
 
-FORMAT = "fxprune.manifest/1"
+_FORMAT = "fxprune.manifest/1"
 
 #: what of PREPROCESSING speaks of token ids
 OF_TOKENS = ("AutoTokenizer", "GenerationConfig")
@@ -35,7 +35,7 @@ NO_TOKENIZER = (
 REPEATED = ("model", "pipeline", "before", "after", "machine")
 
 
-def write(
+def write_manifest(
     draft: Path,
     loaded: Loaded,
     programs: tuple[Program, Program],
@@ -48,20 +48,20 @@ def write(
 ) -> None:
     """Write beside model.onnx what other tools read; the config and the tokenizer of a Hugging Face model, and the manifest of any.
 
-    `programs` are those before and after, `proof` the largest differences by claim, `classes` the names of those that a head sorts into,
-    `tokenizer` the MODEL whose tokenizer is used, if it is another's.
+    `programs` are those before and after, `largest_differences` the largest differences by claim, `classes` the names of those that a head
+    sorts into, `tokenizer` the MODEL whose tokenizer is used, if it is another's.
     """
     found = layerwise(*programs, removed)
     notes: list[str] = []
     if loaded.config is not None:
         config = _renamed(_labelled(loaded.config, classes), vocabulary)
-        made = described(config, found, MANIFEST)
+        made = record_sizes(config, found, MANIFEST)
         made.use_cache = False  # the program was captured without one
         made.save_pretrained(draft)
         notes += made.fxprune["untold"]
         notes += _preprocessing(draft, tokenizer or loaded.name, vocabulary)
     manifest = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "task": loaded.task,
         **{name: report[name] for name in REPEATED},
         **runtime.signature(draft / "model.onnx"),
@@ -74,7 +74,7 @@ def write(
     (draft / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def proof(report: Mapping[str, Any]) -> dict[str, float]:
+def largest_differences(report: Mapping[str, Any]) -> dict[str, float]:
     """The largest differences in a report of `fxprune run`, by claim."""
     told, other = report["tokens"], report["onnx"].get("runtime")
     claims = {
@@ -86,7 +86,7 @@ def proof(report: Mapping[str, Any]) -> dict[str, float]:
     return {claim: value for claim, value in claims.items() if value is not None}
 
 
-def agreement(
+def runtime_agreement(
     program: Program, emitted: Emitted, file: Path, settings: Settings, stages: Stages
 ) -> dict[str, Any]:
     """How far the runtime that is asked for is from the program, where it is another than the one that every file is checked in.
@@ -95,13 +95,13 @@ def agreement(
     """
     if settings.runtime == DEFAULT.runtime:
         return {}
-    title = runtimes.describe(settings).partition(",")[0]
+    title = runtimes.describe_settings(settings).partition(",")[0]
     with stages.stage(f"comparing {title}"):
         relative, _ = emit.compare(program, runtimes.prepare(file, settings), emitted.points, title)
     return {"runtime": {"title": title, "relative": relative}}
 
 
-def _layers(found: Layers) -> dict[str, Any]:
+def _layers(found: LayerSizes) -> dict[str, Any]:
     """The sizes as plain data: those of single layers in order, then of what belongs to none alone."""
     return {
         "layers": [asdict(layer) for layer in found.layers],

@@ -15,9 +15,9 @@ from fxprune.analysis.regions import Region
 from fxprune.dims.dim import Dim, find, is_pinned, leaves, pinned
 from fxprune.ir.program import attribute
 from fxprune.rules.op import operands
-from fxprune.tools.reports.inventory import layer_of, modules
+from fxprune.tools.reports.inventory import layer_of, module_paths
 
-SHOWN = 7
+_SHOWN = 7
 """A dimension shows at most so many atoms."""
 
 
@@ -31,7 +31,7 @@ class Chip:
 
 
 @dataclass(frozen=True)
-class Group:
+class AxisGroup:
     """Axes of one kind: one, or one in each of some layers that are alike."""
 
     letter: str
@@ -78,7 +78,7 @@ class Section:
 class Network:
     """Groups with letters, reasons with numbers (from 1), and sections in order."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[AxisGroup, ...]
     reasons: tuple[str, ...]
     sections: tuple[Section, ...]
 
@@ -86,13 +86,13 @@ class Network:
 def network(analysis: Analysis, reasons: Sequence[str]) -> Network:
     """What to draw of a program; `reasons` are those of its refusals, in the order in which they are numbered."""
     layers = [region for region in analysis.regions if region.unit == "layer" and not region.why]
-    found = groups(analysis, layers)
+    found = _groups(analysis, layers)
     words = _Words(found, {why: i for i, why in enumerate(reasons, 1)})
     graph = _Graph(analysis, words, layers)
     return Network(tuple(found), tuple(reasons), tuple(_sections(graph.boxes, graph.edges)))
 
 
-def groups(analysis: Analysis, layers: Sequence[Region]) -> list[Group]:
+def _groups(analysis: Analysis, layers: Sequence[Region]) -> list[AxisGroup]:
     """Axes with letters, in graph order; an axis of a layer shares that of the axis that stands in the same place of a layer like it."""
     kinds = _kinds(analysis, layers)
     found: dict[Any, list[tuple[Axis, str]]] = {}
@@ -101,7 +101,7 @@ def groups(analysis: Analysis, layers: Sequence[Region]) -> list[Group]:
         alike = (kinds[layer], _about(axis, layer)) if layer else axis.name
         found.setdefault(alike, []).append((axis, layer))
     return [
-        Group(letters(i), i, tuple(axis for axis, _ in both), tuple(layer for _, layer in both if layer))
+        AxisGroup(letters(i), i, tuple(axis for axis, _ in both), tuple(layer for _, layer in both if layer))
         for i, both in enumerate(found.values())
     ]
 
@@ -142,14 +142,14 @@ def letters(place: int) -> str:
 class _Words:
     """Dimensions as chips."""
 
-    def __init__(self, found: Sequence[Group], reasons: Mapping[str, int]) -> None:
+    def __init__(self, found: Sequence[AxisGroup], reasons: Mapping[str, int]) -> None:
         self.letter = {find(axis.leaf): group.letter for group in found for axis in group.axes}
         self.reasons = reasons
 
     def chips(self, dim: Dim) -> tuple[Chip, ...]:
         """A dimension's atoms, with what joins them; a long sum ends with an ellipsis."""
         found = tuple(self._chips(dim))
-        return found if len(found) < 2 * SHOWN else (*found[: 2 * SHOWN - 2], Chip("…"))
+        return found if len(found) < 2 * _SHOWN else (*found[: 2 * _SHOWN - 2], Chip("…"))
 
     def _chips(self, dim: Dim, inside: bool = False) -> Iterator[Chip]:
         dim = find(dim)
@@ -231,7 +231,7 @@ class _Graph:
         layer = self.layer.get(node.name, "")
         operator = _operator(node)
         learned = [name for name in read if self._learned(name)]
-        own = modules(learned)
+        own = module_paths(learned)
         title = own.pop() if len(own) == 1 else _module(node)
         lines: dict[tuple[tuple[Chip, ...], ...], list[str]] = {}
         for name, source in read.items():

@@ -14,7 +14,7 @@ MANIFEST = "fxprune.json"
 """The file that lists what a run has written."""
 
 
-def check(target: Path, force: bool) -> None:
+def check_output_folder(target: Path, force: bool) -> None:
     """Refuse, before any work, a place where the results could not go."""
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file; give the name of a folder")
@@ -25,7 +25,7 @@ def check(target: Path, force: bool) -> None:
 
 
 @contextmanager
-def filled(target: Path) -> Iterator[Path]:
+def draft_folder(target: Path) -> Iterator[Path]:
     """Give a draft folder to fill; what goes wrong meanwhile, Ctrl-C included, leaves the target as it was.
 
     A target that exists keeps what else is in it: only files of the same names are replaced.

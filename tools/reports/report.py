@@ -79,22 +79,29 @@ def _sizes_of(node: Node) -> list[int]:
     return list(shape_of(node.meta["val"]) or ())
 
 
-def grids(report: Mapping[str, Any]) -> list[Grid]:
+def report_grids(report: Mapping[str, Any]) -> list[Grid]:
     """The tables of a report, in reading order."""
     found = plans(report["steps"])
-    return [sizes(report), latencies(report), *quantized(report), *found, proof(report), _refused(report)]
+    return [
+        size_rows(report),
+        latency_rows(report),
+        *quantized(report),
+        *found,
+        proof_rows(report),
+        _refused(report),
+    ]
 
 
-def markdown(report: Mapping[str, Any]) -> str:
+def report_markdown(report: Mapping[str, Any]) -> str:
     """The report as a Markdown page."""
     parts = [f"# {report['model']}: {_what(report)}"]
-    for grid in grids(report):
-        parts += [f"## {grid.title}", table(grid)]
+    for grid in report_grids(report):
+        parts += [f"## {grid.title}", markdown_table(grid)]
     parts += [where(report)]
     return "\n\n".join(parts) + "\n"
 
 
-def table(grid: Grid) -> str:
+def markdown_table(grid: Grid) -> str:
     """A grid as a Markdown table."""
     rules = [
         "---:" if place >= len(grid.columns) - grid.numbers else "---" for place in range(len(grid.columns))
@@ -122,24 +129,24 @@ def short(source: str) -> str:
     return source.rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
 
 
-def at(point: Mapping[str, int]) -> str:
+def describe_point(point: Mapping[str, int]) -> str:
     """A point in words: `batch 8, length 64`."""
     return ", ".join(f"{axis} {size}" for axis, size in point.items()) or "fixed sizes"
 
 
-def session(settings: Mapping[str, Any]) -> str:
+def describe_session(settings: Mapping[str, Any]) -> str:
     """The settings of the runtime in words."""
-    return runtimes.describe(Settings(**settings))
+    return runtimes.describe_settings(Settings(**settings))
 
 
-def sizes(report: Mapping[str, Any]) -> Grid:
+def size_rows(report: Mapping[str, Any]) -> Grid:
     """Parameters, FLOPs and bytes before and after."""
     before, after = report["before"], report["after"]
     rows = [
         _row("parameters", before["parameters"], after["parameters"], ""),
         _row("weights", before["bytes"], after["bytes"], "B"),
         _row("model.onnx", before["file_bytes"], after["file_bytes"], "B"),
-        _row(f"operations at {at(report['example'])}", before["flops"], after["flops"], "FLOP"),
+        _row(f"operations at {describe_point(report['example'])}", before["flops"], after["flops"], "FLOP"),
     ]
     return Grid("Size", ("", "before", "after", "ratio"), tuple(rows), numbers=3)
 
@@ -159,12 +166,12 @@ def _quantity(value: int, beside: int, unit: str) -> str:
     return f"{value} {unit}"
 
 
-def latencies(report: Mapping[str, Any]) -> Grid:
+def latency_rows(report: Mapping[str, Any]) -> Grid:
     """A row for each point."""
-    title = f"Latency in ms: medians, {session(report['session'])}"
+    title = f"Latency in ms: medians, {describe_session(report['session'])}"
     rows = [
         (
-            at(entry["point"]),
+            describe_point(entry["point"]),
             f"{entry['before_ms']['median']:.2f}",
             f"{entry['after_ms']['median']:.2f}",
             f"{entry['speedup']:.2f}×",
@@ -183,7 +190,7 @@ def quantized(report: Mapping[str, Any]) -> list[Grid]:
     size = _row("bytes", found["bytes"]["before"], found["bytes"]["after"], "B")
     times = [
         (
-            f"ms at {at(entry['point'])}",
+            f"ms at {describe_point(entry['point'])}",
             f"{entry['before_ms']['median']:.2f}",
             f"{entry['after_ms']['median']:.2f}",
             f"{entry['speedup']:.2f}×",
@@ -198,7 +205,7 @@ def quantized(report: Mapping[str, Any]) -> list[Grid]:
     return [Grid(title, ("", "model.onnx", found["file"], ""), (size, *times, *agreement), numbers=3)]
 
 
-def proof(report: Mapping[str, Any]) -> Grid:
+def proof_rows(report: Mapping[str, Any]) -> Grid:
     """What was proved, and how long capture to file took."""
     verdict, onnx, seconds = report["verdict"], report["onnx"], report["seconds"]
     over = f"largest relative difference over {len(verdict['exact'])} exact axes"
@@ -213,7 +220,7 @@ def proof(report: Mapping[str, Any]) -> Grid:
         (
             "ONNX Runtime against program",
             f"{onnx['relative']:.1e}",
-            "; ".join(at(point) for point in onnx["points"]),
+            "; ".join(describe_point(point) for point in onnx["points"]),
         ),
         *_elsewhere(onnx),
         ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
@@ -230,7 +237,7 @@ def proof(report: Mapping[str, Any]) -> Grid:
 
 def _elsewhere(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The runtime that was asked for, where it is another."""
-    other, points = onnx.get("runtime"), "; ".join(at(point) for point in onnx["points"])
+    other, points = onnx.get("runtime"), "; ".join(describe_point(point) for point in onnx["points"])
     return [(f"{other['title']} against program", f"{other['relative']:.1e}", points)] if other else []
 
 

@@ -9,28 +9,28 @@ from fxprune.tools.reports.layer_bars import remainder
 from fxprune.tools.reports.templates import Pair, Tile, pair, refused, render
 
 
-def page(data: Mapping[str, Any]) -> str:
+def render_report(data: Mapping[str, Any]) -> str:
     """The whole page, as HTML."""
     return render(
         "report.html",
         model=data["model"],
         pipeline=data["pipeline"],
-        tokens=told(data["tokens"]),
+        tokens=_told(data["tokens"]),
         tiles=tiles(data, proof(data)),
-        latency=latencies(data),
-        session=report.session(data["session"]),
-        sizes=sizes(data),
+        latency=latency_bars(data),
+        session=report.describe_session(data["session"]),
+        sizes=size_bars(data),
         left=remainder(data["layers"], data["axes"]),
         charts=frontiers(data),
         plans=[*report.quantized(data), *report.plans(data["steps"])],
-        proof=report.proof(data),
+        proof=report.proof_rows(data),
         refused=refused(data["refused"]),
         notes=data["notes"],
         where=report.where(data),
     )
 
 
-def told(tokens: Mapping[str, Any] | None) -> str:
+def _told(tokens: Mapping[str, Any] | None) -> str:
     """How many tokens stay, in words."""
     return f"{tokens['after']:,} of {tokens['before']:,} tokens" if tokens else ""
 
@@ -38,7 +38,7 @@ def told(tokens: Mapping[str, Any] | None) -> str:
 def tiles(data: Mapping[str, Any], proved: Tile) -> list[Tile]:
     """What counts, at a glance: time where it was measured last, parameters, the file, and the proof."""
     before, after = data["before"], data["after"]
-    file = report.sizes(data).rows[2]
+    file = report.size_rows(data).rows[2]
     return [
         *map(_speed, data["latency"][-1:]),
         Tile("Parameters left", f"{after['parameters'] / before['parameters']:.1%}", f"{before['parameters']:,} → {after['parameters']:,}"),
@@ -49,7 +49,7 @@ def tiles(data: Mapping[str, Any], proved: Tile) -> list[Tile]:
 
 def _speed(entry: Mapping[str, Any]) -> Tile:
     times = " → ".join(_ms(entry[when]["median"]) for when in ("before_ms", "after_ms"))
-    return Tile("Speed", f"{entry['speedup']:.2f}×", f"{times} at {report.at(entry['point'])}")
+    return Tile("Speed", f"{entry['speedup']:.2f}×", f"{times} at {report.describe_point(entry['point'])}")
 
 
 def _ms(value: float) -> str:
@@ -64,11 +64,11 @@ def proof(data: Mapping[str, Any]) -> Tile:
     return Tile("Proof", f"{verdict['relative']:.1e}", told)
 
 
-def latencies(data: Mapping[str, Any]) -> list[Pair]:
+def latency_bars(data: Mapping[str, Any]) -> list[Pair]:
     """A pair of bars for each point, each to its own scale."""
     return [
         pair(
-            report.at(entry["point"]),
+            report.describe_point(entry["point"]),
             (entry["before_ms"]["median"], entry["after_ms"]["median"]),
             (_ms(entry["before_ms"]["median"]), _ms(entry["after_ms"]["median"])),
             f"{entry['flops']['ratio']:.2f}× fewer operations",
@@ -77,11 +77,11 @@ def latencies(data: Mapping[str, Any]) -> list[Pair]:
     ]
 
 
-def sizes(data: Mapping[str, Any]) -> list[Pair]:
+def size_bars(data: Mapping[str, Any]) -> list[Pair]:
     """A pair of bars for each row of the table of sizes."""
     before, after = data["before"], data["after"]
     numbers = [(before[name], after[name]) for name in ("parameters", "bytes", "file_bytes", "flops")]
-    rows = report.sizes(data).rows
+    rows = report.size_rows(data).rows
     return [pair(row[0], both, (row[1], row[2])) for row, both in zip(rows, numbers, strict=True)]
 
 

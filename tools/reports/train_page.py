@@ -44,26 +44,32 @@ def _entry(of: tuple[str, str], open_: Tensor, role: str) -> dict[str, Any]:
     }
 
 
-def grids(found: Mapping[str, Any]) -> list[Grid]:
+def train_grids(found: Mapping[str, Any]) -> list[Grid]:
     """The metric, sizes, latency, what is left, and what was proved."""
-    return [metrics(found), report.sizes(found), report.latencies(found), _left(found), proof(found)]
+    return [
+        metrics(found),
+        report.size_rows(found),
+        report.latency_rows(found),
+        _left(found),
+        train_proof(found),
+    ]
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def train_markdown(found: Mapping[str, Any]) -> str:
     """All of it as a Markdown page."""
     parts = [f"# {found['model']} on {found['data']}: {found['pipeline']}", "![what happened](train.svg)"]
-    for grid in grids(found):
-        parts += [f"## {grid.title}", report.table(grid)]
-    return "\n\n".join([*parts, setting(found), report.where(found)]) + "\n"
+    for grid in train_grids(found):
+        parts += [f"## {grid.title}", report.markdown_table(grid)]
+    return "\n\n".join([*parts, describe_training(found), report.where(found)]) + "\n"
 
 
-def setting(found: Mapping[str, Any]) -> str:
+def describe_training(found: Mapping[str, Any]) -> str:
     """How the numbers were made, in a sentence."""
     recipe, (train, dev) = found["recipe"], found["rows"]
     return (
         f"{found['task']}, trained on {train} rows, judged on {dev}: {recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, "
         f"batches of {recipe['batch_size']}, precision {recipe['precision']}, seed {recipe['seed']}. "
-        f"Latency: {report.session(found['session'])}. Units of unequal sizes: {_how(found['lowering'])}."
+        f"Latency: {report.describe_session(found['session'])}. Units of unequal sizes: {_how(found['lowering'])}."
     )
 
 
@@ -98,7 +104,7 @@ def _open(entry: Mapping[str, Any]) -> str:
     return f"{len(some)} of {len(counts)}{sizes}"
 
 
-def proof(found: Mapping[str, Any]) -> Grid:
+def train_proof(found: Mapping[str, Any]) -> Grid:
     """What was proved, and how closely."""
     claims = {
         "before training": "what was pruned before training == the model with those units zeroed",
@@ -110,7 +116,7 @@ def proof(found: Mapping[str, Any]) -> Grid:
     return Grid("Proof: the largest difference, over the largest output", ("claim", "value"), tuple(rows), 1)
 
 
-def draw(found: Mapping[str, Any], folder: Path) -> None:
+def draw_training(found: Mapping[str, Any], folder: Path) -> None:
     """train.svg and train.png: the loss, density and metric over steps; below, how much of each axis is left."""
     plt = curve.pyplot()
     figure, ((top, right), (below, heads)) = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")

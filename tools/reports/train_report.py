@@ -6,13 +6,13 @@ from typing import Any
 from fxprune.tools.reports import report, train_page
 from fxprune.tools.reports.charts import Chart, Line, chart
 from fxprune.tools.reports.layer_bars import remainder
-from fxprune.tools.reports.report_html import latencies, sizes, tiles
+from fxprune.tools.reports.report_html import latency_bars, size_bars, tiles
 from fxprune.tools.reports.templates import Tile, render
 
 
-def page(found: Mapping[str, Any]) -> str:
+def render_training(found: Mapping[str, Any]) -> str:
     """The whole page, as HTML."""
-    metrics, proof = train_page.metrics(found), train_page.proof(found)
+    metrics, proof = train_page.metrics(found), train_page.train_proof(found)
     return render(
         "train.html",
         model=found["model"],
@@ -22,12 +22,12 @@ def page(found: Mapping[str, Any]) -> str:
         metrics=metrics,
         charts=over_time(found),
         left=remainder(found["layers"], axes(found)),
-        latency=latencies(found),
-        session=report.session(found["session"]),
-        sizes=sizes(found),
+        latency=latency_bars(found),
+        session=report.describe_session(found["session"]),
+        sizes=size_bars(found),
         proof=proof,
         notes=found["notes"],
-        setting=train_page.setting(found),
+        setting=train_page.describe_training(found),
         where=report.where(found),
     )
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from fxprune.analysis.axes import analyze
 from fxprune.errors import ExportError, RefusedError, UsageError
 from fxprune.export.exported_program import quiet
-from fxprune.frontend.capture import answers, first_line
+from fxprune.frontend.capture import answers, describe_error
 from fxprune.integrations.huggingface.config_search import COUNT, Changes, Search, amount, name_of, shown
 from fxprune.integrations.huggingface.weight_names import Weights, foreign, readings
 from fxprune.ir.program import Program
 from fxprune.rewrite.recouple import recoupled
-from fxprune.verification.equivalence import BARS, difference, run
+from fxprune.verification.equivalence import TOLERANCES, difference, run_example
 
 PROOFS = 64
 """Configurations with the right shapes that are run before a search gives up."""
@@ -60,7 +60,7 @@ class _Tries:
 
     @property
     def bar(self) -> float:
-        return max((BARS.get(value.dtype, 0.0) for value in self.outputs), default=0.0)
+        return max((TOLERANCES.get(value.dtype, 0.0) for value in self.outputs), default=0.0)
 
 
 def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
@@ -81,7 +81,7 @@ def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
             "factors, or biases that a repair added)"
         )
     slim = recoupled(slim)
-    tries, searches = _Tries(slim, run(slim)), []
+    tries, searches = _Tries(slim, run_example(slim)), []
     for weights in readings(model, slim):
         searches.append(Search(type(model), config, weights.sizes, weights.kept))
         for changes in _candidates(searches[-1], tries):
@@ -118,7 +118,7 @@ def _written(made: Checkpoint, slim: Program, draft: Path) -> Checkpoint:
         for file in draft.iterdir():  # weights are for whom the configuration is for
             file.chmod((draft / "config.json").stat().st_mode)
         reread = type(made.model).from_pretrained(draft, local_files_only=True).eval()
-    tries = _Tries(slim, run(slim))
+    tries = _Tries(slim, run_example(slim))
     gap = tries.gap(reread)
     if not gap <= tries.bar:
         raise ExportError(
@@ -155,7 +155,7 @@ def _proved(
         made = _filled(type(model), search.made(changes), weights)
         gap = tries.gap(made)
     except Exception as error:  # noqa: BLE001, whatever a class raises at numbers that do not fit each other
-        tries.failed.append(f"{said} has these shapes, but {first_line(error)}")
+        tries.failed.append(f"{said} has these shapes, but {describe_error(error)}")
         return None
     if not gap <= tries.bar:
         tries.failed.append(

@@ -14,12 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from fxprune.analysis.layer_sizes import Attention, Layer, Layers, Left
+from fxprune.analysis.layer_sizes import Attention, Layer, LayerSizes, Left
 
-Pair: TypeAlias = tuple[int, Left]
+_Pair: TypeAlias = tuple[int, Left]
 """A size before and after."""
 
-WHOLE = -1
+_WHOLE = -1
 """The number of what belongs to no layer alone."""
 
 SKIPS = ("attention", "mlp")
@@ -54,13 +54,13 @@ ATTRIBUTES: dict[str, Attribute] = {
 }
 
 
-Counts: TypeAlias = Mapping[int, list[Pair]]
+_Counts: TypeAlias = Mapping[int, list[_Pair]]
 """The sizes of one kind by the number of the layer that they are in, or by WHOLE."""
 
-Values: TypeAlias = dict[str, Any]
+_Values: TypeAlias = dict[str, Any]
 
 
-def described(config: Any, found: Layers, manifest: str) -> Any:
+def record_sizes(config: Any, found: LayerSizes, manifest: str) -> Any:
     """A copy of a config that says what was counted; `fxprune` in it names the manifest, and holds what the config can't say.
 
     The copy is one that its own class reads back: what the class refuses (heads that don't divide the width) is not said.
@@ -69,10 +69,10 @@ def described(config: Any, found: Layers, manifest: str) -> Any:
     counts = _counts(found)
     moved = {kind for kind, sizes in counts.items() if _moved(sizes)}
     fits = getattr(config, "num_hidden_layers", None) == len(found.layers)
-    layers: dict[int, Values] = {}
+    layers: dict[int, _Values] = {}
     untold: list[str] = []
     for kind, sizes in counts.items():
-        name = _attribute(config, kind, sizes) if fits or WHOLE in sizes else ""
+        name = _attribute(config, kind, sizes) if fits or _WHOLE in sizes else ""
         if kind == "shared" and not name and sizes == counts["heads"]:
             continue  # keys and values have the heads of queries, as in every model that says nothing else
         if kind in moved or (name and _follows(config, kind, name, moved)):
@@ -94,16 +94,16 @@ def described(config: Any, found: Layers, manifest: str) -> Any:
     return made
 
 
-def _counts(found: Layers) -> dict[str, dict[int, list[Pair]]]:
+def _counts(found: LayerSizes) -> dict[str, dict[int, list[_Pair]]]:
     """What is counted of what is left: attentions and neurons of layers and parts that are gone are no sizes."""
-    counts: dict[str, dict[int, list[Pair]]] = {kind: {} for kind in ATTRIBUTES}
+    counts: dict[str, dict[int, list[_Pair]]] = {kind: {} for kind in ATTRIBUTES}
     attentions = [attention for layer in found.layers for attention in _attentions(layer)]
     apart = any(attention.qk != attention.v for attention in attentions)
     for number, layer in enumerate(found.layers):
         for kind, pair in _sizes(layer, apart):
             counts[kind].setdefault(number, []).append(pair)
     hidden = [(size.before, size.after) for size in found.rest if size.role == "hidden"]
-    counts["hidden"] = {WHOLE: hidden} if hidden else {}
+    counts["hidden"] = {_WHOLE: hidden} if hidden else {}
     return {kind: sizes for kind, sizes in counts.items() if sizes}
 
 
@@ -112,7 +112,7 @@ def _attentions(layer: Layer) -> tuple[Attention, ...]:
     return () if layer.removed or layer.branches.get("attention") else layer.attentions
 
 
-def _sizes(layer: Layer, apart: bool) -> Iterator[tuple[str, Pair]]:
+def _sizes(layer: Layer, apart: bool) -> Iterator[tuple[str, _Pair]]:
     for attention in _attentions(layer):
         yield "heads", attention.heads
         yield "shared", attention.shared
@@ -122,11 +122,11 @@ def _sizes(layer: Layer, apart: bool) -> Iterator[tuple[str, Pair]]:
             yield size.role, (size.before, size.after)
 
 
-def _moved(sizes: Counts) -> bool:
+def _moved(sizes: _Counts) -> bool:
     return any(before != after for pairs in sizes.values() for before, after in pairs)
 
 
-def _attribute(config: Any, kind: str, sizes: Counts) -> str:
+def _attribute(config: Any, kind: str, sizes: _Counts) -> str:
     """The attribute whose value every layer had, by the name that others map to; empty where there is none, or several sizes in a layer."""
     row, befores = ATTRIBUTES[kind], {before for pairs in sizes.values() for before, _ in pairs}
     afters = [after for pairs in sizes.values() for _, after in pairs]
@@ -147,8 +147,8 @@ def _follows(config: Any, kind: str, name: str, moved: set[str]) -> bool:
 
 
 def _said(
-    config: Any, layers: dict[int, Values], name: str, sizes: Counts
-) -> tuple[Any, dict[int, Values]] | None:
+    config: Any, layers: dict[int, _Values], name: str, sizes: _Counts
+) -> tuple[Any, dict[int, _Values]] | None:
     """The config with a size of all layers, or the layers with their own; None where the config's class refuses it."""
     left = {number: pairs[0][1] for number, pairs in sizes.items()}
     alike = len(set(map(str, left.values()))) == 1
@@ -158,11 +158,11 @@ def _said(
     return (made, own) if _with_layers(made, own) is not None else None
 
 
-def _merged(one: Mapping[int, Values], other: Mapping[int, Values]) -> dict[int, Values]:
+def _merged(one: Mapping[int, _Values], other: Mapping[int, _Values]) -> dict[int, _Values]:
     return {number: {**one.get(number, {}), **other.get(number, {})} for number in sorted({*one, *other})}
 
 
-def _with_layers(config: Any, layers: dict[int, Values]) -> Any | None:
+def _with_layers(config: Any, layers: dict[int, _Values]) -> Any | None:
     """A copy with what layers have of their own, if its class reads it back."""
     for lenient in (False, True):
         made = copy.deepcopy(config)
@@ -191,16 +191,16 @@ def _gone(layer: Layer, told: bool) -> str:
     return f"{layer.name} has lost {', '.join(rest)}" if rest and not layer.removed else ""
 
 
-def _elsewhere(found: Layers) -> list[str]:
+def _elsewhere(found: LayerSizes) -> list[str]:
     """What has changed outside of layers, other than the width of the stream."""
     others = [size for size in found.rest if size.role != "hidden" and size.before != size.after]
     return [f"{size.axis} has {size.after} of {size.before}" for size in others]
 
 
-def _sentence(kind: str, sizes: Counts, found: Layers) -> str:
+def _sentence(kind: str, sizes: _Counts, found: LayerSizes) -> str:
     """What no attribute says: where sizes have changed."""
     names = [
-        "the model" if number == WHOLE else found.layers[number].name
+        "the model" if number == _WHOLE else found.layers[number].name
         for number, pairs in sizes.items()
         if any(before != after for before, after in pairs)
     ]

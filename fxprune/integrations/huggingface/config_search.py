@@ -23,10 +23,10 @@ Field: TypeAlias = tuple[str | int, ...]
 
 Changes: TypeAlias = Mapping[Field, int]
 
-Size: TypeAlias = tuple[str, int]
+_Size: TypeAlias = tuple[str, int]
 """A dimension of a parameter, or a list of modules and COUNT for how many it holds."""
 
-Sizes: TypeAlias = dict[Size, int]
+ConfigSizes: TypeAlias = dict[_Size, int]
 
 COUNT = -1
 
@@ -36,7 +36,7 @@ TRIED = 4000
 """Configurations that are built before a search gives up."""
 
 
-def sizes_of(model: nn.Module) -> Sizes:
+def _sizes_of(model: nn.Module) -> ConfigSizes:
     """The sizes of all that a model saves, and the lengths of its lists of modules."""
     found = {
         (name, dim): size
@@ -54,7 +54,7 @@ class Stuck:
     """Where a search went no further: how many sizes were wrong, the first of them, what was set, and what setting more would do."""
 
     left: int
-    wrong: Size
+    wrong: _Size
     changes: Changes
     against: str
 
@@ -69,13 +69,13 @@ class Search:
 
     kind: type[nn.Module]
     config: Any
-    wanted: Sizes
+    wanted: ConfigSizes
     kept: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     stuck: list[Stuck] = field(default_factory=list)
     unbuilt: int = 0
-    _built: dict[frozenset[tuple[Field, int]], Sizes | None] = field(default_factory=dict)
+    _built: dict[frozenset[tuple[Field, int]], ConfigSizes | None] = field(default_factory=dict)
     _fitted: set[frozenset[tuple[Field, int]]] = field(default_factory=set)
-    _followers: dict[Field, set[Size]] = field(default_factory=dict)
+    _followers: dict[Field, set[_Size]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.plain: dict[str, Any] = self.config.to_dict()
@@ -107,14 +107,14 @@ class Search:
         fits = frozenset(changes.items()) in self._fitted
         return [*entries, *entries[-1:] * count][:count] if fits else entries
 
-    def sizes(self, changes: Changes) -> Sizes | None:
+    def sizes(self, changes: Changes) -> ConfigSizes | None:
         """What a configuration gives; None where it can't be built."""
         key = frozenset(changes.items())
         if key not in self._built:
             self._built[key] = self._sizes(changes) if len(self._built) < TRIED else None
         return self._built[key]
 
-    def _sizes(self, changes: Changes) -> Sizes | None:
+    def _sizes(self, changes: Changes) -> ConfigSizes | None:
         """Where it can't be built as it is, it may be for lists that have to be as long as a number says."""
         found = self._tried(changes)
         if found is None:
@@ -122,10 +122,10 @@ class Search:
             found = self._tried(changes)
         return found
 
-    def _tried(self, changes: Changes) -> Sizes | None:
+    def _tried(self, changes: Changes) -> ConfigSizes | None:
         try:
             with quiet(), torch.device("meta"):
-                return sizes_of(self.kind(self.made(changes)))
+                return _sizes_of(self.kind(self.made(changes)))
         except Exception:  # noqa: BLE001, whatever a class raises at numbers that it does not take
             return None
 
@@ -135,7 +135,7 @@ class Search:
         found = sorted(_numbers(self.plain, self.config), key=lambda each: each[1] is None)
         return [path for path, _ in found]
 
-    def followers(self, path: Field) -> set[Size]:
+    def followers(self, path: Field) -> set[_Size]:
         """The sizes that follow a number when it is changed alone."""
         if path not in self._followers:
             base, steps = self.sizes({}) or {}, self._steps(path, {})
@@ -172,7 +172,7 @@ class Search:
                 self.stuck.append(Stuck(len(wrong), size, changes, self._against(size, ways)))
                 return
 
-    def _ways(self, changes: dict[Field, int], wrong: Size) -> Iterator[dict[Field, int]]:
+    def _ways(self, changes: dict[Field, int], wrong: _Size) -> Iterator[dict[Field, int]]:
         """Settings of one field more that give a size."""
         for path in self.fields:
             if path not in changes and wrong in self.followers(path):
@@ -180,11 +180,11 @@ class Search:
                 if value is not None:
                     yield changes | {path: value}
 
-    def wrong(self, now: Sizes) -> Size | None:
+    def wrong(self, now: ConfigSizes) -> _Size | None:
         """The first size that is not as wanted, lists of modules first."""
         return next((size for size, value in self.wanted.items() if now.get(size) != value), None)
 
-    def _needed(self, path: Field, changes: dict[Field, int], size: Size) -> int | None:
+    def _needed(self, path: Field, changes: dict[Field, int], size: _Size) -> int | None:
         """The value of a field that gives a wanted size, if sizes are linear in it."""
         found = self._steps(path, changes) or self._steps(path, {})
         steps = [(value, sizes[size]) for value, sizes in found if size in sizes]
@@ -199,17 +199,17 @@ class Search:
         self.unbuilt += made is None
         return value if made and made.get(size) == self.wanted[size] else None
 
-    def _steps(self, path: Field, changes: dict[Field, int]) -> list[tuple[int, Sizes]]:
+    def _steps(self, path: Field, changes: dict[Field, int]) -> list[tuple[int, ConfigSizes]]:
         """Two values of a field at which the model can be built, with the sizes: its own first, where it has one."""
         own = self.value(path)
         tried = [8, 16] if own is None else [own, own + 1, own - 1, 2 * own, own // 2]
-        found: list[tuple[int, Sizes]] = []
+        found: list[tuple[int, ConfigSizes]] = []
         for value in dict.fromkeys(tried):
             sizes = self.sizes(changes | {path: value}) if value > 0 and len(found) < 2 else None
             found += [(value, sizes)] if sizes is not None else []
         return found if len(found) == 2 else []
 
-    def _against(self, wrong: Size, ways: list[dict[Field, int]]) -> str:
+    def _against(self, wrong: _Size, ways: list[dict[Field, int]]) -> str:
         """What the first setting that gives a size does to another."""
         if not ways:
             return f"no number of it makes {shown(wrong, self.wanted)}"
@@ -226,12 +226,12 @@ def name_of(path: Field) -> str:
     return text.removeprefix(".")
 
 
-def shown(size: Size, sizes: Sizes) -> str:
+def shown(size: _Size, sizes: ConfigSizes) -> str:
     """A shape or a length in words: `layers.0.fc.weight 16×32`, `layers 3 modules`."""
     return f"{size[0]} {amount(size, sizes)}"
 
 
-def amount(size: Size, sizes: Sizes) -> str:
+def amount(size: _Size, sizes: ConfigSizes) -> str:
     """The whole shape, or the length, that a size belongs to."""
     name, dim = size
     if dim == COUNT:

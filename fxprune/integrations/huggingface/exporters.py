@@ -29,13 +29,13 @@ from fxprune.errors import ExportError, UsageError
 from fxprune.export.exported_program import quiet
 from fxprune.frontend.capture import capture, from_exported_module
 from fxprune.frontend.io_constraints import free
-from fxprune.integrations.huggingface.config import described
+from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir.program import Program, trees
 from fxprune.ir.signature import owners
 from fxprune.passes import pipeline as parse
 from fxprune.pipeline.base import Pipeline, Result
 from fxprune.rewrite.transfer import again, same_weights
-from fxprune.verification.equivalence import Verdict, verify
+from fxprune.verification.equivalence import Proof, verify
 
 #: what may happen to a cache of keys and values, which is an input and an output of the same name
 CACHES = {
@@ -54,7 +54,7 @@ class Pruning:
 
     pipeline: Pipeline
     cache: str = "whole"
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[Proof] = field(default_factory=list)
     results: list[tuple[Program, Result]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class Pruning:
             made = copy.deepcopy(config)
             made.fxprune = {"manifest": "", "untold": [f"{self.pipeline} in {len(self.results)} parts"]}
             return made
-        return described(config, layerwise(before, result.program, result.selection.removed), "")
+        return record_sizes(config, layerwise(before, result.program, result.selection.removed), "")
 
     def _again(self, before: Program, result: Result, program: Program) -> Program:
         if result.claims:
@@ -251,7 +251,7 @@ def own_patches() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def patches() -> Iterator[None]:
+def transformers_patches() -> Iterator[None]:
     """All that transformers itself patches to make its models traceable."""
     assert exporter_dynamo  # importing it registers the patches of "dynamo"
     with utils.apply_patches("dynamo"), own_patches():

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from fxprune.integrations.huggingface.config_search import CONTAINERS, COUNT, Sizes
+from fxprune.integrations.huggingface.config_search import CONTAINERS, COUNT, ConfigSizes
 from fxprune.ir.program import Program
 
 Moves: TypeAlias = Mapping[str, Mapping[str, str | None]]
@@ -23,7 +23,7 @@ class Weights:
     that stay of lists which lost modules, by the length of the list before.
     """
 
-    sizes: Sizes
+    sizes: ConfigSizes
     values: Mapping[str, Tensor]
     carried: Mapping[str, Tensor]
     kept: Mapping[int, tuple[int, ...]]

@@ -15,7 +15,7 @@ from fxprune.export.onnx import Emitted, export
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Pipeline, Result
 from fxprune.pipeline.context import fed, needs_data
-from fxprune.verification.equivalence import Verdict
+from fxprune.verification.equivalence import Proof
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def _figures(
-    program: Program, steps: Pipeline, result: Result, verdict: Verdict, emitted: Emitted
+    program: Program, steps: Pipeline, result: Result, verdict: Proof, emitted: Emitted
 ) -> dict[str, Any]:
     return {
         "pipeline": str(steps),

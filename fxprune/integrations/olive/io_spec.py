@@ -17,7 +17,7 @@ Axes = Mapping[str, Mapping[int, str]]
 """The dynamic dimensions of inputs, by name: `{"input_ids": {0: "batch", 1: "length"}}`; dimensions of one name have one size."""
 
 
-def apart(inputs: Mapping[str, Tensor], axes: Axes) -> dict[str, Tensor]:
+def vary_sizes(inputs: Mapping[str, Tensor], axes: Axes) -> dict[str, Tensor]:
     """The inputs, with another size above 1 for every dynamic dimension: torch.export fixes a size of 1, and takes equal sizes for one.
 
     A dimension that grows repeats what is there. UsageError where an input has no such dimension.
@@ -34,7 +34,7 @@ def apart(inputs: Mapping[str, Tensor], axes: Axes) -> dict[str, Tensor]:
     return {name: _resized(tensor, axes.get(name, {}), sizes) for name, tensor in inputs.items()}
 
 
-def dynamic(inputs: Mapping[str, Tensor], axes: Axes) -> dict[str, dict[int, object]] | None:
+def dynamic_shapes_of(inputs: Mapping[str, Tensor], axes: Axes) -> dict[str, dict[int, object]] | None:
     """The dynamic shapes of a capture; None where every size is fixed."""
     shapes: dict[str, dict[int, object]] = {n: dict.fromkeys(axes.get(n, {}), Dim.AUTO) for n in inputs}
     return shapes if any(shapes.values()) else None

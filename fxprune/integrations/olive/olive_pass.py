@@ -30,11 +30,11 @@ from torch import Tensor, nn
 
 from fxprune.calibration.data import Calibration, checked
 from fxprune.errors import ExportError, FxpruneError, PipelineError, UsageError
-from fxprune.files import write
+from fxprune.files import write_text
 from fxprune.frontend.capture import capture
 from fxprune.frontend.io_constraints import free
 from fxprune.integrations.olive.deliver import Delivery, deliver, summary
-from fxprune.integrations.olive.io_spec import Axes, apart, dynamic, named, varied
+from fxprune.integrations.olive.io_spec import Axes, dynamic_shapes_of, named, varied, vary_sizes
 from fxprune.ir.program import Program
 from fxprune.passes import pipeline
 
@@ -130,7 +130,7 @@ def write_package_config(path: str | os.PathLike[str], overwrite: bool = False) 
     target = Path(path)
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists; give another name, or allow overwriting")
-    write(target, json.dumps(package_config(), indent=1) + "\n", overwrite=True)
+    write_text(target, json.dumps(package_config(), indent=1) + "\n", overwrite=True)
 
 
 def _readable(text: str) -> str:
@@ -149,8 +149,8 @@ def _captured(model: Any, free_outputs: Sequence[str]) -> Program:
         raise UsageError("Olive knows no inputs for this model: give io_config in the workflow")
     inputs = _inputs(model, module, io)
     axes = _axes(io)
-    given = apart(inputs, axes)
-    program = capture(module, (), given, dynamic(given, axes))
+    given = vary_sizes(inputs, axes)
+    program = capture(module, (), given, dynamic_shapes_of(given, axes))
     renamed = [name for name in given if name not in program.input_names()]
     if renamed:
         raise UsageError(

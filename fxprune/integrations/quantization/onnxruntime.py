@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import ExportError
-from fxprune.export.exported_program import quiet, reason
+from fxprune.export.exported_program import innermost_reason, quiet
 from fxprune.ir.example_inputs import Feeds
 from fxprune.runtimes import onnxruntime as runtime
 
-PRODUCTS = ("MatMul", "Gemm", "Conv")
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
 DYNAMIC = ("MatMul", "Gemm", "Gather")
 """Products with a constant, and look-ups in a table, which hold nearly all weights. A dynamic convolution runs at a third of the speed."""
 
@@ -27,14 +27,14 @@ LARGE = 1_900_000_000
 """Bytes: a file holds 2 GB, so weights of more lie beside it."""
 
 
-def version() -> str:
+def quantizer_version() -> str:
     """The version of ONNX Runtime; ImportError where it or its quantizer can't be imported."""
     import onnxruntime.quantization
 
     return str(onnxruntime.__version__)
 
 
-def dynamic(source: Path, target: Path, _batches: Iterable[Feeds]) -> None:
+def quantize_dynamic(source: Path, target: Path, _batches: Iterable[Feeds]) -> None:
     """Weights become integers now; activations do in every run, by the range that they have there."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -51,7 +51,7 @@ def dynamic(source: Path, target: Path, _batches: Iterable[Feeds]) -> None:
         )
 
 
-def static(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
+def quantize_static(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
     """Weights and the inputs of products become integers, by ranges that are seen on the batches."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -61,7 +61,7 @@ def static(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
             target,
             _reader(prepared, batches),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*PRODUCTS, *CARRIED, "Gather"],
+            op_types_to_quantize=[*_PRODUCTS, *CARRIED, "Gather"],
             nodes_to_quantize=_chosen(prepared),
             per_channel=True,
             # Signed activations take twice as long on x86, and move no less.
@@ -78,7 +78,7 @@ def static(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
         )
 
 
-def integers(path: Path) -> int:
+def count_onnx_integers(path: Path) -> int:
     """How many of a file's constants are 8-bit integers, vectors and single numbers aside."""
     import onnx
 
@@ -112,7 +112,9 @@ def _prepared(source: Path) -> Iterator[tuple[Path, bool]]:
             onnx.save(model, path)
             yield path, large
         except Exception as error:
-            raise ExportError(f"ONNX Runtime could not quantize {source}: {reason(error)}") from error
+            raise ExportError(
+                f"ONNX Runtime could not quantize {source}: {innermost_reason(error)}"
+            ) from error
 
 
 def _mend(graph: Any) -> None:
@@ -145,7 +147,7 @@ def _chosen(path: Path) -> list[str]:
         inside = node.op_type in CARRIED and reads and carried.issuperset(reads)
         if node.op_type == "Conv" or inside:
             carried.update(node.output)
-        if node.op_type in (*PRODUCTS, "Gather") or inside:
+        if node.op_type in (*_PRODUCTS, "Gather") or inside:
             chosen.append(node.name)
     return chosen
 
@@ -154,7 +156,7 @@ def _reader(path: Path, batches: Iterable[Feeds]) -> object:
     """The batches as the quantizer reads them: one after another, then None; what the graph does not read is left out."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    known = {entry.name for entry in runtime.session(path).get_inputs()}
+    known = {entry.name for entry in runtime.open_session(path).get_inputs()}
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.calibration.data import flat
+from fxprune.calibration.data import flatten_batch
 from fxprune.errors import ExportError
-from fxprune.export.exported_program import inference, lower, quiet, reason
+from fxprune.export.exported_program import inference, innermost_reason, quiet, to_exported_program
 from fxprune.frontend.capture import capture
 from fxprune.ir.example_inputs import Feeds
 from fxprune.ir.program import Program, trees
 
 
-def version() -> str:
+def torchao_version() -> str:
     """The version of torchao, whose operators are known from here on; ImportError where it can't be imported."""
     with quiet():  # it tells of kernels for other machines
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer
@@ -28,17 +28,17 @@ def version() -> str:
     return str(torchao.__version__)
 
 
-def static(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
+def quantize_pt2e(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
     """Matrices and what they read become integers, by ranges that are seen on the batches, for x86."""
     with quiet(), inference():
         program = capture(source)
         try:
             torch.export.save(_exported(program, _converted(program, batches)), target)
         except Exception as error:
-            raise ExportError(f"torchao could not quantize {source}: {reason(error)}") from error
+            raise ExportError(f"torchao could not quantize {source}: {innermost_reason(error)}") from error
 
 
-def integers(path: Path) -> int:
+def count_pt2_integers(path: Path) -> int:
     """How many of a file's tensors are 8-bit integers, vectors and single numbers aside."""
     with quiet():
         state = torch.export.load(path).state_dict
@@ -51,7 +51,7 @@ def _converted(program: Program, batches: Iterable[Feeds]) -> fx.GraphModule:
 
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-    observed = prepare_pt2e(lower(program).module(check_guards=False), quantizer)
+    observed = prepare_pt2e(to_exported_program(program).module(check_guards=False), quantizer)
     for batch in batches:
         args, kwargs = _call(program, batch)
         observed(*args, **kwargs)
@@ -62,7 +62,7 @@ def _converted(program: Program, batches: Iterable[Feeds]) -> fx.GraphModule:
 
 def _call(program: Program, batch: Feeds) -> Any:
     """(args, kwargs) of a run on a batch."""
-    leaves = flat(program, {name: torch.tensor(value) for name, value in batch.items()})
+    leaves = flatten_batch(program, {name: torch.tensor(value) for name, value in batch.items()})
     return pytree.tree_unflatten(leaves, trees(program.graph).in_spec)
 
 

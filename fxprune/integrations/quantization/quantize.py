@@ -27,9 +27,9 @@ from fxprune.runtimes import onnxruntime as runtime
 from fxprune.runtimes import registry as runtimes
 from fxprune.runtimes.onnxruntime import Settings
 
-Values = np.ndarray[Any, Any]
+_Values = np.ndarray[Any, Any]
 
-MOST = 16
+_MOST = 16
 """Batches that are compared: more tell nothing new."""
 
 EXAMPLE = {"batch": 3, "length": 16}
@@ -62,9 +62,9 @@ QUANTIZERS: dict[str, Quantizer] = {
         ".onnx",
         False,
         "pip install onnxruntime",
-        onnx_quantization.version,
-        onnx_quantization.dynamic,
-        onnx_quantization.integers,
+        onnx_quantization.quantizer_version,
+        onnx_quantization.quantize_dynamic,
+        onnx_quantization.count_onnx_integers,
         "onnxruntime",
     ),
     "static": Quantizer(
@@ -73,9 +73,9 @@ QUANTIZERS: dict[str, Quantizer] = {
         ".onnx",
         True,
         "pip install onnxruntime",
-        onnx_quantization.version,
-        onnx_quantization.static,
-        onnx_quantization.integers,
+        onnx_quantization.quantizer_version,
+        onnx_quantization.quantize_static,
+        onnx_quantization.count_onnx_integers,
         "onnxruntime",
     ),
     "pt2e": Quantizer(
@@ -84,9 +84,9 @@ QUANTIZERS: dict[str, Quantizer] = {
         ".pt2",
         True,
         "pip install torchao",
-        pt2e.version,
-        pt2e.static,
-        pt2e.integers,
+        pt2e.torchao_version,
+        pt2e.quantize_pt2e,
+        pt2e.count_pt2_integers,
         "torch",
     ),
 }
@@ -136,7 +136,7 @@ def quantize(
     absent, or misses data; ExportError where nothing could be quantized, or what came out does not run.
     """
     row = quantizer(how)
-    with tempfile.TemporaryDirectory() as folder, emit.beside(path, overwrite) as draft:
+    with tempfile.TemporaryDirectory() as folder, emit.draft_file(path, overwrite) as draft:
         subject = _subject(source, row, Path(folder), calibration, inputs)
         if row.calibrated and not subject.batches:
             raise UsageError(
@@ -191,11 +191,11 @@ def _subject(
         if row.suffix == ".onnx":
             batches = _arrays(calibration)
             compared = _arrays(inputs) or batches or [runtime.file_feeds(file, EXAMPLE)]
-            return _Subject(file, runtime.file_outputs(file), batches, compared[:MOST])
+            return _Subject(file, runtime.file_outputs(file), batches, compared[:_MOST])
         program = capture(file)
     batches = _checked(program, calibration)
     compared = _checked(program, inputs) or batches or [feeds(program)]
-    return _Subject(file, program.output_names(), batches, compared[:MOST])
+    return _Subject(file, program.output_names(), batches, compared[:_MOST])
 
 
 def _given(file: Path, row: Quantizer) -> Path:
@@ -239,7 +239,7 @@ class _Sums:
     def __init__(self) -> None:
         self.gap = self.scale = self.product = self.one = self.other = 0.0
 
-    def add(self, name: str, one: Values, other: Values) -> None:
+    def add(self, name: str, one: _Values, other: _Values) -> None:
         finite = np.isfinite(one)
         if not np.isfinite(other[finite]).all():
             raise ExportError(f"output {name!r} is not finite when quantized, and was before")

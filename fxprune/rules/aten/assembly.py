@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxprune.dims.dim import atom, product
-from fxprune.rules.aten.movement import joined
+from fxprune.rules.aten.movement import join_along
 from fxprune.rules.op import Dims, Op, Shape
 from fxprune.rules.registry import rule
 
@@ -45,21 +45,21 @@ def hstack(op: Op) -> Shape:
     """Along dim 1; vectors are joined (hstack), or become columns (column_stack)."""
     if op.node.target.overloadpacket is aten.hstack:  # type: ignore[union-attr]
         shapes = [at_least(shape, 1) for shape in _shapes(op)]
-        return joined(op, shapes, 0 if len(shapes[0]) == 1 else 1)
+        return join_along(op, shapes, 0 if len(shapes[0]) == 1 else 1)
     columns = [(*at_least(s, 1), atom(1)) if len(s) < 2 else s for s in _shapes(op)]
-    return joined(op, columns, 1)
+    return join_along(op, columns, 1)
 
 
 @rule(aten.vstack, aten.row_stack, zero="keep")
 def vstack(op: Op) -> Shape:
     """Along dim 0; vectors become rows."""
-    return joined(op, [at_least(shape, 2) for shape in _shapes(op)], 0)
+    return join_along(op, [at_least(shape, 2) for shape in _shapes(op)], 0)
 
 
 @rule(aten.dstack, zero="keep")
 def dstack(op: Op) -> Shape:
     """Along dim 2, with dims of size 1 where there are fewer."""
-    return joined(op, [at_least(shape, 3) for shape in _shapes(op)], 2)
+    return join_along(op, [at_least(shape, 3) for shape in _shapes(op)], 2)
 
 
 @rule(aten.hsplit, aten.vsplit, aten.dsplit, zero="keep")

@@ -12,7 +12,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.zeros, aten.new_zeros, zero="zero")
-def zeros(op: Op) -> Shape:
+def _zeros(op: Op) -> Shape:
     """Zeros of any size are zeros."""
     return fill(op)
 

@@ -12,7 +12,7 @@ from fxprune.rules.registry import rule
 
 aten = torch.ops.aten
 
-WHOLE = """
+_WHOLE = """
     linalg_cholesky linalg_cholesky_ex cholesky cholesky_inverse linalg_inv linalg_inv_ex inverse linalg_det det linalg_slogdet slogdet
     logdet
     linalg_matrix_exp matrix_exp linalg_matrix_power matrix_power linalg_pinv pinverse linalg_eig linalg_eigh linalg_eigvals linalg_eigvalsh
@@ -21,8 +21,8 @@ WHOLE = """
 """
 
 
-@rule(*(getattr(aten, name) for name in WHOLE.split() if hasattr(aten, name)), zero="lose")
-def whole(op: Op) -> Dims:
+@rule(*(getattr(aten, name) for name in _WHOLE.split() if hasattr(aten, name)), zero="lose")
+def _whole(op: Op) -> Dims:
     """The last two dims of the first operand are one matrix; further operands (a tolerance) stay whole."""
     first, *others = op.tensors()
     shape: Shape = op.flow.dims[first]

@@ -172,10 +172,10 @@ def cat(op: Op) -> Shape:
     """The dim that is joined is a Sum; the others unify. Legacy empty operands of one dim are skipped."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
     shapes = [shape for shape in shapes if len(shape) == len(op.out)]
-    return joined(op, shapes, op.integer("dim") % len(op.out))
+    return join_along(op, shapes, op.integer("dim") % len(op.out))
 
 
-def joined(op: Op, shapes: list[Shape], place: int) -> Shape:
+def join_along(op: Op, shapes: list[Shape], place: int) -> Shape:
     """Operands after one another along a dim: it is their Sum, the others unify."""
     result = list(shapes[0])
     for shape in shapes[1:]:
@@ -226,14 +226,14 @@ def pieces(op: Op) -> tuple[Shape, ...]:
 
 
 @rule(aten.unbind, aten.unbind_copy, zero="keep")
-def unbind(op: Op) -> tuple[Shape, ...]:
+def _unbind(op: Op) -> tuple[Shape, ...]:
     """The dim that goes is read by position."""
     shape, place = op.dims("self"), axis(op)
     op.pin(shape[place], "unbind: each position is a result of its own")
     return tuple(shape[:place] + shape[place + 1 :] for _ in op.outs)
 
 
-def cut(op: Op, dim: Dim, start: int, length: int) -> tuple[Dim, Dim, Dim]:
+def _cut(op: Op, dim: Dim, start: int, length: int) -> tuple[Dim, Dim, Dim]:
     """A dim as Sum(before, middle, after)."""
     before, middle, after = atom(start), atom(length), atom(dim.size - start - length)
     algebra.unify(dim, total([before, middle, after]), op.node.name)
@@ -275,7 +275,7 @@ def _middle(op: Op, dim: Dim, start: int, length: int) -> Dim:
         kept = atom(length)
         op.pin(kept, "a slice of what stays whole")
         return kept
-    before, kept, after = cut(op, dim, start, length)
+    before, kept, after = _cut(op, dim, start, length)
     if op["start"] is not None and op.integer("start") >= 0:
         op.size(before, "start")
     elif op["start"] is not None:
@@ -306,7 +306,7 @@ def select(op: Op) -> Shape:
     shape, place = op.dims("self"), axis(op)
     dim, index = shape[place], op.integer("index") % max(1, shape[place].size)
     if algebra.pinned(dim) is None:
-        before, _, after = cut(op, dim, index, 1)
+        before, _, after = _cut(op, dim, index, 1)
         op.size(before if op.integer("index") >= 0 else total([atom(1), after]), "index")
     return shape[:place] + shape[place + 1 :]
 
@@ -336,7 +336,7 @@ def _padded(op: Op, dim: Dim, index: int, amounts: tuple[int, int]) -> Dim:
 
 
 @rule(aten.flip, aten.roll, aten.rot90, aten.fliplr, aten.flipud, zero="keep")
-def ordered(op: Op) -> Shape:
+def _ordered(op: Op) -> Shape:
     """The order of a dim matters, so it stays whole."""
     shape = op.dims("self")
     named = op.integers("dims") if "dims" in op.arguments else tuple(range(len(shape)))

@@ -60,7 +60,7 @@ def _statistic(op: Op, gone: tuple[Dim, ...]) -> None:
 
 
 @rule(aten.mse_loss, aten.l1_loss, aten.smooth_l1_loss, aten.huber_loss, zero="lose")
-def loss(op: Op) -> Shape:
+def _loss(op: Op) -> Shape:
     """Pointwise, then (unless told not to) a statistic over all dims."""
     shapes = [op.dims("self"), op.dims("target")]
     sizes = torch.broadcast_shapes(*(tuple(dim.size for dim in shape) for shape in shapes))
@@ -80,7 +80,7 @@ def amax(op: Op) -> Shape:
 
 
 @rule(aten.max, aten.min, aten.var_mean, aten.std_mean, aten.median, aten.mode, aten.aminmax, zero="lose")
-def pair(op: Op) -> Shape | tuple[Shape, ...]:
+def _pair(op: Op) -> Shape | tuple[Shape, ...]:
     """Two results over a dim, one of them possibly its position; between two tensors max and min are pointwise."""
     if op.has("other"):
         return pointwise(op)
@@ -131,7 +131,7 @@ def cumulated(op: Op) -> Shape:
 
 
 @rule(aten.cumprod, aten.logcumsumexp, aten.argsort, zero="lose")
-def ordered(op: Op) -> Shape:
+def _ordered(op: Op) -> Shape:
     """The order along the dim matters."""
     shape = op.dims("self")
     op.pin(shape[op.integer("dim") % max(1, len(shape))], f"{op.node.target} depends on the order")

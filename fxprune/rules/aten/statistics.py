@@ -30,7 +30,7 @@ def together(op: Op, names: tuple[str, ...]) -> Shape:
     aten.binary_cross_entropy, aten.binary_cross_entropy_with_logits, aten.kl_div, aten.soft_margin_loss, aten.hinge_embedding_loss,
     aten.margin_ranking_loss, aten.poisson_nll_loss, zero="lose",
 )  # fmt: skip
-def loss(op: Op) -> Shape:
+def _loss(op: Op) -> Shape:
     """Pointwise, then (unless told not to) a statistic over all dims."""
     names = tuple(name for name in op.arguments if op.has(name))
     result = together(op, names)

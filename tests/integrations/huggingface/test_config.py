@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fxprune.analysis.layer_sizes import Attention, Layer, Layers, Left, Size
-from fxprune.integrations.huggingface.config import described
+from fxprune.analysis.layer_sizes import Attention, AxisSize, Layer, LayerSizes, Left
+from fxprune.integrations.huggingface.config import record_sizes
 
 transformers = pytest.importorskip("transformers")
 
@@ -25,7 +25,7 @@ def layer(number: int, heads: Left, ffn: Left, shared: tuple[int, Left] | None =
     before = 128 if ffn is not None and ffn == 99 else 64
     attention = Attention((4, heads), shared or (4, heads), (8, 8), (8, v))
     return Layer(
-        f"layer.{number}", False, (Size(f"{number}.ffn", "ffn", before, ffn),), (attention,), {"attention": False, "mlp": False}
+        f"layer.{number}", False, (AxisSize(f"{number}.ffn", "ffn", before, ffn),), (attention,), {"attention": False, "mlp": False}
     )  # fmt: skip
 
 
@@ -37,10 +37,10 @@ def gone(number: int, *parts: str) -> Layer:
 
 
 def read_back(
-    config: Any, layers: list[Layer], place: Path, rest: tuple[Size, ...] = ()
+    config: Any, layers: list[Layer], place: Path, rest: tuple[AxisSize, ...] = ()
 ) -> tuple[Any, dict[str, Any]]:
     """The config as transformers reads it from a folder, and its file."""
-    described(config, Layers(tuple(layers), rest), "fxprune.json").save_pretrained(place)
+    record_sizes(config, LayerSizes(tuple(layers), rest), "fxprune.json").save_pretrained(place)
     return transformers.AutoConfig.from_pretrained(place), json.loads((place / "config.json").read_text())
 
 
@@ -70,7 +70,7 @@ def test_heads_of_keys_and_values_have_their_attribute(tmp_path: Path) -> None:
 
 
 def test_a_name_that_maps_to_another_is_a_per_layer_attribute_under_both(tmp_path: Path) -> None:
-    layers = [Layer(f"h.{i}", False, (Size("ffn", "ffn", 128, 100 + i),), ()) for i in range(3)]
+    layers = [Layer(f"h.{i}", False, (AxisSize("ffn", "ffn", 128, 100 + i),), ()) for i in range(3)]
     config, told = read_back(transformers.GPT2Config(**GPT), layers, tmp_path)
     assert [one.n_inner for one in config.per_layer_config] == [100, 101, 102]
     layers = [layer(i, i + 1, 64) for i in range(3)]
@@ -90,7 +90,7 @@ def test_parts_that_are_gone_are_skipped(tmp_path: Path) -> None:
 
 
 def test_the_width_of_the_stream_is_said(tmp_path: Path) -> None:
-    rest = (Size("hidden", "hidden", 32, 24),)
+    rest = (AxisSize("hidden", "hidden", 32, 24),)
     config, _ = read_back(transformers.GPT2Config(**GPT), [layer(i, 4, 99) for i in range(3)], tmp_path, rest)
     assert config.hidden_size == 24
     assert config.head_dim == 8  # 24 dims by 4 heads would be 6
@@ -141,5 +141,5 @@ def test_what_the_class_refuses_is_not_said(tmp_path: Path) -> None:
 def test_the_config_that_was_given_stays_as_it_is() -> None:
     config = transformers.BertConfig(**BERT)
     before = config.to_json_string()
-    described(config, Layers((layer(0, 1, 1), layer(1, 2, 2), gone(2)), ()), "fxprune.json")
+    record_sizes(config, LayerSizes((layer(0, 1, 1), layer(1, 2, 2), gone(2)), ()), "fxprune.json")
     assert config.to_json_string() == before

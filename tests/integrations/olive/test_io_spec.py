@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune import FxpruneError, Program, capture
 from fxprune.export import onnx as emit
-from fxprune.integrations.olive.io_spec import apart, dynamic, named, varied
+from fxprune.integrations.olive.io_spec import dynamic_shapes_of, named, varied, vary_sizes
 from fxprune.runtimes import onnxruntime as runtime
 
 IDS = {0: "batch", 1: "length"}
@@ -32,28 +32,30 @@ class Tokens(nn.Module):
 
 def tokens() -> Program:
     given = {"ids": torch.zeros(2, 5, dtype=torch.long), "mask": torch.ones(2, 5, dtype=torch.long)}
-    return capture(Tokens(), (), given, dynamic(given, {"ids": IDS, "mask": IDS}))
+    return capture(Tokens(), (), given, dynamic_shapes_of(given, {"ids": IDS, "mask": IDS}))
 
 
 def test_every_dynamic_dimension_gets_a_size_of_its_own_above_one() -> None:
-    found = apart({"ids": torch.tensor([[4, 5, 6]]), "x": torch.zeros(1, 3)}, {"ids": IDS, "x": {1: "width"}})
+    found = vary_sizes(
+        {"ids": torch.tensor([[4, 5, 6]]), "x": torch.zeros(1, 3)}, {"ids": IDS, "x": {1: "width"}}
+    )
     assert found["ids"].tolist() == [[4, 5, 6, 4, 5]] * 3
     assert found["x"].shape == (1, 7)
 
 
 def test_sizes_that_are_told_apart_already_stay() -> None:
-    found = apart({"ids": torch.zeros(2, 16), "mask": torch.ones(2, 16)}, {"ids": IDS, "mask": IDS})
+    found = vary_sizes({"ids": torch.zeros(2, 16), "mask": torch.ones(2, 16)}, {"ids": IDS, "mask": IDS})
     assert {name: tuple(value.shape) for name, value in found.items()} == {"ids": (2, 16), "mask": (2, 16)}
 
 
 def test_a_dimension_that_is_not_there_is_refused() -> None:
     with pytest.raises(FxpruneError) as caught:
-        apart({"x": torch.zeros(2, 3)}, {"x": {2: "width"}})
+        vary_sizes({"x": torch.zeros(2, 3)}, {"x": {2: "width"}})
     assert str(caught.value) == "dimension 2 of input 'x' is to be dynamic (width), and its shape is (2, 3)"
 
 
 def test_without_dynamic_dimensions_all_sizes_are_fixed() -> None:
-    assert dynamic({"x": torch.zeros(2, 3)}, {"y": {0: "batch"}}) is None
+    assert dynamic_shapes_of({"x": torch.zeros(2, 3)}, {"y": {0: "batch"}}) is None
 
 
 def test_equal_tokens_are_drawn_anew_and_a_mask_stays() -> None:
@@ -88,7 +90,7 @@ def test_nameless_outputs_get_the_names_that_are_asked_for(tmp_path: Path) -> No
     assert wanted.output_names() == ("more", "output_1")
     assert program.output_names() == ("output_0", "output_1")
     emitted = emit.export(wanted, tmp_path / "model.onnx")
-    opened = runtime.session(emitted.path)
+    opened = runtime.open_session(emitted.path)
     assert [output.name for output in opened.get_outputs()] == ["more", "output_1"]
 
 

@@ -80,7 +80,7 @@ def test_what_is_quantized_is_a_quarter_and_agrees(
     assert set(found.agreement) == set(program.output_names())
     assert 0 < found.worst.relative < 0.05
     assert found.worst.cosine > 0.999
-    assert onnx_quantization.integers(found.path) == 2
+    assert onnx_quantization.count_onnx_integers(found.path) == 2
 
 
 def test_int8_of_what_is_pruned_agrees_as_int8_of_the_original_does(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_file_that_exists_stays_unless_asked(wide: tuple[Program, Path], tmp_p
         quantize(wide[1], target)
     assert target.read_text() == "mine"
     quantize(wide[1], target, overwrite=True)
-    assert onnx_quantization.integers(target) == 2
+    assert onnx_quantization.count_onnx_integers(target) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fxprune.tools.benchmarks import low_rank as ranks
-from fxprune.tools.benchmarks.ablation_page import page
+from fxprune.tools.benchmarks.ablation_page import render_ablation
 from fxprune.tools.reports import report
 
 MACHINE = {"python": "3.11", "processor": "a processor", "packages": {"torch": "2.13"}}
@@ -32,7 +32,7 @@ def timed(variant: str, **more: Any) -> dict[str, Any]:
 
 def test_a_study_of_grain_counts_heads() -> None:
     rows = [TEACHER, student("grain", 0.4, 0), student("grain", 0.2, 1), timed("grain")]
-    text = page("grain", rows, {"grain": "GRAIN"}, "A note.")
+    text = render_ablation("grain", rows, {"grain": "GRAIN"}, "A note.")
     assert "90 rows to train on, 10 to be judged on. The teacher, 5 epochs: matthews 0.500." in text
     assert "| 25% | GRAIN | 2 | 0.300 (0.200–0.400) | 60% | 3 | 3.0 M | 2.00× | 12.0 MB |" in text
     assert "A note." in text
@@ -41,14 +41,14 @@ def test_a_study_of_grain_counts_heads() -> None:
 
 def test_a_study_of_blocks_tells_what_stayed_zero() -> None:
     rows = [TEACHER, student("block", 0.4, 0), timed("block"), student("struct", 0.3, 0)]
-    text = page("blocks", rows, {"block": "blocks", "struct": "heads"}, "")
+    text = render_ablation("blocks", rows, {"block": "blocks", "struct": "heads"}, "")
     assert "| 25% | blocks | 1 | 0.400 | 80% | 7 | 40% | 3.0 M | 2.00× | 12.0 MB |" in text
     assert "| 25% | heads | 1 | 0.300 | 60% | – | – | – | – | – |" in text
 
 
 def test_a_study_of_ranks_counts_them() -> None:
     rows = [TEACHER, student("flop", 0.4, 0, ranks=[10, 20], reached=0.251), student("svd", 0.3, 0)]
-    text = page("ranks", rows, {"flop": "FLOP", "svd": "SVD"}, "")
+    text = render_ablation("ranks", rows, {"flop": "FLOP", "svd": "SVD"}, "")
     assert "| 25% | FLOP | 1 | 0.400 | 80% | 0.251 | 30 | – | – | – |" in text
     assert "| 25% | SVD | 1 | 0.300 | 60% | – | – | – | – | – |" in text
 
@@ -63,7 +63,7 @@ def test_factors_at_equal_speed() -> None:
         {**row, "kind": "method", "metric": 0.776, "speedup": 1.51, "flop_ratio": 1.7, "bytes": 72_000_000},
         {**row, "kind": "details", "ranks": [made, whole], "parameters": 18_000_000},
     ]
-    text = ranks.page(rows, "")
+    text = ranks.render_low_rank(rows, "")
     assert "## all-MiniLM-L6-v2, STS-benchmark" in text
     assert "| 1.5× | SVD | 77.60 | 1.51× | 1.70× | 18.0 M | 2 of 3 | 72.0 MB |" in text
 

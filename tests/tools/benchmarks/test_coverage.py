@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fxprune import capture
 from fxprune.errors import CaptureError, ExportError
 from fxprune.tools.benchmarks import coverage
-from fxprune.tools.benchmarks.coverage_page import Record, is_right, page
-from fxprune.tools.inputs.models import Loaded, patches
+from fxprune.tools.benchmarks.coverage_page import Record, is_right, render_coverage
+from fxprune.tools.inputs.models import Loaded, export_patches
 from zoo import hf, onnx_check
 from zoo.check import Outcome, captured
 
@@ -58,7 +58,7 @@ def test_records_of_an_earlier_run_are_not_run_again(tmp_path: Path) -> None:
 
 def test_a_stage_that_takes_too_long_loses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_check, "export", lambda *_: time.sleep(60))
-    (record,) = coverage.run(["BertForMaskedLM"], coverage.Limits(check=120, later=5), workers=1)
+    (record,) = coverage.check_all(["BertForMaskedLM"], coverage.Limits(check=120, later=5), workers=1)
     assert (record["status"], record["order"], record["onnx"]) == ("ok", "same", "timeout")
     assert record["onnx_reason"] == "not done within 5 s"
 
@@ -70,7 +70,7 @@ def test_what_transformers_patches_is_captured_and_agrees_with_the_model() -> No
     model, kwargs = architecture.build()
     with pytest.raises(CaptureError, match=r"vmap|can't run outside of its transform"):
         captured(model, kwargs, dynamic=False)
-    program = captured(model, kwargs, dynamic=False, patches=patches)
+    program = captured(model, kwargs, dynamic=False, patches=export_patches)
     assert program.output_names()[0] == "logits"
 
 
@@ -137,7 +137,7 @@ def fake(said: str, reason: str = "because") -> Record:
 def test_the_page_says_what_onnx_runtime_said(
     record: Record, cell: str, section: str | None, right: bool
 ) -> None:
-    text = page([record])
+    text = render_coverage([record])
     assert row(text, "Net").endswith(f"| {cell} |")
     assert section is None or (section in text and "- Net: because" in text)
     assert is_right(record) == right
@@ -146,5 +146,5 @@ def test_the_page_says_what_onnx_runtime_said(
 def test_other_axes_in_another_order_are_listed_and_wrong() -> None:
     record = {**RECORD, "order": "other axes with seed 1"}
     assert not is_right(record)
-    assert "(three of them): 0 of 1." in page([record])
-    assert "- Net: other axes with seed 1" in page([record])
+    assert "(three of them): 0 of 1." in render_coverage([record])
+    assert "- Net: other axes with seed 1" in render_coverage([record])

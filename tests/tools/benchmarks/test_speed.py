@@ -3,7 +3,7 @@ import threading
 import torch
 
 from fxprune.tools.benchmarks.peak_memory import Peak
-from fxprune.tools.benchmarks.speed_page import page
+from fxprune.tools.benchmarks.speed_page import render_speed
 
 DENSE = {
     "subject": "minilm",
@@ -24,7 +24,7 @@ COUNTS = {"attention": 6, "gelu": 6, "normalisation": 13, "nodes": 199}
 
 
 def test_the_page_says_what_was_lost() -> None:
-    text = page([DENSE, METHOD])
+    text = render_speed([DENSE, METHOD])
     assert "| 2× | fxprune | 2.05× | 2.10× | 81.00 | -1.00 |" in text
     assert "disable 100.0 ms, all 120.0 ms; all speedups are against the best, `disable`" in text
 
@@ -41,7 +41,7 @@ def test_the_page_says_how_far_predictions_were_off() -> None:
         "memory": {"scoring": 50_000_000},
         "model_bytes": 100_000_000,
     }
-    text = page([DENSE, METHOD, entry])
+    text = render_speed([DENSE, METHOD, entry])
     assert "of 2 plans: median error 2.0%, worst 4.0%" in text
     assert "2×: 70 s" in text
     assert "scoring 0.5" in text
@@ -49,9 +49,9 @@ def test_the_page_says_how_far_predictions_were_off() -> None:
 
 def test_the_page_compares_fusions() -> None:
     entry = {"subject": "minilm", "kind": "fusions", "speed": 2.0, "before": COUNTS, "after": COUNTS}
-    assert "6 attention, 6 gelu, 13 normalisation; as many in every slim file" in page([DENSE, entry])
+    assert "6 attention, 6 gelu, 13 normalisation; as many in every slim file" in render_speed([DENSE, entry])
     fewer = {**entry, "after": {**COUNTS, "gelu": 5}}
-    assert "in the slim files [{'attention': 6, 'gelu': 5" in page([DENSE, fewer])
+    assert "in the slim files [{'attention': 6, 'gelu': 5" in render_speed([DENSE, fewer])
 
 
 def test_memory_is_told_by_phase() -> None:

@@ -26,7 +26,7 @@ from fxprune.tools.benchmarks.subjects import (
 from fxprune.tools.benchmarks.subjects import (
     torch_pruning as peers,
 )
-from fxprune.tools.benchmarks.subjects.common import Batch, output
+from fxprune.tools.benchmarks.subjects.common import Inputs, pick_output
 from fxprune.tools.inputs import models
 
 WIKITEXT = ("WikiText-2/valid.txt", "WikiText-2/test.txt")
@@ -65,7 +65,7 @@ def peer() -> None:
     pytest.importorskip("torch_pruning", reason="Torch-Pruning is not installed")
 
 
-def module_run(module: Any) -> Callable[[Batch], Any]:
+def module_run(module: Any) -> Callable[[Inputs], Any]:
     return lambda batch: module(**batch)
 
 
@@ -88,7 +88,7 @@ def test_calibration_rows_differ_from_each_other(one: Subject) -> None:
 @pytest.mark.parametrize("rows", [0, -1, 10**7])
 def test_rows_that_are_not_there_are_a_sentence(rows: int) -> None:
     with pytest.raises(UsageError, match="rows must be from 1 to 9, the number of cakes"):
-        subject_common.drawn(9, rows, 0, "cakes")
+        subject_common.sample_indices(9, rows, 0, "cakes")
 
 
 def test_sentences_of_a_batch_are_equally_long_and_whole() -> None:
@@ -139,7 +139,7 @@ def test_similarity_ranks_pairs_by_cosine(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(subject_texts, "_pairs", lambda part: pairs)
     calls: list[int] = []
 
-    def words(batch: Batch) -> Any:
+    def words(batch: Inputs) -> Any:
         calls.append(len(batch["input_ids"]))
         return SimpleNamespace(last_hidden_state=nn.functional.one_hot(batch["input_ids"], 30522))
 
@@ -161,7 +161,7 @@ def test_perplexity_of_a_guess_is_the_number_of_tokens_and_of_knowledge_one(
 
 
 def test_agreement_counts_equal_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    crops: list[Batch] = [{"inputs": torch.zeros(4, 1)}, {"inputs": torch.zeros(2, 1)}]
+    crops: list[Inputs] = [{"inputs": torch.zeros(4, 1)}, {"inputs": torch.zeros(2, 1)}]
     monkeypatch.setattr(subject_images, "evaluation", lambda: crops)
     monkeypatch.setattr(subject_images, "_expected", lambda: torch.tensor([2, 2, 2, 0, 1, 2]))
     always_2 = lambda batch: [np.eye(3, dtype=np.float32)[[2] * len(batch["inputs"])]]
@@ -175,7 +175,7 @@ VALUE = torch.ones(2, 3)
     "outputs", [VALUE, {"y": VALUE}, SimpleNamespace(y=VALUE), (VALUE, None), [VALUE.double().numpy()]]
 )
 def test_outputs_of_any_form_are_read(outputs: Any) -> None:
-    found = output(outputs, "y")
+    found = pick_output(outputs, "y")
     assert torch.equal(found, VALUE)
     assert found.dtype == torch.float32
 
@@ -183,7 +183,7 @@ def test_outputs_of_any_form_are_read(outputs: Any) -> None:
 @pytest.mark.parametrize("outputs", [None, {"z": VALUE}, (), "y"])
 def test_an_output_that_is_not_there_is_a_sentence(outputs: Any) -> None:
     with pytest.raises(UsageError, match="no output 'y'"):
-        output(outputs, "y")
+        pick_output(outputs, "y")
 
 
 def test_what_is_absent_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -297,13 +297,15 @@ def test_what_the_peer_pruned_exports(name: str, tmp_path: Path) -> None:
     kwargs, dynamic = one.load().uncached()
     emit.plain_export(pruned, tmp_path / "peer.onnx", (), kwargs, dynamic, emit.ATTENTION_OPSET)
     batch = one.calibration(2)[-1]
-    found = runtime.run(runtime.session(tmp_path / "peer.onnx"), {n: v.numpy() for n, v in batch.items()})
+    found = runtime.run_session(
+        runtime.open_session(tmp_path / "peer.onnx"), {n: v.numpy() for n, v in batch.items()}
+    )
     with torch.no_grad():
-        expected = output(pruned(**batch), "last_hidden_state")
+        expected = pick_output(pruned(**batch), "last_hidden_state")
     assert float((torch.as_tensor(found[0]) - expected).abs().max()) < 1e-3
 
 
-def flat(batches: list[Batch]) -> list[bytes]:
+def flat(batches: list[Inputs]) -> list[bytes]:
     """Each row's first input as bytes."""
     first: list[Tensor] = [next(iter(batch.values())) for batch in batches]
     return [row.numpy().tobytes() for tensor in first for row in tensor]

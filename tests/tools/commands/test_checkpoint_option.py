@@ -27,8 +27,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "POINTS", ({"batch": 2, "length": 5},))
-    monkeypatch.setattr(run, "SECONDS_A_POINT", 0.02)
+    monkeypatch.setattr(run, "_POINTS", ({"batch": 2, "length": 5},))
+    monkeypatch.setattr(run, "_SECONDS_A_POINT", 0.02)
 
 
 def told(out: Path) -> dict[str, object]:
@@ -70,7 +70,7 @@ def test_a_stock_checkpoint_lies_beside_the_other_results(model: Path, tmp_path:
 def test_what_no_configuration_says_is_told(model: Path, tmp_path: Path) -> None:
     loaded = models.load(f"hf:{model}")
     slim = pipeline("heads(ratio=0.5)").run(loaded.capture()).program
-    why = checkpoints.write(loaded, slim, tmp_path)["why"]
+    why = checkpoints.write_checkpoint_folder(loaded, slim, tmp_path)["why"]
     assert why.startswith(
         "encoder.layer.0.attention.self.query.weight 8×16 is what the program has, 16×16 what the model has"
     )
@@ -83,7 +83,7 @@ def test_an_older_checkpoint_is_replaced_as_a_whole(tmp_path: Path) -> None:
     (target / "checkpoint").mkdir(parents=True)
     (target / "checkpoint" / "old.safetensors").write_text("old")
     (target / "mine.txt").write_text("mine")
-    with folder.filled(target) as draft:
+    with folder.draft_folder(target) as draft:
         (draft / "checkpoint").mkdir()
         (draft / "checkpoint" / "new.safetensors").write_text("new")
     assert [file.name for file in (target / "checkpoint").iterdir()] == ["new.safetensors"]

@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(family, "SECONDS", 0.02)
+    monkeypatch.setattr(family, "_SECONDS", 0.02)
     monkeypatch.setattr(console.Steps, "SECONDS", 0.0)
 
 
@@ -113,7 +113,7 @@ FOUND: dict[str, Any] = {
 
 
 def test_the_tables_say_mean_and_range(tmp_path: Path) -> None:
-    line, choices, ranks = curve.grids(FOUND)
+    line, choices, ranks = curve.curve_grids(FOUND)
     assert line.title == "Accuracy on dev: mean (lowest–highest) of 2 seeds"
     assert line.rows == (
         ("0", "0.910 (0.900–0.920)", "2,000", "6.00", "1.00×"),
@@ -122,8 +122,8 @@ def test_the_tables_say_mean_and_range(tmp_path: Path) -> None:
     assert choices.rows[0] == ("greedy", "1", "layer.4", "6")
     assert ranks.title == "Rank among all 3 sets of 1, by accuracy on the held-back rows"
     assert ranks.rows == (("1", "layer.4 (0.800)", "1 (0.800)", "0.700", "0.600"),)
-    assert "Searched by the accuracy on 15 rows of train" in curve.markdown(FOUND)
-    curve.draw(FOUND, tmp_path)
+    assert "Searched by the accuracy on 15 rows of train" in curve.curve_markdown(FOUND)
+    curve.draw_curve(FOUND, tmp_path)
     assert "<svg" in (tmp_path / "layers.svg").read_text()
 
 
@@ -150,14 +150,14 @@ def test_bad_use_is_a_sentence(
 
 def test_data_of_any_kind_is_read_as_it_stands(tmp_path: Path) -> None:
     rows = [('say "NA"', "b"), ("NA", "a")]
-    task = data.read(write(tmp_path, rows, rows[:1]))
+    task = data.read_task(write(tmp_path, rows, rows[:1]))
     assert task == data.Task(
-        data.Rows(('say "NA"', "NA"), (1, 0)), data.Rows(('say "NA"',), (1,)), ("a", "b")
+        data.LabelledTexts(('say "NA"', "NA"), (1, 0)), data.LabelledTexts(('say "NA"',), (1,)), ("a", "b")
     )
     (tmp_path / "dev.tsv").unlink()
     (tmp_path / "dev.jsonl").write_text('{"label": "b", "sentence": "x"}\n')
-    assert data.read(tmp_path, most=1) == data.Task(
-        data.Rows(('say "NA"',), (1,)), data.Rows(("x",), (1,)), ("a", "b")
+    assert data.read_task(tmp_path, most=1) == data.Task(
+        data.LabelledTexts(('say "NA"',), (1,)), data.LabelledTexts(("x",), (1,)), ("a", "b")
     )
 
 
@@ -166,7 +166,7 @@ def test_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         UsageError,
         match=r"must hold one of train.tsv, train.csv, train.jsonl, train.parquet, train.json, train.txt; it holds 0",
     ):
-        data.read(tmp_path)
+        data.read_task(tmp_path)
     write(tmp_path, [("x", "a")], [("y", "z")])
     with pytest.raises(UsageError, match="dev has the class 'z', which train has not"):
-        data.read(tmp_path)
+        data.read_task(tmp_path)

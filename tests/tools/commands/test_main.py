@@ -68,7 +68,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path / "modules")
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr(run, "SECONDS_A_POINT", 0.02)
+    monkeypatch.setattr(run, "_SECONDS_A_POINT", 0.02)
     monkeypatch.setattr(emit, "warm_up", lambda: None)
     return tmp_path / "place"
 
@@ -266,7 +266,7 @@ def test_passes_are_listed_from_their_declarations(capsys: pytest.CaptureFixture
 def test_bench_compares_files_with_the_first(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "POINTS", ({"batch": 2, "length": 3},))
+    monkeypatch.setattr(bench, "_POINTS", ({"batch": 2, "length": 3},))
     loaded = models.load("py:sample_models:net")
     emit.export(loaded.capture(), place / "a.onnx")
     emit.export(loaded.capture(), place / "b.onnx")

@@ -37,8 +37,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path / "modules")
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr(run, "SECONDS_A_POINT", 0.02)
-    monkeypatch.setattr(quantizing, "SECONDS_A_POINT", 0.02)
+    monkeypatch.setattr(run, "_SECONDS_A_POINT", 0.02)
+    monkeypatch.setattr(quantizing, "_SECONDS_A_POINT", 0.02)
     monkeypatch.setattr(emit, "warm_up", lambda: None)
     return tmp_path / "place"
 

@@ -22,7 +22,7 @@ def test_bench_measures_in_openvino(
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     program = capture(nn.Linear(8, 16), (torch.randn(3, 8),), dynamic=({0: Dim.AUTO},))
     file = emit.export(program, tmp_path / "model.onnx").path
-    monkeypatch.setattr(bench, "POINTS", ({"batch": 2, "length": 3},))
+    monkeypatch.setattr(bench, "_POINTS", ({"batch": 2, "length": 3},))
     command = ["bench", str(file), "--seconds", "0.02", "--runtime", "openvino"]
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -86,7 +86,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path / "modules")
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr(run, "SECONDS_A_POINT", 0.02)
+    monkeypatch.setattr(run, "_SECONDS_A_POINT", 0.02)
     monkeypatch.setattr(emit, "warm_up", lambda: None)
     (tmp_path / "place" / "kept.txt").write_text("\n".join(map(str, KEPT)) + "\n")
     return tmp_path / "place"
@@ -111,7 +111,7 @@ def refused(command: list[str], capsys: pytest.CaptureFixture[str], place: Path)
 
 def onnx(file: Path, **feeds: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """What ONNX Runtime makes of a file, by output."""
-    session = runtime.session(file)
+    session = runtime.open_session(file)
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, feeds), strict=True))
 
 
@@ -303,7 +303,7 @@ def test_minilm_keeps_some_tokens_and_half_of_its_hidden_width(
 ) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("optimum")
-    monkeypatch.setattr(run, "POINTS", ({"batch": 1, "length": 16},))
+    monkeypatch.setattr(run, "_POINTS", ({"batch": 1, "length": 16},))
     (place / "ids").write_text(json.dumps(list(range(0, 30522, 6))))
     command = ["run", "minilm", "--tokens", "ids", "--token-table", "embeddings.word_embeddings.weight"]
     told = report_of([*command, "-p", "hidden(ratio=0.5)", "--free-output", "all"], capsys)

@@ -8,11 +8,11 @@ import onnxruntime
 import pytest
 import torch
 
-from fxprune.cost.budgets import counted
+from fxprune.cost.budgets import counting_meter
 from fxprune.errors import UsageError
 from fxprune.tools.commands import console, run, train_stages
 from fxprune.tools.commands.main import main
-from fxprune.tools.commands.train_stages import split
+from fxprune.tools.commands.train_stages import split_stages
 from fxprune.training.loop import Loop
 from support.tiny import ANIMALS, BERT, COLOURS, TRAIN, saved, write
 
@@ -25,7 +25,7 @@ PIPELINE = "grain(density=0.3, beta=0.5)"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(run, "SECONDS_A_POINT", 0.01)
+    monkeypatch.setattr(run, "_SECONDS_A_POINT", 0.01)
     monkeypatch.setattr(console.Steps, "SECONDS", 0.0)
     monkeypatch.setenv("FXPRUNE_CACHE", str(tmp_path / "costs.json"))
 
@@ -251,7 +251,9 @@ def test_a_pass_that_trains_does_not_run_alone(
 
 
 def test_a_pipeline_comes_apart_around_the_passes_that_train() -> None:
-    parts = split("layers(count=1), heads(ratio=0.5), blocks(density=0.3), fill, distill(epochs=2), fold")
+    parts = split_stages(
+        "layers(count=1), heads(ratio=0.5), blocks(density=0.3), fill, distill(epochs=2), fold"
+    )
     assert [str(part) for part in parts] == [
         "layers(count=1), heads(ratio=0.5)",
         "blocks(density=0.3)",
@@ -260,7 +262,7 @@ def test_a_pipeline_comes_apart_around_the_passes_that_train() -> None:
         "fold",
     ]
     with pytest.raises(UsageError, match="`fxprune run` runs the others alone"):
-        split("fold")
+        split_stages("fold")
 
 
 def test_blocks_are_filled_and_trained_again(
@@ -297,7 +299,7 @@ def test_ranks_leave_while_it_learns(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FLOP: what is left of each matrix is told; factors that are not faster (here: of fewer operations) are matrices again."""
-    monkeypatch.setattr(train_stages, "Clock", lambda *_: counted("flops"))
+    monkeypatch.setattr(train_stages, "Clock", lambda *_: counting_meter("flops"))
     out = tmp_path / "out"
     given = [*command(place, out, "--json"), "-p", "flop(sparsity=0.5, rate=0.3)"]
     assert main(given) == 0

@@ -85,7 +85,7 @@ def test_squads_answers_come_back() -> None:
     ]
     questions, contexts, answers = zip(*rows[:200], strict=True)
     told = [[(one["text"], one["answer_start"]) for one in each] for each in answers]
-    found = asked(models.tokenizer("minilm"), questions, contexts, told, program(), 128)
+    found = asked(models.load_tokenizer("minilm"), questions, contexts, told, program(), 128)
     scores = [
         max(exact(text, best) for text, _ in each) for each, best in zip(told, certain(found), strict=True)
     ]

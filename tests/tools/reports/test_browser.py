@@ -38,10 +38,10 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt
 
 
 def pages() -> dict[str, str]:
-    found = {"report": report_page.page(REPORT)}
+    found = {"report": report_page.render_report(REPORT)}
     for name in ("decoder", "unet"):
         model, inputs = build(name)
-        found[name] = explain_page.page(name, analyze(capture(model, kwargs=inputs)))
+        found[name] = explain_page.render_explain(name, analyze(capture(model, kwargs=inputs)))
     return found
 
 

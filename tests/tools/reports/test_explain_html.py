@@ -71,7 +71,7 @@ def tower() -> Analysis:
 
 @cache
 def page() -> Reader:
-    return read(explain_page.page("py:<tower>", tower()))
+    return read(explain_page.render_explain("py:<tower>", tower()))
 
 
 def of(analysis: Analysis) -> Network:
@@ -161,7 +161,7 @@ def test_an_output_shows_the_line_that_makes_it() -> None:
 
 
 def test_the_page_shows_source_lines() -> None:
-    text = read(explain_page.page("decoder", zoo("decoder"))).text
+    text = read(explain_page.render_explain("decoder", zoo("decoder"))).text
     assert re.search(r"nets_attention\.py:\d+ in forward \w", text)
 
 
@@ -176,7 +176,7 @@ def test_groups_are_told_apart_without_colour() -> None:
 )
 def test_any_net_is_drawn_without_overlaps(name: str) -> None:
     analysis = zoo(name)
-    read(explain_page.page(name, analysis))
+    read(explain_page.render_explain(name, analysis))
     found = of(analysis)
     assert {axis.name for group in found.groups for axis in group.axes} == set(analysis.by_name)
     for section in found.sections:

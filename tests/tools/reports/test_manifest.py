@@ -39,8 +39,8 @@ SIZES: dict[str, Any] = {
 def quick() -> Iterator[None]:
     """Measuring is cut short."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run, "SECONDS_A_POINT", 0.02)
-        patched.setattr(run, "POINTS", ())
+        patched.setattr(run, "_SECONDS_A_POINT", 0.02)
+        patched.setattr(run, "_POINTS", ())
         patched.setattr(emit, "warm_up", lambda: None)
         yield
 

@@ -17,18 +17,18 @@ from fxprune.tools.reports import (
 from fxprune.tools.reports import (
     templates as page,
 )
-from fxprune.tools.reports.charts import MOST, Line, chart, decades, ticks
+from fxprune.tools.reports.charts import MOST_POINTS, Line, chart, decades, ticks
 from fxprune.tools.reports.layer_bars import remainder
 from support.drawn import NASTY, REPORT, Reader, axis, layer, read, timing
 
 
 @pytest.fixture(scope="module")
 def drawn() -> Reader:
-    return read(report_page.page(REPORT))
+    return read(report_page.render_report(REPORT))
 
 
 def test_what_comes_from_a_model_is_escaped(drawn: Reader) -> None:
-    text = report_page.page(REPORT)
+    text = report_page.render_report(REPORT)
     assert "<b>&" not in text
     assert "<i>an output" not in text
     assert drawn.text.count(NASTY) == 2
@@ -84,7 +84,7 @@ def test_the_chosen_plan_stands_on_the_curve(drawn: Reader) -> None:
 
 
 def test_a_run_without_a_search_has_no_curve() -> None:
-    plain = read(report_page.page({**REPORT, "steps": [{"text": "fold", "details": {}}]}))
+    plain = read(report_page.render_report({**REPORT, "steps": [{"text": "fold", "details": {}}]}))
     assert not [tag for tag, _ in plain.tags if tag == "figure"]
 
 
@@ -138,7 +138,7 @@ def test_charts_keep_proportions_and_forget_what_nobody_sees() -> None:
     line = Line("a", tuple((float(i), 2.0 * i) for i in range(1000)))
     drawn = chart("t", "s", ("x", "y"), [line])
     (points,) = (each.points for each in drawn.lines)
-    assert len(points) <= MOST + 1
+    assert len(points) <= MOST_POINTS + 1
     assert points[0][0] < points[-1][0]
     assert points[0][1] > points[-1][1]
     (x0, y0), (x1, y1), (x2, y2) = points[0], points[100], points[-1]
@@ -151,7 +151,7 @@ def test_charts_keep_proportions_and_forget_what_nobody_sees() -> None:
 
 def test_of_a_loss_that_is_no_number_nothing_is_drawn() -> None:
     history = [entry | {"loss": float("nan")} for entry in TRAINED["history"]]
-    drawn = read(train_report.page({**TRAINED, "history": history}))
+    drawn = read(train_report.render_training({**TRAINED, "history": history}))
     lines = [given["points"].split() for tag, given in drawn.tags if tag == "polyline"]
     assert [len(points) for points in lines] == [3, 2, 2, 0]
 
@@ -186,7 +186,7 @@ TRAINED: dict[str, Any] = {
 
 
 def test_a_training_shows_density_and_metric_over_time_and_the_dims_of_heads() -> None:
-    drawn = read(train_report.page(TRAINED))
+    drawn = read(train_report.render_training(TRAINED))
     assert "Matthews on dev 0.4 the teacher has 0.5" in drawn.text
     assert "After 15 steps the density of what has gates is 0.25." in drawn.text
     assert "Proof 1.0e-06 the largest relative difference of 2 claims" in drawn.text
@@ -198,7 +198,7 @@ def test_a_training_shows_density_and_metric_over_time_and_the_dims_of_heads() -
 
 
 def test_a_metric_of_which_less_is_better_has_its_own_chart() -> None:
-    drawn = read(train_report.page({**TRAINED, "lower_is_better": True}))
+    drawn = read(train_report.render_training({**TRAINED, "lower_is_better": True}))
     assert "Metric over time; less is better" in drawn.text
     assert len([tag for tag, _ in drawn.tags if tag == "figure"]) == 3
 
@@ -211,7 +211,7 @@ def test_a_search_for_layers_shows_the_metric_against_time() -> None:
         "family": [{"removed": [], "parameters": 100, "ms": timing(10.0)}, {"removed": ["layer.1"], "parameters": 60, "ms": timing(6.0)}],
         "session": REPORT["session"], "machine": REPORT["machine"],
     }  # fmt: skip
-    drawn = read(layers_report.page(found))
+    drawn = read(layers_report.render_layers(found))
     assert (
         "Without 1 of the layers 0.700 matthews on dev, chosen by greedy; with all of them 0.800"
         in drawn.text

@@ -17,7 +17,7 @@ from torch import nn
 from fxprune.errors import UsageError
 from fxprune.tools.benchmarks.subjects import images as subject_images
 from fxprune.tools.benchmarks.subjects import texts as subject_texts
-from fxprune.tools.benchmarks.subjects.common import Batch, Run
+from fxprune.tools.benchmarks.subjects.common import Inputs, RunFunction
 from fxprune.tools.inputs.models import Loaded
 
 
@@ -35,8 +35,8 @@ class Subject:
     name: str
     metric_name: str
     loader: Callable[[], Loaded]
-    sampler: Callable[[int, int], list[Batch]]
-    judge: Callable[[Run], float]
+    sampler: Callable[[int, int], list[Inputs]]
+    judge: Callable[[RunFunction], float]
     lower_is_better: bool = False
     deployed: Callable[[nn.Module], nn.Module] = _itself
 
@@ -44,11 +44,11 @@ class Subject:
         """A fresh original with example inputs and dynamic shapes; UsageError where a package is missing."""
         return self.loader()
 
-    def calibration(self, rows: int, seed: int = 0) -> list[Batch]:
+    def calibration(self, rows: int, seed: int = 0) -> list[Inputs]:
         """Unlabelled inputs of so many rows in batches without padding, none of which the metric sees; UsageError if there are fewer."""
         return self.sampler(rows, seed)
 
-    def metric(self, run: Run) -> float:
+    def metric(self, run: RunFunction) -> float:
         """How good the model behind `run` is; it gives outputs as an object, a mapping, a tuple, a tensor or arrays."""
         with torch.no_grad():
             return self.judge(run)
@@ -68,8 +68,8 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
             "smollm2",
             "perplexity on WikiText-2",
             subject_texts.smollm2,
-            subject_texts.chunks,
-            subject_texts.perplexity,
+            subject_texts.token_chunks,
+            subject_texts.wikitext_perplexity,
             lower_is_better=True,
         ),
         "efficientnet": Subject(
@@ -77,7 +77,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
             "agreement with the unpruned model",
             subject_images.efficientnet,
             subject_images.crops,
-            subject_images.agreement,
+            subject_images.top1_agreement,
         ),
     }
 )

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fxprune.errors import UsageError
 
-Batch: TypeAlias = dict[str, Tensor]
+Inputs: TypeAlias = dict[str, Tensor]
 """Inputs by the program's names; the first dimension of each is that of the rows."""
 
-Run: TypeAlias = Callable[[Batch], Any]
+RunFunction: TypeAlias = Callable[[Inputs], Any]
 """Calls a model with a batch: `lambda batch: program(**batch)`, an nn.Module likewise, or an ONNX Runtime session."""
 
 PLACE = "FXPRUNE_DATA"
@@ -37,7 +37,7 @@ def package(name: str, install: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def output(outputs: Any, name: str) -> Tensor:
+def pick_output(outputs: Any, name: str) -> Tensor:
     """One output in float32: an entry or an attribute of that name, the first of a sequence, or the tensor itself; UsageError if none."""
     if isinstance(outputs, Mapping):
         outputs = outputs.get(name)
@@ -50,7 +50,7 @@ def output(outputs: Any, name: str) -> Tensor:
     return torch.as_tensor(outputs).float()
 
 
-def drawn(count: int, rows: int, seed: int, what: str) -> list[int]:
+def sample_indices(count: int, rows: int, seed: int, what: str) -> list[int]:
     """So many different numbers below `count`, by a seed; UsageError where there are fewer."""
     if not 0 < rows <= count:
         raise UsageError(f"rows must be from 1 to {count}, the number of {what}; got {rows}")

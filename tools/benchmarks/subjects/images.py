@@ -15,7 +15,7 @@ from torch.export import Dim
 
 from fxprune.errors import UsageError
 from fxprune.export.exported_program import quiet
-from fxprune.tools.benchmarks.subjects.common import Batch, Run, output, package
+from fxprune.tools.benchmarks.subjects.common import Inputs, RunFunction, package, pick_output
 from fxprune.tools.inputs.example_inputs import BATCH
 from fxprune.tools.inputs.models import Loaded
 
@@ -61,7 +61,7 @@ SCALES = (1.0, 0.75, 0.5)  # side of an evaluation crop, as a share of the photo
 PLACES = (0.0, 0.5, 1.0)  # where in the room that is left a crop lies, across and down
 SMALLEST = 0.35  # scale of a calibration crop, at least
 
-Box = tuple[float, float, float, float]
+_Box = tuple[float, float, float, float]
 
 
 def efficientnet() -> Loaded:
@@ -79,7 +79,7 @@ def efficientnet() -> Loaded:
     return Loaded("efficientnet", model.eval(), (), {"inputs": images}, {"inputs": {0: Dim.AUTO}})
 
 
-def crops(rows: int, seed: int) -> list[Batch]:
+def crops(rows: int, seed: int) -> list[Inputs]:
     """Random crops of the calibration photographs, of any scale, half of them flipped; inputs (at most 16, 3, 224, 224).
 
     Crops of one photograph follow each other, so that what is held back comes from other photographs than what is fitted on.
@@ -97,12 +97,12 @@ def crops(rows: int, seed: int) -> list[Batch]:
     return _stacked(images)
 
 
-def agreement(run: Run) -> float:
+def top1_agreement(run: RunFunction) -> float:
     """The share of the evaluation crops on which the model's top-1 is that of the unpruned one."""
     return float((_answers(run) == _expected()).float().mean())
 
 
-def evaluation() -> list[Batch]:
+def evaluation() -> list[Inputs]:
     """Every crop of the evaluation photographs, as it is and flipped; inputs (at most 16, 3, 224, 224)."""
     views = []
     for place in PHOTOGRAPHS["evaluation"]:
@@ -115,7 +115,7 @@ def evaluation() -> list[Batch]:
     return _stacked(views)
 
 
-def whole(photograph: tuple[str, str]) -> Batch:
+def whole(photograph: tuple[str, str]) -> Inputs:
     """The middle square of a photograph as one row, (1, 3, 224, 224)."""
     image = _photograph(*photograph)
     return {"inputs": _view(image, _box(image, 1.0, 0.5, 0.5), flip=False)[None]}
@@ -129,9 +129,9 @@ def _expected() -> Tensor:
         return _answers(lambda batch: model(**batch))
 
 
-def _answers(run: Run) -> Tensor:
+def _answers(run: RunFunction) -> Tensor:
     """The class of each evaluation crop, (crops)."""
-    return torch.cat([output(run(batch), "output_0").argmax(dim=-1) for batch in evaluation()])
+    return torch.cat([pick_output(run(batch), "output_0").argmax(dim=-1) for batch in evaluation()])
 
 
 def _photograph(name: str, file: str) -> Any:
@@ -145,7 +145,7 @@ def _photograph(name: str, file: str) -> Any:
         return image.convert("RGB")
 
 
-def _box(photograph: Any, scale: float, left: float, top: float) -> Box:
+def _box(photograph: Any, scale: float, left: float, top: float) -> _Box:
     """A square: its side as a share of the shorter side, its place as shares of the room that it leaves."""
     width, height = photograph.size
     side = scale * min(width, height)
@@ -153,7 +153,7 @@ def _box(photograph: Any, scale: float, left: float, top: float) -> Box:
     return x, y, x + side, y + side
 
 
-def _view(photograph: Any, box: Box, flip: bool) -> Tensor:
+def _view(photograph: Any, box: _Box, flip: bool) -> Tensor:
     """A square of a photograph as the model wants it, (3, 224, 224)."""
     from PIL import Image
 
@@ -163,5 +163,5 @@ def _view(photograph: Any, box: Box, flip: bool) -> Tensor:
     return image.flip(-1) if flip else image
 
 
-def _stacked(images: list[Tensor]) -> list[Batch]:
+def _stacked(images: list[Tensor]) -> list[Inputs]:
     return [{"inputs": part.contiguous()} for part in torch.stack(images).split(A_BATCH)]

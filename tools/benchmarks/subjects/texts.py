@@ -11,7 +11,14 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.export import Dim
 
-from fxprune.tools.benchmarks.subjects.common import Batch, Run, data, drawn, output, package
+from fxprune.tools.benchmarks.subjects.common import (
+    Inputs,
+    RunFunction,
+    data,
+    package,
+    pick_output,
+    sample_indices,
+)
 from fxprune.tools.inputs import example_inputs, models
 from fxprune.tools.inputs.models import Loaded
 
@@ -47,16 +54,16 @@ class SentenceEncoder(nn.Module):
         return nn.functional.normalize((hidden * present).sum(1) / present.sum(1), dim=-1)
 
 
-def sentences(rows: int, seed: int) -> list[Batch]:
+def sentences(rows: int, seed: int) -> list[Inputs]:
     """Different sentences of STS-benchmark's train, none of which is in its test, in batches of equal length."""
     test = {text for pair in _pairs("test") for text in pair[:2]}
     found = dict.fromkeys(text for pair in _pairs("train") for text in pair[:2] if text not in test)
     texts = list(found)
-    chosen = [texts[i] for i in drawn(len(texts), rows, seed, "sentences in STS-benchmark's train")]
+    chosen = [texts[i] for i in sample_indices(len(texts), rows, seed, "sentences in STS-benchmark's train")]
     return [batch for _, batch in _batches(chosen)]
 
 
-def similarity(run: Run) -> float:
+def similarity(run: RunFunction) -> float:
     """Spearman's rank correlation, over the pairs of STS-benchmark's test, of cosine and score; each sentence is embedded once.
 
     What runs may give a vector for each token (their mean is taken) or for each sentence.
@@ -65,7 +72,7 @@ def similarity(run: Run) -> float:
     texts = list(dict.fromkeys(text for pair in pairs for text in pair[:2]))
     vectors: dict[str, Tensor] = {}
     for index, batch in _batches(texts):
-        given = output(run(batch), "last_hidden_state")
+        given = pick_output(run(batch), "last_hidden_state")
         pooled = given.mean(dim=1) if given.dim() == 3 else given
         vectors |= zip((texts[i] for i in index), nn.functional.normalize(pooled, dim=-1), strict=True)
     cosines = [float(vectors[one] @ vectors[other]) for one, other, _ in pairs]
@@ -80,7 +87,7 @@ def _pairs(part: str) -> tuple[tuple[str, str, float], ...]:
     return tuple((row[5].strip(), row[6].strip(), float(row[4])) for row in rows)
 
 
-def _batches(texts: Sequence[str]) -> list[tuple[list[int], Batch]]:
+def _batches(texts: Sequence[str]) -> list[tuple[list[int], Inputs]]:
     """Sentences of equal token length together: their places in `texts`, and the inputs (rows, length)."""
     made = _tokenizer("minilm")(list(texts), truncation=True, max_length=LONGEST)
     lengths: dict[int, list[int]] = {}
@@ -113,21 +120,21 @@ def smollm2() -> Loaded:
         model.config.vocab_size, (example_inputs.BATCH, example_inputs.LENGTH), generator=random
     )
     dynamic = {"input_ids": {0: Dim.AUTO, 1: Dim.AUTO}}
-    return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic, models.patches)
+    return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic, models.export_patches)
 
 
-def chunks(rows: int, seed: int) -> list[Batch]:
+def token_chunks(rows: int, seed: int) -> list[Inputs]:
     """Chunks of 128 tokens of WikiText-2's valid, none overlapping another; input_ids (at most 4, 128)."""
     every = _tokens("valid").unfold(0, CALIBRATION_CHUNK, CALIBRATION_CHUNK)
-    chosen = drawn(len(every), rows, seed, "chunks in WikiText-2's valid")
+    chosen = sample_indices(len(every), rows, seed, "chunks in WikiText-2's valid")
     return [{"input_ids": part} for part in every[chosen].split(CHUNKS_A_BATCH)]
 
 
-def perplexity(run: Run) -> float:
+def wikitext_perplexity(run: RunFunction) -> float:
     """Perplexity of WikiText-2's test over 64 chunks of 256 tokens, evenly spread; the first token of a chunk is not predicted."""
     loss, predicted = 0.0, 0
     for ids in _evaluation().split(CHUNKS_A_BATCH):
-        logits = output(run({"input_ids": ids}), "logits")[:, :-1]
+        logits = pick_output(run({"input_ids": ids}), "logits")[:, :-1]
         wanted = ids[:, 1:]
         loss += float(nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum"))
         predicted += wanted.numel()
@@ -151,7 +158,7 @@ def _tokens(part: str) -> Tensor:
 @cache
 def _tokenizer(name: str) -> Any:
     if name == "minilm":
-        return models.tokenizer(name)
+        return models.load_tokenizer(name)
     folder = _smollm2_folder()
     with models._quiet_libraries():
         return models._call(

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from fxprune.errors import UsageError
 from fxprune.export.exported_program import first_line, quiet
 from fxprune.tools.benchmarks.subjects import Subject
-from fxprune.tools.benchmarks.subjects.common import Batch, output
+from fxprune.tools.benchmarks.subjects.common import Inputs, pick_output
 
-NEEDS = "the peer is Torch-Pruning ({}); install: pip install 'fxprune[bench]'"
+_NEEDS = "the peer is Torch-Pruning ({}); install: pip install 'fxprune[bench]'"
 ROUND_TO = 8
-ROWS = 64  # of calibration, for the importance that needs gradients
+_ROWS = 64  # of calibration, for the importance that needs gradients
 TEMPERATURE = 0.05
 
 IMPORTANCES = ("magnitude", "taylor")
@@ -83,11 +83,11 @@ def _library() -> Any:
         with quiet():
             import torch_pruning as library
     except ImportError as error:
-        raise UsageError(NEEDS.format(error)) from error
+        raise UsageError(_NEEDS.format(error)) from error
     return library
 
 
-def _pruner(tp: Any, model: nn.Module, inputs: Batch, score: Any, ratio: float, hints: Hints) -> Any:
+def _pruner(tp: Any, model: nn.Module, inputs: Inputs, score: Any, ratio: float, hints: Hints) -> Any:
     return tp.pruner.BasePruner(
         model,
         inputs,
@@ -111,7 +111,7 @@ def _importance(tp: Any, model: nn.Module, subject: Subject, importance: str) ->
     """Its score; `taylor` reads the gradients that all calibration batches leave behind."""
     if importance == "magnitude":
         return tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
-    for batch in subject.calibration(ROWS):
+    for batch in subject.calibration(_ROWS):
         LOSSES[subject.name](model(**batch), batch).backward()
     return tp.importance.GroupTaylorImportance()
 
@@ -165,18 +165,18 @@ def _efficientnet(model: Any) -> Hints:
     return Hints([model._fc], lambda outputs: outputs, stream=stream)
 
 
-def _nearest_itself(outputs: Any, batch: Batch) -> Tensor:
+def _nearest_itself(outputs: Any, batch: Inputs) -> Tensor:
     """A contrastive loss without labels: each sentence of a batch should be nearer to itself than to the others."""
-    pooled = nn.functional.normalize(output(outputs, "last_hidden_state").mean(dim=1), dim=-1)
+    pooled = nn.functional.normalize(pick_output(outputs, "last_hidden_state").mean(dim=1), dim=-1)
     return nn.functional.cross_entropy(pooled @ pooled.T / TEMPERATURE, torch.arange(len(pooled)))
 
 
-def _next_token(outputs: Any, batch: Batch) -> Tensor:
-    logits = output(outputs, "logits")[:, :-1].flatten(0, 1)
+def _next_token(outputs: Any, batch: Inputs) -> Tensor:
+    logits = pick_output(outputs, "logits")[:, :-1].flatten(0, 1)
     return nn.functional.cross_entropy(logits, batch["input_ids"][:, 1:].flatten())
 
 
-def _own_answer(outputs: Any, batch: Batch) -> Tensor:
+def _own_answer(outputs: Any, batch: Inputs) -> Tensor:
     """Cross-entropy with the model's own top-1 as the label."""
     return nn.functional.cross_entropy(outputs, outputs.argmax(dim=-1))
 
@@ -184,6 +184,6 @@ def _own_answer(outputs: Any, batch: Batch) -> Tensor:
 HINTS: Mapping[str, Callable[[Any], Hints]] = MappingProxyType(
     {"minilm": _minilm, "smollm2": _smollm2, "efficientnet": _efficientnet}
 )
-LOSSES: Mapping[str, Callable[[Any, Batch], Tensor]] = MappingProxyType(
+LOSSES: Mapping[str, Callable[[Any, Inputs], Tensor]] = MappingProxyType(
     {"minilm": _nearest_itself, "smollm2": _next_token, "efficientnet": _own_answer}
 )
