@@ -3,16 +3,17 @@
 from fxprune.analysis.axes import Analysis, Axis, Member, Refusal, analyze
 from fxprune.analysis.regions import Region
 from fxprune.errors import FxpruneError
-from fxprune.export.onnx import export, save
+from fxprune.export.onnx import export
+from fxprune.export.pt2 import save
 from fxprune.export.write_back import write_back
 from fxprune.frontend.capture import capture
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.passes import pipeline as parse_pipeline
-from fxprune.rewrite.bypass import apply, bypass
+from fxprune.rewrite.apply import apply
+from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import shrink, zero_readers
-from fxprune.rewrite.tokens import TokenIds
-from fxprune.rewrite.vocabulary import Vocabulary, keep_tokens, verify_tokens
+from fxprune.rewrite.vocabulary import TokenIds, Vocabulary, keep_tokens, verify_tokens
 from fxprune.rules import register_rule
 from fxprune.verification.equivalence import Proof, verify
 

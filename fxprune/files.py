@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +43,25 @@ def parse_json(
     if not isinstance(data, dict) or data.get("format") != name or not isinstance(data.get(key), kind):
         raise error(f'this is no {what}: expected a JSON object with "format": "{name}" and "{key}"')
     return data
+
+
+def file_bytes(path: Path) -> int:
+    """The size of a model's file with its weights, where they lie beside it."""
+    weights = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
+
+
+@contextlib.contextmanager
+def draft_file(path: str | Path, overwrite: bool) -> Iterator[Path]:
+    """Give a name to write to, in a folder beside the target; move what lies there into place at the end."""
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists; give another name, or allow overwriting")
+    if not target.parent.is_dir():
+        raise ExportError(f"the folder {target.parent} does not exist; make it first")
+    with tempfile.TemporaryDirectory(prefix=".fxprune-", dir=target.parent) as folder:
+        yield Path(folder) / target.name
+        (target.parent / f"{target.name}.data").unlink(missing_ok=True)
+        # The model comes last: weights without a model are harmless, a model without its weights is not.
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name):
+            file.replace(target.parent / file.name)

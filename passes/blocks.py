@@ -16,7 +16,8 @@ from fxprune.dims.masks import coordinates
 from fxprune.errors import RefusedError, UsageError
 from fxprune.files import parse_json, read_text
 from fxprune.gates.blocked_weights import BlockedWeight, find_blocked_weights, grid
-from fxprune.gates.gate import Gate, Gated, gate
+from fxprune.gates.gate import Gate, Gated
+from fxprune.gates.insert import gate
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
 from fxprune.training.distillation import Losses

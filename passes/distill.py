@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fxprune.gates.gate import Gated, gate
+from fxprune.gates.gate import Gated
+from fxprune.gates.insert import gate
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
 from fxprune.training.distillation import Losses

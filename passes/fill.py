@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.ir.program import Program
+import torch
+from torch import nn
+
+from fxprune.analysis.axes import analyze
+from fxprune.gates.blocked_weights import find_blocked_weights
+from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.ir.selection import Selection
-from fxprune.passes.fill_zeros import fill_zeros
 from fxprune.pipeline.base import Outcome, Pass, require
 
-ROLES = ("heads", "qk", "v", "ffn", "rank")
+FILLED_ROLES = ("heads", "qk", "v", "ffn", "rank")
 
 
 @dataclass(frozen=True)
@@ -27,5 +32,28 @@ class Fill(Pass):
 
     def run(self, program: Program) -> Outcome:
         """The program with the same shapes; the matrices that were filled count as re-fitted."""
-        done, counts = fill_zeros(program, ROLES, self.scale, self.seed)
+        done, counts = fill_zeros(program, FILLED_ROLES, self.scale, self.seed)
         return Outcome(done, Selection(), tuple(counts), {"filled": counts})
+
+
+def fill_zeros(
+    program: Program, roles: Collection[str], scale: float, seed: int
+) -> tuple[Program, dict[str, int]]:
+    """(the program, how many zeros were filled in each matrix that runs over an axis of these roles).
+
+    What comes in is N(mean, (scale · standard deviation)²) of what is there (hybrid-filled, arXiv 2109.04838).
+    """
+    random = torch.Generator().manual_seed(seed)
+    tensors, counts = program.tensors(), {}
+    for site in find_blocked_weights(analyze(program), roles):
+        weight = tensors[site.matrix.weight]
+        value = weight.detach().clone()
+        empty = value == 0
+        if not bool(empty.any()) or bool(empty.all()):
+            continue
+        mean, spread = value[~empty].mean(), value[~empty].std(correction=0) * scale
+        drawn = torch.randn(int(empty.sum()), generator=random).to(value)
+        value[empty] = mean + spread * drawn
+        tensors[site.matrix.weight] = nn.Parameter(value, weight.requires_grad)
+        counts[site.matrix.weight] = len(drawn)
+    return rebuild(program, copy_graph(program), tensors), counts

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from fxprune.analysis.axes import Analysis, analyze
 from fxprune.errors import RefusedError
-from fxprune.gates.gate import Gated, gate
+from fxprune.gates.gate import Gated
+from fxprune.gates.insert import gate
 from fxprune.ir.example_inputs import Point
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
 from fxprune.rewrite.factorize import Factors, factorize
-from fxprune.rewrite.merge_factors import cheaper_factors
+from fxprune.search.alternatives import cheaper_factors
 from fxprune.search.rank_plans import groups
 from fxprune.training.distillation import Losses
 from fxprune.training.hard_concrete import HardConcrete

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.ir.program import Program
+from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import Pass
-from fxprune.rewrite.constant_folding import fold
+from fxprune.rewrite.constant_folding import fold_constants
+from fxprune.rewrite.dead_code import drop_idle, remove_dead
 from fxprune.rewrite.merge_factors import merge_factors
 
 
@@ -21,3 +22,14 @@ class Fold(Pass):
 
     def rewrite(self, program: Program, selection: Selection) -> Program:
         return fold(merge_factors(program))
+
+
+def fold(program: Program) -> Program:
+    """The program with constants computed, operators that do nothing dropped, and weights that no result needs gone."""
+    clean = rebuild(program, copy_graph(program), {})
+    drop_idle(clean.graph)
+    fold_constants(clean.graph)
+    remove_dead(clean.graph)
+    clean.graph.graph.lint()
+    clean.graph.recompile()
+    return clean

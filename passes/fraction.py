@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,9 +14,9 @@ from fxprune.calibration.data import Calibration
 from fxprune.errors import RefusedError
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
-from fxprune.passes.select import common_count, kept_count
 from fxprune.pipeline.base import PYTHON, Pass, planned, require
-from fxprune.scores.base import SCORES, Evidence, share_order
+from fxprune.scores import SCORES
+from fxprune.scores.base import Evidence, share_order
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,15 @@ class Fraction(Pass):
                 f"{neediest.least}; leave uniform out"
             )
         return max(neediest.least, common_count([axis.size for axis in tied], self.ratio, self.multiple_of))
+
+
+def kept_count(size: int, ratio: float, multiple_of: int = 1) -> int:
+    """How many of `size` units stay when the fraction `ratio` goes: rounded up to a multiple, never more than asked for goes."""
+    wanted = size - math.floor(size * ratio + 1e-9)
+    return min(size, max(1, math.ceil(wanted / multiple_of)) * multiple_of)
+
+
+def common_count(sizes: Sequence[int], ratio: float, multiple_of: int = 1) -> int:
+    """One number for axes of these sizes, so that the fraction `ratio` of all goes; at most what the smallest has."""
+    wanted = sum(kept_count(size, ratio) for size in sizes) / len(sizes)
+    return min(*sizes, math.ceil(wanted / multiple_of - 1e-9) * multiple_of)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fxprune.analysis.axes import Axis, analyze
 from fxprune.analysis.dim_inference import walk
 from fxprune.errors import RefusedError
-from fxprune.gates.gate import Gated, gate, gate_target
+from fxprune.gates.gate import Gated, gate_target
+from fxprune.gates.insert import gate
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
 from fxprune.rewrite.factorize import factorize

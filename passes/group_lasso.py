@@ -15,7 +15,8 @@ from fxprune.analysis.units import Units
 from fxprune.dims.blocks import BlockGrid, BlockSizes, shares
 from fxprune.errors import RefusedError
 from fxprune.gates.blocked_weights import BlockedWeight, find_blocked_weights
-from fxprune.gates.gate import Gate, Gated, gate, tensors_of
+from fxprune.gates.gate import Gate, Gated, tensors_of
+from fxprune.gates.insert import gate
 from fxprune.ir.program import Program
 from fxprune.pipeline.base import Training, require
 from fxprune.training.distillation import Losses

@@ -11,18 +11,9 @@ from fxprune.analysis.axes import analyze
 from fxprune.analysis.regions import UNITS
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
-from fxprune.pipeline.base import PYTHON, Pass, require
-from fxprune.search.layer_search import (
-    SEARCHES,
-    Evaluate,
-    Evaluated,
-    Faithfulness,
-    Found,
-    Influence,
-    Last,
-    Progress,
-    search_layers,
-)
+from fxprune.pipeline.base import BATCHES, PYTHON, Pass, require
+from fxprune.search.layer_scores import Evaluate, Evaluated, Faithfulness, Influence, Last
+from fxprune.search.layer_search import SEARCHES, Found, Progress, search_layers
 
 #: how a candidate is judged where no `evaluate` is given, and what that is
 _SCORES = {
@@ -45,7 +36,7 @@ class Layers(Pass):
     score: str = "influence"  #: influence, loss or last: what decides where no evaluator is given in Python
     journal: str = ""  #: a file that remembers evaluations, so that a killed search goes on
     evaluate: Evaluate | None = field(default=None, metadata=PYTHON)
-    data: Sequence[dict[str, Any]] = field(default=(), metadata=PYTHON)
+    data: Sequence[dict[str, Any]] = field(default=(), metadata=BATCHES)
     executor: Executor | None = field(default=None, metadata=PYTHON)
     progress: Progress | None = field(default=None, metadata=PYTHON)
 

@@ -11,13 +11,13 @@ from fxprune.analysis.axes import analyze
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.objective import DISTANCES, Loss, Objective
 from fxprune.calibration.repair import repair
-from fxprune.cost.budgets import Clock, default_cache
+from fxprune.cost.latency import Clock, default_cache
 from fxprune.errors import RefusedError, UsageError
 from fxprune.ir.example_inputs import Point, point_with
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.base import Settings
 from fxprune.runtimes.registry import runtime_of
 from fxprune.search.budget_search import Aim, seek
 from fxprune.search.rank_plans import (

@@ -10,16 +10,17 @@ from typing import Any, ClassVar
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.objective import DISTANCES, Loss, Objective
 from fxprune.calibration.repair import REPAIRS, repair
-from fxprune.cost.budgets import BUDGETS, Clock, default_cache
+from fxprune.cost.budgets import BUDGETS
+from fxprune.cost.latency import Clock, default_cache
 from fxprune.errors import UsageError
 from fxprune.ir.example_inputs import Point, point_with
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
-from fxprune.rewrite.bypass import apply
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.rewrite.apply import apply
+from fxprune.runtimes.base import Settings
 from fxprune.runtimes.registry import runtime_of
-from fxprune.scores.base import SCORES
+from fxprune.scores import SCORES
 from fxprune.search.budget_search import Aim
 from fxprune.search.unit_plans import Planned, PlanRequest, plan
 

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from fxprune.cost.budgets import Clock, default_cache
+from fxprune.cost.latency import Clock, default_cache
 from fxprune.ir.example_inputs import point_with
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
-from fxprune.rewrite.split import cheaper_splits
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.base import Settings
 from fxprune.runtimes.registry import runtime_of
+from fxprune.search.alternatives import cheaper_splits
 
 
 @dataclass(frozen=True)

@@ -41,23 +41,10 @@ FLOORS = (
 
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
-# Upward imports that the next commits carve away.
-TO_CARVE = {
-    ("analysis", "frontend"),
-    ("analysis", "gates"),
-    ("analysis", "rewrite"),
-    ("export", "verification"),
-    ("ir", "rules"),
-    ("pipeline", "passes"),
-    ("rewrite", "verification"),
-    ("runtimes", "export"),
-    ("training", "search"),
-    ("training", "tools"),
-}
-
 # Each heavy library has one adapter, the only place to mend when the library changes.
 ONNX = {"fxprune.export.onnx", "fxprune.runtimes.onnxruntime", "fxprune.export.onnx_cleanup"}
 HUGGING_FACE = {
+    "fxprune.tools.inputs.huggingface",
     "fxprune.tools.inputs.models",
     "fxprune.integrations.huggingface.trainer",
     "fxprune.integrations.huggingface.exporters",
@@ -72,12 +59,12 @@ ADAPTERS = {
     "pydantic": {"fxprune.integrations.olive.olive_pass"},
     "onnxscript": ONNX,
     "transformers": HUGGING_FACE,
-    "optimum": {"fxprune.tools.inputs.models", "fxprune.tools.inputs.example_inputs"},
+    "optimum": {*(f"fxprune.tools.inputs.{name}" for name in ("huggingface", "models", "example_inputs"))},
     "accelerate": {"fxprune.training.loop"},
     "datasets": {"fxprune.tools.inputs.tables"},
     "sklearn": {"fxprune.tools.inputs.metrics", "fxprune.tools.benchmarks.subjects.images"},
     "jinja2": {"fxprune.tools.reports.templates"},
-    "matplotlib": {"fxprune.tools.reports.curve"},
+    "matplotlib": {"fxprune.tools.reports.layers_report"},
 }
 
 
@@ -247,9 +234,7 @@ def upward(imports: Mapping[str, set[str]]) -> list[str]:
         f"{name} imports {target}"
         for name, targets in imports.items()
         for target in sorted(targets)
-        if (high := folder(name)) != (low := folder(target))
-        and FLOOR[low] <= FLOOR[high]
-        and (high, low) not in TO_CARVE
+        if (high := folder(name)) != (low := folder(target)) and FLOOR[low] <= FLOOR[high]
     ]
 
 

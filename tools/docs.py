@@ -17,7 +17,7 @@ from fxprune.passes import PASSES
 from fxprune.rules import FAMILIES, RULES
 from fxprune.rules.registry import REFUSED
 from fxprune.runtimes.registry import RUNTIMES
-from fxprune.scores.base import SCORES
+from fxprune.scores import SCORES
 from fxprune.tools.commands.passes import describe_pass
 from fxprune.tools.inputs.tasks import TASKS
 

@@ -18,28 +18,13 @@ from fxprune.analysis.dim_inference import flat_dims, walk
 from fxprune.analysis.exactness import divisions, readers
 from fxprune.analysis.nested_axes import outer_atoms
 from fxprune.analysis.regions import Region, regions
-from fxprune.analysis.roles import bottlenecks
+from fxprune.analysis.roles import bottlenecks, role_of
 from fxprune.dims import dim as algebra
 from fxprune.dims.dim import Dim, Pin, leaves
 from fxprune.dims.masks import coordinates, keep_mask
 from fxprune.errors import SelectionError
 from fxprune.ir.program import Program, attribute, source_line
-from fxprune.rules.op import Flow
-
-#: (the evidence that must all be there, the role): the first row that fits says how an axis is used
-_ROLES: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset({"choice", "channels"}), "channels"),
-    (frozenset({"choice"}), "experts"),
-    (frozenset({"heads"}), "heads"),
-    (frozenset({"qk"}), "qk"),
-    (frozenset({"v"}), "v"),
-    (frozenset({"rank"}), "rank"),
-    (frozenset({"groups"}), "groups"),
-    (frozenset({"channels"}), "channels"),
-    (frozenset({"norm", "sum"}), "hidden"),
-    (frozenset({"ffn"}), "ffn"),
-    (frozenset(), "other"),
-)
+from fxprune.rules.facts import Flow
 
 
 @dataclass(frozen=True)
@@ -154,7 +139,7 @@ def analyze(program: Program) -> Analysis:
     roles = _roles(flow)
     for leaf in bottlenecks(flow):
         roles.setdefault(leaf, set()).add("rank")
-    chosen = {leaf: _role(roles.get(leaf, set())) for leaf in free}
+    chosen = {leaf: role_of(roles.get(leaf, set())) for leaf in free}
     called = name_axes(chosen, places, program.labels, parameters)
     short = {leaf: full.rpartition(".")[2] for leaf, full in called.items()}
     facts = _Facts(flow)
@@ -196,10 +181,6 @@ def _roles(flow: Flow) -> dict[Dim, set[str]]:
         for leaf in leaves(dim):
             roles.setdefault(leaf, set()).add(role)
     return roles
-
-
-def _role(evidence: set[str]) -> str:
-    return next(role for needed, role in _ROLES if needed <= evidence)
 
 
 def _inexact(flow: Flow) -> dict[Dim, str]:

@@ -6,15 +6,18 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from fxprune.dims import dim as algebra
 from fxprune.dims.dim import Dim, atom
+from fxprune.dims.unify import unify
 from fxprune.errors import RuleError
+from fxprune.ir.arguments import hint, operands, shape_of
 from fxprune.ir.program import Program, attribute, is_free
+from fxprune.ir.tensors import storage_key
 from fxprune.rules import REFUSED, find_rule, packet_of
-from fxprune.rules.op import Flow, Op, Shape, hint, operands, shape_of
+from fxprune.rules.facts import Flow, Shape
+from fxprune.rules.op import Op
 from fxprune.rules.routing import routing
 
 
@@ -46,7 +49,7 @@ def replay(program: Program, order: Sequence[fx.Node]) -> Flow:
         before = flow.dims.get(node)
         _visit(program, node, flow, storages)
         for one, other in zip(flat_dims(before or ()), flat_dims(flow.dims.get(node, ())), strict=True):
-            algebra.unify(one, other, node.name)
+            unify(one, other, node.name)
     _join_candidates(flow)
     _pin_overlaps(program, flow)
     return flow
@@ -79,21 +82,6 @@ def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shap
                 _pin_value(flow, result, "an output of the graph", node)
     else:
         _call(node, flow)
-
-
-def storage_key(tensor: Tensor) -> Any:
-    """Equal for tensors that are the same memory read the same way; on meta, the tensor itself."""
-    if tensor.device.type == "meta" or tensor.layout != torch.strided:
-        return id(tensor)
-    if not tensor.numel():
-        return id(tensor)
-    return (
-        tensor.untyped_storage().data_ptr(),
-        tensor.storage_offset(),
-        tuple(tensor.shape),
-        tensor.stride(),
-        tensor.dtype,
-    )
 
 
 def _call(node: fx.Node, flow: Flow) -> None:
@@ -196,7 +184,7 @@ def _join_candidates(flow: Flow) -> None:
         if dims[0].size != dims[1].size:
             for dim in dims:
                 algebra.pin(dim, f"{node.target} joins numbers of different dims", node.name)
-        algebra.unify(dims[0], dims[1], node.name)
+        unify(dims[0], dims[1], node.name)
 
 
 def _pin_overlaps(program: Program, flow: Flow) -> None:

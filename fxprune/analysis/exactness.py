@@ -16,8 +16,9 @@ from torch import fx
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims.dim import Dim, find, leaves
 from fxprune.ir.aliasing import is_written
+from fxprune.ir.arguments import bind, operands
 from fxprune.rules import find_rule, packet_of
-from fxprune.rules.op import Contraction, Flow, bind, operands
+from fxprune.rules.facts import Contraction, Flow
 
 aten = torch.ops.aten
 

@@ -18,9 +18,8 @@ from fxprune.analysis.axes import Analysis, Axis, analyze
 from fxprune.analysis.regions import Region
 from fxprune.dims.dim import Dim, leaves
 from fxprune.dims.masks import new_size
-from fxprune.gates.partition import part_name, part_tensor
+from fxprune.ir.naming import FACTORS, part_name, part_tensor
 from fxprune.ir.program import Program
-from fxprune.rewrite.factorize import PARTS
 
 Left = int | list[int] | None
 """How many are left: one number, one for each head where they differ, None where it can't be counted."""
@@ -186,13 +185,13 @@ class _Counter:
 
     def ranks(self, region: Region) -> dict[str, int]:
         """The ranks of the region's matrices that became two."""
-        rows = {name: self.shapes.get(f"{name}{PARTS[0]}") for name in region.parameters}
+        rows = {name: self.shapes.get(f"{name}{FACTORS[0]}") for name in region.parameters}
         return {name: shape[1] for name, shape in rows.items() if shape}
 
     def _found(self, name: str, dim: int, copy: int | None) -> tuple[str, int] | None:
         """Where a dimension of a tensor is now: in the tensor itself, or in the factor that has it."""
         own = name if copy is None else part_tensor(name, copy)
-        for candidate in (own, f"{own}{PARTS[dim]}" if dim < len(PARTS) else own):
+        for candidate in (own, f"{own}{FACTORS[dim]}" if dim < len(FACTORS) else own):
             if candidate in self.shapes:
                 return candidate, dim
         return None

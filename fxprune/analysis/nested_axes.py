@@ -12,7 +12,7 @@ from typing import Any
 
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims.dim import Dim, find, is_pinned, leaves
-from fxprune.rules.op import Flow
+from fxprune.rules.facts import Flow
 
 
 def outer_atoms(flow: Flow, leaf: Dim) -> tuple[set[Dim], str]:

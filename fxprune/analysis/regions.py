@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from fxprune.analysis.axis_names import shared_path
 from fxprune.analysis.segments import Atom, Row, chains, weights
 from fxprune.ir.program import Program
-from fxprune.rules.op import Flow
+from fxprune.rules.facts import Flow
 
 UNITS = ("layer", "branch")
 

@@ -8,10 +8,26 @@ from torch import fx
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.analysis.linear_ops import FORMS
 from fxprune.dims.dim import Dim, leaves
-from fxprune.rules.op import Flow
+from fxprune.rules.facts import Flow
 from fxprune.rules.registry import packet_of
 
 aten = torch.ops.aten
+
+#: (the evidence that must all be there, the role): the first row that fits says how an axis is used
+ROLES: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"choice", "channels"}), "channels"),
+    (frozenset({"choice"}), "experts"),
+    (frozenset({"heads"}), "heads"),
+    (frozenset({"qk"}), "qk"),
+    (frozenset({"v"}), "v"),
+    (frozenset({"rank"}), "rank"),
+    (frozenset({"groups"}), "groups"),
+    (frozenset({"channels"}), "channels"),
+    (frozenset({"norm", "sum"}), "hidden"),
+    (frozenset({"ffn"}), "ffn"),
+    (frozenset(), "other"),
+)
+
 
 #: operators that multiply by a matrix, or look its rows up
 _PRODUCTS = frozenset({*FORMS, aten.embedding, aten.conv3d})
@@ -41,3 +57,8 @@ def _by_weights(flow: Flow, node: fx.Node) -> bool:
     return (
         node.op == "call_function" and packet_of(node.target) in _PRODUCTS and node in flow.varies and weights
     )
+
+
+def role_of(evidence: set[str]) -> str:
+    """Return the role of an axis: the first row of ROLES that its uses fit, else `ffn`."""
+    return next(role for needed, role in ROLES if needed <= evidence)

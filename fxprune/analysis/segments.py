@@ -23,8 +23,9 @@ from torch import Tensor, fx, nn
 
 from fxprune.dims.dim import Dim, find
 from fxprune.ir.aliasing import is_written
+from fxprune.ir.arguments import operands
 from fxprune.ir.program import Program, attribute
-from fxprune.rules.op import Flow, operands
+from fxprune.rules.facts import Flow
 
 aten = torch.ops.aten
 

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-import torch
-from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims.dim import Dim, leaves
-from fxprune.errors import UsageError
-from fxprune.frontend.capture import capture, describe_error
-from fxprune.ir.example_inputs import Point, call_inputs
-from fxprune.ir.program import Program, attribute, flatten_inputs, set_attribute
-from fxprune.rules.op import operands
-
-Config: TypeAlias = tuple[tuple[str, int], ...]
-"""How many units of each of some axes stay, by name."""
-
-# It prints a trace of what fails; the reason is in the exception too.
-_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+from fxprune.ir.arguments import operands
 
 #: roles that are decided without being asked for
 DECIDED = frozenset({"heads", "qk", "v", "ffn", "channels", "rank"})
@@ -112,133 +93,3 @@ def _multiply(one: Axis, other: Axis) -> bool:
     shared = {(m.name, m.dim): m for m in one.members}
     pairs = [(shared[(m.name, m.dim)], m) for m in other.members if (m.name, m.dim) in shared]
     return any(set(a.indices(0)) & set(b.indices(0)) for a, b in pairs)
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Some nodes of a program at fixed sizes, as a graph of their own, with made-up inputs.
-
-    `signature` is equal for parts that compute the same with other weights.
-    """
-
-    graph: fx.GraphModule
-    inputs: tuple[Tensor, ...]
-    signature: str
-
-    def program(self) -> Program:
-        """The part as a program."""
-        return capture(self.graph, self.inputs)
-
-
-def part(program: Program, names: frozenset[str], values: Values) -> Part:
-    """The named nodes: inputs are what they read from elsewhere, outputs what is read elsewhere."""
-    graph, root = fx.Graph(), nn.Module()
-    nodes: dict[fx.Node, Any] = {}
-    inputs: list[Tensor] = []
-    chosen = _chosen(program, names, values)
-    for node in chosen:
-        for source in operands(node):
-            if source not in nodes:
-                nodes[source] = _source(program, graph, root, source, values[source], inputs)
-        nodes[node] = graph.node_copy(node, lambda source: nodes[source])
-    inside = set(chosen)
-    results = [n for n in chosen if any(user not in inside for user in n.users)]
-    graph.output(tuple(nodes[node] for node in results))
-    known = {made: values[node] for node, made in nodes.items() if isinstance(made, fx.Node)}
-    module = fx.GraphModule(root, _placeholders_first(graph))
-    return Part(module.eval(), tuple(inputs), _signature(graph, known))
-
-
-def _chosen(program: Program, names: frozenset[str], values: Values) -> list[fx.Node]:
-    """The named nodes that give a tensor; where one of several tensors is named (a split), all of them."""
-    several = {
-        n
-        for n in program.graph.graph.nodes
-        if isinstance(values.get(n), (tuple, list))
-        and not names.isdisjoint({n.name, *(u.name for u in n.users)})
-    }
-    return [
-        n
-        for n in program.graph.graph.nodes
-        if (n.name in names and isinstance(values.get(n), Tensor))
-        or n in several
-        or not several.isdisjoint(n.all_input_nodes)
-    ]
-
-
-def _source(
-    program: Program, graph: fx.Graph, root: nn.Module, node: fx.Node, value: Any, inputs: list[Tensor]
-) -> Any:
-    """What stands for a value from elsewhere: its number, its weight, or an input of its size."""
-    if not isinstance(value, Tensor):
-        return value
-    if node.op == "get_attr":
-        set_attribute(root, str(node.target), attribute(program.graph, str(node.target)))
-        return graph.get_attr(str(node.target))
-    inputs.append(_made_up(value, len(inputs)))
-    return graph.placeholder(f"input_{len(inputs) - 1}")
-
-
-def _made_up(like: Tensor, seed: int) -> Tensor:
-    """Values of a size and type: normal floats, ones elsewhere (a mask that lets everything through)."""
-    if like.is_floating_point():
-        random = torch.Generator().manual_seed(seed)
-        return torch.randn(tuple(like.shape), generator=random, dtype=torch.float32).to(like.dtype)
-    return torch.ones(tuple(like.shape), dtype=like.dtype)
-
-
-def _placeholders_first(graph: fx.Graph) -> fx.Graph:
-    first = next(node for node in graph.nodes if node.op != "placeholder")
-    for node in list(graph.find_nodes(op="placeholder")):
-        first.prepend(node)
-    return graph
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps what is known of every value; on fake tensors, so nothing is computed."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
-        self.values: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.values[n] = value
-        return value
-
-
-Values: TypeAlias = Mapping[fx.Node, Any]
-"""What is known of every value at a point: a fake tensor, or a number."""
-
-
-def values_at(program: Program, point: Point | None) -> Values:
-    """Every value of a program at a point (None: the example inputs); UsageError where it can't run there."""
-    flat, spec = pytree.tree_flatten(call_inputs(program, point))
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        fake = [mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
-        args, kwargs = pytree.tree_unflatten(fake, spec)
-        recorder, level = _Recorder(program.graph), _FAKE_LOG.level
-        _FAKE_LOG.setLevel(logging.CRITICAL)
-        try:
-            recorder.run(*flatten_inputs(program, args, kwargs), enable_io_processing=False)
-        except Exception as error:
-            where = (
-                ", ".join(f"{axis}={size}" for axis, size in (point or {}).items()) or "its example inputs"
-            )
-            raise UsageError(f"the program can't run at {where}: {describe_error(error)}") from error
-        finally:
-            _FAKE_LOG.setLevel(level)
-    return recorder.values
-
-
-def _signature(graph: fx.Graph, values: Values) -> str:
-    """Operators, sizes and literals, hashed."""
-    names = {node: str(i) for i, node in enumerate(graph.nodes)}
-    lines: list[str] = []
-    for node in graph.nodes:
-        value = values.get(node)
-        shape = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else ""
-        target = str(node.target) if node.op == "call_function" else ""
-        args = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{names[n]}")
-        lines.append(f"{node.op} {target} {args} {shape}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -21,11 +21,11 @@ from fxprune.calibration.data import Calibration
 from fxprune.calibration.least_squares import Fit, Sums, best
 from fxprune.calibration.lockstep import Parking, Runner
 from fxprune.dims.masks import Kept, changes, cut
+from fxprune.ir.arguments import bind
 from fxprune.ir.program import Program, attribute, copy_graph, rebuild
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.bypass import bypass
-from fxprune.rewrite.fit import kept_masks
-from fxprune.rules.op import bind
+from fxprune.rewrite.shrink import kept_masks
 
 aten = torch.ops.aten
 

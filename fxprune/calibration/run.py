@@ -12,9 +12,9 @@ from torch import Tensor, fx
 from fxprune.calibration.data import Calibration, flatten_batch, state
 from fxprune.calibration.objective import Objective
 from fxprune.errors import FxpruneError
-from fxprune.frontend.capture import describe_error
 from fxprune.ir.aliasing import is_written, returns_alias
 from fxprune.ir.program import Program, attribute
+from fxprune.ir.torch_context import describe_error
 
 
 @dataclass

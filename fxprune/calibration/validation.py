@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.errors import UsageError
-from fxprune.frontend.capture import describe_error
 from fxprune.ir.example_inputs import dynamic_axis_names
 from fxprune.ir.program import Program, is_free
+from fxprune.ir.torch_context import describe_error
 
 
 def fitting(program: Program, given: Any, where: str) -> dict[str, Tensor]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fxprune.dims.dim import Dim, find, leaves
+from fxprune.ir.tensors import like
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,6 @@ def zero(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
         else:
             result.index_fill_(place, (~keep_mask(dim, kept)).nonzero().flatten().to(value.device), 0)
     return like(value, result)
-
-
-def like(value: Tensor, result: Tensor) -> Tensor:
-    """The result as a parameter where the value is one."""
-    return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
 
 
 def across(dims: Sequence[Dim], kept: Kept) -> list[tuple[int, int, KeptRows]]:

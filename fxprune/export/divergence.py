@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.frontend.capture import answers, describe_error
+from fxprune.frontend.agreement import answers
+from fxprune.ir.compare import difference
+from fxprune.ir.interpreter import every_value
 from fxprune.ir.program import Program, source_line
-from fxprune.verification.equivalence import difference, every_value
+from fxprune.ir.torch_context import describe_error
 
 _FOREIGN = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/", "<")
 

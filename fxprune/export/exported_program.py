@@ -6,11 +6,6 @@ On MiniLM that saves a seventh of the way from capture to ONNX, on GPT-2 a third
 """
 
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -30,6 +25,7 @@ from torch.export.graph_signature import (
 
 from fxprune.errors import ExportError
 from fxprune.ir.program import Program, attribute
+from fxprune.ir.torch_context import inference, innermost_reason, quiet
 from fxprune.rewrite.shared_tables import rejoin
 
 aten = torch.ops.aten
@@ -110,45 +106,6 @@ def for_onnx(exported: ExportedProgram) -> ExportedProgram:
         exported.constants,
         verifiers=[exported.verifier],
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep warnings, log lines and prints of the exporters off the terminal."""
-    before, swallowed = logging.root.manager.disable, io.StringIO()
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(swallowed), redirect_stderr(swallowed):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
-def inference() -> Iterator[None]:
-    """No gradients, and no attention fast path, which only exists outside of exported graphs."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-def innermost_reason(error: BaseException) -> str:
-    """Say why torch failed in a sentence or two: the innermost cause, without the pages of graph."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Give the first line of an error that says anything, cut to a readable length."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _lift_tensors(

@@ -15,11 +15,12 @@ from torch import Tensor, fx
 
 from fxprune.frontend.unstack import unstack
 from fxprune.ir.aliasing import is_written, returns_alias
+from fxprune.ir.arguments import bind, hint, shape_of
 from fxprune.ir.edit import call, size_of
 from fxprune.ir.program import Program, attribute
-from fxprune.rewrite.constant_folding import fold_constants, pass_on, remove_dead
+from fxprune.rewrite.constant_folding import fold_constants
+from fxprune.rewrite.dead_code import pass_on, remove_dead
 from fxprune.rewrite.shared_tables import decouple
-from fxprune.rules.op import bind, hint, shape_of
 
 aten = torch.ops.aten
 

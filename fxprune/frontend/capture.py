@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import io
-import logging
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
+from fxprune.frontend.agreement import check_same
 from fxprune.frontend.canonicalize import normalize
 from fxprune.frontend.dynamic_shapes import (
     auto_symbolic,
@@ -33,16 +32,12 @@ from fxprune.frontend.dynamic_shapes import (
     with_constants,
 )
 from fxprune.frontend.io_constraints import free
+from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
 from fxprune.frontend.pt2_archive import missing
 from fxprune.ir.program import Program, source_line, trees
 from fxprune.ir.signature import shape_tree
+from fxprune.ir.torch_context import describe_error, exporting
 from fxprune.ir.train_mode import remember_dropout
-
-_SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-
-
-_SAME = 1e-2
-"""How far torch.export's program may be from the model: more than rounding of any dtype, less than another function."""
 
 
 def capture(
@@ -78,9 +73,9 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
             f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
         )
     shapes = dynamic_shapes(model, args, kwargs, dynamic)
-    extra = _quiet_cache(model, kwargs)
-    with _without_cache(model, kwargs):
-        own_args, own_kwargs = _clones((tuple(args), {**kwargs, **extra}))
+    extra = uncached_kwargs(model, kwargs)
+    with without_cache(model, kwargs):
+        own_args, own_kwargs = clone_inputs((tuple(args), {**kwargs, **extra}))
         exported = _export(model, own_args, own_kwargs, with_constants(shapes, extra))
         program = _program(exported, tuple(args), kwargs, settle_shapes(exported, shapes), frozenset(extra))
     check_same(model, program)
@@ -91,75 +86,12 @@ def _remember_dropout(
     program: Program, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
 ) -> None:
     """What torch can't trace in training mode keeps attention without dropout."""
-    extra = _quiet_cache(model, kwargs)
-    own_args, own_kwargs = _clones((tuple(args), {**kwargs, **extra}))
+    extra = uncached_kwargs(model, kwargs)
+    own_args, own_kwargs = clone_inputs((tuple(args), {**kwargs, **extra}))
     shapes = with_constants(dynamic_shapes(model, args, kwargs, dynamic), extra)
-    with _without_cache(model, kwargs), suppress(CaptureError):
+    with without_cache(model, kwargs), suppress(CaptureError):
         exported = _export(model, own_args, own_kwargs, shapes, training=True)
         remember_dropout(program.graph, exported.graph)
-
-
-def _clones(inputs: Any) -> Any:
-    """Copies of example inputs, for torch.export leaves marks on tensors."""
-    return pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
-
-
-def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
-    """CaptureError where torch.export's program computes something else than the model on the example inputs."""
-    if not isinstance(model, nn.Module):
-        return
-    tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
-    if any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors):
-        return
-    wanted = answers(model, program)
-    with exporting(model):
-        try:
-            got = _seeded(program.graph, (program.args, program.kwargs), 0)
-        except Exception as error:
-            name = type(model).__name__
-            raise CaptureError(
-                f"what torch.export made of {name} does not run: {describe_error(error)}"
-            ) from error
-        gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
-        if gap <= _SAME or _is_random(wanted, answers(model, program, 1)):
-            return
-    raise CaptureError(
-        f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
-        f"(allowed {_SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
-    )
-
-
-def answers(model: nn.Module, program: Program, seed: int = 0) -> list[Tensor]:
-    """What a module makes of a program's example inputs, as it would be captured: the tensors among its outputs."""
-    inputs = program.args, {**program.kwargs, **_quiet_cache(model, program.kwargs)}
-    with exporting(model), _without_cache(model, program.kwargs):
-        return _seeded(model, inputs, seed)
-
-
-def _is_random(one: list[Tensor], other: list[Tensor]) -> bool:
-    """Whether two seeds gave different outputs: then a difference to the export says nothing."""
-    return len(one) != len(other) or any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _seeded(module: nn.Module, inputs: tuple[Any, Any], seed: int) -> list[Tensor]:
-    """The tensors among a module's outputs; what it writes, it writes into copies of its buffers."""
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    args, kwargs = _clones(inputs)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        outputs = torch.func.functional_call(module, buffers, args, dict(kwargs))
-    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
-
-
-def _gap(one: Tensor, other: Tensor) -> float:
-    """The largest difference over the largest magnitude; infinite where shapes differ, 0 for what is no floating tensor."""
-    if one.shape != other.shape:
-        return float("inf")
-    if not one.numel() or not one.is_floating_point() or torch.equal(one, other):
-        return 0.0
-    return float(
-        (one - other).abs().nan_to_num().max() / other.abs().nan_to_num(posinf=0.0).max().clamp_min(1e-12)
-    )
 
 
 def _load(path: Path) -> ExportedProgram:
@@ -169,49 +101,6 @@ def _load(path: Path) -> ExportedProgram:
         return torch.export.load(path)
     except Exception as error:
         raise CaptureError(f"torch can't load {path}: {missing(path) or describe_error(error)}") from error
-
-
-def _quiet_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """`use_cache=False` for a forward that takes it: a cache is no tensor, and a graph returns tensors only."""
-    takes = inspect.signature(model.forward).parameters
-    return {"use_cache": False} if "use_cache" in takes and "use_cache" not in kwargs else {}
-
-
-@contextmanager
-def _without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """`config.use_cache` off for models that read it there, unless the caller asks for the cache; put back afterwards."""
-    configs = {
-        id(config): config for config in (getattr(module, "config", None) for module in model.modules())
-    }
-    caching: list[Any] = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
-    try:
-        for config in caching if "use_cache" not in kwargs else []:
-            config.use_cache = False
-        yield
-    finally:
-        for config in caching:
-            config.use_cache = True
-
-
-@contextmanager
-def exporting(model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Eval mode (or training mode), no gradients, no attention fast path, no chatter; everything is put back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    fastpath, level = torch.backends.mha.get_fastpath_enabled(), _SHAPES_LOG.level
-    _SHAPES_LOG.setLevel(
-        logging.CRITICAL
-    )  # a failed export prints the graph; its reason is in the exception too
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        model.train(training)
-        with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        _SHAPES_LOG.setLevel(level)
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _export(
@@ -232,12 +121,6 @@ def capture_reason(name: str, error: BaseException) -> str:
     return f"torch.export could not capture {name}: {describe_error(error)}" + (
         f" [{frame}]" if frame else ""
     )
-
-
-def describe_error(error: BaseException) -> str:
-    """The first line of an error's text that says something, cut at 300 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {(lines or ['no reason given'])[0][:300]}"
 
 
 def _last_user_frame(error: BaseException) -> str:

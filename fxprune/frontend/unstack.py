@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.ir.arguments import as_int, hint
 from fxprune.ir.edit import call, size_of
-from fxprune.rules.op import as_int, hint
 
 aten = torch.ops.aten
 

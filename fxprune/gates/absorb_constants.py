@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 from fxprune.analysis.constant_propagation import Known, known
 from fxprune.analysis.dim_inference import walk
 from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.ir.arguments import bind
 from fxprune.ir.edit import call, fake_mode
 from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute, sibling
-from fxprune.rules.op import bind
 
 aten = torch.ops.aten
 

@@ -20,7 +20,7 @@ from fxprune.gates.gate import gate_target
 from fxprune.gates.implied import Open, close_implied
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.rewrite.shrink import labels
-from fxprune.rules.op import Contraction
+from fxprune.rules.facts import Contraction
 
 
 def emptied(program: Program) -> tuple[Program, list[Open]]:

@@ -13,14 +13,15 @@ from torch import Tensor, fx
 from fxprune.analysis.axes import Analysis, Axis, Member, analyze
 from fxprune.analysis.axis_names import Label, free_atoms
 from fxprune.analysis.dim_inference import sizes_of
-from fxprune.analysis.sums import SUMS, sum_of
+from fxprune.analysis.linear_ops import SUMS, sum_of
 from fxprune.dims.dim import Dim, leaves
 from fxprune.dims.masks import coordinates
+from fxprune.ir.arguments import bind
 from fxprune.ir.edit import call
 from fxprune.ir.program import Program, copy_graph, rebuild
-from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rewrite.shape_propagation import propagate
-from fxprune.rules.op import Contraction, bind
+from fxprune.rules.facts import Contraction
 
 aten = torch.ops.aten
 

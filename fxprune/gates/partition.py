@@ -15,28 +15,19 @@ from torch import Tensor, fx
 
 from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.axis_names import Label, free_atoms
-from fxprune.analysis.dim_inference import flat_dims, storage_key
-from fxprune.analysis.sums import SUMS, Sum, sum_of
+from fxprune.analysis.dim_inference import flat_dims
+from fxprune.analysis.linear_ops import SUMS, Sum, sum_of
 from fxprune.dims.dim import leaves
 from fxprune.dims.masks import zero
 from fxprune.errors import RefusedError
+from fxprune.ir.arguments import bind, operands
 from fxprune.ir.edit import call
+from fxprune.ir.naming import part_name, part_tensor
 from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute, source_line
-from fxprune.rewrite.constant_folding import remove_dead
-from fxprune.rules.op import bind, operands
+from fxprune.ir.tensors import storage_key
+from fxprune.rewrite.dead_code import remove_dead
 
 aten = torch.ops.aten
-
-
-def part_name(axis: str, number: int) -> str:
-    """What an axis is called in a copy."""
-    return f"{axis}.part{number}"
-
-
-def part_tensor(name: str, number: int) -> str:
-    """What a tensor is called in a copy: `query.weight` becomes `query.part0.weight`."""
-    path, _, last = name.rpartition(".")
-    return ".".join(filter(None, (path, f"part{number}", last)))
 
 
 def partition(analysis: Analysis, axis: Axis, groups: Sequence[Sequence[int]]) -> Program:

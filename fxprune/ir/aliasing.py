@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
-from fxprune.rules.op import bind
+from fxprune.ir.arguments import bind
 
 aten = torch.ops.aten
 

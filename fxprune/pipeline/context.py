@@ -1,4 +1,4 @@
-"""Data for a pipeline: each of its passes gets what it can use, and somebody to tell what it does."""
+"""Context of a pipeline: the calibration data and the progress callback, given to the passes that take them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from fxprune.calibration.data import Calibration
-from fxprune.passes.layers import Layers
-from fxprune.passes.lowrank import Lowrank
-from fxprune.passes.slim import Slim
-from fxprune.pipeline.base import Pass, Pipeline
-
-MEASURING = (Slim, Lowrank)
+from fxprune.pipeline.base import Pass
+from fxprune.pipeline.run import Pipeline
 
 
 def needs_data(steps: Pipeline) -> bool:
@@ -21,15 +17,15 @@ def needs_data(steps: Pipeline) -> bool:
 
 
 def fed(steps: Pipeline, data: Calibration | None, observe: Callable[[str], None]) -> Pipeline:
-    """The passes with the data that they can use, and somebody to tell what they do."""
+    """Return the pipeline with calibration data and a progress callback in the passes that take them."""
     return Pipeline(tuple(_fed(each, data, observe) for each in steps.passes))
 
 
 def _fed(each: Pass, data: Calibration | None, observe: Callable[[str], None]) -> Pass:
-    names = {field.name for field in fields(each)}
+    options = {field.name: field for field in fields(each)}
     given: dict[str, Any] = {}
-    if data is not None and "data" in names:
-        given["data"] = list(data.batches) if isinstance(each, Layers) else data
-    if isinstance(each, MEASURING):
+    if data is not None and "data" in options:
+        given["data"] = list(data.batches) if options["data"].metadata.get("batches") else data
+    if "observe" in options:
         given["observe"] = observe
     return replace(each, **given) if given else each

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,11 +11,10 @@ from torch import fx
 from fxprune.analysis.axes import Analysis, analyze
 from fxprune.analysis.dim_inference import sizes_of
 from fxprune.ir.program import Program, copy_graph, rebuild
-from fxprune.ir.selection import Selection
 from fxprune.ir.signature import without
-from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rewrite.shape_propagation import propagate
-from fxprune.rewrite.shrink import labels, shrink
+from fxprune.rewrite.shrink import labels
 
 _SIZE = torch.ops.aten.sym_size.int
 
@@ -47,11 +45,6 @@ def bypass_regions(analysis: Analysis, names: Iterable[str]) -> Program:
         way_out.replace_all_uses_with(entry)
         moved = {node: entry if to is way_out else to for node, to in moved.items()} | {way_out: entry}
     return _without_dead(program, graph).replace(labels=labels(analysis, {}))
-
-
-def apply(program: Program, selection: Selection) -> Program:
-    """The program without the regions that a selection removes, and shrunk to the units that it keeps."""
-    return shrink(bypass(program, selection.removed), replace(selection, removed=()))
 
 
 def _without_dead(program: Program, graph: fx.Graph) -> Program:

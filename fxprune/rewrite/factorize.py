@@ -14,22 +14,19 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.dim_inference import storage_key
 from fxprune.errors import RefusedError, SelectionError
+from fxprune.ir.arguments import bind
 from fxprune.ir.edit import add_parameter, call
+from fxprune.ir.naming import FACTORS
 from fxprune.ir.program import Program, copy_graph, rebuild, source_line
-from fxprune.rewrite.constant_folding import remove_dead
-from fxprune.rules.op import bind
+from fxprune.ir.tensors import storage_key
+from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rules.registry import packet_of
 
 aten = torch.ops.aten
 
 Factors: TypeAlias = tuple[Tensor, Tensor]
 """A (a × rank) and B (rank × b)."""
-
-
-PARTS = ("_rows", "_columns")
-"""What the names of the two factors have behind that of their weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +68,7 @@ def factorize(
         both = given.get(name) or split(matrix, ranks[name])
         errors[name] = float((matrix - both[0] @ both[1]).norm() / matrix.norm().clamp(min=1e-30))
         rows, columns = (
-            _known(known, factor, f"{name}{part}") for factor, part in zip(both, PARTS, strict=True)
+            _known(known, factor, f"{name}{part}") for factor, part in zip(both, FACTORS, strict=True)
         )
         for own, factor in zip((rows, columns), both, strict=True):
             shaped = factor.reshape(*factor.shape, *weight.shape[2:]).clone(

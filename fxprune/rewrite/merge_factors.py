@@ -7,33 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis.dim_inference import walk
 from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.analysis.sites import Values, part, values_at
+from fxprune.ir.arguments import bind, unbind
 from fxprune.ir.edit import add_parameter
-from fxprune.ir.example_inputs import Point
+from fxprune.ir.naming import FACTORS
 from fxprune.ir.program import Program, copy_graph, rebuild, sibling
-from fxprune.rewrite.constant_folding import remove_dead
-from fxprune.rewrite.factorize import PARTS
-from fxprune.rules.op import bind, unbind
+from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rules.registry import packet_of
 
 aten = torch.ops.aten
 
-FASTER = 0.97
-"""Factors are faster where they take at most this share of the matrix's time."""
 
 _SUMS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
 CONVOLUTIONS = (aten.conv1d, aten.conv2d)
 
 
 @dataclass(frozen=True, eq=False)
-class _Pair:
+class FactorPair:
     """A product and all that reads it, which are products by matrices again; `rank` is the size of what lies between."""
 
     first: Matrix
@@ -53,10 +48,10 @@ class _Pair:
         return self.rank * (size + sum(results)) >= size * sum(results)
 
 
-def pairs(program: Program) -> list[_Pair]:
+def pairs(program: Program) -> list[FactorPair]:
     """Products whose values only products by matrices of their own read, in graph order; each matrix is in one pair at most."""
     found = matrices(program, walk(program))
-    made: list[_Pair] = []
+    made: list[FactorPair] = []
     taken: set[str] = set()
     for first in found.values():
         seconds = [found[user.name] for user in first.node.users if user.name in found]
@@ -67,11 +62,11 @@ def pairs(program: Program) -> list[_Pair]:
     return made
 
 
-def _pair(program: Program, first: Matrix, seconds: list[Matrix]) -> _Pair:
+def _pair(program: Program, first: Matrix, seconds: list[Matrix]) -> FactorPair:
     tensors = program.tensors()
     rank, size = first.read(tensors[first.weight]).shape
     results = (len(second.read(tensors[second.weight])) for second in seconds)
-    return _Pair(first, tuple(seconds), rank, (size, *results))
+    return FactorPair(first, tuple(seconds), rank, (size, *results))
 
 
 def _follows(first: Matrix, second: Matrix) -> bool:
@@ -96,7 +91,9 @@ def _flat(value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def merge_factors(program: Program, choose: Callable[[_Pair], bool] = lambda pair: pair.is_even) -> Program:
+def merge_factors(
+    program: Program, choose: Callable[[FactorPair], bool] = lambda pair: pair.is_even
+) -> Program:
     """The program with the chosen pairs (those that save nothing) as one product each; equal but for rounding."""
     chosen = [pair for pair in pairs(program) if choose(pair)]
     if not chosen:
@@ -109,40 +106,6 @@ def merge_factors(program: Program, choose: Callable[[_Pair], bool] = lambda pai
             _join(graph, nodes, pair.first, second, tensors)
     remove_dead(graph)
     return rebuild(program.replace(graph=graph), graph.graph, tensors).replace(labels={})
-
-
-@dataclass(frozen=True)
-class FactorsAlternative:
-    """What factors and their product cost, by a meter (milliseconds of a `Clock`)."""
-
-    weights: tuple[str, ...]
-    rank: int
-    sizes: tuple[int, ...]
-    factors: float
-    whole: float
-
-    @property
-    def pays(self) -> bool:
-        """Whether the factors are faster."""
-        return self.factors <= FASTER * self.whole
-
-
-def cheaper_factors(
-    program: Program, meter: Any, point: Point | None = None
-) -> tuple[Program, list[FactorsAlternative]]:
-    """The program without the factors that a meter does not find faster than their product, and what each pair costs."""
-    values = values_at(program, point)
-    found = {pair.weights: _judged(program, pair, meter, values) for pair in pairs(program)}
-    slim = merge_factors(program, lambda pair: not found[pair.weights].pays)
-    return slim, list(found.values())
-
-
-def _judged(program: Program, pair: _Pair, meter: Any, values: Values) -> FactorsAlternative:
-    nodes = frozenset(matrix.node.name for matrix in (pair.first, *pair.seconds))
-    thin = part(program, nodes, values)
-    whole = (f"{thin.signature} merged", lambda: merge_factors(thin.program(), lambda pair: True))
-    costs = meter({"factors": (thin.signature, thin.program), "whole": whole})
-    return FactorsAlternative(pair.weights, pair.rank, pair.sizes, costs["factors"], costs["whole"])
 
 
 def _join(
@@ -189,7 +152,7 @@ def _stored(first: Matrix, second: Matrix, weight: Tensor, tensors: Mapping[str,
 def _name(first: Matrix, second: Matrix, operand: str, taken: Mapping[str, Tensor]) -> str:
     """The name of the matrix that `factorize` took apart, else one beside the second's."""
     stem = second.weight
-    for ending in PARTS:
+    for ending in FACTORS:
         stem = stem.removesuffix(ending)
     if operand == second.form.operands[1]:
         wanted = stem if stem != second.weight and stem not in taken else f"{second.weight}_merged"

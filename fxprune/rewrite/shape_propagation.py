@@ -20,9 +20,9 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from fxprune.errors import VerifyError
+from fxprune.ir.arguments import hint
 from fxprune.ir.edit import fake_mode
 from fxprune.ir.program import Program, attribute
-from fxprune.rules.op import hint
 
 _UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException)
 

@@ -14,12 +14,16 @@ import operator
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.analysis.axes import Analysis, analyze
 from fxprune.analysis.dim_inference import flat_dims, walk
+from fxprune.analysis.uniform import choices
 from fxprune.dims.dim import Dim, factors, is_pinned, leaves
+from fxprune.ir.arguments import operands
 from fxprune.ir.edit import add_buffer, call, move_uses
 from fxprune.ir.program import Program, attribute, copy_graph, rebuild
-from fxprune.rewrite.constant_folding import remove_dead
-from fxprune.rules.op import Flow, operands
+from fxprune.rewrite.dead_code import remove_dead
+from fxprune.rewrite.shrink import shrink_atoms
+from fxprune.rules.facts import Flow
 
 aten = torch.ops.aten
 
@@ -173,3 +177,28 @@ def _is_whole_choice(graph: fx.GraphModule, node: fx.Node) -> bool:
     if index.device.type == "meta" or not isinstance(size, int) or index.numel() != size:
         return False
     return torch.equal(index.cpu(), torch.arange(size))
+
+
+def recoupled(program: Program) -> Program:
+    """The program with shared values cut where all that read them choose the same indices; it computes the same."""
+    analysis, kept, whole = analyze(program), dict[Dim, Tensor](), dict[str, Tensor]()
+    for leaf, nodes in choices(analysis).items():
+        indices = {str(node.target): attribute(program.graph, str(node.target)) for node in nodes.values()}
+        first, *others = indices.values()
+        if all(torch.equal(first, each) for each in others) and _only_chosen(analysis, leaf, set(nodes)):
+            kept[leaf] = torch.zeros(leaf.size, dtype=torch.bool).index_fill(0, first.cpu(), 1)
+            whole |= dict.fromkeys(indices, torch.arange(len(first), device=first.device))
+    if not kept:
+        return program
+    cut = shrink_atoms(analysis, kept)
+    return rejoin(rebuild(cut, copy_graph(cut), whole))
+
+
+def _only_chosen(analysis: Analysis, leaf: Dim, chosen: set[fx.Node]) -> bool:
+    """Whether nothing but these choices reads what carries an atom, apart from what carries it on."""
+    carrying = {
+        node
+        for node, dims in analysis.flow.dims.items()
+        if node not in chosen and any(leaf in leaves(dim) for dim in flat_dims(dims))
+    }
+    return {user for node in carrying for user in node.users} <= carrying | chosen

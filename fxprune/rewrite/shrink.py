@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis.axes import Analysis, Axis, analyze
 from fxprune.analysis.axis_names import Label, free_atoms
-from fxprune.analysis.dim_inference import storage_key
+from fxprune.analysis.nested_axes import outer_atoms
 from fxprune.dims.dim import Dim
-from fxprune.dims.masks import Kept, changes, cut, keep_mask, kept_size, new_size, zero
+from fxprune.dims.masks import Kept, KeptRows, changes, cut, keep_mask, kept_size, new_size, zero
 from fxprune.errors import SelectionError
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild
-from fxprune.ir.selection import Selection
+from fxprune.ir.program import Program, attribute, copy_graph, rebuild, source_line
+from fxprune.ir.selection import Selection, is_dependent
 from fxprune.ir.signature import with_inputs
-from fxprune.rewrite.fit import kept_masks
+from fxprune.ir.tensors import storage_key
 from fxprune.rewrite.shape_propagation import propagate
 from fxprune.rewrite.size_arguments import freeze_sizes, loosen_views, resize
 
@@ -148,3 +149,82 @@ def labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
                 if leaf in names:
                     found[(member.name, member.dim, ordinal)] = names[leaf]
     return found
+
+
+def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tensor | KeptRows]:
+    """The selection as booleans by atom; SelectionError where it names no axis of the program or indices out of range."""
+    if selection.removed:
+        raise SelectionError(
+            f"the selection removes {selection.removed[0]}, which is no axis: use fxprune.apply, which bypasses regions first"
+        )
+    for name in selection:
+        analysis.axis(name)
+    if selection.model not in ("", analysis.digest):
+        raise SelectionError(
+            f"the selection is for another model: it was made for axes {selection.model}, this one's are {analysis.digest}"
+        )
+    masks: dict[Dim, torch.Tensor | KeptRows] = {}
+    for name in selection:
+        axis = analysis.axis(name)
+        _check_size(axis, selection)
+        if is_dependent(selection.axes[name]):
+            masks[axis.leaf] = _rows(analysis, axis, selection)
+        else:
+            masks[axis.leaf] = _mask(axis, selection[name])
+    _check_choices(analysis, masks)
+    return masks
+
+
+def _check_choices(analysis: Analysis, masks: dict[Dim, torch.Tensor | KeptRows]) -> None:
+    """As many candidates must stay as a choice takes."""
+    for dim, least, node in analysis.flow.least:
+        if changes(dim, masks) and new_size(dim, masks) < least:
+            raise SelectionError(
+                f"{node.name} = {node.target} chooses {least}, and {new_size(dim, masks)} would be left [{source_line(node)}]"
+            )
+
+
+def _check_size(axis: Axis, selection: Selection) -> None:
+    said = selection.sizes.get(axis.name, axis.size)
+    last = max(selection.flat(axis.name))
+    if last >= axis.size or said != axis.size:
+        asked = f"a size of {said}" if said != axis.size else f"index {last}"
+        raise SelectionError(
+            f"axis {axis.name} has {axis.size} indices, the selection speaks of {asked}: it is for another model"
+        )
+
+
+def _mask(axis: Axis, indices: Sequence[int]) -> torch.Tensor:
+    mask = torch.zeros(axis.size, dtype=torch.bool)
+    mask[list(indices)] = True
+    return mask
+
+
+def _rows(analysis: Analysis, axis: Axis, selection: Selection) -> KeptRows:
+    """The table of an axis that keeps other indices for each unit of an outer one."""
+    rows = selection.rows(axis.name)
+    outer = _outer(analysis, axis, selection, len(rows))
+    if len(rows) != outer.size:
+        raise SelectionError(
+            f"axis {axis.name}: {len(rows)} rows of indices, but {outer.name} has {outer.size} units"
+        )
+    return KeptRows(outer.leaf, torch.stack([_mask(axis, row) for row in rows]))
+
+
+def _outer(analysis: Analysis, axis: Axis, selection: Selection, count: int) -> Axis:
+    possible = analysis.within(axis.name)
+    if not possible:
+        _, node = outer_atoms(analysis.flow, axis.leaf)
+        place = f" ({node} has it alone)" if node else ""
+        raise SelectionError(
+            f"axis {axis.name} keeps the same indices everywhere{place}: give one list, not one for each unit"
+        )
+    wanted = selection.within.get(axis.name)
+    if wanted is None:
+        fitting = [name for name in possible if analysis.axis(name).size == count]
+        wanted = fitting[0] if len(fitting) == 1 else None
+    if wanted not in possible:
+        raise SelectionError(
+            f"axis {axis.name}: say within which axis the rows run: one of {', '.join(possible)}"
+        )
+    return analysis.axis(wanted)

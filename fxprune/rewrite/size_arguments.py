@@ -14,7 +14,8 @@ from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims.masks import Kept, changes, new_size
 from fxprune.errors import VerifyError
 from fxprune.ir.aliasing import is_written
-from fxprune.rules.op import Flow, Path, SizeArgument
+from fxprune.ir.arguments import Path
+from fxprune.rules.facts import Flow, SizeArgument
 
 aten = torch.ops.aten
 

@@ -11,18 +11,15 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis.dim_inference import walk
 from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.analysis.sites import Part, part, values_at
 from fxprune.ir.edit import add_buffer, add_parameter, call
-from fxprune.ir.example_inputs import Point
 from fxprune.ir.program import Program, attribute, copy_graph, rebuild, sibling
-from fxprune.rewrite.constant_folding import remove_dead
+from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rules.registry import packet_of
 
 aten = torch.ops.aten
@@ -44,7 +41,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class _Split:
+class RowBlockSplit:
     """The matrices that read one value (`nodes`), and their rows by the columns that they read."""
 
     source: str
@@ -57,7 +54,7 @@ class _Split:
         return tuple(dict.fromkeys(piece.weight for pieces in self.groups.values() for piece in pieces))
 
 
-def splits(program: Program) -> list[_Split]:
+def splits(program: Program) -> list[RowBlockSplit]:
     """What the zeros of a program's weights would allow to split, in graph order; no matrix without a zero column in a block."""
     by_source: dict[str, list[Matrix]] = {}
     for matrix in matrices(program, walk(program)).values():
@@ -67,7 +64,7 @@ def splits(program: Program) -> list[_Split]:
     return [each for each in found if each is not None]
 
 
-def _split(program: Program, source: str, own: Sequence[Matrix]) -> _Split | None:
+def _split(program: Program, source: str, own: Sequence[Matrix]) -> RowBlockSplit | None:
     groups: dict[tuple[int, ...], list[Piece]] = {}
     there = {m.node.name: m.read(attribute(program.graph, m.weight).detach()) != 0 for m in own}
     sparse = [m for m in own if not bool(_support(there[m.node.name]).all())]
@@ -77,7 +74,7 @@ def _split(program: Program, source: str, own: Sequence[Matrix]) -> _Split | Non
     if not sparse or not 1 <= len(groups) <= MOST_PRODUCTS:
         return None
     kept = {columns: tuple(pieces) for columns, pieces in groups.items()}
-    return _Split(source, tuple(matrix.node.name for matrix in sparse), kept)
+    return RowBlockSplit(source, tuple(matrix.node.name for matrix in sparse), kept)
 
 
 def _support(there: Tensor) -> Tensor:
@@ -95,7 +92,7 @@ def _pieces(matrix: Matrix, there: Tensor) -> list[tuple[tuple[int, ...], Piece]
     ]
 
 
-def split(program: Program, chosen: Sequence[_Split]) -> Program:
+def split(program: Program, chosen: Sequence[RowBlockSplit]) -> Program:
     """The program with these splits; equal but for the order of sums."""
     graph = rebuild(program, copy_graph(program), {}).graph
     nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
@@ -115,7 +112,7 @@ class _Writer:
         self.program, self.graph, self.nodes = program, graph, nodes
         self.tensors: dict[str, Tensor] = {}
 
-    def write(self, found: _Split, own: Sequence[Matrix]) -> None:
+    def write(self, found: RowBlockSplit, own: Sequence[Matrix]) -> None:
         """Products for the groups, and the matrices' results from their pieces."""
         by_weight = {matrix.weight: matrix for matrix in own}
         first = self.nodes[own[0].node]
@@ -171,42 +168,3 @@ class _Writer:
     def _parameter(self, name: str, value: Tensor) -> fx.Node:
         self.tensors[name] = nn.Parameter(value.contiguous())
         return add_parameter(self.graph, name, self.tensors[name])
-
-
-@dataclass(frozen=True)
-class SplitAlternative:
-    """What a split would cost beside the dense products, by a meter (milliseconds of a `Clock`)."""
-
-    weights: tuple[str, ...]
-    products: int
-    density: float
-    dense: float
-    split: float
-
-    @property
-    def pays(self) -> bool:
-        """Whether the split is cheaper."""
-        return self.split < self.dense
-
-
-def cheaper_splits(
-    program: Program, meter: Any, point: Point | None = None
-) -> tuple[Program, list[SplitAlternative]]:
-    """The program with the splits that a meter finds cheaper than their dense products, and what each would have cost."""
-    found = splits(program)
-    verdicts = [_judged(program, each, meter, point) for each in found]
-    chosen = [each for each, verdict in zip(found, verdicts, strict=True) if verdict.pays]
-    return (split(program, chosen) if chosen else program), verdicts
-
-
-def _judged(program: Program, found: _Split, meter: Any, point: Point | None) -> SplitAlternative:
-    apart = split(program, [found])
-    before = {node.name for node in program.graph.graph.nodes}
-    made = frozenset(n.name for n in apart.graph.graph.nodes if n.op == "call_function") - before
-    dense = part(program, frozenset(found.nodes), values_at(program, point))
-    parts: dict[str, Part] = {"dense": dense, "split": part(apart, made, values_at(apart, point))}
-    costs = meter({key: (each.signature, each.program) for key, each in parts.items()})
-    tensors = program.tensors()
-    there = sum(int((tensors[name] != 0).sum()) for name in found.weights)
-    whole = sum(tensors[name].numel() for name in found.weights)
-    return SplitAlternative(found.weights, len(found.groups), there / whole, costs["dense"], costs["split"])

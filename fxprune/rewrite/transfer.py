@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from fxprune.analysis.axes import Analysis, Axis, analyze
-from fxprune.analysis.dim_inference import storage_key
 from fxprune.analysis.regions import Region
-from fxprune.dims.masks import coordinates, like
+from fxprune.dims.masks import coordinates
 from fxprune.errors import SelectionError
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.ir.selection import Selection
-from fxprune.rewrite.bypass import apply
+from fxprune.ir.tensors import like, storage_key
+from fxprune.rewrite.apply import apply
 
 
 def same_weights(source: Program, target: Program) -> dict[str, str]:

@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 from fxprune.analysis.dim_inference import walk
 from fxprune.analysis.linear_ops import Matrix, matrices
 from fxprune.errors import RefusedError, SelectionError
+from fxprune.ir.arguments import bind, unbind
 from fxprune.ir.edit import add_parameter, call
 from fxprune.ir.program import Program, copy_graph, rebuild
-from fxprune.rewrite.constant_folding import remove_dead
-from fxprune.rules.op import bind, unbind
+from fxprune.rewrite.dead_code import remove_dead
 
 aten = torch.ops.aten
 

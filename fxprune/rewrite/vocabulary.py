@@ -6,6 +6,8 @@ It is exact for inputs made of kept tokens: slim(new ids) == original(ids)[..., 
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +18,19 @@ from torch import Tensor, fx
 from fxprune.analysis.axes import analyze
 from fxprune.dims.dim import Dim, find, leaves
 from fxprune.dims.masks import cut
-from fxprune.errors import RefusedError, VerifyError
+from fxprune.errors import RefusedError, SelectionError, VerifyError
+from fxprune.files import parse_json, read_text, write_text
+from fxprune.ir.arguments import bind
+from fxprune.ir.compare import TOLERANCES, difference, run_example
 from fxprune.ir.program import Program, source_line
 from fxprune.ir.signature import with_inputs
 from fxprune.rewrite.shrink import shrink_atoms
-from fxprune.rewrite.tokens import TokenIds
-from fxprune.rules.op import Flow, bind
-from fxprune.verification.equivalence import TOLERANCES, difference, run_example
+from fxprune.rules.facts import Flow
 
 aten = torch.ops.aten
+
+_FORMAT = "fxprune.tokens/1"
+
 
 _PASSED_ON = (
     aten.view.default,
@@ -34,6 +40,56 @@ _PASSED_ON = (
     aten.clone.default,
 )
 _NEUTRAL = (aten.sym_size.int,)
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """The token ids that a slim model knows: `ids` are the old ids in the order of the new ones, ascending.
+
+    `table` is the embedding's weight and `size` how many rows it had; `inputs` take new ids, and `outputs` count tokens: their position i
+    is what stood at `ids[i]`.
+    """
+
+    ids: tuple[int, ...]
+    table: str
+    size: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def translate(self, old: Tensor) -> Tensor:
+        """New ids for old ones; ValueError where one was not kept."""
+        table = {one: new for new, one in enumerate(self.ids)}
+        missing = sorted({int(i) for i in old.flatten()} - table.keys())
+        if missing:
+            raise ValueError(f"token {missing[0]} was not kept")
+        return torch.tensor([table[int(i)] for i in old.flatten()], dtype=old.dtype).reshape(old.shape)
+
+    def restore(self, new: Tensor) -> Tensor:
+        """Old ids for new ones, those that a slim model generates; IndexError where there is no such token."""
+        return torch.tensor(self.ids, dtype=new.dtype)[new]
+
+    def to_json(self) -> str:
+        """The same tokens always give the same text."""
+        data = {"format": _FORMAT, "table": self.table, "size": self.size}
+        return json.dumps({**data, "inputs": self.inputs, "outputs": self.outputs, "ids": self.ids}) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> TokenIds:
+        """Token ids from their JSON text; SelectionError where it holds none."""
+        data = parse_json(text, (_FORMAT, "ids", list), "list of token ids", SelectionError)
+        ids, table, size = token_list(data["ids"]), str(data.get("table") or ""), data.get("size")
+        if not isinstance(size, int) or list(ids) != sorted(set(ids)) or not 0 <= ids[0] <= ids[-1] < size:
+            raise SelectionError(f"token ids must be ascending, distinct and below the size {size}")
+        return TokenIds(ids, table, size, tuple(data.get("inputs") or ()), tuple(data.get("outputs") or ()))
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the JSON; a file that exists stays unless `overwrite`."""
+        write_text(path, self.to_json(), overwrite)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> TokenIds:
+        """Read token ids from their JSON file."""
+        return TokenIds.from_json(read_text(path, "token ids", SelectionError))
 
 
 @dataclass(frozen=True)
@@ -215,3 +271,14 @@ def _given(program: Program, names: Sequence[str]) -> dict[str, Tensor]:
     order = [node.name for node in program.placeholders()]
     pairs = zip(order, program.flat_inputs(), strict=True)
     return {name: value for name, value in pairs if name in names and isinstance(value, Tensor)}
+
+
+def token_list(found: Any) -> tuple[int, ...]:
+    """A list of integers, at least one; SelectionError where it is none."""
+    ids = found if isinstance(found, Sequence) and not isinstance(found, str) else [None]
+    wrong = [value for value in ids if not isinstance(value, int) or isinstance(value, bool)]
+    if wrong or not ids:
+        raise SelectionError(
+            f"expected a list of token ids (integers, at least one), got {(wrong or [found])[0]!r}"
+        )
+    return tuple(ids)

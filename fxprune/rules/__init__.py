@@ -21,7 +21,6 @@ from fxprune.rules.aten import (
     contraction,
     convolution,
     creation,
-    experts,
     indexing,
     movement,
     normalization,
@@ -35,7 +34,8 @@ from fxprune.rules.aten import (
 from fxprune.rules.aten import (
     linear_algebra as matrices,
 )
-from fxprune.rules.op import Dims, Flow, Op
+from fxprune.rules.facts import Dims, Flow
+from fxprune.rules.op import Op
 from fxprune.rules.registry import REFUSED, RULES, Rule, declare, lookup, packet_of, rule
 
 FAMILIES = (
@@ -44,7 +44,6 @@ FAMILIES = (
     contraction,
     convolution,
     creation,
-    experts,
     indexing,
     matrices,
     movement,

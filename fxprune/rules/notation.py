@@ -12,10 +12,18 @@ A word of an operand that no result carries is contracted: summed over.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from torch.fx import Node
+
+from fxprune.dims import dim as algebra
+from fxprune.dims.dim import Dim
 from fxprune.errors import RuleError
+from fxprune.ir.arguments import Argument
+from fxprune.rules.facts import Dims, Shape
+from fxprune.rules.op import Op
 
 _TOKEN = re.compile(r"\*|\(|\)|[A-Za-z_]\w*!?")
 
@@ -86,3 +94,86 @@ def _terms(text: str, notation: str) -> tuple[Term, ...]:
 def _term(tokens: list[str]) -> Term:
     words = tuple(token.rstrip("!") for token in tokens)
     return Term(words, tuple(token[:-1] for token in tokens if token.endswith("!")))
+
+
+def broadcast(op: Op, shapes: Sequence[Shape], sizes: Sequence[int]) -> Shape:
+    """Dims of a result that broadcasts operands, aligned from the right."""
+    result: list[Dim] = []
+    for place, size in enumerate(reversed(sizes)):
+        aligned = [shape[-1 - place] for shape in shapes if place < len(shape)]
+        carriers = [dim for dim in aligned if dim.size == size]
+        for dim in carriers[1:]:
+            op.unify(carriers[0], dim)
+        result.append(carriers[0] if carriers and size != 1 else algebra.atom(size))
+    return tuple(reversed(result))
+
+
+def apply_notation(op: Op, notation: str, roles: dict[str, str]) -> Dims:
+    """Run a rule that is written in notation; operands are the operator's tensor arguments in schema order."""
+    signature = parse_notation(notation)
+    names = [n for n, a in op.arguments.items() if _is_operand(op, n, a)]
+    words: dict[str, Dim] = {}
+    stars: list[Shape] = []
+    carriers: dict[str, list[Node]] = {}
+    for terms, name in zip(signature.operands, names, strict=False):
+        if op.has(name):
+            _read_operand(op, terms, name, words, stars, carriers)
+    star = broadcast(op, stars, _star_sizes(stars)) if stars else ()
+    for word in signature.contracted:
+        if word in words and word != "*":
+            op.contract(words[word], *carriers[word])
+    for word, role in roles.items():
+        op.role(words[word], role)
+    results = tuple(_write(result, words, star) for result in signature.results)
+    return results[0] if len(results) == 1 else results
+
+
+def _is_operand(op: Op, name: str, argument: Argument) -> bool:
+    return op.has(name) or (argument.value is None and _takes_tensor(op.node, name))
+
+
+def _takes_tensor(node: Node, name: str) -> bool:
+    found = next(a for a in node.target._schema.arguments if a.name == name)  # type: ignore[union-attr]
+    return "Tensor" in str(found.type)
+
+
+def _read_operand(
+    op: Op,
+    terms: tuple[Term, ...],
+    name: str,
+    words: dict[str, Dim],
+    stars: list[Shape],
+    carriers: dict[str, list[Node]],
+) -> None:
+    shape = list(op.dims(name))
+    lead = len(shape) - sum(not term.star for term in terms)
+    if any(term.star for term in terms):
+        stars.append(tuple(shape[:lead]))
+        shape = shape[lead:]
+    for term, dim in zip((t for t in terms if not t.star), shape, strict=False):
+        _read_term(op, term, dim, words)
+        for word in term.words:
+            carriers.setdefault(word, []).append(op[name])
+
+
+def _read_term(op: Op, term: Term, dim: Dim, words: dict[str, Dim]) -> None:
+    if len(term.words) == 1:
+        word = term.words[0]
+        words[word] = op.unify(words[word], dim) if word in words else dim
+    elif all(word in words for word in term.words):
+        op.unify(dim, algebra.product(words[word] for word in term.words))
+    for word in term.pinned:
+        op.pin(words[word], f"{op.node.target} reads it by position")
+
+
+def _star_sizes(stars: Sequence[Shape]) -> list[int]:
+    rank = max(len(shape) for shape in stars)
+    columns = [[shape[-1 - i].size for shape in stars if i < len(shape)] for i in range(rank)]
+    return [max(column) if 0 not in column else 0 for column in reversed(columns)]
+
+
+def _write(terms: tuple[Term, ...], words: dict[str, Dim], star: Shape) -> Shape:
+    shape: list[Dim] = []
+    for term in terms:
+        shape.extend(star if term.star else (algebra.product(words[word] for word in term.words),))
+    return tuple(shape)

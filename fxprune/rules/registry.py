@@ -23,7 +23,9 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 
 from fxprune.errors import RuleError
-from fxprune.rules.op import Dims, Op, apply_notation
+from fxprune.rules.facts import Dims
+from fxprune.rules.notation import apply_notation
+from fxprune.rules.op import Op
 
 RuleFunction: TypeAlias = Callable[[Op], Dims]
 

@@ -6,51 +6,23 @@
 import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fxprune.errors import ExportError, UsageError
-from fxprune.export.exported_program import first_line
 from fxprune.ir.example_inputs import Feeds, Point
+from fxprune.ir.torch_context import first_line
+from fxprune.runtimes.base import DEFAULT, Outputs, Prepared, Settings
 
 _Shape = list[int]
-Outputs = list[np.ndarray[Any, Any]]
-Prepared = Callable[[Feeds], Outputs]
 
 _NUMPY = {"float": "float32", "double": "float64"}
 """What numpy calls a type, where ONNX Runtime calls it otherwise."""
 
 LEVELS = ("disable", "basic", "extended", "all")
 CPU = "CPUExecutionProvider"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a latency depends on besides the file: reported beside every number.
-
-    `runtime` is a row of `fxprune.runtimes.registry.RUNTIMES`; of ONNX Runtime's providers, one other than the CPU follows a
-    colon, as in `onnxruntime:CUDAExecutionProvider`. `threads` is at least 1.
-    """
-
-    threads: int = 1
-    optimization: str = "all"
-    runtime: str = "onnxruntime"
-
-
-DEFAULT = Settings()
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds that one run of one file takes: median, quartiles, and how many runs stand behind them."""
-
-    median: float
-    low: float
-    high: float
-    runs: int
 
 
 def open_session(path: Path, settings: Settings = DEFAULT) -> Any:

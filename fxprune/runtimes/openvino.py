@@ -5,7 +5,7 @@ from typing import Any
 
 from fxprune.errors import ExportError
 from fxprune.ir.example_inputs import Feeds
-from fxprune.runtimes.onnxruntime import Outputs, Prepared, Settings
+from fxprune.runtimes.base import Outputs, Prepared, Settings
 
 
 def openvino_version() -> str:

@@ -12,10 +12,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
-from fxprune.export.exported_program import innermost_reason, quiet
 from fxprune.frontend.pt2_archive import missing
 from fxprune.ir.example_inputs import Feeds
-from fxprune.runtimes.onnxruntime import Outputs, Prepared, Settings
+from fxprune.ir.torch_context import innermost_reason, quiet
+from fxprune.runtimes.base import Outputs, Prepared, Settings
 
 
 def pytorch_version() -> str:

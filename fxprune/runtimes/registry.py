@@ -2,16 +2,12 @@
 
 import os
 import platform
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fxprune.errors import UsageError
-from fxprune.export.exported_program import first_line
-from fxprune.ir.example_inputs import Feeds
+from fxprune.ir.torch_context import first_line
 from fxprune.runtimes import (
     onnxruntime as runtime,
 )
@@ -21,11 +17,7 @@ from fxprune.runtimes import (
 from fxprune.runtimes import (
     pytorch as torch_runtime,
 )
-from fxprune.runtimes.onnxruntime import DEFAULT, Prepared, Settings, Timing
-
-# A time-boxed measurement still runs this often, however slow the model is.
-FEWEST_RUNS = 5
-MOST_RUNS = 200
+from fxprune.runtimes.base import DEFAULT, Prepared, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,38 +112,6 @@ def names(suffix: str) -> list[str]:
     return [name for name, row in RUNTIMES.items() if row.suffix == suffix]
 
 
-def measure(
-    files: Mapping[str, Path],
-    given: Mapping[str, Feeds],
-    settings: Settings = DEFAULT,
-    seconds: float = 2.0,
-) -> dict[str, Timing]:
-    """Time several files on their inputs, taking turns, for about `seconds` in all."""
-    return turns({name: prepare(path, settings) for name, path in files.items()}, given, seconds)
-
-
-def turns(
-    calls: Mapping[str, Prepared], given: Mapping[str, Feeds], seconds: float = 2.0
-) -> dict[str, Timing]:
-    """Time what is prepared, in one runtime or several, taking turns, for about `seconds` in all."""
-    return _turns({name: _runner(call, given[name]) for name, call in calls.items()}, seconds)
-
-
-def fastest(
-    path: Path, given: Feeds, settings: Settings = DEFAULT, seconds: float = 2.0
-) -> tuple[Settings, dict[str, Timing]]:
-    """Time a file under every optimisation level of the runtime, taking turns, for about `seconds` in all.
-
-    Gives the settings with the smallest median, and the timings by level.
-    """
-    choices = {level: replace(settings, optimization=level) for level in runtime_of(settings).levels}
-    timed = _turns(
-        {level: _runner(prepare(path, choice), given) for level, choice in choices.items()}, seconds
-    )
-    best = min(timed, key=lambda level: timed[level].median)
-    return choices[best], timed
-
-
 def describe_settings(settings: Settings) -> str:
     """The settings in words, for the title of a table."""
     name, _, provider = settings.runtime.partition(":")
@@ -181,34 +141,3 @@ def processor() -> str:
 
 def _threads(settings: Settings) -> str:
     return "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
-
-
-def _runner(call: Prepared, given: Feeds) -> Callable[[], float]:
-    """Run once, for some runtimes prepare in their first run; then each call gives the milliseconds of one run."""
-    call(given)
-
-    def timed() -> float:
-        start = time.perf_counter()
-        call(given)
-        return (time.perf_counter() - start) * 1000
-
-    return timed
-
-
-def _turns(runs: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, Timing]:
-    """Turns spread a slow moment of the machine over all; the order is reversed every other round."""
-    for call in runs.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds
-    for order in islice(cycle([tuple(runs), tuple(runs)[::-1]]), MOST_RUNS):
-        for name in order:
-            times[name].append(runs[name]())
-        if time.perf_counter() > end and len(times[name]) >= FEWEST_RUNS:
-            break
-    return {name: _timing(taken) for name, taken in times.items()}
-
-
-def _timing(taken: list[float]) -> Timing:
-    low, median, high = statistics.quantiles(taken, n=4, method="inclusive")
-    return Timing(median, low, high, len(taken))

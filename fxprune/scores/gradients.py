@@ -11,7 +11,7 @@ from fxprune.analysis.axes import Analysis, Member
 from fxprune.analysis.units import Units
 from fxprune.calibration.run import Seen
 from fxprune.ir.program import attribute
-from fxprune.rules.op import Contraction, Flow
+from fxprune.scores.base import Evidence, Worth, additive
 
 
 class GateObserver:
@@ -61,39 +61,15 @@ def _readers(units: Units) -> tuple[Member, ...]:
     return tuple(found.values())
 
 
-class NormObserver:
-    """The size of what is summed over an axis: for every contraction the product of its operands' norms, unit by unit (Wanda-like)."""
+def taylor(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
+    """The magnitude of the loss's first-order change without the unit."""
+    meter = GateObserver(evidence.analysis, asked)
+    evidence.see([meter])
+    return {units: additive(units, meter.first[units]) for units in asked}
 
-    def __init__(self, flow: Flow, asked: Sequence[Units]) -> None:
-        self.flow = flow
-        self.asked = {units: [c for c in flow.contractions if units.lies(c.dim)] for units in asked}
-        operands = {node for found in self.asked.values() for c in found for node in c.operands}
-        self.values = frozenset(node.name for node in operands)
-        self.nodes: frozenset[str] = frozenset()
-        self.parameters: frozenset[str] = frozenset()
-        self.squares: dict[tuple[Units, int, int], Tensor] = {}
 
-    def take(self, seen: Seen) -> None:
-        """One batch."""
-        for units, found in self.asked.items():
-            for i, contraction in enumerate(found):
-                for j, node in enumerate(contraction.operands):
-                    self._add((units, i, j), contraction, seen.values[node.name])
-
-    def _add(self, key: tuple[Units, int, int], contraction: Contraction, value: Tensor) -> None:
-        units, _, place = key
-        node = contraction.operands[place]
-        if node not in self.flow.varies and key in self.squares:
-            return
-        squares = units.total(value.detach().abs().square(), self.flow.dims[node])
-        if squares is not None:
-            self.squares[key] = self.squares.get(key, torch.zeros_like(squares)) + squares
-
-    def worth(self, units: Units) -> Tensor:
-        """Of each unit, float64 [count]."""
-        result = torch.zeros(units.count, dtype=torch.float64)
-        for i, contraction in enumerate(self.asked[units]):
-            norms = [self.squares.get((units, i, j)) for j in range(len(contraction.operands))]
-            present = [norm.sqrt() for norm in norms if norm is not None]
-            result += torch.stack(present).prod(0) if present else 0.0
-        return result
+def fisher(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
+    """The square of that change: the diagonal of the Fisher information of gates on the units."""
+    meter = GateObserver(evidence.analysis, asked)
+    evidence.see([meter])
+    return {units: additive(units, meter.second[units]) for units in asked}

@@ -6,13 +6,23 @@ are in one currency: the expected change of the loss (or squared distance of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from fxprune.analysis.linear_ops import Matrix
-from fxprune.calibration.second_moments import Moments
+from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.analysis.units import Units
+from fxprune.calibration.run import Observer, pack_by_bytes
+from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
+from fxprune.ir.program import attribute
+from fxprune.scores.base import Evidence, Worth, additive
+from fxprune.scores.gradients import GateObserver
+
+Read: TypeAlias = list[tuple[Matrix, Tensor]]
+
 
 _DAMPING = 1e-2
 """What is added to the diagonal of the input moments, as a share of its mean."""
@@ -92,3 +102,50 @@ def _spread(before: Tensor, costs: Tensor, paid: float) -> list[Tensor]:
     """The sums of costs after each unit of a step, whose whole cost is known and is shared out by the cost of each alone."""
     shares = costs / costs.sum().clamp_min(1e-300) * max(paid, 0.0)
     return list((before[:, None] + shares.cumsum(1)).unbind(1))
+
+
+def surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
+    """The error of the readers' outputs after their best re-fit, weighted by the curvature of the loss; units go one after another.
+
+    Axes that no matrix of weights reads (qk) get their diagonal Fisher, which is in the same currency. Moments that exceed
+    `evidence.memory` are gathered in several passes.
+    """
+    known = matrices(evidence.analysis.program, evidence.analysis.flow)
+    read = {units: _readers(evidence, known, units) for units in asked}
+    limit = evidence.memory or max(evidence.analysis.program.parameter_bytes() // 2, 1 << 25)
+    found: dict[Units, Worth] = {}
+    gates = GateObserver(evidence.analysis, [units for units in asked if not read[units]])
+    waiting: list[Observer] = [gates] if gates.parameters else []
+    grouped = pack_by_bytes(
+        [u for u in asked if read[u]], lambda u: sum(moment_bytes(m) for m, _ in read[u]), limit
+    )
+    for group in grouped or [[]]:
+        meter = MomentObserver(list({m.node.name: m for u in group for m, _ in read[u]}.values()))
+        if waiting or group:
+            evidence.see([meter, *waiting])
+        waiting = []
+        for units in group:
+            found[units] = _eliminated(evidence, units, read[units], meter.moments)
+    found |= {units: additive(units, gates.second[units]) for units in gates.asked}
+    return {units: found[units] for units in asked}
+
+
+def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> Read:
+    """The matrices that sum over the units, with the columns of each unit [count, n]."""
+    found: Read = []
+    for contraction in evidence.analysis.flow.contractions:
+        matrix = known.get(contraction.node.name)
+        places = units.along(contraction.dim)
+        if matrix is not None and bool((places >= 0).any()):
+            spread = matrix.columns(places)
+            columns = torch.sort(spread, stable=True).indices[int((spread < 0).sum()) :]
+            found.append((matrix, columns.reshape(units.count, -1)))
+    return found
+
+
+def _eliminated(evidence: Evidence, units: Units, read: Read, moments: dict[str, Moments]) -> Worth:
+    readers: list[Reader] = []
+    for matrix, columns in read:
+        weight = attribute(evidence.analysis.program.graph, matrix.weight).detach()
+        readers.append(reader(matrix, weight, moments[matrix.node.name], columns))
+    return Worth(*eliminate(readers, units.groups, units.axis.size))

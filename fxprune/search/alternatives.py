@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from fxprune.analysis.axes import analyze
-from fxprune.analysis.sites import Part, carriers, part, values_at
+from fxprune.analysis.sites import carriers
 from fxprune.cost.budgets import Meter
+from fxprune.cost.subgraph import Part, Values, part, values_at
 from fxprune.errors import RefusedError
 from fxprune.gates.gate import Gated
 from fxprune.gates.lower import LOWERINGS, Silenced, copy_uneven, ragged, select_open, silenced
 from fxprune.ir.example_inputs import Point
+from fxprune.ir.program import Program
+from fxprune.rewrite.merge_factors import FactorPair, merge_factors, pairs
 from fxprune.rewrite.shrink import shrink
+from fxprune.rewrite.split import RowBlockSplit, split, splits
+
+FASTER = 0.97
+"""Factors are faster where they take at most this share of the matrix's time."""
 
 
-def cheapest(
+def cheapest_lowerings(
     gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None, meter: Meter, point: Point | None = None
 ) -> dict[str, str]:
     """For each outer axis that is ragged, the row of LOWERINGS that costs least by a meter (a `Clock` measures the runtime) at a point.
@@ -52,3 +61,78 @@ def _part(ready: Silenced, outer: str, how: str, point: Point | None) -> Part:
     touched = [unit for unit in units if outer in (unit.axis, unit.within) or unit not in ready.units]
     slim = shrink(program, select_open(analysis, touched))
     return part(slim, own, values_at(slim, point))
+
+
+@dataclass(frozen=True)
+class FactorsAlternative:
+    """What factors and their product cost, by a meter (milliseconds of a `Clock`)."""
+
+    weights: tuple[str, ...]
+    rank: int
+    sizes: tuple[int, ...]
+    factors: float
+    whole: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the factors are faster."""
+        return self.factors <= FASTER * self.whole
+
+
+def cheaper_factors(
+    program: Program, meter: Any, point: Point | None = None
+) -> tuple[Program, list[FactorsAlternative]]:
+    """The program without the factors that a meter does not find faster than their product, and what each pair costs."""
+    values = values_at(program, point)
+    found = {pair.weights: _measure_factors(program, pair, meter, values) for pair in pairs(program)}
+    slim = merge_factors(program, lambda pair: not found[pair.weights].pays)
+    return slim, list(found.values())
+
+
+def _measure_factors(program: Program, pair: FactorPair, meter: Any, values: Values) -> FactorsAlternative:
+    nodes = frozenset(matrix.node.name for matrix in (pair.first, *pair.seconds))
+    thin = part(program, nodes, values)
+    whole = (f"{thin.signature} merged", lambda: merge_factors(thin.program(), lambda pair: True))
+    costs = meter({"factors": (thin.signature, thin.program), "whole": whole})
+    return FactorsAlternative(pair.weights, pair.rank, pair.sizes, costs["factors"], costs["whole"])
+
+
+@dataclass(frozen=True)
+class SplitAlternative:
+    """What a split would cost beside the dense products, by a meter (milliseconds of a `Clock`)."""
+
+    weights: tuple[str, ...]
+    products: int
+    density: float
+    dense: float
+    split: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the split is cheaper."""
+        return self.split < self.dense
+
+
+def cheaper_splits(
+    program: Program, meter: Any, point: Point | None = None
+) -> tuple[Program, list[SplitAlternative]]:
+    """The program with the splits that a meter finds cheaper than their dense products, and what each would have cost."""
+    found = splits(program)
+    verdicts = [_measure_split(program, each, meter, point) for each in found]
+    chosen = [each for each, verdict in zip(found, verdicts, strict=True) if verdict.pays]
+    return (split(program, chosen) if chosen else program), verdicts
+
+
+def _measure_split(
+    program: Program, found: RowBlockSplit, meter: Any, point: Point | None
+) -> SplitAlternative:
+    apart = split(program, [found])
+    before = {node.name for node in program.graph.graph.nodes}
+    made = frozenset(n.name for n in apart.graph.graph.nodes if n.op == "call_function") - before
+    dense = part(program, frozenset(found.nodes), values_at(program, point))
+    parts: dict[str, Part] = {"dense": dense, "split": part(apart, made, values_at(apart, point))}
+    costs = meter({key: (each.signature, each.program) for key, each in parts.items()})
+    tensors = program.tensors()
+    there = sum(int((tensors[name] != 0).sum()) for name in found.weights)
+    whole = sum(tensors[name].numel() for name in found.weights)
+    return SplitAlternative(found.weights, len(found.groups), there / whole, costs["dense"], costs["split"])

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fxprune.cost.budgets import BUDGETS, Clock, Meter, counting_meter, write_program
+from fxprune.cost.budgets import BUDGETS, Meter, counting_meter
+from fxprune.cost.latency import Clock, write_program
 from fxprune.errors import RefusedError
 from fxprune.ir.example_inputs import Point, feeds
 from fxprune.ir.program import Program
-from fxprune.runtimes.registry import measure
+from fxprune.runtimes.timing import measure
 
 TRIES = 5
 """Plans that are emitted and measured before the best of them is taken."""

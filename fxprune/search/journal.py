@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fxprune.errors import UsageError
 
 _FORMAT = "fxprune.journal/1"
@@ -51,11 +48,6 @@ class Journal:
             file.write(start + json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-def raw(value: Tensor) -> memoryview:
-    """The bytes of a tensor, for a digest."""
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def evaluator_identity(evaluate: Callable[..., Any]) -> str:

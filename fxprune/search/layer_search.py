@@ -6,34 +6,15 @@ candidate that stands last. Evaluators that train are the paper's own setting: e
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import itertools
 import math
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor, fx
-from torch.utils import _pytree as pytree
-
-from fxprune.analysis.axes import Analysis, analyze
 from fxprune.errors import SelectionError
-from fxprune.export.onnx import save
-from fxprune.frontend.capture import capture
-from fxprune.ir.program import Program, containers
-from fxprune.ir.signature import needed
-from fxprune.rewrite.bypass import bypass, bypass_regions
-from fxprune.search.journal import Journal, evaluator_identity, raw
-
-Evaluate: TypeAlias = Callable[[Program], float]
-"""How good a program is; higher is better. Candidates share their weights with the program that is searched: who trains, trains a copy."""
+from fxprune.search.layer_scores import Evaluated, Influence, Last
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Told after each evaluation: how many are done, how many there are, and the seconds that the rest will take."""
@@ -107,177 +88,6 @@ def _best(ratings: dict[Any, float]) -> Any:
 
 def _number(score: float) -> float:
     return -math.inf if math.isnan(score) else score
-
-
-class Evaluated:
-    """A rater that evaluates each candidate program; every evaluation is kept in a journal, and none is repeated.
-
-    With an executor candidates run there, in any order: `evaluate` must be one that can be pickled, and the program travels as a `.pt2`
-    file in a folder that the workers can read.
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        evaluate: Evaluate,
-        journal: str | None = None,
-        executor: Executor | None = None,
-    ) -> None:
-        self.program, self.evaluate, self.executor = program, evaluate, executor
-        self.analysis = analyze(program)
-        self.journal = Journal(journal, evaluator_identity(evaluate), fingerprint(self.analysis))
-        self.observe: Callable[[float], None] = lambda seconds: None
-
-    def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
-        """One evaluation a candidate, those of the journal excepted."""
-        return self.scores([(*removed, name) for name in candidates])
-
-    def scores(self, sets: Sequence[Iterable[str]]) -> list[float]:
-        """How good the program is without each set of regions (none at all is one, too); those of the journal are not evaluated."""
-        asked = [frozenset(names) for names in sets]
-        waiting = [gone for gone in dict.fromkeys(asked) if gone not in self.journal.scores]
-        for _ in range(len(asked) - len(waiting)):
-            self.observe(0.0)
-        run = self._elsewhere if self.executor else self._here
-        for gone, score, seconds in run(waiting):
-            self.journal.write(gone, score, seconds)
-            self.observe(seconds)
-        return [self.journal.scores[gone] for gone in asked]
-
-    def _here(self, sets: Sequence[frozenset[str]]) -> Any:
-        for gone in sets:
-            start = time.perf_counter()
-            score = float(self.evaluate(bypass_regions(self.analysis, sorted(gone))))
-            yield gone, score, time.perf_counter() - start
-
-    def _elsewhere(self, sets: Sequence[frozenset[str]]) -> Any:
-        assert self.executor is not None
-        with tempfile.TemporaryDirectory(prefix="fxprune-search-") as folder:
-            path = Path(folder) / "program.pt2"
-            save(self.program, path)
-            needed = containers(self.program)
-            futures: dict[Future[tuple[float, float]], frozenset[str]] = {
-                self.executor.submit(evaluated, str(path), tuple(sorted(gone)), self.evaluate, needed): gone
-                for gone in sets
-            }
-            for future in as_completed(futures):
-                yield futures[future], *future.result()
-
-
-def fingerprint(analysis: Analysis) -> str:
-    """Tells programs apart by their axes and by every weight: a journal must not answer for a model that was trained on since."""
-    digest = hashlib.sha256(analysis.digest.encode())
-    for name, value in sorted(analysis.program.tensors().items()):
-        digest.update(name.encode())
-        if value.device.type != "meta":
-            digest.update(raw(value))
-    return digest.hexdigest()[:16]
-
-
-def evaluated(
-    path: str, removed: tuple[str, ...], evaluate: Evaluate, needed: Sequence[str] = ()
-) -> tuple[float, float]:
-    """(score, seconds) of one candidate: what runs in a worker, after importing the modules that the file needs."""
-    for module in needed:
-        importlib.import_module(module)
-    analysis = _loaded(path)
-    start = time.perf_counter()
-    return float(evaluate(bypass_regions(analysis, removed))), time.perf_counter() - start
-
-
-@lru_cache(maxsize=1)
-def _loaded(path: str) -> Analysis:
-    return analyze(capture(Path(path)))
-
-
-class Last:
-    """A rater that measures nothing: all are equal, so that the last ones go first (top-layer dropping, arXiv 2004.03844)."""
-
-    def __init__(self) -> None:
-        self.observe: Callable[[float], None] = lambda seconds: None
-
-    def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
-        """0 for each; ties go to the last."""
-        for _ in candidates:
-            self.observe(0.0)
-        return [0.0] * len(candidates)
-
-
-class Influence:
-    """A rater without training: a region matters little whose output points where its input does (block influence, arXiv 2403.03853).
-
-    The score is the mean cosine of a region's input and output, over the last dimension, on calibration inputs (keyword arguments); one
-    run of the program rates all candidates.
-    """
-
-    def __init__(self, program: Program, data: Sequence[dict[str, Any]] = ()) -> None:
-        self.program, self.data = program, list(data) or [dict(program.kwargs)]
-        self.observe: Callable[[float], None] = lambda seconds: None
-
-    def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
-        """The mean cosine of each candidate, given what is gone."""
-        program = bypass(self.program, removed)
-        analysis = analyze(program)
-        regions = [analysis.region(name) for name in candidates]
-        totals = [0.0] * len(regions)
-        for kwargs in self.data:
-            values = _values(program, kwargs, {n for r in regions for n in (r.entry, r.exit)})
-            for i, region in enumerate(regions):
-                totals[i] += _cosine(values[region.entry], values[region.exit])
-        for _ in candidates:
-            self.observe(0.0)
-        return [total / len(self.data) for total in totals]
-
-
-class Faithfulness:
-    """An evaluator without labels: minus the squared difference of a candidate's outputs from the original's, over the square of those.
-
-    The mean over calibration inputs (keyword arguments; the example inputs where none are given) and floating outputs; 0 is the best.
-    """
-
-    def __init__(self, program: Program, data: Sequence[dict[str, Any]] = ()) -> None:
-        self.data = list(data) or [dict(program.kwargs)]
-        self.args = program.args
-        self.wanted = [self._outputs(program, kwargs) for kwargs in self.data]
-        self.identity = f"faithfulness on {len(self.data)} inputs, {sum(float(v.sum()) for w in self.wanted for v in w):.6e}"
-
-    def __call__(self, candidate: Program) -> float:
-        """Minus the mean relative squared difference."""
-        pairs = [
-            pair
-            for kwargs, wanted in zip(self.data, self.wanted, strict=True)
-            for pair in zip(self._outputs(candidate, kwargs), wanted, strict=True)
-        ]
-        return -sum(_squared(got, wanted) for got, wanted in pairs) / len(pairs)
-
-    def _outputs(self, program: Program, kwargs: dict[str, Any]) -> list[Tensor]:
-        with torch.no_grad():
-            values = needed(program, pytree.tree_leaves(program(*self.args, **kwargs)))
-        return [value.double() for value in values if isinstance(value, Tensor) and value.is_floating_point()]
-
-
-def _squared(got: Tensor, wanted: Tensor) -> float:
-    return float((got - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
-
-
-def _cosine(one: Tensor, other: Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=-1).mean())
-
-
-def _values(program: Program, kwargs: dict[str, Any], names: set[str]) -> dict[str, Tensor]:
-    """The values of some nodes in one run; positional inputs are those of the example."""
-    found: dict[str, Tensor] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if n.name in names:
-                found[n.name] = value
-            return value
-
-    with torch.no_grad():
-        Recorder(program.graph).run(*program.replace(kwargs=kwargs).flat_inputs(), enable_io_processing=False)
-    return found
 
 
 def search_layers(

@@ -21,7 +21,8 @@ from fxprune.calibration.objective import Objective
 from fxprune.calibration.repair import repair
 from fxprune.ir.program import Program
 from fxprune.ir.signature import needed
-from fxprune.rewrite.bypass import apply, bypass_regions
+from fxprune.rewrite.apply import apply
+from fxprune.rewrite.bypass import bypass_regions
 from fxprune.search.plans import SiteChoice, selection_of
 
 _ROWS = 48

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from fxprune.analysis.axes import Analysis
 from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.analysis.sites import Values, part, values_at
 from fxprune.cost.budgets import Meter
+from fxprune.cost.subgraph import Values, part, values_at
 from fxprune.cost.table import GRAINS
 from fxprune.ir.example_inputs import Point
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.rewrite.factorize import Factorized, Factors, factorize
-from fxprune.rewrite.merge_factors import FASTER, pairs
+from fxprune.rewrite.merge_factors import pairs
 from fxprune.rules.registry import packet_of
 from fxprune.search import knapsack
+from fxprune.search.alternatives import FASTER
 from fxprune.search.budget_search import Draft
 from fxprune.search.svd import MatrixGroup, Spectrum
 

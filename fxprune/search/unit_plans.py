@@ -16,8 +16,9 @@ from fxprune.cost.table import Costs
 from fxprune.errors import RefusedError
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
-from fxprune.rewrite.bypass import apply
-from fxprune.scores.base import SCORES, Evidence, Worth, share_order
+from fxprune.rewrite.apply import apply
+from fxprune.scores import SCORES
+from fxprune.scores.base import Evidence, Worth, share_order
 from fxprune.search.budget_search import Aim, Draft, Sought, seek
 from fxprune.search.plans import (
     Option,

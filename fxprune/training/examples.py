@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from fxprune.errors import UsageError
 from fxprune.ir.program import Program
-from fxprune.search.journal import raw
+from fxprune.ir.tensors import raw
 
 IGNORED = -100
 """The label of a place that counts for nothing, as torch's cross-entropy has it."""

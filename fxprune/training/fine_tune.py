@@ -6,9 +6,9 @@ Who is evaluated is copied, so that candidates that share weights stay as they w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,17 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import UsageError
 from fxprune.ir.program import Program
-from fxprune.tools.inputs.metrics import Metric, accuracy
 from fxprune.training.devices import placed
 from fxprune.training.examples import IGNORED, Examples, encoded
 from fxprune.training.loop import Checkpoints, Hooks, Loop, Recipe
+
+Metric: TypeAlias = Callable[[Any, Any], float]
+"""(labels, predictions), both one-dimensional integer arrays, to a number; higher is better. Those of scikit-learn fit."""
+
+
+def accuracy(labels: Any, predictions: Any) -> float:
+    """The share of predictions that are right."""
+    return float((labels == predictions).mean())
 
 
 def fine_tune(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from fxprune.analysis.axes import analyze
 from fxprune.errors import VerifyError
+from fxprune.ir.compare import TOLERANCES, difference, run_example
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.merge_factors import merge_factors
-from fxprune.verification.equivalence import TOLERANCES, Proof, difference, is_rigid, run_example, verify
+from fxprune.verification.equivalence import Proof, is_rigid, verify
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from fxprune.analysis.axes import Analysis, analyze
 from fxprune.dims.dim import Dim
-from fxprune.dims.masks import Kept, changes, cut, like
+from fxprune.dims.masks import Kept, changes, cut
 from fxprune.errors import VerifyError
+from fxprune.ir.compare import TOLERANCES, difference, relative_difference, run_example
+from fxprune.ir.interpreter import every_value
 from fxprune.ir.program import Program, copy_graph, rebuild, source_line
 from fxprune.ir.selection import Selection
-from fxprune.rewrite.bypass import apply, bypass
-from fxprune.rewrite.fit import kept_masks
-from fxprune.rewrite.shrink import shrink, zero_readers
+from fxprune.ir.tensors import like
+from fxprune.rewrite.apply import apply
+from fxprune.rewrite.bypass import bypass
+from fxprune.rewrite.shrink import kept_masks, shrink, zero_readers
 from fxprune.verification.float64 import to_float64
-
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
-"""The largest relative difference that rounding explains, by the coarsest floating type among the outputs."""
 
 
 @dataclass(frozen=True)
@@ -170,36 +169,6 @@ def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection)
     ]
 
 
-def run_example(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
-    """The tensor outputs on the example inputs, with a fixed seed for random operators."""
-    source = (
-        program if program.free_inputs else inputs_of or program
-    )  # an input that shrank has examples of its own
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        outputs = program(*source.args, **source.kwargs)
-    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
-
-
-def difference(got: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest |got − expected| over the largest |expected|, over all outputs; equal infinities and NaNs don't count."""
-    return max((_relative(one, other) for one, other in zip(got, expected, strict=False)), default=0.0)
-
-
-def _relative(got: Tensor, expected: Tensor) -> float:
-    if got.shape != expected.shape or got.dtype != expected.dtype:
-        return float("inf")
-    if not got.numel() or torch.equal(got, expected):
-        return 0.0
-    wide = torch.complex128 if got.is_complex() else torch.float64
-    one, other = got.to(wide), expected.to(wide)
-    same = (one == other) | (one.isnan() & other.isnan())
-    gap = torch.where(same, 0.0, (one - other).abs()).max()
-    finite = other.abs()[other.isfinite()]
-    scale = finite.max() if finite.numel() else torch.ones(())
-    return float(gap / scale.clamp_min(1e-30))
-
-
 def _first_difference(
     analysis: Analysis, oracle: Program, candidate: Program, claim: Selection, gap: tuple[float, float]
 ) -> VerifyError:
@@ -232,32 +201,5 @@ def _fault(whole: Tensor, got: Any, expected: Tensor, bar: float) -> str:
     if not isinstance(got, Tensor) or got.shape != expected.shape:
         found = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
         return f"shape {found}, expected {tuple(expected.shape)} (of {tuple(whole.shape)})"
-    gap = _relative(got, expected)
+    gap = relative_difference(got, expected)
     return f"its value differs by {gap:.3g} relative (allowed {bar:.0e})" if not gap <= bar else ""
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps every value."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph, garbage_collect_values=False)
-        self.values: list[tuple[str, Any]] = []
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.values.append((n.name, value.clone() if isinstance(value, Tensor) else value))
-        return value
-
-
-def every_value(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
-    """Every value of a run on a program's example inputs, by its node's name; up to the node that fails, where one does."""
-    recorder = _Recorder(program.graph)
-    inputs = (program if program.free_inputs else inputs_of).flat_inputs()
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            recorder.run(*inputs, enable_io_processing=False)
-    except Exception as error:  # the values up to the failing node are what is asked for
-        if not recorder.values:
-            raise VerifyError(f"the program does not run: {error}") from error
-    yield from recorder.values

@@ -16,9 +16,9 @@ from fxprune import Selection, parse_pipeline
 from fxprune.analysis.axes import analyze
 from fxprune.analysis.layer_sizes import Layer, LayerSizes, Left, layerwise
 from fxprune.export.onnx import export
-from fxprune.gates.gate import gate
+from fxprune.gates.insert import gate
 from fxprune.gates.lower import LOWERINGS, lower
-from fxprune.rewrite.bypass import apply
+from fxprune.rewrite.apply import apply
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.shrink import shrink
 from support.gated import family

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune import Program, Selection, analyze, capture, shrink
-from fxprune.analysis.sites import Part, Site, find_sites, part, values_at
+from fxprune.analysis.sites import Site, find_sites
+from fxprune.cost.subgraph import Part, part, values_at
 from fxprune.errors import UsageError
 from fxprune.ir.example_inputs import Point, call_inputs
 from fxprune.ir.program import flatten_inputs

@@ -10,8 +10,8 @@ from fxprune import Program, Selection, analyze, apply, capture, parse_pipeline
 from fxprune.analysis.uniform import alike
 from fxprune.calibration.data import checked
 from fxprune.passes import Slim
-from fxprune.passes.select import common_count
-from fxprune.rewrite.recouple import recoupled
+from fxprune.passes.fraction import common_count
+from fxprune.rewrite.shared_tables import recoupled
 from support.models import captured, distance
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, capture
-from fxprune.cost import budgets as budget
-from fxprune.cost.budgets import Clock, Key, default_cache
+from fxprune.cost import latency
+from fxprune.cost.budgets import Key
+from fxprune.cost.latency import SECONDS_A_FILE, Clock, default_cache
 from fxprune.ir.example_inputs import Feeds
 from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings, Timing
+from fxprune.runtimes.base import Settings, Timing
 
 
 class Machine:
@@ -48,8 +49,8 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
-    monkeypatch.setattr(budget, "write_program", made.written)
-    monkeypatch.setattr(runtimes, "measure", made.measure)
+    monkeypatch.setattr(latency, "write_program", made.written)
+    monkeypatch.setattr(latency, "measure", made.measure)
     return made
 
 
@@ -70,7 +71,7 @@ def test_times_are_kept_and_a_second_clock_measures_only_the_first_program(
     first = Clock(Settings(), cached, seen.append)(asked(4, 2, 3))
     assert first == {"key 4": 4.0, "key 2": 2.0, "key 3": 3.0}
     assert machine.measured == [[4, 2, 3]]
-    assert machine.seconds == [pytest.approx(3 * budget.SECONDS_A_FILE)]
+    assert machine.seconds == [pytest.approx(3 * SECONDS_A_FILE)]
     assert seen == [0, 1, 2]
     held = json.loads(cached.read_text())
     assert sorted(held.values()) == [2.0, 3.0, 4.0]
@@ -187,7 +188,7 @@ def part_like(inner: nn.Module, example: Tensor) -> Program:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_a_real_clock_finds_that_more_takes_longer(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "SECONDS_A_FILE", 0.02)
+    monkeypatch.setattr(latency, "SECONDS_A_FILE", 0.02)
 
     def square(width: int) -> tuple[str, Callable[[], Program]]:
         net = nn.Sequential(nn.Linear(width, width), nn.ReLU())

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fxprune import Program, Selection, analyze, capture, shrink
-from fxprune.analysis.sites import Site, find_sites, part, values_at
+from fxprune.analysis.sites import Site, find_sites
 from fxprune.cost import count as cost
 from fxprune.cost.budgets import BUDGETS, Key, counting_meter
+from fxprune.cost.subgraph import part, values_at
 from fxprune.cost.table import Costs, Curve, SiteCost
 from fxprune.ir.example_inputs import Point
 from support.models import captured

@@ -24,12 +24,10 @@ from fxprune.dims.dim import (
     pinned,
     product,
     segments,
-    split_at,
     total,
-    unify,
-    unify_products,
 )
 from fxprune.dims.masks import keep_mask
+from fxprune.dims.unify import split_at, unify, unify_products
 
 Value = tuple[Tensor, tuple[Dim, ...]]
 quick = settings(max_examples=80, deadline=None)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Selection, analyze, capture, export, shrink
-from fxprune.export.exported_program import for_onnx, inference, lift, quiet
+from fxprune.export.exported_program import for_onnx, lift
+from fxprune.ir.torch_context import inference, quiet
 
 
 class Grouped(nn.Module):

@@ -16,11 +16,13 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import onnx as emit
 from fxprune.export.exported_program import lift, to_exported_program
+from fxprune.export.pt2 import save
 from fxprune.frontend.capture import capture
 from fxprune.ir.example_inputs import feeds
 from fxprune.ir.program import Program
 from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import FEWEST_RUNS, measure
 from support.models import captured
 
 
@@ -110,8 +112,8 @@ def test_files_are_measured_in_turns(exported: tuple[Program, emit.Emitted]) -> 
     program, emitted = exported
     given = feeds(program, {"batch": 1, "length": 5})
     files = {"one": emitted.path, "other": emitted.path}
-    timed = runtimes.measure(files, dict.fromkeys(files, given), seconds=0.01)
-    assert all(time.runs >= runtimes.FEWEST_RUNS for time in timed.values())
+    timed = measure(files, dict.fromkeys(files, given), seconds=0.01)
+    assert all(time.runs >= FEWEST_RUNS for time in timed.values())
     assert all(0 < time.low <= time.median <= time.high for time in timed.values())
 
 
@@ -128,12 +130,12 @@ def test_inputs_can_be_made_from_the_file_alone(exported: tuple[Program, emit.Em
 
 def test_an_unknown_optimisation_level_is_refused(exported: tuple[Program, emit.Emitted]) -> None:
     with pytest.raises(UsageError, match="levels: disable, basic, extended, all"):
-        runtime.open_session(exported[1].path, runtime.Settings(optimization="most"))
+        runtime.open_session(exported[1].path, Settings(optimization="most"))
 
 
 def test_a_saved_program_is_captured_again(tmp_path: Path) -> None:
     program = encoder()
-    again = capture(emit.save(program, tmp_path / "model.pt2"))
+    again = capture(save(program, tmp_path / "model.pt2"))
     expected, got = program(**program.kwargs), again(**program.kwargs)
     assert list(got) == ["hidden", "pooled"]
     assert torch.equal(got["hidden"], expected["hidden"])
@@ -160,7 +162,7 @@ def test_what_can_not_be_lifted_is_exported_again(tmp_path: Path, monkeypatch: p
     assert emit.export(linear(), tmp_path / "model.onnx").relative < 1e-5
 
 
-@pytest.mark.parametrize("write", [emit.export, emit.save])
+@pytest.mark.parametrize("write", [emit.export, save])
 def test_a_file_that_exists_stays_unless_overwriting_is_asked_for(
     write: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -17,9 +17,10 @@ from torch.utils import _pytree as pytree
 import fxprune
 from fxprune import Program, capture, parse_pipeline
 from fxprune.errors import CaptureError
-from fxprune.export.exported_program import inference, quiet, to_exported_program
+from fxprune.export.exported_program import to_exported_program
 from fxprune.ir.example_inputs import call_inputs, example_point
 from fxprune.ir.program import containers
+from fxprune.ir.torch_context import inference, quiet
 from support.models import captured, distance
 
 PIPELINE = "heads(ratio=0.25), ffn(ratio=0.5), channels(ratio=0.25), fold"

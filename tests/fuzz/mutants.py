@@ -17,8 +17,8 @@ from torch import fx
 from fxprune.analysis import exactness as silence
 from fxprune.analysis.exactness import LAWS, VALUE, Silence, Zeros
 from fxprune.dims.dim import product, total
+from fxprune.ir.arguments import bind, operands
 from fxprune.rules import RULES, Op, Rule, find_rule
-from fxprune.rules.op import bind, operands
 
 aten = torch.ops.aten
 Law = Callable[[Silence, fx.Node], Zeros | None]

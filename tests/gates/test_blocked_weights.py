@@ -14,7 +14,8 @@ from fxprune.dims.blocks import aligned
 from fxprune.dims.dim import atom, product, total
 from fxprune.export import onnx as emit
 from fxprune.gates.absorb_constants import absorbed
-from fxprune.gates.gate import Gate, Gated, gate
+from fxprune.gates.gate import Gate, Gated
+from fxprune.gates.insert import gate
 from fxprune.gates.lower import Lowered, lower, lower_silenced, without_empty
 from fxprune.ir.program import Program
 from support.blocked import FAMILIES, blocked, counted, drawn

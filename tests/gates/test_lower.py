@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture
-from fxprune.cost.budgets import Clock
+from fxprune.cost.latency import Clock
 from fxprune.errors import SelectionError
 from fxprune.export import onnx as emit
-from fxprune.gates.gate import Gate, Gated, gate
+from fxprune.gates.gate import Gate, Gated
+from fxprune.gates.insert import gate
 from fxprune.gates.lower import LOWERINGS, Lowered, lower
 from fxprune.ir.program import Program
-from fxprune.runtimes.onnxruntime import Settings
-from fxprune.search.alternatives import cheapest
+from fxprune.runtimes.base import Settings
+from fxprune.search.alternatives import cheapest_lowerings
 from support.gated import FAMILIES, drawn, everything, family, gated, masked, named, with_masks
 from support.models import captured, distance
 from zoo.nets import NETS
@@ -171,16 +172,16 @@ def test_the_cheapest_lowering_is_metered() -> None:
         return {how: abs(seen[how] - wish[how]) for how in wanted}
 
     calls, wish = {"pad": 1, "bucket": 3, "loop": 4}, dict.fromkeys(LOWERINGS, 0)
-    chosen = cheapest(on, masked(on, uneven(on)), meter)
+    chosen = cheapest_lowerings(on, masked(on, uneven(on)), meter)
     assert chosen == {"encoder.layer.0.attention.heads": "bucket"}
     assert seen["pad"] > seen["bucket"] == seen["loop"]
     wish = {"pad": seen["pad"], "bucket": 0, "loop": 0}
-    assert cheapest(on, masked(on, uneven(on)), meter) == {"encoder.layer.0.attention.heads": "pad"}
+    assert cheapest_lowerings(on, masked(on, uneven(on)), meter) == {"encoder.layer.0.attention.heads": "pad"}
 
 
 def test_the_cheapest_lowering_on_the_runtime(tmp_path: Path) -> None:
     on = gated("bert")
-    chosen = cheapest(
+    chosen = cheapest_lowerings(
         on, masked(on, uneven(on)), Clock(Settings(1), tmp_path / "costs.json"), {"batch": 2, "length": 9}
     )
     assert set(chosen.values()) <= set(LOWERINGS)

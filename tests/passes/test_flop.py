@@ -14,13 +14,15 @@ from fxprune import analyze, capture, export
 from fxprune.cost.budgets import counting_meter
 from fxprune.errors import PipelineError, RefusedError, SelectionError
 from fxprune.gates.fold_values import settle
-from fxprune.gates.gate import Gate, gate, tensors_of
+from fxprune.gates.gate import Gate, tensors_of
+from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
 from fxprune.ir.program import Program
 from fxprune.passes import pipeline
 from fxprune.passes.flop import Flop
 from fxprune.rewrite.factorize import factorize
-from fxprune.rewrite.merge_factors import cheaper_factors, pairs
+from fxprune.rewrite.merge_factors import pairs
+from fxprune.search.alternatives import cheaper_factors
 from fxprune.training.examples import Examples
 from fxprune.training.gate_scores import Felt
 from fxprune.training.hard_concrete import HardConcrete, deployed, probability, sample_gates

@@ -17,7 +17,7 @@ from fxprune.cost.count import flops
 from fxprune.errors import PassError, PipelineError, UsageError, VerifyError
 from fxprune.ir.program import Program, copy_graph, rebuild
 from fxprune.passes import Lowrank, pipeline
-from fxprune.pipeline.base import Pipeline
+from fxprune.pipeline.run import Pipeline
 from fxprune.search.rank_plans import RankChoice, Table, Thin, apply_ranks, groups, with_members
 from fxprune.search.svd import plain
 from support.gated import family

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fxprune import analyze, capture, parse_pipeline, verify
-from fxprune.passes.select import kept_count
+from fxprune.passes.fraction import kept_count
 from support.models import captured
 
 

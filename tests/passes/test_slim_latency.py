@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from fxprune import Program, capture, verify
 from fxprune.calibration.data import checked
 from fxprune.cost import budgets as budget
+from fxprune.cost import latency
 from fxprune.cost.budgets import BUDGETS
 from fxprune.errors import RefusedError, UsageError
 from fxprune.ir.example_inputs import Feeds
 from fxprune.pipeline.base import Outcome
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings, Timing
+from fxprune.runtimes.base import Settings, Timing
 from fxprune.search import budget_search as seek
 from fxprune.search.budget_search import CLOSE, ROOM, TRIES
 from support.slimmable import AUTO, BATCH, LENGTH, POINT, Subject, kept, layer, share_of, slim, subject
@@ -41,9 +41,9 @@ class Machine:
         self.largest = 0.0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module, name in ((budget, "write_program"), (seek, "write_program")):
+        for module, name in ((latency, "write_program"), (seek, "write_program")):
             monkeypatch.setattr(module, name, self.written)
-        for module, name in ((runtimes, "measure"), (seek, "measure")):
+        for module, name in ((latency, "measure"), (seek, "measure")):
             monkeypatch.setattr(module, name, self.measure)
 
     def written(self, program: Program, path: Path, settings: Settings) -> Path:

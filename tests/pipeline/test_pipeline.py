@@ -6,8 +6,9 @@ from fxprune import Selection, parse_pipeline
 from fxprune.errors import PassError, PipelineError
 from fxprune.ir.program import Program
 from fxprune.passes import PASSES, Heads, pass_table
-from fxprune.pipeline.base import Pass, Pipeline
-from fxprune.pipeline.base import parse_pipeline as parse_with
+from fxprune.pipeline.base import Pass
+from fxprune.pipeline.parse import parse_pipeline as parse_with
+from fxprune.pipeline.run import Pipeline
 from support.models import captured
 
 

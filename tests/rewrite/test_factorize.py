@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune import analyze, capture, export, shrink, verify
 from fxprune.errors import RefusedError, SelectionError
-from fxprune.gates.gate import gate
+from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection

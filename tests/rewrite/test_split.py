@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import capture
-from fxprune.cost.budgets import Clock
+from fxprune.cost.latency import Clock
 from fxprune.export import onnx as emit
 from fxprune.gates.lower import lower
 from fxprune.ir.program import Program
-from fxprune.rewrite.split import MOST_PRODUCTS, cheaper_splits, split, splits
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.rewrite.split import MOST_PRODUCTS, split, splits
+from fxprune.runtimes.base import Settings
+from fxprune.search.alternatives import cheaper_splits
 from fxprune.tools.benchmarks.split_choice import sparse
 from support.blocked import blocked, drawn
 from support.gated import masked

@@ -13,11 +13,12 @@ from fxprune import Program, capture, parse_pipeline, verify
 from fxprune.calibration.data import checked
 from fxprune.errors import ExportError
 from fxprune.export import onnx as emit
-from fxprune.export.onnx import BAR
+from fxprune.export.agreement import BAR, _outputs, compare
 from fxprune.ir.example_inputs import feeds
 from fxprune.passes import Slim
 from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import measure
 from support.gated import family
 from support.models import captured
 
@@ -40,7 +41,7 @@ def test_the_file_of_a_slim_program_agrees_in_openvino(name: str, tmp_path: Path
     slim = parse_pipeline(pipeline).run(model(name)).program
     emitted = emit.export(slim, tmp_path / "model.onnx")
     run = runtimes.prepare(emitted.path, OPENVINO)
-    relative, compared = emit.compare(slim, run, emitted.points, "OpenVINO")
+    relative, compared = compare(slim, run, emitted.points, "OpenVINO")
     assert compared == emitted.points
     assert 0 < relative <= BAR
 
@@ -80,13 +81,11 @@ def test_slim_reaches_a_latency_that_openvino_measures(tmp_path: Path) -> None:
 def _measured(before: Program, after: Program, place: Path) -> float:
     programs = {"before": before, "after": after}
     files = {name: emit.export(each, place / f"{name}.onnx").path for name, each in programs.items()}
-    found = runtimes.measure(files, {name: feeds(each) for name, each in programs.items()}, OPENVINO, 2.0)
+    found = measure(files, {name: feeds(each) for name, each in programs.items()}, OPENVINO, 2.0)
     return found["after"].median / found["before"].median
 
 
 def test_what_does_not_agree_is_a_sentence(tmp_path: Path) -> None:
     program = captured("bert")
     with pytest.raises(ExportError, match=r"differs by .* between OpenVINO and the program"):
-        emit.compare(
-            program, lambda given: [value + 1 for value in emit._outputs(program, {}) or []], [{}], "OpenVINO"
-        )
+        compare(program, lambda given: [value + 1 for value in _outputs(program, {}) or []], [{}], "OpenVINO")

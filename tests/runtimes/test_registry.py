@@ -16,13 +16,17 @@ from torch.export import Dim
 from fxprune import capture
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import onnx as emit
+from fxprune.export.agreement import _outputs
+from fxprune.export.pt2 import save
 from fxprune.ir.example_inputs import Feeds, feeds
 from fxprune.ir.program import Program
 from fxprune.runtimes import openvino as openvino_runtime
 from fxprune.runtimes import pytorch as torch_runtime
 from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings, Timing
+from fxprune.runtimes import timing
+from fxprune.runtimes.base import Settings, Timing
 from fxprune.runtimes.registry import RUNTIMES
+from fxprune.runtimes.timing import FEWEST_RUNS, fastest, measure
 
 
 class Net(nn.Module):
@@ -53,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Path]:
     """A program, and its files without their suffix."""
     program, path = net(), tmp_path_factory.mktemp("net") / "model"
     emit.export(program, path.with_suffix(".onnx"))
-    emit.save(program, path.with_suffix(".pt2"))
+    save(program, path.with_suffix(".pt2"))
     return program, path
 
 
@@ -73,7 +77,7 @@ def test_every_runtime_computes_what_the_program_computes(name: str, made: tuple
         given: Feeds = dict(reversed(feeds(program, point).items()))
         for value in given.values():
             value.flags.writeable = False
-        expected = emit._outputs(program, point)
+        expected = _outputs(program, point)
         assert expected is not None
         kept.append((expected, run({**given, "unknown": np.ones(1)})))
     for expected, found in kept:  # a later run must not write into what an earlier one gave
@@ -86,11 +90,9 @@ def test_every_runtime_computes_what_the_program_computes(name: str, made: tuple
 def test_every_runtime_is_measured(name: str, made: tuple[Program, Path]) -> None:
     program, path = made
     file, settings = path.with_suffix(present(name).suffix), Settings(runtime=name)
-    timed = runtimes.measure(
-        {"one": file, "two": file}, dict.fromkeys(("one", "two"), feeds(program)), settings, 0.01
-    )
+    timed = measure({"one": file, "two": file}, dict.fromkeys(("one", "two"), feeds(program)), settings, 0.01)
     assert list(timed) == ["one", "two"]
-    assert all(entry.runs >= runtimes.FEWEST_RUNS for entry in timed.values())
+    assert all(entry.runs >= FEWEST_RUNS for entry in timed.values())
     assert all(0 < entry.low <= entry.median <= entry.high for entry in timed.values())
 
 
@@ -214,16 +216,16 @@ def test_the_fastest_level_is_chosen_among_all(
         assert all(run() > 0 for run in runs.values())
         return {level: Timing(medians[level], 0, 9, 5) for level in runs}
 
-    monkeypatch.setattr(runtimes, "_turns", turns)
-    best, timed = runtimes.fastest(path.with_suffix(".onnx"), feeds(program), Settings(threads=2))
+    monkeypatch.setattr(timing, "_turns", turns)
+    best, timed = fastest(path.with_suffix(".onnx"), feeds(program), Settings(threads=2))
     assert best == Settings(threads=2, optimization="extended")
     assert {level: entry.median for level, entry in timed.items()} == medians
-    best, timed = runtimes.fastest(path.with_suffix(".pt2"), feeds(program), Settings(runtime="torch"))
+    best, timed = fastest(path.with_suffix(".pt2"), feeds(program), Settings(runtime="torch"))
     assert (best, list(timed)) == (Settings(runtime="torch"), ["all"])
 
 
 def test_every_level_is_really_measured(made: tuple[Program, Path]) -> None:
-    best, timed = runtimes.fastest(made[1].with_suffix(".onnx"), feeds(made[0]), seconds=0.01)
+    best, timed = fastest(made[1].with_suffix(".onnx"), feeds(made[0]), seconds=0.01)
     assert list(timed) == ["disable", "basic", "extended", "all"]
     assert timed[best.optimization].median == min(entry.median for entry in timed.values())
 

@@ -13,8 +13,9 @@ from fxprune import analyze
 from fxprune.analysis.units import Units
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.objective import Objective
+from fxprune.scores import SCORES
 from fxprune.scores import obs as elimination
-from fxprune.scores.base import SCORES, Evidence, additive
+from fxprune.scores.base import Evidence, additive
 from fxprune.scores.obs import Reader, eliminate
 from support.models import HUGGING_FACE, captured
 from support.scored import (

@@ -17,8 +17,9 @@ from fxprune.calibration.objective import Objective
 from fxprune.calibration.run import pack_by_bytes
 from fxprune.dims.dim import atom
 from fxprune.errors import FxpruneError, UsageError
+from fxprune.scores import SCORES
 from fxprune.scores import obs as elimination
-from fxprune.scores.base import SCORES, Evidence
+from fxprune.scores.base import Evidence
 from fxprune.scores.obs import Reader
 from support.models import captured
 from support.scored import (

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fxprune import analyze
 from fxprune.gates.blocked_weights import find_blocked_weights, grid
-from fxprune.gates.gate import Gate, Gated, gate
+from fxprune.gates.gate import Gate, Gated
+from fxprune.gates.insert import gate
 from support.gated import family
 
 FAMILIES = ("bert", "gpt2", "t5")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, analyze, capture
-from fxprune.gates.gate import Gate, Gated, GateTarget, gate
+from fxprune.gates.gate import Gate, Gated, GateTarget
+from fxprune.gates.insert import gate
 from fxprune.ir.program import copy_graph, rebuild
 from support.models import captured, dynamic_shapes
 from zoo.check import randomise

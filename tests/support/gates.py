@@ -10,8 +10,8 @@ from fxprune.analysis.axes import Analysis
 from fxprune.dims.dim import Dim, leaves
 from fxprune.dims.masks import Kept, keep_mask
 from fxprune.ir.program import attribute, copy_graph, rebuild
-from fxprune.rewrite.fit import kept_masks
-from fxprune.rules.op import Contraction
+from fxprune.rewrite.shrink import kept_masks
+from fxprune.rules.facts import Contraction
 
 
 def gated(program: Program, selection: Selection) -> Program:

@@ -24,9 +24,8 @@ from fxprune.dims.masks import keep_mask
 from fxprune.frontend.capture import capture
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
-from fxprune.rewrite.fit import kept_masks
-from fxprune.rewrite.shrink import shrink, zero_readers
-from fxprune.rules.op import Flow
+from fxprune.rewrite.shrink import kept_masks, shrink, zero_readers
+from fxprune.rules.facts import Flow
 from fxprune.rules.registry import packet_of
 
 aten = torch.ops.aten

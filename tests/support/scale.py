@@ -21,7 +21,7 @@ from torch import nn
 from fxprune import Selection, analyze, capture
 from fxprune.analysis.axes import Analysis
 from fxprune.ir.program import Program
-from fxprune.rewrite.fit import kept_masks
+from fxprune.rewrite.shrink import kept_masks
 
 LAYERS = (12, 24, 48, 96)
 """1, 2, 4 and 8 times a BERT-base."""

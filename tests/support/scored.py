@@ -19,8 +19,9 @@ from fxprune.calibration.data import Calibration
 from fxprune.calibration.objective import Objective
 from fxprune.calibration.run import stream
 from fxprune.ir.program import attribute, copy_graph, rebuild
+from fxprune.scores import SCORES
 from fxprune.scores import base as score
-from fxprune.scores.base import SCORES, Evidence, Worth
+from fxprune.scores.base import Evidence, Worth
 
 FREE = torch.export.Dim.AUTO
 

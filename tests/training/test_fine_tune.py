@@ -15,7 +15,7 @@ from fxprune.errors import UsageError
 from fxprune.ir.program import Program
 from fxprune.passes.layers import Layers
 from fxprune.search.journal import evaluator_identity
-from fxprune.search.layer_search import Evaluated
+from fxprune.search.layer_scores import Evaluated
 from fxprune.training.examples import Batches
 from fxprune.training.fine_tune import (
     Examples,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import capture
-from fxprune.gates.gate import Gated, gate, tensors_of
+from fxprune.gates.gate import Gated, tensors_of
+from fxprune.gates.insert import gate
 from fxprune.training.gate_budgets import Keeping, Share, Standing, Threshold
 from fxprune.training.gate_scores import Movement
 from fxprune.training.group_lasso import Lasso, Once

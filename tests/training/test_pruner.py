@@ -16,7 +16,8 @@ from torch._dynamo.testing import CompileCounter
 
 from fxprune import analyze
 from fxprune.errors import UsageError
-from fxprune.gates.gate import Gated, gate
+from fxprune.gates.gate import Gated
+from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
 from fxprune.ir.program import copy_graph, rebuild
 from fxprune.training.gate_budgets import Share

@@ -17,7 +17,7 @@ from fxprune.errors import CaptureError, FxpruneError
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.rewrite.shrink import shrink, zero_readers
-from fxprune.tools.inputs.models import Loaded
+from fxprune.tools.inputs.loaded import Loaded
 from zoo.compare import copied, difference, double, doubled, outputs
 
 BAR, BAR_64 = 1e-5, 1e-10

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
-from fxprune.export.onnx import BAR, export, plain_export
+from fxprune.export.agreement import BAR
+from fxprune.export.onnx import export, plain_export
 from fxprune.ir.example_inputs import Feeds, feeds
 from fxprune.ir.program import Program
 from fxprune.runtimes import onnxruntime as runtime
-from fxprune.tools.inputs.models import Loaded
+from fxprune.tools.inputs.loaded import Loaded
 from zoo.compare import copied, difference, double, doubled, outputs
 
 AGREES, NO_EXPORT, DIFFERS_TOO, ROUNDS, FAILS = (

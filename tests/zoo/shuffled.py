@@ -8,7 +8,7 @@ from fxprune.analysis.dim_inference import replay, walk
 from fxprune.dims.dim import Dim, is_pinned, leaves
 from fxprune.dims.masks import coordinates
 from fxprune.ir.program import Program
-from fxprune.rules.op import Flow
+from fxprune.rules.facts import Flow
 
 Places = list[tuple[str, int, tuple[int, ...]]]
 

@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from fxprune.tools.inputs.models import export_patches
+from fxprune.tools.inputs.huggingface import export_patches
 from zoo import hf, nets
 from zoo.check import captured, halved, run
 from zoo.onnx_check import AGREES, DIFFERS_TOO, NO_EXPORT, agreement

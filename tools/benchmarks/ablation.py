@@ -20,26 +20,26 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fxprune import analyze
-from fxprune.cost.budgets import Clock, default_cache
+from fxprune.cost.latency import Clock, default_cache
 from fxprune.export import onnx as emit
 from fxprune.gates.blocked_weights import find_blocked_weights
 from fxprune.gates.gate import tensors_of
 from fxprune.gates.lower import Lowered, lower
 from fxprune.ir.example_inputs import feeds, point_with
 from fxprune.ir.program import Program
-from fxprune.passes.fill import ROLES
-from fxprune.rewrite.split import cheaper_splits
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings
-from fxprune.search.alternatives import cheapest
+from fxprune.passes.fill import FILLED_ROLES
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import measure
+from fxprune.search.alternatives import cheaper_splits, cheapest_lowerings
 from fxprune.tools.benchmarks.ablation_page import render_ablation
 from fxprune.tools.benchmarks.ablation_studies import EPOCHS, STARTS, STUDIES, STUDY_VARIANTS, UNTRAINED
 from fxprune.tools.benchmarks.subjects import common as subject_common
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tables as data
+from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.metrics import METRICS
-from fxprune.tools.reports import report, train_page
-from fxprune.tools.reports.train_page import POINT
+from fxprune.tools.reports import report
+from fxprune.tools.reports.train_report import POINT, left
 from fxprune.training.devices import placed
 from fxprune.training.examples import encoded
 from fxprune.training.fine_tune import fine_tune, predicted
@@ -96,7 +96,7 @@ class _Bench:
         self.setting = _on(SETTINGS[task], device)
         folder = subject_common.data(f"{self.setting.folder}/train.tsv").parent
         found = data.read_task(folder, self.setting.columns, self.setting.rows)
-        tokenizer = models.load_tokenizer(MODEL)
+        tokenizer = load_tokenizer(MODEL)
         self.program = models.classifier(MODEL, len(found.classes), 0).capture(training=True)
         self.train, self.dev = (
             encoded(tokenizer, rows.texts, rows.labels, self.program) for rows in (found.train, found.dev)
@@ -142,7 +142,7 @@ class _Bench:
         method, clock = self.method(variant, density, seed), Clock(settings, default_cache())
         gated = method.gated(self.start(variant, density, seed))
         tensors = load_file(self.file(variant, density, seed))
-        how = cheapest(gated, tensors, clock, POINT)
+        how = cheapest_lowerings(gated, tensors, clock, POINT)
         done = lower(gated, tensors, how)
         return replace(done, program=method.finish(done.program, clock, POINT)), how
 
@@ -185,7 +185,7 @@ def _left(pruner: Pruner) -> dict[str, Any]:
     """What is open: heads by the number of their value dims in each layer, and neurons in each layer."""
     heads: list[list[int]] = []
     neurons: list[int] = []
-    for entry in train_page.left(pruner):
+    for entry in left(pruner):
         if entry["role"] == "v":
             heads.append([count for count in entry["open"] if count])
         if entry["role"] == "heads":
@@ -193,13 +193,15 @@ def _left(pruner: Pruner) -> dict[str, Any]:
         if entry["role"] == "ffn":
             neurons.append(entry["open"])
     found = {"heads": heads, "neurons": neurons}
-    ranks = [entry["open"] for entry in train_page.left(pruner) if entry["role"] == "rank"]
+    ranks = [entry["open"] for entry in left(pruner) if entry["role"] == "rank"]
     return found | {"ranks": ranks} if ranks else found
 
 
 def _zeros(program: Program) -> float:
     """The share of the numbers in matrices that run over heads or neurons that are zero."""
-    found = [program.tensors()[site.matrix.weight] for site in find_blocked_weights(analyze(program), ROLES)]
+    found = [
+        program.tensors()[site.matrix.weight] for site in find_blocked_weights(analyze(program), FILLED_ROLES)
+    ]
     return sum(int((w == 0).sum()) for w in found) / max(1, sum(w.numel() for w in found))
 
 
@@ -255,7 +257,7 @@ def _measure(bench: _Bench, settings: Settings, seconds: float) -> None:
             point = point_with(bench.program, **POINT)
             given = feeds(bench.program, point)
             files = {"before": before.path, "after": after.path}
-            found = runtimes.measure(files, dict.fromkeys(files, given), settings, seconds)
+            found = measure(files, dict.fromkeys(files, given), settings, seconds)
             bench.note(variant=variant, density=density, seed=seed, speedup=found["before"].median / found["after"].median,
                        parameters=slim.parameter_count(), file_bytes=after.bytes, whole_bytes=before.bytes, how=how,
                        relative=after.relative, point=point, machine=report.machine(),

@@ -6,7 +6,7 @@ from statistics import mean, mode
 from typing import Any, TypeAlias
 
 from fxprune.tools.reports import report
-from fxprune.tools.reports.curve import spread
+from fxprune.tools.reports.layers_report import spread
 from fxprune.tools.reports.report import Grid
 
 _Entries = Sequence[Mapping[str, Any]]

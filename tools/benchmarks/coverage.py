@@ -146,7 +146,7 @@ def _load(limits: Limits) -> None:
     """Load what every process needs, exporters and transformers' patches included: they take seconds."""
     _zoo("stages"), _zoo("tiny")
     importlib.import_module("torch").set_num_threads(1)
-    with importlib.import_module("fxprune.tools.inputs.models").export_patches():
+    with importlib.import_module("fxprune.tools.inputs.huggingface").export_patches():
         pass
     if limits.onnx:
         importlib.import_module("onnxruntime")
@@ -167,7 +167,7 @@ def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    patches = importlib.import_module("fxprune.tools.inputs.models").export_patches
+    patches = importlib.import_module("fxprune.tools.inputs.huggingface").export_patches
     row = _zoo("hf").ROWS[name]
     start = time.perf_counter()
     for outcome in _zoo("stages").stages(name, row.build, row.dynamic and not fixed, patches, onnx):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import UsageError
-from fxprune.runtimes.onnxruntime import DEFAULT, Settings, save_optimized
+from fxprune.runtimes.base import DEFAULT, Settings
+from fxprune.runtimes.onnxruntime import save_optimized
 
 # ONNX's own operators and those of ONNX Runtime; QuickGelu is also what SiLU is fused to.
 _FAMILIES: dict[str, frozenset[str]] = {

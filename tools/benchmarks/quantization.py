@@ -5,6 +5,7 @@ Every figure goes into a JSON Lines file (`--out`), and docs/results/quantizatio
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,16 +19,19 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibration.data import checked
 from fxprune.export import onnx as emit
-from fxprune.export.exported_program import quiet
+from fxprune.export.pt2 import save
+from fxprune.files import file_bytes
 from fxprune.integrations.quantization.quantize import QUANTIZERS, Quantized, quantize
 from fxprune.ir.example_inputs import Feeds, feeds, point_with
 from fxprune.ir.program import Program
+from fxprune.ir.torch_context import quiet
 from fxprune.passes import pipeline
 from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Prepared, Settings
-from fxprune.tools.benchmarks.quantized_page import render_quantization
+from fxprune.runtimes.base import Prepared, Settings
+from fxprune.runtimes.timing import turns
 from fxprune.tools.benchmarks.subjects import subject
 from fxprune.tools.reports import report
+from fxprune.tools.reports.report import Grid
 
 PIPELINE = "heads(ratio=0.25), ffn(ratio=0.5), fold"
 _POINTS = ({"batch": 1, "length": 128}, {"batch": 8, "length": 64})
@@ -55,9 +59,7 @@ class _Bench:
             self._row(f"{name}", file, None)
             for how in QUANTIZERS:
                 self._quantized(name, program, how)
-        self._compiled(
-            "pruned, torch.compile", emit.save(self.programs["pruned"], self.folder / "pruned.pt2")
-        )
+        self._compiled("pruned, torch.compile", save(self.programs["pruned"], self.folder / "pruned.pt2"))
         self._compiled("pruned, pt2e, torch.compile", self.folder / "pruned.pt2e.pt2")
         self._time()
         self.note("machine", **report.machine())
@@ -86,13 +88,13 @@ class _Bench:
     def _note_row(self, name: str, call: Prepared, file: Path, agreement: Mapping[str, float] | None) -> None:
         metric = self.subject.metric(lambda batch: tuple(map(torch.from_numpy, call(_arrays(batch)))))
         self.calls[name] = call
-        self.rows[name] = {"bytes": emit.file_bytes(file), "metric": metric, "agreement": agreement}
+        self.rows[name] = {"bytes": file_bytes(file), "metric": metric, "agreement": agreement}
         print(name, self.rows[name], file=sys.stderr, flush=True)
 
     def _compiled(self, name: str, file: Path) -> None:
         """What Inductor makes of a .pt2 file; judged as it stands, for compiling anew for each length would take hours."""
         plain = name.removesuffix(", torch.compile")
-        self.rows[name] = {**self.rows[plain], "bytes": emit.file_bytes(file)}
+        self.rows[name] = {**self.rows[plain], "bytes": file_bytes(file)}
         with quiet():
             module = torch.export.load(file).module(check_guards=False)
         inductor.freezing = True  # said as an option of torch.compile, it comes too late for integer products
@@ -113,7 +115,7 @@ class _Bench:
             for call in self.calls.values():
                 call(given)
             print("timing", point, file=sys.stderr, flush=True)
-            timed = runtimes.turns(self.calls, dict.fromkeys(self.calls, given), _SECONDS)
+            timed = turns(self.calls, dict.fromkeys(self.calls, given), _SECONDS)
             for name, timing in timed.items():
                 speedup = timed["original"].median / timing.median
                 measured = {"point": point, "ms": timing.median, "runs": timing.runs, "speedup": speedup}
@@ -148,3 +150,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def render_quantization(text: str, entries: Sequence[Mapping[str, Any]], note: str) -> str:
+    """The page with its table drawn anew, between `<!-- table -->` and `<!-- /table -->`."""
+    made = "\n\n".join([report.markdown_table(_grid(entries)), *([note] if note else []), _where(entries)])
+    return re.sub(
+        r"(<!-- table -->\n).*?(<!-- /table -->)",
+        lambda found: f"{found[1]}{made}\n{found[2]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def _grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
+    """A row for each form of the model."""
+    rows = [entry for entry in entries if entry["kind"] == "row"]
+    points = [report.describe_point(each["point"]) for each in rows[0]["latency"]]
+    cells = [
+        (
+            row["name"],
+            f"{row['bytes'] / 1e6:.1f} MB",
+            *(f"{each['speedup']:.2f}×" for each in row["latency"]),
+            f"{row['agreement']['relative']:.2f}" if row["agreement"] else "–",
+            f"{row['agreement']['cosine']:.4f}" if row["agreement"] else "–",
+            f"{100 * row['metric']:.2f}",
+        )
+        for row in rows
+    ]
+    columns = ("form", "file", *points, "largest difference", "cosine", "Spearman × 100")
+    return Grid("", columns, tuple(cells), len(columns) - 1)
+
+
+def _where(entries: Sequence[Mapping[str, Any]]) -> str:
+    return report.where({"machine": next(entry for entry in entries if entry["kind"] == "machine")})

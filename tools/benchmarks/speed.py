@@ -21,9 +21,9 @@ from fxprune.ir.example_inputs import Point, example_point, feeds
 from fxprune.ir.program import Program
 from fxprune.passes import Slim
 from fxprune.pipeline.base import Outcome
-from fxprune.rewrite.bypass import apply
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.rewrite.apply import apply
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import fastest, measure
 from fxprune.tools.benchmarks.ort_fusions import fusions
 from fxprune.tools.benchmarks.peak_memory import Peak
 from fxprune.tools.benchmarks.speed_page import render_speed
@@ -73,7 +73,7 @@ class Bench:
         self.point: Point = {axis: self.plan.point.get(axis, size) for axis, size in here.items()}
         self.before = emit.export(self.program, self.folder / "original.onnx").path
         given = feeds(self.program, self.point)
-        self.settings, levels = runtimes.fastest(self.before, given, Settings(threads), _SECONDS)
+        self.settings, levels = fastest(self.before, given, Settings(threads), _SECONDS)
         self.dense = self._metric(self.program)
         self.flops = cost.flops(self.program, self.point)
         medians = {level: timing.median for level, timing in levels.items()}
@@ -149,7 +149,7 @@ class Bench:
         """How much faster a file is than the original, in turns with it."""
         files = {"before": self.before, "after": after}
         given = dict.fromkeys(files, feeds(self.program, self.point))
-        timed = runtimes.measure(files, given, self.settings, seconds)
+        timed = measure(files, given, self.settings, seconds)
         return timed["before"].median / timed["after"].median
 
     def _everywhere(self, speed: float, program: Program) -> None:
@@ -160,7 +160,7 @@ class Bench:
         self.note("fusions", speed=speed, **counts)
         for threads in self.at:
             given = feeds(self.program, self.point)
-            best = {n: runtimes.fastest(p, given, Settings(threads), _SECONDS)[0] for n, p in files.items()}
+            best = {n: fastest(p, given, Settings(threads), _SECONDS)[0] for n, p in files.items()}
             for point in _points(self.program):
                 ms = _each(best, files, feeds(self.program, point))
                 ratio = cost.flops(self.program, point) / cost.flops(program, point)
@@ -199,9 +199,7 @@ def _each(best: Mapping[str, Settings], files: Mapping[str, Path], given: Any) -
     found: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(3):
         for name, path in files.items():
-            found[name].append(
-                runtimes.measure({name: path}, {name: given}, best[name], _SECONDS / 6)[name].median
-            )
+            found[name].append(measure({name: path}, {name: given}, best[name], _SECONDS / 6)[name].median)
     return {name: sorted(medians)[1] for name, medians in found.items()}
 
 

@@ -1,7 +1,7 @@
 """`python -m fxprune.tools.benchmarks.split_choice`: is the choice of dense or split products right here? 24 cases, measured.
 
-Each case is a matrix of row-blocks that keep different columns. The cost model (`fxprune.rewrite.split.cheaper_splits` with a `Clock`)
-chooses; then both files are run in turns, for longer, and the faster one is what should have been chosen.
+Each case is a matrix of row-blocks that keep different columns. The cost model (`fxprune.search.alternatives.cheaper_splits` with a
+`Clock`) chooses; then both files are run in turns, for longer, and the faster one is what should have been chosen.
 """
 
 import argparse
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.cost.budgets import Clock, default_cache
+from fxprune.cost.latency import Clock, default_cache
 from fxprune.export import onnx as emit
 from fxprune.frontend.capture import capture
 from fxprune.ir.example_inputs import feeds
 from fxprune.ir.program import Program
-from fxprune.rewrite.split import cheaper_splits, split, splits
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.rewrite.split import split, splits
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import measure
+from fxprune.search.alternatives import cheaper_splits
 from fxprune.tools.commands import console
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
@@ -55,7 +56,7 @@ def case(shape: tuple[int, int], blocks: int, density: float, settings: Settings
         files = {
             name: emit.export(each, Path(scratch) / f"{name}.onnx").path for name, each in programs.items()
         }
-        found = runtimes.measure(files, dict.fromkeys(files, feeds(program)), settings, _SECONDS)
+        found = measure(files, dict.fromkeys(files, feeds(program)), settings, _SECONDS)
     speedup = found["dense"].median / found["split"].median
     return {
         "shape": shape,

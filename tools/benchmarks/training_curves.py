@@ -19,10 +19,10 @@ from fxprune.ir.program import Program
 from fxprune.tools.benchmarks.subjects import common as subject_common
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tables as data
-from fxprune.tools.inputs.metrics import accuracy
-from fxprune.tools.reports import curve
+from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.reports.layers_report import pyplot, spread
 from fxprune.training.examples import Examples, TrainingBatch, encoded
-from fxprune.training.fine_tune import cross_entropy, logits, predicted
+from fxprune.training.fine_tune import accuracy, cross_entropy, logits, predicted
 from fxprune.training.loop import Hooks, Loop, Recipe
 
 _RECIPE = Recipe(epochs=2, learning_rate=5e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
@@ -54,7 +54,7 @@ def one(seed: int, most: int) -> dict[str, Any]:
     task = data.read_task(folder, most=most)
     loaded = models.classifier("minilm", 2, seed)
     program = loaded.capture(training=True)
-    tokenizer = models.load_tokenizer("minilm")
+    tokenizer = load_tokenizer("minilm")
     train, dev = (encoded(tokenizer, rows.texts, rows.labels, program) for rows in (task.train, task.dev))
     recipe, names = replace(_RECIPE, seed=seed), program.output_names()
     found: dict[str, Any] = {"seed": seed, "rows": [len(train), len(dev)]}
@@ -83,13 +83,13 @@ def _told(runs: Sequence[dict[str, Any]]) -> str:
     return (
         f"mean loss over {WINDOW} steps: |captured - original| of one seed {mean(pairs):.4f} on average, "
         f"standard deviation between seeds of the original {mean(seeds):.4f}; mean of captured - original {bias:+.4f}; "
-        f"accuracy on dev: original {curve.spread(accuracies['original'])}, captured {curve.spread(accuracies['captured'])}"
+        f"accuracy on dev: original {spread(accuracies['original'])}, captured {spread(accuracies['captured'])}"
     )
 
 
 def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """Both curves of each seed."""
-    plt = curve.pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for run in runs:
         for name, style, color in (("original", "-", "C0"), ("captured", "--", "C1")):

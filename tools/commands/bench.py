@@ -9,6 +9,8 @@ from fxprune.errors import ExportError, UsageError
 from fxprune.ir.example_inputs import Point
 from fxprune.runtimes import onnxruntime as runtime
 from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import measure
 from fxprune.tools.commands import console
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
@@ -49,9 +51,9 @@ def _files(given: list[str]) -> dict[str, Path]:
     return files
 
 
-def settings(options: argparse.Namespace) -> runtime.Settings:
+def settings(options: argparse.Namespace) -> Settings:
     """What --runtime, --threads and --optimization ask for; UsageError where it can't be."""
-    asked = runtime.Settings(options.threads, options.optimization, options.runtime)
+    asked = Settings(options.threads, options.optimization, options.runtime)
     row = runtimes.runtime_of(asked)
     if row.suffix != ".onnx":
         others = ", ".join(runtimes.names(".onnx"))
@@ -67,11 +69,9 @@ def _points(files: dict[str, Path]) -> list[Point]:
     return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in points)]
 
 
-def _entry(
-    files: dict[str, Path], point: Point, settings: runtime.Settings, seconds: float
-) -> dict[str, Any]:
+def _entry(files: dict[str, Path], point: Point, settings: Settings, seconds: float) -> dict[str, Any]:
     given = {name: runtime.file_feeds(path, point) for name, path in files.items()}
-    timed = runtimes.measure(files, given, settings, seconds)
+    timed = measure(files, given, settings, seconds)
     flops = {name: runtime.file_flops(path, given[name]) for name, path in files.items()}
     first = next(iter(files))
     return {
@@ -88,7 +88,7 @@ def _entry(
     }
 
 
-def _grid(entries: list[dict[str, Any]], names: list[str], settings: runtime.Settings) -> Grid:
+def _grid(entries: list[dict[str, Any]], names: list[str], settings: Settings) -> Grid:
     rows = [
         (
             report.describe_point(entry["point"]),

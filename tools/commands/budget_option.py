@@ -10,14 +10,17 @@ from fxprune.cost.budgets import BUDGETS
 from fxprune.errors import UsageError
 from fxprune.ir.example_inputs import Point
 from fxprune.ir.program import Program
-from fxprune.passes import Slim
-from fxprune.pipeline.base import Pass, Pipeline
-from fxprune.pipeline.context import MEASURING
+from fxprune.passes import Lowrank, Slim
+from fxprune.pipeline.base import Pass
+from fxprune.pipeline.run import Pipeline
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.inputs import calibration_files as calibration
-from fxprune.tools.inputs.models import Loaded
+from fxprune.tools.inputs.loaded import Loaded
 
 _ROWS, _LENGTH = 512, 128
+
+MEASURING = (Slim, Lowrank)
+"""Passes that measure on the runtime."""
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:

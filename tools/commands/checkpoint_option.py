@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import ExportError, RefusedError, UsageError
-from fxprune.export.exported_program import quiet
 from fxprune.integrations.huggingface.checkpoint import save_pretrained
 from fxprune.ir.program import Program
-from fxprune.tools.inputs import models
+from fxprune.ir.torch_context import quiet
+from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.inputs.loaded import Loaded
 
 FOLDER = "checkpoint"
 
 
-def check_checkpoint_option(loaded: models.Loaded) -> None:
+def check_checkpoint_option(loaded: Loaded) -> None:
     """UsageError for a model that is no Hugging Face folder."""
     if loaded.config is None:
         raise UsageError(
@@ -22,7 +23,7 @@ def check_checkpoint_option(loaded: models.Loaded) -> None:
 
 
 def write_checkpoint_folder(
-    loaded: models.Loaded, slim: Program, out: Path, tokenizer: bool = True
+    loaded: Loaded, slim: Program, out: Path, tokenizer: bool = True
 ) -> dict[str, Any]:
     """Write what is proved equal, with the tokenizer where there is one and ids are as they were; tell of it as plain data."""
     model: Any = loaded.model
@@ -33,7 +34,7 @@ def write_checkpoint_folder(
         return {"folder": "", "why": str(error)}
     if tokenizer:
         with contextlib.suppress(UsageError), quiet():
-            models.load_tokenizer(loaded.name).save_pretrained(out / FOLDER)
+            load_tokenizer(loaded.name).save_pretrained(out / FOLDER)
     settings = {name: list(values) for name, values in made.settings.items()}
     return {
         "folder": FOLDER,

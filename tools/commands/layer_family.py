@@ -16,9 +16,10 @@ from fxprune.ir.example_inputs import Point, example_point, feeds
 from fxprune.ir.program import Program
 from fxprune.passes.layers import Layers
 from fxprune.rewrite.bypass import bypass
-from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes import registry as runtimes
-from fxprune.search.layer_search import Evaluated, Found
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import measure
+from fxprune.search.layer_scores import Evaluated
+from fxprune.search.layer_search import Found
 from fxprune.tools.commands.console import Steps
 from fxprune.training.fine_tune import Examples, Recipe, TextClassification
 
@@ -142,7 +143,7 @@ def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, Found]) ->
 
 
 def measured(
-    program: Program, order: Sequence[str], settings: runtime.Settings
+    program: Program, order: Sequence[str], settings: Settings
 ) -> tuple[Point, list[dict[str, Any]]]:
     """Parameters, file size and latency of each member of the family, in one measurement, taking turns."""
     family = [bypass(program, order[:k]) for k in range(len(order) + 1)]
@@ -152,7 +153,7 @@ def measured(
         files = {str(k): Path(scratch) / f"{k}.onnx" for k in range(len(family))}
         emitted = [emit.export(member, files[str(k)]) for k, member in enumerate(family)]
         given = {str(k): feeds(member, point) for k, member in enumerate(family)}
-        timed = runtimes.measure(files, given, settings, _SECONDS)
+        timed = measure(files, given, settings, _SECONDS)
     return point, [
         {
             "removed": list(order[:k]),

@@ -16,7 +16,7 @@ import torch
 from fxprune.errors import UsageError
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
-from fxprune.runtimes import onnxruntime as runtime
+from fxprune.runtimes.base import Settings
 from fxprune.tools.commands import console
 from fxprune.tools.commands import layer_family as family
 from fxprune.tools.commands.bench import settings
@@ -25,8 +25,10 @@ from fxprune.tools.commands.layer_family import METHODS, Seeded, SeedResult, Set
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tables as data
-from fxprune.tools.reports import curve, layers_report, report
+from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.reports import layers_report, report
 from fxprune.tools.reports import output_folder as folder
+from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, describe_search, draw_curve
 from fxprune.training.fine_tune import TextClassification, encoded
 from fxprune.training.loop import Recipe
 
@@ -52,8 +54,8 @@ def layers_command(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json(found)
         return 0
-    console.show(curve.curve_grids(found))
-    console.output().print(f"{curve.describe_search(found)}\nwritten to {target}", markup=False)
+    console.show(curve_grids(found))
+    console.output().print(f"{describe_search(found)}\nwritten to {target}", markup=False)
     return 0
 
 
@@ -101,7 +103,7 @@ def _seeded(
 ) -> Seeded:
     with stages.stage(f"seed {seed}: loading and capturing"):
         loaded = models.classifier(options.model, len(task.classes), seed)
-        tokenizer = models.load_tokenizer(options.tokenizer or options.model)
+        tokenizer = load_tokenizer(options.tokenizer or options.model)
         program = loaded.capture(training=True)
     for note in loaded.notes:
         stages.note(note)
@@ -123,7 +125,7 @@ def _check_classes(program: Program, name: str, classes: int) -> None:
 
 
 def _report(
-    options: argparse.Namespace, setting: Setting, runs: Sequence[SeedResult], session: runtime.Settings
+    options: argparse.Namespace, setting: Setting, runs: Sequence[SeedResult], session: Settings
 ) -> dict[str, Any]:
     """Everything that was found, as layers.json holds it; the first method's family of the first seed is measured."""
     first = runs[0]
@@ -165,8 +167,8 @@ def _write(found: Mapping[str, Any], target: Path) -> None:
     with folder.draft_folder(target) as draft:
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         (draft / "layers.json").write_text(text, encoding="utf-8")
-        (draft / "layers.md").write_text(curve.curve_markdown(found), encoding="utf-8")
+        (draft / "layers.md").write_text(curve_markdown(found), encoding="utf-8")
         (draft / "report.html").write_text(layers_report.render_layers(found), encoding="utf-8")
-        curve.draw_curve(found, draft)
+        draw_curve(found, draft)
         for k, member in enumerate(found["family"][1:], 1):
             Selection(removed=tuple(member["removed"])).save(draft / f"selection-{k}.json")

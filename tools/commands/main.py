@@ -30,7 +30,7 @@ from fxprune.tools.commands.options import json_option, recipe, session_options
 from fxprune.tools.commands.passes import passes_command
 from fxprune.tools.commands.run import apply_command, run_command
 from fxprune.tools.commands.train import train_command
-from fxprune.tools.inputs import models
+from fxprune.tools.inputs.loaded import MODEL_FORMS
 from fxprune.training.loop import Recipe
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fxprune",
         description="Prune any PyTorch model into a physically smaller, proven graph.",
-        epilog=f"MODEL is {models.MODEL_FORMS}.",
+        epilog=f"MODEL is {MODEL_FORMS}.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _run(
@@ -110,7 +110,7 @@ def _apply(parser: argparse.ArgumentParser) -> None:
 
 
 def _layers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=models.MODEL_FORMS)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="train.* and dev.*: .tsv, .csv, .jsonl or .parquet")
     add("--text", default="sentence", metavar="COLUMN", help="the column of texts (sentence)")
@@ -184,7 +184,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=models.MODEL_FORMS)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     parser.add_argument(
         "--free-output",
         action="append",

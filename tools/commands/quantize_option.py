@@ -10,12 +10,12 @@ from fxprune.errors import UsageError
 from fxprune.integrations.quantization.quantize import QUANTIZERS, quantize
 from fxprune.ir.example_inputs import Point, feeds
 from fxprune.ir.program import Program
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import measure
 from fxprune.tools.commands import budget_option as target
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages
-from fxprune.tools.inputs.models import Loaded
+from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.reports import report
 
 _SECONDS_A_POINT = 3.0
@@ -87,7 +87,7 @@ def _timed(
     files: Mapping[str, Path], slim: Program, point: Point, chosen: Settings, stages: Stages
 ) -> dict[str, Any]:
     with stages.stage(f"measuring {_FILE} at {report.describe_point(point)}"):
-        timed = runtimes.measure(files, dict.fromkeys(files, feeds(slim, point)), chosen, _SECONDS_A_POINT)
+        timed = measure(files, dict.fromkeys(files, feeds(slim, point)), chosen, _SECONDS_A_POINT)
     before, after = timed["before"], timed["after"]
     return {
         "point": dict(point),

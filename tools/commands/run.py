@@ -13,15 +13,21 @@ from fxprune.analysis.axes import analyze
 from fxprune.cost import count as cost
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import onnx as emit
+from fxprune.export.agreement import compare
+from fxprune.export.onnx import Emitted
+from fxprune.export.pt2 import save
 from fxprune.ir.example_inputs import Feeds, Point, example_point, feeds
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
 from fxprune.passes import pipeline
-from fxprune.pipeline.base import Pipeline, Result, Training
+from fxprune.pipeline.base import Training
 from fxprune.pipeline.context import fed, needs_data
-from fxprune.rewrite.bypass import apply as remove
+from fxprune.pipeline.run import Pipeline, Result
+from fxprune.rewrite.apply import apply as remove
 from fxprune.runtimes import onnxruntime as runtime
 from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.base import DEFAULT, Settings
+from fxprune.runtimes.timing import measure
 from fxprune.tools.commands import (
     budget_option as target,
 )
@@ -40,6 +46,7 @@ from fxprune.tools.commands import (
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages
 from fxprune.tools.inputs import models
+from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.reports import (
     manifest as handover,
 )
@@ -58,7 +65,7 @@ from fxprune.tools.reports.inventory import inventory
 _POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
 _SECONDS_A_POINT = 3.0
 
-Decide = Callable[[Program, models.Loaded, Stages], Result]
+Decide = Callable[[Program, Loaded, Stages], Result]
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class _Job:
     text: str
     decide: Decide
     points: Callable[[Program], list[Point]]
-    settings: runtime.Settings
+    settings: Settings
     tokens: tokens.TokensRequest | None
     free_outputs: tuple[str, ...]
     options: argparse.Namespace
@@ -88,7 +95,7 @@ def run_command(options: argparse.Namespace) -> int:
     if options.calibration and not (needs_data(steps) or options.quantize):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
 
-    def decide(program: Program, loaded: models.Loaded, stages: Stages) -> Result:
+    def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
         data = target.read_calibration_option(options, program, loaded)
         ready = fed(steps, data, lambda text: stages.show(f"pruning: {text}"))
         return ready.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
@@ -100,7 +107,7 @@ def apply_command(options: argparse.Namespace) -> int:
     """Apply a saved selection to a model and write the results to a folder."""
     selection = Selection.load(options.selection)
 
-    def decide(program: Program, _loaded: models.Loaded, _stages: Stages) -> Result:
+    def decide(program: Program, _loaded: Loaded, _stages: Stages) -> Result:
         return Result(remove(program, selection), selection, ())
 
     return _deliver(options, _job(options, f"apply {Path(options.selection).name}", decide))
@@ -140,7 +147,7 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
     return 0
 
 
-def _work(loaded: models.Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, Any]:
+def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, Any]:
     with stages.stage("capturing"):
         program = loaded.capture(job.free_outputs)
     with stages.stage("pruning"):
@@ -152,7 +159,7 @@ def _work(loaded: models.Loaded, job: _Job, target: Path, stages: Stages) -> dic
         told = tokens.prove(result.program, vocabulary)
     with folder.draft_folder(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)
-        agreed = handover.runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
+        agreed = runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
         selection.save(draft / "selection.json")
         if vocabulary:
             vocabulary.save(draft / tokens.FILE)
@@ -203,13 +210,11 @@ def _emit(slim: Program, draft: Path, stages: Stages) -> emit.Emitted:
     with stages.stage("writing and checking model.onnx"):
         emitted = emit.export(slim, draft / "model.onnx")
     with stages.stage("writing model.pt2"):
-        emit.save(slim, draft / "model.pt2")
+        save(slim, draft / "model.pt2")
     return emitted
 
 
-def _stock(
-    loaded: models.Loaded, slim: Program, draft: Path, tokenizer: bool, stages: Stages
-) -> dict[str, Any]:
+def _stock(loaded: Loaded, slim: Program, draft: Path, tokenizer: bool, stages: Stages) -> dict[str, Any]:
     with stages.stage("looking for a configuration of the checkpoint"):
         told = checkpoints.write_checkpoint_folder(loaded, slim, draft, tokenizer)
     if told["why"]:
@@ -218,7 +223,7 @@ def _stock(
 
 
 def _export_original(
-    loaded: models.Loaded, program: Program, path: Path, opset: int, stages: Stages
+    loaded: Loaded, program: Program, path: Path, opset: int, stages: Stages
 ) -> float | None:
     """Export the original as its owner would, and give the seconds; None where torch can't.
 
@@ -256,7 +261,7 @@ def measure_latencies(
     slim: Program,
     files: Mapping[str, Path],
     points: Sequence[Point],
-    chosen: runtime.Settings,
+    chosen: Settings,
     stages: Stages,
 ) -> list[dict[str, Any]]:
     """An entry for each point: both files in turns, and the ratio of operations; `points` come after the usual ones."""
@@ -268,7 +273,7 @@ def measure_latencies(
                 "before": given,
                 "after": feeds(slim, fitted),
             }  # the slim program may take other token ids
-            timed = runtimes.measure(files, both, chosen, _SECONDS_A_POINT)
+            timed = measure(files, both, chosen, _SECONDS_A_POINT)
             flops = (cost.flops(program, fitted), cost.flops(slim, fitted))
             entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
     return entries
@@ -292,3 +297,18 @@ def _fit(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
             if point.get("length", 1) < 2:
                 raise
             point = {**point, "length": point["length"] // 2}
+
+
+def runtime_agreement(
+    program: Program, emitted: Emitted, file: Path, settings: Settings, stages: Stages
+) -> dict[str, Any]:
+    """How far the runtime that is asked for is from the program, where it is another than the one that every file is checked in.
+
+    ExportError where it is further than the bar.
+    """
+    if settings.runtime == DEFAULT.runtime:
+        return {}
+    title = runtimes.describe_settings(settings).partition(",")[0]
+    with stages.stage(f"comparing {title}"):
+        relative, _ = compare(program, runtimes.prepare(file, settings), emitted.points, title)
+    return {"runtime": {"title": title, "relative": relative}}

@@ -8,8 +8,7 @@ from typing import Any
 from fxprune.errors import SelectionError, UsageError
 from fxprune.files import read_text
 from fxprune.ir.program import Program
-from fxprune.rewrite.tokens import TokenIds, token_list
-from fxprune.rewrite.vocabulary import Vocabulary, keep_tokens, verify_tokens
+from fxprune.rewrite.vocabulary import TokenIds, Vocabulary, keep_tokens, token_list, verify_tokens
 
 FILE = "token_ids.json"
 

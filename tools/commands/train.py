@@ -15,6 +15,7 @@ from torch import nn
 from fxprune.cost import count as cost
 from fxprune.errors import UsageError
 from fxprune.export import onnx as emit
+from fxprune.export.pt2 import save
 from fxprune.ir.example_inputs import example_point
 from fxprune.ir.program import Program
 from fxprune.ir.selection import Selection
@@ -26,6 +27,8 @@ from fxprune.tools.commands.run import measure_latencies
 from fxprune.tools.commands.train_stages import Stage, Trainer, describe_stages, said, split_stages
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tasks as lessons
+from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.inputs.tasks import TASKS, Lesson, TaskRequest
 from fxprune.tools.reports import (
     manifest as handover,
@@ -35,10 +38,10 @@ from fxprune.tools.reports import (
 )
 from fxprune.tools.reports import (
     report,
-    train_page,
     train_report,
 )
 from fxprune.tools.reports.inventory import inventory
+from fxprune.tools.reports.train_report import describe_training, draw_training, train_grids, train_markdown
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Checkpoints, Hooks
 
@@ -54,7 +57,7 @@ _SAME = ("model", "task", "data", "pipeline", "teacher", "teacher_epochs", "epoc
 class _Job:
     """A task that was read, and the program that learns it."""
 
-    loaded: models.Loaded
+    loaded: Loaded
     program: Program
     lesson: Lesson
     classes: tuple[str, ...]
@@ -73,8 +76,8 @@ def train_command(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json(found)
         return 0
-    console.show(train_page.train_grids(found))
-    console.output().print(f"{train_page.describe_training(found)}\nwritten to {target}", markup=False)
+    console.show(train_grids(found))
+    console.output().print(f"{describe_training(found)}\nwritten to {target}", markup=False)
     return 0
 
 
@@ -92,7 +95,7 @@ def _job(options: argparse.Namespace, stages: Stages) -> _Job:
     for note in loaded.notes:
         stages.note(note)
     with stages.stage("encoding the data"):
-        tokenizer = models.load_tokenizer(options.tokenizer or options.model)
+        tokenizer = load_tokenizer(options.tokenizer or options.model)
         asked = TaskRequest(tables, classes, tokenizer, program, options.length or row.length, metric)
         lesson = row.lesson(asked)
     _check_outputs(program, lesson, len(classes))
@@ -165,7 +168,7 @@ def _written(
     with folder.draft_folder(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
         with stages.stage("writing and checking model.onnx"):
             emitted = emit.export(slim, draft / "model.onnx")
-            emit.save(slim, draft / "model.pt2")
+            save(slim, draft / "model.pt2")
         before = emit.export(job.program, Path(scratch) / "before.onnx")
         files = {"before": before.path, "after": draft / "model.onnx"}
         found = {
@@ -192,9 +195,9 @@ def _written(
         found["proved"] |= {"onnx": emitted.relative}
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         (draft / "train.json").write_text(text, encoding="utf-8")
-        (draft / "train.md").write_text(train_page.train_markdown(found), encoding="utf-8")
+        (draft / "train.md").write_text(train_markdown(found), encoding="utf-8")
         (draft / "report.html").write_text(train_report.render_training(found), encoding="utf-8")
-        train_page.draw_training(found, draft)
+        draw_training(found, draft)
         programs, tokenizer = (job.program, slim), options.tokenizer or options.model
         handover.write_manifest(
             draft, job.loaded, programs, found, found["proved"], classes=job.classes, tokenizer=tokenizer

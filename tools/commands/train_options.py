@@ -4,8 +4,8 @@ import argparse
 
 from fxprune.gates.lower import LOWERINGS
 from fxprune.tools.commands.options import json_option, recipe, session_options
-from fxprune.tools.inputs import models
 from fxprune.tools.inputs import tasks as lessons
+from fxprune.tools.inputs.loaded import MODEL_FORMS
 from fxprune.tools.inputs.metrics import METRICS
 from fxprune.training.loop import Recipe
 
@@ -15,7 +15,7 @@ OWN = Recipe(epochs=10, learning_rate=3e-5, warmup=0.1, weight_decay=0.01, clip=
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
     """All of them."""
-    parser.add_argument("model", metavar="MODEL", help=models.MODEL_FORMS)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     _what(parser)
     _data(parser)
     recipe(parser, OWN)

@@ -10,24 +10,25 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from fxprune.analysis.axes import analyze
-from fxprune.cost.budgets import Clock, default_cache
+from fxprune.cost.latency import Clock, default_cache
 from fxprune.errors import UsageError, VerifyError
 from fxprune.gates.lower import Lowered, lower
+from fxprune.ir.compare import TOLERANCES, difference, run_example
 from fxprune.ir.example_inputs import point_with
 from fxprune.ir.program import Program
 from fxprune.passes import pipeline
-from fxprune.pipeline.base import Pipeline, Training
-from fxprune.runtimes import onnxruntime as runtime
-from fxprune.search.alternatives import cheapest
+from fxprune.pipeline.base import Training
+from fxprune.pipeline.run import Pipeline
+from fxprune.runtimes.base import Settings
+from fxprune.search.alternatives import cheapest_lowerings
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.inputs.tasks import Lesson
-from fxprune.tools.reports import train_page
+from fxprune.tools.reports.train_report import POINT, left
 from fxprune.training.loop import Checkpoints, Hooks, Moment, Recipe
 from fxprune.training.teacher_cache import Recall
 from fxprune.training.train import Trained, train
-from fxprune.verification.equivalence import TOLERANCES, difference, run_example
 
 _Part: TypeAlias = "Pipeline | Any"
 """Passes that prune, or one that trains."""
@@ -108,17 +109,17 @@ class Trainer:
             lowered = lower(taught.gated, taught.module, how)
         with self.stages.stage("finishing"):
             clock = Clock(settings(self.options), default_cache())
-            program = method.finish(lowered.program, clock, point_with(lowered.program, **train_page.POINT))
+            program = method.finish(lowered.program, clock, point_with(lowered.program, **POINT))
             relative = _proved(taught, program)
         return Stage("lowered", relative, program, taught, lowered, how)
 
-    def _how(self, taught: Trained, session: runtime.Settings) -> dict[str, str] | str:
+    def _how(self, taught: Trained, session: Settings) -> dict[str, str] | str:
         """How units of unequal sizes are lowered: as asked, or as measured."""
         if self.options.lowering != "measured":
             return str(self.options.lowering)
         with self.stages.stage("measuring how uneven heads run fastest"):
-            point = point_with(taught.gated.base, **train_page.POINT)
-            return cheapest(taught.gated, taught.module, Clock(session, default_cache()), point)
+            point = point_with(taught.gated.base, **POINT)
+            return cheapest_lowerings(taught.gated, taught.module, Clock(session, default_cache()), point)
 
 
 def _recipe(options: argparse.Namespace, method: Any) -> Recipe:
@@ -159,7 +160,7 @@ def describe_stages(done: Sequence[Stage]) -> dict[str, Any]:
         "density": last.taught.pruner.density,
         "history": _history(trained),
         "steps": sum(stage.taught.moment.steps for stage in trained if stage.taught),
-        "left": train_page.left(last.taught.pruner, last.lowered.units),
+        "left": left(last.taught.pruner, last.lowered.units),
         "heads": _heads(last.taught.gated.base, last.lowered),
         "lowering": last.how,
         "padded": dict(last.lowered.padded),

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from fxprune.calibration.data import Batch, Calibration, batched_by_length, checked
 from fxprune.errors import UsageError
-from fxprune.export.exported_program import first_line, quiet
 from fxprune.ir.program import Program, is_free
-from fxprune.tools.inputs import models
+from fxprune.ir.torch_context import first_line, quiet
+from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.inputs.loaded import Loaded
 
 DATA = "FILE.npz, FILE.safetensors or py:PACKAGE.MODULE:FUNCTION"
 _FORMS = f"a text file (one text a line), {DATA}"
@@ -31,9 +32,7 @@ CHUNK = 256  # texts for the tokenizer at a time: no more of a large file is rea
 Tokens = Mapping[str, Sequence[int]]
 
 
-def read_calibration(
-    text: str, program: Program, loaded: models.Loaded, rows: int, length: int
-) -> Calibration:
+def read_calibration(text: str, program: Program, loaded: Loaded, rows: int, length: int) -> Calibration:
     """The calibration data that an option names, at most `rows` rows (0: all), texts cut to `length` tokens.
 
     UsageError says what is wrong with the option, the file, or the data.
@@ -180,9 +179,9 @@ def _fixed_length(program: Program) -> int:
     return 0 if len(shape) != 2 or is_free(shape[1]) else int(shape[1])
 
 
-def _tokenizer(path: Path, loaded: models.Loaded) -> Any:
+def _tokenizer(path: Path, loaded: Loaded) -> Any:
     try:
-        found = models.load_tokenizer(loaded.name)
+        found = load_tokenizer(loaded.name)
     except UsageError as error:
         raise UsageError(
             f"{path} is text, which needs the tokenizer of the model: {error}; data without one: {DATA}"

@@ -5,21 +5,13 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from fxprune.errors import UsageError
+from fxprune.training.fine_tune import Metric, accuracy
 
 _NEEDS = "the metric {} needs scikit-learn ({}); install: pip install 'fxprune[train]'"
-
-Metric: TypeAlias = Callable[[Any, Any], float]
-"""(labels, predictions), both one-dimensional integer arrays, to a number; higher is better. Those of scikit-learn fit."""
-
-
-def accuracy(labels: Any, predictions: Any) -> float:
-    """The share of predictions that are right."""
-    return float((labels == predictions).mean())
 
 
 def matthews(labels: Any, predictions: Any) -> float:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fxprune.errors import UsageError
-from fxprune.export.exported_program import first_line, quiet
+from fxprune.ir.torch_context import first_line, quiet
 
 _NEEDS = "reading task data needs more packages ({}); install: pip install 'fxprune[train]'"
 

@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.analysis.layer_sizes import LayerSizes, layerwise
-from fxprune.export import onnx as emit
-from fxprune.export.onnx import Emitted
 from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir.program import Program, containers
-from fxprune.rewrite.tokens import TokenIds
+from fxprune.rewrite.vocabulary import TokenIds
 from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import DEFAULT, Settings
-from fxprune.tools.commands.console import Stages
-from fxprune.tools.inputs import models
-from fxprune.tools.inputs.models import PREPROCESSING, Loaded
-from fxprune.tools.reports.output_folder import MANIFEST
+from fxprune.tools.inputs.huggingface import PREPROCESSING, save_preprocessing
+from fxprune.tools.inputs.loaded import MANIFEST, Loaded
 
 _FORMAT = "fxprune.manifest/1"
 
@@ -86,21 +80,6 @@ def largest_differences(report: Mapping[str, Any]) -> dict[str, float]:
     return {claim: value for claim, value in claims.items() if value is not None}
 
 
-def runtime_agreement(
-    program: Program, emitted: Emitted, file: Path, settings: Settings, stages: Stages
-) -> dict[str, Any]:
-    """How far the runtime that is asked for is from the program, where it is another than the one that every file is checked in.
-
-    ExportError where it is further than the bar.
-    """
-    if settings.runtime == DEFAULT.runtime:
-        return {}
-    title = runtimes.describe_settings(settings).partition(",")[0]
-    with stages.stage(f"comparing {title}"):
-        relative, _ = emit.compare(program, runtimes.prepare(file, settings), emitted.points, title)
-    return {"runtime": {"title": title, "relative": relative}}
-
-
 def _layers(found: LayerSizes) -> dict[str, Any]:
     """The sizes as plain data: those of single layers in order, then of what belongs to none alone."""
     return {
@@ -136,7 +115,7 @@ def _renamed(config: Any, vocabulary: TokenIds | None) -> Any:
 def _preprocessing(draft: Path, source: str, vocabulary: TokenIds | None) -> list[str]:
     """The tokenizer and what else a folder has, but nothing that speaks of token ids that this model does not have."""
     kinds = [kind for kind in PREPROCESSING if vocabulary is None or kind not in OF_TOKENS]
-    notes = list(models.save_preprocessing(source, draft, kinds))
+    notes = list(save_preprocessing(source, draft, kinds))
     if vocabulary is None:
         return notes
     return [*notes, NO_TOKENIZER]

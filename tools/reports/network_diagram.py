@@ -13,8 +13,8 @@ from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.analysis.regions import Region
 from fxprune.dims.dim import Dim, find, is_pinned, leaves, pinned
+from fxprune.ir.arguments import operands
 from fxprune.ir.program import attribute
-from fxprune.rules.op import operands
 from fxprune.tools.reports.inventory import layer_of, module_paths
 
 _SHOWN = 7

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fxprune.errors import ExportError, UsageError
-
-MANIFEST = "fxprune.json"
-"""The file that lists what a run has written."""
+from fxprune.tools.inputs.loaded import MANIFEST
 
 
 def check_output_folder(target: Path, force: bool) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 from torch.fx import Node
 
 from fxprune.analysis.axes import Refusal
+from fxprune.ir.arguments import shape_of
 from fxprune.ir.example_inputs import Point
 from fxprune.ir.program import Program
-from fxprune.rules.op import shape_of
 from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings, Timing
+from fxprune.runtimes.base import Settings, Timing
 
 FORMAT = "fxprune.report/1"
 PACKAGES = ("fxprune", "torch", "onnx", "onnxruntime", "onnxscript", "openvino", "torchao")

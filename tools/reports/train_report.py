@@ -1,18 +1,30 @@
 """report.html of `fxprune train`: the metric, density over time, what is left of each layer, latency and proof, from train.json."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fxprune.tools.reports import report, train_page
+from torch import Tensor
+
+from fxprune.analysis.axes import analyze
+from fxprune.gates.implied import Open
+from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
 from fxprune.tools.reports.layer_bars import remainder
+from fxprune.tools.reports.layers_report import MARKERS, pyplot
+from fxprune.tools.reports.report import Grid
 from fxprune.tools.reports.report_html import latency_bars, size_bars, tiles
 from fxprune.tools.reports.templates import Tile, render
+from fxprune.training.pruner import Pruner
+
+POINT = {"batch": 8, "length": 64}  # where lowerings are compared
+
+PLAIN = {"step", "loss", "density"}  # of the history: all else are metrics
 
 
 def render_training(found: Mapping[str, Any]) -> str:
     """The whole page, as HTML."""
-    metrics, proof = train_page.metrics(found), train_page.train_proof(found)
+    metrics, proof = metric_rows(found), train_proof(found)
     return render(
         "train.html",
         model=found["model"],
@@ -27,7 +39,7 @@ def render_training(found: Mapping[str, Any]) -> str:
         sizes=size_bars(found),
         proof=proof,
         notes=found["notes"],
-        setting=train_page.describe_training(found),
+        setting=describe_training(found),
         where=report.where(found),
     )
 
@@ -83,10 +95,178 @@ def _metrics(found: Mapping[str, Any]) -> list[Line]:
     history = found["history"]
     ends = history[0]["step"], history[-1]["step"]
     made: list[Line] = []
-    for name in dict.fromkeys(name for entry in history for name in entry if name not in train_page.PLAIN):
+    for name in dict.fromkeys(name for entry in history for name in entry if name not in PLAIN):
         points = tuple((entry["step"], entry[name]) for entry in history if name in entry)
         told = tuple(f"step {step}: {name} {value:.4g}" for step, value in points)
         made.append(Line(name, points, True, "dot", told))
         if name in found["teacher"]:
             made.append(Line(f"{name} of the teacher", tuple((end, found["teacher"][name]) for end in ends)))
     return made
+
+
+def left(pruner: Pruner, units: Sequence[Open] = ()) -> list[dict[str, Any]]:
+    """What is open of each axis: a number of units, or, within the units of another axis, a number for each of those.
+
+    Blocks say how many of them are open; what they left of axes is in `units`, as lowering found it.
+    """
+    roles = {axis.name: axis.role for axis in analyze(pruner.gated.base).axes}
+    found = [
+        _entry((gate.of, gate.within), open_, roles.get(gate.of, gate.kind))
+        for gate, open_ in pruner.open.items()
+    ]
+    gates = pruner.gated.gates
+    gated = {(gate.of, gate.within) for gate in gates}
+    blocks = any(gate.kind == "blocks" for gate in gates)
+    more = [unit for unit in units if blocks and (unit.axis, unit.within) not in gated and unit.axis in roles]
+    return found + [_entry((unit.axis, unit.within), unit.table, roles[unit.axis]) for unit in more]
+
+
+def _entry(of: tuple[str, str], open_: Tensor, role: str) -> dict[str, Any]:
+    open_ = open_.flatten() if role == "blocks" else open_
+    return {
+        "axis": of[0],
+        "role": role,
+        "within": of[1],
+        "of": open_.shape[-1] if open_.ndim else 1,
+        "open": open_.sum(-1).tolist() if open_.ndim else int(open_),
+    }
+
+
+def train_grids(found: Mapping[str, Any]) -> list[Grid]:
+    """The metric, sizes, latency, what is left, and what was proved."""
+    return [
+        metric_rows(found),
+        report.size_rows(found),
+        report.latency_rows(found),
+        _left(found),
+        train_proof(found),
+    ]
+
+
+def train_markdown(found: Mapping[str, Any]) -> str:
+    """All of it as a Markdown page."""
+    parts = [f"# {found['model']} on {found['data']}: {found['pipeline']}", "![what happened](train.svg)"]
+    for grid in train_grids(found):
+        parts += [f"## {grid.title}", report.markdown_table(grid)]
+    return "\n\n".join([*parts, describe_training(found), report.where(found)]) + "\n"
+
+
+def describe_training(found: Mapping[str, Any]) -> str:
+    """How the numbers were made, in a sentence."""
+    recipe, (train, dev) = found["recipe"], found["rows"]
+    return (
+        f"{found['task']}, trained on {train} rows, judged on {dev}: {recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, "
+        f"batches of {recipe['batch_size']}, precision {recipe['precision']}, seed {recipe['seed']}. "
+        f"Latency: {report.describe_session(found['session'])}. Units of unequal sizes: {_how(found['lowering'])}."
+    )
+
+
+def _how(lowering: Any) -> str:
+    if isinstance(lowering, str):
+        return lowering
+    return ", ".join(f"{axis}: {row}" for axis, row in lowering.items()) or "none"
+
+
+def metric_rows(found: Mapping[str, Any]) -> Grid:
+    """Metrics of teacher and student, and the density."""
+    rows = [
+        (name, f"{found['teacher'][name]:.4g}" if name in found["teacher"] else "–", f"{value:.4g}")
+        for name, value in found["student"].items()
+    ]
+    rows.append(("density of what has gates", "1", f"{found['density']:.4g}"))
+    return Grid("On dev", ("", "teacher", "student"), tuple(rows), 2)
+
+
+def _left(found: Mapping[str, Any]) -> Grid:
+    rows = [(entry["axis"], entry["role"], _open(entry)) for entry in found["left"]]
+    return Grid("What is left", ("axis", "role", "open"), tuple(rows))
+
+
+def _open(entry: Mapping[str, Any]) -> str:
+    """`512 of 1536`; `4 of 12: 20, 8, 31, 2 of 32` for dims of heads."""
+    counts = entry["open"]
+    if not isinstance(counts, list):
+        return f"{counts} of {entry['of']}"
+    some = [count for count in counts if count]
+    sizes = f": {', '.join(map(str, some))} of {entry['of']}" if some else ""
+    return f"{len(some)} of {len(counts)}{sizes}"
+
+
+def train_proof(found: Mapping[str, Any]) -> Grid:
+    """What was proved, and how closely."""
+    claims = {
+        "before training": "what was pruned before training == the model with those units zeroed",
+        "lowered": "lowered == gated",
+        "after": "what was pruned after training == what was lowered with those units zeroed",
+        "onnx": "ONNX Runtime == the lowered program",
+    }
+    rows = [(claims[name.partition(" (")[0]], f"{value:.1e}") for name, value in found["proved"].items()]
+    return Grid("Proof: the largest difference, over the largest output", ("claim", "value"), tuple(rows), 1)
+
+
+def draw_training(found: Mapping[str, Any], folder: Path) -> None:
+    """train.svg and train.png: the loss, density and metric over steps; below, how much of each axis is left."""
+    plt = pyplot()
+    figure, ((top, right), (below, heads)) = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    _over_time(found, top, right)
+    _shares(found, below)
+    _sizes(found, heads)
+    for suffix in ("svg", "png"):
+        figure.savefig(folder / f"train.{suffix}", dpi=150)
+    plt.close(figure)
+
+
+def _over_time(found: Mapping[str, Any], left_: Any, right: Any) -> None:
+    history = found["history"]
+    steps = [entry["step"] for entry in history]
+    left_.plot(steps, [entry["loss"] for entry in history], color="0.5", label="loss")
+    left_.set(xlabel="step", ylabel="loss")
+    right.plot(steps, [entry["density"] for entry in history], label="density")
+    right.set(xlabel="step", ylabel="density and metric", ylim=(0, 1.05))
+    judged = [entry for entry in history if len(entry) > len(PLAIN)]
+    names = [name for name in (judged[-1] if judged else {}) if name not in PLAIN]
+    for name, marker in zip(names, MARKERS, strict=False):
+        axes = left_.twinx() if found["lower_is_better"] else right
+        points = [(entry["step"], entry[name]) for entry in judged]
+        axes.plot(
+            *zip(*points, strict=True),
+            marker=marker,
+            linestyle="--",
+            color=f"C{1 + names.index(name)}",
+            label=name,
+        )
+        if name in found["teacher"]:
+            axes.axhline(found["teacher"][name], linestyle=":", color="0.4", label=f"{name} of the teacher")
+        axes.legend(loc="best")
+    left_.grid(alpha=0.3)
+    right.grid(alpha=0.3)
+
+
+def _shares(found: Mapping[str, Any], axes: Any) -> None:
+    """How much of each axis is left, layer by layer, a line for each role."""
+    roles: dict[str, list[float]] = {}
+    for entry in found["left"]:
+        counts = entry["open"] if isinstance(entry["open"], list) else [entry["open"]]
+        roles.setdefault(entry["role"], []).append(sum(counts) / max(1, len(counts) * entry["of"]))
+    for (role, shares), marker in zip(roles.items(), MARKERS, strict=False):
+        axes.plot(range(len(shares)), shares, marker=marker, label=role)
+    axes.set(xlabel="layer", ylabel="share that is left", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _sizes(found: Mapping[str, Any], axes: Any) -> None:
+    """The dims of every head that is left: one bar a head, the largest first, layer by layer."""
+    within = [entry for entry in found["left"] if isinstance(entry["open"], list)]
+    roles = list(dict.fromkeys(entry["role"] for entry in within))
+    for place, role in enumerate(roles):
+        layers: Sequence[Any] = [entry for entry in within if entry["role"] == role]
+        for layer, entry in enumerate(layers):
+            counts = sorted((count for count in entry["open"] if count), reverse=True)
+            width = 0.8 / len(roles) / max(1, len(entry["open"]))
+            base = layer - 0.4 + 0.8 * place / len(roles)
+            spots = [base + width * (i + 0.5) for i in range(len(counts))]
+            axes.bar(spots, counts, width=0.9 * width, color=f"C{place}", label=role if layer == 0 else None)
+    axes.set(xlabel="layer", ylabel="dims of each head that is left")
+    if roles:
+        axes.legend()

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from fxprune.analysis.axes import analyze
 from fxprune.errors import ExportError, RefusedError, UsageError
-from fxprune.export.exported_program import quiet
-from fxprune.frontend.capture import answers, describe_error
+from fxprune.frontend.agreement import answers
 from fxprune.integrations.huggingface.config_search import COUNT, Changes, Search, amount, name_of, shown
 from fxprune.integrations.huggingface.weight_names import Weights, foreign, readings
+from fxprune.ir.compare import TOLERANCES, difference, run_example
 from fxprune.ir.program import Program
-from fxprune.rewrite.recouple import recoupled
-from fxprune.verification.equivalence import TOLERANCES, difference, run_example
+from fxprune.ir.torch_context import describe_error, quiet
+from fxprune.rewrite.shared_tables import recoupled
 
 PROOFS = 64
 """Configurations with the right shapes that are run before a search gives up."""

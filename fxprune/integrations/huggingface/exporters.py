@@ -26,14 +26,14 @@ from transformers.exporters.quantizers.base import ExportQuantizer
 
 from fxprune.analysis.layer_sizes import layerwise
 from fxprune.errors import ExportError, UsageError
-from fxprune.export.exported_program import quiet
 from fxprune.frontend.capture import capture, from_exported_module
 from fxprune.frontend.io_constraints import free
 from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir.program import Program, trees
 from fxprune.ir.signature import owners
+from fxprune.ir.torch_context import quiet
 from fxprune.passes import pipeline as parse
-from fxprune.pipeline.base import Pipeline, Result
+from fxprune.pipeline.run import Pipeline, Result
 from fxprune.rewrite.transfer import again, same_weights
 from fxprune.verification.equivalence import Proof, verify
 

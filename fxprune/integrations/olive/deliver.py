@@ -13,8 +13,8 @@ from fxprune.cost.count import cost
 from fxprune.errors import UsageError
 from fxprune.export.onnx import Emitted, export
 from fxprune.ir.program import Program
-from fxprune.pipeline.base import Pipeline, Result
 from fxprune.pipeline.context import fed, needs_data
+from fxprune.pipeline.run import Pipeline, Result
 from fxprune.verification.equivalence import Proof
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import ExportError
-from fxprune.export.exported_program import innermost_reason, quiet
 from fxprune.ir.example_inputs import Feeds
+from fxprune.ir.torch_context import innermost_reason, quiet
 from fxprune.runtimes import onnxruntime as runtime
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")

@@ -17,15 +17,17 @@ import numpy as np
 from fxprune.calibration.data import checked
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import onnx as emit
-from fxprune.export.exported_program import first_line
+from fxprune.export.pt2 import save
+from fxprune.files import draft_file, file_bytes
 from fxprune.frontend.capture import capture
 from fxprune.integrations.quantization import onnxruntime as onnx_quantization
 from fxprune.integrations.quantization import pt2e
 from fxprune.ir.example_inputs import Feeds, feeds
 from fxprune.ir.program import Program
+from fxprune.ir.torch_context import first_line
 from fxprune.runtimes import onnxruntime as runtime
 from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.base import Settings
 
 _Values = np.ndarray[Any, Any]
 
@@ -136,7 +138,7 @@ def quantize(
     absent, or misses data; ExportError where nothing could be quantized, or what came out does not run.
     """
     row = quantizer(how)
-    with tempfile.TemporaryDirectory() as folder, emit.draft_file(path, overwrite) as draft:
+    with tempfile.TemporaryDirectory() as folder, draft_file(path, overwrite) as draft:
         subject = _subject(source, row, Path(folder), calibration, inputs)
         if row.calibrated and not subject.batches:
             raise UsageError(
@@ -148,9 +150,7 @@ def quantize(
         if not row.integers(draft):
             raise ExportError(f"{row.title} found no matrix in {subject.file.name} that it could quantize")
         found = _agreement(subject, draft, Settings(runtime=row.runtime))
-        return Quantized(
-            Path(path), how, emit.file_bytes(draft), emit.file_bytes(subject.file), found, seconds
-        )
+        return Quantized(Path(path), how, file_bytes(draft), file_bytes(subject.file), found, seconds)
 
 
 def quantizer(how: str) -> Quantizer:
@@ -216,7 +216,7 @@ def _arrays(batches: Iterable[Mapping[str, Any]]) -> list[Feeds]:
 
 
 def _written(program: Program, file: Path) -> Path:
-    return emit.export(program, file).path if file.suffix == ".onnx" else emit.save(program, file)
+    return emit.export(program, file).path if file.suffix == ".onnx" else save(program, file)
 
 
 def _agreement(subject: _Subject, quantized: Path, settings: Settings) -> dict[str, Agreement]:

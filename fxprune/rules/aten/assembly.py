@@ -6,7 +6,8 @@ import torch
 
 from fxprune.dims.dim import atom, product
 from fxprune.rules.aten.movement import join_along
-from fxprune.rules.op import Dims, Op, Shape
+from fxprune.rules.facts import Dims, Shape
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten

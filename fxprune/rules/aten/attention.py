@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from fxprune.dims.dim import Dim, atom, product
-from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.facts import Shape
+from fxprune.rules.notation import broadcast
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.dims import dim as algebra
 from fxprune.dims.dim import Dim, atom, product
+from fxprune.dims.unify import unify
 from fxprune.rules.aten.movement import constant_pad
-from fxprune.rules.op import Op, Shape
+from fxprune.rules.facts import Shape
+from fxprune.rules.op import Op
 from fxprune.rules.registry import packet_of, rule
 
 aten = torch.ops.aten
@@ -181,7 +182,7 @@ def pixel_shuffle(op: Op) -> Shape:
     op.pin((height, width), "places (spatial or sequence positions) stay whole")
     kept = atom(op.out[-3])
     block = spatial(op, (channels.size // kept.size,))
-    algebra.unify(channels, product([kept, *block]), op.node.name)
+    unify(channels, product([kept, *block]), op.node.name)
     return (*lead, kept, *spatial(op, op.out[-2:]))
 
 
@@ -200,6 +201,6 @@ def channel_shuffle(op: Op) -> Shape:
     shape = op.dims("self")
     groups = atom(op.integer("groups"))
     inner = atom(shape[1].size // groups.size)
-    algebra.unify(shape[1], product([groups, inner]), op.node.name)
+    unify(shape[1], product([groups, inner]), op.node.name)
     op.size(groups, "groups")
     return (shape[0], product([inner, groups]), *shape[2:])

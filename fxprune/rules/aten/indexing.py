@@ -6,7 +6,9 @@ import torch
 from torch.fx import Node
 
 from fxprune.dims.dim import atom
-from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.facts import Shape
+from fxprune.rules.notation import broadcast
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten

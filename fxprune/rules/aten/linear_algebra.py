@@ -7,7 +7,9 @@ from itertools import pairwise
 import torch
 
 from fxprune.dims.dim import atom
-from fxprune.rules.op import Dims, Op, Shape, broadcast
+from fxprune.rules.facts import Dims, Shape
+from fxprune.rules.notation import broadcast
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten

@@ -6,7 +6,10 @@ import torch
 
 from fxprune.dims import dim as algebra
 from fxprune.dims.dim import Dim, atom, product, total
-from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.dims.unify import unify, unify_products
+from fxprune.rules.facts import Shape
+from fxprune.rules.notation import broadcast
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten
@@ -31,7 +34,7 @@ def view(op: Op) -> Shape:
         return op.opaque("a view as another dtype reinterprets memory")
     name = "size" if "size" in op.arguments else "shape"
     result = op.fresh()
-    algebra.unify_products(op.dims("self"), result, op.node.name)
+    unify_products(op.dims("self"), result, op.node.name)
     for place, dim in enumerate(result):
         op.size(dim, name, place)
     return result
@@ -56,7 +59,7 @@ def unflatten(op: Op) -> Shape:
     """One dim becomes a product."""
     shape, place = op.dims("self"), axis(op)
     parts = op.fresh()[place : len(op.out) - (len(shape) - place - 1)]
-    algebra.unify_products([shape[place]], parts, op.node.name)
+    unify_products([shape[place]], parts, op.node.name)
     for index, part in enumerate(parts):
         op.size(part, "sizes", index)
     return (*shape[:place], *parts, *shape[place + 1 :])
@@ -202,7 +205,7 @@ def split_with_sizes(op: Op) -> tuple[Shape, ...]:
     """The dim that is split is the Sum of the parts."""
     shape, place = op.dims("self"), axis(op)
     parts = [atom(out[place]) for out in op.outs]
-    algebra.unify(shape[place], total(parts), op.node.name)
+    unify(shape[place], total(parts), op.node.name)
     for index, part in enumerate(parts):
         op.size(part, "split_sizes", index)
     return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
@@ -236,7 +239,7 @@ def _unbind(op: Op) -> tuple[Shape, ...]:
 def _cut(op: Op, dim: Dim, start: int, length: int) -> tuple[Dim, Dim, Dim]:
     """A dim as Sum(before, middle, after)."""
     before, middle, after = atom(start), atom(length), atom(dim.size - start - length)
-    algebra.unify(dim, total([before, middle, after]), op.node.name)
+    unify(dim, total([before, middle, after]), op.node.name)
     return before, middle, after
 
 
@@ -294,7 +297,7 @@ def _strided(op: Op, dim: Dim, start: int, end: int, step: int, length: int) -> 
         return kept
     phase = atom(step)
     op.pin(phase, f"a slice with step {step} reads it by position")
-    algebra.unify(dim, product([kept, phase]), op.node.name)
+    unify(dim, product([kept, phase]), op.node.name)
     if op["end"] is not None and op.integer("end") == dim.size:
         op.size(dim, "end")
     return kept

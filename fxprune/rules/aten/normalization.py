@@ -6,7 +6,9 @@ import torch
 
 from fxprune.dims import dim as algebra
 from fxprune.dims.dim import Dim, atom, product
-from fxprune.rules.op import Op, Shape
+from fxprune.dims.unify import unify
+from fxprune.rules.facts import Shape
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten
@@ -120,6 +122,6 @@ def glu(op: Op) -> Shape:
     shape = list(op.dims("self"))
     place = op.integer("dim") % len(shape)
     half: Dim = atom(shape[place].size // 2)
-    algebra.unify(shape[place], algebra.total([half, half]), op.node.name)
+    unify(shape[place], algebra.total([half, half]), op.node.name)
     shape[place] = half
     return tuple(shape)

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.facts import Shape
+from fxprune.rules.notation import broadcast
+from fxprune.rules.op import Op
 from fxprune.rules.registry import Rule, lookup, packet_of, register
 
 aten = torch.ops.aten

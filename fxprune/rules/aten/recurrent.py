@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.dims import dim as algebra
 from fxprune.dims.dim import Dim, atom, product, total
-from fxprune.rules.op import Op, Shape
+from fxprune.dims.unify import unify
+from fxprune.rules.facts import Shape
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten
@@ -98,7 +99,7 @@ def _gates(op: Op, rows: Dim, cell: Dim) -> Dim:
     """Rows are Product(gates, hidden); which gate is which never changes."""
     gates = atom(rows.size // cell.size)
     op.pin(gates, "the gates of a recurrent cell")
-    algebra.unify(rows, product([gates, cell]), op.node.name)
+    unify(rows, product([gates, cell]), op.node.name)
     return rows
 
 

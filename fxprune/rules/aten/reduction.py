@@ -6,7 +6,9 @@ import torch
 
 from fxprune.dims.dim import Dim, atom
 from fxprune.rules.aten.pointwise import pointwise
-from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.facts import Shape
+from fxprune.rules.notation import broadcast
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 from fxprune.rules.routing import candidates, packet
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from fxprune.dims.dim import atom
-from fxprune.rules.op import Op, Shape
+from fxprune.rules.facts import Shape
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten

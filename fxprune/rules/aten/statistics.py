@@ -8,7 +8,9 @@ import torch
 
 from fxprune.dims.dim import Dim, atom
 from fxprune.rules.aten.reduction import reduced
-from fxprune.rules.op import Op, Shape, broadcast
+from fxprune.rules.facts import Shape
+from fxprune.rules.notation import broadcast
+from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
 
 aten = torch.ops.aten

@@ -16,7 +16,8 @@ from fxprune import capture
 from fxprune.errors import CaptureError, ExportError
 from fxprune.tools.benchmarks import coverage
 from fxprune.tools.benchmarks.coverage_page import Record, is_right, render_coverage
-from fxprune.tools.inputs.models import Loaded, export_patches
+from fxprune.tools.inputs.huggingface import export_patches
+from fxprune.tools.inputs.loaded import Loaded
 from zoo import hf, onnx_check
 from zoo.check import Outcome, captured
 

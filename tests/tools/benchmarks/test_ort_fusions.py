@@ -14,7 +14,7 @@ from fxprune import capture, parse_pipeline
 from fxprune.errors import UsageError
 from fxprune.export import onnx as emit
 from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes.onnxruntime import Settings
+from fxprune.runtimes.base import Settings
 from fxprune.tools.benchmarks.ort_fusions import fusions
 from support.models import captured
 

@@ -27,7 +27,7 @@ from fxprune.tools.benchmarks.subjects import (
     torch_pruning as peers,
 )
 from fxprune.tools.benchmarks.subjects.common import Inputs, pick_output
-from fxprune.tools.inputs import models
+from fxprune.tools.inputs.huggingface import _minilm_folder, import_transformers
 
 WIKITEXT = ("WikiText-2/valid.txt", "WikiText-2/test.txt")
 STS = ("STS-benchmark/sts-train.csv", "STS-benchmark/sts-test.csv")
@@ -38,7 +38,7 @@ def needed(name: str) -> None:
     """Skip where a subject's package or data are absent."""
     try:
         if name == "minilm":
-            models._minilm_folder()
+            _minilm_folder()
         elif name == "smollm2":
             subject_texts._smollm2_folder()
         else:
@@ -49,7 +49,7 @@ def needed(name: str) -> None:
         for file in {"minilm": STS, "smollm2": WIKITEXT}.get(name, ()):
             subject_common.data(file)
         if name != "efficientnet":
-            models._transformers()
+            import_transformers()
     except UsageError as error:
         pytest.skip(f"{name}: {error}")
 

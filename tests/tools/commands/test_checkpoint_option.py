@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fxprune.export.exported_program import quiet
+from fxprune.ir.torch_context import quiet
 from fxprune.passes import pipeline
 from fxprune.tools.commands import checkpoint_option as checkpoints
 from fxprune.tools.commands import run

@@ -11,7 +11,7 @@ from fxprune.tools.commands import console
 from fxprune.tools.commands import layer_family as family
 from fxprune.tools.commands.main import main
 from fxprune.tools.inputs import tables as data
-from fxprune.tools.reports import curve
+from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, draw_curve
 from support.tiny import BERT, TRAIN, saved, write
 
 pytest.importorskip("transformers")
@@ -113,7 +113,7 @@ FOUND: dict[str, Any] = {
 
 
 def test_the_tables_say_mean_and_range(tmp_path: Path) -> None:
-    line, choices, ranks = curve.curve_grids(FOUND)
+    line, choices, ranks = curve_grids(FOUND)
     assert line.title == "Accuracy on dev: mean (lowest–highest) of 2 seeds"
     assert line.rows == (
         ("0", "0.910 (0.900–0.920)", "2,000", "6.00", "1.00×"),
@@ -122,8 +122,8 @@ def test_the_tables_say_mean_and_range(tmp_path: Path) -> None:
     assert choices.rows[0] == ("greedy", "1", "layer.4", "6")
     assert ranks.title == "Rank among all 3 sets of 1, by accuracy on the held-back rows"
     assert ranks.rows == (("1", "layer.4 (0.800)", "1 (0.800)", "0.700", "0.600"),)
-    assert "Searched by the accuracy on 15 rows of train" in curve.curve_markdown(FOUND)
-    curve.draw_curve(FOUND, tmp_path)
+    assert "Searched by the accuracy on 15 rows of train" in curve_markdown(FOUND)
+    draw_curve(FOUND, tmp_path)
     assert "<svg" in (tmp_path / "layers.svg").read_text()
 
 

@@ -216,7 +216,7 @@ def test_an_interruption_leaves_nothing(
         assert any(name.startswith(".out-") for name in names(place))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(emit, "save", interrupt)
+    monkeypatch.setattr(run, "save", interrupt)
     assert main(["run", "py:sample_models:net", "-p", PIPELINE, "-o", "out"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert names(place) == []

@@ -19,10 +19,10 @@ from torch.export import Dim
 from fxprune import Program, capture
 from fxprune.calibration.data import Calibration
 from fxprune.errors import UsageError
-from fxprune.export.exported_program import quiet
+from fxprune.ir.torch_context import quiet
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.calibration_files import read_calibration
-from fxprune.tools.inputs.models import Loaded
+from fxprune.tools.inputs.loaded import Loaded
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("optimum")

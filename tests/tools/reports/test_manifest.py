@@ -13,9 +13,11 @@ import pytest
 from fxprune import TokenIds
 from fxprune.errors import UsageError
 from fxprune.export import onnx as emit
+from fxprune.export.agreement import BAR
 from fxprune.tools.commands import run
 from fxprune.tools.commands.main import main
 from fxprune.tools.inputs import models
+from fxprune.tools.inputs.huggingface import save_preprocessing
 from fxprune.tools.reports import manifest as handover
 from fxprune.tools.reports import output_folder as folder
 from support.tiny import BERT, WORDS, saved
@@ -176,10 +178,10 @@ def test_a_tokenizer_that_can_not_be_read_is_a_note(given: Path, tmp_path: Path)
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "tokenizer.json").write_text("nothing")
     (tmp_path / "from" / "config.json").write_text((given / "config.json").read_text())
-    notes = models.save_preprocessing(f"hf:{tmp_path / 'from'}", tmp_path, ["AutoTokenizer"])
+    notes = save_preprocessing(f"hf:{tmp_path / 'from'}", tmp_path, ["AutoTokenizer"])
     assert len(notes) == 1
     assert "the AutoTokenizer of" in notes[0]
-    assert models.save_preprocessing("py:a:b", tmp_path, ["AutoTokenizer"]) == ()
+    assert save_preprocessing("py:a:b", tmp_path, ["AutoTokenizer"]) == ()
     assert len(WORDS) == 15
 
 
@@ -202,7 +204,7 @@ def test_the_runtime_that_is_asked_for_is_compared(
     assert main([*command, "--runtime", "openvino"]) == 0
     assert "OpenVINO on the CPU against program" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert 0 <= report["onnx"]["runtime"]["relative"] <= emit.BAR
+    assert 0 <= report["onnx"]["runtime"]["relative"] <= BAR
     told = manifest(tmp_path / "out")
     assert told["proof"]["OpenVINO on the CPU against program"] == report["onnx"]["runtime"]["relative"]
     assert (told["task"], told["layers"]) == ("", [])

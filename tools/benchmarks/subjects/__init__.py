@@ -18,7 +18,7 @@ from fxprune.errors import UsageError
 from fxprune.tools.benchmarks.subjects import images as subject_images
 from fxprune.tools.benchmarks.subjects import texts as subject_texts
 from fxprune.tools.benchmarks.subjects.common import Inputs, RunFunction
-from fxprune.tools.inputs.models import Loaded
+from fxprune.tools.inputs.loaded import Loaded
 
 
 def _itself(model: nn.Module) -> nn.Module:

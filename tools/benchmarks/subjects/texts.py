@@ -20,7 +20,13 @@ from fxprune.tools.benchmarks.subjects.common import (
     sample_indices,
 )
 from fxprune.tools.inputs import example_inputs, models
-from fxprune.tools.inputs.models import Loaded
+from fxprune.tools.inputs.huggingface import (
+    export_patches,
+    import_transformers,
+    load_tokenizer,
+    quiet_libraries,
+)
+from fxprune.tools.inputs.loaded import Loaded, call_or_refuse
 
 SENTENCES = 32  # most sentences of a batch
 LONGEST = 256  # tokens of a sentence: what all-MiniLM-L6-v2 was trained on
@@ -107,10 +113,10 @@ def _batches(texts: Sequence[str]) -> list[tuple[list[int], Inputs]]:
 def smollm2() -> Loaded:
     """SmolLM2-135M-Instruct in float32, from a file of 4-bit weights; input_ids (batch, length), both dynamic, and no cache."""
     folder = _smollm2_folder()
-    with models._quiet_libraries():
-        model = models._call(
+    with quiet_libraries():
+        model = call_or_refuse(
             f"{folder / SMOLLM2} can't be loaded",
-            lambda: models._transformers().AutoModelForCausalLM.from_pretrained(
+            lambda: import_transformers().AutoModelForCausalLM.from_pretrained(
                 folder, gguf_file=SMOLLM2, dtype=torch.float32, local_files_only=True
             ),
         )
@@ -120,7 +126,7 @@ def smollm2() -> Loaded:
         model.config.vocab_size, (example_inputs.BATCH, example_inputs.LENGTH), generator=random
     )
     dynamic = {"input_ids": {0: Dim.AUTO, 1: Dim.AUTO}}
-    return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic, models.export_patches)
+    return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic, export_patches)
 
 
 def token_chunks(rows: int, seed: int) -> list[Inputs]:
@@ -151,19 +157,19 @@ def _evaluation() -> Tensor:
 def _tokens(part: str) -> Tensor:
     """All tokens of a part of WikiText-2, (tokens): the text as it stands, `<unk>` and `@-@` included."""
     text = data(f"WikiText-2/{part}.txt").read_text(encoding="utf-8")
-    with models._quiet_libraries():
+    with quiet_libraries():
         return torch.tensor(_tokenizer("smollm2")(text)["input_ids"])
 
 
 @cache
 def _tokenizer(name: str) -> Any:
     if name == "minilm":
-        return models.load_tokenizer(name)
+        return load_tokenizer(name)
     folder = _smollm2_folder()
-    with models._quiet_libraries():
-        return models._call(
+    with quiet_libraries():
+        return call_or_refuse(
             f"{folder / SMOLLM2}: the tokenizer can't be read",
-            lambda: models._transformers().AutoTokenizer.from_pretrained(
+            lambda: import_transformers().AutoTokenizer.from_pretrained(
                 folder, gguf_file=SMOLLM2, local_files_only=True
             ),
         )

@@ -1,0 +1,106 @@
+"""Measured latency: a meter that times small files on the runtime, with a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fxprune.cost.budgets import Key
+from fxprune.errors import FxpruneError
+from fxprune.export import onnx as emit
+from fxprune.export.pt2 import save
+from fxprune.files import write_text
+from fxprune.ir.example_inputs import feeds
+from fxprune.ir.program import Program
+from fxprune.runtimes import registry as runtimes
+from fxprune.runtimes.base import Settings
+from fxprune.runtimes.timing import measure
+
+SECONDS_A_FILE = 0.3
+"""How long each small file is timed, in turns with the others."""
+
+
+@dataclass
+class Clock:
+    """A meter that times small files on the runtime; times are kept in a file, under the machine's and the runtime's identity.
+
+    Machines are slower one day than another: where times come from the file, the first program is timed anew and all are scaled by it.
+    """
+
+    settings: Settings
+    cache: Path | None = None
+    observe: Callable[[int], None] = lambda count: None
+    _known: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._known = _read(self.cache)
+
+    def __call__(self, wanted: Mapping[Key, tuple[str, Callable[[], Program]]]) -> dict[Key, float]:
+        names = {key: self._name(signature) for key, (signature, _) in wanted.items()}
+        first = next(iter(wanted))
+        missing = [key for key, name in names.items() if name not in self._known]
+        asked = list(dict.fromkeys([first, *missing]))
+        fresh = self._timed({key: wanted[key][1] for key in asked})
+        scale = fresh[first] / self._known.get(names[first], fresh[first])
+        times = {key: fresh.get(key, self._known.get(name, 0.0) * scale) for key, name in names.items()}
+        self._known |= {names[key]: times[key] / scale for key in missing}
+        if missing:
+            _write(self.cache, self._known)
+        return times
+
+    def _name(self, signature: str) -> str:
+        return hashlib.sha256(
+            f"{runtimes.settings_identity(self.settings)} {signature}".encode()
+        ).hexdigest()[:24]
+
+    def _timed(self, makers: Mapping[Key, Callable[[], Program]]) -> dict[Key, float]:
+        with tempfile.TemporaryDirectory(prefix="fxprune-cost-") as folder:
+            files, given = {}, {}
+            for i, make in enumerate(makers.values()):
+                self.observe(i)
+                name, program = str(i), make()
+                files[name] = write_program(program, Path(folder) / name, self.settings)
+                given[name] = feeds(program)
+            timed = measure(files, given, self.settings, SECONDS_A_FILE * len(files))
+        return {key: timed[str(i)].median for i, key in enumerate(makers)}
+
+
+def write_program(program: Program, path: Path, settings: Settings) -> Path:
+    """The program as a file that the runtime of the settings runs."""
+    suffix = runtimes.runtime_of(settings).suffix
+    target = path.with_suffix(suffix)
+    return emit.export(program, target).path if suffix == ".onnx" else save(program, target)
+
+
+def default_cache() -> Path:
+    """Where times are kept: $FXPRUNE_CACHE, or fxprune/costs.json in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FXPRUNE_CACHE") or Path(base) / "fxprune" / "costs.json")
+
+
+def _read(path: Path | None) -> dict[str, float]:
+    """What the file holds; a file that is no such table is as good as none, for everything in it can be measured again."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError):
+        return {}
+    times = data.items() if isinstance(data, dict) else ()
+    return {name: time for name, time in times if isinstance(time, float) and 0 < time < math.inf}
+
+
+def _write(path: Path | None, known: Mapping[str, float]) -> None:
+    """Keep what is known, and what another run has added meanwhile; a cache that can't be written is no error."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**_read(path), **known}, indent=0, sort_keys=True) + "\n"
+        write_text(path, text, overwrite=True)
+    except (OSError, FxpruneError):
+        return

@@ -1,0 +1,211 @@
+"""Unification of dims: make two dims one, splitting atoms where sizes divide, or pin what can't be aligned."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from fxprune.dims.dim import Dim, atom, factors, find, pin, pinned, product, segments, text, total
+
+
+def _refine(leaf: Dim, into: Dim) -> None:
+    """Give an atom a structure, or another atom's identity; its pin goes to the leaves."""
+    into = find(into)
+    if leaf is into:
+        return
+    if leaf._pin is not None:
+        pin(into, leaf._pin.why, leaf._pin.node)
+    leaf._to = into
+
+
+def _conflict(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
+    first, second = (" x ".join(text(dim) for dim in side) for side in (left, right))
+    for dim in (*left, *right):
+        pin(dim, f"can't align {first} with {second}", node)
+
+
+def unify(left: Dim, right: Dim, node: str) -> None:
+    """Make two dims one; where they can't be aligned exactly, pin all atoms involved.
+
+    Sizes must be equal unless one is 1, which leaves both as they are; other sizes are pinned.
+    """
+    left, right = find(left), find(right)
+    if left is right or left.size == 1 or right.size == 1:
+        return
+    if left.size != right.size:
+        _conflict([left], [right], node)
+        return
+    why = pinned(left) or pinned(right)
+    if why is not None:
+        pin(left, why.why, why.node)
+        pin(right, why.why, why.node)
+        if left.kind != "atom" and right.kind != "atom":
+            return
+    if left.kind == "atom":
+        _refine(left, right)
+    elif right.kind == "atom":
+        _refine(right, left)
+    elif left.kind == right.kind == "product":
+        unify_products(factors(left), factors(right), node)
+    elif left.kind == right.kind == "sum":
+        _unify_sums(segments(left), segments(right), node)
+    else:
+        product_side, sum_side = (left, right) if left.kind == "product" else (right, left)
+        _unify_product_with_sum(product_side, sum_side, node)
+
+
+def unify_products(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
+    """Unify two factor lists (as a view does), chunk by chunk between the cuts that both share."""
+    left = [factor for dim in left for factor in factors(dim)]
+    right = [factor for dim in right for factor in factors(dim)]
+    while left and right:
+        one, other = _shared_chunk(left, right)
+        _unify_chunk(left[:one], right[:other], node)
+        left, right = left[one:], right[other:]
+
+
+def _shared_chunk(left: Sequence[Dim], right: Sequence[Dim]) -> tuple[int, int]:
+    """The lengths of the shortest prefixes with the same product (the whole lists where there is none)."""
+    one, other, left_size, right_size = 1, 1, left[0].size, right[0].size
+    while left_size != right_size:
+        if left_size < right_size and one < len(left):
+            left_size, one = left_size * left[one].size, one + 1
+        elif right_size < left_size and other < len(right):
+            right_size, other = right_size * right[other].size, other + 1
+        else:
+            return len(left), len(right)
+    return one, other
+
+
+def _inner_sizes(dims: Sequence[Dim]) -> list[int]:
+    """The products of the last 1, 2, … factors."""
+    return list(itertools.accumulate((dim.size for dim in reversed(dims)), lambda a, b: a * b))
+
+
+def _unify_chunk(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
+    """Unify factor lists of one product: refine both at every cut of either, if each cut divides the next."""
+    if len(left) == 1 and len(right) == 1:
+        unify(left[0], right[0], node)
+        return
+    if len(left) == 1 or len(right) == 1:
+        single, several = (left[0], product(right)) if len(left) == 1 else (right[0], product(left))
+        unify(single, several, node)
+        return
+    cuts = sorted({*_inner_sizes(left), *_inner_sizes(right)})
+    if any(big % small for small, big in itertools.pairwise(cuts)):
+        _conflict(left, right, node)
+        return
+    if all(pinned(dim) for dim in (*left, *right)):
+        return
+    common = [atom(big // small) for small, big in itertools.pairwise([1, *cuts])][::-1]
+    for side in (left, right):
+        _refine_factors(side, common, node)
+
+
+def _refine_factors(side: Sequence[Dim], common: Sequence[Dim], node: str) -> None:
+    rest = list(common)
+    for dim in side:
+        taken: list[Dim] = []
+        while math.prod(part.size for part in taken) < dim.size:
+            taken.append(rest.pop(0))
+        unify(dim, product(taken), node)
+
+
+def _unify_sums(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
+    """Unify two lists of segments, run by run between the boundaries that both share."""
+    left, right = list(left), list(right)
+    while left and right:
+        one, other = _shared_run(left, right)
+        _unify_run(left[:one], right[:other], node)
+        left, right = left[one:], right[other:]
+
+
+def _shared_run(left: Sequence[Dim], right: Sequence[Dim]) -> tuple[int, int]:
+    """The lengths of the shortest prefixes with the same sum."""
+    one, other, left_size, right_size = 1, 1, left[0].size, right[0].size
+    while left_size != right_size:
+        if left_size < right_size:
+            left_size, one = left_size + left[one].size, one + 1
+        else:
+            right_size, other = right_size + right[other].size, other + 1
+    return one, other
+
+
+def _unify_run(left: list[Dim], right: list[Dim], node: str) -> None:
+    """Unify runs of one size; where both have several segments, the longer first one is cut at the other's boundary."""
+    if len(left) == 1 or len(right) == 1:
+        unify(total(left), total(right), node)
+        return
+    longer, shorter = (left, right) if left[0].size > right[0].size else (right, left)
+    cut = split_at(longer[0], shorter[0].size)
+    if cut is None:
+        _conflict(left, right, node)
+        return
+    unify(cut[0], shorter[0], node)
+    _unify_sums([*segments(cut[1]), *longer[1:]], shorter[1:], node)
+
+
+def split_at(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
+    """The two parts of a dim on either side of `place`, refining atoms; None where the boundary cuts an inner block."""
+    dim = find(dim)
+    if dim.kind == "atom":
+        parts = atom(place), atom(dim.size - place)
+        _refine(dim, Dim(dim.size, "sum", parts))
+        return parts
+    if dim.kind == "sum":
+        return _split_sum(dim, place)
+    outer, *inner = dim.parts
+    block = dim.size // find(outer).size
+    cut = split_at(outer, place // block) if place % block == 0 else None
+    return cut and (product([cut[0], *inner]), product([cut[1], *inner]))
+
+
+def _split_sum(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
+    before: list[Dim] = []
+    after = segments(dim)
+    while after and after[0].size <= place:
+        place -= after[0].size
+        before.append(after.pop(0))
+    if not place:
+        return total(before), total(after)
+    cut = split_at(after[0], place)
+    return cut and (total([*before, cut[0]]), total([cut[1], *after[1:]]))
+
+
+def _unify_product_with_sum(left: Dim, right: Dim, node: str) -> None:
+    """Product(k, m) against segments: the longest tail m that divides runs of segments stays; k is the sum of the quotients."""
+    parts, pieces = factors(left), segments(right)
+    tails = [parts[i:] for i in range(1, len(parts))]
+    found = ((tail, _runs(pieces, product(tail).size)) for tail in tails)
+    tail, runs = next(((tail, runs) for tail, runs in found if len(runs) > 1), ([], []))
+    if not runs:
+        _unify_rigid(parts, pieces, node)
+        return
+    inner = product(tail)
+    quotients = [atom(run.size // inner.size) for run in runs]
+    unify(product(parts[: len(parts) - len(tail)]), total(quotients), node)
+    for run, quotient in zip(runs, quotients, strict=True):
+        unify(run, product([quotient, inner]), node)
+
+
+def _runs(pieces: list[Dim], block: int) -> list[Dim]:
+    """Segments, neighbours joined where only together they are a multiple of a block; empty where that fails."""
+    runs: list[Dim] = []
+    run: list[Dim] = []
+    for piece in pieces:
+        run.append(piece)
+        if sum(part.size for part in run) % block == 0:
+            runs.append(total(run))
+            run = []
+    return runs if not run else []
+
+
+def _unify_rigid(parts: list[Dim], pieces: list[Dim], node: str) -> None:
+    """A boundary cuts the inner block: the outer factor is rigid, and the block is repeated (for small ones only)."""
+    outer, inner = parts[0], product(parts[1:])
+    if outer.size > 8:
+        _conflict(parts, pieces, node)
+        return
+    pin(outer, f"a boundary inside {text(inner)} makes the outer factor rigid", node)
+    _unify_sums(segments(total([inner] * outer.size)), pieces, node)

@@ -1,0 +1,101 @@
+"""Agreement of a file, run by its runtime, with the Program that it was written from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import ExportError
+from fxprune.ir.example_inputs import Point, call_inputs, feeds
+from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir.tensors import like
+from fxprune.ir.torch_context import inference
+from fxprune.runtimes.base import Outputs, Prepared
+
+# Largest relative difference between ONNX Runtime and the Program, by the output's precision.
+BARS = {np.dtype(np.float16): 1e-2}
+
+BAR = 1e-4
+
+# A program whose outputs move further where its weights move by a rounding error is held to that, times this: no runtime can do better.
+ROUNDINGS = 4.0
+
+
+def compare(
+    program: Program, run: Prepared, points: Sequence[Point], title: str = "ONNX Runtime"
+) -> tuple[float, tuple[Point, ...]]:
+    """The largest relative difference of a runtime's outputs from the program's, and the points at which the program itself can run.
+
+    ExportError where a difference is beyond its bar.
+    """
+    worst, compared = 0.0, []
+    for point in points:
+        expected = _outputs(program, point)
+        if expected is None:
+            continue
+        worst = max(worst, _difference(program, expected, run(feeds(program, point)), (point, title)))
+        compared.append(point)
+    return worst, tuple(compared)
+
+
+def _outputs(program: Program, point: Point) -> Outputs | None:
+    """The program's own outputs; None where its limits forbid the point (a table of positions ends)."""
+    args, kwargs = call_inputs(program, point)
+    try:
+        with inference():
+            leaves = pytree.tree_leaves(program(*args, **kwargs))
+    except RuntimeError:
+        return None
+    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _difference(
+    program: Program, expected: Outputs, found: Outputs, where: tuple[Point, str] = ({}, "ONNX Runtime")
+) -> float:
+    names, (point, title) = program.output_names(), where
+    if len(expected) != len(found):
+        raise ExportError(f"the ONNX file has {len(found)} outputs, the program {len(expected)}: {names}")
+    worst = 0.0
+    for name, ours, theirs in zip(names, expected, found, strict=True):
+        if ours.shape != theirs.shape:
+            raise ExportError(f"output {name!r} has the shape {theirs.shape} in {title}, {ours.shape} here")
+        difference, bar = _relative(ours, theirs), BARS.get(ours.dtype, BAR)
+        if difference > bar:
+            bar = max(bar, ROUNDINGS * _rounding(program, expected, point))
+        if not difference <= bar:
+            raise ExportError(
+                f"output {name!r} differs by {difference:.1e} between {title} and the program"
+                f" at {dict(point)}; the bar is {bar:.0e}"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _rounding(program: Program, expected: Outputs, point: Point) -> float:
+    """How far the outputs move where every weight moves by a rounding step, up or down by a coin."""
+    random = torch.Generator().manual_seed(0)
+    moved = {name: _rounded(value, random) for name, value in program.tensors().items()}
+    again = _outputs(rebuild(program, copy_graph(program), moved), point) or expected
+    return max(map(_relative, expected, again), default=0.0)
+
+
+def _rounded(value: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value
+    coin = torch.randint(0, 2, value.shape, generator=random).to(value.device, value.dtype) * 2 - 1
+    return like(value, value.detach() * (1 + coin * torch.finfo(value.dtype).eps))
+
+
+def _relative(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
+    """The largest difference over the largest value; equal infinities and NaN agree."""
+    if ours.size == 0:
+        return 0.0
+    left, right = ours.astype(np.float64), theirs.astype(np.float64)
+    same = (left == right) | (np.isnan(left) & np.isnan(right))
+    finite = np.abs(left[np.isfinite(left)])
+    scale = max(float(finite.max(initial=0.0)), float(np.finfo(np.float32).tiny))
+    with np.errstate(invalid="ignore"):
+        gaps = np.where(same, 0.0, np.abs(left - right))
+    return float(gaps.max()) / scale

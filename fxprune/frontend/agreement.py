@@ -1,0 +1,76 @@
+"""Agreement of a captured program with its module, before anything is pruned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import CaptureError
+from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
+from fxprune.ir.program import Program
+from fxprune.ir.torch_context import describe_error, exporting
+
+_SAME = 1e-2
+"""How far torch.export's program may be from the model: more than rounding of any dtype, less than another function."""
+
+
+def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
+    """CaptureError where torch.export's program computes something else than the model on the example inputs."""
+    if not isinstance(model, nn.Module):
+        return
+    tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
+    if any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors):
+        return
+    wanted = answers(model, program)
+    with exporting(model):
+        try:
+            got = _seeded(program.graph, (program.args, program.kwargs), 0)
+        except Exception as error:
+            name = type(model).__name__
+            raise CaptureError(
+                f"what torch.export made of {name} does not run: {describe_error(error)}"
+            ) from error
+        gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
+        if gap <= _SAME or _is_random(wanted, answers(model, program, 1)):
+            return
+    raise CaptureError(
+        f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
+        f"(allowed {_SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
+    )
+
+
+def answers(model: nn.Module, program: Program, seed: int = 0) -> list[Tensor]:
+    """What a module makes of a program's example inputs, as it would be captured: the tensors among its outputs."""
+    inputs = program.args, {**program.kwargs, **uncached_kwargs(model, program.kwargs)}
+    with exporting(model), without_cache(model, program.kwargs):
+        return _seeded(model, inputs, seed)
+
+
+def _is_random(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether two seeds gave different outputs: then a difference to the export says nothing."""
+    return len(one) != len(other) or any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _seeded(module: nn.Module, inputs: tuple[Any, Any], seed: int) -> list[Tensor]:
+    """The tensors among a module's outputs; what it writes, it writes into copies of its buffers."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    args, kwargs = clone_inputs(inputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        outputs = torch.func.functional_call(module, buffers, args, dict(kwargs))
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def _gap(one: Tensor, other: Tensor) -> float:
+    """The largest difference over the largest magnitude; infinite where shapes differ, 0 for what is no floating tensor."""
+    if one.shape != other.shape:
+        return float("inf")
+    if not one.numel() or not one.is_floating_point() or torch.equal(one, other):
+        return 0.0
+    return float(
+        (one - other).abs().nan_to_num().max() / other.abs().nan_to_num(posinf=0.0).max().clamp_min(1e-12)
+    )

@@ -1,0 +1,45 @@
+"""How far apart two results are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fxprune.ir.program import Program
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+"""The largest relative difference that rounding explains, by the coarsest floating type among the outputs."""
+
+
+def run_example(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
+    """The tensor outputs on the example inputs, with a fixed seed for random operators."""
+    source = (
+        program if program.free_inputs else inputs_of or program
+    )  # an input that shrank has examples of its own
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = program(*source.args, **source.kwargs)
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def difference(got: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest |got − expected| over the largest |expected|, over all outputs; equal infinities and NaNs don't count."""
+    return max(
+        (relative_difference(one, other) for one, other in zip(got, expected, strict=False)), default=0.0
+    )
+
+
+def relative_difference(got: Tensor, expected: Tensor) -> float:
+    """Return the largest |got − expected| over the largest |expected|; infinite where shape or type differ."""
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return float("inf")
+    if not got.numel() or torch.equal(got, expected):
+        return 0.0
+    wide = torch.complex128 if got.is_complex() else torch.float64
+    one, other = got.to(wide), expected.to(wide)
+    same = (one == other) | (one.isnan() & other.isnan())
+    gap = torch.where(same, 0.0, (one - other).abs()).max()
+    finite = other.abs()[other.isfinite()]
+    scale = finite.max() if finite.numel() else torch.ones(())
+    return float(gap / scale.clamp_min(1e-30))

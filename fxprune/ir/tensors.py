@@ -1,0 +1,33 @@
+"""Tensors: identity of storage, raw bytes, and copies in another tensor's kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def like(value: Tensor, result: Tensor) -> Tensor:
+    """The result as a parameter where the value is one."""
+    return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
+
+
+def storage_key(tensor: Tensor) -> Any:
+    """Equal for tensors that are the same memory read the same way; on meta, the tensor itself."""
+    if tensor.device.type == "meta" or tensor.layout != torch.strided:
+        return id(tensor)
+    if not tensor.numel():
+        return id(tensor)
+    return (
+        tensor.untyped_storage().data_ptr(),
+        tensor.storage_offset(),
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+    )
+
+
+def raw(value: Tensor) -> memoryview:
+    """The bytes of a tensor, for a digest."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,80 @@
+"""Contexts for calls into torch: quiet, without gradients, in the mode of an export; and torch's reason in one line."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import torch
+from torch import nn
+
+_SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+
+
+@contextmanager
+def exporting(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Eval mode (or training mode), no gradients, no attention fast path, no chatter; everything is put back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    fastpath, level = torch.backends.mha.get_fastpath_enabled(), _SHAPES_LOG.level
+    _SHAPES_LOG.setLevel(
+        logging.CRITICAL
+    )  # a failed export prints the graph; its reason is in the exception too
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        model.train(training)
+        with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _SHAPES_LOG.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings, log lines and prints of the exporters off the terminal."""
+    before, swallowed = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(swallowed), redirect_stderr(swallowed):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """No gradients, and no attention fast path, which only exists outside of exported graphs."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def innermost_reason(error: BaseException) -> str:
+    """Say why torch failed in a sentence or two: the innermost cause, without the pages of graph."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of an error that says anything, cut to a readable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def describe_error(error: BaseException) -> str:
+    """The first line of an error's text that says something, cut at 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {(lines or ['no reason given'])[0][:300]}"

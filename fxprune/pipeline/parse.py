@@ -1,0 +1,94 @@
+"""Read a pipeline from its text."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from fxprune.errors import PipelineError
+from fxprune.pipeline.base import Pass, options_of
+from fxprune.pipeline.run import Pipeline
+
+
+def parse_pipeline(text: str, table: Mapping[str, type[Pass]]) -> Pipeline:
+    """Read a pipeline's text; PipelineError points at the place with a caret and lists what was possible."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise _error(text.strip(), (error.offset or 1) - 1, f"can't read the pipeline: {error.msg}") from None
+    items = tree.elts if isinstance(tree, ast.Tuple) else [tree]
+    return Pipeline(tuple(_parse_pass(text.strip(), item, table) for item in items))
+
+
+def _error(text: str, column: int, message: str) -> PipelineError:
+    return PipelineError(f"{message}\n  {text}\n  {' ' * column}^")
+
+
+def _parse_pass(text: str, item: ast.expr, table: Mapping[str, type[Pass]]) -> Pass:
+    function = item.func if isinstance(item, ast.Call) else item
+    if not isinstance(function, ast.Name):
+        raise _error(text, item.col_offset, "expected a pass such as heads(ratio=0.25)")
+    found = table.get(function.id)
+    if found is None:
+        near = difflib.get_close_matches(function.id, table, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise _error(text, item.col_offset, f"no pass {function.id!r}{hint}; passes: {', '.join(table)}")
+    options = _options(text, item, found) if isinstance(item, ast.Call) else {}
+    missing = [
+        f.name for f in options_of(found) if f.default is dataclasses.MISSING and f.name not in options
+    ]
+    if missing:
+        raise _error(
+            text, item.col_offset, f"{found.name} needs {missing[0]}, as in {found.name}({missing[0]}=…)"
+        )
+    try:
+        return found(**{name: value for name, (value, _) in options.items()})
+    except PipelineError as error:
+        column = next((c for name, (_, c) in options.items() if name in str(error)), item.col_offset)
+        raise _error(text, column, str(error)) from None
+
+
+def _options(text: str, item: ast.Call, found: type[Pass]) -> dict[str, tuple[Any, int]]:
+    """Option values with their columns."""
+    hints = get_type_hints(found)
+    names = [f.name for f in options_of(found)]
+    if len(item.args) > len(names):
+        raise _error(
+            text,
+            item.args[len(names)].col_offset,
+            f"{found.name} takes {len(names)} options: {', '.join(names)}",
+        )
+    options: dict[str, tuple[Any, int]] = {}
+    given = [(name, value, value.col_offset) for name, value in zip(names, item.args, strict=False)]
+    given += [(keyword.arg or "**", keyword.value, keyword.col_offset) for keyword in item.keywords]
+    for name, value, column in given:
+        if name not in names:
+            near = ", ".join(names) or "none"
+            raise _error(text, column, f"{found.name} has no option {name!r}; options: {near}")
+        if name in options:
+            raise _error(text, column, f"{found.name}: option {name!r} is given twice")
+        options[name] = (_value(text, found.name, name, value, hints[name]), column)
+    return options
+
+
+def _value(text: str, owner: str, name: str, node: ast.expr, wanted: Any) -> Any:
+    """A literal of the option's type (an integer is a number too)."""
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        raise _error(
+            text, node.col_offset, f"{owner}: {name} must be a literal {_type_name(wanted)}"
+        ) from None
+    kinds = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}.get(wanted, (object,))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and wanted is not bool):
+        raise _error(text, node.col_offset, f"{owner}: {name} must be {_type_name(wanted)}, got {value!r}")
+    return float(str(value)) if wanted is float else value
+
+
+def _type_name(wanted: Any) -> str:
+    return {float: "a number", int: "an integer", str: "a text", bool: "True or False"}.get(
+        wanted, str(wanted)
+    )

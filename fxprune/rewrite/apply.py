@@ -1,0 +1,15 @@
+"""Apply a whole selection: bypass the regions that it removes, shrink the axes that it cuts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fxprune.ir.program import Program
+from fxprune.ir.selection import Selection
+from fxprune.rewrite.bypass import bypass
+from fxprune.rewrite.shrink import shrink
+
+
+def apply(program: Program, selection: Selection) -> Program:
+    """The program without the regions that a selection removes, and shrunk to the units that it keeps."""
+    return shrink(bypass(program, selection.removed), replace(selection, removed=()))

@@ -1,0 +1,85 @@
+"""Dead-code elimination, and removal of operators that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.ir.aliasing import is_idle_write, is_written
+from fxprune.ir.edit import move_uses
+
+aten = torch.ops.aten
+
+_MOVEMENTS = (
+    aten.slice.Tensor,
+    aten.view.default,
+    aten.reshape.default,
+    aten.expand.default,
+    aten.contiguous.default,
+)
+
+
+def remove_dead(graph: fx.GraphModule) -> int:
+    """Erase nodes that no result needs, and weights that no node reads; the number of nodes that went.
+
+    FX's own dead-code elimination keeps dropout and attention, which it takes for impure; here only writes and assertions are.
+    """
+    gone = 0
+    order = {node: place for place, node in enumerate(graph.graph.nodes)}
+    for node in reversed(order):
+        if node.users or node.op in ("placeholder", "output"):
+            continue
+        if not _has_effect(node) or is_idle_write(node, order):
+            graph.graph.erase_node(node)
+            gone += 1
+    _drop_unread(graph)
+    return gone
+
+
+def _has_effect(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    if node.op == "get_attr":
+        return False
+    return (schema is None and node.op == "call_function" and _is_effectful(node.target)) or bool(
+        schema and schema.is_mutable
+    )
+
+
+def _is_effectful(target: Any) -> bool:
+    return isinstance(target, torch._ops.HigherOrderOperator)
+
+
+def _drop_unread(graph: fx.GraphModule) -> None:
+    read = {str(node.target) for node in graph.graph.find_nodes(op="get_attr")}
+    for path, module in list(graph.named_modules(remove_duplicate=False)):
+        for store in (module._parameters, module._buffers):
+            for name in [n for n in store if f"{path}.{n}".lstrip(".") not in read]:
+                del store[name]
+    graph.delete_all_unused_submodules()
+
+
+def drop_idle(graph: fx.GraphModule) -> None:
+    """Movements whose result is their operand: whole slices, views and expansions to the same sizes."""
+    pass_on(graph, lambda node: node.target in _MOVEMENTS and _same_sizes(node))
+
+
+def pass_on(graph: fx.GraphModule, is_idle: Callable[[fx.Node], bool]) -> None:
+    """Replace operators that do nothing by their operand, unless something writes into either."""
+    for node in list(graph.graph.nodes):
+        if is_idle(node) and not is_written(node) and not is_written(node.args[0]):
+            move_uses(graph, node, node.args[0])
+
+
+def _same_sizes(node: fx.Node) -> bool:
+    """The same sizes as the operand, symbolically; a slice must start at 0 with step 1 (equal sizes say so)."""
+    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
+    return len(before) == len(after) and all(
+        _same(one, other) for one, other in zip(before, after, strict=True)
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one == other if isinstance(one, int) and isinstance(other, int) else str(one) == str(other)

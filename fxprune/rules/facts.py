@@ -1,0 +1,64 @@
+"""Facts that rules establish about dimensions, and the Flow that gathers them over a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch.fx import Node
+
+from fxprune.dims.dim import Dim
+from fxprune.ir.arguments import Path
+from fxprune.rules.routing import Routing
+
+Shape: TypeAlias = tuple[Dim, ...]
+
+Dims: TypeAlias = Shape | tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A sum over a dim at a node; `operands` are the values that carry it."""
+
+    node: Node
+    dim: Dim
+    operands: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice among the positions of a dim, place `place` of the first operand of `node`: one that holds `loser` is as good as absent."""
+
+    node: Node
+    dim: Dim
+    place: int
+    loser: float
+
+
+@dataclass(frozen=True)
+class SizeArgument:
+    """An integer argument that is the size of a dim, `offset` added."""
+
+    path: Path
+    dim: Dim
+    offset: int = 0
+
+
+@dataclass
+class Flow:
+    """What the walk over a graph has gathered: dims of values, and facts about dims.
+
+    `least` says how many positions a dim must keep; `choices`, where positions of a dim are candidates.
+    """
+
+    dims: dict[Node, Any] = field(default_factory=dict)
+    sizes: dict[Node, list[SizeArgument]] = field(default_factory=dict)
+    routing: Routing = field(default_factory=Routing)
+    choices: list[Choice] = field(default_factory=list)
+    least: list[tuple[Dim, int, Node]] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
+    inexact: list[tuple[Dim, str, Node]] = field(default_factory=list)
+    roles: list[tuple[Dim, str]] = field(default_factory=list)
+    varies: set[Node] = field(default_factory=set)
+    unknown: dict[Node, str] = field(default_factory=dict)
+    pins: list[tuple[Dim, Node]] = field(default_factory=list)

@@ -1,0 +1,39 @@
+"""What all runtimes share: settings, timings, and a file that is ready to run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fxprune.ir.example_inputs import Feeds
+
+Outputs = list[np.ndarray[Any, Any]]
+
+Prepared = Callable[[Feeds], Outputs]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a latency depends on besides the file: reported beside every number.
+
+    `runtime` is a row of `fxprune.runtimes.registry.RUNTIMES`; of ONNX Runtime's providers, one other than the CPU follows a
+    colon, as in `onnxruntime:CUDAExecutionProvider`. `threads` is at least 1.
+    """
+
+    threads: int = 1
+    optimization: str = "all"
+    runtime: str = "onnxruntime"
+
+
+DEFAULT = Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds that one run of one file takes: median, quartiles, and how many runs stand behind them."""
+
+    median: float
+    low: float
+    high: float
+    runs: int

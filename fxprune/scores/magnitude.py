@@ -1,0 +1,48 @@
+"""Magnitude score, and random numbers to compare with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fxprune.analysis.units import Units
+from fxprune.ir.program import attribute
+from fxprune.scores.base import Evidence, Worth, additive
+
+
+def magnitude(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
+    """The squared norm of a unit's weights over all members, each member scaled to a mean of one.
+
+    Scaling keeps a large matrix from drowning a small one that the unit needs as much; vectors (biases, norms) don't count, unless
+    the axis has nothing else.
+    """
+    return {units: additive(units, _magnitude(evidence, units)) for units in asked}
+
+
+def _magnitude(evidence: Evidence, units: Units) -> Tensor:
+    analysis = evidence.analysis
+    nodes = analysis.program.reads()
+    learned = [member for member in units.axis.members if member.learned]
+    values = {member.name: attribute(analysis.program.graph, member.name).detach() for member in learned}
+    wide = [member for member in learned if values[member.name].dim() > 1] or learned
+    worth = torch.zeros(units.count, dtype=torch.float64)
+    for member in wide:
+        squares = values[member.name].abs().to(torch.float64).square()
+        dims = list(analysis.flow.dims[nodes[member.name]])
+        part = units.total(squares.movedim(member.dim, 0), [dims.pop(member.dim), *dims])
+        worth += part / part.mean().clamp_min(1e-30) if part is not None else 0.0
+    return worth
+
+
+def chance(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
+    """Uniform numbers, the same for the same axis and seed."""
+    return {units: additive(units, _drawn(evidence.objective.seed, units)) for units in asked}
+
+
+def _drawn(seed: int, units: Units) -> Tensor:
+    digest = hashlib.sha256(f"{seed} {units.axis.name}".encode()).digest()
+    random = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.rand(units.count, generator=random, dtype=torch.float64)

