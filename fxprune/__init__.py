@@ -1,21 +1,19 @@
 """fxprune: the compiler that makes any PyTorch model physically smaller, and proves that nothing else changed."""
 
-from fxprune.analysis.axes import Analysis, Axis, Member, Refusal, analyze
-from fxprune.analysis.regions import Region
+from fxprune.analysis import Analysis, Axis, Region, analyze
+from fxprune.analysis.axes import Member, Refusal
 from fxprune.errors import FxpruneError
-from fxprune.export.onnx import export
-from fxprune.export.pt2 import save
+from fxprune.export import export_onnx, save_pt2
 from fxprune.export.write_back import write_back
 from fxprune.frontend.capture import capture
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.ir import Program, Selection
 from fxprune.passes import pipeline as parse_pipeline
+from fxprune.rewrite import TokenIds, Vocabulary, keep_tokens, verify_tokens, zero_readers
 from fxprune.rewrite.apply import apply
 from fxprune.rewrite.bypass import bypass
-from fxprune.rewrite.shrink import shrink, zero_readers
-from fxprune.rewrite.vocabulary import TokenIds, Vocabulary, keep_tokens, verify_tokens
+from fxprune.rewrite.shrink import shrink
 from fxprune.rules import register_rule
-from fxprune.verification.equivalence import Proof, verify
+from fxprune.verification import Proof, verify
 
 __all__ = [
     "Analysis",
@@ -33,11 +31,11 @@ __all__ = [
     "apply",
     "bypass",
     "capture",
-    "export",
+    "export_onnx",
     "keep_tokens",
     "parse_pipeline",
     "register_rule",
-    "save",
+    "save_pt2",
     "shrink",
     "verify",
     "verify_tokens",

@@ -22,9 +22,8 @@ from fxprune.passes.layers import Layers
 from fxprune.passes.lowrank import Lowrank
 from fxprune.passes.slim import Slim
 from fxprune.passes.split import Split
-from fxprune.pipeline.base import Pass
+from fxprune.pipeline import Pass, Pipeline
 from fxprune.pipeline.parse import parse_pipeline
-from fxprune.pipeline.run import Pipeline
 
 PASSES: tuple[type[Pass], ...] = (
     *(Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Lowrank),

@@ -10,21 +10,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import Analysis, analyze
-from fxprune.dims.blocks import BlockSizes
-from fxprune.dims.masks import coordinates
+from fxprune.analysis import Analysis, analyze
+from fxprune.dims import BlockSizes, coordinates
 from fxprune.errors import RefusedError, UsageError
 from fxprune.files import parse_json, read_text
-from fxprune.gates.blocked_weights import BlockedWeight, find_blocked_weights, grid
-from fxprune.gates.gate import Gate, Gated
+from fxprune.gates import Gate, Gated, find_blocked_weights
+from fxprune.gates.blocked_weights import BlockedWeight, grid
 from fxprune.gates.insert import gate
-from fxprune.ir.program import Program
-from fxprune.pipeline.base import Training, require
-from fxprune.training.distillation import Losses
-from fxprune.training.gate_budgets import GateBudget, Keeping, Share, Threshold
+from fxprune.ir import Program
+from fxprune.pipeline import Training, require
+from fxprune.training import Cubic, Losses, Pruner, Share
+from fxprune.training.gate_budgets import GateBudget, Keeping, Threshold
 from fxprune.training.gate_scores import GateScore, Movement, Random, Taylor
-from fxprune.training.pruner import Pruner
-from fxprune.training.schedules import Cubic, Rising
+from fxprune.training.schedules import Rising
 
 HEADS, NEURONS = ("heads", "qk", "v"), ("ffn",)
 

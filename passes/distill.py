@@ -7,13 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fxprune.gates.gate import Gated
+from fxprune.gates import Gated
 from fxprune.gates.insert import gate
-from fxprune.ir.program import Program
-from fxprune.pipeline.base import Training, require
-from fxprune.training.distillation import Losses
+from fxprune.ir import Program
+from fxprune.pipeline import Training, require
+from fxprune.training import Losses, Pruner
 from fxprune.training.gate_budgets import everything
-from fxprune.training.pruner import Pruner
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.analysis.axes import analyze
+from fxprune.analysis import analyze
 from fxprune.gates.lower import lower_silenced, select_open, without_empty
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.pipeline.base import Outcome, Pass
+from fxprune.ir import Program, Selection
+from fxprune.pipeline import Outcome, Pass
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fxprune.analysis.axes import analyze
-from fxprune.gates.blocked_weights import find_blocked_weights
-from fxprune.ir.program import Program, copy_graph, rebuild
-from fxprune.ir.selection import Selection
-from fxprune.pipeline.base import Outcome, Pass, require
+from fxprune.analysis import analyze
+from fxprune.gates import find_blocked_weights
+from fxprune.ir import Program, Selection, copy_graph, rebuild
+from fxprune.pipeline import Outcome, Pass, require
 
 FILLED_ROLES = ("heads", "qk", "v", "ffn", "rank")
 

@@ -8,19 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis import Analysis, analyze
 from fxprune.errors import RefusedError
-from fxprune.gates.gate import Gated
+from fxprune.gates import Gated
 from fxprune.gates.insert import gate
-from fxprune.ir.example_inputs import Point
-from fxprune.ir.program import Program
-from fxprune.pipeline.base import Training, require
+from fxprune.ir import Point, Program
+from fxprune.pipeline import Training, require
 from fxprune.rewrite.factorize import Factors, factorize
 from fxprune.search.alternatives import cheaper_factors
 from fxprune.search.rank_plans import groups
-from fxprune.training.distillation import Losses
+from fxprune.training import Losses, Pruner
 from fxprune.training.hard_concrete import HardConcrete
-from fxprune.training.pruner import Pruner, unit_costs
+from fxprune.training.pruner import unit_costs
 
 LEAST = 4
 """Matrices whose factors would save nothing from this rank on are left alone."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.ir.program import Program, copy_graph, rebuild
-from fxprune.ir.selection import Selection
-from fxprune.pipeline.base import Pass
+from fxprune.ir import Program, Selection, copy_graph, rebuild
+from fxprune.pipeline import Pass
+from fxprune.rewrite import remove_dead
 from fxprune.rewrite.constant_folding import fold_constants
-from fxprune.rewrite.dead_code import drop_idle, remove_dead
+from fxprune.rewrite.dead_code import drop_idle
 from fxprune.rewrite.merge_factors import merge_factors
 
 

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fxprune.analysis.axes import Analysis, Axis, analyze
+from fxprune.analysis import Analysis, Axis, Units, analyze
 from fxprune.analysis.uniform import alike
-from fxprune.analysis.units import Units
-from fxprune.calibration.data import Calibration
+from fxprune.calibration import Calibration
 from fxprune.errors import RefusedError
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.pipeline.base import PYTHON, Pass, planned, require
-from fxprune.scores import SCORES
-from fxprune.scores.base import Evidence, share_order
+from fxprune.ir import Program, Selection
+from fxprune.pipeline import PYTHON, Pass, require
+from fxprune.pipeline.base import planned
+from fxprune.scores import SCORES, Evidence
+from fxprune.scores.base import share_order
 
 
 @dataclass(frozen=True)

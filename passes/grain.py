@@ -9,19 +9,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import Axis, analyze
-from fxprune.analysis.dim_inference import walk
+from fxprune.analysis import Axis, analyze, walk
 from fxprune.errors import RefusedError
-from fxprune.gates.gate import Gated, gate_target
+from fxprune.gates import Gated
+from fxprune.gates.gate import gate_target
 from fxprune.gates.insert import gate
-from fxprune.ir.program import Program
-from fxprune.pipeline.base import Training, require
+from fxprune.ir import Program
+from fxprune.pipeline import Training, require
 from fxprune.rewrite.factorize import factorize
-from fxprune.training.distillation import Losses
-from fxprune.training.gate_budgets import Share
+from fxprune.training import Cubic, Losses, Pruner, Share
 from fxprune.training.gate_scores import Random, Taylor
-from fxprune.training.pruner import Pruner
-from fxprune.training.schedules import Cubic
 
 #: units: the roles of the axes that get gates
 _ROLES = {"dims": ("ffn", "qk", "v"), "heads": ("ffn", "heads")}

@@ -10,19 +10,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import Analysis, analyze
-from fxprune.analysis.units import Units
-from fxprune.dims.blocks import BlockGrid, BlockSizes, shares
+from fxprune.analysis import Analysis, Units, analyze
+from fxprune.dims import BlockSizes
+from fxprune.dims.blocks import BlockGrid, shares
 from fxprune.errors import RefusedError
-from fxprune.gates.blocked_weights import BlockedWeight, find_blocked_weights
-from fxprune.gates.gate import Gate, Gated, tensors_of
+from fxprune.gates import Gate, Gated, find_blocked_weights
+from fxprune.gates.blocked_weights import BlockedWeight
+from fxprune.gates.gate import tensors_of
 from fxprune.gates.insert import gate
-from fxprune.ir.program import Program
-from fxprune.pipeline.base import Training, require
-from fxprune.training.distillation import Losses
+from fxprune.ir import Program
+from fxprune.pipeline import Training, require
+from fxprune.training import Losses, Pruner
 from fxprune.training.group_lasso import Lasso, Once, Squares
 from fxprune.training.loop import undecayed
-from fxprune.training.pruner import Pruner
 
 _ROLES = ("heads", "qk", "v", "ffn", "rank")
 

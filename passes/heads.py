@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis import Analysis, Axis
 from fxprune.analysis.sites import outermost
 from fxprune.passes.fraction import Fraction
 

@@ -7,12 +7,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fxprune.analysis.axes import analyze
+from fxprune.analysis import analyze
 from fxprune.analysis.regions import UNITS
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.pipeline.base import BATCHES, PYTHON, Pass, require
-from fxprune.search.layer_scores import Evaluate, Evaluated, Faithfulness, Influence, Last
+from fxprune.ir import Program, Selection
+from fxprune.pipeline import PYTHON, Pass, require
+from fxprune.pipeline.base import BATCHES
+from fxprune.search import Evaluate
+from fxprune.search.layer_scores import Evaluated, Faithfulness, Influence, Last
 from fxprune.search.layer_search import SEARCHES, Found, Progress, search_layers
 
 #: how a candidate is judged where no `evaluate` is given, and what that is

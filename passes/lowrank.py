@@ -7,18 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fxprune.analysis.axes import analyze
-from fxprune.calibration.data import Calibration
-from fxprune.calibration.objective import DISTANCES, Loss, Objective
+from fxprune.analysis import analyze
+from fxprune.calibration import Calibration, Objective
+from fxprune.calibration.objective import DISTANCES, Loss
 from fxprune.calibration.repair import repair
-from fxprune.cost.latency import Clock, default_cache
+from fxprune.cost import Clock, default_cache
 from fxprune.errors import RefusedError, UsageError
-from fxprune.ir.example_inputs import Point, point_with
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.registry import runtime_of
+from fxprune.ir import Point, Program, Selection, point_with
+from fxprune.pipeline import PYTHON, Outcome, Pass, require
+from fxprune.runtimes import Settings, runtime_of
 from fxprune.search.budget_search import Aim, seek
 from fxprune.search.rank_plans import (
     RankChoice,

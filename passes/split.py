@@ -6,13 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from fxprune.cost.latency import Clock, default_cache
-from fxprune.ir.example_inputs import point_with
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.pipeline.base import PYTHON, Outcome, Pass, require
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.registry import runtime_of
+from fxprune.cost import Clock, default_cache
+from fxprune.ir import Program, Selection, point_with
+from fxprune.pipeline import PYTHON, Outcome, Pass, require
+from fxprune.runtimes import Settings, runtime_of
 from fxprune.search.alternatives import cheaper_splits
 
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fxprune.calibration.repair import REPAIRS
-from fxprune.cost.budgets import BUDGETS
-from fxprune.gates.lower import LOWERINGS
+from fxprune.cost import BUDGETS
+from fxprune.gates import LOWERINGS
 from fxprune.integrations.quantization.quantize import QUANTIZERS
 from fxprune.passes import PASSES
-from fxprune.rules import FAMILIES, RULES
-from fxprune.rules.registry import REFUSED
-from fxprune.runtimes.registry import RUNTIMES
+from fxprune.rules import FAMILIES, REFUSED, RULES
+from fxprune.runtimes import RUNTIMES
 from fxprune.scores import SCORES
 from fxprune.tools.commands.passes import describe_pass
 from fxprune.tools.inputs.tasks import TASKS

@@ -19,12 +19,12 @@ from fxprune.analysis.exactness import divisions, readers
 from fxprune.analysis.nested_axes import outer_atoms
 from fxprune.analysis.regions import Region, regions
 from fxprune.analysis.roles import bottlenecks, role_of
-from fxprune.dims import dim as algebra
-from fxprune.dims.dim import Dim, Pin, leaves
-from fxprune.dims.masks import coordinates, keep_mask
+from fxprune.dims import Dim, coordinates, is_pinned, leaves
+from fxprune.dims.dim import Pin, dim_text, pinned
+from fxprune.dims.masks import keep_mask
 from fxprune.errors import SelectionError
-from fxprune.ir.program import Program, attribute, source_line
-from fxprune.rules.facts import Flow
+from fxprune.ir import Program, attribute, source_line
+from fxprune.rules import Flow
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def analyze(program: Program) -> Analysis:
     names = {name for members in places.values() for name, _, _ in members}
     parameters = {name for name in names if _is_learned(program, name)}
     learned = {leaf for leaf, members in places.items() if any(name in parameters for name, _, _ in members)}
-    free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not algebra.is_pinned(leaf)]
+    free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not is_pinned(leaf)]
     roles = _roles(flow)
     for leaf in bottlenecks(flow):
         roles.setdefault(leaf, set()).add("rank")
@@ -149,7 +149,7 @@ def analyze(program: Program) -> Analysis:
         )
         for leaf in free
     )
-    whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and algebra.is_pinned(leaf)]
+    whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and is_pinned(leaf)]
     return Analysis(program, flow, axes, _refusals(program, flow, whole, places))
 
 
@@ -167,7 +167,7 @@ def _places(program: Program, flow: Flow) -> dict[Dim, Places]:
 
 
 def _members(leaf: Dim, places: Places, short: dict[Dim, str], parameters: set[str]) -> tuple[Member, ...]:
-    return tuple(Member(n, d, algebra.text(dim, short), n in parameters, dim, leaf) for n, d, dim in places)
+    return tuple(Member(n, d, dim_text(dim, short), n in parameters, dim, leaf) for n, d, dim in places)
 
 
 def _is_learned(program: Program, name: str) -> bool:
@@ -248,7 +248,7 @@ def _refusals(
 def _stays(program: Program, flow: Flow, leaf: Dim, places: Places, nodes: Mapping[str, fx.Node]) -> Refusal:
     line = partial(_line, program, flow, leaf)
     where = frozenset((name, place) for name, place, _ in places)
-    return _refusal(_what(places), leaf.size, algebra.pinned(leaf), nodes, line, where)
+    return _refusal(_what(places), leaf.size, pinned(leaf), nodes, line, where)
 
 
 def _line(program: Program, flow: Flow, leaf: Dim, node: fx.Node) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from fxprune.analysis.nested_axes import enclosing_atoms
-from fxprune.dims.dim import Dim, is_pinned, leaves
+from fxprune.dims import Dim, is_pinned, leaves
 
 Place = tuple[str, int, Dim]
 Label = tuple[str, int, int]

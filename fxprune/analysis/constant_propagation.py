@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.ir.aliasing import is_written
-from fxprune.ir.arguments import bind
-from fxprune.ir.program import Program, flatten_inputs
+from fxprune.ir import Program, bind, is_written
+from fxprune.ir.program import flatten_inputs
+from fxprune.rules import packet_of
 from fxprune.rules.aten.pointwise import ZERO, is_pointwise, packets
-from fxprune.rules.registry import packet_of
 
 aten = torch.ops.aten
 

@@ -8,16 +8,13 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxprune.dims import dim as algebra
-from fxprune.dims.dim import Dim, atom
+from fxprune.dims import Dim, atom
+from fxprune.dims.dim import pin
 from fxprune.dims.unify import unify
 from fxprune.errors import RuleError
-from fxprune.ir.arguments import hint, operands, shape_of
-from fxprune.ir.program import Program, attribute, is_free
-from fxprune.ir.tensors import storage_key
-from fxprune.rules import REFUSED, find_rule, packet_of
-from fxprune.rules.facts import Flow, Shape
-from fxprune.rules.op import Op
+from fxprune.ir import Program, attribute, hint, is_free, operands, shape_of, storage_key
+from fxprune.rules import REFUSED, Flow, Op, find_rule, packet_of
+from fxprune.rules.facts import Shape
 from fxprune.rules.routing import routing
 
 
@@ -154,14 +151,14 @@ def _pin_shape(value: Any, node: fx.Node, why: str, free: bool) -> Shape:
     shape = tuple(Dim(hint(size)) for size in value.shape)
     for dim, size in zip(shape, value.shape, strict=True):
         if not free or is_free(size):
-            algebra.pin(dim, why, node.name)
+            pin(dim, why, node.name)
     return shape
 
 
 def _pin_value(flow: Flow, node: fx.Node, why: str, at: fx.Node) -> None:
     for dim in flat_dims(flow.dims.get(node, ())):
         flow.pins.append((dim, at))
-        algebra.pin(dim, why, at.name)
+        pin(dim, why, at.name)
 
 
 def flat_dims(shape: Any) -> list[Dim]:
@@ -183,7 +180,7 @@ def _join_candidates(flow: Flow) -> None:
         dims = [flow.dims[each.value][each.place] for each in (one, other)]
         if dims[0].size != dims[1].size:
             for dim in dims:
-                algebra.pin(dim, f"{node.target} joins numbers of different dims", node.name)
+                pin(dim, f"{node.target} joins numbers of different dims", node.name)
         unify(dims[0], dims[1], node.name)
 
 

@@ -14,11 +14,9 @@ import torch
 from torch import fx
 
 from fxprune.analysis.dim_inference import flat_dims
-from fxprune.dims.dim import Dim, find, leaves
-from fxprune.ir.aliasing import is_written
-from fxprune.ir.arguments import bind, operands
-from fxprune.rules import find_rule, packet_of
-from fxprune.rules.facts import Contraction, Flow
+from fxprune.dims import Dim, find, leaves
+from fxprune.ir import bind, is_written, operands
+from fxprune.rules import Contraction, Flow, find_rule, packet_of
 
 aten = torch.ops.aten
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fxprune.analysis.axes import Analysis, Axis, analyze
 from fxprune.analysis.regions import Region
-from fxprune.dims.dim import Dim, leaves
+from fxprune.dims import Dim, leaves
 from fxprune.dims.masks import new_size
+from fxprune.ir import Program
 from fxprune.ir.naming import FACTORS, part_name, part_tensor
-from fxprune.ir.program import Program
 
 Left = int | list[int] | None
 """How many are left: one number, one for each head where they differ, None where it can't be counted."""

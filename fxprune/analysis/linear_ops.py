@@ -13,11 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.ir.arguments import bind
-from fxprune.ir.program import Program, attribute
-from fxprune.ir.tensors import storage_key
-from fxprune.rules.facts import Flow
-from fxprune.rules.registry import packet_of
+from fxprune.ir import Program, attribute, bind, storage_key
+from fxprune.rules import Flow, packet_of
 
 aten = torch.ops.aten
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fxprune.analysis.dim_inference import flat_dims
-from fxprune.dims.dim import Dim, find, is_pinned, leaves
-from fxprune.rules.facts import Flow
+from fxprune.dims import Dim, find, is_pinned, leaves
+from fxprune.rules import Flow
 
 
 def outer_atoms(flow: Flow, leaf: Dim) -> tuple[set[Dim], str]:

@@ -17,8 +17,8 @@ from torch import Tensor, fx
 
 from fxprune.analysis.axis_names import shared_path
 from fxprune.analysis.segments import Atom, Row, chains, weights
-from fxprune.ir.program import Program
-from fxprune.rules.facts import Flow
+from fxprune.ir import Program
+from fxprune.rules import Flow
 
 UNITS = ("layer", "branch")
 

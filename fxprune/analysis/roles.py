@@ -7,9 +7,8 @@ from torch import fx
 
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.analysis.linear_ops import FORMS
-from fxprune.dims.dim import Dim, leaves
-from fxprune.rules.facts import Flow
-from fxprune.rules.registry import packet_of
+from fxprune.dims import Dim, leaves
+from fxprune.rules import Flow, packet_of
 
 aten = torch.ops.aten
 

@@ -21,11 +21,9 @@ import networkx as nx
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.dims.dim import Dim, find
-from fxprune.ir.aliasing import is_written
-from fxprune.ir.arguments import operands
-from fxprune.ir.program import Program, attribute
-from fxprune.rules.facts import Flow
+from fxprune.dims import Dim, find
+from fxprune.ir import Program, attribute, is_written, operands
+from fxprune.rules import Flow
 
 aten = torch.ops.aten
 

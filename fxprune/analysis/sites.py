@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.dim_inference import flat_dims
-from fxprune.dims.dim import Dim, leaves
-from fxprune.ir.arguments import operands
+from fxprune.dims import Dim, leaves
+from fxprune.ir import operands
 
 #: roles that are decided without being asked for
 DECIDED = frozenset({"heads", "qk", "v", "ffn", "channels", "rank"})

@@ -9,8 +9,8 @@ from torch import fx, nn
 
 from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.dim_inference import flat_dims
-from fxprune.dims.dim import Dim, leaves
-from fxprune.ir.program import attribute
+from fxprune.dims import Dim, leaves
+from fxprune.ir import attribute
 
 SELECT = torch.ops.aten.index_select.default
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis.axes import Axis
-from fxprune.dims.dim import Dim, factors
-from fxprune.dims.masks import coordinates
+from fxprune.dims import Dim, coordinates
+from fxprune.dims.dim import factors
 
 
 @dataclass(frozen=True)

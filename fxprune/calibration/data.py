@@ -16,9 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibration.validation import describe_inputs, fitting, inputs_text
 from fxprune.errors import UsageError
-from fxprune.ir.aliasing import is_written
-from fxprune.ir.program import Program, attribute
-from fxprune.ir.torch_context import describe_error
+from fxprune.ir import Program, attribute, describe_error, is_written
 
 Batch: TypeAlias = dict[str, Tensor]
 

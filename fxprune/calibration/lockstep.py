@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.calibration.data import flatten_batch, state
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 
 
 class Runner(fx.Interpreter):

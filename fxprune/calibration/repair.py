@@ -15,15 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.axes import Analysis, analyze
-from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.analysis import Analysis, Matrix, analyze, matrices
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.least_squares import Fit, Sums, best
 from fxprune.calibration.lockstep import Parking, Runner
-from fxprune.dims.masks import Kept, changes, cut
-from fxprune.ir.arguments import bind
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild
-from fxprune.ir.selection import Selection
+from fxprune.dims import Kept, changes, cut
+from fxprune.ir import Program, Selection, attribute, bind, copy_graph, rebuild
 from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import kept_masks
 

@@ -12,9 +12,8 @@ from torch import Tensor, fx
 from fxprune.calibration.data import Calibration, flatten_batch, state
 from fxprune.calibration.objective import Objective
 from fxprune.errors import FxpruneError
-from fxprune.ir.aliasing import is_written, returns_alias
-from fxprune.ir.program import Program, attribute
-from fxprune.ir.torch_context import describe_error
+from fxprune.ir import Program, attribute, describe_error, is_written
+from fxprune.ir.aliasing import returns_alias
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxprune.analysis.linear_ops import Matrix
+from fxprune.analysis import Matrix
 from fxprune.calibration.run import Seen
 
 ROWS = 1 << 14

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.errors import UsageError
+from fxprune.ir import Program, describe_error, is_free
 from fxprune.ir.example_inputs import dynamic_axis_names
-from fxprune.ir.program import Program, is_free
-from fxprune.ir.torch_context import describe_error
 
 
 def fitting(program: Program, given: Any, where: str) -> dict[str, Tensor]:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from fxprune.cost import count as cost
-from fxprune.ir.example_inputs import Point
-from fxprune.ir.program import Program
+from fxprune.cost.count import count_flops
+from fxprune.ir import Point, Program
 
 Key: TypeAlias = Any
 Meter: TypeAlias = Callable[[Mapping[Key, tuple[str, Callable[[], Program]]]], dict[Key, float]]
@@ -26,7 +25,7 @@ class Budget:
 
 BUDGETS: dict[str, Budget] = {
     "latency": Budget("milliseconds of a run, measured on the runtime at the batch, length and threads given", "ms"),
-    "flops": Budget("multiplications and additions of products, convolutions and attention", "FLOP", cost.flops),
+    "flops": Budget("multiplications and additions of products, convolutions and attention", "FLOP", count_flops),
     "params": Budget("parameters", "parameters", lambda program, point: program.parameter_count()),
     "bytes": Budget("bytes of parameters and buffers", "bytes", lambda program, point: program.parameter_bytes()),
 }  # fmt: skip

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from fxprune.ir.example_inputs import Point, call_inputs
-from fxprune.ir.program import Program
+from fxprune.ir import Point, Program
+from fxprune.ir.example_inputs import call_inputs
 
 aten = torch.ops.aten
 
@@ -29,12 +29,12 @@ class Cost:
     flops: int
 
 
-def cost(program: Program, point: Point | None = None) -> Cost:
+def count_cost(program: Program, point: Point | None = None) -> Cost:
     """Give the cost of a program, its operations at a point (by default at the example inputs)."""
-    return Cost(program.parameter_count(), program.parameter_bytes(), flops(program, point))
+    return Cost(program.parameter_count(), program.parameter_bytes(), count_flops(program, point))
 
 
-def flops(program: Program, point: Point | None = None) -> int:
+def count_flops(program: Program, point: Point | None = None) -> int:
     """Count the operations of one run at a point."""
     leaves, spec = pytree.tree_flatten(call_inputs(program, point))
     counter = FlopCounterMode(display=False, custom_mapping=_CPU_ONLY)

@@ -13,14 +13,11 @@ from pathlib import Path
 
 from fxprune.cost.budgets import Key
 from fxprune.errors import FxpruneError
-from fxprune.export import onnx as emit
-from fxprune.export.pt2 import save
+from fxprune.export import export_onnx, save_pt2
 from fxprune.files import write_text
-from fxprune.ir.example_inputs import feeds
-from fxprune.ir.program import Program
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import measure
+from fxprune.ir import Program, feeds
+from fxprune.runtimes import Settings, measure, runtime_of
+from fxprune.runtimes.registry import settings_identity
 
 SECONDS_A_FILE = 0.3
 """How long each small file is timed, in turns with the others."""
@@ -55,9 +52,7 @@ class Clock:
         return times
 
     def _name(self, signature: str) -> str:
-        return hashlib.sha256(
-            f"{runtimes.settings_identity(self.settings)} {signature}".encode()
-        ).hexdigest()[:24]
+        return hashlib.sha256(f"{settings_identity(self.settings)} {signature}".encode()).hexdigest()[:24]
 
     def _timed(self, makers: Mapping[Key, Callable[[], Program]]) -> dict[Key, float]:
         with tempfile.TemporaryDirectory(prefix="fxprune-cost-") as folder:
@@ -73,9 +68,9 @@ class Clock:
 
 def write_program(program: Program, path: Path, settings: Settings) -> Path:
     """The program as a file that the runtime of the settings runs."""
-    suffix = runtimes.runtime_of(settings).suffix
+    suffix = runtime_of(settings).suffix
     target = path.with_suffix(suffix)
-    return emit.export(program, target).path if suffix == ".onnx" else save(program, target)
+    return export_onnx(program, target).path if suffix == ".onnx" else save_pt2(program, target)
 
 
 def default_cache() -> Path:

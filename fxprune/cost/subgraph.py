@@ -15,10 +15,9 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import UsageError
 from fxprune.frontend.capture import capture
-from fxprune.ir.arguments import operands
-from fxprune.ir.example_inputs import Point, call_inputs
-from fxprune.ir.program import Program, attribute, flatten_inputs, set_attribute
-from fxprune.ir.torch_context import describe_error
+from fxprune.ir import Point, Program, attribute, describe_error, operands, set_attribute
+from fxprune.ir.example_inputs import call_inputs
+from fxprune.ir.program import flatten_inputs
 
 Config: TypeAlias = tuple[tuple[str, int], ...]
 """How many units of each of some axes stay, by name."""

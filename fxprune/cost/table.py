@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis import Analysis, Axis
 from fxprune.analysis.sites import Site
 from fxprune.cost.budgets import Meter
 from fxprune.cost.subgraph import Part, part, values_at
-from fxprune.ir.example_inputs import Point
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.ir import Point, Program, Selection
 from fxprune.rewrite.shrink import shrink
 
 _FEW = 16

@@ -40,7 +40,7 @@ class Dim:
         self._pin: Pin | None = None
 
     def __repr__(self) -> str:
-        return text(self)
+        return dim_text(self)
 
 
 def atom(size: int) -> Dim:
@@ -128,7 +128,7 @@ def is_pinned(leaf: Dim) -> bool:
     return find(leaf)._pin is not None
 
 
-def text(dim: Dim, names: dict[Dim, str] | None = None) -> str:
+def dim_text(dim: Dim, names: dict[Dim, str] | None = None) -> str:
     """A dim in notation: `(heads:4 x (qk:8+qk:8))`, `!` where pinned."""
     dim = find(dim)
     if dim.kind == "atom":
@@ -136,4 +136,4 @@ def text(dim: Dim, names: dict[Dim, str] | None = None) -> str:
         bang = "!" if dim._pin is not None else ""
         return f"{bang}{name}:{dim.size}" if name else f"{bang}{dim.size}"
     joint = " x " if dim.kind == "product" else " + "
-    return "(" + joint.join(text(part, names) for part in dim.parts) + ")"
+    return "(" + joint.join(dim_text(part, names) for part in dim.parts) + ")"

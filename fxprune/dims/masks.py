@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fxprune.dims.dim import Dim, find, leaves
-from fxprune.ir.tensors import like
+from fxprune.ir import like
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from fxprune.dims.dim import Dim, atom, factors, find, pin, pinned, product, segments, text, total
+from fxprune.dims.dim import Dim, atom, dim_text, factors, find, pin, pinned, product, segments, total
 
 
 def _refine(leaf: Dim, into: Dim) -> None:
@@ -20,7 +20,7 @@ def _refine(leaf: Dim, into: Dim) -> None:
 
 
 def _conflict(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
-    first, second = (" x ".join(text(dim) for dim in side) for side in (left, right))
+    first, second = (" x ".join(dim_text(dim) for dim in side) for side in (left, right))
     for dim in (*left, *right):
         pin(dim, f"can't align {first} with {second}", node)
 
@@ -207,5 +207,5 @@ def _unify_rigid(parts: list[Dim], pieces: list[Dim], node: str) -> None:
     if outer.size > 8:
         _conflict(parts, pieces, node)
         return
-    pin(outer, f"a boundary inside {text(inner)} makes the outer factor rigid", node)
+    pin(outer, f"a boundary inside {dim_text(inner)} makes the outer factor rigid", node)
     _unify_sums(segments(total([inner] * outer.size)), pieces, node)

@@ -8,10 +8,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
-from fxprune.ir.example_inputs import Point, call_inputs, feeds
-from fxprune.ir.program import Program, copy_graph, rebuild
-from fxprune.ir.tensors import like
-from fxprune.ir.torch_context import inference
+from fxprune.ir import Point, Program, copy_graph, feeds, inference, like, rebuild
+from fxprune.ir.example_inputs import call_inputs
 from fxprune.runtimes.base import Outputs, Prepared
 
 # Largest relative difference between ONNX Runtime and the Program, by the output's precision.

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.frontend.agreement import answers
-from fxprune.ir.compare import difference
+from fxprune.ir import Program, describe_error, difference, source_line
 from fxprune.ir.interpreter import every_value
-from fxprune.ir.program import Program, source_line
-from fxprune.ir.torch_context import describe_error
 
 _FOREIGN = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/", "<")
 

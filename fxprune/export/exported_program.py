@@ -24,8 +24,7 @@ from torch.export.graph_signature import (
 )
 
 from fxprune.errors import ExportError
-from fxprune.ir.program import Program, attribute
-from fxprune.ir.torch_context import inference, innermost_reason, quiet
+from fxprune.ir import Program, attribute, inference, innermost_reason, quiet
 from fxprune.rewrite.shared_tables import rejoin
 
 aten = torch.ops.aten

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 
 Declared: TypeAlias = dict[str, Any]
 

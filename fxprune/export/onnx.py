@@ -19,10 +19,11 @@ from fxprune.export.agreement import compare
 from fxprune.export.exported_program import for_onnx, lift, to_exported_program
 from fxprune.export.onnx_cleanup import drop_traces, spread_rotary_caches
 from fxprune.files import draft_file, file_bytes
-from fxprune.ir.example_inputs import Point, dynamic_axis_names, example_point
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import exporting, inference, innermost_reason, quiet
-from fxprune.runtimes import onnxruntime as runtime
+from fxprune.ir import Point, Program, example_point, inference, innermost_reason, quiet
+from fxprune.ir.example_inputs import dynamic_axis_names
+from fxprune.ir.torch_context import exporting
+from fxprune.runtimes import open_session
+from fxprune.runtimes.onnxruntime import file_axes, run_session
 
 # From opset 23 on, attention is one operator, the fastest form on ONNX Runtime's CPU (by a tenth on MiniLM).
 # Where its converter or its kernel falls short, the exporter's own opset writes attention out.
@@ -49,7 +50,9 @@ class Emitted:
     check_seconds: float
 
 
-def export(program: Program, path: str | Path, overwrite: bool = False, opset: int | None = None) -> Emitted:
+def export_onnx(
+    program: Program, path: str | Path, overwrite: bool = False, opset: int | None = None
+) -> Emitted:
     """Write the program as an ONNX file and check it: onnx.checker, then ONNX Runtime against the program.
 
     `opset` is for tools that read no newer one (None: what is fastest). Weights over 2 GB lie beside the file, in `<name>.data`.
@@ -161,9 +164,9 @@ def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
 
 def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:
     """Give the largest relative difference at the examples and, where axes are dynamic, at a second point."""
-    opened = runtime.open_session(draft)
-    points = _points(program, set(runtime.file_axes(draft)))
-    return compare(program, lambda given: runtime.run_session(opened, given), points)
+    opened = open_session(draft)
+    points = _points(program, set(file_axes(draft)))
+    return compare(program, lambda given: run_session(opened, given), points)
 
 
 def _points(program: Program, axes: set[str]) -> list[Point]:

@@ -7,11 +7,10 @@ import torch
 from fxprune.errors import ExportError
 from fxprune.export.exported_program import to_exported_program
 from fxprune.files import draft_file
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import innermost_reason, quiet
+from fxprune.ir import Program, innermost_reason, quiet
 
 
-def save(program: Program, path: str | Path, overwrite: bool = False) -> Path:
+def save_pt2(program: Program, path: str | Path, overwrite: bool = False) -> Path:
     """Write the program as a .pt2 file, which `torch.export.load` and `fxprune.capture` read."""
     with draft_file(path, overwrite) as draft:
         exported = to_exported_program(program)

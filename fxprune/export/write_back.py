@@ -17,8 +17,7 @@ from fxprune.errors import RefusedError
 from fxprune.export.divergence import parting
 from fxprune.export.module_sizes import arguments_of, declared
 from fxprune.frontend.agreement import answers
-from fxprune.ir.compare import TOLERANCES, difference, run_example
-from fxprune.ir.program import Program, attribute
+from fxprune.ir import TOLERANCES, Program, attribute, difference, run_example
 
 INSTEAD = "use slim.module(), which needs none of its code"
 

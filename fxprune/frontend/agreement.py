@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
 from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import describe_error, exporting
+from fxprune.ir import Program, describe_error
+from fxprune.ir.torch_context import exporting
 
 _SAME = 1e-2
 """How far torch.export's program may be from the model: more than rounding of any dtype, less than another function."""

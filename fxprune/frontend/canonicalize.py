@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.frontend.unstack import unstack
-from fxprune.ir.aliasing import is_written, returns_alias
-from fxprune.ir.arguments import bind, hint, shape_of
-from fxprune.ir.edit import call, size_of
-from fxprune.ir.program import Program, attribute
+from fxprune.ir import Program, attribute, bind, call, hint, is_written, shape_of
+from fxprune.ir.aliasing import returns_alias
+from fxprune.ir.edit import size_of
+from fxprune.rewrite import remove_dead
 from fxprune.rewrite.constant_folding import fold_constants
-from fxprune.rewrite.dead_code import pass_on, remove_dead
+from fxprune.rewrite.dead_code import pass_on
 from fxprune.rewrite.shared_tables import decouple
 
 aten = torch.ops.aten

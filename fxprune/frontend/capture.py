@@ -33,10 +33,10 @@ from fxprune.frontend.dynamic_shapes import (
 )
 from fxprune.frontend.io_constraints import free
 from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
-from fxprune.frontend.pt2_archive import missing
-from fxprune.ir.program import Program, source_line, trees
+from fxprune.frontend.pt2_archive import missing_modules
+from fxprune.ir import Program, describe_error, source_line, trees
 from fxprune.ir.signature import shape_tree
-from fxprune.ir.torch_context import describe_error, exporting
+from fxprune.ir.torch_context import exporting
 from fxprune.ir.train_mode import remember_dropout
 
 
@@ -100,7 +100,9 @@ def _load(path: Path) -> ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:
-        raise CaptureError(f"torch can't load {path}: {missing(path) or describe_error(error)}") from error
+        raise CaptureError(
+            f"torch can't load {path}: {missing_modules(path) or describe_error(error)}"
+        ) from error
 
 
 def _export(

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from fxprune.ir.program import is_free, trees
+from fxprune.ir import is_free, trees
 from fxprune.ir.signature import shape_tree
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from fxprune.errors import CaptureError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.rewrite.shared_tables import decouple
 
 

@@ -30,7 +30,7 @@ def required_modules(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name in unknown(path)))
 
 
-def missing(path: Path) -> str:
+def missing_modules(path: Path) -> str:
     """The same in a sentence; empty where it is nothing."""
     names = ", ".join(unknown(path))
     return (

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.ir.arguments import as_int, hint
-from fxprune.ir.edit import call, size_of
+from fxprune.ir import call, hint
+from fxprune.ir.arguments import as_int
+from fxprune.ir.edit import size_of
 
 aten = torch.ops.aten
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.analysis import Matrix, matrices, walk
 from fxprune.analysis.constant_propagation import Known, known
-from fxprune.analysis.dim_inference import walk
-from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.ir.arguments import bind
-from fxprune.ir.edit import call, fake_mode
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute, sibling
+from fxprune.ir import Program, attribute, bind, call, copy_graph, rebuild, set_attribute
+from fxprune.ir.edit import fake_mode
+from fxprune.ir.program import sibling
 
 aten = torch.ops.aten
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from fxprune.analysis.axes import Analysis, Axis
-from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.dims.blocks import BlockSizes, aligned
-from fxprune.dims.dim import Dim, leaves
-from fxprune.ir.program import attribute
+from fxprune.analysis import Analysis, Axis, Matrix, matrices
+from fxprune.dims import BlockSizes, Dim, leaves
+from fxprune.dims.blocks import aligned
+from fxprune.ir import attribute
 
 
 @dataclass(frozen=True, eq=False)

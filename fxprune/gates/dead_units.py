@@ -10,17 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.axes import Analysis, Axis, analyze
+from fxprune.analysis import Analysis, Axis, Units, analyze
 from fxprune.analysis.constant_propagation import Known, known
-from fxprune.analysis.units import Units
-from fxprune.dims.dim import Dim, find, leaves
-from fxprune.dims.masks import Kept, KeptRows, zero
+from fxprune.dims import Dim, Kept, find, leaves, zero
+from fxprune.dims.masks import KeptRows
 from fxprune.gates.absorb_constants import absorbed
 from fxprune.gates.gate import gate_target
 from fxprune.gates.implied import Open, close_implied
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.rewrite.shrink import labels
-from fxprune.rules.facts import Contraction
+from fxprune.rules import Contraction
 
 
 def emptied(program: Program) -> tuple[Program, list[Open]]:

@@ -10,18 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.axes import Analysis, Axis, Member, analyze
+from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.analysis.axes import Member
 from fxprune.analysis.axis_names import Label, free_atoms
 from fxprune.analysis.dim_inference import sizes_of
 from fxprune.analysis.linear_ops import SUMS, sum_of
-from fxprune.dims.dim import Dim, leaves
-from fxprune.dims.masks import coordinates
-from fxprune.ir.arguments import bind
-from fxprune.ir.edit import call
-from fxprune.ir.program import Program, copy_graph, rebuild
-from fxprune.rewrite.dead_code import remove_dead
+from fxprune.dims import Dim, coordinates, leaves
+from fxprune.ir import Program, bind, call, copy_graph, rebuild
+from fxprune.rewrite import remove_dead
 from fxprune.rewrite.shape_propagation import propagate
-from fxprune.rules.facts import Contraction
+from fxprune.rules import Contraction
 
 aten = torch.ops.aten
 

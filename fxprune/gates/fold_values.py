@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import Analysis, Axis, analyze
-from fxprune.dims.dim import leaves
-from fxprune.dims.masks import coordinates
+from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.dims import coordinates, leaves
 from fxprune.errors import SelectionError
 from fxprune.gates.gate import Gate, Gated, tensors_of
 

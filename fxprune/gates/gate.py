@@ -14,9 +14,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis import Analysis, Axis
 from fxprune.dims.blocks import BlockGrid
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 
 aten = torch.ops.aten
 

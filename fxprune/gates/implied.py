@@ -9,9 +9,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis import Analysis, analyze
 from fxprune.analysis.nested_axes import enclosing_atoms
-from fxprune.dims.dim import leaves
+from fxprune.dims import leaves
 from fxprune.gates.gate import Gate, Gated
 
 _Key: TypeAlias = tuple[str, str]

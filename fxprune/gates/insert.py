@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.axes import Analysis, Axis, analyze
-from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.analysis.units import Units
-from fxprune.dims.blocks import BlockGrid, BlockSizes, cut_into_blocks
-from fxprune.dims.dim import Dim, leaves
-from fxprune.dims.masks import coordinates
+from fxprune.analysis import Analysis, Axis, Matrix, Units, analyze, matrices
+from fxprune.dims import BlockSizes, Dim, coordinates, leaves
+from fxprune.dims.blocks import BlockGrid, cut_into_blocks
 from fxprune.errors import SelectionError
 from fxprune.gates.gate import Gate, Gated, GateTarget
-from fxprune.ir.edit import call, fake_mode
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute
-from fxprune.rules.facts import Contraction
+from fxprune.ir import Program, attribute, call, copy_graph, rebuild, set_attribute
+from fxprune.ir.edit import fake_mode
+from fxprune.rules import Contraction
 
 aten = torch.ops.aten
 

@@ -14,18 +14,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import Analysis, analyze
-from fxprune.dims.masks import KeptRows, zero
+from fxprune.analysis import Analysis, analyze
+from fxprune.dims import zero
+from fxprune.dims.masks import KeptRows
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.gates.dead_units import emptied
 from fxprune.gates.empty_sums import hollow
 from fxprune.gates.gate import Gate, Gated, tensors_of
 from fxprune.gates.implied import Open, close_implied, intersect_kept
 from fxprune.gates.partition import partition
+from fxprune.ir import Program, Selection, attribute, copy_graph, like, rebuild
 from fxprune.ir.naming import part_name
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild
-from fxprune.ir.selection import Selection
-from fxprune.ir.tensors import like
 from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import labels, shrink
 

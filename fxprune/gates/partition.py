@@ -13,19 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis import Analysis, Axis, flat_dims
 from fxprune.analysis.axis_names import Label, free_atoms
-from fxprune.analysis.dim_inference import flat_dims
 from fxprune.analysis.linear_ops import SUMS, Sum, sum_of
-from fxprune.dims.dim import leaves
-from fxprune.dims.masks import zero
+from fxprune.dims import leaves, zero
 from fxprune.errors import RefusedError
-from fxprune.ir.arguments import bind, operands
-from fxprune.ir.edit import call
+from fxprune.ir import (
+    Program,
+    attribute,
+    bind,
+    call,
+    copy_graph,
+    operands,
+    rebuild,
+    set_attribute,
+    source_line,
+    storage_key,
+)
 from fxprune.ir.naming import part_name, part_tensor
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute, source_line
-from fxprune.ir.tensors import storage_key
-from fxprune.rewrite.dead_code import remove_dead
+from fxprune.rewrite import remove_dead
 
 aten = torch.ops.aten
 

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fxprune.analysis.axes import Axis, analyze
+from fxprune.analysis import Axis, analyze
 from fxprune.errors import PipelineError, SelectionError
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.ir import Program, Selection
 from fxprune.rewrite.apply import apply
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from fxprune.calibration.data import Calibration
+from fxprune.calibration import Calibration
 from fxprune.pipeline.base import Pass
 from fxprune.pipeline.run import Pipeline
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fxprune.errors import FxpruneError, PassError
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.ir import Program, Selection
 from fxprune.pipeline.base import Outcome, Pass
-from fxprune.verification.claims import Claim, proved
-from fxprune.verification.equivalence import Proof
+from fxprune.verification import Claim, Proof
+from fxprune.verification.claims import proved
 
 
 @dataclass(frozen=True)

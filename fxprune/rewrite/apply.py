@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.ir import Program, Selection
 from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import shrink
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis import Analysis, analyze
 from fxprune.analysis.dim_inference import sizes_of
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.ir.signature import without
 from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rewrite.shape_propagation import propagate

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.ir.aliasing import is_written
-from fxprune.ir.arguments import operands
+from fxprune.ir import attribute, is_written, operands
 from fxprune.ir.edit import add_buffer
-from fxprune.ir.program import attribute
 
 aten = torch.ops.aten
 

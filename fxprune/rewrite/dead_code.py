@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.ir.aliasing import is_idle_write, is_written
+from fxprune.ir import is_written
+from fxprune.ir.aliasing import is_idle_write
 from fxprune.ir.edit import move_uses
 
 aten = torch.ops.aten

@@ -15,13 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import RefusedError, SelectionError
-from fxprune.ir.arguments import bind
-from fxprune.ir.edit import add_parameter, call
+from fxprune.ir import Program, add_parameter, bind, call, copy_graph, rebuild, source_line, storage_key
 from fxprune.ir.naming import FACTORS
-from fxprune.ir.program import Program, copy_graph, rebuild, source_line
-from fxprune.ir.tensors import storage_key
 from fxprune.rewrite.dead_code import remove_dead
-from fxprune.rules.registry import packet_of
+from fxprune.rules import packet_of
 
 aten = torch.ops.aten
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.dim_inference import walk
-from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.ir.arguments import bind, unbind
-from fxprune.ir.edit import add_parameter
+from fxprune.analysis import Matrix, matrices, walk
+from fxprune.ir import Program, add_parameter, bind, copy_graph, rebuild
+from fxprune.ir.arguments import unbind
 from fxprune.ir.naming import FACTORS
-from fxprune.ir.program import Program, copy_graph, rebuild, sibling
+from fxprune.ir.program import sibling
 from fxprune.rewrite.dead_code import remove_dead
-from fxprune.rules.registry import packet_of
+from fxprune.rules import packet_of
 
 aten = torch.ops.aten
 

@@ -20,9 +20,8 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from fxprune.errors import VerifyError
-from fxprune.ir.arguments import hint
+from fxprune.ir import Program, attribute, hint
 from fxprune.ir.edit import fake_mode
-from fxprune.ir.program import Program, attribute
 
 _UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException)
 

@@ -14,16 +14,15 @@ import operator
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.axes import Analysis, analyze
-from fxprune.analysis.dim_inference import flat_dims, walk
+from fxprune.analysis import Analysis, analyze, flat_dims, walk
 from fxprune.analysis.uniform import choices
-from fxprune.dims.dim import Dim, factors, is_pinned, leaves
-from fxprune.ir.arguments import operands
-from fxprune.ir.edit import add_buffer, call, move_uses
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild
+from fxprune.dims import Dim, is_pinned, leaves
+from fxprune.dims.dim import factors
+from fxprune.ir import Program, attribute, call, copy_graph, operands, rebuild
+from fxprune.ir.edit import add_buffer, move_uses
 from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rewrite.shrink import shrink_atoms
-from fxprune.rules.facts import Flow
+from fxprune.rules import Flow
 
 aten = torch.ops.aten
 

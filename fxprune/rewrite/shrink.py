@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.axes import Analysis, Axis, analyze
+from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.analysis.axis_names import Label, free_atoms
 from fxprune.analysis.nested_axes import outer_atoms
-from fxprune.dims.dim import Dim
-from fxprune.dims.masks import Kept, KeptRows, changes, cut, keep_mask, kept_size, new_size, zero
+from fxprune.dims import Dim, Kept, changes, cut, zero
+from fxprune.dims.masks import KeptRows, keep_mask, kept_size, new_size
 from fxprune.errors import SelectionError
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild, source_line
-from fxprune.ir.selection import Selection, is_dependent
+from fxprune.ir import Program, Selection, attribute, copy_graph, rebuild, source_line, storage_key
+from fxprune.ir.selection import is_dependent
 from fxprune.ir.signature import with_inputs
-from fxprune.ir.tensors import storage_key
 from fxprune.rewrite.shape_propagation import propagate
 from fxprune.rewrite.size_arguments import freeze_sizes, loosen_views, resize
 

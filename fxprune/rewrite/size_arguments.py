@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.analysis.dim_inference import flat_dims
-from fxprune.dims.masks import Kept, changes, new_size
+from fxprune.analysis import flat_dims
+from fxprune.dims import Kept, changes
+from fxprune.dims.masks import new_size
 from fxprune.errors import VerifyError
-from fxprune.ir.aliasing import is_written
+from fxprune.ir import is_written
 from fxprune.ir.arguments import Path
-from fxprune.rules.facts import Flow, SizeArgument
+from fxprune.rules import Flow
+from fxprune.rules.facts import SizeArgument
 
 aten = torch.ops.aten
 

@@ -15,12 +15,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.dim_inference import walk
-from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.ir.edit import add_buffer, add_parameter, call
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild, sibling
+from fxprune.analysis import Matrix, matrices, walk
+from fxprune.ir import Program, add_parameter, attribute, call, copy_graph, rebuild
+from fxprune.ir.edit import add_buffer
+from fxprune.ir.program import sibling
 from fxprune.rewrite.dead_code import remove_dead
-from fxprune.rules.registry import packet_of
+from fxprune.rules import packet_of
 
 aten = torch.ops.aten
 

@@ -9,13 +9,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fxprune.analysis.axes import Analysis, Axis, analyze
-from fxprune.analysis.regions import Region
-from fxprune.dims.masks import coordinates
+from fxprune.analysis import Analysis, Axis, Region, analyze
+from fxprune.dims import coordinates
 from fxprune.errors import SelectionError
-from fxprune.ir.program import Program, copy_graph, rebuild
-from fxprune.ir.selection import Selection
-from fxprune.ir.tensors import like, storage_key
+from fxprune.ir import Program, Selection, copy_graph, like, rebuild, storage_key
 from fxprune.rewrite.apply import apply
 
 

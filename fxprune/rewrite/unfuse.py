@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.dim_inference import walk
-from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.analysis import Matrix, matrices, walk
 from fxprune.errors import RefusedError, SelectionError
-from fxprune.ir.arguments import bind, unbind
-from fxprune.ir.edit import add_parameter, call
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Program, add_parameter, bind, call, copy_graph, rebuild
+from fxprune.ir.arguments import unbind
 from fxprune.rewrite.dead_code import remove_dead
 
 aten = torch.ops.aten

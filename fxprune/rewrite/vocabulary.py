@@ -15,17 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.axes import analyze
-from fxprune.dims.dim import Dim, find, leaves
-from fxprune.dims.masks import cut
+from fxprune.analysis import analyze
+from fxprune.dims import Dim, cut, find, leaves
 from fxprune.errors import RefusedError, SelectionError, VerifyError
 from fxprune.files import parse_json, read_text, write_text
-from fxprune.ir.arguments import bind
-from fxprune.ir.compare import TOLERANCES, difference, run_example
-from fxprune.ir.program import Program, source_line
+from fxprune.ir import TOLERANCES, Program, bind, difference, run_example, source_line
 from fxprune.ir.signature import with_inputs
 from fxprune.rewrite.shrink import shrink_atoms
-from fxprune.rules.facts import Flow
+from fxprune.rules import Flow
 
 aten = torch.ops.aten
 

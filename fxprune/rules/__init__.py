@@ -22,6 +22,7 @@ from fxprune.rules.aten import (
     convolution,
     creation,
     indexing,
+    linear_algebra,
     movement,
     normalization,
     pointwise,
@@ -31,10 +32,7 @@ from fxprune.rules.aten import (
     spectral,
     statistics,
 )
-from fxprune.rules.aten import (
-    linear_algebra as matrices,
-)
-from fxprune.rules.facts import Dims, Flow
+from fxprune.rules.facts import Contraction, Dims, Flow
 from fxprune.rules.op import Op
 from fxprune.rules.registry import REFUSED, RULES, Rule, declare, lookup, packet_of, rule
 
@@ -45,7 +43,7 @@ FAMILIES = (
     convolution,
     creation,
     indexing,
-    matrices,
+    linear_algebra,
     movement,
     normalization,
     pointwise,
@@ -85,6 +83,7 @@ __all__ = [
     "FAMILIES",
     "REFUSED",
     "RULES",
+    "Contraction",
     "Dims",
     "Flow",
     "Op",

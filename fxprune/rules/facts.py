@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from torch.fx import Node
 
-from fxprune.dims.dim import Dim
+from fxprune.dims import Dim
 from fxprune.ir.arguments import Path
 from fxprune.rules.routing import Routing
 

@@ -18,8 +18,7 @@ from functools import cache
 
 from torch.fx import Node
 
-from fxprune.dims import dim as algebra
-from fxprune.dims.dim import Dim
+from fxprune.dims import Dim, atom, product
 from fxprune.errors import RuleError
 from fxprune.ir.arguments import Argument
 from fxprune.rules.facts import Dims, Shape
@@ -104,7 +103,7 @@ def broadcast(op: Op, shapes: Sequence[Shape], sizes: Sequence[int]) -> Shape:
         carriers = [dim for dim in aligned if dim.size == size]
         for dim in carriers[1:]:
             op.unify(carriers[0], dim)
-        result.append(carriers[0] if carriers and size != 1 else algebra.atom(size))
+        result.append(carriers[0] if carriers and size != 1 else atom(size))
     return tuple(reversed(result))
 
 
@@ -161,7 +160,7 @@ def _read_term(op: Op, term: Term, dim: Dim, words: dict[str, Dim]) -> None:
         word = term.words[0]
         words[word] = op.unify(words[word], dim) if word in words else dim
     elif all(word in words for word in term.words):
-        op.unify(dim, algebra.product(words[word] for word in term.words))
+        op.unify(dim, product(words[word] for word in term.words))
     for word in term.pinned:
         op.pin(words[word], f"{op.node.target} reads it by position")
 
@@ -175,5 +174,5 @@ def _star_sizes(stars: Sequence[Shape]) -> list[int]:
 def _write(terms: tuple[Term, ...], words: dict[str, Dim], star: Shape) -> Shape:
     shape: list[Dim] = []
     for term in terms:
-        shape.extend(star if term.star else (algebra.product(words[word] for word in term.words),))
+        shape.extend(star if term.star else (product(words[word] for word in term.words),))
     return tuple(shape)

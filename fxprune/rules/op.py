@@ -7,10 +7,11 @@ from typing import Any
 
 from torch.fx import Node
 
-from fxprune.dims import dim as algebra
-from fxprune.dims.dim import Dim
+from fxprune.dims import Dim, atom
+from fxprune.dims.dim import pin
 from fxprune.dims.unify import unify
-from fxprune.ir.arguments import as_int, bind, operands, shape_of
+from fxprune.ir import bind, operands, shape_of
+from fxprune.ir.arguments import as_int
 from fxprune.rules.facts import Choice, Contraction, Flow, Shape, SizeArgument
 from fxprune.rules.routing import Candidates
 
@@ -57,7 +58,7 @@ class Op:
 
     def fresh(self) -> Shape:
         """New dims for the result."""
-        return tuple(algebra.atom(size) for size in self.out)
+        return tuple(atom(size) for size in self.out)
 
     def unify(self, left: Dim, right: Dim) -> Dim:
         """Make two dims one; the larger of the two is returned, for size 1 broadcasts."""
@@ -70,7 +71,7 @@ class Op:
     def pin(self, dims: Dim | Iterable[Dim], why: str) -> None:
         for dim in (dims,) if isinstance(dims, Dim) else dims:
             self.flow.pins.append((dim, self.node))
-            algebra.pin(dim, why, self.node.name)
+            pin(dim, why, self.node.name)
 
     def opaque(self, why: str) -> Shape:
         """Nothing can be said: the dims of all operands stay whole, and so do the result's."""

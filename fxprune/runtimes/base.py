@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.ir.example_inputs import Feeds
+from fxprune.ir import Feeds
 
 Outputs = list[np.ndarray[Any, Any]]
 

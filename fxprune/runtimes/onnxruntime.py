@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from fxprune.errors import ExportError, UsageError
-from fxprune.ir.example_inputs import Feeds, Point
-from fxprune.ir.torch_context import first_line
+from fxprune.ir import Feeds, Point, first_line
 from fxprune.runtimes.base import DEFAULT, Outputs, Prepared, Settings
 
 _Shape = list[int]
@@ -49,7 +48,7 @@ def onnxruntime_version() -> str:
     return str(onnxruntime.__version__)
 
 
-def providers() -> tuple[str, ...]:
+def onnxruntime_providers() -> tuple[str, ...]:
     """The providers that this build of ONNX Runtime has, in its own order of preference."""
     import onnxruntime
 
@@ -153,7 +152,7 @@ def _open(path: Path, options: Any, provider: str = CPU) -> Any:
     if opened.get_providers()[0] != provider:
         raise UsageError(
             f"ONNX Runtime could not start {provider} and fell back to the CPU: install what {provider} needs,"
-            f" or choose another; available: {', '.join(providers())}"
+            f" or choose another; available: {', '.join(onnxruntime_providers())}"
         )
     return opened
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import ExportError
-from fxprune.ir.example_inputs import Feeds
+from fxprune.ir import Feeds
 from fxprune.runtimes.base import Outputs, Prepared, Settings
 
 

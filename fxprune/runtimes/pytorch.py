@@ -12,9 +12,8 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
-from fxprune.frontend.pt2_archive import missing
-from fxprune.ir.example_inputs import Feeds
-from fxprune.ir.torch_context import innermost_reason, quiet
+from fxprune.frontend.pt2_archive import missing_modules
+from fxprune.ir import Feeds, innermost_reason, quiet
 from fxprune.runtimes.base import Outputs, Prepared, Settings
 
 
@@ -46,7 +45,9 @@ def _load(path: Path) -> ExportedProgram:
         with quiet():
             return torch.export.load(path)
     except Exception as error:
-        raise ExportError(f"torch can't load {path}: {missing(path) or innermost_reason(error)}") from error
+        raise ExportError(
+            f"torch can't load {path}: {missing_modules(path) or innermost_reason(error)}"
+        ) from error
 
 
 def _inputs(exported: ExportedProgram) -> list[Any]:

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxprune.errors import UsageError
-from fxprune.ir.torch_context import first_line
-from fxprune.runtimes import (
-    onnxruntime as runtime,
-)
-from fxprune.runtimes import (
-    openvino as openvino_runtime,
-)
-from fxprune.runtimes import (
-    pytorch as torch_runtime,
-)
+from fxprune.ir import first_line
 from fxprune.runtimes.base import DEFAULT, Prepared, Settings
+from fxprune.runtimes.onnxruntime import (
+    LEVELS,
+    onnxruntime_providers,
+    onnxruntime_version,
+    prepare_onnxruntime,
+)
+from fxprune.runtimes.openvino import openvino_version, prepare_openvino
+from fxprune.runtimes.pytorch import prepare_pytorch, pytorch_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +52,26 @@ RUNTIMES: dict[str, Runtime] = {
         "ONNX Runtime on the CPU, or on a provider that is named after a colon, as onnxruntime:CUDAExecutionProvider",
         ".onnx",
         "pip install onnxruntime",
-        runtime.onnxruntime_version,
-        runtime.prepare_onnxruntime,
-        runtime.LEVELS,
-        runtime.providers,
+        onnxruntime_version,
+        prepare_onnxruntime,
+        LEVELS,
+        onnxruntime_providers,
     ),
     "openvino": Runtime(
         "OpenVINO",
         "OpenVINO on the CPU, in float32",
         ".onnx",
         "pip install openvino",
-        openvino_runtime.openvino_version,
-        openvino_runtime.prepare_openvino,
+        openvino_version,
+        prepare_openvino,
     ),
     "torch": Runtime(
         "PyTorch",
         "PyTorch on the CPU, without a compiler",
         ".pt2",
         "pip install torch",
-        torch_runtime.pytorch_version,
-        torch_runtime.prepare_pytorch,
+        pytorch_version,
+        prepare_pytorch,
     ),
 }
 
@@ -102,12 +101,12 @@ def prepare(path: Path, settings: Settings = DEFAULT) -> Prepared:
     # Without this the runtime would speak of a broken file. A suffix of nobody's may be anything.
     if path.suffix != row.suffix and path.suffix in {other.suffix for other in RUNTIMES.values()}:
         raise UsageError(
-            f"{row.title} runs {row.suffix} files, not {path}; for those: {', '.join(names(path.suffix))}"
+            f"{row.title} runs {row.suffix} files, not {path}; for those: {', '.join(runtimes_for(path.suffix))}"
         )
     return row.open(path, settings)
 
 
-def names(suffix: str) -> list[str]:
+def runtimes_for(suffix: str) -> list[str]:
     """The names of the runtimes that run files with a suffix."""
     return [name for name, row in RUNTIMES.items() if row.suffix == suffix]
 

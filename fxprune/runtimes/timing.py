@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from fxprune.ir.example_inputs import Feeds
+from fxprune.ir import Feeds
 from fxprune.runtimes.base import DEFAULT, Prepared, Settings, Timing
 from fxprune.runtimes.registry import prepare, runtime_of
 

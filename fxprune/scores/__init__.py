@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxprune.scores.activation import activation
-from fxprune.scores.base import Score
+from fxprune.scores.base import Evidence, Score, Worth
 from fxprune.scores.gradients import fisher, taylor
 from fxprune.scores.magnitude import chance, magnitude
 from fxprune.scores.obs import surgeon
@@ -18,3 +18,10 @@ SCORES: dict[str, Score] = {
     "fisher": Score("the square of that: diagonal Fisher information of gates on the units", fisher),
     "obs": Score("error of the readers after their best re-fit, one after another (ZipLM)", surgeon),
 }  # fmt: skip
+
+__all__ = [
+    "SCORES",
+    "Evidence",
+    "Score",
+    "Worth",
+]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fxprune.analysis.units import Units
+from fxprune.analysis import Units
 from fxprune.calibration.run import Seen
-from fxprune.rules.facts import Contraction, Flow
+from fxprune.rules import Contraction, Flow
 from fxprune.scores.base import Evidence, Worth, additive
 
 

@@ -9,11 +9,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fxprune.analysis.axes import Analysis
+from fxprune.analysis import Analysis, Units
 from fxprune.analysis.uniform import tied_by_table
-from fxprune.analysis.units import Units
-from fxprune.calibration.data import Calibration
-from fxprune.calibration.objective import Objective
+from fxprune.calibration import Calibration, Objective
 from fxprune.calibration.run import Observer, stream
 from fxprune.errors import UsageError
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fxprune.analysis.axes import Analysis, Member
-from fxprune.analysis.units import Units
+from fxprune.analysis import Analysis, Units
+from fxprune.analysis.axes import Member
 from fxprune.calibration.run import Seen
-from fxprune.ir.program import attribute
+from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fxprune.analysis.units import Units
-from fxprune.ir.program import attribute
+from fxprune.analysis import Units
+from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 
 

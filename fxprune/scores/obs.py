@@ -13,11 +13,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fxprune.analysis.linear_ops import Matrix, matrices
-from fxprune.analysis.units import Units
+from fxprune.analysis import Matrix, Units, matrices
 from fxprune.calibration.run import Observer, pack_by_bytes
 from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
-from fxprune.ir.program import attribute
+from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 from fxprune.scores.gradients import GateObserver
 

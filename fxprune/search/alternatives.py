@@ -8,15 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import analyze
+from fxprune.analysis import analyze
 from fxprune.analysis.sites import carriers
 from fxprune.cost.budgets import Meter
 from fxprune.cost.subgraph import Part, Values, part, values_at
 from fxprune.errors import RefusedError
-from fxprune.gates.gate import Gated
-from fxprune.gates.lower import LOWERINGS, Silenced, copy_uneven, ragged, select_open, silenced
-from fxprune.ir.example_inputs import Point
-from fxprune.ir.program import Program
+from fxprune.gates import LOWERINGS, Gated
+from fxprune.gates.lower import Silenced, copy_uneven, ragged, select_open, silenced
+from fxprune.ir import Point, Program
 from fxprune.rewrite.merge_factors import FactorPair, merge_factors, pairs
 from fxprune.rewrite.shrink import shrink
 from fxprune.rewrite.split import RowBlockSplit, split, splits

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fxprune.cost.budgets import BUDGETS, Meter, counting_meter
-from fxprune.cost.latency import Clock, write_program
+from fxprune.cost import BUDGETS, Clock
+from fxprune.cost.budgets import Meter, counting_meter
+from fxprune.cost.latency import write_program
 from fxprune.errors import RefusedError
-from fxprune.ir.example_inputs import Point, feeds
-from fxprune.ir.program import Program
-from fxprune.runtimes.timing import measure
+from fxprune.ir import Point, Program, feeds
+from fxprune.runtimes import measure
 
 TRIES = 5
 """Plans that are emitted and measured before the best of them is taken."""

@@ -21,7 +21,7 @@ _POINTS = 48
 """Budgets between nothing and everything that a frontier shows."""
 
 
-def choose(options: Sequence[Sequence[tuple[float, float]]], budget: float) -> list[int] | None:
+def choose_options(options: Sequence[Sequence[tuple[float, float]]], budget: float) -> list[int] | None:
     """The place of the chosen (cost, error) in each list; None where even the cheapest options together exceed the budget."""
     if not options:
         return []

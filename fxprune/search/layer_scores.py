@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis.axes import Analysis, analyze
-from fxprune.export.pt2 import save
+from fxprune.analysis import Analysis, analyze
+from fxprune.export import save_pt2
 from fxprune.frontend.capture import capture
-from fxprune.ir.program import Program, containers
+from fxprune.ir import Program
+from fxprune.ir.program import containers
 from fxprune.ir.signature import needed
 from fxprune.ir.tensors import raw
 from fxprune.rewrite.bypass import bypass, bypass_regions
@@ -74,7 +75,7 @@ class Evaluated:
         assert self.executor is not None
         with tempfile.TemporaryDirectory(prefix="fxprune-search-") as folder:
             path = Path(folder) / "program.pt2"
-            save(self.program, path)
+            save_pt2(self.program, path)
             needed = containers(self.program)
             futures: dict[Future[tuple[float, float]], frozenset[str]] = {
                 self.executor.submit(evaluated, str(path), tuple(sorted(gone)), self.evaluate, needed): gone

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fxprune.analysis.axes import Axis
+from fxprune.analysis import Axis
 from fxprune.analysis.sites import Site
 from fxprune.cost.table import SiteCost
-from fxprune.ir.selection import Selection
-from fxprune.scores.base import Worth
+from fxprune.ir import Selection
+from fxprune.scores import Worth
 from fxprune.search import knapsack
 
 _LEVELS = 32
@@ -151,7 +151,7 @@ def _undominated(found: Sequence[_Kept]) -> list[_Kept]:
 def cheapest_error(choices: Sequence[SiteChoice | Tied], budget: float) -> list[Option] | None:
     """The options of least error whose costs keep to the budget, one for each site; None where none do."""
     options: list[Sequence[Option | Joint]] = [choice.options() for choice in choices]
-    places = knapsack.choose([[(o.cost, o.error) for o in each] for each in options], budget)
+    places = knapsack.choose_options([[(o.cost, o.error) for o in each] for each in options], budget)
     return (
         None if places is None else flat_options([each[i] for each, i in zip(options, places, strict=True)])
     )

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis.axes import Analysis
-from fxprune.calibration.data import Calibration, flatten_batch, state
-from fxprune.calibration.objective import Objective
+from fxprune.analysis import Analysis
+from fxprune.calibration import Calibration, Objective
+from fxprune.calibration.data import flatten_batch, state
 from fxprune.calibration.repair import repair
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.ir.signature import needed
 from fxprune.rewrite.apply import apply
 from fxprune.rewrite.bypass import bypass_regions

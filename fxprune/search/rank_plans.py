@@ -11,16 +11,14 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import Analysis
-from fxprune.analysis.linear_ops import Matrix, matrices
+from fxprune.analysis import Analysis, Matrix, matrices
 from fxprune.cost.budgets import Meter
 from fxprune.cost.subgraph import Values, part, values_at
 from fxprune.cost.table import GRAINS
-from fxprune.ir.example_inputs import Point
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Point, Program, copy_graph, rebuild
 from fxprune.rewrite.factorize import Factorized, Factors, factorize
 from fxprune.rewrite.merge_factors import pairs
-from fxprune.rules.registry import packet_of
+from fxprune.rules import packet_of
 from fxprune.search import knapsack
 from fxprune.search.alternatives import FASTER
 from fxprune.search.budget_search import Draft
@@ -181,7 +179,7 @@ class Thin:
 
     def within(self, cost: float) -> Draft | None:
         """The ways of least error within a cost."""
-        places = knapsack.choose(self._costs(), cost)
+        places = knapsack.choose_options(self._costs(), cost)
         if places is None:
             return None
         return self.draft([choice.ways[i] for choice, i in zip(self.choices, places, strict=True)])

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxprune.analysis.linear_ops import Matrix
-from fxprune.calibration.data import Calibration
-from fxprune.calibration.objective import Objective
+from fxprune.analysis import Matrix
+from fxprune.calibration import Calibration, Objective
 from fxprune.calibration.run import pack_by_bytes, stream
 from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.rewrite.factorize import Factors
 
 _DAMPING = 1e-3

@@ -6,19 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fxprune.analysis.axes import Analysis, analyze
+from fxprune.analysis import Analysis, Units, analyze
 from fxprune.analysis.sites import Site, find_sites
 from fxprune.analysis.uniform import alike
-from fxprune.analysis.units import Units
-from fxprune.calibration.data import Calibration
-from fxprune.calibration.objective import Objective
+from fxprune.calibration import Calibration, Objective
 from fxprune.cost.table import Costs
 from fxprune.errors import RefusedError
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.ir import Program, Selection
 from fxprune.rewrite.apply import apply
-from fxprune.scores import SCORES
-from fxprune.scores.base import Evidence, Worth, share_order
+from fxprune.scores import SCORES, Evidence, Worth
+from fxprune.scores.base import share_order
 from fxprune.search.budget_search import Aim, Draft, Sought, seek
 from fxprune.search.plans import (
     Option,

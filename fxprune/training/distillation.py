@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis.axes import analyze
+from fxprune.analysis import analyze
 from fxprune.errors import UsageError
 from fxprune.gates.gate import unwrapped
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.ir.tensors import raw
 
 IGNORED = -100

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.training.devices import placed
 from fxprune.training.examples import IGNORED, Examples, encoded
 from fxprune.training.loop import Checkpoints, Hooks, Loop, Recipe

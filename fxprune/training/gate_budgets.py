@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxprune.gates.gate import Gate
+from fxprune.gates import Gate
 
 Schedule: TypeAlias = Callable[[float], float]
 """A number for each moment, progress from 0 to 1."""

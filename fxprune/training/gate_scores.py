@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from fxprune.gates.gate import Gate
+from fxprune.gates import Gate
 
 Tables: TypeAlias = dict[Gate, Tensor]
 """A number for each gate's units, in the shape of the gate."""

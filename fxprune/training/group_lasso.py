@@ -14,7 +14,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from fxprune.gates.gate import Gate
+from fxprune.gates import Gate
 from fxprune.training.gate_budgets import Standing
 from fxprune.training.gate_scores import Felt
 

@@ -17,7 +17,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from fxprune.gates.gate import Gate
+from fxprune.gates import Gate
 from fxprune.training.gate_budgets import Standing
 from fxprune.training.gate_scores import Felt, Tables, adam, finite
 

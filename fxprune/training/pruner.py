@@ -14,13 +14,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import analyze
-from fxprune.analysis.units import Units
+from fxprune.analysis import Units, analyze
 from fxprune.errors import SelectionError
+from fxprune.gates import Gate, Gated
 from fxprune.gates.fold_values import settle
-from fxprune.gates.gate import Gate, Gated, tensors_of, unwrapped
+from fxprune.gates.gate import tensors_of, unwrapped
 from fxprune.gates.implied import closing
-from fxprune.ir.program import attribute, set_attribute
+from fxprune.ir import attribute, set_attribute
 from fxprune.training.gate_budgets import GateBudget, Standing, Stochastic
 from fxprune.training.gate_scores import Felt, GateScore, Taylor
 

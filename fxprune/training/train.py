@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fxprune.gates.gate import Gated
-from fxprune.ir.program import Program
+from fxprune.gates import Gated
+from fxprune.ir import Program
 from fxprune.training.devices import placed
 from fxprune.training.distillation import Distillation, Losses, matched
 from fxprune.training.examples import IGNORED, Examples

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fxprune.analysis.axes import analyze
+from fxprune.analysis import analyze
 from fxprune.errors import VerifyError
-from fxprune.ir.compare import TOLERANCES, difference, run_example
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.ir import TOLERANCES, Program, Selection, difference, run_example
 from fxprune.rewrite.merge_factors import merge_factors
 from fxprune.verification.equivalence import Proof, is_rigid, verify
 

@@ -9,18 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.analysis.axes import Analysis, analyze
-from fxprune.dims.dim import Dim
-from fxprune.dims.masks import Kept, changes, cut
+from fxprune.analysis import Analysis, analyze
+from fxprune.dims import Dim, Kept, changes, cut
 from fxprune.errors import VerifyError
-from fxprune.ir.compare import TOLERANCES, difference, relative_difference, run_example
+from fxprune.ir import (
+    TOLERANCES,
+    Program,
+    Selection,
+    copy_graph,
+    difference,
+    like,
+    rebuild,
+    run_example,
+    source_line,
+)
+from fxprune.ir.compare import relative_difference
 from fxprune.ir.interpreter import every_value
-from fxprune.ir.program import Program, copy_graph, rebuild, source_line
-from fxprune.ir.selection import Selection
-from fxprune.ir.tensors import like
+from fxprune.rewrite import zero_readers
 from fxprune.rewrite.apply import apply
 from fxprune.rewrite.bypass import bypass
-from fxprune.rewrite.shrink import kept_masks, shrink, zero_readers
+from fxprune.rewrite.shrink import kept_masks, shrink
 from fxprune.verification.float64 import to_float64
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Program, copy_graph, like, rebuild
 from fxprune.ir.signature import put_inputs
-from fxprune.ir.tensors import like
 
 
 def to_float64(program: Program) -> Program:

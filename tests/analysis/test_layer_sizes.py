@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from fxprune import Selection, parse_pipeline
-from fxprune.analysis.axes import analyze
+from fxprune.analysis import analyze
 from fxprune.analysis.layer_sizes import Layer, LayerSizes, Left, layerwise
-from fxprune.export.onnx import export
+from fxprune.export import export_onnx
+from fxprune.gates import LOWERINGS
 from fxprune.gates.insert import gate
-from fxprune.gates.lower import LOWERINGS, lower
+from fxprune.gates.lower import lower
 from fxprune.rewrite.apply import apply
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.shrink import shrink
@@ -51,7 +52,7 @@ def test_the_sizes_are_those_of_the_matrices_in_the_onnx_file(name: str, tmp_pat
     program = family(name)
     result = parse_pipeline("layers(count=1), heads(ratio=0.5), ffn(ratio=0.3), fold").run(program)
     found = layerwise(program, result.program, result.selection.removed)
-    file = export(result.program, tmp_path / "model.onnx").path
+    file = export_onnx(result.program, tmp_path / "model.onnx").path
     weights = Counter(
         int(torch.Size(w.dims).numel()) for w in onnx.load(file).graph.initializer if len(w.dims) == 2
     )

@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune import Program, analyze, capture
-from fxprune.analysis.linear_ops import FORMS, Matrix, matrices
-from fxprune.ir.program import attribute
-from fxprune.rules.registry import packet_of
+from fxprune.analysis import Matrix, matrices
+from fxprune.analysis.linear_ops import FORMS
+from fxprune.ir import attribute
+from fxprune.rules import packet_of
 from support.models import captured
 
 aten = torch.ops.aten

@@ -11,7 +11,7 @@ from torch import nn
 
 from fxprune import Selection, analyze, apply, bypass, capture, parse_pipeline, shrink, verify
 from fxprune.errors import SelectionError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from support.models import captured
 from zoo import hf
 from zoo.check import randomise

@@ -14,7 +14,8 @@ from fxprune import Program, Selection, analyze, capture, shrink
 from fxprune.analysis.sites import Site, find_sites
 from fxprune.cost.subgraph import Part, part, values_at
 from fxprune.errors import UsageError
-from fxprune.ir.example_inputs import Point, call_inputs
+from fxprune.ir import Point
+from fxprune.ir.example_inputs import call_inputs
 from fxprune.ir.program import flatten_inputs
 from support.models import captured, distance
 

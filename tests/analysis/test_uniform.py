@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fxprune import Program, Selection, analyze, apply, capture, parse_pipeline
 from fxprune.analysis.uniform import alike
-from fxprune.calibration.data import checked
+from fxprune.calibration import checked
 from fxprune.passes import Slim
 from fxprune.passes.fraction import common_count
 from fxprune.rewrite.shared_tables import recoupled

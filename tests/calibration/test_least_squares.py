@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxprune import Selection, apply, capture
-from fxprune.calibration import least_squares as refit
-from fxprune.calibration import repair as repairs
+from fxprune.calibration import least_squares
 from fxprune.calibration.least_squares import Fit, best
 from fxprune.calibration.repair import repair
 from support.repaired import (
@@ -47,7 +46,7 @@ def every_warning() -> Iterator[None]:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_without_a_ridge_the_fit_is_least_squares(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refit, "RIDGES", (1e-11,))
+    monkeypatch.setattr(least_squares, "RIDGES", (1e-11,))
     x, y, now = problem(60, 5, 3, seed=0)
     now = now if bias else Fit(now.weight, None)
     columns = np.concatenate([x.numpy(), np.ones((60, 1))], 1) if bias else x.numpy()
@@ -65,7 +64,7 @@ def test_without_a_ridge_the_fit_is_least_squares(bias: bool, monkeypatch: pytes
 def test_a_ridge_pulls_towards_the_weights_that_are_there(
     bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refit, "RIDGES", (0.5,))
+    monkeypatch.setattr(least_squares, "RIDGES", (0.5,))
     x, y, now = problem(60, 5, 3, seed=1)
     now = now if bias else Fit(now.weight, None)
     fit, _, _ = best(summed(x, y), summed(x, y), now, ridge=True)
@@ -105,9 +104,9 @@ def test_what_is_right_already_stays() -> None:
 def test_columns_that_say_the_same_are_not_solved_without_a_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, now = problem(60, 5, 3, seed=4)
     x[:, 4] = x[:, 1]
-    monkeypatch.setattr(refit, "RIDGES", (1e-16,))
+    monkeypatch.setattr(least_squares, "RIDGES", (1e-16,))
     assert best(summed(x, y), summed(x, y), now, ridge=True)[0].how == "mean"
-    monkeypatch.setattr(refit, "RIDGES", (1e-16, 1e-3))
+    monkeypatch.setattr(least_squares, "RIDGES", (1e-16, 1e-3))
     fit = best(summed(x, y), summed(x, y), now, ridge=True)[0]
     assert fit.how == "ridge 0.001"
     assert bool(fit.weight.isfinite().all())
@@ -147,7 +146,7 @@ def test_a_neuron_that_another_one_repeats_is_made_up_for(monkeypatch: pytest.Mo
     done = repair(program, slim, selection, data, "readers")
     assert error(slim, program, x) > 1e-3
     assert error(done.program, program, x) < 1e-6
-    monkeypatch.setattr(refit, "RIDGES", (1e-9,))
+    monkeypatch.setattr(least_squares, "RIDGES", (1e-9,))
     done = repair(program, slim, selection, data, "readers")
     assert (done.program(x) - program(x)).abs().max() < 1e-4
     whole, cut = program.tensors()["2.weight"], done.program.tensors()["2.weight"]
@@ -173,7 +172,7 @@ def test_targets_in_the_stream_make_up_for_what_it_has_lost(monkeypatch: pytest.
     selection = without_last(program, 8)
     slim, data, x = apply(program, selection), calibration(program, 8, 128, 6), normal(500, 6, seed=99)
     summed_up = repair(program, slim, selection, data, "readers")
-    monkeypatch.setattr(repairs, "_meets", own_targets)
+    monkeypatch.setattr("fxprune.calibration.repair._meets", own_targets)
     alone = repair(program, slim, selection, data, "readers")
     assert error(summed_up.program, program, x) < 0.9 * error(alone.program, program, x)
     assert error(alone.program, program, x) < error(slim, program, x)

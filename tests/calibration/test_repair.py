@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fxprune import Program, Selection, apply, capture, verify
-from fxprune.calibration import lockstep as lanes
-from fxprune.calibration import repair as repairs
-from fxprune.calibration.data import Calibration
+from fxprune.calibration import Calibration
+from fxprune.calibration.lockstep import Parking, Runner
 from fxprune.calibration.repair import REPAIRS, repair
 from fxprune.errors import UsageError
 from fxprune.passes import Heads
@@ -89,14 +88,14 @@ def test_places_go_with_the_units_that_lie_along_them() -> None:
 
 
 def test_every_value_is_dropped_after_its_last_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    runners: list[lanes.Runner] = []
-    begin = lanes.Runner.__init__
+    runners: list[Runner] = []
+    begin = Runner.__init__
 
-    def noted(runner: lanes.Runner, program: Program, *rest: Any) -> None:
+    def noted(runner: Runner, program: Program, *rest: Any) -> None:
         begin(runner, program, *rest)
         runners.append(runner)
 
-    monkeypatch.setattr(lanes.Runner, "__init__", noted)
+    monkeypatch.setattr(Runner, "__init__", noted)
     program = free(Parallel(), 4, 6)
     selection = without_last(program)
     repair(program, apply(program, selection), selection, calibration(program, 2, 8, 6))
@@ -187,19 +186,19 @@ def test_what_waits_on_disk_comes_back_as_it_was(name: str, monkeypatch: pytest.
     selection = Heads(ratio=0.5).run(program).selection
     slim = apply(program, selection)
     data = Calibration(tuple({"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in tokens(6)))
-    monkeypatch.setattr(repairs, "LIVE", 1e9)
+    monkeypatch.setattr("fxprune.calibration.repair.LIVE", 1e9)
     inside = repair(program, slim, selection, data)
     parked: list[tuple[int, int]] = []
-    leave = lanes.Parking.__exit__
+    leave = Parking.__exit__
 
-    def noted(parking: lanes.Parking, *rest: Any) -> None:
+    def noted(parking: Parking, *rest: Any) -> None:
         folder = Path(parking._folder.name)
         parked.append((len(parking.inside), len(parking.outside)))
         leave(parking, *rest)
         assert not folder.exists()
 
-    monkeypatch.setattr(lanes.Parking, "__exit__", noted)
-    monkeypatch.setattr(repairs, "LIVE", 0)
+    monkeypatch.setattr(Parking, "__exit__", noted)
+    monkeypatch.setattr("fxprune.calibration.repair.LIVE", 0)
     outside = repair(program, slim, selection, data)
     [(kept, written)] = parked
     assert written >= 6

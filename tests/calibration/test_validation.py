@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from fxprune import Program, capture
-from fxprune.calibration.data import Batch, Calibration, batched_by_length, checked, flatten_batch
+from fxprune.calibration import Calibration, checked
+from fxprune.calibration.data import Batch, batched_by_length, flatten_batch
 from fxprune.errors import UsageError
 
 AUTO = Dim.AUTO

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from fxprune.cost.count import cost, flops
-from fxprune.export.onnx import export
+from fxprune.cost.count import count_cost, count_flops
+from fxprune.export import export_onnx
 from fxprune.frontend.capture import capture
-from fxprune.ir.example_inputs import feeds
-from fxprune.ir.program import Program
-from fxprune.runtimes import onnxruntime as runtime
+from fxprune.ir import Program, feeds
+from fxprune.runtimes.onnxruntime import file_flops
 
 
 class Attention(nn.Module):
@@ -54,36 +53,36 @@ def tied() -> Program:
 def test_attention_counts_scores_and_sums_for_every_query_head(shared: int, value: int, masked: bool) -> None:
     given = (torch.rand(2, 4, 5, 8), torch.rand(2, shared, 7, 8), torch.rand(2, shared, 7, value))
     program = capture(Attention(4, shared, value, masked), given)
-    assert flops(program) == 2 * (2 * 4) * 5 * 7 * (8 + value)
+    assert count_flops(program) == 2 * (2 * 4) * 5 * 7 * (8 + value)
 
 
 def test_convolutions_count_their_groups() -> None:
     program = capture(nn.Conv2d(6, 8, 3, groups=2), (torch.rand(2, 6, 7, 7),))
-    assert flops(program) == 2 * (2 * 8 * 5 * 5) * (3 * 3 * 3)
+    assert count_flops(program) == 2 * (2 * 8 * 5 * 5) * (3 * 3 * 3)
 
 
 def test_a_recurrent_layer_counts() -> None:
     program = capture(nn.LSTM(6, 4), (torch.rand(5, 2, 6),))
-    assert flops(program) == 2 * (5 * 2) * (16 * 6 + 16 * 4)
+    assert count_flops(program) == 2 * (5 * 2) * (16 * 6 + 16 * 4)
 
 
 def test_tied_weights_count_once_and_operations_follow_the_point() -> None:
     program = tied()
     parameters = 11 * 6 + (8 * 6 + 8) + (6 * 8 + 6)
     a_token = 2 * (6 * 8 + 8 * 6 + 6 * 11)
-    assert cost(program).parameters == parameters
-    assert cost(program).bytes == 4 * (parameters + 6)
-    assert cost(program).flops == 15 * a_token
-    assert cost(program, {"batch": 2, "length": 64}).flops == 128 * a_token
+    assert count_cost(program).parameters == parameters
+    assert count_cost(program).bytes == 4 * (parameters + 6)
+    assert count_cost(program).flops == 15 * a_token
+    assert count_cost(program, {"batch": 2, "length": 64}).flops == 128 * a_token
 
 
 def test_what_is_reported_is_what_the_file_holds(tmp_path: Path) -> None:
     program = tied()
-    file = export(program, tmp_path / "tied.onnx").path
+    file = export_onnx(program, tmp_path / "tied.onnx").path
     weights = [
         tensor for tensor in onnx.load(file).graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
     ]
     counted = sum(onnx.numpy_helper.to_array(tensor).size for tensor in weights)
-    assert counted >= cost(program).parameters
+    assert counted >= count_cost(program).parameters
     for point in ({"batch": 1, "length": 7}, {"batch": 4, "length": 3}):
-        assert runtime.file_flops(file, feeds(program, point)) == flops(program, point)
+        assert file_flops(file, feeds(program, point)) == count_flops(program, point)

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, capture
-from fxprune.cost import latency
+from fxprune.cost import Clock, default_cache, latency
 from fxprune.cost.budgets import Key
-from fxprune.cost.latency import SECONDS_A_FILE, Clock, default_cache
-from fxprune.ir.example_inputs import Feeds
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.base import Settings, Timing
+from fxprune.cost.latency import SECONDS_A_FILE
+from fxprune.ir import Feeds
+from fxprune.runtimes import Settings, Timing, registry
 
 
 class Machine:
@@ -118,7 +117,7 @@ def test_times_of_another_machine_are_not_reused(
 ) -> None:
     cached = tmp_path / "costs.json"
     Clock(Settings(), cached)(asked(4, 2))
-    monkeypatch.setattr(runtimes, "processor", lambda: "a faster one")
+    monkeypatch.setattr(registry, "processor", lambda: "a faster one")
     Clock(Settings(), cached)(asked(4, 2))
     assert machine.measured == [[4, 2], [4, 2]]
 

@@ -14,11 +14,12 @@ from torch.export import Dim
 
 from fxprune import Program, Selection, analyze, capture, shrink
 from fxprune.analysis.sites import Site, find_sites
-from fxprune.cost import count as cost
-from fxprune.cost.budgets import BUDGETS, Key, counting_meter
+from fxprune.cost import BUDGETS
+from fxprune.cost.budgets import Key, counting_meter
+from fxprune.cost.count import count_flops
 from fxprune.cost.subgraph import part, values_at
 from fxprune.cost.table import Costs, Curve, SiteCost
-from fxprune.ir.example_inputs import Point
+from fxprune.ir import Point
 from support.models import captured
 
 WIDTH, HEADS, SIZE, NEURONS = 12, 3, 4, 20
@@ -154,7 +155,7 @@ def test_disjoint_sites_and_the_rest_are_the_whole(name: str) -> None:
 
     def both(wanted: Wanted) -> dict[Key, float]:
         programs = {key: make() for key, (_, make) in wanted.items()}
-        operations.extend(cost.flops(made) for made in programs.values())
+        operations.extend(count_flops(made) for made in programs.values())
         return {key: made.parameter_count() for key, made in programs.items()}
 
     costs = Costs(analyze(program), both, POINT)
@@ -163,7 +164,7 @@ def test_disjoint_sites_and_the_rest_are_the_whole(name: str) -> None:
     parts.append(frozenset(calls.difference(*parts)))
     assert sum(map(len, parts)) == len(calls)
     assert sum(map(costs.whole, parts)) == program.parameter_count()
-    assert sum(operations) == cost.flops(program, POINT)
+    assert sum(operations) == count_flops(program, POINT)
 
 
 class Counting:

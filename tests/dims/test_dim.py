@@ -13,19 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxprune.dims.dim import (
-    Dim,
-    atom,
-    factors,
-    find,
-    is_pinned,
-    leaves,
-    pin,
-    pinned,
-    product,
-    segments,
-    total,
-)
+from fxprune.dims import Dim, atom, find, is_pinned, leaves, product
+from fxprune.dims.dim import factors, pin, pinned, segments, total
 from fxprune.dims.masks import keep_mask
 from fxprune.dims.unify import split_at, unify, unify_products
 

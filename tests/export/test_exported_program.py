@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fxprune import Selection, analyze, capture, export, shrink
+from fxprune import Selection, analyze, capture, export_onnx, shrink
 from fxprune.export.exported_program import for_onnx, lift
-from fxprune.ir.torch_context import inference, quiet
+from fxprune.ir import inference, quiet
 
 
 class Grouped(nn.Module):
@@ -31,7 +31,7 @@ def test_grouped_queries_cut_to_one_each_are_exported_as_plain_attention(tmp_pat
     program = capture(Grouped(), (torch.randn(3, 5, 8),))
     groups = [axis for axis in analyze(program).axes if axis.role == "heads" and axis.size == 2]
     slim = shrink(program, Selection({groups[1].name: [0]}))
-    assert export(slim, tmp_path / "slim.onnx").relative < 1e-5
+    assert export_onnx(slim, tmp_path / "slim.onnx").relative < 1e-5
 
 
 class MasksInPlace(nn.Module):
@@ -52,4 +52,4 @@ def test_a_graph_that_writes_in_place_needs_no_second_trace(tmp_path: Path) -> N
     assert len(written) == 1
     with quiet(), inference():
         torch.onnx.export(for_onnx(lift(program)), dynamo=True, verbose=False)
-    assert export(program, tmp_path / "m.onnx").relative < 1e-6
+    assert export_onnx(program, tmp_path / "m.onnx").relative < 1e-6

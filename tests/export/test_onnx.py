@@ -14,15 +14,14 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune.errors import ExportError, UsageError
-from fxprune.export import onnx as emit
-from fxprune.export.exported_program import lift, to_exported_program
-from fxprune.export.pt2 import save
+from fxprune.export import Emitted, export_onnx, save_pt2, to_exported_program
+from fxprune.export.exported_program import lift
+from fxprune.export.onnx import ATTENTION_OPSET, warm_up
 from fxprune.frontend.capture import capture
-from fxprune.ir.example_inputs import feeds
-from fxprune.ir.program import Program
-from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import FEWEST_RUNS, measure
+from fxprune.ir import Program, feeds
+from fxprune.runtimes import Settings, measure, open_session
+from fxprune.runtimes.onnxruntime import file_axes, file_feeds, run_session
+from fxprune.runtimes.timing import FEWEST_RUNS
 from support.models import captured
 
 
@@ -56,22 +55,22 @@ def linear() -> Program:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, emit.Emitted]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Emitted]:
     program = encoder()
-    return program, emit.export(program, tmp_path_factory.mktemp("encoder") / "model.onnx")
+    return program, export_onnx(program, tmp_path_factory.mktemp("encoder") / "model.onnx")
 
 
 def test_a_tool_that_reads_no_newer_opset_gets_its_own(tmp_path: Path) -> None:
-    usual = emit.export(encoder(), tmp_path / "usual.onnx")
-    older = emit.export(encoder(), tmp_path / "older.onnx", opset=20)
-    assert (usual.opset, older.opset) == (emit.ATTENTION_OPSET, 20)
+    usual = export_onnx(encoder(), tmp_path / "usual.onnx")
+    older = export_onnx(encoder(), tmp_path / "older.onnx", opset=20)
+    assert (usual.opset, older.opset) == (ATTENTION_OPSET, 20)
     written = onnx.load(older.path)
     assert {entry.version for entry in written.opset_import if not entry.domain} == {20}
     assert "Attention" not in {node.op_type for node in written.graph.node}
 
 
 def test_the_file_computes_what_the_program_computes_at_two_points(
-    exported: tuple[Program, emit.Emitted],
+    exported: tuple[Program, Emitted],
 ) -> None:
     _, emitted = exported
     assert emitted.relative < 1e-5
@@ -79,7 +78,7 @@ def test_the_file_computes_what_the_program_computes_at_two_points(
     assert emitted.bytes == emitted.path.stat().st_size
 
 
-def test_inputs_outputs_and_axes_have_readable_names(exported: tuple[Program, emit.Emitted]) -> None:
+def test_inputs_outputs_and_axes_have_readable_names(exported: tuple[Program, Emitted]) -> None:
     graph = onnx.load(exported[1].path).graph
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -93,7 +92,7 @@ def test_inputs_outputs_and_axes_have_readable_names(exported: tuple[Program, em
     }
 
 
-def test_attention_is_one_operator_with_its_scale_written_out(exported: tuple[Program, emit.Emitted]) -> None:
+def test_attention_is_one_operator_with_its_scale_written_out(exported: tuple[Program, Emitted]) -> None:
     nodes = onnx.load(exported[1].path).graph.node
     scales = [
         attribute.f
@@ -104,11 +103,11 @@ def test_attention_is_one_operator_with_its_scale_written_out(exported: tuple[Pr
     assert scales == [pytest.approx(0.5)]
 
 
-def test_the_file_says_nothing_of_the_machine_that_wrote_it(exported: tuple[Program, emit.Emitted]) -> None:
+def test_the_file_says_nothing_of_the_machine_that_wrote_it(exported: tuple[Program, Emitted]) -> None:
     assert str(Path(__file__).parent).encode() not in exported[1].path.read_bytes()
 
 
-def test_files_are_measured_in_turns(exported: tuple[Program, emit.Emitted]) -> None:
+def test_files_are_measured_in_turns(exported: tuple[Program, Emitted]) -> None:
     program, emitted = exported
     given = feeds(program, {"batch": 1, "length": 5})
     files = {"one": emitted.path, "other": emitted.path}
@@ -117,25 +116,25 @@ def test_files_are_measured_in_turns(exported: tuple[Program, emit.Emitted]) -> 
     assert all(0 < time.low <= time.median <= time.high for time in timed.values())
 
 
-def test_inputs_can_be_made_from_the_file_alone(exported: tuple[Program, emit.Emitted]) -> None:
+def test_inputs_can_be_made_from_the_file_alone(exported: tuple[Program, Emitted]) -> None:
     path = exported[1].path
-    assert runtime.file_axes(path) == {"batch": 1, "length": 1}
-    made = runtime.file_feeds(path, {"batch": 2, "length": 9})
+    assert file_axes(path) == {"batch": 1, "length": 1}
+    made = file_feeds(path, {"batch": 2, "length": 9})
     assert {name: value.shape for name, value in made.items()} == {"ids": (2, 9), "mask": (2, 9)}
-    assert [value.shape for value in runtime.run_session(runtime.open_session(path), made)] == [
+    assert [value.shape for value in run_session(open_session(path), made)] == [
         (2, 9, 12),
         (2, 12),
     ]
 
 
-def test_an_unknown_optimisation_level_is_refused(exported: tuple[Program, emit.Emitted]) -> None:
+def test_an_unknown_optimisation_level_is_refused(exported: tuple[Program, Emitted]) -> None:
     with pytest.raises(UsageError, match="levels: disable, basic, extended, all"):
-        runtime.open_session(exported[1].path, Settings(optimization="most"))
+        open_session(exported[1].path, Settings(optimization="most"))
 
 
 def test_a_saved_program_is_captured_again(tmp_path: Path) -> None:
     program = encoder()
-    again = capture(save(program, tmp_path / "model.pt2"))
+    again = capture(save_pt2(program, tmp_path / "model.pt2"))
     expected, got = program(**program.kwargs), again(**program.kwargs)
     assert list(got) == ["hidden", "pooled"]
     assert torch.equal(got["hidden"], expected["hidden"])
@@ -158,11 +157,11 @@ def test_what_can_not_be_lifted_is_exported_again(tmp_path: Path, monkeypatch: p
     def fail(_: Program) -> ExportedProgram:
         raise ExportError("no")
 
-    monkeypatch.setattr(emit, "lift", fail)
-    assert emit.export(linear(), tmp_path / "model.onnx").relative < 1e-5
+    monkeypatch.setattr("fxprune.export.onnx.lift", fail)
+    assert export_onnx(linear(), tmp_path / "model.onnx").relative < 1e-5
 
 
-@pytest.mark.parametrize("write", [emit.export, save])
+@pytest.mark.parametrize("write", [export_onnx, save_pt2])
 def test_a_file_that_exists_stays_unless_overwriting_is_asked_for(
     write: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -177,7 +176,7 @@ def test_a_file_that_exists_stays_unless_overwriting_is_asked_for(
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="does not exist"):
-        emit.export(linear(), tmp_path / "no" / "model.onnx")
+        export_onnx(linear(), tmp_path / "no" / "model.onnx")
 
 
 def test_what_onnx_can_not_say_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
@@ -188,7 +187,7 @@ def test_what_onnx_can_not_say_is_one_line_and_leaves_no_file(tmp_path: Path) ->
 
     program = capture(Determinant(), (torch.rand(3, 3),))
     with pytest.raises(ExportError) as caught:
-        emit.export(program, tmp_path / "model.onnx")
+        export_onnx(program, tmp_path / "model.onnx")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     assert list(tmp_path.iterdir()) == []
@@ -197,10 +196,12 @@ def test_what_onnx_can_not_say_is_one_line_and_leaves_no_file(tmp_path: Path) ->
 def test_a_file_that_computes_something_else_is_refused_and_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = runtime.run_session
-    monkeypatch.setattr(runtime, "run_session", lambda *given: [value + 0.1 for value in honest(*given)])
+    honest = run_session
+    monkeypatch.setattr(
+        "fxprune.export.onnx.run_session", lambda *given: [value + 0.1 for value in honest(*given)]
+    )
     with pytest.raises(ExportError, match=r"'output_0' differs by .* the bar is 1e-04"):
-        emit.export(linear(), tmp_path / "model.onnx")
+        export_onnx(linear(), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -218,13 +219,15 @@ class Amplifying(nn.Module):
 def test_a_program_that_amplifies_rounding_is_held_to_its_own_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = runtime.run_session
-    monkeypatch.setattr(runtime, "run_session", lambda *given: [value + 5e-4 for value in honest(*given)])
+    honest = run_session
+    monkeypatch.setattr(
+        "fxprune.export.onnx.run_session", lambda *given: [value + 5e-4 for value in honest(*given)]
+    )
     torch.manual_seed(0)
-    emitted = emit.export(capture(Amplifying(), (torch.rand(3, 64),)), tmp_path / "model.onnx")
+    emitted = export_onnx(capture(Amplifying(), (torch.rand(3, 64),)), tmp_path / "model.onnx")
     assert 1e-4 < emitted.relative < 1e-2
     with pytest.raises(ExportError, match="the bar is 1e-04"):
-        emit.export(linear(), tmp_path / "linear.onnx")
+        export_onnx(linear(), tmp_path / "linear.onnx")
 
 
 def test_weights_too_large_for_one_file_lie_beside_it(
@@ -234,19 +237,19 @@ def test_weights_too_large_for_one_file_lie_beside_it(
 
     monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 100)
     program = capture(nn.Linear(64, 64), (torch.rand(3, 64),))
-    emitted = emit.export(program, tmp_path / "model.onnx")
+    emitted = export_onnx(program, tmp_path / "model.onnx")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert emitted.bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
-    runtime.run_session(runtime.open_session(emitted.path), feeds(program))
+    run_session(open_session(emitted.path), feeds(program))
 
     monkeypatch.undo()
-    emit.export(program, emitted.path, overwrite=True)
+    export_onnx(program, emitted.path, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_what_is_switched_off_meanwhile_is_switched_on_again(capfd: pytest.CaptureFixture[str]) -> None:
     before = torch.backends.mha.get_fastpath_enabled()
-    emit.warm_up()
+    warm_up()
     assert torch.backends.mha.get_fastpath_enabled() == before
     assert torch.is_grad_enabled()
     assert logging.root.manager.disable == 0
@@ -256,6 +259,6 @@ def test_what_is_switched_off_meanwhile_is_switched_on_again(capfd: pytest.Captu
 def test_rotary_angles_of_one_row_serve_every_batch(tmp_path: Path) -> None:
     """The exporter's fused RotaryEmbedding is refused by ONNX Runtime as it comes; mended, no second attempt is needed."""
     program = captured("llama", dynamic=True)
-    emitted = emit.export(program, tmp_path / "llama.onnx")
+    emitted = export_onnx(program, tmp_path / "llama.onnx")
     kinds = Counter(node.op_type for node in onnx.load(emitted.path).graph.node)
     assert (emitted.opset, kinds["RotaryEmbedding"], kinds["Cos"], kinds["Sin"]) == (23, 4, 1, 1)

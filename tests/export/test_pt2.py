@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 import fxprune
 from fxprune import Program, capture, parse_pipeline
 from fxprune.errors import CaptureError
-from fxprune.export.exported_program import to_exported_program
-from fxprune.ir.example_inputs import call_inputs, example_point
+from fxprune.export import to_exported_program
+from fxprune.ir import example_point, inference, quiet
+from fxprune.ir.example_inputs import call_inputs
 from fxprune.ir.program import containers
-from fxprune.ir.torch_context import inference, quiet
 from support.models import captured, distance
 
 PIPELINE = "heads(ratio=0.25), ffn(ratio=0.5), channels(ratio=0.25), fold"
@@ -149,7 +149,7 @@ def test_aotinductor_packages_run_where_there_is_no_fxprune(name: str, tmp_path:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_file_of_every_family_runs_where_there_is_no_fxprune(name: str, tmp_path: Path) -> None:
     program = programs(name)["pruned"]
-    file = fxprune.save(program.plain(), tmp_path / "model.pt2")
+    file = fxprune.save_pt2(program.plain(), tmp_path / "model.pt2")
     kwargs = elsewhere(program)[1][1]
     assert distance(in_child("pt2", file, kwargs, tmp_path), program(**kwargs)) <= 1e-5
 
@@ -158,7 +158,7 @@ def test_a_file_runs_where_there_is_no_fxprune(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 4))
     whole = capture(net, kwargs={"input": torch.randn(3, 8)})
     program = parse_pipeline("ffn(ratio=0.5)").run(whole).program
-    file = fxprune.save(program, tmp_path / "model.pt2")
+    file = fxprune.save_pt2(program, tmp_path / "model.pt2")
     found = in_child("pt2", file, dict(program.kwargs), tmp_path)
     assert distance(found, program(**program.kwargs)) <= 1e-5
 
@@ -166,7 +166,7 @@ def test_a_file_runs_where_there_is_no_fxprune(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_class_of_the_outputs_must_be_imported_first(tmp_path: Path) -> None:
     program = programs("bert")["pruned"]
-    file = fxprune.save(program, tmp_path / "model.pt2")
+    file = fxprune.save_pt2(program, tmp_path / "model.pt2")
     kwargs = dict(program.kwargs)
     modules = containers(program)
     assert modules == ("transformers.modeling_outputs",)
@@ -177,7 +177,7 @@ def test_the_class_of_the_outputs_must_be_imported_first(tmp_path: Path) -> None
 def test_a_class_that_torch_does_not_know_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     program = captured("bert", dynamic=True)
-    file = fxprune.save(program, tmp_path / "model.pt2")
+    file = fxprune.save_pt2(program, tmp_path / "model.pt2")
     known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
     kept = {name: kind for name, kind in known.items() if "transformers" not in name}
     monkeypatch.setattr(pytree, "SERIALIZED_TYPE_TO_PYTHON_TYPE", kept)

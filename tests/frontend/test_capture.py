@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from fxprune import Selection, analyze, capture, export, shrink
+from fxprune import Selection, analyze, capture, export_onnx, shrink
 from fxprune.errors import CaptureError
 from support.models import captured, distance, hugging_face, net
 from zoo.nets import NETS
@@ -211,7 +211,7 @@ def test_a_size_on_which_the_code_depends_comes_out_fixed(tmp_path: Path) -> Non
         {"images": {2: torch.export.Dim.AUTO}},
         {"images": (2,)},
     )
-    assert [dict(point) for point in export(program, tmp_path / "m.onnx").points] == [
+    assert [dict(point) for point in export_onnx(program, tmp_path / "m.onnx").points] == [
         {"height": 8},
         {"height": 16},
     ]

@@ -10,7 +10,7 @@ from torch.export import Dim
 import fxprune
 from fxprune.errors import CaptureError, SelectionError
 from fxprune.frontend.io_constraints import free
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.ir.signature import put_inputs, with_inputs
 
 HEADS, SIZE, WIDTH, LAYERS = 4, 3, 8, 3

@@ -7,7 +7,7 @@ import random
 import torch
 
 from fxprune import Program, Selection, shrink, zero_readers
-from fxprune.analysis.axes import Analysis
+from fxprune.analysis import Analysis
 from support.models import distance
 from support.strategies import BATCH, INTO, LENGTH
 from zoo.shuffled import same_axes

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import fx
 
-from fxprune.analysis import exactness as silence
+from fxprune.analysis import exactness
 from fxprune.analysis.exactness import LAWS, VALUE, Silence, Zeros
-from fxprune.dims.dim import product, total
-from fxprune.ir.arguments import bind, operands
+from fxprune.dims import product
+from fxprune.dims.dim import total
+from fxprune.ir import bind, operands
 from fxprune.rules import RULES, Op, Rule, find_rule
 
 aten = torch.ops.aten
@@ -105,7 +106,7 @@ def _first_operand(s: Silence, node: fx.Node) -> Zeros | None:
 
 def _without_bias(s: Silence, node: fx.Node) -> Zeros | None:
     bound = bind(node)
-    return silence._product(s, node, [bound["input"].value, bound["weight"].value])
+    return exactness._product(s, node, [bound["input"].value, bound["weight"].value])
 
 
 # --- dims -------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from fuzz.check import example, fault
 from fuzz.mutants import MUTANTS, Mutant
 from fuzz.nets import DECKS, POINTS, WildNet, wild
 from fxprune import Program, analyze, capture
-from fxprune.analysis.axes import Analysis
+from fxprune.analysis import Analysis
 from fxprune.errors import CaptureError
 from fxprune.rules import RULES, packet_of
 from support.strategies import Step

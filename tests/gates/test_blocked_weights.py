@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture
+from fxprune.dims import atom, product
 from fxprune.dims.blocks import aligned
-from fxprune.dims.dim import atom, product, total
-from fxprune.export import onnx as emit
+from fxprune.dims.dim import total
+from fxprune.export import export_onnx
+from fxprune.gates import Gate, Gated, Lowered
 from fxprune.gates.absorb_constants import absorbed
-from fxprune.gates.gate import Gate, Gated
 from fxprune.gates.insert import gate
-from fxprune.gates.lower import Lowered, lower, lower_silenced, without_empty
-from fxprune.ir.program import Program
+from fxprune.gates.lower import lower, lower_silenced, without_empty
+from fxprune.ir import Program
 from support.blocked import FAMILIES, blocked, counted, drawn
 from support.gated import masked, with_masks
 from support.models import distance
@@ -57,13 +58,13 @@ def test_500_masks(name: str, tmp_path: Path) -> None:
         found = lowered(on, masks)
         assert found.program.parameter_count() == counted(on, masks), seed
         if seed % 5 == 0:
-            emit.export(found.program, tmp_path / "lowered.onnx", overwrite=True)
+            export_onnx(found.program, tmp_path / "lowered.onnx", overwrite=True)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_onnx_runtime_agrees(name: str, tmp_path: Path) -> None:
     found = lowered(blocked(name), drawn(blocked(name), 3))
-    assert emit.export(found.program, tmp_path / "lowered.onnx").relative < 1e-4
+    assert export_onnx(found.program, tmp_path / "lowered.onnx").relative < 1e-4
 
 
 def all_open(on: Gated) -> dict[Gate, Tensor]:

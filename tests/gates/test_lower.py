@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture
-from fxprune.cost.latency import Clock
+from fxprune.cost import Clock
 from fxprune.errors import SelectionError
-from fxprune.export import onnx as emit
-from fxprune.gates.gate import Gate, Gated
+from fxprune.export import export_onnx
+from fxprune.gates import LOWERINGS, Gate, Gated, Lowered
 from fxprune.gates.insert import gate
-from fxprune.gates.lower import LOWERINGS, Lowered, lower
-from fxprune.ir.program import Program
-from fxprune.runtimes.base import Settings
+from fxprune.gates.lower import lower
+from fxprune.ir import Program
+from fxprune.runtimes import Settings
 from fxprune.search.alternatives import cheapest_lowerings
 from support.gated import FAMILIES, drawn, everything, family, gated, masked, named, with_masks
 from support.models import captured, distance
@@ -57,14 +57,14 @@ def test_lowered_is_gated(name: str, how: str) -> None:
 def test_lowered_is_gated_for_200_masks(name: str, how: str, tmp_path: Path) -> None:
     for seed in range(1000, 1200):
         found = lowered(gated(name), drawn(gated(name), seed), how)
-        emit.export(found.program, tmp_path / "lowered.onnx", overwrite=True)
+        export_onnx(found.program, tmp_path / "lowered.onnx", overwrite=True)
 
 
 @pytest.mark.parametrize("how", LOWERINGS)
 @pytest.mark.parametrize("name", ["bert", "llama", "t5"])
 def test_onnx_runtime_agrees(name: str, how: str, tmp_path: Path) -> None:
     found = lowered(gated(name), drawn(gated(name), 3), how)
-    assert emit.export(found.program, tmp_path / "lowered.onnx").relative < 1e-4
+    assert export_onnx(found.program, tmp_path / "lowered.onnx").relative < 1e-4
 
 
 def closed(on: Gated, *endings: str) -> dict[Gate, Tensor]:

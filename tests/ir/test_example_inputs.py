@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fxprune.frontend.capture import capture
-from fxprune.ir.example_inputs import call_inputs, dynamic_axis_names, example_point, feeds, inputs
+from fxprune.ir import example_point, feeds
+from fxprune.ir.example_inputs import call_inputs, dynamic_axis_names, inputs
 
 AUTO = Dim.AUTO
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from fxprune import analyze, capture
 from fxprune.errors import PipelineError, RefusedError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.passes import pipeline
 from fxprune.passes.blocks import VARIANTS, Blocks
 from fxprune.passes.empty import Empty
@@ -18,7 +18,7 @@ from fxprune.passes.fill import Fill
 from fxprune.passes.group_lasso import GroupLasso
 from fxprune.passes.split import Split
 from fxprune.tools.benchmarks.split_choice import sparse
-from fxprune.verification.equivalence import verify
+from fxprune.verification import verify
 from support.gated import family
 from support.models import distance
 

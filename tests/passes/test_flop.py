@@ -10,23 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import analyze, capture, export
+from fxprune import analyze, capture, export_onnx
 from fxprune.cost.budgets import counting_meter
 from fxprune.errors import PipelineError, RefusedError, SelectionError
+from fxprune.gates import Gate
 from fxprune.gates.fold_values import settle
-from fxprune.gates.gate import Gate, tensors_of
+from fxprune.gates.gate import tensors_of
 from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.passes import pipeline
 from fxprune.passes.flop import Flop
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.merge_factors import pairs
 from fxprune.search.alternatives import cheaper_factors
-from fxprune.training.examples import Examples
+from fxprune.training import Examples, Recipe
 from fxprune.training.gate_scores import Felt
 from fxprune.training.hard_concrete import HardConcrete, deployed, probability, sample_gates
-from fxprune.training.loop import Recipe
 from fxprune.training.train import train
 from support.gated import family
 from support.models import distance, hugging_face
@@ -87,7 +87,7 @@ def test_the_planted_rank_is_found(seed: int, tmp_path: Path) -> None:
     floor = float(torch.linalg.svdvals(weight)[TRUE:].norm() / weight.norm())
     assert float((found - weight).norm() / weight.norm()) <= 1.5 * floor
     assert slim.parameter_count() < 0.4 * program.parameter_count()
-    assert export(slim, tmp_path / "flop.onnx").relative <= 1e-5
+    assert export_onnx(slim, tmp_path / "flop.onnx").relative <= 1e-5
 
 
 def test_gates_are_drawn_as_the_paper_says() -> None:

@@ -12,7 +12,7 @@ from fxprune import analyze, capture
 from fxprune.errors import FxpruneError, RefusedError
 from fxprune.gates.lower import lower
 from fxprune.passes.grain import Grain
-from fxprune.training.distillation import Distillation, Losses
+from fxprune.training import Distillation, Losses
 from fxprune.training.gate_scores import Felt, Random, Taylor
 from support.gated import family
 from support.models import distance, hugging_face

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune import analyze, capture, export
-from fxprune.calibration.data import Calibration, checked
+from fxprune import analyze, capture, export_onnx
+from fxprune.calibration import Calibration, checked
 from fxprune.cost.budgets import counting_meter
-from fxprune.cost.count import flops
+from fxprune.cost.count import count_flops
 from fxprune.errors import PassError, PipelineError, UsageError, VerifyError
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.passes import Lowrank, pipeline
-from fxprune.pipeline.run import Pipeline
+from fxprune.pipeline import Pipeline
 from fxprune.search.rank_plans import RankChoice, Table, Thin, apply_ranks, groups, with_members
 from fxprune.search.svd import plain
 from support.gated import family
@@ -66,7 +66,7 @@ def test_matrices_of_few_directions_become_two(energetic: tuple[Program, Any], t
     )
     assert [axis.role for axis in analyze(result.program).axes].count("rank") == 2
     assert distance(outputs(result.program), outputs(program)) < 0.02
-    assert export(result.program, tmp_path / "thin.onnx").relative < 1e-4
+    assert export_onnx(result.program, tmp_path / "thin.onnx").relative < 1e-4
 
 
 def test_what_it_did_is_proved(energetic: tuple[Program, Any]) -> None:
@@ -141,7 +141,7 @@ def test_every_way_of_every_choice_can_be_written(name: str) -> None:
         assert slim.parameter_count() < program.parameter_count()
         assert all(value.isfinite().all() for value in torch.utils._pytree.tree_leaves(outputs(slim)))
         said = thin.whole - draft.cost
-        assert flops(program, None) - flops(slim, None) == pytest.approx(said)
+        assert count_flops(program, None) - count_flops(slim, None) == pytest.approx(said)
 
 
 def test_queries_keys_and_values_may_share_their_first_product() -> None:

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Selection, apply, capture, parse_pipeline, verify
-from fxprune.calibration.data import checked
+from fxprune.calibration import checked
 from fxprune.errors import PassError, PipelineError, RefusedError, UsageError, VerifyError
-from fxprune.ir.compare import difference, run_example
-from fxprune.ir.program import copy_graph, rebuild
+from fxprune.ir import copy_graph, difference, rebuild, run_example
 from fxprune.passes.slim import Slim
-from fxprune.pipeline.base import Outcome
+from fxprune.pipeline import Outcome
 from support.slimmable import AUTO, Layer, Subject, kept, layer, share_of, slim, subject
 
 PROMISES = (("params", 0.6), ("flops", 0.5), ("bytes", 0.7))

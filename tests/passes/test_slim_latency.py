@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, capture, verify
-from fxprune.calibration.data import checked
-from fxprune.cost import budgets as budget
-from fxprune.cost import latency
-from fxprune.cost.budgets import BUDGETS
+from fxprune.calibration import checked
+from fxprune.cost import BUDGETS, latency
+from fxprune.cost.budgets import Budget
 from fxprune.errors import RefusedError, UsageError
-from fxprune.ir.example_inputs import Feeds
-from fxprune.pipeline.base import Outcome
-from fxprune.runtimes.base import Settings, Timing
+from fxprune.ir import Feeds
+from fxprune.pipeline import Outcome
+from fxprune.runtimes import Settings, Timing
 from fxprune.search import budget_search as seek
 from fxprune.search.budget_search import CLOSE, ROOM, TRIES
 from support.slimmable import AUTO, BATCH, LENGTH, POINT, Subject, kept, layer, share_of, slim, subject
@@ -193,7 +192,7 @@ def test_widths_that_the_runtime_likes_are_chosen(monkeypatch: pytest.MonkeyPatc
         odd = len(program.tensors().get("one.0.weight", ())) % 16
         return plain(program, None) * (1.5 if odd else 1.0)
 
-    monkeypatch.setitem(BUDGETS, "flops", budget.Budget("", "", count))
+    monkeypatch.setitem(BUDGETS, "flops", Budget("", "", count))
     Machine().install(monkeypatch)
     found = kept(slim(wide(), latency=0.6))
     assert 0 < found["one.ffn"] < 128

@@ -4,11 +4,10 @@ import pytest
 
 from fxprune import Selection, parse_pipeline
 from fxprune.errors import PassError, PipelineError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.passes import PASSES, Heads, pass_table
-from fxprune.pipeline.base import Pass
+from fxprune.pipeline import Pass, Pipeline
 from fxprune.pipeline.parse import parse_pipeline as parse_with
-from fxprune.pipeline.run import Pipeline
 from support.models import captured
 
 

@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import analyze, capture, export, shrink, verify
+from fxprune import analyze, capture, export_onnx, shrink, verify
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.ir import Program, Selection
 from fxprune.passes import pipeline
 from fxprune.rewrite.factorize import factorize, svd
 from support.gated import family
@@ -87,7 +86,7 @@ def test_a_rank_leaves_like_any_other_unit(tmp_path: Any) -> None:
     cut = shrink(slim, selection)
     assert verify(slim, cut, selection).relative < 1e-5
     assert distance(outputs(cut), outputs(factorize(program, {name: 5}).program)) < 1e-5
-    assert export(cut, tmp_path / "cut.onnx").relative < 1e-4
+    assert export_onnx(cut, tmp_path / "cut.onnx").relative < 1e-4
 
 
 @pytest.mark.parametrize("text", ["heads(ratio=0.5), ffn(ratio=0.5)", "hidden(ratio=0.5)", "layers(count=1)"])

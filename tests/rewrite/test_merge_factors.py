@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import capture, shrink
-from fxprune.analysis.dim_inference import walk
-from fxprune.analysis.linear_ops import matrices
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.analysis import matrices, walk
+from fxprune.ir import Program, Selection
 from fxprune.passes import pipeline
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.merge_factors import merge_factors, pairs

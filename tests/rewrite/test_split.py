@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import capture
-from fxprune.cost.latency import Clock
-from fxprune.export import onnx as emit
+from fxprune.cost import Clock
+from fxprune.export import export_onnx
 from fxprune.gates.lower import lower
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.rewrite.split import MOST_PRODUCTS, split, splits
-from fxprune.runtimes.base import Settings
+from fxprune.runtimes import Settings
 from fxprune.search.alternatives import cheaper_splits
 from fxprune.tools.benchmarks.split_choice import sparse
 from support.blocked import blocked, drawn
@@ -40,7 +40,7 @@ def test_a_split_matrix_computes_the_same_with_fewer_weights(bias: bool, tmp_pat
     assert distance(called(small), called(program)) < 1e-6
     assert small.parameter_count() == 64 * 8 + 64 * bias
     assert products(small) == len(found.groups) == 4
-    assert emit.export(small, tmp_path / "split.onnx").relative < 1e-5
+    assert export_onnx(small, tmp_path / "split.onnx").relative < 1e-5
 
 
 def test_a_dense_matrix_is_not_split() -> None:

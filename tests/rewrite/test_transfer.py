@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.errors import SelectionError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.rewrite.transfer import again, same_weights, transfer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune import analyze, capture
 from fxprune.errors import RefusedError, SelectionError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.passes import pipeline
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.unfuse import cleave

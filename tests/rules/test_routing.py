@@ -5,7 +5,7 @@ import torch
 
 from fxprune import Selection, analyze, capture, parse_pipeline, shrink, verify
 from fxprune.errors import SelectionError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from zoo.nets import build
 from zoo.nets_routed import TopTwo
 

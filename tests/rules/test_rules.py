@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from fxprune import Selection, analyze, capture, register_rule, shrink, zero_readers
 from fxprune.errors import RuleError
-from fxprune.rules import REFUSED, RULES, find_rule
-from fxprune.rules.registry import packet_of
+from fxprune.rules import REFUSED, RULES, find_rule, packet_of
 from support.models import distance
 from support.one_operator import check
 from support.samples import COMPOSED

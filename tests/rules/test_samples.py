@@ -17,9 +17,9 @@ from torch import nn
 
 from fxprune import Selection, analyze, capture, shrink, zero_readers
 from fxprune.errors import CaptureError
-from fxprune.frontend import canonicalize as normalize
-from fxprune.rules import REFUSED, RULES, find_rule
-from fxprune.rules.registry import packet_of
+from fxprune.frontend import canonicalize
+from fxprune.frontend.canonicalize import NORMALIZATIONS, functional
+from fxprune.rules import REFUSED, RULES, find_rule, packet_of
 from rules.test_rules import CASES
 from support.models import distance
 from support.one_operator import Verdict, by_hand, check, check_program
@@ -135,8 +135,8 @@ def faults(name: str, verdict: Verdict | str) -> list[str]:
 
 def not_functional() -> Any:
     """In-place operators stay as they are, so that their own rules are checked."""
-    kept = tuple(each for each in normalize.NORMALIZATIONS if each is not normalize.functional)
-    return mock.patch.object(normalize, "NORMALIZATIONS", kept)
+    kept = tuple(each for each in NORMALIZATIONS if each is not functional)
+    return mock.patch.object(canonicalize, "NORMALIZATIONS", kept)
 
 
 def by_cases() -> set[Any]:

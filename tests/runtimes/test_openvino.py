@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, capture, parse_pipeline, verify
-from fxprune.calibration.data import checked
+from fxprune.calibration import checked
 from fxprune.errors import ExportError
-from fxprune.export import onnx as emit
+from fxprune.export import export_onnx
 from fxprune.export.agreement import BAR, _outputs, compare
-from fxprune.ir.example_inputs import feeds
+from fxprune.ir import feeds
 from fxprune.passes import Slim
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import measure
+from fxprune.runtimes import Settings, measure
+from fxprune.runtimes.registry import prepare
 from support.gated import family
 from support.models import captured
 
@@ -39,8 +38,8 @@ def model(name: str) -> Program:
 def test_the_file_of_a_slim_program_agrees_in_openvino(name: str, tmp_path: Path) -> None:
     pipeline = PIPELINES.get(name, "heads(ratio=0.5), ffn(ratio=0.5), fold")
     slim = parse_pipeline(pipeline).run(model(name)).program
-    emitted = emit.export(slim, tmp_path / "model.onnx")
-    run = runtimes.prepare(emitted.path, OPENVINO)
+    emitted = export_onnx(slim, tmp_path / "model.onnx")
+    run = prepare(emitted.path, OPENVINO)
     relative, compared = compare(slim, run, emitted.points, "OpenVINO")
     assert compared == emitted.points
     assert 0 < relative <= BAR
@@ -80,7 +79,7 @@ def test_slim_reaches_a_latency_that_openvino_measures(tmp_path: Path) -> None:
 
 def _measured(before: Program, after: Program, place: Path) -> float:
     programs = {"before": before, "after": after}
-    files = {name: emit.export(each, place / f"{name}.onnx").path for name, each in programs.items()}
+    files = {name: export_onnx(each, place / f"{name}.onnx").path for name, each in programs.items()}
     found = measure(files, {name: feeds(each) for name, each in programs.items()}, OPENVINO, 2.0)
     return found["after"].median / found["before"].median
 

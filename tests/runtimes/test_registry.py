@@ -15,18 +15,14 @@ from torch.export import Dim
 
 from fxprune import capture
 from fxprune.errors import ExportError, UsageError
-from fxprune.export import onnx as emit
+from fxprune.export import export_onnx, save_pt2
 from fxprune.export.agreement import _outputs
-from fxprune.export.pt2 import save
-from fxprune.ir.example_inputs import Feeds, feeds
-from fxprune.ir.program import Program
-from fxprune.runtimes import openvino as openvino_runtime
-from fxprune.runtimes import pytorch as torch_runtime
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes import timing
-from fxprune.runtimes.base import Settings, Timing
-from fxprune.runtimes.registry import RUNTIMES
-from fxprune.runtimes.timing import FEWEST_RUNS, fastest, measure
+from fxprune.ir import Feeds, Program, feeds
+from fxprune.runtimes import RUNTIMES, Settings, Timing, measure, registry, runtime_of, timing
+from fxprune.runtimes.openvino import _compile
+from fxprune.runtimes.pytorch import prepare_pytorch
+from fxprune.runtimes.registry import Runtime, describe_settings, prepare, settings_identity
+from fxprune.runtimes.timing import FEWEST_RUNS, fastest
 
 
 class Net(nn.Module):
@@ -56,12 +52,12 @@ def net() -> Program:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Path]:
     """A program, and its files without their suffix."""
     program, path = net(), tmp_path_factory.mktemp("net") / "model"
-    emit.export(program, path.with_suffix(".onnx"))
-    save(program, path.with_suffix(".pt2"))
+    export_onnx(program, path.with_suffix(".onnx"))
+    save_pt2(program, path.with_suffix(".pt2"))
     return program, path
 
 
-def present(name: str) -> runtimes.Runtime:
+def present(name: str) -> Runtime:
     """The row of a runtime; the test is skipped where it is not there."""
     if why := RUNTIMES[name].missing():
         pytest.skip(why)
@@ -71,7 +67,7 @@ def present(name: str) -> runtimes.Runtime:
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_every_runtime_computes_what_the_program_computes(name: str, made: tuple[Program, Path]) -> None:
     program, path = made
-    run = runtimes.prepare(path.with_suffix(present(name).suffix), Settings(runtime=name))
+    run = prepare(path.with_suffix(present(name).suffix), Settings(runtime=name))
     kept = []
     for point in ({"batch": 3, "length": 5}, {"batch": 2, "length": 7}):
         given: Feeds = dict(reversed(feeds(program, point).items()))
@@ -98,7 +94,7 @@ def test_every_runtime_is_measured(name: str, made: tuple[Program, Path]) -> Non
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_an_input_that_is_missing_is_a_sentence(name: str, made: tuple[Program, Path]) -> None:
-    run = runtimes.prepare(made[1].with_suffix(present(name).suffix), Settings(runtime=name))
+    run = prepare(made[1].with_suffix(present(name).suffix), Settings(runtime=name))
     given = feeds(made[0])
     given.pop("parts_ids")
     with pytest.raises(ExportError, match="parts_ids"):
@@ -107,7 +103,7 @@ def test_an_input_that_is_missing_is_a_sentence(name: str, made: tuple[Program, 
 
 def test_openvino_takes_the_threads_and_stays_in_float32(made: tuple[Program, Path]) -> None:
     present("openvino")
-    compiled = openvino_runtime._compile(made[1].with_suffix(".onnx"), Settings(threads=1))
+    compiled = _compile(made[1].with_suffix(".onnx"), Settings(threads=1))
     asked = ("INFERENCE_NUM_THREADS", "PERFORMANCE_HINT", "INFERENCE_PRECISION_HINT")
     told = [str(compiled.get_property(name)) for name in asked]
     assert told[0] == "1"
@@ -120,7 +116,7 @@ def test_torch_takes_the_threads_for_each_run_and_puts_them_back(
 ) -> None:
     before, asked = torch.get_num_threads(), list[int]()
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    run = torch_runtime.prepare_pytorch(made[1].with_suffix(".pt2"), Settings(threads=7))
+    run = prepare_pytorch(made[1].with_suffix(".pt2"), Settings(threads=7))
     run(feeds(made[0]))
     run(feeds(made[0]))
     assert asked == [7, before, 7, before]
@@ -133,7 +129,7 @@ def test_a_runtime_that_is_absent_names_its_command(
     assert RUNTIMES["openvino"].missing().endswith("install it: pip install openvino")
     assert RUNTIMES["torch"].missing() == ""
     with pytest.raises(UsageError, match=r"OpenVINO can't be imported .* pip install openvino"):
-        runtimes.prepare(made[1].with_suffix(".onnx"), Settings(runtime="openvino"))
+        prepare(made[1].with_suffix(".onnx"), Settings(runtime="openvino"))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +152,7 @@ def test_a_runtime_that_is_absent_names_its_command(
 )
 def test_what_a_runtime_has_not_is_a_sentence(settings: Settings, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        runtimes.runtime_of(settings)
+        runtime_of(settings)
 
 
 def test_a_provider_that_does_not_start_is_not_measured_as_the_cpu(
@@ -173,7 +169,7 @@ def test_a_provider_that_does_not_start_is_not_measured_as_the_cpu(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
     with pytest.raises(UsageError, match="could not start CUDAExecutionProvider and fell back to the CPU"):
-        runtimes.prepare(made[1].with_suffix(".onnx"), Settings(runtime="onnxruntime:CUDAExecutionProvider"))
+        prepare(made[1].with_suffix(".onnx"), Settings(runtime="onnxruntime:CUDAExecutionProvider"))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +183,7 @@ def test_a_file_of_another_runtime_is_a_sentence(
     name: str, suffix: str, sentence: str, made: tuple[Program, Path]
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
-        runtimes.prepare(made[1].with_suffix(suffix), Settings(runtime=name))
+        prepare(made[1].with_suffix(suffix), Settings(runtime=name))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +198,7 @@ def test_a_broken_file_is_a_sentence(name: str, sentence: str, tmp_path: Path) -
     broken = (tmp_path / "model").with_suffix(present(name).suffix)
     broken.write_text("nothing")
     with pytest.raises(ExportError, match=sentence) as caught:
-        runtimes.prepare(broken, Settings(runtime=name))
+        prepare(broken, Settings(runtime=name))
     assert "\n" not in str(caught.value)
 
 
@@ -231,13 +227,13 @@ def test_every_level_is_really_measured(made: tuple[Program, Path]) -> None:
 
 
 def test_an_identity_changes_with_all_that_a_timing_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = runtimes.settings_identity(Settings())
+    plain = settings_identity(Settings())
     assert plain.startswith(f"onnxruntime {onnxruntime.__version__}, 1 thread, optimisation all, ")
     others = [Settings(threads=2), Settings(optimization="basic"), Settings(runtime="torch")]
-    told = [plain, *map(runtimes.settings_identity, others)]
-    monkeypatch.setattr(runtimes, "processor", lambda: "Abacus")
+    told = [plain, *map(settings_identity, others)]
+    monkeypatch.setattr(registry, "processor", lambda: "Abacus")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    told.append(runtimes.settings_identity(Settings()))
+    told.append(settings_identity(Settings()))
     assert told[-1].endswith("optimisation all, Abacus, 3 cores")
     assert len(set(told)) == 5
 
@@ -251,4 +247,4 @@ def test_an_identity_changes_with_all_that_a_timing_depends_on(monkeypatch: pyte
     ],
 )
 def test_settings_are_told_in_words(settings: Settings, words: str) -> None:
-    assert runtimes.describe_settings(settings) == words
+    assert describe_settings(settings) == words

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from fxprune import analyze
-from fxprune.analysis.units import Units
-from fxprune.calibration.data import Calibration
-from fxprune.calibration.objective import Objective
-from fxprune.scores import SCORES
-from fxprune.scores import obs as elimination
-from fxprune.scores.base import Evidence, additive
+from fxprune.analysis import Units
+from fxprune.calibration import Calibration, Objective
+from fxprune.scores import SCORES, Evidence, obs
+from fxprune.scores.base import additive
 from fxprune.scores.obs import Reader, eliminate
 from support.models import HUGGING_FACE, captured
 from support.scored import (
@@ -107,7 +105,7 @@ def test_of_equal_units_the_last_goes_first() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_obs_is_least_squares_over_what_is_left(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
+    monkeypatch.setattr(obs, "_DAMPING", 1e-9)
     model, x = Bend(1, bias), normal(60, 6)
     program = free(model, 4, 6)
     worth = rated(program, "obs", one_batch(program, x))
@@ -121,7 +119,7 @@ def test_obs_is_least_squares_over_what_is_left(bias: bool, monkeypatch: pytest.
 
 
 def test_obs_goes_on_greedily(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
+    monkeypatch.setattr(obs, "_DAMPING", 1e-9)
     model, x = Bend(1), normal(60, 6, seed=3)
     program = free(model, 4, 6)
     order = rated(program, "obs", one_batch(program, x)).order[0].tolist()
@@ -135,7 +133,7 @@ def test_obs_goes_on_greedily(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_obs_with_kernels_removes_all_columns_of_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
+    monkeypatch.setattr(obs, "_DAMPING", 1e-9)
     model, x = Bend(1, kernel=3), normal(8, 6, 20)
     program = free(model, 4, 6, 20)
     worth = rated(program, "obs", one_batch(program, x))
@@ -152,7 +150,7 @@ def test_obs_with_kernels_removes_all_columns_of_a_channel(monkeypatch: pytest.M
 
 
 def test_obs_weighs_outputs_by_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
+    monkeypatch.setattr(obs, "_DAMPING", 1e-9)
     model, x = Bend(3), normal(60, 6)
     program = free(model, 4, 6)
     worth = rated(program, "obs", one_batch(program, x), draws=64)
@@ -164,7 +162,7 @@ def test_obs_weighs_outputs_by_curvature(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_obs_adds_up_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
+    monkeypatch.setattr(obs, "_DAMPING", 1e-9)
     model, x = Twice(), normal(60, 6)
     program = free(model, 4, 6)
     worth = rated(program, "obs", one_batch(program, x))
@@ -219,7 +217,7 @@ def test_removals_cost_what_the_whole_costs() -> None:
 
 
 def test_large_axes_are_emptied_in_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "STEPS", 3)
+    monkeypatch.setattr(obs, "STEPS", 3)
     weight = torch.arange(1.0, 11.0, dtype=torch.float64)[None]
     steps: list[int] = []
 

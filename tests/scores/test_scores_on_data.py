@@ -11,15 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune import analyze
-from fxprune.analysis.units import Units
-from fxprune.calibration.data import Calibration
-from fxprune.calibration.objective import Objective
+from fxprune.analysis import Units
+from fxprune.calibration import Calibration, Objective
 from fxprune.calibration.run import pack_by_bytes
-from fxprune.dims.dim import atom
+from fxprune.dims import atom
 from fxprune.errors import FxpruneError, UsageError
-from fxprune.scores import SCORES
-from fxprune.scores import obs as elimination
-from fxprune.scores.base import Evidence
+from fxprune.scores import SCORES, Evidence, obs
 from fxprune.scores.obs import Reader
 from support.models import captured
 from support.scored import (
@@ -203,7 +200,7 @@ def test_what_a_graph_writes_into_its_buffers_stays_out_of_the_program(name: str
 
 @pytest.mark.parametrize("name", ["activation", "obs"])
 def test_values_are_seen_as_they_were_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "_DAMPING", 1e-9)
+    monkeypatch.setattr(obs, "_DAMPING", 1e-9)
     model, x = Written(), normal(60, 6)
     analysis = analyze(free(model, 4, 6))
     asked = [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxprune.search.knapsack import GRID, choose, frontier
+from fxprune.search.knapsack import GRID, choose_options, frontier
 
 Options = list[list[tuple[float, float]]]
 
@@ -41,7 +41,7 @@ def least_error(options: Options, budget: float) -> float:
 @many
 @given(problems, st.floats(0.5, 400))
 def test_only_the_rounding_of_costs_is_lost_and_the_budget_is_kept(options: Options, budget: float) -> None:
-    places = choose(options, budget)
+    places = choose_options(options, budget)
     promised = least_error(options, budget * (1 - len(options) / GRID))
     if places is None:
         assert promised == math.inf
@@ -54,7 +54,7 @@ def test_only_the_rounding_of_costs_is_lost_and_the_budget_is_kept(options: Opti
 @many
 @given(whole, st.sampled_from([1.0, 5.0, 20.0, 50.0, 80.0, 160.0]))
 def test_costs_that_lie_on_the_grid_are_solved_exactly(options: Options, budget: float) -> None:
-    places = choose(options, budget)
+    places = choose_options(options, budget)
     best = least_error(options, budget)
     assert (places is None) == (best == math.inf)
     if places is not None:
@@ -65,30 +65,30 @@ def test_costs_that_lie_on_the_grid_are_solved_exactly(options: Options, budget:
 @given(problems)
 def test_what_costs_more_than_the_budget_is_none(options: Options) -> None:
     cheapest = sum(min(cost for cost, _ in each) for each in options)
-    assert choose(options, cheapest * 0.99 - 1e-6) is None
-    assert choose(options, cheapest * 1.01 + 1e-6) is not None
+    assert choose_options(options, cheapest * 0.99 - 1e-6) is None
+    assert choose_options(options, cheapest * 1.01 + 1e-6) is not None
 
 
 def test_a_list_is_left_dear_where_that_saves_most() -> None:
     options = [[(3.0, 0.0), (1.0, 5.0)], [(3.0, 0.0), (1.0, 4.0)], [(2.0, 1.0), (0.0, 9.0)]]
-    assert choose(options, 8.0) == [0, 0, 0]
-    assert choose(options, 6.01) == [0, 1, 0]
-    assert choose(options, 5.0) == [1, 1, 0]
-    assert choose(options, 2.0) == [1, 1, 1]
-    assert choose(options, 1.9) is None
+    assert choose_options(options, 8.0) == [0, 0, 0]
+    assert choose_options(options, 6.01) == [0, 1, 0]
+    assert choose_options(options, 5.0) == [1, 1, 0]
+    assert choose_options(options, 2.0) == [1, 1, 1]
+    assert choose_options(options, 1.9) is None
 
 
 def test_nothing_to_choose() -> None:
-    assert choose([], 1.0) == []
-    assert choose([], 0.0) == []
-    assert choose([[(0.0, 3.0)]], 0.0) is None
-    assert choose([[(1.0, 0.0)]], -1.0) is None
-    assert choose([[(0.0, 3.0), (0.0, 2.0)], []], 1.0) is None
+    assert choose_options([], 1.0) == []
+    assert choose_options([], 0.0) == []
+    assert choose_options([[(0.0, 3.0)]], 0.0) is None
+    assert choose_options([[(1.0, 0.0)]], -1.0) is None
+    assert choose_options([[(0.0, 3.0), (0.0, 2.0)], []], 1.0) is None
 
 
 def test_many_lists_keep_to_the_budget_although_each_cost_is_rounded() -> None:
     options = [[(1.0 + 1e-7 * i, 0.0), (0.5, 1.0)] for i in range(60)]
-    places = choose(options, 45.0)
+    places = choose_options(options, 45.0)
     assert places is not None
     cost, error = totals(options, places)
     assert cost <= 45.0

@@ -14,11 +14,11 @@ import onnx
 import pytest
 import torch
 
-from fxprune import analyze, apply, export, parse_pipeline
+from fxprune import analyze, apply, export_onnx, parse_pipeline
 from fxprune.errors import PipelineError, SelectionError, UsageError
-from fxprune.ir.selection import Selection
+from fxprune.ir import Selection
 from fxprune.passes.layers import Layers
-from fxprune.search.journal import Journal
+from fxprune.search import Journal
 from fxprune.search.layer_search import exhaustive, greedy, oneshot, search_layers
 from support import planted
 
@@ -70,7 +70,7 @@ def test_the_idle_layers_of_a_trained_encoder_go_and_nothing_changes(tmp_path: P
     slim = apply(program, Selection(removed=found.order))
     ids = planted.examples(16, 1)[0]
     assert (slim(ids) - program(ids)).abs().max() <= 1e-6
-    export(slim, tmp_path / "slim.onnx")
+    export_onnx(slim, tmp_path / "slim.onnx")
     names = [tensor.name for tensor in onnx.load(tmp_path / "slim.onnx").graph.initializer]
     assert not [name for name in names if name.startswith(tuple(f"layers.{i}." for i in planted.IDLE))]
     assert [name for name in names if name.startswith("layers.3.")]

@@ -10,7 +10,7 @@ import torch
 from fxprune import analyze
 from fxprune.analysis.sites import Site, find_sites
 from fxprune.cost.table import Curve, SiteCost
-from fxprune.scores.base import Worth
+from fxprune.scores import Worth
 from fxprune.search.plans import Option, SiteChoice, cheapest_error, same_share, selection_of
 from support.slimmable import layer
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture
-from fxprune.calibration.data import Calibration, checked
-from fxprune.calibration.objective import Objective
-from fxprune.ir.program import Program
+from fxprune.calibration import Calibration, Objective, checked
+from fxprune.ir import Program
 from fxprune.rewrite.factorize import factorize
 from fxprune.search.rank_plans import groups, levels, with_members
 from fxprune.search.svd import Spectrum, informed, plain

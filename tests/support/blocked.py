@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fxprune import analyze
-from fxprune.gates.blocked_weights import find_blocked_weights, grid
-from fxprune.gates.gate import Gate, Gated
+from fxprune.gates import Gate, Gated, find_blocked_weights
+from fxprune.gates.blocked_weights import grid
 from fxprune.gates.insert import gate
 from support.gated import family
 

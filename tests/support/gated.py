@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, analyze, capture
-from fxprune.gates.gate import Gate, Gated, GateTarget
+from fxprune.gates import Gate, Gated
+from fxprune.gates.gate import GateTarget
 from fxprune.gates.insert import gate
-from fxprune.ir.program import copy_graph, rebuild
+from fxprune.ir import copy_graph, rebuild
 from support.models import captured, dynamic_shapes
 from zoo.check import randomise
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, fx
 
 from fxprune import Program, Selection, analyze
-from fxprune.analysis.axes import Analysis
-from fxprune.dims.dim import Dim, leaves
-from fxprune.dims.masks import Kept, keep_mask
-from fxprune.ir.program import attribute, copy_graph, rebuild
+from fxprune.analysis import Analysis
+from fxprune.dims import Dim, Kept, leaves
+from fxprune.dims.masks import keep_mask
+from fxprune.ir import attribute, copy_graph, rebuild
 from fxprune.rewrite.shrink import kept_masks
-from fxprune.rules.facts import Contraction
+from fxprune.rules import Contraction
 
 
 def gated(program: Program, selection: Selection) -> Program:

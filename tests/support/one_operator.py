@@ -17,16 +17,14 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis import dim_inference as flow_module
-from fxprune.analysis.axes import Analysis, analyze
-from fxprune.dims.dim import Dim
+from fxprune.analysis import Analysis, analyze, dim_inference
+from fxprune.dims import Dim
 from fxprune.dims.masks import keep_mask
 from fxprune.frontend.capture import capture
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.rewrite.shrink import kept_masks, shrink, zero_readers
-from fxprune.rules.facts import Flow
-from fxprune.rules.registry import packet_of
+from fxprune.ir import Program, Selection
+from fxprune.rewrite import zero_readers
+from fxprune.rewrite.shrink import kept_masks, shrink
+from fxprune.rules import Flow, packet_of
 
 aten = torch.ops.aten
 
@@ -61,11 +59,11 @@ def free_outputs() -> Iterator[None]:
     def walk(program: Program) -> Flow:
         found = Flow()
         storages: dict[Any, Any] = {}
-        flow_module._mark_varying(found, list(program.graph.graph.nodes))
+        dim_inference._mark_varying(found, list(program.graph.graph.nodes))
         for node in program.graph.graph.nodes:
             if node.op != "output":
-                flow_module._visit(program, node, found, storages)
-        flow_module._pin_overlaps(program, found)
+                dim_inference._visit(program, node, found, storages)
+        dim_inference._pin_overlaps(program, found)
         return found
 
     with mock.patch("fxprune.analysis.axes.walk", walk):

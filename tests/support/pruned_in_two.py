@@ -9,9 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from fxprune.training.gate_budgets import Share
-from fxprune.training.pruner import Pruner
-from fxprune.training.schedules import Cubic
+from fxprune.training import Cubic, Pruner, Share
 from support.gated import family, within_heads
 
 STEPS = 6

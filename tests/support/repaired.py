@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, Selection, analyze, apply, capture
-from fxprune.calibration.data import Calibration
+from fxprune.calibration import Calibration
 from fxprune.calibration.least_squares import Fit, Sums
 from fxprune.calibration.repair import Repaired, repair
 from support.models import captured

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from fxprune import Selection, analyze, capture
-from fxprune.analysis.axes import Analysis
-from fxprune.ir.program import Program
+from fxprune.analysis import Analysis
+from fxprune.ir import Program
 from fxprune.rewrite.shrink import kept_masks
 
 LAYERS = (12, 24, 48, 96)

@@ -12,16 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune import Program, analyze, capture
-from fxprune.analysis.axes import Analysis, Axis
+from fxprune.analysis import Analysis, Axis, Units
 from fxprune.analysis.sites import find_sites
-from fxprune.analysis.units import Units
-from fxprune.calibration.data import Calibration
-from fxprune.calibration.objective import Objective
+from fxprune.calibration import Calibration, Objective
 from fxprune.calibration.run import stream
-from fxprune.ir.program import attribute, copy_graph, rebuild
-from fxprune.scores import SCORES
-from fxprune.scores import base as score
-from fxprune.scores.base import Evidence, Worth
+from fxprune.ir import attribute, copy_graph, rebuild
+from fxprune.scores import SCORES, Evidence, Worth, base
 
 FREE = torch.export.Dim.AUTO
 
@@ -265,5 +261,5 @@ def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counted.append(len(meters))
         stream(program, data, meters, objective)
 
-    monkeypatch.setattr(score, "stream", counting)
+    monkeypatch.setattr(base, "stream", counting)
     return counted

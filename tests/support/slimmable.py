@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fxprune import Program, capture
-from fxprune.calibration.data import Calibration, checked
-from fxprune.cost.budgets import BUDGETS, Key, Meter
-from fxprune.cost.count import flops
-from fxprune.ir.example_inputs import Point
+from fxprune.calibration import Calibration, checked
+from fxprune.cost import BUDGETS
+from fxprune.cost.budgets import Key, Meter
+from fxprune.cost.count import count_flops
+from fxprune.ir import Point
 from fxprune.passes.slim import Slim
-from fxprune.pipeline.base import Outcome
-from fxprune.search import budget_search as seek
+from fxprune.pipeline import Outcome
+from fxprune.search import budget_search
 from support.models import captured
 
 BATCH, LENGTH = 2, 6
@@ -109,7 +110,7 @@ def remembered(name: str) -> Meter:
 def slim(made: Subject, **options: Any) -> Outcome:
     """The pass, at a small point and without a cache."""
     given = {"batch": BATCH, "length": LENGTH, "cache": None, "data": made[1], **options}
-    with patch.object(seek, "counting_meter", remembered):
+    with patch.object(budget_search, "counting_meter", remembered):
         return Slim(**given).run(made[0])
 
 
@@ -126,7 +127,7 @@ def kept(outcome: Outcome) -> dict[str, int]:
 def share_of(program: Program, slimmed: Program, name: str) -> float:
     """Counted here, not there."""
     if name == "flops":
-        return flops(slimmed, POINT) / flops(program, POINT)
+        return count_flops(slimmed, POINT) / count_flops(program, POINT)
     sizes = []
     for each in (program, slimmed):
         tensors = {id(value): value for value in each.tensors().values()}.values()

@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 
 from fxprune.passes.grain import Grain
-from fxprune.training.examples import Examples
-from fxprune.training.loop import Checkpoints, Recipe
+from fxprune.training import Examples, Recipe
+from fxprune.training.loop import Checkpoints
 from fxprune.training.teacher_cache import Recall
 from fxprune.training.train import train
 from support.gated import family

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import quiet
 
 COLOURS, ANIMALS = ("red", "green", "blue", "white"), ("dog", "cat", "horse", "cow")
 TRAIN = [

@@ -11,12 +11,12 @@ from torch import fx, nn
 
 from fxprune import capture
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.passes.grain import Grain
+from fxprune.training import Examples, Recipe
 from fxprune.training.devices import placed, redirect
-from fxprune.training.examples import Examples
 from fxprune.training.fine_tune import fine_tune
-from fxprune.training.loop import Loop, Recipe
+from fxprune.training.loop import Loop
 from fxprune.training.teacher_cache import Recall
 from fxprune.training.train import train
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune.errors import UsageError
-from fxprune.training.distillation import Distillation
+from fxprune.training import Distillation
 from support.gated import family, within_heads
 from support.models import hugging_face
 

@@ -10,22 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from fxprune import bypass, capture, export
+from fxprune import bypass, capture, export_onnx
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.passes.layers import Layers
 from fxprune.search.journal import evaluator_identity
 from fxprune.search.layer_scores import Evaluated
+from fxprune.training import TextClassification
 from fxprune.training.examples import Batches
-from fxprune.training.fine_tune import (
-    Examples,
-    Recipe,
-    TextClassification,
-    accuracy,
-    encoded,
-    fine_tune,
-    predicted,
-)
+from fxprune.training.fine_tune import Examples, Recipe, accuracy, encoded, fine_tune, predicted
 from support import planted
 
 pytest.importorskip("accelerate")
@@ -123,7 +116,7 @@ def test_greedy_with_fine_tuning_is_the_papers_own_search(program: Program, tmp_
     assert found.evaluations == 8 + 7
     slim = bypass(program, found.order)
     assert quick(slim) == found.scores[-1]
-    assert export(slim, tmp_path / "slim.onnx").relative < 1e-4
+    assert export_onnx(slim, tmp_path / "slim.onnx").relative < 1e-4
 
 
 def test_on_test_rows_it_trains_on_all() -> None:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import capture
-from fxprune.gates.gate import Gated, tensors_of
+from fxprune.gates import Gated
+from fxprune.gates.gate import tensors_of
 from fxprune.gates.insert import gate
-from fxprune.training.gate_budgets import Keeping, Share, Standing, Threshold
+from fxprune.training import Cubic, Pruner, Share
+from fxprune.training.gate_budgets import Keeping, Standing, Threshold
 from fxprune.training.gate_scores import Movement
 from fxprune.training.group_lasso import Lasso, Once
-from fxprune.training.pruner import Pruner
-from fxprune.training.schedules import Cubic, Rising
+from fxprune.training.schedules import Rising
 
 
 def regression(rows: int, columns: int, sizes: tuple[int, int]) -> Gated:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fxprune import capture
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program
-from fxprune.training.examples import Examples
+from fxprune.ir import Program
+from fxprune.training import Examples, Recipe
 from fxprune.training.fine_tune import fine_tune, predicted
-from fxprune.training.loop import Checkpoints, Hooks, Loop, Moment, Recipe
+from fxprune.training.loop import Checkpoints, Hooks, Loop, Moment
 
 pytest.importorskip("accelerate")
 

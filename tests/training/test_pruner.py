@@ -16,14 +16,13 @@ from torch._dynamo.testing import CompileCounter
 
 from fxprune import analyze
 from fxprune.errors import UsageError
-from fxprune.gates.gate import Gated
+from fxprune.gates import Gated
 from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
-from fxprune.ir.program import copy_graph, rebuild
-from fxprune.training.gate_budgets import Share
+from fxprune.ir import copy_graph, rebuild
+from fxprune.training import Cubic, Pruner, Share
 from fxprune.training.gate_scores import Felt, Taylor
-from fxprune.training.pruner import Pruner, unit_costs
-from fxprune.training.schedules import Cubic
+from fxprune.training.pruner import unit_costs
 from support.gated import family, named, within_heads
 from support.models import distance
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from fxprune.errors import UsageError
 from fxprune.gates.lower import lower
 from fxprune.passes.grain import Grain
+from fxprune.training import Examples, Recipe, Trained
 from fxprune.training.distillation import matched
-from fxprune.training.examples import Examples
 from fxprune.training.fine_tune import fine_tune
-from fxprune.training.loop import Checkpoints, Hooks, Moment, Recipe
+from fxprune.training.loop import Checkpoints, Hooks, Moment
 from fxprune.training.teacher_cache import Recall
-from fxprune.training.train import Trained, train
+from fxprune.training.train import train
 from support.gated import family
 from support.models import distance, hugging_face
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fxprune import Program, Selection, analyze, capture, shrink, verify, zero_readers
 from fxprune.errors import SelectionError, VerifyError
-from fxprune.ir.program import copy_graph, rebuild
+from fxprune.ir import copy_graph, rebuild
 from support.models import captured
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis.axes import Analysis, Axis, analyze
+from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.errors import CaptureError, FxpruneError
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.rewrite.shrink import shrink, zero_readers
+from fxprune.ir import Program, Selection
+from fxprune.rewrite import zero_readers
+from fxprune.rewrite.shrink import shrink
 from fxprune.tools.inputs.loaded import Loaded
 from zoo.compare import copied, difference, double, doubled, outputs
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Program, copy_graph, rebuild
 
 
 def copied(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """ONNX Runtime on what was pruned: it must agree wherever the unpruned original exports.
 
-The pruned program is written by `fxprune.export`, which compares ONNX Runtime with the program at the example and, where sizes are dynamic,
-at a second shape. Only where that fails does the original matter: it *exports* if plain `torch.onnx.export(dynamo=True)` of the nn.Module
-writes a file that ONNX Runtime runs as the model does.
+The pruned program is written by `fxprune.export_onnx`, which compares ONNX Runtime with the program at the example and, where sizes are
+dynamic, at a second shape. Only where that fails does the original matter: it *exports* if plain `torch.onnx.export(dynamo=True)` of the
+nn.Module writes a file that ONNX Runtime runs as the model does.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
+from fxprune.export import export_onnx
 from fxprune.export.agreement import BAR
-from fxprune.export.onnx import export, plain_export
-from fxprune.ir.example_inputs import Feeds, feeds
-from fxprune.ir.program import Program
-from fxprune.runtimes import onnxruntime as runtime
+from fxprune.export.onnx import plain_export
+from fxprune.ir import Feeds, Program, feeds
+from fxprune.runtimes import open_session
+from fxprune.runtimes.onnxruntime import run_session
 from fxprune.tools.inputs.loaded import Loaded
 from zoo.compare import copied, difference, double, doubled, outputs
 
@@ -52,7 +53,7 @@ def agreement(model: nn.Module, original: Program, slim: Program) -> Agreement:
         if _has_own_operators(slim) and (reason := _refused(model, original, plain)):
             return Agreement(NO_EXPORT, reason)
         try:
-            made = export(slim, draft)
+            made = export_onnx(slim, draft)
         except ExportError as error:
             return _blamed(model, original, slim, plain, error)
     return Agreement(AGREES, relative=made.relative, shapes=len(made.points))
@@ -113,10 +114,8 @@ def _plain(model: nn.Module, original: Program, file: Path) -> None:
 
 def _off(model: nn.Module, original: Program, file: Path) -> float:
     """How far ONNX Runtime's outputs of the original's file are from the model's."""
-    opened = runtime.open_session(file)
-    found = [
-        torch.as_tensor(value) for value in runtime.run_session(opened, _renamed(opened, feeds(original)))
-    ]
+    opened = open_session(file)
+    found = [torch.as_tensor(value) for value in run_session(opened, _renamed(opened, feeds(original)))]
     wanted = _tensors(model, original.kwargs)
     if len(found) != len(wanted):
         raise ExportError(f"the original's file has {len(found)} outputs, the model {len(wanted)}")

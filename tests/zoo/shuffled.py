@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from fxprune.analysis.dim_inference import replay, walk
-from fxprune.dims.dim import Dim, is_pinned, leaves
-from fxprune.dims.masks import coordinates
-from fxprune.ir.program import Program
-from fxprune.rules.facts import Flow
+from fxprune.analysis import walk
+from fxprune.analysis.dim_inference import replay
+from fxprune.dims import Dim, coordinates, is_pinned, leaves
+from fxprune.ir import Program
+from fxprune.rules import Flow
 
 Places = list[tuple[str, int, tuple[int, ...]]]
 

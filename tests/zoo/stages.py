@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from zoo.check import Build, Outcome, Patches, begun, halved, said
 from zoo.onnx_check import FAILS, Agreement, agreement
 from zoo.shuffled import same_axes

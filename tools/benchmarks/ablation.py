@@ -20,31 +20,28 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fxprune import analyze
-from fxprune.cost.latency import Clock, default_cache
-from fxprune.export import onnx as emit
-from fxprune.gates.blocked_weights import find_blocked_weights
+from fxprune.cost import Clock, default_cache
+from fxprune.export import export_onnx
+from fxprune.gates import Lowered, find_blocked_weights
 from fxprune.gates.gate import tensors_of
-from fxprune.gates.lower import Lowered, lower
-from fxprune.ir.example_inputs import feeds, point_with
-from fxprune.ir.program import Program
+from fxprune.gates.lower import lower
+from fxprune.ir import Program, feeds, point_with
 from fxprune.passes.fill import FILLED_ROLES
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import measure
+from fxprune.runtimes import Settings, measure
 from fxprune.search.alternatives import cheaper_splits, cheapest_lowerings
 from fxprune.tools.benchmarks.ablation_page import render_ablation
 from fxprune.tools.benchmarks.ablation_studies import EPOCHS, STARTS, STUDIES, STUDY_VARIANTS, UNTRAINED
-from fxprune.tools.benchmarks.subjects import common as subject_common
+from fxprune.tools.benchmarks.subjects.common import task_data
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs import tables as data
 from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.metrics import METRICS
+from fxprune.tools.inputs.tables import Columns, read_task
 from fxprune.tools.reports import report
 from fxprune.tools.reports.train_report import POINT, left
+from fxprune.training import Pruner, Recipe
 from fxprune.training.devices import placed
 from fxprune.training.examples import encoded
 from fxprune.training.fine_tune import fine_tune, predicted
-from fxprune.training.loop import Recipe
-from fxprune.training.pruner import Pruner
 from fxprune.training.teacher_cache import Recall
 from fxprune.training.train import train
 
@@ -57,7 +54,7 @@ class _Setting:
     """A task: its folder, its columns, its metric, the rows that are used, and the two recipes."""
 
     folder: str
-    columns: data.Columns
+    columns: Columns
     metric: str
     rows: int
     teacher: Recipe
@@ -71,7 +68,7 @@ _RECIPE = Recipe(learning_rate=1e-4, warmup=0.1, weight_decay=0.01, clip=1.0, pr
 SETTINGS: dict[str, _Setting] = {
     "CoLA": _Setting(
         "CoLA",
-        data.Columns("sentence", "label", names=("source", "label", "star", "sentence")),
+        Columns("sentence", "label", names=("source", "label", "star", "sentence")),
         "matthews",
         0,
         replace(_RECIPE, epochs=3, learning_rate=5e-5),
@@ -79,7 +76,7 @@ SETTINGS: dict[str, _Setting] = {
     ),
     "SST-2": _Setting(
         "SST-2",
-        data.Columns(),
+        Columns(),
         "accuracy",
         8000,
         replace(_RECIPE, epochs=3, learning_rate=5e-5),
@@ -94,8 +91,8 @@ class _Bench:
     def __init__(self, task: str, out: Path, device: str = "") -> None:
         self.task, self.out, self.device = task, out, device
         self.setting = _on(SETTINGS[task], device)
-        folder = subject_common.data(f"{self.setting.folder}/train.tsv").parent
-        found = data.read_task(folder, self.setting.columns, self.setting.rows)
+        folder = task_data(f"{self.setting.folder}/train.tsv").parent
+        found = read_task(folder, self.setting.columns, self.setting.rows)
         tokenizer = load_tokenizer(MODEL)
         self.program = models.classifier(MODEL, len(found.classes), 0).capture(training=True)
         self.train, self.dev = (
@@ -246,14 +243,14 @@ def _measure(bench: _Bench, settings: Settings, seconds: float) -> None:
         (r["variant"], r["density"], r["seed"]) for r in rows if r["task"] == bench.task and "speedup" in r
     }
     with tempfile.TemporaryDirectory() as scratch:
-        before = emit.export(bench.program, Path(scratch) / "before.onnx")
+        before = export_onnx(bench.program, Path(scratch) / "before.onnx")
         for variant, density, seed in sorted(_known(bench.out, bench.task) - timed):
             done, how = bench.lowered(variant, density, seed, settings)
             slim, splits = (
                 done.program,
                 [asdict(v) for v in cheaper_splits(done.program, Clock(settings, default_cache()), POINT)[1]],
             )
-            after = emit.export(slim, Path(scratch) / "after.onnx", overwrite=True)
+            after = export_onnx(slim, Path(scratch) / "after.onnx", overwrite=True)
             point = point_with(bench.program, **POINT)
             given = feeds(bench.program, point)
             files = {"before": before.path, "after": after.path}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fxprune import analyze
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.passes.blocks import Blocks
 from fxprune.passes.distill import Distill
 from fxprune.passes.fill import Fill

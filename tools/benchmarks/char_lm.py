@@ -18,17 +18,16 @@ from torch import Tensor, nn
 
 from fxprune.frontend.capture import capture
 from fxprune.gates.lower import lower
-from fxprune.ir.program import Program, copy_graph, rebuild
+from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.passes.distill import Distill
 from fxprune.passes.flop import Flop
 from fxprune.rewrite.merge_factors import merge_factors
 from fxprune.tools.benchmarks.ablation_studies import redrawn, thin
-from fxprune.tools.benchmarks.subjects import common as subject_common
+from fxprune.tools.benchmarks.subjects.common import task_data
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
-from fxprune.training.examples import Examples
+from fxprune.training import Examples, Recipe
 from fxprune.training.fine_tune import fine_tune, perplexity
-from fxprune.training.loop import Recipe
 from fxprune.training.train import train
 
 CHARACTERS, _LENGTH = 96, 96
@@ -91,7 +90,7 @@ class Characters(nn.Module):
 
 def rows(part: str, most: int) -> Examples:
     """The text of a part, cut into rows; characters beyond the usual ones are one and the same."""
-    text = subject_common.data(f"WikiText-2/{part}.txt").read_text(encoding="utf-8")
+    text = task_data(f"WikiText-2/{part}.txt").read_text(encoding="utf-8")
     codes = torch.tensor([ord(c) - 31 if 32 <= ord(c) < 126 else 0 for c in text])
     cut = codes[: (len(codes) - 1) // _LENGTH * _LENGTH + 1]
     inputs, labels = cut[:-1].reshape(-1, _LENGTH), cut[1:].reshape(-1, _LENGTH)

@@ -43,7 +43,7 @@ halved, then every one is cut to a single index; each time the result is compare
 are zeroed. *difference* is the largest relative difference of both runs (float32, bar 1e-5; where float32 rounds more,
 float64 must agree to 1e-10), *change* how much pruning moved the outputs. *second shape* says whether batch and length
 were dynamic and checked at another size too. *ONNX* is the largest relative difference between the halved program and
-ONNX Runtime on the file that `fxprune.export` wrote of it (bar 1e-4), at the example and, where the file's sizes are
+ONNX Runtime on the file that `fxprune.export_onnx` wrote of it (bar 1e-4), at the example and, where the file's sizes are
 dynamic, at a second shape. Only where that fails is the original exported, by plain `torch.onnx.export(dynamo=True)` of
 the nn.Module, to tell whose fault it is. What torch can't capture is tried again with transformers' own patches."""
 

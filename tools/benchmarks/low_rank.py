@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.passes import Lowrank, Slim
-from fxprune.pipeline.base import Outcome, Pass
-from fxprune.pipeline.run import Pipeline
+from fxprune.pipeline import Outcome, Pass, Pipeline
 from fxprune.tools.benchmarks.speed import Bench
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import UsageError
-from fxprune.runtimes.base import DEFAULT, Settings
+from fxprune.runtimes import Settings
+from fxprune.runtimes.base import DEFAULT
 from fxprune.runtimes.onnxruntime import save_optimized
 
 # ONNX's own operators and those of ONNX Runtime; QuickGelu is also what SiLU is fused to.

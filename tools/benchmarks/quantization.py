@@ -17,17 +17,15 @@ import torch
 from torch._inductor import config as inductor
 from torch.utils import _pytree as pytree
 
-from fxprune.calibration.data import checked
-from fxprune.export import onnx as emit
-from fxprune.export.pt2 import save
+from fxprune.calibration import checked
+from fxprune.export import export_onnx, save_pt2
 from fxprune.files import file_bytes
 from fxprune.integrations.quantization.quantize import QUANTIZERS, Quantized, quantize
-from fxprune.ir.example_inputs import Feeds, feeds, point_with
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import Feeds, Program, feeds, point_with, quiet
 from fxprune.passes import pipeline
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.base import Prepared, Settings
+from fxprune.runtimes import Settings
+from fxprune.runtimes.base import Prepared
+from fxprune.runtimes.registry import prepare
 from fxprune.runtimes.timing import turns
 from fxprune.tools.benchmarks.subjects import subject
 from fxprune.tools.reports import report
@@ -55,11 +53,11 @@ class _Bench:
     def run(self) -> None:
         """Write every form, judge it, then time all of them in turns."""
         for name, program in self.programs.items():
-            file = emit.export(program, self.folder / f"{name}.onnx").path
+            file = export_onnx(program, self.folder / f"{name}.onnx").path
             self._row(f"{name}", file, None)
             for how in QUANTIZERS:
                 self._quantized(name, program, how)
-        self._compiled("pruned, torch.compile", save(self.programs["pruned"], self.folder / "pruned.pt2"))
+        self._compiled("pruned, torch.compile", save_pt2(self.programs["pruned"], self.folder / "pruned.pt2"))
         self._compiled("pruned, pt2e, torch.compile", self.folder / "pruned.pt2e.pt2")
         self._time()
         self.note("machine", **report.machine())
@@ -81,7 +79,7 @@ class _Bench:
         self._row(f"{name}, {how}", file, found, row.runtime)
 
     def _row(self, name: str, file: Path, found: Quantized | None, runtime: str = "onnxruntime") -> None:
-        call = runtimes.prepare(file, Settings(self.settings.threads, runtime=runtime))
+        call = prepare(file, Settings(self.settings.threads, runtime=runtime))
         agreement = asdict(found.worst) if found else None
         self._note_row(name, call, file, agreement)
 

@@ -13,22 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fxprune.calibration.data import checked
-from fxprune.cost import count as cost
+from fxprune.calibration import checked
+from fxprune.cost.count import count_flops
 from fxprune.errors import FxpruneError
-from fxprune.export import onnx as emit
-from fxprune.ir.example_inputs import Point, example_point, feeds
-from fxprune.ir.program import Program
+from fxprune.export import export_onnx
+from fxprune.ir import Point, Program, example_point, feeds
 from fxprune.passes import Slim
-from fxprune.pipeline.base import Outcome
+from fxprune.pipeline import Outcome
 from fxprune.rewrite.apply import apply
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import fastest, measure
+from fxprune.runtimes import Settings, measure
+from fxprune.runtimes.timing import fastest
 from fxprune.tools.benchmarks.ort_fusions import fusions
 from fxprune.tools.benchmarks.peak_memory import Peak
 from fxprune.tools.benchmarks.speed_page import render_speed
 from fxprune.tools.benchmarks.subjects import Subject, subject
-from fxprune.tools.benchmarks.subjects import torch_pruning as peers
+from fxprune.tools.benchmarks.subjects.torch_pruning import torch_pruning
 from fxprune.tools.reports import report
 
 _SECONDS = 4.0
@@ -71,11 +70,11 @@ class Bench:
         self.data = checked(self.program, self.subject.calibration(self.plan.rows))
         here = example_point(self.program)
         self.point: Point = {axis: self.plan.point.get(axis, size) for axis, size in here.items()}
-        self.before = emit.export(self.program, self.folder / "original.onnx").path
+        self.before = export_onnx(self.program, self.folder / "original.onnx").path
         given = feeds(self.program, self.point)
         self.settings, levels = fastest(self.before, given, Settings(threads), _SECONDS)
         self.dense = self._metric(self.program)
-        self.flops = cost.flops(self.program, self.point)
+        self.flops = count_flops(self.program, self.point)
         medians = {level: timing.median for level, timing in levels.items()}
         self.note("dense", metric=self.dense, levels=medians, fusions=fusions(self.before, self.settings))
 
@@ -133,12 +132,12 @@ class Bench:
         """The program's file; the last one that was written stays for as long as it is asked for."""
         if program is not self._written:
             self._written = program
-            emit.export(program, self.folder / "after.onnx", overwrite=True)
+            export_onnx(program, self.folder / "after.onnx", overwrite=True)
         return self.folder / "after.onnx"
 
     def _row(self, speed: float, method: str, slim: Any, after: Path) -> None:
         program: Program = slim.program
-        self._figures(speed, method, after, program, cost.flops(program, self.point))
+        self._figures(speed, method, after, program, count_flops(program, self.point))
 
     def _figures(self, speed: float, method: str, after: Path, runs: Any, flops: int) -> None:
         speedup = self._speedup(after, _SECONDS)
@@ -163,7 +162,7 @@ class Bench:
             best = {n: fastest(p, given, Settings(threads), _SECONDS)[0] for n, p in files.items()}
             for point in _points(self.program):
                 ms = _each(best, files, feeds(self.program, point))
-                ratio = cost.flops(self.program, point) / cost.flops(program, point)
+                ratio = count_flops(self.program, point) / count_flops(program, point)
                 levels = {name: settings.optimization for name, settings in best.items()}
                 self.note("point", speed=speed, point=dict(point), at_threads=threads, ms=ms, flop_ratio=ratio,
                           speedup=ms["before"] / ms["after"], levels=levels)  # fmt: skip
@@ -175,7 +174,7 @@ class Bench:
             for _ in range(PEER_TRIES):
                 ratio = (low + high) / 2
                 program = self._captured(
-                    self.subject.deployed(peers.torch_pruning(self.subject, ratio, self.plan.peer))
+                    self.subject.deployed(torch_pruning(self.subject, ratio, self.plan.peer))
                 )
                 reached = self._speedup(self._after(program), _SECONDS / 2)
                 low, high = (ratio, high) if reached < speed else (low, ratio)
@@ -186,7 +185,7 @@ class Bench:
         if best is not None:
             _, ratio, program = best
             name = f"Torch-Pruning, {self.plan.peer}, ratio {ratio:.2f}"
-            self._figures(speed, name, self._after(program), program, cost.flops(program, self.point))
+            self._figures(speed, name, self._after(program), program, count_flops(program, self.point))
 
 
 def replace_program(outcome: Outcome, program: Program) -> Outcome:

@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.cost.latency import Clock, default_cache
-from fxprune.export import onnx as emit
+from fxprune.cost import Clock, default_cache
+from fxprune.export import export_onnx
 from fxprune.frontend.capture import capture
-from fxprune.ir.example_inputs import feeds
-from fxprune.ir.program import Program
+from fxprune.ir import Program, feeds
 from fxprune.rewrite.split import split, splits
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import measure
+from fxprune.runtimes import Settings, measure
 from fxprune.search.alternatives import cheaper_splits
 from fxprune.tools.commands import console
 from fxprune.tools.reports import report
@@ -54,7 +52,7 @@ def case(shape: tuple[int, int], blocks: int, density: float, settings: Settings
     with tempfile.TemporaryDirectory() as scratch:
         programs = {"dense": program, "split": split(program, splits(program))}
         files = {
-            name: emit.export(each, Path(scratch) / f"{name}.onnx").path for name, each in programs.items()
+            name: export_onnx(each, Path(scratch) / f"{name}.onnx").path for name, each in programs.items()
         }
         found = measure(files, dict.fromkeys(files, feeds(program)), settings, _SECONDS)
     speedup = found["dense"].median / found["split"].median

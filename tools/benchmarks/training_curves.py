@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.ir.program import Program
-from fxprune.tools.benchmarks.subjects import common as subject_common
+from fxprune.ir import Program
+from fxprune.tools.benchmarks.subjects.common import task_data
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs import tables as data
 from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.inputs.tables import read_task
 from fxprune.tools.reports.layers_report import pyplot, spread
-from fxprune.training.examples import Examples, TrainingBatch, encoded
+from fxprune.training import Examples, Recipe
+from fxprune.training.examples import TrainingBatch, encoded
 from fxprune.training.fine_tune import accuracy, cross_entropy, logits, predicted
-from fxprune.training.loop import Hooks, Loop, Recipe
+from fxprune.training.loop import Hooks, Loop
 
 _RECIPE = Recipe(epochs=2, learning_rate=5e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
 WINDOW = 10  # steps, over which losses are averaged
@@ -50,8 +51,8 @@ def smooth(losses: Sequence[float]) -> list[float]:
 
 def one(seed: int, most: int) -> dict[str, Any]:
     """Both, with one seed: the same head, the same order of rows."""
-    folder = subject_common.data("SST-2/train.tsv").parent
-    task = data.read_task(folder, most=most)
+    folder = task_data("SST-2/train.tsv").parent
+    task = read_task(folder, most=most)
     loaded = models.classifier("minilm", 2, seed)
     program = loaded.capture(training=True)
     tokenizer = load_tokenizer("minilm")

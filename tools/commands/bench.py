@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import ExportError, UsageError
-from fxprune.ir.example_inputs import Point
-from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import measure
+from fxprune.ir import Point
+from fxprune.runtimes import Settings, measure, open_session, runtime_of
+from fxprune.runtimes.onnxruntime import file_axes, file_feeds, file_flops
+from fxprune.runtimes.registry import describe_settings, runtimes_for
 from fxprune.tools.commands import console
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
@@ -45,7 +44,7 @@ def _files(given: list[str]) -> dict[str, Path]:
     files = {text: Path(text) for text in given}
     for text, path in files.items():
         try:
-            runtime.open_session(path)
+            open_session(path)
         except ExportError as error:
             raise UsageError(f"{text} is no ONNX file that ONNX Runtime can open: {error}") from error
     return files
@@ -54,9 +53,9 @@ def _files(given: list[str]) -> dict[str, Path]:
 def settings(options: argparse.Namespace) -> Settings:
     """What --runtime, --threads and --optimization ask for; UsageError where it can't be."""
     asked = Settings(options.threads, options.optimization, options.runtime)
-    row = runtimes.runtime_of(asked)
+    row = runtime_of(asked)
     if row.suffix != ".onnx":
-        others = ", ".join(runtimes.names(".onnx"))
+        others = ", ".join(runtimes_for(".onnx"))
         raise UsageError(
             f"{row.title} runs {row.suffix} files, and ONNX files are measured here, by: {others}"
         )
@@ -64,15 +63,15 @@ def settings(options: argparse.Namespace) -> Settings:
 
 
 def _points(files: dict[str, Path]) -> list[Point]:
-    axes = dict.fromkeys(axis for path in files.values() for axis in runtime.file_axes(path))
+    axes = dict.fromkeys(axis for path in files.values() for axis in file_axes(path))
     points = [{axis: point.get(axis, 1) for axis in axes} for point in _POINTS]
     return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in points)]
 
 
 def _entry(files: dict[str, Path], point: Point, settings: Settings, seconds: float) -> dict[str, Any]:
-    given = {name: runtime.file_feeds(path, point) for name, path in files.items()}
+    given = {name: file_feeds(path, point) for name, path in files.items()}
     timed = measure(files, given, settings, seconds)
-    flops = {name: runtime.file_flops(path, given[name]) for name, path in files.items()}
+    flops = {name: file_flops(path, given[name]) for name, path in files.items()}
     first = next(iter(files))
     return {
         "point": dict(point),
@@ -101,7 +100,7 @@ def _grid(entries: list[dict[str, Any]], names: list[str], settings: Settings) -
         for entry in entries
         for name, measured in entry["files"].items()
     ]
-    title = f"{runtimes.describe_settings(settings)}; against {names[0]}"
+    title = f"{describe_settings(settings)}; against {names[0]}"
     return Grid(
         title, ("at", "file", "median ms", "quartiles", "speedup", "fewer FLOPs"), tuple(rows), numbers=4
     )

@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from fxprune.calibration.data import Calibration
-from fxprune.cost.budgets import BUDGETS
+from fxprune.calibration import Calibration
+from fxprune.cost import BUDGETS
 from fxprune.errors import UsageError
-from fxprune.ir.example_inputs import Point
-from fxprune.ir.program import Program
+from fxprune.ir import Point, Program
 from fxprune.passes import Lowrank, Slim
-from fxprune.pipeline.base import Pass
-from fxprune.pipeline.run import Pipeline
+from fxprune.pipeline import Pass, Pipeline
 from fxprune.tools.commands.bench import settings
-from fxprune.tools.inputs import calibration_files as calibration
+from fxprune.tools.inputs.calibration_files import read_calibration
 from fxprune.tools.inputs.loaded import Loaded
 
 _ROWS, _LENGTH = 512, 128
@@ -45,7 +43,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def extended(steps: Pipeline, options: argparse.Namespace) -> Pipeline:
+def extend_pipeline(steps: Pipeline, options: argparse.Namespace) -> Pipeline:
     """The pipeline with what `--target` asks for at its end; runtime, threads and level are those of the command line."""
     chosen = settings(options)
     names = {"threads": chosen.threads, "runtime": chosen.runtime, "optimization": chosen.optimization}
@@ -85,9 +83,9 @@ def read_calibration_option(
     """The calibration data, checked; UsageError says what does not fit."""
     if not options.calibration:
         return None
-    return calibration.read_calibration(options.calibration, program, loaded, options.rows, options.length)
+    return read_calibration(options.calibration, program, loaded, options.rows, options.length)
 
 
-def points(steps: Pipeline, program: Program) -> list[Point]:
+def budget_points(steps: Pipeline, program: Program) -> list[Point]:
     """Where budgets are meant: the report measures there, too."""
     return [each.point(program) for each in steps.passes if isinstance(each, MEASURING) and each.latency]

@@ -6,8 +6,7 @@ from typing import Any
 
 from fxprune.errors import ExportError, RefusedError, UsageError
 from fxprune.integrations.huggingface.checkpoint import save_pretrained
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import Program, quiet
 from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
 

@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fxprune.analysis.axes import Analysis, Axis, analyze
-from fxprune.analysis.regions import Region
+from fxprune.analysis import Analysis, Axis, Region, analyze
 from fxprune.errors import UsageError
 from fxprune.files import write_text
 from fxprune.tools.commands import console
 from fxprune.tools.inputs import models
-from fxprune.tools.reports import explain_html as explain_page
 from fxprune.tools.reports import report
+from fxprune.tools.reports.explain_html import render_explain
 from fxprune.tools.reports.report import Grid
 
 
@@ -30,7 +29,7 @@ def explain_command(options: argparse.Namespace) -> int:
     chosen = analysis.axis(options.axis) if options.axis else None
     if target:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, explain_page.render_explain(loaded.name, analysis), options.force)
+        write_text(target, render_explain(loaded.name, analysis), options.force)
     if options.json:
         console.print_json(_axis(chosen) if chosen else _all(loaded.name, analysis))
         return 0

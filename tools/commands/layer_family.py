@@ -11,17 +11,16 @@ from typing import Any
 import torch
 
 from fxprune.errors import SelectionError
-from fxprune.export import onnx as emit
-from fxprune.ir.example_inputs import Point, example_point, feeds
-from fxprune.ir.program import Program
+from fxprune.export import export_onnx
+from fxprune.ir import Point, Program, example_point, feeds
 from fxprune.passes.layers import Layers
 from fxprune.rewrite.bypass import bypass
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import measure
+from fxprune.runtimes import Settings, measure
 from fxprune.search.layer_scores import Evaluated
 from fxprune.search.layer_search import Found
 from fxprune.tools.commands.console import Steps
-from fxprune.training.fine_tune import Examples, Recipe, TextClassification
+from fxprune.training import TextClassification
+from fxprune.training.fine_tune import Examples, Recipe
 
 _POINT = {"batch": 8, "length": 64}
 _SECONDS = 6.0
@@ -142,7 +141,7 @@ def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, Found]) ->
     }
 
 
-def measured(
+def measure_family(
     program: Program, order: Sequence[str], settings: Settings
 ) -> tuple[Point, list[dict[str, Any]]]:
     """Parameters, file size and latency of each member of the family, in one measurement, taking turns."""
@@ -151,7 +150,7 @@ def measured(
     point = {axis: _POINT.get(axis, size) for axis, size in here.items()}
     with tempfile.TemporaryDirectory() as scratch:
         files = {str(k): Path(scratch) / f"{k}.onnx" for k in range(len(family))}
-        emitted = [emit.export(member, files[str(k)]) for k, member in enumerate(family)]
+        emitted = [export_onnx(member, files[str(k)]) for k, member in enumerate(family)]
         given = {str(k): feeds(member, point) for k, member in enumerate(family)}
         timed = measure(files, given, settings, _SECONDS)
     return point, [

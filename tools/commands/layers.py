@@ -14,23 +14,28 @@ from typing import Any
 import torch
 
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.runtimes.base import Settings
+from fxprune.ir import Program, Selection
+from fxprune.runtimes import Settings
 from fxprune.tools.commands import console
-from fxprune.tools.commands import layer_family as family
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages
-from fxprune.tools.commands.layer_family import METHODS, Seeded, SeedResult, Setting
+from fxprune.tools.commands.layer_family import (
+    METHODS,
+    Seeded,
+    SeedResult,
+    Setting,
+    measure_family,
+    search_family,
+)
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs import tables as data
 from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.inputs.tables import Columns, Task, read_task
 from fxprune.tools.reports import layers_report, report
-from fxprune.tools.reports import output_folder as folder
 from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, describe_search, draw_curve
-from fxprune.training.fine_tune import TextClassification, encoded
-from fxprune.training.loop import Recipe
+from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
+from fxprune.training import Recipe, TextClassification
+from fxprune.training.fine_tune import encoded
 
 _FORMAT = "fxprune.layers/1"
 
@@ -38,16 +43,14 @@ _FORMAT = "fxprune.layers/1"
 def layers_command(options: argparse.Namespace) -> int:
     """Search, fine-tune the family, measure it, and write curve, journal and selections."""
     target, stages = Path(options.output), Stages()
-    folder.check_output_folder(target, options.force)
+    check_output_folder(target, options.force)
     seeds, session = _numbers(options.seeds, "--seeds"), settings(options)
     setting = _setting(options, stages)
     with stages.stage("reading the data"):
-        task = data.read_task(Path(options.data), data.Columns(options.text, options.label), options.rows)
+        task = read_task(Path(options.data), Columns(options.text, options.label), options.rows)
     with _workers(options.workers) as executor:
         setting = replace(setting, executor=executor)
-        runs = [
-            family.search_family(_seeded(options, setting, task, seed, stages), setting) for seed in seeds
-        ]
+        runs = [search_family(_seeded(options, setting, task, seed, stages), setting) for seed in seeds]
     with stages.stage("measuring"):
         found = _report(options, setting, runs, session)
     _write(found, target)
@@ -98,9 +101,7 @@ def _workers(count: int) -> Iterator[Executor | None]:
         yield pool
 
 
-def _seeded(
-    options: argparse.Namespace, setting: Setting, task: data.Task, seed: int, stages: Stages
-) -> Seeded:
+def _seeded(options: argparse.Namespace, setting: Setting, task: Task, seed: int, stages: Stages) -> Seeded:
     with stages.stage(f"seed {seed}: loading and capturing"):
         loaded = models.classifier(options.model, len(task.classes), seed)
         tokenizer = load_tokenizer(options.tokenizer or options.model)
@@ -129,7 +130,7 @@ def _report(
 ) -> dict[str, Any]:
     """Everything that was found, as layers.json holds it; the first method's family of the first seed is measured."""
     first = runs[0]
-    point, measured = family.measured(first.seeded.program, first.found[setting.methods[0]].order, session)
+    point, measured = measure_family(first.seeded.program, first.found[setting.methods[0]].order, session)
     return {
         "format": _FORMAT,
         "model": options.model,
@@ -164,7 +165,7 @@ def _told(run: SeedResult, method: str) -> dict[str, Any]:
 
 
 def _write(found: Mapping[str, Any], target: Path) -> None:
-    with folder.draft_folder(target) as draft:
+    with draft_folder(target) as draft:
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         (draft / "layers.json").write_text(text, encoding="utf-8")
         (draft / "layers.md").write_text(curve_markdown(found), encoding="utf-8")

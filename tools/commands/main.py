@@ -13,25 +13,21 @@ from types import MappingProxyType
 from fxprune.analysis.regions import UNITS
 from fxprune.errors import CaptureError, FxpruneError, PipelineError, RefusedError, SelectionError, UsageError
 from fxprune.tools.commands import (
-    budget_option as target,
-)
-from fxprune.tools.commands import (
     console,
     train_options,
 )
-from fxprune.tools.commands import (
-    quantize_option as quantizing,
-)
 from fxprune.tools.commands.bench import bench_command
+from fxprune.tools.commands.budget_option import add_budget_options
 from fxprune.tools.commands.explain import explain_command
 from fxprune.tools.commands.layer_family import METHODS
 from fxprune.tools.commands.layers import layers_command
 from fxprune.tools.commands.options import json_option, recipe, session_options
 from fxprune.tools.commands.passes import passes_command
+from fxprune.tools.commands.quantize_option import add_quantize_option
 from fxprune.tools.commands.run import apply_command, run_command
 from fxprune.tools.commands.train import train_command
 from fxprune.tools.inputs.loaded import MODEL_FORMS
-from fxprune.training.loop import Recipe
+from fxprune.training import Recipe
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
     {
@@ -97,8 +93,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='as in "heads(ratio=0.25), ffn(ratio=0.5), fold"; needed unless --target or --tokens is given',
     )
-    target.add_budget_options(parser)
-    quantizing.add_quantize_option(parser)
+    add_budget_options(parser)
+    add_quantize_option(parser)
     _results(parser)
 
 

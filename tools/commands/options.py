@@ -3,8 +3,9 @@
 import argparse
 
 from fxprune.errors import UsageError
-from fxprune.runtimes.registry import RUNTIMES
-from fxprune.training.loop import PRECISIONS, Recipe
+from fxprune.runtimes import RUNTIMES
+from fxprune.training import Recipe
+from fxprune.training.loop import PRECISIONS
 
 
 def recipe(parser: argparse.ArgumentParser, own: Recipe) -> None:

@@ -8,12 +8,10 @@ from typing import Any
 
 from fxprune.errors import UsageError
 from fxprune.integrations.quantization.quantize import QUANTIZERS, quantize
-from fxprune.ir.example_inputs import Point, feeds
-from fxprune.ir.program import Program
-from fxprune.runtimes.base import Settings
-from fxprune.runtimes.timing import measure
-from fxprune.tools.commands import budget_option as target
+from fxprune.ir import Point, Program, feeds
+from fxprune.runtimes import Settings, measure
 from fxprune.tools.commands.bench import settings
+from fxprune.tools.commands.budget_option import read_calibration_option
 from fxprune.tools.commands.console import Stages
 from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.reports import report
@@ -64,7 +62,7 @@ def write_quantized(
     before, after = folder / "model.onnx", folder / _FILE
     with stages.stage(f"writing and checking {_FILE}"):
         data = (
-            target.read_calibration_option(options, slim, loaded)
+            read_calibration_option(options, slim, loaded)
             if options.calibration and not options.tokens
             else None
         )

@@ -9,57 +9,43 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from fxprune.analysis.axes import analyze
-from fxprune.cost import count as cost
+from fxprune.analysis import analyze
+from fxprune.cost.count import count_cost, count_flops
 from fxprune.errors import ExportError, UsageError
-from fxprune.export import onnx as emit
+from fxprune.export import Emitted, export_onnx, save_pt2
 from fxprune.export.agreement import compare
-from fxprune.export.onnx import Emitted
-from fxprune.export.pt2 import save
-from fxprune.ir.example_inputs import Feeds, Point, example_point, feeds
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.export.onnx import plain_export, warm_up
+from fxprune.ir import Feeds, Point, Program, Selection, example_point, feeds
 from fxprune.passes import pipeline
-from fxprune.pipeline.base import Training
+from fxprune.pipeline import Pipeline, Training
 from fxprune.pipeline.context import fed, needs_data
-from fxprune.pipeline.run import Pipeline, Result
+from fxprune.pipeline.run import Result
 from fxprune.rewrite.apply import apply as remove
-from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.base import DEFAULT, Settings
-from fxprune.runtimes.timing import measure
-from fxprune.tools.commands import (
-    budget_option as target,
-)
-from fxprune.tools.commands import (
-    checkpoint_option as checkpoints,
-)
+from fxprune.runtimes import Settings, measure, open_session
+from fxprune.runtimes.base import DEFAULT
+from fxprune.runtimes.onnxruntime import run_session
+from fxprune.runtimes.registry import describe_settings, prepare
 from fxprune.tools.commands import (
     console,
-)
-from fxprune.tools.commands import (
-    quantize_option as quantizing,
 )
 from fxprune.tools.commands import (
     tokens_option as tokens,
 )
 from fxprune.tools.commands.bench import settings
+from fxprune.tools.commands.budget_option import budget_points, extend_pipeline, read_calibration_option
+from fxprune.tools.commands.checkpoint_option import check_checkpoint_option, write_checkpoint_folder
 from fxprune.tools.commands.console import Stages
+from fxprune.tools.commands.quantize_option import check_quantize_option, write_quantized
+from fxprune.tools.commands.tokens_option import TOKENS_FILE, keep_tokens_asked, prove_tokens, tokens_request
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.reports import (
-    manifest as handover,
-)
-from fxprune.tools.reports import (
-    output_folder as folder,
-)
-from fxprune.tools.reports import (
     report,
 )
-from fxprune.tools.reports import (
-    report_html as report_page,
-)
 from fxprune.tools.reports.inventory import inventory
+from fxprune.tools.reports.manifest import largest_differences, write_manifest
+from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
+from fxprune.tools.reports.report_html import render_report
 
 # Small, long, and many: a short input alone hides all gains behind overhead.
 _POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
@@ -87,20 +73,20 @@ def run_command(options: argparse.Namespace) -> int:
         raise UsageError(
             "nothing to do: give a pipeline (-p TEXT), a budget (--target latency=0.5), or tokens to keep (--tokens FILE)"
         )
-    steps = target.extended(pipeline(options.pipeline) if options.pipeline else Pipeline(()), options)
+    steps = extend_pipeline(pipeline(options.pipeline) if options.pipeline else Pipeline(()), options)
     trains = next((each for each in steps.passes if isinstance(each, Training)), None)
     if trains:
         raise UsageError(f"{trains.name} decides while a model trains: use `fxprune train`")
-    quantizing.check_quantize_option(options)
+    check_quantize_option(options)
     if options.calibration and not (needs_data(steps) or options.quantize):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
 
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
-        data = target.read_calibration_option(options, program, loaded)
+        data = read_calibration_option(options, program, loaded)
         ready = fed(steps, data, lambda text: stages.show(f"pruning: {text}"))
         return ready.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
 
-    return _deliver(options, _job(options, str(steps), decide, lambda program: target.points(steps, program)))
+    return _deliver(options, _job(options, str(steps), decide, lambda program: budget_points(steps, program)))
 
 
 def apply_command(options: argparse.Namespace) -> int:
@@ -120,22 +106,22 @@ def _job(
     points: Callable[[Program], list[Point]] = lambda program: [],
 ) -> _Job:
     return _Job(
-        text, decide, points, settings(options), tokens.request(options), tuple(options.free_output), options
+        text, decide, points, settings(options), tokens_request(options), tuple(options.free_output), options
     )
 
 
 def _deliver(options: argparse.Namespace, job: _Job) -> int:
     target = Path(options.output)
-    folder.check_output_folder(target, options.force)
+    check_output_folder(target, options.force)
     stages = Stages()
     with stages.stage("loading the model"):
         loaded = models.load(options.model)
     if job.options.checkpoint:
-        checkpoints.check_checkpoint_option(loaded)
+        check_checkpoint_option(loaded)
     for note in loaded.notes:
         stages.note(note)
     with stages.stage("starting the exporters"):
-        emit.warm_up()
+        warm_up()
     data = _work(loaded, job, target, stages)
     if options.json:
         console.print_json(data)
@@ -152,23 +138,23 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         program = loaded.capture(job.free_outputs)
     with stages.stage("pruning"):
         result = job.decide(program, loaded, stages)
-        slim, vocabulary = tokens.keep(result.program, job.tokens)
+        slim, vocabulary = keep_tokens_asked(result.program, job.tokens)
     selection = result.selection
     with stages.stage("proving"):
         verdict = result.prove(program)
-        told = tokens.prove(result.program, vocabulary)
-    with folder.draft_folder(target) as draft, tempfile.TemporaryDirectory() as scratch:
+        told = prove_tokens(result.program, vocabulary)
+    with draft_folder(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)
         agreed = runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
         selection.save(draft / "selection.json")
         if vocabulary:
-            vocabulary.save(draft / tokens.FILE)
+            vocabulary.save(draft / TOKENS_FILE)
         stock = _stock(loaded, slim, draft, vocabulary is None, stages) if job.options.checkpoint else None
         before = Path(scratch) / "before.onnx"
         plain = _export_original(loaded, program, before, emitted.opset, stages)
         files = {"before": before, "after": draft / "model.onnx"}
         latency = measure_latencies(program, slim, files, job.points(program), job.settings, stages)
-        quantized = quantizing.write_quantized(job.options, slim, loaded, latency, stages, draft)
+        quantized = write_quantized(job.options, slim, loaded, latency, stages, draft)
         data = {
             "format": report.FORMAT,
             "model": loaded.name,
@@ -177,8 +163,8 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             "free_outputs": report.freed(program, slim),
             "steps": [asdict(step) for step in result.steps],
             "example": example_point(program),
-            "before": {**asdict(cost.cost(program)), "file_bytes": before.stat().st_size},
-            "after": {**asdict(cost.cost(slim)), "file_bytes": emitted.bytes},
+            "before": {**asdict(count_cost(program)), "file_bytes": before.stat().st_size},
+            "after": {**asdict(count_cost(slim)), "file_bytes": emitted.bytes},
             "session": asdict(job.settings),
             "latency": latency,
             "quantized": quantized,
@@ -200,23 +186,23 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         (draft / "report.md").write_text(report.report_markdown(data), encoding="utf-8")
-        (draft / "report.html").write_text(report_page.render_report(data), encoding="utf-8")
-        programs, proof = (program, slim), handover.largest_differences(data)
-        handover.write_manifest(draft, loaded, programs, data, proof, selection.removed, vocabulary)
+        (draft / "report.html").write_text(render_report(data), encoding="utf-8")
+        programs, proof = (program, slim), largest_differences(data)
+        write_manifest(draft, loaded, programs, data, proof, selection.removed, vocabulary)
     return data
 
 
-def _emit(slim: Program, draft: Path, stages: Stages) -> emit.Emitted:
+def _emit(slim: Program, draft: Path, stages: Stages) -> Emitted:
     with stages.stage("writing and checking model.onnx"):
-        emitted = emit.export(slim, draft / "model.onnx")
+        emitted = export_onnx(slim, draft / "model.onnx")
     with stages.stage("writing model.pt2"):
-        save(slim, draft / "model.pt2")
+        save_pt2(slim, draft / "model.pt2")
     return emitted
 
 
 def _stock(loaded: Loaded, slim: Program, draft: Path, tokenizer: bool, stages: Stages) -> dict[str, Any]:
     with stages.stage("looking for a configuration of the checkpoint"):
-        told = checkpoints.write_checkpoint_folder(loaded, slim, draft, tokenizer)
+        told = write_checkpoint_folder(loaded, slim, draft, tokenizer)
     if told["why"]:
         stages.note(f"no checkpoint: {told['why']}")
     return told
@@ -233,16 +219,14 @@ def _export_original(
     seconds = None
     with stages.stage("exporting the original, for comparison"):
         try:
-            seconds = emit.plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
-            runtime.run_session(runtime.open_session(path), feeds(program))
+            seconds = plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
+            run_session(open_session(path), feeds(program))
         except ExportError:
-            emit.export(program, path, overwrite=True)
+            export_onnx(program, path, overwrite=True)
     return seconds
 
 
-def _seconds(
-    stages: Mapping[str, float], emitted: emit.Emitted, plain: float | None
-) -> dict[str, float | None]:
+def _seconds(stages: Mapping[str, float], emitted: Emitted, plain: float | None) -> dict[str, float | None]:
     ours = stages["capturing"] + stages["pruning"] + emitted.seconds
     return {
         "capture": stages["capturing"],
@@ -274,7 +258,7 @@ def measure_latencies(
                 "after": feeds(slim, fitted),
             }  # the slim program may take other token ids
             timed = measure(files, both, chosen, _SECONDS_A_POINT)
-            flops = (cost.flops(program, fitted), cost.flops(slim, fitted))
+            flops = (count_flops(program, fitted), count_flops(slim, fitted))
             entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
     return entries
 
@@ -287,11 +271,11 @@ def _points(program: Program, more: Sequence[Point]) -> list[Point]:
 
 def _fit(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
     """Halve the length until the original can take it: a table of positions may end before."""
-    opened = runtime.open_session(file)
+    opened = open_session(file)
     while True:
         given = feeds(program, point)
         try:
-            runtime.run_session(opened, given)
+            run_session(opened, given)
             return point, given
         except ExportError:
             if point.get("length", 1) < 2:
@@ -308,7 +292,7 @@ def runtime_agreement(
     """
     if settings.runtime == DEFAULT.runtime:
         return {}
-    title = runtimes.describe_settings(settings).partition(",")[0]
+    title = describe_settings(settings).partition(",")[0]
     with stages.stage(f"comparing {title}"):
-        relative, _ = compare(program, runtimes.prepare(file, settings), emitted.points, title)
+        relative, _ = compare(program, prepare(file, settings), emitted.points, title)
     return {"runtime": {"title": title, "relative": relative}}

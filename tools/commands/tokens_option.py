@@ -7,10 +7,11 @@ from typing import Any
 
 from fxprune.errors import SelectionError, UsageError
 from fxprune.files import read_text
-from fxprune.ir.program import Program
-from fxprune.rewrite.vocabulary import TokenIds, Vocabulary, keep_tokens, token_list, verify_tokens
+from fxprune.ir import Program
+from fxprune.rewrite import TokenIds, Vocabulary, keep_tokens, verify_tokens
+from fxprune.rewrite.vocabulary import token_list
 
-FILE = "token_ids.json"
+TOKENS_FILE = "token_ids.json"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class TokensRequest:
     outputs: tuple[str, ...]
 
 
-def request(options: argparse.Namespace) -> TokensRequest | None:
+def tokens_request(options: argparse.Namespace) -> TokensRequest | None:
     """What the options ask for; None where they ask for all tokens."""
     table, outputs = options.token_table, tuple(options.token_outputs)
     if not options.tokens:
@@ -60,7 +61,7 @@ def _number(line: str, place: int) -> int:
         raise SelectionError(f"line {place} is no token id: {line.strip()[:40]!r}") from None
 
 
-def keep(program: Program, wanted: TokensRequest | None) -> tuple[Program, Vocabulary | None]:
+def keep_tokens_asked(program: Program, wanted: TokensRequest | None) -> tuple[Program, Vocabulary | None]:
     """The program with the wanted tokens only."""
     if wanted is None:
         return program, None
@@ -68,7 +69,7 @@ def keep(program: Program, wanted: TokensRequest | None) -> tuple[Program, Vocab
     return vocabulary.program, vocabulary
 
 
-def prove(program: Program, vocabulary: Vocabulary | None) -> dict[str, Any] | None:
+def prove_tokens(program: Program, vocabulary: Vocabulary | None) -> dict[str, Any] | None:
     """Prove it against the program with all tokens, and give the report's entry."""
     if vocabulary is None:
         return None
@@ -79,5 +80,5 @@ def prove(program: Program, vocabulary: Vocabulary | None) -> dict[str, Any] | N
         "inputs": list(vocabulary.inputs),
         "outputs": list(vocabulary.outputs),
         "relative": verify_tokens(program, vocabulary),
-        "file": FILE,
+        "file": TOKENS_FILE,
     }

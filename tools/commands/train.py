@@ -12,13 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.cost import count as cost
+from fxprune.cost.count import count_cost
 from fxprune.errors import UsageError
-from fxprune.export import onnx as emit
-from fxprune.export.pt2 import save
-from fxprune.ir.example_inputs import example_point
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
+from fxprune.export import export_onnx, save_pt2
+from fxprune.ir import Program, Selection, example_point
 from fxprune.tools.commands import console
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
@@ -26,21 +23,16 @@ from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.commands.run import measure_latencies
 from fxprune.tools.commands.train_stages import Stage, Trainer, describe_stages, said, split_stages
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs import tasks as lessons
 from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
-from fxprune.tools.inputs.tasks import TASKS, Lesson, TaskRequest
-from fxprune.tools.reports import (
-    manifest as handover,
-)
-from fxprune.tools.reports import (
-    output_folder as folder,
-)
+from fxprune.tools.inputs.tasks import TASKS, Lesson, TaskRequest, read_columns
 from fxprune.tools.reports import (
     report,
     train_report,
 )
 from fxprune.tools.reports.inventory import inventory
+from fxprune.tools.reports.manifest import write_manifest
+from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
 from fxprune.tools.reports.train_report import describe_training, draw_training, train_grids, train_markdown
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Checkpoints, Hooks
@@ -66,7 +58,7 @@ class _Job:
 def train_command(options: argparse.Namespace) -> int:
     """Train, prune on the way, and write the results to a folder."""
     target, stages = Path(options.output), Stages()
-    folder.check_output_folder(target, options.force)
+    check_output_folder(target, options.force)
     parts = split_stages(options.pipeline)
     job = _job(options, stages)
     kept = _kept(options)
@@ -87,7 +79,7 @@ def _job(options: argparse.Namespace, stages: Stages) -> _Job:
     if metric not in row.metrics:
         raise UsageError(f"--metric {metric}: {options.task} has {', '.join(row.metrics)}")
     with stages.stage("reading the data"):
-        tables = lessons.read_columns(options)
+        tables = read_columns(options)
         classes = row.classes(tables)
     with stages.stage("loading and capturing the model"):
         loaded = models.for_task(options.model, options.task, len(classes), options.seed)
@@ -165,11 +157,11 @@ def _written(
     slim, session = done[-1].program, settings(options)
     with stages.stage("judging what is left"):
         judged = job.lesson.judge(slim.graph)
-    with folder.draft_folder(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
+    with draft_folder(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
         with stages.stage("writing and checking model.onnx"):
-            emitted = emit.export(slim, draft / "model.onnx")
-            save(slim, draft / "model.pt2")
-        before = emit.export(job.program, Path(scratch) / "before.onnx")
+            emitted = export_onnx(slim, draft / "model.onnx")
+            save_pt2(slim, draft / "model.pt2")
+        before = export_onnx(job.program, Path(scratch) / "before.onnx")
         files = {"before": before.path, "after": draft / "model.onnx"}
         found = {
             "format": _FORMAT,
@@ -185,8 +177,8 @@ def _written(
             **describe_stages(done),
             **inventory(job.program, slim, Selection()),
             "example": example_point(job.program),
-            "before": {**asdict(cost.cost(job.program)), "file_bytes": before.bytes},
-            "after": {**asdict(cost.cost(slim)), "file_bytes": emitted.bytes},
+            "before": {**asdict(count_cost(job.program)), "file_bytes": before.bytes},
+            "after": {**asdict(count_cost(slim)), "file_bytes": emitted.bytes},
             "latency": measure_latencies(job.program, slim, files, (), session, stages),
             "session": asdict(session),
             "notes": list(job.loaded.notes),
@@ -199,7 +191,7 @@ def _written(
         (draft / "report.html").write_text(train_report.render_training(found), encoding="utf-8")
         draw_training(found, draft)
         programs, tokenizer = (job.program, slim), options.tokenizer or options.model
-        handover.write_manifest(
+        write_manifest(
             draft, job.loaded, programs, found, found["proved"], classes=job.classes, tokenizer=tokenizer
         )
     return found

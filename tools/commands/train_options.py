@@ -2,12 +2,12 @@
 
 import argparse
 
-from fxprune.gates.lower import LOWERINGS
+from fxprune.gates import LOWERINGS
 from fxprune.tools.commands.options import json_option, recipe, session_options
-from fxprune.tools.inputs import tasks as lessons
 from fxprune.tools.inputs.loaded import MODEL_FORMS
 from fxprune.tools.inputs.metrics import METRICS
-from fxprune.training.loop import Recipe
+from fxprune.tools.inputs.tasks import TASKS
+from fxprune.training import Recipe
 
 #: GRAIN's own, but for the number of epochs, which is 20 there
 OWN = Recipe(epochs=10, learning_rate=3e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
@@ -27,8 +27,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def _what(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    ways = "; ".join(f"{name}: {row.help}" for name, row in lessons.TASKS.items())
-    add("--task", required=True, choices=lessons.TASKS, metavar="TASK", help=ways)
+    ways = "; ".join(f"{name}: {row.help}" for name, row in TASKS.items())
+    add("--task", required=True, choices=TASKS, metavar="TASK", help=ways)
     add(
         "-p",
         "--pipeline",
@@ -48,7 +48,7 @@ def _what(parser: argparse.ArgumentParser) -> None:
 
 def _metrics() -> str:
     ways = "; ".join(f"{name}: {row.help}" for name, row in METRICS.items())
-    own = ", ".join(f"{task}: {row.metrics[0]}" for task, row in lessons.TASKS.items())
+    own = ", ".join(f"{task}: {row.metrics[0]}" for task, row in TASKS.items())
     return f"({own}). {ways}"
 
 
@@ -60,7 +60,7 @@ def _data(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="train.* and dev.*: .tsv, .csv, .jsonl, .parquet, .json (SQuAD) or .txt",
     )
-    columns = "; ".join(f"{task}: {', '.join(row.columns)}" for task, row in lessons.TASKS.items())
+    columns = "; ".join(f"{task}: {', '.join(row.columns)}" for task, row in TASKS.items())
     add("--text", default="", metavar="COLUMN", help=f"the first of the task's columns ({columns})")
     add("--second", default="", metavar="COLUMN", help="second texts, or contexts")
     add("--label", default="", metavar="COLUMN", help="classes, tags or answers")

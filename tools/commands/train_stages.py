@@ -9,26 +9,25 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from fxprune.analysis.axes import analyze
-from fxprune.cost.latency import Clock, default_cache
+from fxprune.analysis import analyze
+from fxprune.cost import Clock, default_cache
 from fxprune.errors import UsageError, VerifyError
-from fxprune.gates.lower import Lowered, lower
-from fxprune.ir.compare import TOLERANCES, difference, run_example
-from fxprune.ir.example_inputs import point_with
-from fxprune.ir.program import Program
+from fxprune.gates import Lowered
+from fxprune.gates.lower import lower
+from fxprune.ir import TOLERANCES, Program, difference, point_with, run_example
 from fxprune.passes import pipeline
-from fxprune.pipeline.base import Training
-from fxprune.pipeline.run import Pipeline
-from fxprune.runtimes.base import Settings
+from fxprune.pipeline import Pipeline, Training
+from fxprune.runtimes import Settings
 from fxprune.search.alternatives import cheapest_lowerings
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.inputs.tasks import Lesson
 from fxprune.tools.reports.train_report import POINT, left
-from fxprune.training.loop import Checkpoints, Hooks, Moment, Recipe
+from fxprune.training import Recipe, Trained
+from fxprune.training.loop import Checkpoints, Hooks, Moment
 from fxprune.training.teacher_cache import Recall
-from fxprune.training.train import Trained, train
+from fxprune.training.train import train
 
 _Part: TypeAlias = "Pipeline | Any"
 """Passes that prune, or one that trains."""

@@ -17,10 +17,10 @@ import numpy as np
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fxprune.calibration.data import Batch, Calibration, batched_by_length, checked
+from fxprune.calibration import Calibration, checked
+from fxprune.calibration.data import Batch, batched_by_length
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program, is_free
-from fxprune.ir.torch_context import first_line, quiet
+from fxprune.ir import Program, first_line, is_free, quiet
 from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import UsageError
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import quiet
 from fxprune.tools.inputs.loaded import call_or_refuse
 
 #: class of transformers: the files that tell that a folder has one

@@ -13,8 +13,7 @@ from fxprune.errors import CaptureError, UsageError
 from fxprune.frontend.agreement import check_same
 from fxprune.frontend.capture import capture
 from fxprune.frontend.io_constraints import free
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import first_line, quiet
+from fxprune.ir import Program, first_line, quiet
 
 MANIFEST = "fxprune.json"
 """The file that lists what a run has written."""

@@ -23,8 +23,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxprune.errors import UsageError
-from fxprune.frontend import pt2_archive as archive
-from fxprune.ir.torch_context import first_line, quiet
+from fxprune.frontend.pt2_archive import missing_modules, required_modules
+from fxprune.ir import first_line, quiet
 from fxprune.tools.inputs.example_inputs import dynamic_dims, example_inputs
 from fxprune.tools.inputs.huggingface import export_patches, folder_of, import_transformers, quiet_libraries
 from fxprune.tools.inputs.loaded import MANIFEST, MODEL_FORMS, OWN_FUNCTION, Loaded, call_or_refuse
@@ -73,9 +73,9 @@ def classifier(text: str, classes: int, seed: int) -> Loaded:
 def _exported(text: str) -> Loaded:
     if not Path(text).is_file():
         raise UsageError(f"there is no file {text}")
-    if "transformers.modeling_outputs" in archive.required_modules(Path(text)):
+    if "transformers.modeling_outputs" in required_modules(Path(text)):
         importlib.import_module(f"{import_transformers().__name__}.modeling_outputs")
-    what = archive.missing(Path(text)) or "this is not a program that torch.export.save wrote"
+    what = missing_modules(Path(text)) or "this is not a program that torch.export.save wrote"
     with quiet():
         return Loaded(text, call_or_refuse(f"{text}: {what}", lambda: torch.export.load(text)))
 

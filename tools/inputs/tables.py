@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fxprune.errors import UsageError
-from fxprune.ir.torch_context import first_line, quiet
+from fxprune.ir import first_line, quiet
 
 _NEEDS = "reading task data needs more packages ({}); install: pip install 'fxprune[train]'"
 
@@ -81,13 +81,13 @@ def classes_of(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 
 def _part(folder: Path, name: str, columns: Columns) -> tuple[list[Any], list[str]]:
     wanted = [columns.text, *([columns.second] if columns.second else ()), columns.label]
-    *texts, labels = read_table(file(folder, name), wanted, columns.names)
+    *texts, labels = read_table(table_file(folder, name), wanted, columns.names)
     strings = [[str(value) for value in values] for values in texts]
     paired: list[Any] = list(zip(*strings, strict=True)) if columns.second else strings[0]
     return paired, [str(value) for value in labels]
 
 
-def file(folder: Path, name: str) -> Path:
+def table_file(folder: Path, name: str) -> Path:
     """The one file of this name; UsageError where there is none, or more than one."""
     found = [folder / f"{name}{suffix}" for suffix in KINDS if (folder / f"{name}{suffix}").is_file()]
     if len(found) != 1:

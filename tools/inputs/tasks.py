@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.ir.program import Program
-from fxprune.tools.inputs import tables as data
-from fxprune.tools.inputs import tokenize as encode
+from fxprune.ir import Program
 from fxprune.tools.inputs.metrics import METRICS, exact, overlap
-from fxprune.training.examples import IGNORED, Examples, encoded
+from fxprune.tools.inputs.tables import classes_of, read_table, table_file
+from fxprune.tools.inputs.tokenize import Answers, encode_questions, encode_tags, encode_text
+from fxprune.training import Examples
+from fxprune.training.examples import IGNORED, encoded
 from fxprune.training.fine_tune import perplexity, predict, predicted
 
 _Tables = Mapping[str, list[list[Any]]]
@@ -60,9 +61,9 @@ def read_columns(options: argparse.Namespace) -> _Tables:
     row = TASKS[options.task]
     named = (options.text, options.second, options.label)
     columns = columns_of(row, named, pairs=options.task == "text-classification" and bool(options.second))
-    files = {name: data.file(Path(options.data), name) for name in ("train", "dev")}
+    files = {name: table_file(Path(options.data), name) for name in ("train", "dev")}
     names = tuple(options.columns.split(",")) if options.columns else ()
-    reader = _squad if options.task == "question-answering" else partial(data.read_table, names=names)
+    reader = _squad if options.task == "question-answering" else partial(read_table, names=names)
     found = {name: reader(path, columns) for name, path in files.items()}
     return {**found, "train": [column[: options.rows or None] for column in found["train"]]}
 
@@ -79,8 +80,8 @@ def columns_of(row: _Task, named: Sequence[str], pairs: bool) -> list[str]:
 def _squad(path: Path, columns: Sequence[str]) -> list[list[Any]]:
     """Questions, contexts and answers; a .json file is nested as SQuAD's own are."""
     if path.suffix != ".json":
-        return data.read_table(path, columns)
-    (articles,) = data.read_table(path, ["paragraphs"])
+        return read_table(path, columns)
+    (articles,) = read_table(path, ["paragraphs"])
     rows = [
         (question["question"], paragraph["context"], question["answers"])
         for article in articles
@@ -90,7 +91,7 @@ def _squad(path: Path, columns: Sequence[str]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _answers(found: Any) -> encode.Answers:
+def _answers(found: Any) -> Answers:
     """From {text: […], answer_start: […]}, as datasets has it, or [{text: …, answer_start: …}]."""
     if isinstance(found, Mapping):
         return list(zip(found["text"], found["answer_start"], strict=True))
@@ -103,11 +104,11 @@ def _no_classes(_tables: _Tables) -> tuple[str, ...]:
 
 def _labels(tables: _Tables) -> tuple[str, ...]:
     """The classes of train; dev may have no other."""
-    return data.classes_of({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
+    return classes_of({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
 
 
 def _tags(tables: _Tables) -> tuple[str, ...]:
-    return data.classes_of(
+    return classes_of(
         {n: [tag for row in columns[-1] for tag in _split(row)] for n, columns in tables.items()}
     )
 
@@ -135,7 +136,7 @@ def _words(asked: TaskRequest) -> Lesson:
     def made(columns: list[list[Any]]) -> Examples:
         words, tags = ([_split(row) for row in column] for column in columns)
         classes = [[number[tag] for tag in row] for row in tags]
-        return encode.tagged(asked.tokenizer, words, classes, asked.program, asked.length)
+        return encode_tags(asked.tokenizer, words, classes, asked.program, asked.length)
 
     return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
 
@@ -151,7 +152,7 @@ def _classes(asked: TaskRequest, train: Examples, dev: Examples) -> Lesson:
 
 def _questions(asked: TaskRequest) -> Lesson:
     made = {
-        name: encode.asked(
+        name: encode_questions(
             asked.tokenizer,
             questions,
             contexts,
@@ -181,7 +182,7 @@ def _questions(asked: TaskRequest) -> Lesson:
 
 def _running(asked: TaskRequest) -> Lesson:
     train, dev = (
-        encode.running(asked.tokenizer, [str(x) for x in asked.tables[name][0]], asked.program, asked.length)
+        encode_text(asked.tokenizer, [str(x) for x in asked.tables[name][0]], asked.program, asked.length)
         for name in ("train", "dev")
     )
     return Lesson(

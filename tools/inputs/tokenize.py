@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program
-from fxprune.training.examples import IGNORED, Examples, examples, fixed_length, tokenized
+from fxprune.ir import Program
+from fxprune.training import Examples
+from fxprune.training.examples import IGNORED, examples, fixed_length, tokenized
 
 
-def tagged(
+def encode_tags(
     tokenizer: Any,
     words: Sequence[Sequence[str]],
     tags: Sequence[Sequence[int]],
@@ -49,7 +50,7 @@ def _first_tokens(words: Sequence[int | None]) -> Iterator[tuple[int, int]]:
         before = word
 
 
-def running(tokenizer: Any, texts: Sequence[str], program: Program, length: int = 128) -> Examples:
+def encode_text(tokenizer: Any, texts: Sequence[str], program: Program, length: int = 128) -> Examples:
     """Texts one after another, cut into rows of `length` tokens; the label of a token is the one that follows it."""
     length = fixed_length(program) or length
     with_ends = [text + (tokenizer.eos_token or "") for text in texts if text.strip()]
@@ -112,7 +113,7 @@ class Questions:
         return [(float(s), *divmod(int(p), length)) for s, p in zip(top, place, strict=True)]
 
 
-def asked(
+def encode_questions(
     tokenizer: Any,
     questions: Sequence[str],
     contexts: Sequence[str],

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fxprune.analysis.axes import Analysis, Axis
-from fxprune.analysis.regions import Region
-from fxprune.tools.reports import graph_layout as layout
+from fxprune.analysis import Analysis, Axis, Region
 from fxprune.tools.reports import report
+from fxprune.tools.reports.graph_layout import MARGIN, place_nodes
 from fxprune.tools.reports.layer_bars import WORDS
 from fxprune.tools.reports.network_diagram import AxisGroup, Box, Chip, Edge, Network, Section, network
 from fxprune.tools.reports.templates import Refused, Tile, refused, render
@@ -112,14 +111,14 @@ def figure(section: Section) -> Figure:
     laid = {box.name: _lines(box) for box in section.boxes}
     sizes = {box.name: _size(box, laid[box.name]) for box in section.boxes}
     sinks = [box.name for box in section.boxes if box.kind in ("to", "output")]
-    placed = layout.place(sizes, [(edge.start, edge.end) for edge in section.edges], sinks)
+    placed = place_nodes(sizes, [(edge.start, edge.end) for edge in section.edges], sinks)
     boxes = tuple(
         DrawnBox(b, _rounded(placed.corners[b.name]), sizes[b.name], laid[b.name]) for b in section.boxes
     )
     ends = sorted(section.edges, key=lambda edge: (edge.end, placed.paths[edge.start, edge.end][-1]))
     edges = tuple(_edge(edge, placed.paths[edge.start, edge.end], i % 2) for i, edge in enumerate(ends))
     words = max((x + CHAR * len(text) for edge in edges for x, _, text in edge.words), default=0.0)
-    size = max(placed.size[0], words + layout.MARGIN), placed.size[1]
+    size = max(placed.size[0], words + MARGIN), placed.size[1]
     return Figure(section, _rounded(size), boxes, edges, _summary(section))
 
 

@@ -25,7 +25,9 @@ class Layout:
     size: _Size = (0.0, 0.0)
 
 
-def place(sizes: Mapping[str, _Size], edges: Iterable[tuple[str, str]], sinks: Iterable[str] = ()) -> Layout:
+def place_nodes(
+    sizes: Mapping[str, _Size], edges: Iterable[tuple[str, str]], sinks: Iterable[str] = ()
+) -> Layout:
     """Boxes of these sizes in the order given, and edges (no cycles); `sinks` stand in the last row."""
     edges = list(dict.fromkeys(edges))
     rows, chains = _rows(sizes, edges, frozenset(sinks))

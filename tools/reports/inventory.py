@@ -5,11 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.analysis.axes import Axis, analyze
+from fxprune.analysis import Axis, Region, analyze
 from fxprune.analysis.layer_sizes import LayerSizes, Left, layerwise
-from fxprune.analysis.regions import Region
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection, is_dependent
+from fxprune.ir import Program, Selection
+from fxprune.ir.selection import is_dependent
 
 SHOWN = 64
 """An axis of at most so many units is listed unit by unit."""

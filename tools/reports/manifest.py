@@ -9,9 +9,10 @@ from typing import Any
 
 from fxprune.analysis.layer_sizes import LayerSizes, layerwise
 from fxprune.integrations.huggingface.config import record_sizes
-from fxprune.ir.program import Program, containers
-from fxprune.rewrite.vocabulary import TokenIds
-from fxprune.runtimes import onnxruntime as runtime
+from fxprune.ir import Program
+from fxprune.ir.program import containers
+from fxprune.rewrite import TokenIds
+from fxprune.runtimes.onnxruntime import signature
 from fxprune.tools.inputs.huggingface import PREPROCESSING, save_preprocessing
 from fxprune.tools.inputs.loaded import MANIFEST, Loaded
 
@@ -58,7 +59,7 @@ def write_manifest(
         "format": _FORMAT,
         "task": loaded.task,
         **{name: report[name] for name in REPEATED},
-        **runtime.signature(draft / "model.onnx"),
+        **signature(draft / "model.onnx"),
         "containers": list(containers(programs[1])),
         **_layers(found),
         "proof": dict(proof),

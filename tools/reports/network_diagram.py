@@ -9,12 +9,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.axes import Analysis, Axis
-from fxprune.analysis.dim_inference import flat_dims
-from fxprune.analysis.regions import Region
-from fxprune.dims.dim import Dim, find, is_pinned, leaves, pinned
-from fxprune.ir.arguments import operands
-from fxprune.ir.program import attribute
+from fxprune.analysis import Analysis, Axis, Region, flat_dims
+from fxprune.dims import Dim, find, is_pinned, leaves
+from fxprune.dims.dim import pinned
+from fxprune.ir import attribute, operands
 from fxprune.tools.reports.inventory import layer_of, module_paths
 
 _SHOWN = 7

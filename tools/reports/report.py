@@ -10,11 +10,9 @@ from typing import Any
 from torch.fx import Node
 
 from fxprune.analysis.axes import Refusal
-from fxprune.ir.arguments import shape_of
-from fxprune.ir.example_inputs import Point
-from fxprune.ir.program import Program
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.base import Settings, Timing
+from fxprune.ir import Point, Program, shape_of
+from fxprune.runtimes import Settings, Timing
+from fxprune.runtimes.registry import describe_settings, processor
 
 FORMAT = "fxprune.report/1"
 PACKAGES = ("fxprune", "torch", "onnx", "onnxruntime", "onnxscript", "openvino", "torchao")
@@ -32,7 +30,7 @@ class Grid:
 
 def machine() -> dict[str, Any]:
     """Where the numbers come from."""
-    return {"python": platform.python_version(), "processor": runtimes.processor(), "packages": _versions()}
+    return {"python": platform.python_version(), "processor": processor(), "packages": _versions()}
 
 
 def latency(point: Point, before: Timing, after: Timing, flops: tuple[int, int]) -> dict[str, Any]:
@@ -136,7 +134,7 @@ def describe_point(point: Mapping[str, int]) -> str:
 
 def describe_session(settings: Mapping[str, Any]) -> str:
     """The settings of the runtime in words."""
-    return runtimes.describe_settings(Settings(**settings))
+    return describe_settings(Settings(**settings))
 
 
 def size_rows(report: Mapping[str, Any]) -> Grid:

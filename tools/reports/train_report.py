@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxprune.analysis.axes import analyze
+from fxprune.analysis import analyze
 from fxprune.gates.implied import Open
 from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
@@ -15,7 +15,7 @@ from fxprune.tools.reports.layers_report import MARKERS, pyplot
 from fxprune.tools.reports.report import Grid
 from fxprune.tools.reports.report_html import latency_bars, size_bars, tiles
 from fxprune.tools.reports.templates import Tile, render
-from fxprune.training.pruner import Pruner
+from fxprune.training import Pruner
 
 POINT = {"batch": 8, "length": 64}  # where lowerings are compared
 

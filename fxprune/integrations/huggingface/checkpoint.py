@@ -17,14 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.axes import analyze
+from fxprune.analysis import analyze
 from fxprune.errors import ExportError, RefusedError, UsageError
 from fxprune.frontend.agreement import answers
 from fxprune.integrations.huggingface.config_search import COUNT, Changes, Search, amount, name_of, shown
 from fxprune.integrations.huggingface.weight_names import Weights, foreign, readings
-from fxprune.ir.compare import TOLERANCES, difference, run_example
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import describe_error, quiet
+from fxprune.ir import TOLERANCES, Program, describe_error, difference, quiet, run_example
 from fxprune.rewrite.shared_tables import recoupled
 
 PROOFS = 64

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import quiet
 
 Field: TypeAlias = tuple[str | int, ...]
 """Where a number stands in a configuration: `("text_config", "hidden_size")`, `("depths", 2)`."""

@@ -29,13 +29,13 @@ from fxprune.errors import ExportError, UsageError
 from fxprune.frontend.capture import capture, from_exported_module
 from fxprune.frontend.io_constraints import free
 from fxprune.integrations.huggingface.config import record_sizes
-from fxprune.ir.program import Program, trees
+from fxprune.ir import Program, quiet, trees
 from fxprune.ir.signature import owners
-from fxprune.ir.torch_context import quiet
 from fxprune.passes import pipeline as parse
-from fxprune.pipeline.run import Pipeline, Result
+from fxprune.pipeline import Pipeline
+from fxprune.pipeline.run import Result
 from fxprune.rewrite.transfer import again, same_weights
-from fxprune.verification.equivalence import Proof, verify
+from fxprune.verification import Proof, verify
 
 #: what may happen to a cache of keys and values, which is an input and an output of the same name
 CACHES = {

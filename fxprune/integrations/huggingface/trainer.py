@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from fxprune.training.pruner import Pruner
+from fxprune.training import Pruner
 
 
 class PruneCallback(TrainerCallback):

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from fxprune.integrations.huggingface.config_search import CONTAINERS, COUNT, ConfigSizes
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 
 Moves: TypeAlias = Mapping[str, Mapping[str, str | None]]
 """For each list of modules, by path: the new key of each of its modules by the old one, None for those that are gone."""

@@ -8,14 +8,15 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from fxprune.calibration.data import Calibration
-from fxprune.cost.count import cost
+from fxprune.calibration import Calibration
+from fxprune.cost.count import count_cost
 from fxprune.errors import UsageError
-from fxprune.export.onnx import Emitted, export
-from fxprune.ir.program import Program
+from fxprune.export import Emitted, export_onnx
+from fxprune.ir import Program
+from fxprune.pipeline import Pipeline
 from fxprune.pipeline.context import fed, needs_data
-from fxprune.pipeline.run import Pipeline, Result
-from fxprune.verification.equivalence import Proof
+from fxprune.pipeline.run import Result
+from fxprune.verification import Proof
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def deliver(
         raise UsageError(f"no pass of {str(steps)!r} uses calibration data; leave the data out")
     result = fed(steps, data, lambda text: None).run(program)
     verdict = result.prove(program)
-    emitted = export(result.program, folder / "model.onnx", overwrite=True, opset=opset)
+    emitted = export_onnx(result.program, folder / "model.onnx", overwrite=True, opset=opset)
     selection = folder / "selection.json"
     result.selection.save(selection, overwrite=True)
     return Delivery(emitted.path, selection, _figures(program, steps, result, verdict, emitted))
@@ -85,5 +86,5 @@ def _figures(
 
 
 def _cost(program: Program) -> dict[str, int]:
-    found = cost(program)
+    found = count_cost(program)
     return {"parameters": found.parameters, "bytes": found.bytes, "flops": found.flops}

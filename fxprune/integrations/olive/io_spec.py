@@ -11,7 +11,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program, attribute, copy_graph, rebuild, trees
+from fxprune.ir import Program, attribute, copy_graph, rebuild, trees
 
 Axes = Mapping[str, Mapping[int, str]]
 """The dynamic dimensions of inputs, by name: `{"input_ids": {0: "batch", 1: "length"}}`; dimensions of one name have one size."""

@@ -28,14 +28,14 @@ from olive.passes.pass_config import PassConfigParam
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from fxprune.calibration.data import Calibration, checked
+from fxprune.calibration import Calibration, checked
 from fxprune.errors import ExportError, FxpruneError, PipelineError, UsageError
 from fxprune.files import write_text
 from fxprune.frontend.capture import capture
 from fxprune.frontend.io_constraints import free
 from fxprune.integrations.olive.deliver import Delivery, deliver, summary
 from fxprune.integrations.olive.io_spec import Axes, dynamic_shapes_of, named, varied, vary_sizes
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.passes import pipeline
 
 # Olive shows what is logged below its own name.

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import ExportError
-from fxprune.ir.example_inputs import Feeds
-from fxprune.ir.torch_context import innermost_reason, quiet
-from fxprune.runtimes import onnxruntime as runtime
+from fxprune.ir import Feeds, innermost_reason, quiet
+from fxprune.runtimes import open_session
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 DYNAMIC = ("MatMul", "Gemm", "Gather")
@@ -156,7 +155,7 @@ def _reader(path: Path, batches: Iterable[Feeds]) -> object:
     """The batches as the quantizer reads them: one after another, then None; what the graph does not read is left out."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    known = {entry.name for entry in runtime.open_session(path).get_inputs()}
+    known = {entry.name for entry in open_session(path).get_inputs()}
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

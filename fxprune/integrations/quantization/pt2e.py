@@ -14,11 +14,9 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibration.data import flatten_batch
 from fxprune.errors import ExportError
-from fxprune.export.exported_program import to_exported_program
+from fxprune.export import to_exported_program
 from fxprune.frontend.capture import capture
-from fxprune.ir.example_inputs import Feeds
-from fxprune.ir.program import Program, trees
-from fxprune.ir.torch_context import inference, innermost_reason, quiet
+from fxprune.ir import Feeds, Program, inference, innermost_reason, quiet, trees
 
 
 def torchao_version() -> str:

@@ -14,20 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.calibration.data import checked
+from fxprune.calibration import checked
 from fxprune.errors import ExportError, UsageError
-from fxprune.export import onnx as emit
-from fxprune.export.pt2 import save
+from fxprune.export import export_onnx, save_pt2
 from fxprune.files import draft_file, file_bytes
 from fxprune.frontend.capture import capture
-from fxprune.integrations.quantization import onnxruntime as onnx_quantization
-from fxprune.integrations.quantization import pt2e
-from fxprune.ir.example_inputs import Feeds, feeds
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import first_line
-from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes import registry as runtimes
-from fxprune.runtimes.base import Settings
+from fxprune.integrations.quantization.onnxruntime import (
+    count_onnx_integers,
+    quantize_dynamic,
+    quantize_static,
+    quantizer_version,
+)
+from fxprune.integrations.quantization.pt2e import count_pt2_integers, quantize_pt2e, torchao_version
+from fxprune.ir import Feeds, Program, feeds, first_line
+from fxprune.runtimes import Settings
+from fxprune.runtimes.onnxruntime import file_feeds, file_outputs
+from fxprune.runtimes.registry import prepare
 
 _Values = np.ndarray[Any, Any]
 
@@ -64,9 +66,9 @@ QUANTIZERS: dict[str, Quantizer] = {
         ".onnx",
         False,
         "pip install onnxruntime",
-        onnx_quantization.quantizer_version,
-        onnx_quantization.quantize_dynamic,
-        onnx_quantization.count_onnx_integers,
+        quantizer_version,
+        quantize_dynamic,
+        count_onnx_integers,
         "onnxruntime",
     ),
     "static": Quantizer(
@@ -75,9 +77,9 @@ QUANTIZERS: dict[str, Quantizer] = {
         ".onnx",
         True,
         "pip install onnxruntime",
-        onnx_quantization.quantizer_version,
-        onnx_quantization.quantize_static,
-        onnx_quantization.count_onnx_integers,
+        quantizer_version,
+        quantize_static,
+        count_onnx_integers,
         "onnxruntime",
     ),
     "pt2e": Quantizer(
@@ -86,9 +88,9 @@ QUANTIZERS: dict[str, Quantizer] = {
         ".pt2",
         True,
         "pip install torchao",
-        pt2e.torchao_version,
-        pt2e.quantize_pt2e,
-        pt2e.count_pt2_integers,
+        torchao_version,
+        quantize_pt2e,
+        count_pt2_integers,
         "torch",
     ),
 }
@@ -131,7 +133,7 @@ def quantize(
     inputs: Iterable[Any] = (),
     overwrite: bool = False,
 ) -> Quantized:
-    """Write a program, or a file that `fxprune.export` or `fxprune.save` wrote, with 8-bit integers, and compare the two.
+    """Write a program, or a file that `fxprune.export_onnx` or `fxprune.save_pt2` wrote, with 8-bit integers, and compare the two.
 
     `how` is a row of `QUANTIZERS`; `calibration` are batches like those of real use (as for `fxprune.calibration.data.checked`), and
     `inputs` those that outputs are compared on (the calibration data, or else the examples). UsageError where the row is unknown or
@@ -190,8 +192,8 @@ def _subject(
         file = _given(Path(source), row)
         if row.suffix == ".onnx":
             batches = _arrays(calibration)
-            compared = _arrays(inputs) or batches or [runtime.file_feeds(file, EXAMPLE)]
-            return _Subject(file, runtime.file_outputs(file), batches, compared[:_MOST])
+            compared = _arrays(inputs) or batches or [file_feeds(file, EXAMPLE)]
+            return _Subject(file, file_outputs(file), batches, compared[:_MOST])
         program = capture(file)
     batches = _checked(program, calibration)
     compared = _checked(program, inputs) or batches or [feeds(program)]
@@ -216,12 +218,12 @@ def _arrays(batches: Iterable[Mapping[str, Any]]) -> list[Feeds]:
 
 
 def _written(program: Program, file: Path) -> Path:
-    return emit.export(program, file).path if file.suffix == ".onnx" else save(program, file)
+    return export_onnx(program, file).path if file.suffix == ".onnx" else save_pt2(program, file)
 
 
 def _agreement(subject: _Subject, quantized: Path, settings: Settings) -> dict[str, Agreement]:
     """The agreement of each output; ExportError where shapes differ, or numbers became none."""
-    before, after = (runtimes.prepare(path, settings) for path in (subject.file, quantized))
+    before, after = (prepare(path, settings) for path in (subject.file, quantized))
     sums = {name: _Sums() for name in subject.outputs}
     for given in subject.inputs:
         for name, one, other in zip(subject.outputs, before(given), after(given), strict=True):

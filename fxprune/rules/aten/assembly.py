@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.dims.dim import atom, product
+from fxprune.dims import atom, product
 from fxprune.rules.aten.movement import join_along
 from fxprune.rules.facts import Dims, Shape
 from fxprune.rules.op import Op

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.dims.dim import Dim, atom
+from fxprune.dims import Dim, atom
 from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.dims.dim import Dim, atom, product
+from fxprune.dims import Dim, atom, product
 from fxprune.dims.unify import unify
 from fxprune.rules.aten.movement import constant_pad
 from fxprune.rules.facts import Shape

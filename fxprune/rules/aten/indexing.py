@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from fxprune.dims.dim import atom
+from fxprune.dims import atom
 from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op

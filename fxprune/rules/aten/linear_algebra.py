@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from fxprune.dims.dim import atom
+from fxprune.dims import atom
 from fxprune.rules.facts import Dims, Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op

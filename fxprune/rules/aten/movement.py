@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.dims import dim as algebra
-from fxprune.dims.dim import Dim, atom, product, total
+from fxprune.dims import Dim, atom, product
+from fxprune.dims.dim import pinned, total
 from fxprune.dims.unify import unify, unify_products
 from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast
@@ -274,7 +274,7 @@ def _middle(op: Op, dim: Dim, start: int, length: int) -> Dim:
         kept = atom(length)
         op.pin((dim, kept), "a slice of a length that depends on data")
         return kept
-    if algebra.pinned(dim):
+    if pinned(dim):
         kept = atom(length)
         op.pin(kept, "a slice of what stays whole")
         return kept
@@ -292,7 +292,7 @@ def _middle(op: Op, dim: Dim, start: int, length: int) -> Dim:
 
 def _strided(op: Op, dim: Dim, start: int, end: int, step: int, length: int) -> Dim:
     kept = atom(length)
-    if dim.size % step or end != dim.size or start >= step or algebra.pinned(dim):
+    if dim.size % step or end != dim.size or start >= step or pinned(dim):
         op.pin((dim, kept), f"a slice with step {step} that does not divide its size")
         return kept
     phase = atom(step)
@@ -308,7 +308,7 @@ def select(op: Op) -> Shape:
     """One position of a dim is read; the others may go."""
     shape, place = op.dims("self"), axis(op)
     dim, index = shape[place], op.integer("index") % max(1, shape[place].size)
-    if algebra.pinned(dim) is None:
+    if pinned(dim) is None:
         before, _, after = _cut(op, dim, index, 1)
         op.size(before if op.integer("index") >= 0 else total([atom(1), after]), "index")
     return shape[:place] + shape[place + 1 :]

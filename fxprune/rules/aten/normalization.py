@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.dims import dim as algebra
-from fxprune.dims.dim import Dim, atom, product
+from fxprune.dims import Dim, atom, product
+from fxprune.dims.dim import total
 from fxprune.dims.unify import unify
 from fxprune.rules.facts import Shape
 from fxprune.rules.op import Op
@@ -122,6 +122,6 @@ def glu(op: Op) -> Shape:
     shape = list(op.dims("self"))
     place = op.integer("dim") % len(shape)
     half: Dim = atom(shape[place].size // 2)
-    unify(shape[place], algebra.total([half, half]), op.node.name)
+    unify(shape[place], total([half, half]), op.node.name)
     shape[place] = half
     return tuple(shape)

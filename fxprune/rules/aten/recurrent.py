@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.dims.dim import Dim, atom, product, total
+from fxprune.dims import Dim, atom, product
+from fxprune.dims.dim import total
 from fxprune.dims.unify import unify
 from fxprune.rules.facts import Shape
 from fxprune.rules.op import Op

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.dims.dim import atom
+from fxprune.dims import atom
 from fxprune.rules.facts import Shape
 from fxprune.rules.op import Op
 from fxprune.rules.registry import rule

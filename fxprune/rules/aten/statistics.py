@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from fxprune.dims.dim import Dim, atom
+from fxprune.dims import Dim, atom
 from fxprune.rules.aten.reduction import reduced
 from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast

@@ -13,7 +13,7 @@ import torch
 from fxprune import Program, Selection, analyze, apply, capture, parse_pipeline
 from fxprune.errors import RefusedError, UsageError
 from fxprune.integrations.huggingface.checkpoint import checkpoint, save_pretrained
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import quiet
 from support.models import distance
 from zoo.check import randomise
 

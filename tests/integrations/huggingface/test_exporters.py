@@ -14,11 +14,8 @@ from torch import Tensor, fx, nn
 
 import fxprune
 from fxprune.errors import ExportError, UsageError
-from fxprune.ir.program import Program
-from fxprune.ir.selection import Selection
-from fxprune.ir.torch_context import quiet
-from fxprune.pipeline.base import Outcome, Pass
-from fxprune.pipeline.run import Pipeline
+from fxprune.ir import Program, Selection, quiet
+from fxprune.pipeline import Outcome, Pass, Pipeline
 from fxprune.rewrite.factorize import factorize
 
 pytest.importorskip("transformers.exporters", reason="transformers has no exporters before 5.23")

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import capture
-from fxprune.gates.gate import Gated
+from fxprune.gates import Gated
 from fxprune.gates.lower import lower
-from fxprune.training.gate_budgets import Share
-from fxprune.training.pruner import Pruner
-from fxprune.training.schedules import Cubic
+from fxprune.training import Cubic, Pruner, Share
 from support.gated import within_heads
 from support.models import distance
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fxprune import FxpruneError, Program, Selection, capture, parse_pipeline
-from fxprune.calibration.data import checked
+from fxprune.calibration import checked
 from fxprune.integrations.olive.deliver import deliver, summary
 
 

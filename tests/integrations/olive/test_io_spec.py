@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune import FxpruneError, Program, capture
-from fxprune.export import onnx as emit
+from fxprune.export import export_onnx
 from fxprune.integrations.olive.io_spec import dynamic_shapes_of, named, varied, vary_sizes
-from fxprune.runtimes import onnxruntime as runtime
+from fxprune.runtimes import open_session
 
 IDS = {0: "batch", 1: "length"}
 
@@ -89,8 +89,8 @@ def test_nameless_outputs_get_the_names_that_are_asked_for(tmp_path: Path) -> No
     wanted = named(program, ["more"])
     assert wanted.output_names() == ("more", "output_1")
     assert program.output_names() == ("output_0", "output_1")
-    emitted = emit.export(wanted, tmp_path / "model.onnx")
-    opened = runtime.open_session(emitted.path)
+    emitted = export_onnx(wanted, tmp_path / "model.onnx")
+    opened = open_session(emitted.path)
     assert [output.name for output in opened.get_outputs()] == ["more", "output_1"]
 
 

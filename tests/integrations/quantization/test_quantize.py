@@ -14,8 +14,8 @@ from torch.export import Dim
 
 from fxprune import Program, capture, parse_pipeline
 from fxprune.errors import ExportError, UsageError
-from fxprune.export import onnx as emit
-from fxprune.integrations.quantization import onnxruntime as onnx_quantization
+from fxprune.export import export_onnx
+from fxprune.integrations.quantization.onnxruntime import _chosen, count_onnx_integers
 from fxprune.integrations.quantization.quantize import QUANTIZERS, _Sums, quantize
 from fxprune.ir.example_inputs import inputs
 from support.models import captured
@@ -57,7 +57,7 @@ def net() -> Program:
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Path]:
     program = net()
-    return program, emit.export(program, tmp_path_factory.mktemp("wide") / "wide.onnx").path
+    return program, export_onnx(program, tmp_path_factory.mktemp("wide") / "wide.onnx").path
 
 
 def kinds(path: Path) -> set[str]:
@@ -80,7 +80,7 @@ def test_what_is_quantized_is_a_quarter_and_agrees(
     assert set(found.agreement) == set(program.output_names())
     assert 0 < found.worst.relative < 0.05
     assert found.worst.cosine > 0.999
-    assert onnx_quantization.count_onnx_integers(found.path) == 2
+    assert count_onnx_integers(found.path) == 2
 
 
 def test_int8_of_what_is_pruned_agrees_as_int8_of_the_original_does(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_int8_of_what_is_pruned_agrees_as_int8_of_the_original_does(tmp_path: Pa
 def test_a_table_that_is_tied_to_a_gemm_stays_what_it_is(tmp_path: Path) -> None:
     torch.manual_seed(0)
     program = capture(Tied(), (torch.arange(40),))
-    assert "Gemm" in kinds(emit.export(program, tmp_path / "float.onnx").path)
+    assert "Gemm" in kinds(export_onnx(program, tmp_path / "float.onnx").path)
     for how in ("dynamic", "static"):
         found = quantize(program, tmp_path / f"{how}.onnx", how, [{"ids": torch.arange(40)}])
         assert found.worst.relative < 0.05
@@ -109,9 +109,9 @@ def test_a_table_that_is_tied_to_a_gemm_stays_what_it_is(tmp_path: Path) -> None
 def test_between_convolutions_all_is_integers_and_elsewhere_sums_are_not(tmp_path: Path) -> None:
     torch.manual_seed(0)
     program = capture(Residual(), (torch.randn(2, 3, 8, 8),))
-    file = emit.export(program, tmp_path / "float.onnx").path
+    file = export_onnx(program, tmp_path / "float.onnx").path
     graph = onnx.load(file).graph
-    chosen = set(onnx_quantization._chosen(file))
+    chosen = set(_chosen(file))
     told = [(node.op_type, node.name in chosen) for node in graph.node]
     assert [pair for pair in told if pair[0] in {"Conv", "Relu", "Add", "Gemm"}] == [
         ("Conv", True),
@@ -133,7 +133,7 @@ def test_a_file_that_exists_stays_unless_asked(wide: tuple[Program, Path], tmp_p
         quantize(wide[1], target)
     assert target.read_text() == "mine"
     quantize(wide[1], target, overwrite=True)
-    assert onnx_quantization.count_onnx_integers(target) == 2
+    assert count_onnx_integers(target) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
 
 
@@ -187,7 +187,7 @@ def test_agreement_is_the_largest_difference_and_the_cosine() -> None:
 def test_large_files_keep_their_weights_beside_them(
     wide: tuple[Program, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_quantization, "LARGE", 1000)
+    monkeypatch.setattr("fxprune.integrations.quantization.onnxruntime.LARGE", 1000)
     for how in ("dynamic", "static"):
         found = quantize(wide[1], tmp_path / f"{how}.onnx", how, batches(wide[0]))
         assert (tmp_path / f"{how}.onnx.data").stat().st_size > 100_000

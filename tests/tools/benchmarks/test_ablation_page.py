@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.tools.benchmarks import low_rank as ranks
 from fxprune.tools.benchmarks.ablation_page import render_ablation
+from fxprune.tools.benchmarks.low_rank import render_low_rank
 from fxprune.tools.reports import report
 
 MACHINE = {"python": "3.11", "processor": "a processor", "packages": {"torch": "2.13"}}
@@ -63,7 +63,7 @@ def test_factors_at_equal_speed() -> None:
         {**row, "kind": "method", "metric": 0.776, "speedup": 1.51, "flop_ratio": 1.7, "bytes": 72_000_000},
         {**row, "kind": "details", "ranks": [made, whole], "parameters": 18_000_000},
     ]
-    text = ranks.render_low_rank(rows, "")
+    text = render_low_rank(rows, "")
     assert "## all-MiniLM-L6-v2, STS-benchmark" in text
     assert "| 1.5× | SVD | 77.60 | 1.51× | 1.70× | 18.0 M | 2 of 3 | 72.0 MB |" in text
 

@@ -58,7 +58,7 @@ def test_records_of_an_earlier_run_are_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_takes_too_long_loses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_check, "export", lambda *_: time.sleep(60))
+    monkeypatch.setattr(onnx_check, "export_onnx", lambda *_: time.sleep(60))
     (record,) = coverage.check_all(["BertForMaskedLM"], coverage.Limits(check=120, later=5), workers=1)
     assert (record["status"], record["order"], record["onnx"]) == ("ok", "same", "timeout")
     assert record["onnx_reason"] == "not done within 5 s"
@@ -110,7 +110,7 @@ def test_a_failure_of_ours_is_told_from_one_of_torch(monkeypatch: pytest.MonkeyP
     def fails(*_: object) -> None:
         raise ExportError("no such luck")
 
-    monkeypatch.setattr(onnx_check, "export", fails)
+    monkeypatch.setattr(onnx_check, "export_onnx", fails)
     ours = onnx_check.agreement(model, program, program)
     assert ours.said == "fails"
     assert re.fullmatch(r"the original agrees to \d\.\de[+-]\d\d; pruned: no such luck", ours.reason)

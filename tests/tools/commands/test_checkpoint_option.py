@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import quiet
 from fxprune.passes import pipeline
-from fxprune.tools.commands import checkpoint_option as checkpoints
 from fxprune.tools.commands import run
+from fxprune.tools.commands.checkpoint_option import write_checkpoint_folder
 from fxprune.tools.commands.main import main
 from fxprune.tools.inputs import models
-from fxprune.tools.reports import output_folder as folder
 from fxprune.tools.reports import report
+from fxprune.tools.reports.output_folder import draft_folder
 from support.tiny import BERT, saved
 
 transformers = pytest.importorskip("transformers")
@@ -70,7 +70,7 @@ def test_a_stock_checkpoint_lies_beside_the_other_results(model: Path, tmp_path:
 def test_what_no_configuration_says_is_told(model: Path, tmp_path: Path) -> None:
     loaded = models.load(f"hf:{model}")
     slim = pipeline("heads(ratio=0.5)").run(loaded.capture()).program
-    why = checkpoints.write_checkpoint_folder(loaded, slim, tmp_path)["why"]
+    why = write_checkpoint_folder(loaded, slim, tmp_path)["why"]
     assert why.startswith(
         "encoder.layer.0.attention.self.query.weight 8×16 is what the program has, 16×16 what the model has"
     )
@@ -83,7 +83,7 @@ def test_an_older_checkpoint_is_replaced_as_a_whole(tmp_path: Path) -> None:
     (target / "checkpoint").mkdir(parents=True)
     (target / "checkpoint" / "old.safetensors").write_text("old")
     (target / "mine.txt").write_text("mine")
-    with folder.draft_folder(target) as draft:
+    with draft_folder(target) as draft:
         (draft / "checkpoint").mkdir()
         (draft / "checkpoint" / "new.safetensors").write_text("new")
     assert [file.name for file in (target / "checkpoint").iterdir()] == ["new.safetensors"]

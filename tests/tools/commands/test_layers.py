@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from fxprune.errors import UsageError
-from fxprune.tools.commands import console
-from fxprune.tools.commands import layer_family as family
+from fxprune.tools.commands import console, layer_family
 from fxprune.tools.commands.main import main
-from fxprune.tools.inputs import tables as data
+from fxprune.tools.inputs.tables import LabelledTexts, Task, read_task
 from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, draw_curve
 from support.tiny import BERT, TRAIN, saved, write
 
@@ -31,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(family, "_SECONDS", 0.02)
+    monkeypatch.setattr(layer_family, "_SECONDS", 0.02)
     monkeypatch.setattr(console.Steps, "SECONDS", 0.0)
 
 
@@ -150,14 +149,14 @@ def test_bad_use_is_a_sentence(
 
 def test_data_of_any_kind_is_read_as_it_stands(tmp_path: Path) -> None:
     rows = [('say "NA"', "b"), ("NA", "a")]
-    task = data.read_task(write(tmp_path, rows, rows[:1]))
-    assert task == data.Task(
-        data.LabelledTexts(('say "NA"', "NA"), (1, 0)), data.LabelledTexts(('say "NA"',), (1,)), ("a", "b")
+    task = read_task(write(tmp_path, rows, rows[:1]))
+    assert task == Task(
+        LabelledTexts(('say "NA"', "NA"), (1, 0)), LabelledTexts(('say "NA"',), (1,)), ("a", "b")
     )
     (tmp_path / "dev.tsv").unlink()
     (tmp_path / "dev.jsonl").write_text('{"label": "b", "sentence": "x"}\n')
-    assert data.read_task(tmp_path, most=1) == data.Task(
-        data.LabelledTexts(('say "NA"',), (1,)), data.LabelledTexts(("x",), (1,)), ("a", "b")
+    assert read_task(tmp_path, most=1) == Task(
+        LabelledTexts(('say "NA"',), (1,)), LabelledTexts(("x",), (1,)), ("a", "b")
     )
 
 
@@ -166,7 +165,7 @@ def test_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         UsageError,
         match=r"must hold one of train.tsv, train.csv, train.jsonl, train.parquet, train.json, train.txt; it holds 0",
     ):
-        data.read_task(tmp_path)
+        read_task(tmp_path)
     write(tmp_path, [("x", "a")], [("y", "z")])
     with pytest.raises(UsageError, match="dev has the class 'z', which train has not"):
-        data.read_task(tmp_path)
+        read_task(tmp_path)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from fxprune.errors import VerifyError
-from fxprune.export import onnx as emit
+from fxprune.export import export_onnx
 from fxprune.tools.commands import bench, run
 from fxprune.tools.commands.main import main
 from fxprune.tools.inputs import models
@@ -69,7 +69,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setattr(run, "_SECONDS_A_POINT", 0.02)
-    monkeypatch.setattr(emit, "warm_up", lambda: None)
+    monkeypatch.setattr("fxprune.tools.commands.run.warm_up", lambda: None)
     return tmp_path / "place"
 
 
@@ -216,7 +216,7 @@ def test_an_interruption_leaves_nothing(
         assert any(name.startswith(".out-") for name in names(place))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "save", interrupt)
+    monkeypatch.setattr(run, "save_pt2", interrupt)
     assert main(["run", "py:sample_models:net", "-p", PIPELINE, "-o", "out"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert names(place) == []
@@ -268,8 +268,8 @@ def test_bench_compares_files_with_the_first(
 ) -> None:
     monkeypatch.setattr(bench, "_POINTS", ({"batch": 2, "length": 3},))
     loaded = models.load("py:sample_models:net")
-    emit.export(loaded.capture(), place / "a.onnx")
-    emit.export(loaded.capture(), place / "b.onnx")
+    export_onnx(loaded.capture(), place / "a.onnx")
+    export_onnx(loaded.capture(), place / "b.onnx")
     assert main(["bench", "a.onnx", "b.onnx", "--seconds", "0.02", "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["points"]
     assert entry["point"] == {"batch": 2}

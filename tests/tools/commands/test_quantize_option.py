@@ -6,9 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fxprune.export import onnx as emit
-from fxprune.tools.commands import quantize_option as quantizing
-from fxprune.tools.commands import run
+from fxprune.tools.commands import quantize_option, run
 from fxprune.tools.commands.main import main
 
 SAMPLE = """
@@ -38,8 +36,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setattr(run, "_SECONDS_A_POINT", 0.02)
-    monkeypatch.setattr(quantizing, "_SECONDS_A_POINT", 0.02)
-    monkeypatch.setattr(emit, "warm_up", lambda: None)
+    monkeypatch.setattr(quantize_option, "_SECONDS_A_POINT", 0.02)
+    monkeypatch.setattr("fxprune.tools.commands.run.warm_up", lambda: None)
     return tmp_path / "place"
 
 

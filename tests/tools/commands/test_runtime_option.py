@@ -9,8 +9,8 @@ from torch import nn
 from torch.export import Dim
 
 from fxprune import capture
-from fxprune.export import onnx as emit
-from fxprune.runtimes.registry import RUNTIMES
+from fxprune.export import export_onnx
+from fxprune.runtimes import RUNTIMES
 from fxprune.runtimes.timing import FEWEST_RUNS
 from fxprune.tools.commands import bench
 from fxprune.tools.commands.main import main
@@ -21,7 +21,7 @@ def test_bench_measures_in_openvino(
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     program = capture(nn.Linear(8, 16), (torch.randn(3, 8),), dynamic=({0: Dim.AUTO},))
-    file = emit.export(program, tmp_path / "model.onnx").path
+    file = export_onnx(program, tmp_path / "model.onnx").path
     monkeypatch.setattr(bench, "_POINTS", ({"batch": 2, "length": 3},))
     command = ["bench", str(file), "--seconds", "0.02", "--runtime", "openvino"]
     assert main([*command, "--json"]) == 0

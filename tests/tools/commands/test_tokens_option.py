@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from fxprune import TokenIds, analyze, capture, parse_pipeline, verify
-from fxprune.export import onnx as emit
-from fxprune.runtimes import onnxruntime as runtime
+from fxprune.runtimes import open_session
 from fxprune.tools.commands import run
 from fxprune.tools.commands.main import main
 from fxprune.tools.inputs import models
@@ -87,7 +86,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setattr(run, "_SECONDS_A_POINT", 0.02)
-    monkeypatch.setattr(emit, "warm_up", lambda: None)
+    monkeypatch.setattr("fxprune.tools.commands.run.warm_up", lambda: None)
     (tmp_path / "place" / "kept.txt").write_text("\n".join(map(str, KEPT)) + "\n")
     return tmp_path / "place"
 
@@ -111,7 +110,7 @@ def refused(command: list[str], capsys: pytest.CaptureFixture[str], place: Path)
 
 def onnx(file: Path, **feeds: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """What ONNX Runtime makes of a file, by output."""
-    session = runtime.open_session(file)
+    session = open_session(file)
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, feeds), strict=True))
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fxprune import Program, capture
-from fxprune.calibration.data import Calibration
+from fxprune.calibration import Calibration
 from fxprune.errors import UsageError
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import quiet
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.calibration_files import read_calibration
 from fxprune.tools.inputs.loaded import Loaded

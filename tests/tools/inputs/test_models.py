@@ -10,8 +10,8 @@ from torch.export import Dim
 
 from fxprune import capture
 from fxprune.errors import UsageError
-from fxprune.export.pt2 import save
-from fxprune.ir.torch_context import quiet
+from fxprune.export import save_pt2
+from fxprune.ir import quiet
 from fxprune.tools.inputs import models
 
 transformers = pytest.importorskip("transformers")
@@ -128,7 +128,7 @@ def test_the_demo_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_saved_program_is_a_model(tmp_path: Path) -> None:
     program = capture(nn.Linear(4, 2), (torch.rand(3, 4),))
-    save(program, tmp_path / "linear.pt2")
+    save_pt2(program, tmp_path / "linear.pt2")
     loaded = models.load(str(tmp_path / "linear.pt2"))
     assert loaded.capture().parameter_count() == 10
     (tmp_path / "broken.pt2").write_text("no")

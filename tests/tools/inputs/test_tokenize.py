@@ -11,10 +11,9 @@ import torch
 
 from fxprune import capture
 from fxprune.errors import UsageError
-from fxprune.ir.program import Program
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import Program, quiet
 from fxprune.tools.inputs.metrics import exact, overlap
-from fxprune.tools.inputs.tokenize import Questions, asked, running, tagged
+from fxprune.tools.inputs.tokenize import Questions, encode_questions, encode_tags, encode_text
 
 transformers = pytest.importorskip("transformers")
 
@@ -66,7 +65,7 @@ def test_an_answer_comes_back_from_its_tokens(length: int) -> None:
     """In one window, or in one of several."""
     contexts = ["the dog is on the mat . the cats is on the mat .", "the cat is on the dog ."]
     answers = [[("cats", contexts[0].index("cats"))], [("dog", contexts[1].index("dog"))]]
-    found = asked(tokenizer(WORDS), ["where is"] * 2, contexts, answers, program(), length)
+    found = encode_questions(tokenizer(WORDS), ["where is"] * 2, contexts, answers, program(), length)
     assert certain(found) == ["cats", "dog"]
     assert (len(found.rows) > 2) == (length == 12)
     assert found.examples.labels.max(1).values.gt(0).sum() >= 2
@@ -85,7 +84,7 @@ def test_squads_answers_come_back() -> None:
     ]
     questions, contexts, answers = zip(*rows[:200], strict=True)
     told = [[(one["text"], one["answer_start"]) for one in each] for each in answers]
-    found = asked(load_tokenizer("minilm"), questions, contexts, told, program(), 128)
+    found = encode_questions(load_tokenizer("minilm"), questions, contexts, told, program(), 128)
     scores = [
         max(exact(text, best) for text, _ in each) for each, best in zip(told, certain(found), strict=True)
     ]
@@ -93,23 +92,23 @@ def test_squads_answers_come_back() -> None:
 
 
 def test_the_first_token_of_a_word_has_its_tag() -> None:
-    rows = tagged(tokenizer(WORDS), [["the", "cats", "is"], ["dog"]], [[0, 1, 2], [1]], program())
+    rows = encode_tags(tokenizer(WORDS), [["the", "cats", "is"], ["dog"]], [[0, 1, 2], [1]], program())
     assert rows.labels.tolist() == [[-100, 0, 1, -100, 2, -100], [-100, 1, -100, -100, -100, -100]]
     assert rows.by_token
     with pytest.raises(UsageError, match="row 0 has 2 words and 1 tags; each word needs one"):
-        tagged(tokenizer(WORDS), [["the", "cats"]], [[0]], program())
+        encode_tags(tokenizer(WORDS), [["the", "cats"]], [[0]], program())
 
 
 @pytest.mark.parametrize(("fixed", "length"), [(None, 3), (4, 4)])
 def test_running_text_predicts_what_follows(fixed: int | None, length: int) -> None:
     """A program of fixed length gets rows of that length."""
-    rows = running(tokenizer(WORDS), ["the cat is on", "the dog ."], program(fixed), 3)
+    rows = encode_text(tokenizer(WORDS), ["the cat is on", "the dog ."], program(fixed), 3)
     ids = rows.inputs["input_ids"]
     assert ids.shape[1] == length
     assert torch.equal(rows.labels[:, :-1], ids[:, 1:])
     assert rows.labels[:, -1].tolist() == [-100] * len(ids)
     with pytest.raises(UsageError, match="the texts have 1 tokens; one row needs"):
-        running(tokenizer(WORDS), ["the"], program(fixed), 3)
+        encode_text(tokenizer(WORDS), ["the"], program(fixed), 3)
 
 
 def test_answers_are_compared_by_their_words() -> None:

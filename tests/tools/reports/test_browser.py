@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fxprune import analyze, capture
-from fxprune.tools.reports import explain_html as explain_page
-from fxprune.tools.reports import report_html as report_page
+from fxprune.tools.reports.explain_html import render_explain
+from fxprune.tools.reports.report_html import render_report
 from support.drawn import REPORT
 from zoo.nets import build
 
@@ -38,10 +38,10 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt
 
 
 def pages() -> dict[str, str]:
-    found = {"report": report_page.render_report(REPORT)}
+    found = {"report": render_report(REPORT)}
     for name in ("decoder", "unet"):
         model, inputs = build(name)
-        found[name] = explain_page.render_explain(name, analyze(capture(model, kwargs=inputs)))
+        found[name] = render_explain(name, analyze(capture(model, kwargs=inputs)))
     return found
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture
-from fxprune.analysis.axes import Analysis
+from fxprune.analysis import Analysis
 from fxprune.tools.commands.main import main
-from fxprune.tools.reports import explain_html as explain_page
-from fxprune.tools.reports import graph_layout as layout
 from fxprune.tools.reports import report
+from fxprune.tools.reports.explain_html import DrawnBox, figure, render_explain
+from fxprune.tools.reports.graph_layout import place_nodes
 from fxprune.tools.reports.network_diagram import Box, Network, letters, network
 from support.drawn import Reader, read
 from support.models import captured
@@ -71,7 +71,7 @@ def tower() -> Analysis:
 
 @cache
 def page() -> Reader:
-    return read(explain_page.render_explain("py:<tower>", tower()))
+    return read(render_explain("py:<tower>", tower()))
 
 
 def of(analysis: Analysis) -> Network:
@@ -161,7 +161,7 @@ def test_an_output_shows_the_line_that_makes_it() -> None:
 
 
 def test_the_page_shows_source_lines() -> None:
-    text = read(explain_page.render_explain("decoder", zoo("decoder"))).text
+    text = read(render_explain("decoder", zoo("decoder"))).text
     assert re.search(r"nets_attention\.py:\d+ in forward \w", text)
 
 
@@ -176,11 +176,11 @@ def test_groups_are_told_apart_without_colour() -> None:
 )
 def test_any_net_is_drawn_without_overlaps(name: str) -> None:
     analysis = zoo(name)
-    read(explain_page.render_explain(name, analysis))
+    read(render_explain(name, analysis))
     found = of(analysis)
     assert {axis.name for group in found.groups for axis in group.axes} == set(analysis.by_name)
     for section in found.sections:
-        boxes = explain_page.figure(section).boxes
+        boxes = figure(section).boxes
         assert not [(a.box.title, b.box.title) for a, b in combinations(boxes, 2) if touch(a, b)]
     chips = {
         c.group for s in found.sections for b in s.boxes for _, dims in b.lines for d in dims for c in d
@@ -188,7 +188,7 @@ def test_any_net_is_drawn_without_overlaps(name: str) -> None:
     assert chips == {group.letter for group in found.groups}
 
 
-def touch(a: explain_page.DrawnBox, b: explain_page.DrawnBox) -> bool:
+def touch(a: DrawnBox, b: DrawnBox) -> bool:
     return all(
         a.corner[i] < b.corner[i] + b.size[i] and b.corner[i] < a.corner[i] + a.size[i] for i in (0, 1)
     )
@@ -196,7 +196,7 @@ def touch(a: explain_page.DrawnBox, b: explain_page.DrawnBox) -> bool:
 
 def test_lines_run_downwards_and_past_boxes() -> None:
     sizes = dict.fromkeys("abcd", (60.0, 20.0))
-    placed = layout.place(sizes, [("a", "b"), ("b", "c"), ("a", "c"), ("c", "d")])
+    placed = place_nodes(sizes, [("a", "b"), ("b", "c"), ("a", "c"), ("c", "d")])
     tops = [placed.corners[name][1] for name in "abcd"]
     assert tops == sorted(set(tops))
     path = placed.paths["a", "c"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fxprune import Selection, analyze, apply, bypass
-from fxprune.ir.program import Program
+from fxprune.ir import Program
 from fxprune.rewrite.factorize import factorize
 from fxprune.tools.reports.inventory import inventory
 from support.models import captured

@@ -12,14 +12,13 @@ import pytest
 
 from fxprune import TokenIds
 from fxprune.errors import UsageError
-from fxprune.export import onnx as emit
 from fxprune.export.agreement import BAR
 from fxprune.tools.commands import run
 from fxprune.tools.commands.main import main
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import save_preprocessing
-from fxprune.tools.reports import manifest as handover
-from fxprune.tools.reports import output_folder as folder
+from fxprune.tools.reports import output_folder
+from fxprune.tools.reports.manifest import NO_TOKENIZER, _labelled, _renamed
 from support.tiny import BERT, WORDS, saved
 
 transformers = pytest.importorskip("transformers")
@@ -43,7 +42,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(run, "_SECONDS_A_POINT", 0.02)
         patched.setattr(run, "_POINTS", ())
-        patched.setattr(emit, "warm_up", lambda: None)
+        patched.setattr("fxprune.tools.commands.run.warm_up", lambda: None)
         yield
 
 
@@ -142,7 +141,7 @@ def test_with_some_tokens_there_is_no_tokenizer_not_even_an_older_one(out: Path,
     assert main(["run", f"hf:{given}", *tokens, "-o", str(out), "--force"]) == 0
     assert not list(out.glob("tokenizer*"))
     assert (out / "mine.txt").is_file()
-    assert handover.NO_TOKENIZER in manifest(out)["notes"]
+    assert NO_TOKENIZER in manifest(out)["notes"]
     config = transformers.AutoConfig.from_pretrained(out)
     assert (config.vocab_size, config.pad_token_id, config.sep_token_id, config.mask_token_id) == (
         7,
@@ -155,13 +154,13 @@ def test_with_some_tokens_there_is_no_tokenizer_not_even_an_older_one(out: Path,
 
 def test_ids_of_special_tokens_are_the_new_ones() -> None:
     config = transformers.GPT2Config(vocab_size=9, bos_token_id=8, eos_token_id=[8, 3, 5], pad_token_id=2)
-    renamed = handover._renamed(config, TokenIds((1, 3, 8), "wte.weight", 9, (), ()))
+    renamed = _renamed(config, TokenIds((1, 3, 8), "wte.weight", 9, (), ()))
     found = (renamed.vocab_size, renamed.bos_token_id, renamed.eos_token_id, renamed.pad_token_id)
     assert found == (3, 2, [2, 1], None)
 
 
 def test_classes_are_named() -> None:
-    config = handover._labelled(transformers.BertConfig(), ("animal", "colour", "shape"))
+    config = _labelled(transformers.BertConfig(), ("animal", "colour", "shape"))
     assert config.id2label == {0: "animal", 1: "colour", 2: "shape"}
     assert (config.label2id["shape"], config.num_labels) == (2, 3)
 
@@ -171,7 +170,7 @@ def test_classes_are_named() -> None:
 )
 def test_a_manifest_lists_no_file_outside_its_folder(text: str, tmp_path: Path) -> None:
     (tmp_path / "fxprune.json").write_text(text)
-    assert folder._listed(tmp_path / "fxprune.json") == []
+    assert output_folder._listed(tmp_path / "fxprune.json") == []
 
 
 def test_a_tokenizer_that_can_not_be_read_is_a_note(given: Path, tmp_path: Path) -> None:

@@ -11,24 +11,20 @@ from fxprune.tools.reports import (
     layers_report,
     train_report,
 )
-from fxprune.tools.reports import (
-    report_html as report_page,
-)
-from fxprune.tools.reports import (
-    templates as page,
-)
 from fxprune.tools.reports.charts import MOST_POINTS, Line, chart, decades, ticks
 from fxprune.tools.reports.layer_bars import remainder
+from fxprune.tools.reports.report_html import render_report
+from fxprune.tools.reports.templates import Source, breakable, source
 from support.drawn import NASTY, REPORT, Reader, axis, layer, read, timing
 
 
 @pytest.fixture(scope="module")
 def drawn() -> Reader:
-    return read(report_page.render_report(REPORT))
+    return read(render_report(REPORT))
 
 
 def test_what_comes_from_a_model_is_escaped(drawn: Reader) -> None:
-    text = report_page.render_report(REPORT)
+    text = render_report(REPORT)
     assert "<b>&" not in text
     assert "<i>an output" not in text
     assert drawn.text.count(NASTY) == 2
@@ -84,7 +80,7 @@ def test_the_chosen_plan_stands_on_the_curve(drawn: Reader) -> None:
 
 
 def test_a_run_without_a_search_has_no_curve() -> None:
-    plain = read(report_page.render_report({**REPORT, "steps": [{"text": "fold", "details": {}}]}))
+    plain = read(render_report({**REPORT, "steps": [{"text": "fold", "details": {}}]}))
     assert not [tag for tag, _ in plain.tags if tag == "figure"]
 
 
@@ -98,18 +94,18 @@ def test_a_refusal_shows_the_source_line(drawn: Reader) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/a/b c.py:7 in forward: x = y: z", page.Source("/a/b c.py:7", "forward", "x = y: z")),
-        ("a.py:7 in <lambda>: ", page.Source("a.py:7", "<lambda>", "")),
+        ("/a/b c.py:7 in forward: x = y: z", Source("/a/b c.py:7", "forward", "x = y: z")),
+        ("a.py:7 in <lambda>: ", Source("a.py:7", "<lambda>", "")),
         ("", None),
     ],
 )
-def test_source_lines_are_taken_apart(text: str, expected: page.Source | None) -> None:
-    assert page.source(text) == expected
+def test_source_lines_are_taken_apart(text: str, expected: Source | None) -> None:
+    assert source(text) == expected
 
 
 def test_names_break_and_numbers_do_not() -> None:
     assert (
-        page.breakable("layer.0.up_proj, 15.1 s/7.8e-07")
+        breakable("layer.0.up_proj, 15.1 s/7.8e-07")
         == "layer.\u200b0.\u200bup_\u200bproj, 15.1 s/\u200b7.8e-07"
     )
 

@@ -15,9 +15,17 @@ import torch
 from torch import nn
 
 from fxprune.errors import UsageError
-from fxprune.tools.benchmarks.subjects import images as subject_images
-from fxprune.tools.benchmarks.subjects import texts as subject_texts
 from fxprune.tools.benchmarks.subjects.common import Inputs, RunFunction
+from fxprune.tools.benchmarks.subjects.images import crops, efficientnet, top1_agreement
+from fxprune.tools.benchmarks.subjects.texts import (
+    SentenceEncoder,
+    minilm,
+    sentences,
+    similarity,
+    smollm2,
+    token_chunks,
+    wikitext_perplexity,
+)
 from fxprune.tools.inputs.loaded import Loaded
 
 
@@ -59,25 +67,25 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
         "minilm": Subject(
             "minilm",
             "Spearman on STS-benchmark",
-            subject_texts.minilm,
-            subject_texts.sentences,
-            subject_texts.similarity,
-            deployed=subject_texts.SentenceEncoder,
+            minilm,
+            sentences,
+            similarity,
+            deployed=SentenceEncoder,
         ),
         "smollm2": Subject(
             "smollm2",
             "perplexity on WikiText-2",
-            subject_texts.smollm2,
-            subject_texts.token_chunks,
-            subject_texts.wikitext_perplexity,
+            smollm2,
+            token_chunks,
+            wikitext_perplexity,
             lower_is_better=True,
         ),
         "efficientnet": Subject(
             "efficientnet",
             "agreement with the unpruned model",
-            subject_images.efficientnet,
-            subject_images.crops,
-            subject_images.top1_agreement,
+            efficientnet,
+            crops,
+            top1_agreement,
         ),
     }
 )

@@ -21,7 +21,7 @@ PLACE = "FXPRUNE_DATA"
 HERE = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
-def data(name: str) -> Path:
+def task_data(name: str) -> Path:
     """A file of task data (`STS-benchmark/sts-test.csv`) in $FXPRUNE_DATA or ../shared/data; UsageError where it is in neither."""
     folder = Path(os.environ.get(PLACE) or HERE)
     if not (folder / name).is_file():

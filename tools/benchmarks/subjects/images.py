@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from fxprune.errors import UsageError
-from fxprune.ir.torch_context import quiet
+from fxprune.ir import quiet
 from fxprune.tools.benchmarks.subjects.common import Inputs, RunFunction, package, pick_output
 from fxprune.tools.inputs.example_inputs import BATCH
 from fxprune.tools.inputs.loaded import Loaded

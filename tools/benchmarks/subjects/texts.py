@@ -14,10 +14,10 @@ from torch.export import Dim
 from fxprune.tools.benchmarks.subjects.common import (
     Inputs,
     RunFunction,
-    data,
     package,
     pick_output,
     sample_indices,
+    task_data,
 )
 from fxprune.tools.inputs import example_inputs, models
 from fxprune.tools.inputs.huggingface import (
@@ -88,7 +88,7 @@ def similarity(run: RunFunction) -> float:
 @cache
 def _pairs(part: str) -> tuple[tuple[str, str, float], ...]:
     """The two sentences and the score of every row; quotation marks are characters, and some rows name sources at their end."""
-    text = data(f"STS-benchmark/sts-{part}.csv").read_text(encoding="utf-8-sig")
+    text = task_data(f"STS-benchmark/sts-{part}.csv").read_text(encoding="utf-8-sig")
     rows = [line.split("\t") for line in text.split("\n") if line]
     return tuple((row[5].strip(), row[6].strip(), float(row[4])) for row in rows)
 
@@ -156,7 +156,7 @@ def _evaluation() -> Tensor:
 @cache
 def _tokens(part: str) -> Tensor:
     """All tokens of a part of WikiText-2, (tokens): the text as it stands, `<unk>` and `@-@` included."""
-    text = data(f"WikiText-2/{part}.txt").read_text(encoding="utf-8")
+    text = task_data(f"WikiText-2/{part}.txt").read_text(encoding="utf-8")
     with quiet_libraries():
         return torch.tensor(_tokenizer("smollm2")(text)["input_ids"])
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import UsageError
-from fxprune.ir.torch_context import first_line, quiet
+from fxprune.ir import first_line, quiet
 from fxprune.tools.benchmarks.subjects import Subject
 from fxprune.tools.benchmarks.subjects.common import Inputs, pick_output
 
