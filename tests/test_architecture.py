@@ -16,6 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("fxprune", "passes", "tools")
 LINES_A_FILE = 400
 LINES_A_FUNCTION = 60
+FILES_A_FOLDER = 16
+
+# Names that several modules may define: the alias of torch.ops.aten, and what runs a script.
+SHARED_NAMES = {"aten", "main"}
 
 # From the top down: a folder imports from itself and from lower floors, never from its neighbours. "" stands for `fxprune/__init__.py`.
 FLOORS = (
@@ -75,6 +79,56 @@ def test_every_folder_has_a_floor() -> None:
 def test_every_folder_opens_with_its_sentence() -> None:
     heads = {name: ast.get_docstring(tree) or "" for name, tree in packages().items()}
     assert [name for name, head in heads.items() if not re.match(r"[^\n]+\.(\n|$)", head)] == []
+
+
+def test_folders_are_small() -> None:
+    crowded = {
+        name_of(place.parent): count
+        for place, count in ((place, len(list(place.parent.glob("*.py"))) - 1) for place in package_files())
+        if count > FILES_A_FOLDER
+    }
+    assert crowded.keys() <= {"fxprune.passes"}  # the suite: one pass, one file
+
+
+def test_fxprune_itself_holds_three_files() -> None:
+    assert {path.name for path in (ROOT / "fxprune").glob("*.py")} == {"__init__.py", "errors.py", "files.py"}
+
+
+def test_tests_mirror_the_folders() -> None:
+    own = {"support", "zoo", "fuzz"}
+    places = {path.parent.relative_to(ROOT / "tests") for path in files("tests")}
+    folders = {Path(*name.split(".")[1:]) for name in packages()}
+    assert (
+        sorted(
+            map(str, {place for place in places if place.parts[:1] and place.parts[0] not in own} - folders)
+        )
+        == []
+    )
+
+
+def test_a_public_name_is_defined_in_one_module() -> None:
+    homes: dict[str, list[str]] = {}
+    for name, tree in product_trees().items():
+        for defined in public_definitions(tree) - SHARED_NAMES:
+            homes.setdefault(defined, []).append(name)
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_names_that_a_folder_hands_on_are_imported_from_it() -> None:
+    handed = {
+        source: name
+        for name, tree in packages().items()
+        if folder(name)
+        for source in imported(tree)
+        if inside(source, name)
+    }
+    strays = [
+        f"{name} imports {target}: take it from {handed[target]}"
+        for name, tree in product_trees().items()
+        for target in imported(tree)
+        if target in handed and not inside(name, handed[target]) and target not in product_trees()
+    ]
+    assert strays == []
 
 
 def test_imports_run_downwards() -> None:
@@ -193,13 +247,26 @@ def folder(name: str) -> str:
     return [*name.split("."), ""][1]
 
 
+def package_files() -> Iterator[Path]:
+    return (path for place in PRODUCT for path in files(place) if path.name == "__init__.py")
+
+
 def packages() -> dict[str, ast.Module]:
-    return {
-        name_of(path): ast.parse(path.read_text())
-        for place in PRODUCT
-        for path in files(place)
-        if path.name == "__init__.py"
+    return {name_of(path): ast.parse(path.read_text()) for path in package_files()}
+
+
+def public_definitions(tree: ast.Module) -> set[str]:
+    """Return the names without a leading underscore that a module defines at its top level; imports are none."""
+    targets = [
+        n.targets if isinstance(n, ast.Assign) else [n.target]
+        for n in tree.body
+        if isinstance(n, ast.Assign | ast.AnnAssign)
+    ]
+    names = {t.id for group in targets for t in group if isinstance(t, ast.Name)}
+    names |= {
+        n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     }
+    return {name for name in names if not name.startswith("_")}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

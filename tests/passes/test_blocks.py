@@ -11,12 +11,8 @@ from torch import nn
 from fxprune import analyze, capture
 from fxprune.errors import PipelineError, RefusedError
 from fxprune.ir import Program
-from fxprune.passes import pipeline
-from fxprune.passes.blocks import VARIANTS, Blocks
-from fxprune.passes.empty import Empty
-from fxprune.passes.fill import Fill
-from fxprune.passes.group_lasso import GroupLasso
-from fxprune.passes.split import Split
+from fxprune.passes import Blocks, Empty, Fill, GroupLasso, Split, pipeline
+from fxprune.passes.blocks import VARIANTS
 from fxprune.tools.benchmarks.split_choice import sparse
 from fxprune.verification import verify
 from support.gated import family

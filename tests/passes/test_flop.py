@@ -19,8 +19,7 @@ from fxprune.gates.gate import tensors_of
 from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
 from fxprune.ir import Program
-from fxprune.passes import pipeline
-from fxprune.passes.flop import Flop
+from fxprune.passes import Flop, pipeline
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.merge_factors import pairs
 from fxprune.search.alternatives import cheaper_factors

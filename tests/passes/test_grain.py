@@ -11,7 +11,7 @@ from torch import nn
 from fxprune import analyze, capture
 from fxprune.errors import FxpruneError, RefusedError
 from fxprune.gates.lower import lower
-from fxprune.passes.grain import Grain
+from fxprune.passes import Grain
 from fxprune.training import Distillation, Losses
 from fxprune.training.gate_scores import Felt, Random, Taylor
 from support.gated import family

@@ -16,7 +16,7 @@ from fxprune import Selection, apply, capture, parse_pipeline, verify
 from fxprune.calibration import checked
 from fxprune.errors import PassError, PipelineError, RefusedError, UsageError, VerifyError
 from fxprune.ir import copy_graph, difference, rebuild, run_example
-from fxprune.passes.slim import Slim
+from fxprune.passes import Slim
 from fxprune.pipeline import Outcome
 from support.slimmable import AUTO, Layer, Subject, kept, layer, share_of, slim, subject
 

@@ -17,7 +17,7 @@ import torch
 from fxprune import analyze, apply, export_onnx, parse_pipeline
 from fxprune.errors import PipelineError, SelectionError, UsageError
 from fxprune.ir import Selection
-from fxprune.passes.layers import Layers
+from fxprune.passes import Layers
 from fxprune.search import Journal
 from fxprune.search.layer_search import exhaustive, greedy, oneshot, search_layers
 from support import planted

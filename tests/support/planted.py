@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, capture
-from fxprune.passes.layers import Layers
+from fxprune.passes import Layers
 
 LAYERS, IDLE, WIDTH, TOKENS, LENGTH = 8, (2, 5, 6), 24, 11, 9
 

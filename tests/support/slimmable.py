@@ -19,7 +19,7 @@ from fxprune.cost import BUDGETS
 from fxprune.cost.budgets import Key, Meter
 from fxprune.cost.count import count_flops
 from fxprune.ir import Point
-from fxprune.passes.slim import Slim
+from fxprune.passes import Slim
 from fxprune.pipeline import Outcome
 from fxprune.search import budget_search
 from support.models import captured

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from fxprune.passes.grain import Grain
+from fxprune.passes import Grain
 from fxprune.training import Examples, Recipe
 from fxprune.training.loop import Checkpoints
 from fxprune.training.teacher_cache import Recall

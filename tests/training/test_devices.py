@@ -12,7 +12,7 @@ from torch import fx, nn
 from fxprune import capture
 from fxprune.errors import UsageError
 from fxprune.ir import Program
-from fxprune.passes.grain import Grain
+from fxprune.passes import Grain
 from fxprune.training import Examples, Recipe
 from fxprune.training.devices import placed, redirect
 from fxprune.training.fine_tune import fine_tune

@@ -13,7 +13,7 @@ import torch
 from fxprune import bypass, capture, export_onnx
 from fxprune.errors import UsageError
 from fxprune.ir import Program
-from fxprune.passes.layers import Layers
+from fxprune.passes import Layers
 from fxprune.search.journal import evaluator_identity
 from fxprune.search.layer_scores import Evaluated
 from fxprune.training import TextClassification

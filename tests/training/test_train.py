@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import UsageError
 from fxprune.gates.lower import lower
-from fxprune.passes.grain import Grain
+from fxprune.passes import Grain
 from fxprune.training import Examples, Recipe, Trained
 from fxprune.training.distillation import matched
 from fxprune.training.fine_tune import fine_tune

@@ -8,12 +8,8 @@ from torch import nn
 
 from fxprune import analyze
 from fxprune.ir import Program, copy_graph, rebuild
-from fxprune.passes.blocks import Blocks
-from fxprune.passes.distill import Distill
-from fxprune.passes.fill import Fill
-from fxprune.passes.flop import Flop, balanced, starts
-from fxprune.passes.grain import Grain
-from fxprune.passes.group_lasso import GroupLasso
+from fxprune.passes import Blocks, Distill, Fill, Flop, Grain, GroupLasso
+from fxprune.passes.flop import balanced, starts
 from fxprune.rewrite.factorize import factorize
 
 Make: TypeAlias = Callable[[float, int, float], Any]

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from fxprune.frontend.capture import capture
 from fxprune.gates.lower import lower
 from fxprune.ir import Program, copy_graph, rebuild
-from fxprune.passes.distill import Distill
-from fxprune.passes.flop import Flop
+from fxprune.passes import Distill, Flop
 from fxprune.rewrite.merge_factors import merge_factors
 from fxprune.tools.benchmarks.ablation_studies import redrawn, thin
 from fxprune.tools.benchmarks.subjects.common import task_data

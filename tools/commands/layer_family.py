@@ -13,7 +13,7 @@ import torch
 from fxprune.errors import SelectionError
 from fxprune.export import export_onnx
 from fxprune.ir import Point, Program, example_point, feeds
-from fxprune.passes.layers import Layers
+from fxprune.passes import Layers
 from fxprune.rewrite.bypass import bypass
 from fxprune.runtimes import Settings, measure
 from fxprune.search.layer_scores import Evaluated
