@@ -65,3 +65,28 @@ def test_a_block_prints_what_its_comments_say(title: str, code: str, tmp_path: P
 def _same_magnitude(line: str, promise: str) -> bool:
     """A measured difference: what is said is rounded, and machines differ a little."""
     return re.fullmatch(r"\d+e-\d+", promise) is not None and float(line) <= 10 * float(promise)
+
+
+def test_the_index_lists_every_page() -> None:
+    docs = ROOT / "docs"
+    listed = set(
+        re.findall(r"\]\(((?:guide|results)/\w+\.md)\)", (docs / "README.md").read_text(encoding="utf-8"))
+    )
+    assert listed == {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {"README.md"}
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\((?!http|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    ]
+    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_map_for_contributors_lists_every_folder() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `((?:fxprune/)?\w+/)`", text, re.MULTILINE))
+    folders = {f"fxprune/{path.parent.name}/" for path in (ROOT / "fxprune").glob("*/__init__.py")}
+    assert named == folders - {"fxprune/passes/", "fxprune/tools/"} | {"passes/", "tools/", "tests/", "docs/"}
