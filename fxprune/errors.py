@@ -1,10 +1,10 @@
-"""Every error that fxprune raises on purpose; each says what, where, both values and what to do.
+"""Exception hierarchy of fxprune: a message states what is wrong, where, both values and what to do.
 
 FxpruneError
 ├── CaptureError      torch.export could not capture the model
 ├── RuleError         a rule is malformed or registered twice
 ├── RefusedError      an operation is refused, with the reason
-├── SelectionError    a selection does not fit the program
+├── SelectionError    a selection is invalid, or does not fit the program
 ├── PipelineError     a pipeline text can't be read (the message points with a caret)
 ├── PassError         a pass failed, and after which others
 ├── VerifyError       two programs that should agree do not
@@ -14,35 +14,35 @@ FxpruneError
 
 
 class FxpruneError(Exception):
-    """What fxprune raises on purpose."""
+    """Base class of the errors that fxprune raises on purpose."""
 
 
 class CaptureError(FxpruneError):
-    """The model could not be captured; the message carries torch's reason."""
+    """Failure to capture a model; the message contains torch's reason."""
 
 
 class RuleError(FxpruneError):
-    """A rule is malformed, or registered twice."""
+    """Malformed rule, or a second rule for an operator."""
 
 
 class RefusedError(FxpruneError):
-    """An operation is refused, with the reason."""
+    """Refusal of an operation, with the reason."""
 
 
 class SelectionError(FxpruneError):
-    """A selection does not fit the program that it was given to."""
+    """Selection that is invalid, or does not fit the program that it was given to."""
 
 
 class PipelineError(FxpruneError):
-    """A pipeline text can't be read."""
+    """Pipeline text that can't be read; the message points at the place with a caret."""
 
 
 class PassError(FxpruneError):
-    """A pass failed; the cause says why."""
+    """Failure of a pass; the cause is the original error."""
 
 
 class VerifyError(FxpruneError):
-    """Two programs that should agree do not; `node` is the first that differs, where one was found."""
+    """Disagreement of two programs that should agree; `node` is the first that differs, where one was found."""
 
     def __init__(self, message: str, node: str | None = None) -> None:
         super().__init__(message)
@@ -50,8 +50,8 @@ class VerifyError(FxpruneError):
 
 
 class ExportError(FxpruneError):
-    """A file could not be written, or it computes something else than the program."""
+    """Failure to write a file, or a file that disagrees with the program."""
 
 
 class UsageError(FxpruneError):
-    """A command was called wrongly."""
+    """Wrong call of a command."""

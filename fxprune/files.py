@@ -1,4 +1,4 @@
-"""Small text files: written whole or not at all, and read with a sentence where they are not what they should be."""
+"""Files: text written whole or not at all, parsed with one-line errors, and drafts that are moved into place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_text(path: str | os.PathLike[str], text: str, overwrite: bool = False)
 
 
 def read_text(path: str | os.PathLike[str], what: str, error: type[FxpruneError]) -> str:
-    """The text of a file; `error` says that this `what` can't be read."""
+    """Return the text of a UTF-8 file; raise `error`, with `what` as the file's kind, where it can't be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as failure:
@@ -34,7 +34,10 @@ def read_text(path: str | os.PathLike[str], what: str, error: type[FxpruneError]
 def parse_json(
     text: str, form: tuple[str, str, type], what: str, error: type[FxpruneError]
 ) -> dict[str, Any]:
-    """A JSON object that names its format; `form` is the format, a key that it must have, and that key's type."""
+    """Return the JSON object of a text; raise `error`, with `what` as its kind, where it has another form.
+
+    `form` is the required value of "format", a required key, and the type of that key's value.
+    """
     name, key, kind = form
     try:
         data = json.loads(text)
@@ -46,14 +49,17 @@ def parse_json(
 
 
 def file_bytes(path: Path) -> int:
-    """The size of a model's file with its weights, where they lie beside it."""
+    """Return the size of a model file in bytes, including its `.data` file of weights where one lies beside it."""
     weights = path.with_name(f"{path.name}.data")
     return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
 
 
 @contextlib.contextmanager
 def draft_file(path: str | Path, overwrite: bool) -> Iterator[Path]:
-    """Give a name to write to, in a folder beside the target; move what lies there into place at the end."""
+    """Yield a path in a temporary folder beside the target; move the files written there into place at the end.
+
+    Nothing is moved where the body raises. ExportError where the target exists (unless `overwrite`) or its folder does not.
+    """
     target = Path(path)
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists; give another name, or allow overwriting")

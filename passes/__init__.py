@@ -1,4 +1,4 @@
-"""The suite: one pass, one file, one name. `PASSES` is the table; third parties add theirs by the entry-point group `fxprune.passes`."""
+"""Passes: one pass, one file, one name. `PASSES` lists them; plug-ins add theirs through the entry-point group `fxprune.passes`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PASSES: tuple[type[Pass], ...] = (
 
 
 def pass_table() -> dict[str, type[Pass]]:
-    """All passes by name, those of installed plug-ins included; a name that is taken is an error."""
+    """Return all passes by name, those of installed plug-ins included; PipelineError for a name that is taken."""
     found = {each.name: each for each in PASSES}
     for entry in entry_points(group="fxprune.passes"):
         each = entry.load()
@@ -46,7 +46,7 @@ def pass_table() -> dict[str, type[Pass]]:
 
 
 def pipeline(text: str) -> Pipeline:
-    """Read a pipeline such as `heads(ratio=0.25), ffn(ratio=0.5), fold`; PipelineError points at what can't be read."""
+    """Read a pipeline such as `heads(ratio=0.25), ffn(ratio=0.5), fold`; PipelineError points at the part that can't be read."""
     return parse_pipeline(text, pass_table())
 
 

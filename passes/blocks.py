@@ -1,4 +1,4 @@
-"""Block pruning (arXiv 2109.04838): blocks of weights leave while a student is taught, by scores that are learned (movement)."""
+"""Block pruning (arXiv 2109.04838): remove blocks of weights while a student trains with a teacher, by movement or Taylor scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ HEADS, NEURONS = ("heads", "qk", "v"), ("ffn",)
 
 @dataclass(frozen=True)
 class Variant:
-    """What is a block: (along heads, across) in attention, the same in feed-forward blocks (None: whole neurons); 0 is all of it."""
+    """Block sizes in attention and in feed-forward blocks, as (along the heads or neurons, across); None: whole neurons.
+
+    Size 0 is a whole head along, and everything across.
+    """
 
     help: str
     attention: Callable[[Blocks], tuple[int, int]]
@@ -65,7 +68,7 @@ _METHODS: dict[str, Callable[[Blocks, dict[Gate, float]], GateScore]] = {
 
 
 def _pull(own: Blocks) -> Callable[[float], float]:
-    """The paper's regulariser follows the threshold; with a density, nothing has to pull."""
+    """Return the strength of the paper's regulariser as a function of progress: rising as the threshold does, or 0 with a density."""
     return (lambda progress: 0.0) if own.density else Rising(own.strength, own.start, own.end)
 
 
@@ -73,8 +76,8 @@ def _pull(own: Blocks) -> Callable[[float], float]:
 class Blocks(Training):
     """Remove blocks of weights, and neurons, while a student is taught; what is empty then leaves for good (movement; `fxprune train`).
 
-    The paper's way to say how much goes is `strength`, from which no density can be told beforehand; with `density` the best blocks stay,
-    as many as it has room for.
+    The paper controls sparsity by `strength`, which does not determine the density in advance; with `density`, the best blocks stay, as
+    many as fit.
     """
 
     name: ClassVar[str] = "blocks"
@@ -111,7 +114,7 @@ class Blocks(Training):
         require(0 <= self.hard <= 1, f"hard must lie in [0, 1], got {self.hard:g}")
 
     def gated(self, program: Program) -> Gated:
-        """The program with gates on the blocks of its matrices of heads and neurons; RefusedError where it has none."""
+        """Return the program with gates on blocks of its matrices of heads and neurons, or on neurons; RefusedError where it has none."""
         analysis, variant = analyze(program), VARIANTS[self.variant]
         heads = find_blocked_weights(analysis, HEADS)
         taken = {site.matrix.weight for site in heads}
@@ -131,7 +134,7 @@ class Blocks(Training):
         return gate(program, units, blocks=grids, biases=True)
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
-        """What closes the gates of a module that trains, and opens them again."""
+        """Return the pruner that closes and reopens the gates of `module` during training."""
         roles = self._kinds(gated)
         own = {gate: {"attention": self.attention, "dense": self.dense}[kind] for gate, kind in roles.items()}
         kinds = [*roles.values()]
@@ -139,7 +142,7 @@ class Blocks(Training):
         return Pruner(gated, module, self._budget(gated), _METHODS[self.method](self, weight))
 
     def _kinds(self, gated: Gated) -> dict[Gate, str]:
-        """Whether a gate is of attention or of a feed-forward block."""
+        """Return the kind of each gate: attention, or dense (a feed-forward block)."""
         heads = {site.matrix.weight for site in find_blocked_weights(analyze(gated.base), HEADS)}
         return {gate: "attention" if gate.of in heads else "dense" for gate in gated.gates}
 
@@ -151,18 +154,18 @@ class Blocks(Training):
         return Keeping(budget, _kept(gated, self.rewind)) if self.rewind else budget
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
-        """What the student goes down by."""
+        """Return the training loss: that of the logits."""
         return losses.logits
 
 
 def _grid(analysis: Analysis, site: BlockedWeight, sizes: tuple[int, int]) -> tuple[BlockSizes, BlockSizes]:
-    """Blocks of attention; along 0 they are whole heads."""
+    """Return the block sizes of an attention matrix; 0 along is a whole head."""
     along, across = sizes
     return grid(analysis, site, along or _head_size(analysis, site), across)
 
 
 def _head_size(analysis: Analysis, site: BlockedWeight) -> int:
-    """How many places along a site belong to one head: the length of the shortest run."""
+    """Return how many positions along a site belong to one head: the length of the shortest run, or the size of a dim without heads."""
     dim = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]][site.along]
     heads = [coordinates(dim, axis.leaf) for axis in analysis.axes if axis.role == "heads"]
     runs = [torch.unique_consecutive(units, return_counts=True) for units in heads]
@@ -171,7 +174,7 @@ def _head_size(analysis: Analysis, site: BlockedWeight) -> int:
 
 
 def _kept(gated: Gated, folder: str) -> dict[Gate, Tensor]:
-    """The blocks of the heads that an earlier run kept (its train.json says which)."""
+    """Return the blocks of the heads that an earlier run kept (read from its train.json), booleans in the shape of each gate."""
     text = read_text(Path(folder) / "train.json", "run", UsageError)
     heads = parse_json(text, ("fxprune.train/1", "heads", dict), "run of fxprune train", UsageError)["heads"]
     analysis = analyze(gated.base)
@@ -190,5 +193,5 @@ def _kept(gated: Gated, folder: str) -> dict[Gate, Tensor]:
 
 
 def _touched(places: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Which blocks hold one of the places."""
+    """Return which blocks of these sizes contain a True of `places`, booleans."""
     return torch.stack([part.any() for part in places.split(list(sizes))])

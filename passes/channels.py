@@ -1,4 +1,4 @@
-"""Channels of convolutional nets."""
+"""Channel pruning of convolutional nets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training with a teacher, and nothing else: for what a pass before it left."""
+"""Distillation: train the program that earlier passes left with a teacher, and remove nothing."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Distill(Training):
         require(0 <= self.hard <= 1, f"hard must lie in [0, 1], got {self.hard:g}")
 
     def gated(self, program: Program) -> Gated:
-        """The program as it is."""
+        """Return the program without gates."""
         return gate(program)
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
-        """One that closes nothing."""
+        """Return a pruner that closes nothing."""
         return Pruner(gated, module, everything)
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
-        """What the student goes down by."""
+        """Return the training loss: that of the logits, plus `hidden` times that of the hidden states."""
         return losses.logits + self.hidden * losses.hidden

@@ -1,4 +1,4 @@
-"""What zeros in the weights have left without effect."""
+"""Empty units: remove units that zeros in the weights have left without effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Empty(Pass):
     name: ClassVar[str] = "empty"
 
     def run(self, program: Program) -> Outcome:
-        """Constants move into biases; the weights that this changed count as re-fitted."""
+        """Remove the empty units and move constants into biases; the parameters that this changes count as re-fitted."""
         ready = without_empty(program)
         slim = lower_silenced(ready).program
         kept: Selection = select_open(analyze(program), ready.units)
@@ -26,6 +26,6 @@ class Empty(Pass):
 
 
 def _changed(program: Program, slim: Program) -> tuple[str, ...]:
-    """The parameters that are other tensors than before, or new."""
+    """Return the names of the parameters that are new or hold another tensor than before."""
     before = program.tensors()
     return tuple(name for name, value in slim.parameters().items() if value is not before.get(name))

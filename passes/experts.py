@@ -1,4 +1,4 @@
-"""Experts of a mixture."""
+"""Expert pruning of mixtures of experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neurons of feed-forward blocks."""
+"""Neuron pruning of feed-forward blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays zero within dense matrices is filled, to be trained on (hybrid-filled, arXiv 2109.04838)."""
+"""Zero filling: replace zeros within dense matrices by small random numbers, to be trained on (hybrid-filled, arXiv 2109.04838)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Fill(Pass):
         require(self.scale > 0, f"scale must be positive, got {self.scale:g}")
 
     def run(self, program: Program) -> Outcome:
-        """The program with the same shapes; the matrices that were filled count as re-fitted."""
+        """Return the program with the same shapes; the matrices that were filled count as re-fitted."""
         done, counts = fill_zeros(program, FILLED_ROLES, self.scale, self.seed)
         return Outcome(done, Selection(), tuple(counts), {"filled": counts})
 
@@ -38,9 +38,10 @@ class Fill(Pass):
 def fill_zeros(
     program: Program, roles: Collection[str], scale: float, seed: int
 ) -> tuple[Program, dict[str, int]]:
-    """(the program, how many zeros were filled in each matrix that runs over an axis of these roles).
+    """Return the program, and how many zeros were filled in each matrix that carries an axis of these roles.
 
-    What comes in is N(mean, (scale · standard deviation)²) of what is there (hybrid-filled, arXiv 2109.04838).
+    Zeros become draws from N(mean, (scale · standard deviation)²) of the nonzero values (hybrid-filled, arXiv 2109.04838). Matrices that
+    are all zero stay.
     """
     random = torch.Generator().manual_seed(seed)
     tensors, counts = program.tensors(), {}

@@ -1,4 +1,4 @@
-"""FLOP (arXiv 1910.04732): matrices are factorised, and their ranks leave while a student is taught, by hard concrete gates."""
+"""FLOP (arXiv 1910.04732): factorise matrices, and remove ranks while a student trains with a teacher, by hard concrete gates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fxprune.training.hard_concrete import HardConcrete
 from fxprune.training.pruner import unit_costs
 
 LEAST = 4
-"""Matrices whose factors would save nothing from this rank on are left alone."""
+"""Smallest break-even rank (where factors are as large as the matrix) of matrices that are factorised; others stay whole."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Flop(Training):
         require(0 <= self.hard <= 1, f"hard must lie in [0, 1], got {self.hard:g}")
 
     def gated(self, program: Program) -> Gated:
-        """The program with factors, and a gate on each of their ranks; RefusedError where there is nothing to gate."""
+        """Return the program with factors, and a gate on each rank; RefusedError where there is nothing to gate."""
         ranks = starts(analyze(program), self.start) if self.factorized else {}
         made = factorize(program, ranks, balanced).program if ranks else program
         axes = [
@@ -65,7 +65,7 @@ class Flop(Training):
         return gate(made, [axis.name for axis in axes])
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
-        """What draws the gates of a module that trains."""
+        """Return the pruner that samples the gates of `module` during training."""
         concrete = HardConcrete(
             unit_costs(gated), self.sparsity, self.warmup, self.rate, self.dropped, seed=self.seed
         )
@@ -74,16 +74,16 @@ class Flop(Training):
         return made
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
-        """What the student goes down by; the Lagrangian acts on the gates alone, and is theirs."""
+        """Return the training loss: that of the logits. The Lagrangian acts on the gates alone, in `HardConcrete`."""
         return losses.logits
 
     def finish(self, program: Program, clock: Any, point: Point) -> Program:
-        """Factors that are not measured to be faster than their product become one matrix."""
+        """Return the program with factors merged where they are not measured to be faster than their product."""
         return cheaper_factors(program, clock, point)[0]
 
 
 def starts(analysis: Analysis, share: float) -> dict[str, int]:
-    """A rank for each matrix: a share of that at which its factors are as large as it is."""
+    """Return an initial rank for each matrix: a share of its break-even rank, where its factors are as large as the matrix."""
     tensors = analysis.program.tensors()
     own = [matrix for group in groups(analysis, apart=True) for matrix in group]
     sizes = {matrix.weight: tuple(matrix.read(tensors[matrix.weight]).shape) for matrix in own}
@@ -92,7 +92,7 @@ def starts(analysis: Analysis, share: float) -> dict[str, int]:
 
 
 def balanced(weight: Tensor, rank: int) -> Factors:
-    """The SVD with its values shared by both factors, so that both learn alike."""
+    """Return the SVD of this rank, with the roots of the singular values in both factors, so that both train alike."""
     u, s, v = torch.linalg.svd(weight.detach().double(), full_matrices=False)
     root = s[:rank].sqrt()
     return (u[:, :rank] * root).to(weight.dtype), (root[:, None] * v[:rank]).to(weight.dtype)

@@ -1,4 +1,4 @@
-"""Clean-up that changes no result."""
+"""Clean-up that changes no output: constant folding, merging of factors, dead code elimination."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Fold(Pass):
 
 
 def fold(program: Program) -> Program:
-    """The program with constants computed, operators that do nothing dropped, and weights that no result needs gone."""
+    """Return the program with constants folded, and without no-op operators, dead code and unread weights."""
     clean = rebuild(program, copy_graph(program), {})
     drop_idle(clean.graph)
     fold_constants(clean.graph)

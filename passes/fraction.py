@@ -1,4 +1,4 @@
-"""What the passes that remove a fraction of an axis have in common."""
+"""Fraction: the base of passes that remove a fraction of the units of an axis."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Fraction(Pass):
         require(self.multiple_of >= 1, f"multiple_of must be at least 1, got {self.multiple_of}")
 
     def accepts(self, axis: Axis) -> bool:
-        """Whether the pass cuts this axis: by its role, and only exact ones unless the pass is an inexact one."""
+        """Return whether the pass cuts this axis: it has one of the roles, and is exact unless the pass is inexact."""
         return axis.role in self.roles and (axis.exact or self.inexact)
 
     def axes(self, analysis: Analysis) -> list[Axis]:
-        """The axes that the pass cuts."""
+        """Return the axes that the pass cuts."""
         return [axis for axis in analysis.axes if self.accepts(axis)]
 
     def plan(self, program: Program) -> Selection:
@@ -55,11 +55,11 @@ class Fraction(Pass):
         return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
 
     def count(self, axis: Axis) -> int:
-        """How many units of an axis stay."""
+        """Return how many units of an axis stay."""
         return max(axis.least, kept_count(axis.size, self.ratio, self.multiple_of))
 
     def counts(self, analysis: Analysis, axes: Sequence[Axis]) -> dict[str, int]:
-        """How many units of each axis stay; RefusedError where uniform sizes don't exist."""
+        """Return how many units of each axis stay; RefusedError where uniform sizes don't exist."""
         if not self.uniform:
             return {axis.name: self.count(axis) for axis in axes}
         return {axis.name: self._common(tied) for tied in alike(analysis, axes) for axis in tied}
@@ -75,12 +75,12 @@ class Fraction(Pass):
 
 
 def kept_count(size: int, ratio: float, multiple_of: int = 1) -> int:
-    """How many of `size` units stay when the fraction `ratio` goes: rounded up to a multiple, never more than asked for goes."""
+    """Return how many of `size` units stay when at most the fraction `ratio` goes: rounded up to a multiple of `multiple_of`."""
     wanted = size - math.floor(size * ratio + 1e-9)
     return min(size, max(1, math.ceil(wanted / multiple_of)) * multiple_of)
 
 
 def common_count(sizes: Sequence[int], ratio: float, multiple_of: int = 1) -> int:
-    """One number for axes of these sizes, so that the fraction `ratio` of all goes; at most what the smallest has."""
+    """Return one count for axes of these sizes, so that the fraction `ratio` of all units goes; at most the smallest size."""
     wanted = sum(kept_count(size, ratio) for size in sizes) / len(sizes)
     return min(*sizes, math.ceil(wanted / multiple_of - 1e-9) * multiple_of)

@@ -58,7 +58,7 @@ class Grain(Training):
         require(self.score in ("taylor", "random"), f"score must be taylor or random, got {self.score!r}")
 
     def gated(self, program: Program) -> Gated:
-        """The program with gates on its neurons, and on the dims of its heads, of each head apart where the graph allows it.
+        """Return the program with gates on its neurons, and on its heads or their dims, per head where the graph allows it.
 
         RefusedError where it has neither.
         """
@@ -72,7 +72,7 @@ class Grain(Training):
         return gate(program, units)
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
-        """What closes the gates of a module that trains."""
+        """Return the pruner that closes the gates of `module` during training."""
         role = {axis.name: axis.role for axis in analyze(gated.base).axes}
         values = [each for each in gated.gates if each.within and role[each.of] == "v"]
         alpha = dict.fromkeys(values, self.alpha) if self.alpha else {}
@@ -81,16 +81,16 @@ class Grain(Training):
         return Pruner(gated, module, budget, score)
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
-        """What the student goes down by; its backward pass is the caller's."""
+        """Return the training loss: that of the logits, plus `hidden` times that of the hidden states; the caller runs backward."""
         if self.separate and losses.hidden.requires_grad:
-            # Nothing returns: once enough has left, nothing more will, and no score is needed.
+            # Closed units never reopen: once the density is reached, no more close, and no score is needed.
             settled = pruner.density <= self.density
             pruner.observe(None if settled else losses.logits)
         return losses.logits + self.hidden * losses.hidden
 
 
 def _tables(program: Program, rank: int) -> list[str]:
-    """The tables that something of the inputs is looked up in, and that become at least a quarter smaller as two factors of this rank."""
+    """Return the tables that are indexed by inputs, and become at least a quarter smaller as two factors of this rank."""
     varies = walk(program).varies
     lookups = program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
     found = [

@@ -1,4 +1,4 @@
-"""Reweighted group lasso (arXiv 2009.08065): block columns, whole columns and whole units are pulled to zero, cut, and retrained around."""
+"""Reweighted group lasso (arXiv 2009.08065): shrink groups of weights (of a block, a column or a unit) to zero, cut, and retrain."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GROUPS = {
 class GroupLasso(Training):
     """Pull groups of weights to zero in reweighted rounds, cut them, and retrain what is left (group lasso; `fxprune train`).
 
-    It is a reconstruction: the authors published no code, and this paper's body was not at hand.
+    A reconstruction: the authors published no code, and the body of the paper was not available.
     """
 
     name: ClassVar[str] = "group_lasso"
@@ -68,7 +68,7 @@ class GroupLasso(Training):
         require(0 < self.until < 1, f"until must lie between 0 and 1, got {self.until:g}")
 
     def gated(self, program: Program) -> Gated:
-        """The program with gates on its groups; RefusedError where it has no matrix of heads or neurons."""
+        """Return the program with gates on its groups; RefusedError where it has no matrix for groups of blocks."""
         analysis = analyze(program)
         if self.groups == "axes":
             roles = ("heads", "ffn")
@@ -84,7 +84,7 @@ class GroupLasso(Training):
         )
 
     def _grid(self, analysis: Analysis, site: BlockedWeight) -> tuple[BlockSizes, BlockSizes]:
-        """Blocks along the outputs (of columns), or along the inputs (of rows)."""
+        """Return the block sizes: a cut along the outputs (for groups of columns), or along the inputs (of rows), and 1 the other way."""
         outputs = int(site.matrix.turned)
         cut = outputs if self.groups != "rows" else 1 - outputs
         dims = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]]
@@ -93,7 +93,7 @@ class GroupLasso(Training):
         return sizes[0], sizes[1]
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
-        """What pulls the groups of a module that trains, and cuts them."""
+        """Return the pruner that shrinks the groups of `module` during training, and cuts them."""
         tensors = tensors_of(module)
         squares = {each: _squares(gated, each, tensors) for each in gated.gates}
         undecayed(tensors[each.of] for each in gated.gates if each.grid is not None)
@@ -104,7 +104,7 @@ class GroupLasso(Training):
         return made
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
-        """What the student goes down by: until the groups are cut, with what pulls them."""
+        """Return the training loss: that of the logits, plus the penalty on the groups until the rounds are over."""
         assert isinstance(pruner.score, Lasso)
         return losses.logits + pruner.score.penalty().to(losses.logits.device)
 
@@ -128,5 +128,5 @@ def _of_units(units: Units, weight: Tensor, dims: tuple[object, ...]) -> Tensor 
 
 
 def _of_blocks(weight: Tensor, grid: BlockGrid) -> Tensor:
-    """The sum of squares of each block."""
+    """Return the sum of squares of each block."""
     return grid.totals(weight.flatten(1).square())

@@ -1,4 +1,4 @@
-"""Whole attention heads; with grouped queries, whole groups (a key/value head with the query heads that share it)."""
+"""Head pruning: whole attention heads; with grouped queries, whole groups (a key/value head with the query heads that share it)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The width of a residual stream. Inexact: a normalisation over fewer values is another one, so nothing is claimed equal."""
+"""Hidden size pruning: the width of a residual stream. Inexact: normalisations run over fewer values, so equality is not claimed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole layers, or single residual branches."""
+"""Layer pruning: whole layers, or single residual branches."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Layers(Pass):
         return Selection(removed=found.order) if found else Selection()
 
     def find(self, program: Program) -> Found | None:
-        """The whole search: its order, scores and evaluations; None where nothing is asked for or nothing can go."""
+        """Run the search and return its order, scores and evaluations; None where the count is 0 or nothing can be removed."""
         names = [r.name for r in analyze(program).regions if r.unit == self.unit and not r.why]
         count = self.count or int(len(names) * self.ratio)
         if not count or not names:

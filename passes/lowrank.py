@@ -1,4 +1,4 @@
-"""Matrices as products of two thinner ones, at once and without labels: plain or whitened SVD, ranks by energy or by measured time."""
+"""Low-rank factorisation, one-shot and without labels: plain or whitened SVD, ranks as given, by energy or by measured time."""
 
 from __future__ import annotations
 
@@ -77,11 +77,14 @@ class Lowrank(Pass):
             require(getattr(self, option) >= 1, f"{option} must be at least 1, got {getattr(self, option)}")
 
     def point(self, program: Program) -> Point:
-        """Where it is measured: batch and length as given, what else is free as in the example inputs."""
+        """Return the point to measure at: batch and length as given, other free sizes as in the example inputs."""
         return point_with(program, batch=self.batch, length=self.length)
 
     def run(self, program: Program) -> Outcome:
-        """Factors where they pay, biases that make up for what is lost, and second factors re-fitted on the calibration data."""
+        """Factorise where it pays, correct biases for what is lost, and re-fit matrices on the calibration data as `update` says.
+
+        UsageError where calibration data are needed and absent.
+        """
         if self.data is None and (self.whiten or self.update != "none"):
             raise UsageError(
                 "lowrank needs calibration data: give --calibration FILE (data=… in Python),"
@@ -128,7 +131,7 @@ class Lowrank(Pass):
         return informed(program, found, self.data, objective, self.whiten, self.memory << 20)
 
     def _levels(self, spectrum: Spectrum) -> list[int]:
-        """The ranks that are measured: the one that was asked for, or some."""
+        """Return the ranks to measure: `rank` where it is given and below the break-even rank, or some below that."""
         if self.rank:
             return [self.rank] if self.rank < spectrum.even else []
         return levels(spectrum.even)
@@ -136,7 +139,7 @@ class Lowrank(Pass):
     def _decided(
         self, program: Program, choices: Sequence[RankChoice]
     ) -> tuple[Sequence[Way], dict[str, Any]]:
-        """A way for each choice, and what was tried."""
+        """Return a way for each choice, and details of the search as plain data (none without a latency)."""
         if not self.latency:
             return [smallest(choice, self._least(choice)) for choice in choices], {}
         settings = Settings(self.threads, self.optimization, self.runtime)
@@ -148,12 +151,12 @@ class Lowrank(Pass):
         return sought.draft.plan, sought.details() | {"error_is": said}
 
     def _least(self, choice: RankChoice) -> Mapping[Any, int]:
-        """The rank that each spectrum of a choice must have."""
+        """Return the smallest rank that each spectrum of a choice must have, by its matrices."""
         spectra = {s.matrices: s for way in (*choice.ways, *choice.slow) for s, _ in way.parts}
         return {group: self.rank or s.rank_of(self.energy) for group, s in spectra.items()}
 
     def _row(self, choice: RankChoice, way: Way, errors: Mapping[str, float]) -> dict[str, Any]:
-        """What was made of the matrices of a choice, and why they are whole where they are."""
+        """Return the row of a report about the matrices of a choice: ranks, errors and costs, and why they are whole where they are."""
         outputs, columns = choice.joint.sizes
         best = min((*choice.ways[1:], *choice.slow), key=lambda each: each.cost, default=None)
         return {

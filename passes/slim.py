@@ -1,4 +1,4 @@
-"""Everything at once, to a budget that is measured."""
+"""Pruning to a budget: all kinds of units at once, to a share of the latency, FLOPs, parameters or bytes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Slim(Pass):
             require(getattr(self, option) >= 1, f"{option} must be at least 1, got {getattr(self, option)}")
 
     def aim(self, program: Program) -> Aim:
-        """The budget, at the point and with the settings of the options; UsageError where the runtime is none."""
+        """Return the budget, at the point and with the settings of the options; UsageError where the runtime is not available."""
         name = next(name for name in BUDGETS if getattr(self, name))
         settings = Settings(self.threads, self.optimization, self.runtime)
         if BUDGETS[name].count is None:
@@ -68,11 +68,11 @@ class Slim(Pass):
         return Aim(name, getattr(self, name), self.point(program), clock)
 
     def point(self, program: Program) -> Point:
-        """Where the budget is meant: batch and length as given, what else is free as in the example inputs."""
+        """Return the point that the budget refers to: batch and length as given, other free sizes as in the example inputs."""
         return point_with(program, batch=self.batch, length=self.length)
 
     def decide(self, program: Program) -> Planned:
-        """The plan, with the trials that led to it; UsageError where calibration data are needed and absent."""
+        """Return the plan, with the trials that led to it; UsageError where calibration data are needed and absent."""
         needs = SCORES[self.score].needs_data or self.repair != "none"
         if needs and self.data is None:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Row-blocks that read different columns become smaller products, where that is measured to be faster."""
+"""Row-block splitting: smaller products for row blocks that read different columns, where that is measured to be faster."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Split(Pass):
             require(getattr(self, option) >= 1, f"{option} must be at least 1, got {getattr(self, option)}")
 
     def run(self, program: Program) -> Outcome:
-        """What was split and what stayed dense, with both costs, is among the details."""
+        """Split where it pays; the details list the splits that were tried, with both costs."""
         settings = Settings(self.threads, runtime=self.runtime)
         runtime_of(settings)
         point = point_with(program, batch=self.batch, length=self.length)

@@ -1,1 +1,1 @@
-"""The command line and what it needs; the only part of fxprune that prints."""
+"""Command line, with its inputs and reports; the only part of fxprune that prints."""

@@ -1,6 +1,6 @@
-"""`python -m fxprune.tools.docs [--check]`: write the generated tables into README.md and docs/, or say whether they are up to date.
+"""`python -m fxprune.tools.docs [--check]`: write the generated tables into README.md and docs/, or check that they are up to date.
 
-A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; `TABLES` says what each is made from.
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; `TABLES` maps names to the functions that make them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PAGES = (README, _ROOT / "docs" / "results" / "quantization.md")
 
 
 def passes() -> str:
-    """One row a pass, its options below it."""
+    """Return a table with one row per pass, its options in a column."""
     rows = ["| pass | options | what it does |", "| --- | --- | --- |"]
     for entry in map(describe_pass, PASSES):
         options = ", ".join(_option(name, option["default"]) for name, option in entry["options"].items())
@@ -39,12 +39,12 @@ def _option(name: str, default: object) -> str:
 
 
 def scores() -> str:
-    """One row a score."""
+    """Return a table with one row per score."""
     return _rows("score", ((name, score.help) for name, score in SCORES.items()))
 
 
 def rules() -> str:
-    """How many operators the table covers, by family."""
+    """Return a sentence with the number of operators that have a rule, and their families."""
     families = ", ".join(
         family.__name__.rpartition(".")[2] for family in FAMILIES if family.__name__[-7:] != "refused"
     )
@@ -52,22 +52,22 @@ def rules() -> str:
 
 
 def budgets() -> str:
-    """One row a budget."""
+    """Return a table with one row per budget."""
     return _rows("budget", ((name, row.help) for name, row in BUDGETS.items()))
 
 
 def repairs() -> str:
-    """One row a repair."""
+    """Return a table with one row per repair."""
     return _rows("repair", ((name, help_) for name, (_, _, help_) in REPAIRS.items()))
 
 
 def lowerings() -> str:
-    """One row a lowering of unequal units."""
+    """Return a table with one row per lowering of unequal units."""
     return _rows("lowering", ((name, help_) for name, (_, help_) in LOWERINGS.items()))
 
 
 def tasks() -> str:
-    """One row a task that a model can be trained for."""
+    """Return a table with one row per task that a model can be trained for."""
     rows = ["| task | columns | metrics | what it is |", "| --- | --- | --- | --- |"]
     for name, row in TASKS.items():
         columns, metrics = (", ".join(f"`{each}`" for each in some) for some in (row.columns, row.metrics))
@@ -76,12 +76,12 @@ def tasks() -> str:
 
 
 def runtimes() -> str:
-    """One row a runtime."""
+    """Return a table with one row per runtime."""
     return _rows("runtime", ((name, f"{row.help}; `{row.install}`") for name, row in RUNTIMES.items()))
 
 
 def quantizers() -> str:
-    """One row a quantizer."""
+    """Return a table with one row per quantizer."""
     return _rows("quantizer", ((name, f"{row.help}; `{row.install}`") for name, row in QUANTIZERS.items()))
 
 
@@ -104,7 +104,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 def fill_tables(text: str) -> str:
-    """The text with every generated part made anew."""
+    """Return the text with every generated table made anew."""
     for name, table in TABLES.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(pattern, rf"\g<1>{table()}\n\g<2>".replace("\\_", "_"), text, flags=re.DOTALL)

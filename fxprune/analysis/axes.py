@@ -1,4 +1,4 @@
-"""Analysis: a program's axes (what could go) and refusals (what stays whole, and why)."""
+"""Analysis of a program: its axes (dimensions that can shrink) and its refusals (what stays whole, and why)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fxprune.rules import Flow
 
 @dataclass(frozen=True)
 class Member:
-    """One dimension of a parameter (`learned`) or buffer that carries an axis; `notation` shows how its index composes."""
+    """Dimension of a parameter (`learned`) or buffer that carries an axis; `notation` shows how its index composes."""
 
     name: str
     dim: int
@@ -39,7 +39,7 @@ class Member:
     _leaf: Dim = field(repr=False, compare=False)
 
     def indices(self, unit: int) -> list[int]:
-        """The flat positions along `dim` that belong to one unit of the axis."""
+        """Return the flat positions along `dim` that belong to one unit of the axis."""
         kept = torch.ones(self._leaf.size, dtype=torch.bool)
         kept[unit] = False
         return (~keep_mask(self.carrier, {self._leaf: kept})).nonzero().flatten().tolist()
@@ -47,10 +47,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Axis:
-    """A dimension that can shrink: all its members lose the same indices together.
+    """Dimension that can shrink: all its members lose the same indices together.
 
-    `exact` says that removal equals zeroing the `readers` (parameters that read the axis), and, at the nodes `choices`, that its
-    units are never chosen; where it is False, `why_inexact` says why. At least `least` units must stay (a router's top k).
+    `exact` means that removal equals zeroing the `readers` (parameters that read the axis), and, at the nodes `choices`, that its
+    units are never chosen; where it is False, `why_inexact` is the reason. At least `least` units must stay (a router's top k).
     """
 
     name: str
@@ -67,7 +67,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What stays whole and why: the node that says so, its operator, and the user's own source line; `places`: (tensor, dim)."""
+    """Part of a program that stays whole, and why: the node that requires it, its operator, and the user's own source line.
+
+    `places` are the (tensor, dim) that stay whole, empty for all that an unknown operator touches.
+    """
 
     what: str
     size: int
@@ -80,7 +83,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyze` found in a program."""
+    """Axes and refusals that `analyze` found in a program."""
 
     program: Program = field(repr=False)
     flow: Flow = field(repr=False)
@@ -93,7 +96,7 @@ class Analysis:
 
     @cached_property
     def digest(self) -> str:
-        """Equal for programs that have the same axes: their names and sizes."""
+        """Hash of the axes' names and sizes: equal for programs that have the same axes."""
         text = "\n".join(f"{axis.name} {axis.size}" for axis in sorted(self.axes, key=lambda axis: axis.name))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -104,7 +107,7 @@ class Analysis:
         return regions(self.program, self.flow, roles)
 
     def region(self, name: str) -> Region:
-        """The region of this name; SelectionError with the nearest names where there is none, or with why it can't go."""
+        """Return the region of this name; SelectionError with the nearest names where there is none, or with the reason why it can't go."""
         found = {region.name: region for region in reversed(self.regions)}.get(name)
         if found is not None and not found.why:
             return found
@@ -115,12 +118,12 @@ class Analysis:
         raise SelectionError(f"no region {name!r} in this program; {known}")
 
     def within(self, name: str) -> tuple[str, ...]:
-        """The axes for whose units this one may keep different indices (each head its own); empty where nothing may differ."""
+        """Return the axes for whose units this one may keep different indices (each head its own); empty where nothing may differ."""
         outer, _ = outer_atoms(self.flow, self.axis(name).leaf)
         return tuple(axis.name for axis in self.axes if axis.leaf in outer)
 
     def axis(self, name: str) -> Axis:
-        """The axis of this name; SelectionError with the nearest names where there is none."""
+        """Return the axis of this name; SelectionError with the nearest names where there is none."""
         if name in self.by_name:
             return self.by_name[name]
         near = difflib.get_close_matches(name, self.by_name, n=3, cutoff=0.4)
@@ -157,7 +160,7 @@ Places = list[tuple[str, int, Dim]]
 
 
 def _places(program: Program, flow: Flow) -> dict[Dim, Places]:
-    """Where each atom occurs: (parameter or buffer, dimension, the dimension's dim), in graph order."""
+    """Return where each atom occurs: (parameter or buffer, dimension, the dimension's dim), in graph order."""
     places: dict[Dim, Places] = {}
     for node in program.graph.graph.find_nodes(op="get_attr"):
         for place, dim in enumerate(flow.dims.get(node, ())):
@@ -195,7 +198,7 @@ T = TypeVar("T")
 
 
 def _by_leaf(facts: Iterable[T], dim: Callable[[T], Dim]) -> dict[Dim, list[T]]:
-    """Facts by the atoms that their dims carry."""
+    """Group facts by the atoms that their dims carry."""
     found: dict[Dim, list[T]] = {}
     for fact in facts:
         for leaf in dict.fromkeys(leaves(dim(fact))):
@@ -204,7 +207,7 @@ def _by_leaf(facts: Iterable[T], dim: Callable[[T], Dim]) -> dict[Dim, list[T]]:
 
 
 class _Facts:
-    """What rules said, by atom: for each axis only what concerns it."""
+    """Facts that rules established, by atom: each axis gets only its own."""
 
     def __init__(self, flow: Flow) -> None:
         self.contractions = _by_leaf(flow.contractions, lambda fact: fact.dim)
@@ -227,7 +230,7 @@ def _axis(flow: Flow, leaf: Dim, what: tuple[str, str, tuple[Member, ...]], fact
 
 
 def _enough(dim: Dim, leaf: Dim, least: int) -> int:
-    """How many units must stay, where all of other axes do, so that `least` positions of a dim are left."""
+    """Return how many units must stay, where all of other axes do, so that `least` positions of a dim are left."""
     units = coordinates(dim, leaf)
     each, others = int((units == 0).sum()), int((units < 0).sum())
     return min(leaf.size, max(1, math.ceil((least - others) / each)))
@@ -252,7 +255,7 @@ def _stays(program: Program, flow: Flow, leaf: Dim, places: Places, nodes: Mappi
 
 
 def _line(program: Program, flow: Flow, leaf: Dim, node: fx.Node) -> str:
-    """The source line of the node that pins an atom; for the graph's output, of the value that is put out with it."""
+    """Return the source line of the node that pins an atom; for the graph's output, of the first output that carries the atom."""
     if node.op != "output":
         return source_line(node)
     given = program.named_outputs().values()

@@ -1,4 +1,4 @@
-"""Readable names of axes, for people: the module path that the members share, and the role."""
+"""Axis naming: readable, unique names of the module path that the members share, and the role."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def name_axes(
     labels: Mapping[Label, str],
     learned: set[str],
 ) -> dict[Dim, str]:
-    """One name for each axis: the one that it had before shrinking, else a new one; names are unique."""
+    """Return one name for each axis: the one that it had before shrinking, else a new one; names are unique."""
     own = {leaf: [name for name, _, _ in places[leaf] if name in learned] for leaf in roles}
     known = {leaf: _label(leaf, places[leaf], labels) for leaf in roles}
     names = {leaf: name for leaf, name in known.items() if name}
@@ -37,7 +37,7 @@ def name_axes(
 
 
 def _words(roles: Mapping[Dim, str], places: Mapping[Dim, list[Place]]) -> dict[Dim, str]:
-    """What an axis is called in its name: its role; of heads that multiply (grouped queries) the shared ones are kv, the others rep."""
+    """Return the word for each axis: its role; of heads that multiply (grouped queries) the shared ones are kv, the others rep."""
     words = dict(roles)
     heads = [leaf for leaf, role in roles.items() if role == "heads"]
     for leaf in heads:
@@ -49,7 +49,7 @@ def _words(roles: Mapping[Dim, str], places: Mapping[Dim, list[Place]]) -> dict[
 
 
 def _leader(rivals: list[Dim], places: Mapping[Dim, list[Place]]) -> Dim | None:
-    """Who gets the short name that several want: the one with the most members, if there is such a one."""
+    """Return the rival that gets the short name: the one with the most members, None on a tie."""
     counts = Counter({leaf: len(places[leaf]) for leaf in rivals}).most_common(2)
     return counts[0][0] if len(counts) == 1 or counts[0][1] > counts[1][1] else None
 
@@ -63,7 +63,7 @@ def _label(leaf: Dim, places: list[Place], labels: Mapping[Label, str]) -> str:
 
 
 def free_atoms(dim: Dim, sizes: Mapping[Dim, int] | None = None) -> list[Dim]:
-    """The free atoms of a dim that have more than one index (after shrinking to `sizes`), in order: the places that labels count."""
+    """Return the free atoms of a dim that have more than one index (after shrinking to `sizes`), in the order that labels count."""
     return [leaf for leaf in leaves(dim) if not is_pinned(leaf) and (sizes or {}).get(leaf, leaf.size) > 1]
 
 
@@ -72,7 +72,7 @@ def _module(parameter: str) -> str:
 
 
 def shared_path(parameters: list[str]) -> str:
-    """The longest module path that all parameters share."""
+    """Return the longest module path that all parameters share."""
     paths = [_module(parameter).split(".") for parameter in parameters]
     shared: list[str] = []
     for parts in zip(*paths, strict=False):

@@ -1,7 +1,7 @@
-"""Known: which numbers of each value are the same whatever the inputs are, as empty rows of weights leave them.
+"""Constant propagation: which elements of each value are the same for all inputs, as empty rows of weights leave them.
 
-The program runs once, on its example inputs; beside each value goes a mask of its shape that says which positions depend on no input. An
-operator without a row in LAWS gives known numbers only where all that it takes is known.
+The program runs once, on its example inputs; each value gets a mask of its shape, True where an element depends on no input. An operator
+that is neither pointwise nor in `_LAWS` gives known elements only where all of its operands are known.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fxprune.rules.aten.pointwise import ZERO, is_pointwise, packets
 aten = torch.ops.aten
 
 Law: TypeAlias = Callable[["_Run", fx.Node], Any]
-"""The mask of a node's value."""
+"""Transfer function of an operator: the mask of a node's value."""
 
 
 class Known(Mapping[fx.Node, Tensor]):
-    """For each value of one tensor: `values[node]`, from one run, and `known[node]`, booleans of its shape."""
+    """Masks of the known elements: `known[node]`, booleans of the value's shape, and `known.values_at[node]`, the value in one run."""
 
     def __init__(self, values: dict[fx.Node, Any], masks: dict[fx.Node, Any]) -> None:
         self.values_at = values
@@ -43,13 +43,13 @@ class Known(Mapping[fx.Node, Tensor]):
         return len(self._masks)
 
     def zero(self, node: fx.Node) -> Tensor:
-        """Where a value is zero whatever the inputs are."""
+        """Return where a value is zero for all inputs."""
         found: Tensor = self[node] & (self.values_at[node] == 0)
         return found
 
 
 def known(program: Program) -> Known:
-    """What a program computes whatever its inputs are."""
+    """Return the elements that a program computes alike for all inputs."""
     run = _Run(program.graph)
     with torch.no_grad():
         flat = flatten_inputs(program, program.args, program.kwargs)
@@ -58,7 +58,7 @@ def known(program: Program) -> Known:
 
 
 class _Run(fx.Interpreter):
-    """Runs a graph and keeps every value with its mask."""
+    """Interpreter that keeps every value with its mask."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
@@ -84,21 +84,21 @@ class _Run(fx.Interpreter):
         return law(self, node)
 
     def _depends_on_sizes(self, node: fx.Node) -> bool:
-        """Whether a number among the operands comes from the inputs' sizes: what is known here may be other numbers elsewhere."""
+        """Return whether a number among the operands comes from the inputs' sizes: elements known here may differ at other sizes."""
         return any(not isinstance(self.masks[n], (Tensor, tuple, list)) for n in node.all_input_nodes)
 
     def zero(self, node: fx.Node) -> Tensor:
-        """Where an operand is zero whatever the inputs are."""
+        """Return where an operand is zero for all inputs."""
         found: Tensor = self.masks[node] & (self.values[node] == 0)
         return found
 
     def again(self, node: fx.Node, change: Callable[[fx.Node], Any]) -> Any:
-        """What the node's operator gives on other operands."""
+        """Run the node's operator on other operands."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), change)
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def number(self, node: fx.Node) -> Any:
-        """An operand as it was in the run."""
+        """Return the value of an operand in the run."""
         return self.values[node]
 
 
@@ -119,14 +119,14 @@ def _is_drawn(node: fx.Node) -> bool:
 
 
 def _whole(run: _Run, node: fx.Node) -> Any:
-    """All or nothing: what an operator nobody described computes from known numbers alone."""
+    """Mark all elements where all operands are known and nothing is random, else none: the default for operators without a law."""
     sources = [mask for source in node.all_input_nodes for mask in pytree.tree_leaves(run.masks[source])]
     everything = not _is_drawn(node) and all(bool(mask.all()) for mask in sources)
     return pytree.tree_map(lambda leaf: _full(leaf, everything), run.values[node])
 
 
 def _dropped(run: _Run, node: fx.Node) -> Tensor:
-    """Dropout does nothing in evaluation."""
+    """Keep the operand's mask, for dropout does nothing in evaluation; in training nothing is known."""
     bound = bind(node)
     if bound["train"].value:
         return torch.zeros_like(run.values[node], dtype=torch.bool)
@@ -134,7 +134,7 @@ def _dropped(run: _Run, node: fx.Node) -> Tensor:
 
 
 def _pointwise(run: _Run, node: fx.Node) -> Tensor:
-    """Known where all operands are; a product also where one of them is zero."""
+    """Mark elements where all operands are known, and those of a product also where one factor is zero."""
     shape, sources = run.values[node].shape, _tensors(run, node)
     found = torch.full(shape, not _is_drawn(node))
     for source in sources:
@@ -146,7 +146,7 @@ def _pointwise(run: _Run, node: fx.Node) -> Tensor:
 
 
 def _moved(run: _Run, node: fx.Node) -> Any:
-    """A mask moves as its value does; where another tensor says how, nothing is known."""
+    """Move a mask as its value is moved; nothing is known where another tensor controls the movement."""
     first = node.args[0] if isinstance(node.args[0], (list, tuple)) else node.args[:1]
     moving = [source for source in first if isinstance(source, fx.Node)]
     if any(source not in moving for source in _tensors(run, node)):
@@ -157,7 +157,7 @@ def _moved(run: _Run, node: fx.Node) -> Any:
 
 
 def _selected(run: _Run, node: fx.Node) -> Tensor:
-    """A mask is looked up as its value is, where the places are known."""
+    """Select from a mask as from its value, where the indices are known."""
     source, index = bind(node)["self"].value, bind(node)["index"].value
     if not bool(run.masks[index].all()):
         return torch.zeros_like(run.values[node], dtype=torch.bool)
@@ -165,7 +165,7 @@ def _selected(run: _Run, node: fx.Node) -> Tensor:
 
 
 def _padded(run: _Run, node: fx.Node) -> Tensor:
-    """What is padded with is known."""
+    """Pad a mask with True, for padding is known."""
     bound = bind(node)
     source, pad = bound["self"].value, fx.map_arg(bound["pad"].value, run.number)
     found: Tensor = aten.constant_pad_nd.default(run.masks[source].float(), pad, 1.0) > 0
@@ -173,7 +173,7 @@ def _padded(run: _Run, node: fx.Node) -> Tensor:
 
 
 def _product(first: str, second: str, addend: str = "") -> Law:
-    """A sum of products is known where each product is: both factors known, or one of them zero."""
+    """Return the law of a sum of products, known where each product is: both factors known, or one of them zero."""
 
     def law(run: _Run, node: fx.Node) -> Tensor:
         bound = bind(node)
@@ -181,7 +181,7 @@ def _product(first: str, second: str, addend: str = "") -> Law:
         more = bound[addend].value if addend else None
 
         def open_terms(unknown: fx.Node, there: fx.Node) -> Any:
-            """How many terms there are in which the one is unknown and the other may be other than zero."""
+            """Return the number of terms in which `unknown` is not known and `there` may be other than zero."""
             stand_in = {unknown: ~run.masks[unknown], there: ~run.zero(there)}
             if isinstance(more, fx.Node):
                 stand_in[more] = torch.zeros_like(run.masks[more])
@@ -201,14 +201,14 @@ def _product(first: str, second: str, addend: str = "") -> Law:
 
 
 def _summed(run: _Run, node: fx.Node) -> Tensor:
-    """A sum is known where all its terms are."""
+    """Mark sums all of whose terms are known."""
     masks = {source: (~run.masks[source]).double() for source in _tensors(run, node)}
     found: Tensor = run.again(node, lambda n: masks[n] if n in masks else run.values[n]) == 0
     return found
 
 
 def _attended(run: _Run, node: fx.Node) -> Tensor:
-    """A mean over places, of what is the same number in all of them; where a mask may let nothing through, of zeros only."""
+    """Mark means over positions that all have the same known number; with a mask, which may exclude all positions, only zeros."""
     bound = bind(node)
     source = bound["value"].value
     value, shape = run.values[source], run.values[node].shape
@@ -227,7 +227,7 @@ _CHANNELS_FIRST = (aten.conv1d, aten.conv2d, aten.conv3d)
 _STRETCHES = packets(
     "view reshape _unsafe_view view_copy _reshape_copy flatten unflatten expand expand_copy broadcast_to repeat tile"
 )
-"""What takes sizes of inputs and keeps every number, or copies of it, where its dims say."""
+"""Operators that may take sizes of inputs, and that keep every element, or copies of it, where its dims place it."""
 
 _MOVES = _STRETCHES | packets("""
     permute permute_copy transpose swapaxes swapdims transpose_copy t numpy_T mT t_copy movedim moveaxis unsqueeze unsqueeze_copy squeeze
@@ -235,7 +235,7 @@ _MOVES = _STRETCHES | packets("""
     unbind unbind_copy slice slice_copy select select_copy flip roll
 """)
 
-#: operator: the mask of what it gives
+#: operator: the mask of its result
 _LAWS: dict[Any, Law] = {
     **dict.fromkeys(_MOVES, _moved),
     aten.dropout: _dropped,

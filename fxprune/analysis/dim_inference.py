@@ -1,4 +1,4 @@
-"""One walk over a program: the dims of every value, and the facts that rules state about dims."""
+"""Dim inference: one walk over a program that collects the dims of every value, and the facts that rules establish about dims."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fxprune.rules.routing import routing
 
 
 def walk(program: Program) -> Flow:
-    """The dims of every value of a program."""
+    """Infer the dims of every value of a program."""
     flow = Flow()
     storages: dict[Any, Shape] = {}
     nodes = list(program.graph.graph.nodes)
@@ -32,7 +32,7 @@ def walk(program: Program) -> Flow:
 
 
 def replay(program: Program, order: Sequence[fx.Node]) -> Flow:
-    """The same facts, stated in another order of nodes: every value has its dims beforehand, and rules only unify them.
+    """Infer the same facts in another order of nodes: every value has its dims beforehand, and rules only unify them.
 
     The order must not matter; tests shuffle it and compare the axes.
     """
@@ -109,7 +109,7 @@ def _no_tensor(value: Any) -> bool:
 
 
 def _checked(node: fx.Node, result: Any) -> Any:
-    """What a rule says, if it has the sizes that torch gives."""
+    """Return a rule's result; RuleError where its sizes are not those that torch gives."""
     many = _is_many(node)
     said = tuple(tuple(d.size for d in s) for s in result) if many else tuple(d.size for d in result)
     if said != sizes_of(node.meta["val"]):
@@ -122,7 +122,7 @@ def _is_many(node: fx.Node) -> bool:
 
 
 def sizes_of(value: Any) -> Any:
-    """The sizes of a node's value as numbers, nested for several values."""
+    """Return the sizes of a node's value as numbers, nested for several values."""
     return (
         tuple(sizes_of(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
     )
@@ -133,7 +133,7 @@ def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
 
 
 def _pinned_atoms(node: fx.Node, why: str, free: bool = False) -> Any:
-    """Dims that stay whole; where sizes that are numbers are free, only those that the caller varies."""
+    """Return pinned dims for a value; with `free`, only symbolic sizes, which the caller varies, are pinned."""
     return _pin_values(node.meta.get("val"), node, why, free)
 
 
@@ -162,12 +162,12 @@ def _pin_value(flow: Flow, node: fx.Node, why: str, at: fx.Node) -> None:
 
 
 def flat_dims(shape: Any) -> list[Dim]:
-    """All dims of a value, or of several."""
+    """Return all dims of a value, or of several."""
     return [shape] if isinstance(shape, Dim) else [dim for item in shape for dim in flat_dims(item)]
 
 
 def _unknown(node: fx.Node, flow: Flow, why: str) -> None:
-    """Nothing is known of this operator: all that it touches stays whole."""
+    """Record why an operator is unknown, and pin the dims of its operands and results."""
     flow.unknown[node] = why
     for source in operands(node):
         _pin_value(flow, source, why, node)
@@ -175,7 +175,7 @@ def _unknown(node: fx.Node, flow: Flow, why: str) -> None:
 
 
 def _join_candidates(flow: Flow) -> None:
-    """Numbers that are concatenated are of one dim."""
+    """Unify the dims of candidates whose numbers are concatenated; dims of different sizes are pinned first."""
     for one, other, node in flow.routing.same:
         dims = [flow.dims[each.value][each.place] for each in (one, other)]
         if dims[0].size != dims[1].size:
@@ -185,7 +185,7 @@ def _join_candidates(flow: Flow) -> None:
 
 
 def _pin_overlaps(program: Program, flow: Flow) -> None:
-    """Different views of one storage can't shrink apart: pin them."""
+    """Pin the dims of tensors that are different views of one storage, which can't shrink apart."""
     seen: dict[int, tuple[Any, fx.Node]] = {}
     for node in program.graph.graph.find_nodes(op="get_attr"):
         value = attribute(program.graph, str(node.target))

@@ -1,6 +1,6 @@
-"""Exactness, proved: which parameters must be zero along an axis so that every sum over it loses the removed units.
+"""Zero propagation: which parameters must be zero along an axis so that every sum over it loses the removed units.
 
-`silence(value, axis)` walks backwards from an operand of a contraction and answers with the smallest set of parameters whose zeros make
+`Silence.of(value)` walks backwards from an operand of a contraction and returns the smallest set of parameters whose zeros make
 that operand zero at the removed indices, or None where no zeros of weights can do it (a sigmoid, a bias without the axis).
 """
 
@@ -24,7 +24,7 @@ Zeros = frozenset[str]
 
 
 class Silence:
-    """Answers for one axis of one program."""
+    """Zero propagation for one axis of one program."""
 
     def __init__(self, flow: Flow, leaf: Dim, contractions: Iterable[Contraction]) -> None:
         self.flow = flow
@@ -33,25 +33,25 @@ class Silence:
         self.known: dict[fx.Node, Zeros | None] = {}
 
     def count(self, node: Any) -> int:
-        """At how many places of a value the axis lies (of several results: the one with most)."""
+        """Return how often the axis occurs in the dims of a value (of several results: of the one with most)."""
         shape = self.flow.dims.get(node, ()) if isinstance(node, fx.Node) else ()
         shapes = [shape] if all(isinstance(dim, Dim) for dim in shape) else shape
         return max((self.count_in(flat_dims(one)) for one in shapes), default=0)
 
     def count_in(self, dims: Iterable[Dim]) -> int:
-        """How often the axis occurs among dims."""
+        """Return how often the axis occurs among dims."""
         return sum(leaf is self.leaf for dim in dims for leaf in leaves(dim))
 
     def carries(self, node: Any) -> bool:
-        """Whether a value has the axis among its dims."""
+        """Return whether a value has the axis among its dims."""
         return self.count(node) > 0
 
     def contracts(self, node: fx.Node) -> bool:
-        """Whether a node sums over the axis."""
+        """Return whether a node sums over the axis."""
         return node in self.sums
 
     def of(self, node: Any) -> Zeros | None:
-        """The parameters that silence a value, or None."""
+        """Return the parameters whose zeros silence a value, or None."""
         if not isinstance(node, fx.Node) or not self.carries(node):
             return None
         if node not in self.known:
@@ -71,7 +71,7 @@ class Silence:
         return LAWS[rule.zero](self, node)
 
     def any(self, nodes: Iterable[Any]) -> Zeros | None:
-        """The smallest answer among operands; constants of the graph come first."""
+        """Return the smallest set that silences one operand: of the graph's constants, else of the first other operand that has one."""
         ordered = sorted((n for n in nodes if isinstance(n, fx.Node)), key=lambda n: n in self.flow.varies)
         answers: list[Zeros] = []
         for node in ordered:
@@ -82,12 +82,12 @@ class Silence:
         return min(answers, key=len, default=None)
 
     def everywhere(self, nodes: Iterable[Any], result: fx.Node) -> Zeros | None:
-        """What silences every one of the operands, if each carries the axis wherever the result does."""
+        """Return the parameters that silence every operand, if each carries the axis wherever the result does, else None."""
         nodes = list(nodes)
         return self.all(nodes) if all(self.count(node) >= self.count(result) for node in nodes) else None
 
     def all(self, nodes: Iterable[Any]) -> Zeros | None:
-        """What silences every one of the operands."""
+        """Return the parameters that silence every operand, or None."""
         answers = [self.of(node) for node in nodes]
         return (
             frozenset().union(*[a for a in answers if a is not None])
@@ -97,7 +97,7 @@ class Silence:
 
 
 def _keep(s: Silence, node: fx.Node) -> Zeros | None:
-    """Where an operator adds a place for the axis (expand, repeat), zeros of the operand do not reach it."""
+    """Silence all carriers; None where the operator adds a place for the axis (expand, repeat), which their zeros do not reach."""
     carriers = [n for n in operands(node) if s.carries(n)]
     return s.all(carriers) if sum(map(s.count, carriers)) >= s.count(node) else None
 
@@ -107,7 +107,7 @@ def _times(s: Silence, node: fx.Node) -> Zeros | None:
 
 
 def _product(s: Silence, node: fx.Node, factors: Iterable[Any]) -> Zeros | None:
-    """One factor is enough if it carries the axis wherever the result does, else all: y[i, j] = a[i] * b[j] needs both."""
+    """Silence one factor if it carries the axis wherever the result does, else all: y[i, j] = a[i] * b[j] needs both."""
     carriers = [n for n in factors if s.carries(n)]
     enough = [n for n in carriers if s.count(n) >= s.count(node) and not s.contracts(node)]
     if len(carriers) == 1 or not enough:
@@ -148,7 +148,7 @@ def _with(s: Silence, node: fx.Node, zeros: Zeros | None, addend: Any) -> Zeros 
 
 
 def _bounds(low: str, high: str) -> Callable[[Silence, fx.Node], Zeros | None]:
-    """Clamping keeps a zero if zero lies within the bounds."""
+    """Return the law of a clamp, which keeps a zero if zero lies within the bounds."""
 
     def law(s: Silence, node: fx.Node) -> Zeros | None:
         bound = bind(node)
@@ -191,18 +191,18 @@ def _addmm(first: str, second: str) -> Callable[[Silence, fx.Node], Zeros | None
 
 
 def _softmax(s: Silence, node: fx.Node) -> Zeros | None:
-    """Removed candidates of a choice are masked, so their share is zero; they must be all that the axis is in this value."""
+    """Require no zeros where removed candidates are masked, so that their share is zero; the axis must occur nowhere else in this value."""
     masked = [c for c in s.flow.choices if c.node is node and s.count_in([c.dim]) == s.count(node) == 1]
     return frozenset() if masked else None
 
 
 def _marked(s: Silence, node: fx.Node) -> Zeros | None:
-    """Nobody chose a removed unit: its bin is empty, its column of a one-hot zero."""
+    """Require no zeros where no operand carries the axis: a removed unit is never chosen, so its bin, or column of a one-hot, is zero."""
     return frozenset() if not any(s.carries(source) for source in operands(node)) else None
 
 
 def _scatter(s: Silence, node: fx.Node) -> Zeros | None:
-    """What is not written stays; what is written must be zero where the axis is among what is written."""
+    """Silence the base, which stays where nothing is written, and the written source where the index carries the axis."""
     bound = bind(node)
     base, index, source = (bound[name].value if name in bound else None for name in ("self", "index", "src"))
     if not s.carries(index):
@@ -260,7 +260,7 @@ VALUE: dict[Any, Callable[[Silence, fx.Node], Zeros | None]] = {
 }
 
 
-#: operators that divide (or take a logarithm) by an argument: at zero they give what no zero silences
+#: operators that divide by an argument (or take its logarithm): at zero their result is one that no zeros silence
 _DIVIDE_BY: dict[Any, str] = {
     aten.div: "other",
     aten.div_: "other",
@@ -279,7 +279,7 @@ _DIVIDE_BY: dict[Any, str] = {
 
 
 def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
-    """(node, what it divides by), in graph order."""
+    """Return (node, the operand that it divides by or takes the logarithm of), in graph order."""
     found = []
     for node in flow.dims:
         packet = packet_of(node.target)
@@ -297,7 +297,7 @@ def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
 def readers(
     flow: Flow, leaf: Dim, contractions: Sequence[Contraction], divided: Sequence[tuple[fx.Node, fx.Node]]
 ) -> tuple[Zeros, str]:
-    """(the parameters to zero so that the contractions over the axis are silent, why that is impossible or "").
+    """Return (the parameters to zero so that the contractions over the axis are silent, the reason why that is impossible or "").
 
     `divided` are the divisions by values that carry the axis: zeros that reach one of them make it infinite, and nothing silences that.
     """

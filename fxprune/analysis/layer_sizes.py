@@ -1,8 +1,8 @@
-"""What each layer holds before and after: heads and their dims, neurons, channels, experts, ranks, and what is gone.
+"""Per-layer sizes before and after pruning: heads and their dims, neurons, channels, experts, ranks, and removed layers and branches.
 
 Sizes before are those of the axes. What is left of an axis is read from the smaller program's tensors: under their own names, as factors
 (`_rows`, `_columns`), or in copies (`part0`, …: heads of unequal sizes). Every count must explain the shape of every tensor that it is
-read from; one that doesn't is None, and never a guess.
+read from; one that doesn't is None, never a guess.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from fxprune.ir import Program
 from fxprune.ir.naming import FACTORS, part_name, part_tensor
 
 Left = int | list[int] | None
-"""How many are left: one number, one for each head where they differ, None where it can't be counted."""
+"""Number of units left: one number, one for each head where they differ, None where it can't be counted."""
 
 
 @dataclass(frozen=True)
 class AxisSize:
-    """The units of an axis; `before` and `after` of heads' dims are those of one head, as attention computes with them."""
+    """Size of an axis in units; `before` and `after` of heads' dims are those of one head, as attention computes with them."""
 
     axis: str
     role: str
@@ -37,10 +37,7 @@ class AxisSize:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: the sizes of the axes that it has to itself, the branches that went, and the ranks of matrices that became two.
-
-    `shared` of its heads are those that keys and values have (grouped queries); equal to `heads` where each has its own.
-    """
+    """Sizes of one layer: the axes that it has to itself, whether each branch is gone, and the ranks of factorized matrices."""
 
     name: str
     removed: bool
@@ -52,7 +49,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Attention:
-    """The sizes of one attention, before and after: query heads, heads of keys and values, and the dims of a head."""
+    """Sizes of one attention, (before, after): query heads, heads of keys and values, and the dims of a head.
+
+    `shared` are the heads of keys and values (grouped queries); equal to `heads` where each query head has its own.
+    """
 
     heads: tuple[int, Left]
     shared: tuple[int, Left]
@@ -62,16 +62,16 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """All layers in order, and the sizes of what belongs to no layer alone (the width of the residual stream)."""
+    """Sizes of all layers in order, and of the axes that belong to no layer alone (the width of the residual stream)."""
 
     layers: tuple[Layer, ...]
     rest: tuple[AxisSize, ...]
 
 
 def layerwise(before: Program, after: Program, removed: Collection[str] = ()) -> LayerSizes:
-    """Count what a program held and what a smaller one made of it still holds, layer by layer.
+    """Count the units of a program and of a smaller one made from it, layer by layer.
 
-    `removed` are regions that are known to be gone (`Selection.removed`); where nothing is said, they are those without weights.
+    `removed` are regions that are known to be gone (`Selection.removed`); those that have lost all of their weights are gone, too.
     """
     analysis = analyze(before)
     left = _Counter(analysis, after, frozenset(removed))
@@ -85,12 +85,12 @@ def layerwise(before: Program, after: Program, removed: Collection[str] = ()) ->
 
 
 def _holds(path: str, names: Collection[str]) -> bool:
-    """Whether a module holds layers (an encoder beside a decoder), and is none itself."""
+    """Return whether a module contains layers (an encoder beside a decoder), and is none itself."""
     return any(name.startswith(f"{path}.") for name in names)
 
 
 def _within(axis: Axis, region: Region) -> bool:
-    """Whether all weights that carry an axis are the region's; one that can't go says no weights, only its module's path."""
+    """Return whether all weights that carry an axis are the region's; one that can't go lists no weights, only its module's path."""
     names = [member.name for member in axis.members if member.learned]
     if region.parameters:
         return set(names) <= set(region.parameters)
@@ -112,12 +112,12 @@ def _layer(analysis: Analysis, left: _Counter, region: Region, axes: list[Axis])
 
 
 def _kind(roles: set[str], name: str) -> str:
-    """What transformers calls a part of a layer; a branch that is neither keeps its name."""
+    """Return transformers' name for a part of a layer; a branch that is neither keeps its name."""
     return "attention" if "heads" in roles else "mlp" if roles & {"ffn", "experts"} else name
 
 
 def _attentions(analysis: Analysis, own: set[Dim]) -> list[tuple[Dim, Dim, Dim]]:
-    """The dims of heads, of q and k, and of v, of every attention over a layer's own heads, in graph order."""
+    """Return the dims of heads, of q and k, and of v, of every attention over a layer's own heads, in graph order."""
     found = [(dim, role) for dim, role in analysis.flow.roles if role in ("heads", "qk", "v")]
     heads = [place for place, (dim, role) in enumerate(found) if role == "heads" and own & set(leaves(dim))]
     triples = [found[place : place + 3] for place in heads]
@@ -129,7 +129,7 @@ def _attentions(analysis: Analysis, own: set[Dim]) -> list[tuple[Dim, Dim, Dim]]
 
 
 class _Counter:
-    """Counts what is left of axes in a smaller program."""
+    """Counter of the units that are left of axes in a smaller program."""
 
     def __init__(self, analysis: Analysis, after: Program, removed: frozenset[str]) -> None:
         slim = analyze(after)
@@ -147,7 +147,7 @@ class _Counter:
         self.wrong = {axis.name for axis in analysis.axes if not self._explains(axis)}
 
     def size(self, axis: Axis) -> AxisSize:
-        """An axis before and after; of one within heads, a number for each head where they differ."""
+        """Return an axis's size before and after; of one within heads, a number for each head where they differ."""
         counts = self.counts[axis.name]
         if axis.name in self.wrong:
             return AxisSize(axis.name, axis.role, axis.size, None)
@@ -155,7 +155,7 @@ class _Counter:
         return AxisSize(axis.name, axis.role, axis.size, _alike(counts) if inner else sum(counts))
 
     def attention(self, dims: tuple[Dim, Dim, Dim]) -> Attention:
-        """The sizes of an attention: of its copies, where heads of unequal sizes are computed apart."""
+        """Return the sizes of an attention, over its copies where heads of unequal sizes are computed apart."""
         heads, qk, v = dims
         axes = [axis for axis in self.analysis.axes for dim in dims if axis.leaf in leaves(dim)]
         if any(axis.name in self.wrong for axis in axes):
@@ -172,24 +172,24 @@ class _Counter:
         )
 
     def _shared(self, heads: Dim) -> Dim:
-        """The heads of keys and values: of the axes of the heads the one that most weights carry."""
+        """Return the heads of keys and values: of the axes of the heads the one that most weights carry."""
         axes = [axis for axis in self.analysis.axes if axis.leaf in leaves(heads)]
         return max(axes, key=lambda axis: sum(m.learned for m in axis.members)).leaf if axes else heads
 
     def gone(self, region: Region) -> bool:
-        """Whether a region was removed, or none of its weights is there."""
+        """Return whether a region was removed, or none of its weights is left."""
         places = [(name, dim, copy) for name in region.parameters for dim in (0, 1) for copy in (None, 0)]
         return region.name in self.removed or (
             bool(places) and not any(self._found(*place) for place in places)
         )
 
     def ranks(self, region: Region) -> dict[str, int]:
-        """The ranks of the region's matrices that became two."""
+        """Return the ranks of the region's factorized matrices, by name."""
         rows = {name: self.shapes.get(f"{name}{FACTORS[0]}") for name in region.parameters}
         return {name: shape[1] for name, shape in rows.items() if shape}
 
     def _found(self, name: str, dim: int, copy: int | None) -> tuple[str, int] | None:
-        """Where a dimension of a tensor is now: in the tensor itself, or in the factor that has it."""
+        """Return where a dimension of a tensor is now: in the tensor itself, or in the factor that has it; None where it is gone."""
         own = name if copy is None else part_tensor(name, copy)
         for candidate in (own, f"{own}{FACTORS[dim]}" if dim < len(FACTORS) else own):
             if candidate in self.shapes:
@@ -201,7 +201,7 @@ class _Counter:
         return [place for place in found if place]
 
     def _copies(self, axis: Axis) -> list[int | None]:
-        """Of an axis that is in copies only their numbers; [None] where it is as it was, nothing where it is gone."""
+        """Return the numbers of the copies that an axis is in; [None] where it is as it was, nothing where it is gone."""
         if self._spots(axis, None):
             return [None]
         return list(takewhile(lambda copy: bool(self._spots(axis, copy)), count()))
@@ -210,7 +210,7 @@ class _Counter:
         return [self._count(axis, copy) for copy in self.copies[axis.name]]
 
     def _count(self, axis: Axis, copy: int | None) -> int:
-        """By the name that an axis keeps; else by its place, where one axis of its role is there; one unit makes no axis."""
+        """Return the size by the axis's name, else that of the only new axis of its role at its places, else 1 (one unit makes no axis)."""
         name = axis.name if copy is None else part_name(axis.name, copy)
         if name in self.named:
             return self.named[name].size
@@ -220,7 +220,7 @@ class _Counter:
         return fitting[0].size if len(fitting) == 1 else 1
 
     def _kept(self, copy: int) -> dict[Dim, Tensor]:
-        """How many units of every axis there are in a copy, as masks; which ones does not matter to sizes."""
+        """Return masks with as many units of every axis as a copy has; which ones does not matter to sizes."""
         if copy not in self.masks:
             counts = {axis: self.counts[axis.name] or [0] for axis in self.analysis.axes}
             self.masks[copy] = {
@@ -230,7 +230,7 @@ class _Counter:
         return self.masks[copy]
 
     def _explains(self, axis: Axis) -> bool:
-        """Whether the counts give the shape of every tensor that carries the axis."""
+        """Return whether the counts give the shape of every tensor that carries the axis."""
         for number, copy in enumerate(self.copies[axis.name]):
             kept = self._kept(number)
             for member in axis.members:
@@ -241,10 +241,10 @@ class _Counter:
 
 
 def _alike(counts: list[int]) -> Left:
-    """One number where all are the same, 0 where there is none."""
+    """Return one number where all are the same, 0 where there is none."""
     return counts if len(set(counts)) > 1 else max(counts, default=0)
 
 
 def _a_head(dim: Dim, heads: Dim, kept: list[dict[Dim, Tensor]]) -> Left:
-    """The dims of each head that is left."""
+    """Return the dims of each head that is left."""
     return _alike([size for one in kept for size in [new_size(dim, one)] * new_size(heads, one)])

@@ -1,7 +1,7 @@
-"""Operators that multiply activations by a weight matrix: a table, one row each, of how their operands look as rows and columns.
+"""Linear operators: a table of how each one multiplies activations by a weight matrix, and one of how sums split into terms.
 
-What is said of a matrix (its moments, its best fit) is said once, for all of them: results [rows, outputs] = inputs [rows, columns] @
-matrix.T + bias.
+Every row of FORMS gives results [rows, outputs] = inputs [rows, columns] @ matrix.T + bias, so that code about matrices (moments, least
+squares) is written once for all operators.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class _Form:
-    """A row: the names of input, weight and bias in the operator's schema, and the maps between its tensors and plain matrices.
+    """Row of FORMS: the names of input, weight and bias in the operator's schema, and the maps between its tensors and matrices.
 
-    `turned`: the weight stands as columns × outputs. `outputs` is the dimension of the result (from the right) that the outputs lie along.
+    `turned`: the weight is stored as columns × outputs. `outputs` is the dimension of the result, from the right, along which the outputs
+    lie.
     """
 
     operands: tuple[str, str, str]
@@ -38,7 +39,7 @@ def _last(node: fx.Node, value: Tensor) -> Tensor:
 
 
 def _patches(node: fx.Node, value: Tensor) -> Tensor:
-    """What each place of a convolution reads, channels first: [batch · places, channels · kernel]."""
+    """Return the input patch of each output position of a convolution, channels first: [batch · positions, channels · kernel]."""
     bound = bind(node)
     kernel = tuple(bound["weight"].value.meta["val"].shape[2:])
     rank = len(kernel)
@@ -61,7 +62,7 @@ def _always(node: fx.Node) -> bool:
 
 
 def _plain_sum(node: fx.Node) -> bool:
-    """The addend is a vector, and nothing is scaled."""
+    """Return whether the addend is a vector, and nothing is scaled."""
     bound = bind(node)
     addend = bound["self"].value.meta["val"]
     return bool(bound["beta"].value == 1 and bound["alpha"].value == 1 and addend.dim() == 1)
@@ -72,7 +73,7 @@ def _one_group(node: fx.Node) -> bool:
     return bound["groups"].value == 1 and not isinstance(bound["padding"].value, str)
 
 
-#: operator: its form. Whatever is not here is scored by gradients and activations, and is never re-fitted.
+#: operator: its form. The weights of other operators are scored by gradients and activations, and never re-fitted.
 FORMS: dict[Any, _Form] = {
     aten.linear: _Form(("input", "weight", "bias"), False, 1, _always, _last),
     aten.addmm: _Form(("mat1", "mat2", "self"), True, 1, _plain_sum, _last),
@@ -85,7 +86,7 @@ FORMS: dict[Any, _Form] = {
 
 @dataclass(frozen=True)
 class Matrix:
-    """A node that multiplies activations (the value of `source`) by one parameter, and adds another (`bias`, "" where there is none)."""
+    """Node that multiplies activations (the value of `source`) by one parameter, and adds another (`bias`, "" where there is none)."""
 
     node: fx.Node
     source: fx.Node
@@ -95,34 +96,34 @@ class Matrix:
     turned: bool
 
     def read(self, parameter: Tensor) -> Tensor:
-        """The parameter as a matrix [outputs, columns]."""
+        """Return a parameter as a matrix [outputs, columns]."""
         return parameter.t() if self.turned else parameter.reshape(parameter.shape[0], -1)
 
     def write(self, matrix: Tensor, like: Tensor) -> nn.Parameter:
-        """A matrix in the parameter's shape and type."""
+        """Return a matrix as a parameter with the shape and dtype of `like`."""
         value = (matrix.t() if self.turned else matrix).reshape(like.shape)
         return nn.Parameter(value.to(like.dtype).contiguous(), requires_grad=like.requires_grad)
 
     def rows(self, value: Tensor) -> Tensor:
-        """The input as [rows, columns]."""
+        """Return an input as [rows, columns]."""
         return self.form.rows(self.node, value)
 
     def results(self, value: Tensor) -> Tensor:
-        """A result as [rows, outputs]."""
+        """Return a result as [rows, outputs]."""
         place = value.dim() - self.form.outputs
         return value.movedim(place, -1).reshape(-1, value.shape[place])
 
     def columns(self, places: Tensor) -> Tensor:
-        """What is said of each place of the contracted dim, said of each column: a kernel has several for each channel."""
+        """Expand values per position of the contracted dim to values per column: a kernel has several columns for each channel."""
         size = self.node.meta["val"].shape[-self.form.outputs]
         count = bind(self.node)[self.form.operands[1]].value.meta["val"].numel() // size
         return places.repeat_interleave(count // len(places))
 
 
 def matrices(program: Program, flow: Flow) -> dict[str, Matrix]:
-    """The nodes of a program that multiply by a parameter of their own, by name, in graph order.
+    """Return the nodes that multiply activations by a parameter of their own, by name, in graph order.
 
-    A parameter that more than one value is made of (a tied embedding, a shared layer) is nobody's own.
+    A parameter that more than one node reads (a tied embedding, a shared layer) is no node's own.
     """
     uses = _uses(program)
     found: dict[str, Matrix] = {}
@@ -135,7 +136,7 @@ def matrices(program: Program, flow: Flow) -> dict[str, Matrix]:
 
 
 def _owns(program: Program, matrix: Matrix, uses: dict[Any, int]) -> bool:
-    """Whether nothing else reads its parameters."""
+    """Return whether nothing else reads the parameters of a matrix."""
     return all(uses[_key(program, name)] == 1 for name in (matrix.weight, matrix.bias) if name)
 
 
@@ -144,7 +145,7 @@ def _key(program: Program, name: str) -> Any:
 
 
 def _uses(program: Program) -> dict[Any, int]:
-    """How many nodes read each tensor, by storage."""
+    """Return the number of nodes that read each tensor, by storage."""
     uses: dict[Any, int] = {}
     for node in program.graph.graph.find_nodes(op="get_attr"):
         value = attribute(program.graph, str(node.target))
@@ -167,7 +168,7 @@ def _matrix(program: Program, node: fx.Node, form: _Form) -> Matrix | None:
 
 
 def _fits(program: Program, node: fx.Node, form: _Form, names: tuple[str, str]) -> bool:
-    """Whether the weight is one matrix (no vector, no batch of them), and the bias a number for each output."""
+    """Return whether the weight is one matrix (no vector, no batch of them), and the bias a number for each output."""
     weight, bias = (attribute(program.graph, name).shape if name else None for name in names)
     outputs = node.meta["val"].shape[-form.outputs]
     return len(weight or ()) == form.outputs + 1 and bias in (None, (outputs,))
@@ -177,7 +178,7 @@ _TRANSPOSE = (aten.t, aten.transpose, aten.permute, aten.numpy_T, aten.mT)
 
 
 def _parameter(program: Program, value: Any) -> tuple[str, bool]:
-    """(the name of the parameter that a value is, whether it is transposed on the way); "" where it is none."""
+    """Return (the name of the parameter that a value is, whether it is transposed on the way); the name is "" where it is none."""
     flipped = False
     while isinstance(value, fx.Node) and packet_of(value.target) in _TRANSPOSE:
         if value.meta["val"].dim() != 2 or len(value.users) > 1:
@@ -192,9 +193,9 @@ def _parameter(program: Program, value: Any) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class Sum:
-    """`addend` is the argument that is added once ("" for none), `along` the dimension it lies along (None: it broadcasts as it is).
+    """Row of SUMS: `addend` is the argument that is added once ("" for none), `along` the dimension it lies along (None: it broadcasts).
 
-    `bare` is the operator of the products alone; where it is another one, it takes what follows the addend.
+    `bare` is the operator of the products alone where that is a different one; it takes the arguments after the addend.
     """
 
     addend: str = ""
@@ -202,7 +203,7 @@ class Sum:
     bare: Any = None
 
 
-#: operator: how its sum comes apart
+#: operator: how its sum splits into products and an addend
 SUMS: dict[Any, Sum] = {
     aten.linear.default: Sum("bias"),
     aten.addmm.default: Sum("self", bare=aten.mm.default),
@@ -217,7 +218,7 @@ SUMS: dict[Any, Sum] = {
 
 
 def sum_of(node: fx.Node) -> Sum | None:
-    """How a node's sum comes apart; None where it doesn't, or where it is scaled (addmm's alpha and beta)."""
+    """Return how a node's sum splits into terms; None where it doesn't, or where it is scaled (addmm's alpha and beta)."""
     arguments = bind(node) if node.target in SUMS else {}
     scaled = [name for name in ("alpha", "beta") if name in arguments and arguments[name].value != 1]
     return None if scaled else SUMS.get(node.target)

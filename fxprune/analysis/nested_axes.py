@@ -1,4 +1,4 @@
-"""Dependent selection: which axes may keep different indices for each unit of another axis.
+"""Nested axes: which axes may keep different indices for each unit of another axis (each head its own dims).
 
 An atom `d` may depend on `h` where every value and every weight that carries `d` carries `h` as well, for each of its positions: then
 `(h, d)` move together everywhere, and each `h` may keep its own `d` as long as all keep equally many. A table of `d` alone, which all
@@ -16,7 +16,7 @@ from fxprune.rules import Flow
 
 
 def outer_atoms(flow: Flow, leaf: Dim) -> tuple[set[Dim], str]:
-    """(the free atoms that accompany an atom everywhere, the value that has the atom without any or "")."""
+    """Return (the free atoms that accompany an atom everywhere, the value that has the atom without any or "")."""
     found: set[Dim] | None = None
     for node, shape in flow.dims.items():
         for dims in _shapes(shape):
@@ -34,14 +34,14 @@ def _free(found: set[Dim], leaf: Dim) -> set[Dim]:
 
 
 def _shapes(shape: Any) -> list[list[Dim]]:
-    """The dims of a value; of each, where it is several values."""
+    """Return the dims of a value; of each, where it is several values."""
     if shape and not isinstance(shape[0], Dim):
         return [flat_dims(item) for item in shape]
     return [flat_dims(shape)]
 
 
 def _companions(dims: Sequence[Dim], leaf: Dim) -> set[Dim] | None:
-    """The atoms that are there at every position that has the leaf; None where no position has it."""
+    """Return the atoms that are present at every position that has the leaf; None where no position has it."""
     carriers = [dim for dim in dims if any(one is leaf for one in leaves(dim))]
     if not carriers:
         return None
@@ -50,7 +50,7 @@ def _companions(dims: Sequence[Dim], leaf: Dim) -> set[Dim] | None:
 
 
 def _always(dim: Dim) -> set[Dim]:
-    """The atoms that every position of a dim belongs to."""
+    """Return the atoms that every position of a dim belongs to."""
     dim = find(dim)
     if dim.kind == "atom":
         return {dim}
@@ -59,7 +59,7 @@ def _always(dim: Dim) -> set[Dim]:
 
 
 def enclosing_atoms(dim: Dim, leaf: Dim) -> set[Dim]:
-    """The atoms that every position with the leaf belongs to, within a dim that carries it."""
+    """Return the atoms that every position with the leaf belongs to, within a dim that carries it."""
     dim = find(dim)
     if dim.kind == "atom":
         return {dim}

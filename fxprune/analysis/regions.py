@@ -1,8 +1,8 @@
-"""Layers: regions that repeat, and residual branches, with names for people, and why the rest of what repeats can't go.
+"""Layers and residual branches: their regions, readable names for them, and the reasons why other repeated modules can't go.
 
-A layer is a row of atoms (see `fxprune.analysis.segments`) with a residual among them: all that a module does which stands beside others
-of its class (the graph's `nn_module_stack` says so), or, where modules say nothing (one module that is called several times, a graph
-without them), a unit of the shortest period with which the row repeats.
+A layer is a run of atoms (see `fxprune.analysis.segments`) with a residual among them: all that a module does, where modules of the same
+class stand beside it (by the graph's `nn_module_stack`), or, where modules give no evidence (one module that is called several times, a
+graph without them), a unit of the shortest period with which the row repeats.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ UNITS = ("layer", "branch")
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a graph that can be bypassed: its output has the dims of its input.
+    """Part of a graph that can be bypassed: its output has the dims of its input.
 
-    `unit` is layer or branch; `parameters` are those that it reads (shared ones stay in the model). Where `why` is not empty, it can't
-    go, and that is the reason.
+    `unit` is layer or branch; `parameters` are those that it reads (shared ones stay in the model). Where `why` is not empty, the region
+    can't go, and that is the reason.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Region:
 
 
 Roles: TypeAlias = Sequence[tuple[str, frozenset[str]]]
-"""The role of each axis, and the parameters that carry it: what a branch does, for its name."""
+"""The role of each axis, and the parameters that carry it: a branch is named by them."""
 
 
 def regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ...]:
-    """The layers and residual branches of a program in graph order, then those that can't go, with the reason."""
+    """Return the layers, then the residual branches, each in graph order, then the modules that can't go, with the reason."""
     rows = chains(program, flow)
     modules = _modules(program, flow)
     whole = _module_units(rows, modules)
@@ -79,7 +79,7 @@ Unit: TypeAlias = tuple[Atom, ...]
 
 
 def _module_units(rows: Sequence[Row], modules: Mapping[str, Module]) -> dict[str, Unit]:
-    """The repeated modules that are a run of atoms, by path."""
+    """Return the repeated modules that are a run of atoms, by path."""
     found: dict[str, Unit] = {}
     for row in rows:
         inside = [_paths(atom, modules) for atom in row.atoms]
@@ -91,20 +91,20 @@ def _module_units(rows: Sequence[Row], modules: Mapping[str, Module]) -> dict[st
 
 
 def _within_module(run: Unit, module: Module) -> Unit:
-    """Atoms whose last tail ends with the module."""
+    """Cut the last atom's tail where the module ends."""
     tail = takewhile(lambda piece: piece.exit in module.nodes, run[-1].tail)
     return (*run[:-1], replace(run[-1], tail=tuple(tail)))
 
 
 def _is_all_of(run: Unit, module: Module, reached: frozenset[fx.Node]) -> bool:
-    """Whether atoms follow one another, hold a residual, and are all that a module does to the stream."""
+    """Return whether atoms follow one another, contain a residual, and are all that a module does to the stream."""
     read = {node for atom in run for node in atom.nodes}
     joined = all(one.end is other.entry for one, other in pairwise(run))
     return joined and module.readers & reached <= read and any(atom.residual for atom in run)
 
 
 def _chosen(whole: Mapping[str, Unit], modules: Mapping[str, Module]) -> dict[str, Unit]:
-    """Of modules within modules the outermost of which all of its kind are regions, else the innermost."""
+    """Choose, of nested modules, the outermost whose siblings of the same class are all units, else the innermost."""
     complete = {path for path in whole if all(other in whole for other in _beside(path, modules))}
     found: dict[str, Unit] = {}
     for path, unit in whole.items():
@@ -117,13 +117,13 @@ def _chosen(whole: Mapping[str, Unit], modules: Mapping[str, Module]) -> dict[st
 
 
 def _beside(path: str, modules: Mapping[str, Module]) -> list[str]:
-    """The modules of the same class that stand beside one, itself included."""
+    """Return the modules of the same class under the same parent, the given one included."""
     parent, kind = path.rpartition(".")[0], modules[path].kind
     return [p for p, module in modules.items() if p.rpartition(".")[0] == parent and module.kind == kind]
 
 
 def _paths(atom: Atom, modules: Mapping[str, Module]) -> list[str]:
-    """The repeated modules that all of an atom's readers of weights lie in."""
+    """Return the repeated modules that contain all nodes of an atom that read weights."""
     return [path for path, module in modules.items() if module.repeated and _within(atom, module)]
 
 
@@ -133,12 +133,12 @@ def _within(atom: Atom, module: Module) -> bool:
 
 
 def _innermost(atom: Atom, modules: Mapping[str, Module]) -> str:
-    """The innermost module that all of an atom's readers of weights lie in."""
+    """Return the innermost module that contains all nodes of an atom that read weights, "" where there is none."""
     return max((path for path, module in modules.items() if _within(atom, module)), key=len, default="")
 
 
 def _repeating(row: Sequence[Atom]) -> Iterator[tuple[Atom, ...]]:
-    """The units of every stretch that repeats."""
+    """Yield the units of every stretch that repeats and contains a residual."""
     signs = [atom.signature for atom in row]
     at = 0
     while at < len(row):
@@ -149,7 +149,7 @@ def _repeating(row: Sequence[Atom]) -> Iterator[tuple[Atom, ...]]:
 
 
 def _stretch(signs: Sequence[str], at: int) -> tuple[int, int]:
-    """(the shortest period with which a stretch begins here and repeats at least once, where it ends), or (0, at)."""
+    """Return (the shortest period with which a stretch begins here and repeats at least once, its end), or (0, at)."""
     for period in range(1, (len(signs) - at) // 2 + 1):
         end = at + period
         while end < len(signs) and signs[end] == signs[end - period]:
@@ -160,19 +160,19 @@ def _stretch(signs: Sequence[str], at: int) -> tuple[int, int]:
 
 
 def _units(stretch: Sequence[Atom], period: int) -> list[tuple[Atom, ...]]:
-    """Units of one length, with as much of the tails as all of them have."""
+    """Split a stretch into units of one length, with as much of their tails as all of them share."""
     units = [stretch[i : i + period] for i in range(0, len(stretch) - period + 1, period)]
     tails = [[piece.signature for piece in unit[-1].tail] for unit in units]
     shared = sum(1 for _ in takewhile(lambda pieces: len(set(pieces)) == 1, zip(*tails, strict=False)))
     return [(*unit[:-1], replace(unit[-1], tail=unit[-1].tail[:shared])) for unit in units]
 
 
-#: what a branch is called, by the roles of the axes that it has to itself; the first that fits
+#: (role of an axis that only the branch carries, the branch's name): the first that fits
 _KINDS = (("heads", "attention"), ("experts", "experts"), ("ffn", "ffn"), ("channels", "conv"))
 
 
 def _named(roles: Roles, found: Sequence[Region]) -> list[Region]:
-    """Unique names: the module's path; a branch that is not all of its module says what it does."""
+    """Give regions unique names: the module's path; where that is taken, a branch's name appends what it does."""
     taken: set[str] = set()
     named: list[Region] = []
     for region in found:
@@ -195,7 +195,7 @@ def _kind(roles: Roles, region: Region) -> str:
 def _refused(
     program: Program, flow: Flow, found: Sequence[Region], modules: Mapping[str, Module]
 ) -> list[Region]:
-    """Repeated modules with modules inside of them that are no layers: why they can't go."""
+    """Return repeated modules that contain modules and are no layers, with the reason why they can't go."""
     covered = set().union(*(region.nodes for region in found if region.unit == "layer"))
     names = {region.name for region in found}
     refused = []
@@ -215,9 +215,9 @@ def _beneath(path: str, regions_: Sequence[Region]) -> bool:
 
 @dataclass
 class Module:
-    """What the graph says of a module: its class, the nodes that come from it, and those among them that depend on inputs and read weights.
+    """Module as the graph records it: its class, the nodes that come from it, and all nodes that depend on inputs and read weights.
 
-    `repeated` where another of its class stands beside it; `composite` where it has modules inside.
+    `repeated` where another module of its class stands beside it; `composite` where it contains modules.
     """
 
     kind: str
@@ -228,12 +228,12 @@ class Module:
 
     @property
     def readers(self) -> set[fx.Node]:
-        """The nodes that read weights."""
+        """The module's nodes that read weights."""
         return self.nodes & self.all_readers
 
 
 def _modules(program: Program, flow: Flow) -> dict[str, Module]:
-    """The modules that nodes come from, by path."""
+    """Return the modules that nodes come from, by path."""
     calls = [node for node in program.graph.graph.nodes if node.op == "call_function" and node in flow.varies]
     readers = frozenset(node for node in calls if weights(program, [node], flow))
     found: dict[str, Module] = {}
@@ -252,7 +252,7 @@ _OTHER_DIMS = "its output has other dims than its input (they can't be proved to
 
 
 def _why(program: Program, flow: Flow, module: Module) -> str:
-    """Why a module is no region."""
+    """Return the reason why a module is no region."""
     inside = module.nodes
     nodes = [node for node in program.graph.graph.nodes if node in inside]
     tensors = [node for node in nodes if isinstance(node.meta.get("val"), Tensor)]

@@ -1,4 +1,4 @@
-"""Bottlenecks: what lies between two products by weights and nowhere else is the rank of their product."""
+"""Axis roles: how an axis is used, by the evidence of its uses; an axis between products by weights and nowhere else is their rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxprune.rules import Flow, packet_of
 
 aten = torch.ops.aten
 
-#: (the evidence that must all be there, the role): the first row that fits says how an axis is used
+#: (the evidence that must all be present, the role): the first row that fits gives the role of an axis
 ROLES: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"choice", "channels"}), "channels"),
     (frozenset({"choice"}), "experts"),
@@ -28,12 +28,12 @@ ROLES: tuple[tuple[frozenset[str], str], ...] = (
 )
 
 
-#: operators that multiply by a matrix, or look its rows up
+#: operators that multiply by a matrix, or look up its rows
 _PRODUCTS = frozenset({*FORMS, aten.embedding, aten.conv3d})
 
 
 def bottlenecks(flow: Flow) -> list[Dim]:
-    """The atoms of values that products by weights make, and that nothing but products by weights reads, which sum them up."""
+    """Return the atoms of values that products by weights make, and that only products by weights read, which sum over them."""
     made = {node for node in flow.dims if _by_weights(flow, node)}
     summed: dict[Dim, set[fx.Node]] = {}
     for found in flow.contractions:
@@ -59,5 +59,5 @@ def _by_weights(flow: Flow, node: fx.Node) -> bool:
 
 
 def role_of(evidence: set[str]) -> str:
-    """Return the role of an axis: the first row of ROLES that its uses fit, else `ffn`."""
+    """Return the role of an axis: the first row of ROLES that its uses fit, at the latest `other`."""
     return next(role for needed, role in ROLES if needed <= evidence)

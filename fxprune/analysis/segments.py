@@ -1,11 +1,11 @@
-"""Regions: parts of a graph with one way in and one way out, whose output has the dims of its input, so that they can be bypassed.
+"""Single-entry single-exit segments: parts of a graph whose output has the dims of its input, so that they can be bypassed.
 
     x ─┬─ norm ─ attention ─ add ─┬─ norm ─ ffn ─ add ── …       cut points x, add, add: two residual branches, one layer
        └──────────────────────────┘
 
 Cut points are found with dominators on what a stream's source reaches, so that masks and positions, which come from elsewhere, hide
-nothing. They are chained wherever one dominates the next and the next post-dominates the one: at the top, and inside of branches (the
-middle of a U-Net). Repeats by structure are layers (see `fxprune.analysis.regions`).
+nothing. They are chained wherever one dominates the next and the next post-dominates the one: at the top level, and inside branches (the
+middle of a U-Net). Segments that repeat by structure are layers (see `fxprune.analysis.regions`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from fxprune.rules import Flow
 
 aten = torch.ops.aten
 
-#: Operators through which a residual is still the same value.
+#: Operators that pass a residual on as the same value.
 _SAME_VALUE = frozenset((aten.dropout, aten.to, aten._to_copy, aten.clone, aten.contiguous, aten.alias))
 
 
 @dataclass(frozen=True)
 class Atom:
-    """The part between two neighbouring cut points of equal dims, (entry, exit], in graph order.
+    """Segment between two neighbouring cut points of equal dims, (entry, exit], in graph order.
 
     `tail` are the atoms without parameters that follow it (an activation, a dropout).
     """
@@ -52,7 +52,7 @@ class Atom:
 
     @property
     def residual(self) -> bool:
-        """Whether the way out adds what came in to what became of it."""
+        """Whether the exit adds the entry's value to a value computed from it."""
         if self.exit.target not in (aten.add.Tensor, aten.add_.Tensor):
             return False
         inputs = self.exit.all_input_nodes
@@ -62,7 +62,7 @@ class Atom:
 
 
 def _source(node: fx.Node) -> fx.Node:
-    """The node behind those that pass a value on."""
+    """Return the node behind those that pass a value on."""
     while getattr(node.target, "overloadpacket", None) in _SAME_VALUE:
         node = node.all_input_nodes[0]
     return node
@@ -70,14 +70,14 @@ def _source(node: fx.Node) -> fx.Node:
 
 @dataclass(frozen=True)
 class Row:
-    """Atoms of one stream in graph order, all of the same dims; `reached` is all that the stream's source reaches."""
+    """Atoms of one stream in graph order, all of the same dims; `reached` are the nodes between the stream's source and the outputs."""
 
     atoms: tuple[Atom, ...]
     reached: frozenset[fx.Node]
 
 
 def chains(program: Program, flow: Flow) -> list[Row]:
-    """Rows of atoms, each beginning where the one before ends, by stream and by dims, the longest first.
+    """Return rows of atoms between neighbouring cut points, by stream and by dims, the longest first.
 
     Where streams join (an encoder's output in a decoder), an atom belongs to the longest row that has it.
     """
@@ -94,7 +94,7 @@ def chains(program: Program, flow: Flow) -> list[Row]:
 
 
 def _graph(program: Program, flow: Flow) -> nx.DiGraph:
-    """What depends on an input, from operand to user; the output node is the sink of what has to be there."""
+    """Return the graph of all that depends on an input, from operand to user; the output node is the sink of outputs that are not spare."""
     graph, spare = nx.DiGraph(), program.spare_outputs()
     for node in program.graph.graph.nodes:
         if node in flow.varies or node.op == "output":
@@ -108,7 +108,7 @@ def _graph(program: Program, flow: Flow) -> nx.DiGraph:
 
 
 def _sources(program: Program, flow: Flow) -> list[fx.Node]:
-    """Where streams begin: inputs of floating type, and the first operators with a parameter that other inputs reach."""
+    """Return where streams begin: inputs of floating type, and the first operators with a parameter behind any input."""
     begun: set[fx.Node] = set()
     sources: list[fx.Node] = []
     for node in program.graph.graph.nodes:
@@ -130,7 +130,7 @@ def _is_floating(node: fx.Node) -> bool:
 
 
 def weights(program: Program, nodes: Sequence[fx.Node], flow: Flow) -> tuple[str, ...]:
-    """The parameters that nodes read, directly or behind operators on constants, in graph order."""
+    """Return the parameters that nodes read, directly or behind operators on constants, each once."""
     found: dict[str, None] = {}
     seen: set[fx.Node] = set()
     waiting = [source for node in nodes for source in operands(node) if source not in flow.varies]
@@ -146,7 +146,7 @@ def weights(program: Program, nodes: Sequence[fx.Node], flow: Flow) -> tuple[str
 
 
 class _Stream:
-    """What one source reaches, with its dominators."""
+    """Nodes between one source and the outputs, with their dominators."""
 
     def __init__(self, program: Program, flow: Flow, graph: nx.DiGraph, source: fx.Node) -> None:
         self.program, self.flow = program, flow
@@ -159,7 +159,7 @@ class _Stream:
 
     @cached_property
     def inside(self) -> dict[fx.Node, tuple[int, int]]:
-        """Of each node the interval of its dominator tree: u dominates v where v's begins within u's."""
+        """Interval of each node in the dominator tree: u dominates v where v's begins within u's."""
         above = nx.immediate_dominators(self.graph, self.source)
         tree = nx.DiGraph()
         tree.add_node(self.source)
@@ -180,7 +180,7 @@ class _Stream:
         return low <= self.inside[other][0] < high
 
     def runs(self) -> Iterator[list[Atom]]:
-        """Atoms in a row."""
+        """Yield rows of atoms."""
         if self.source not in self.graph or self.sink not in self.graph:
             return
         below = nx.immediate_dominators(self.graph.reverse(copy=False), self.sink)
@@ -191,7 +191,7 @@ class _Stream:
                 yield from self._rows(points)
 
     def _chain(self, node: fx.Node, below: Mapping[fx.Node, Any], visited: set[fx.Node]) -> Iterator[fx.Node]:
-        """Cut points from a node on: each dominates the next, which post-dominates it."""
+        """Yield cut points from a node on: each dominates the next, which post-dominates it."""
         while node is not self.sink and node not in visited:
             visited.add(node)
             yield node
@@ -201,7 +201,7 @@ class _Stream:
             node = after
 
     def _alike(self, chain: Sequence[fx.Node]) -> Iterator[list[fx.Node]]:
-        """Cut points of the same dims and type."""
+        """Yield the cut points of the same dims and dtype, in groups of at least two."""
         groups: dict[Hashable, list[fx.Node]] = {}
         for node in chain:
             shape = self.flow.dims.get(node)
@@ -211,7 +211,7 @@ class _Stream:
         yield from (points for points in groups.values() if len(points) > 1)
 
     def _rows(self, points: Sequence[fx.Node]) -> Iterator[list[Atom]]:
-        """Atoms between neighbours; those without parameters belong to the one before."""
+        """Yield the row of atoms between neighbours; those without parameters belong to the tail of the one before."""
         row: list[Atom] = []
         for entry, way_out in pairwise(points):
             atom = self._atom(entry, way_out)
@@ -228,14 +228,14 @@ class _Stream:
         return Atom(entry, way_out, tuple(nodes), parameters, _signature(self.program, nodes, entry))
 
     def _between(self, entry: fx.Node, way_out: fx.Node) -> list[fx.Node]:
-        """The nodes behind the entry up to and with the way out, in graph order."""
+        """Return the nodes behind the entry up to and with the exit, in graph order."""
         (low, high), (gone, end) = self.inside[entry], self.inside[way_out]
         names = [n for n, (at, _) in self.inside.items() if low < at < high and not gone < at < end]
         return sorted(names, key=self.order.__getitem__)
 
 
 def _key(dim: Dim) -> Hashable:
-    """Equal for dims that are the same, whichever objects say so."""
+    """Return a key that is equal for dims that are the same, whichever objects represent them."""
     dim = find(dim)
     if dim.kind == "atom":
         return dim.serial if dim.size > 1 else 1
@@ -243,7 +243,7 @@ def _key(dim: Dim) -> Hashable:
 
 
 def _signature(program: Program, nodes: Sequence[fx.Node], entry: fx.Node) -> str:
-    """Equal for parts of the same structure: operators, how they are joined, and the shapes of parameters."""
+    """Return a hash that is equal for parts of the same structure: operators, how they are joined, and the shapes of parameters."""
     place = {node: i for i, node in enumerate(nodes)} | {entry: -1}
     lines = [f"{node.target} {[_operand(program, one, place) for one in operands(node)]}" for node in nodes]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Sites: the axes that are decided together, and the part of the graph whose cost depends on them, as a small program of its own."""
+"""Prunable sites: the axes that are decided together, and the nodes whose cost depends on them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims import Dim, leaves
 from fxprune.ir import operands
 
-#: roles that are decided without being asked for
+#: roles that are decided by default
 DECIDED = frozenset({"heads", "qk", "v", "ffn", "channels", "rank"})
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """An axis, the axes within each of whose units a choice may differ (qk and v of heads), and the nodes that carry any of them.
+    """Axis, the axes within each of whose units a choice may differ (qk and v of heads), and the nodes that compute with any of them.
 
-    `branch` is the residual branch that holds this site and no other, "" where there is none.
+    `branch` is the residual branch that contains this site and no other (residual widths aside), "" where there is none.
     """
 
     main: Axis
@@ -31,7 +31,7 @@ class Site:
 
 
 def find_sites(analysis: Analysis, hidden: bool = False) -> tuple[Site, ...]:
-    """What can be decided, in the order of the axes: exact axes of the roles DECIDED, and, if asked, the width of residual streams."""
+    """Return the sites in the order of the axes: exact axes of the roles DECIDED and, with `hidden`, the width of residual streams."""
     roles = DECIDED | ({"hidden"} if hidden else set())
     axes = [axis for axis in analysis.axes if axis.role in roles and (axis.exact or axis.role == "hidden")]
     heads = {axis.name for axis in outermost([axis for axis in axes if axis.role == "heads"])}
@@ -48,12 +48,12 @@ def find_sites(analysis: Analysis, hidden: bool = False) -> tuple[Site, ...]:
 
 
 def _owner(analysis: Analysis, axis: Axis, heads: set[str]) -> str:
-    """The heads for each of which an axis may keep other indices."""
+    """Return the name of the heads for each of which an axis may keep different indices, "" where there are none."""
     return next((name for name in analysis.within(axis.name) if name in heads), "")
 
 
 def carriers(analysis: Analysis) -> dict[Dim, set[str]]:
-    """The nodes that compute with each atom: it is in their value or in an operand."""
+    """Return the names of the nodes that compute with each atom: it is in their value or in an operand."""
     found: dict[Dim, set[str]] = {}
     for node in analysis.program.graph.graph.nodes:
         if node.op == "call_function":
@@ -77,7 +77,7 @@ def _with_branches(analysis: Analysis, found: list[Site]) -> tuple[Site, ...]:
 
 
 def outermost(axes: list[Axis]) -> list[Axis]:
-    """Of head axes that multiply in one tensor (groups × queries per group) the one with the most members: cut once, not twice."""
+    """Keep, of head axes that multiply in one tensor (groups × queries per group), the one with the most members: cut once, not twice."""
     chosen: list[Axis] = []
     for axis in sorted(axes, key=lambda axis: -len(axis.members)):
         places = {(member.name, member.dim) for member in axis.members}
@@ -89,7 +89,7 @@ def outermost(axes: list[Axis]) -> list[Axis]:
 
 
 def _multiply(one: Axis, other: Axis) -> bool:
-    """Whether a position of some tensor belongs to a unit of both axes (segments of a fused weight may hold one each)."""
+    """Return whether a position of some tensor belongs to a unit of both axes (segments of a fused weight may hold one each)."""
     shared = {(m.name, m.dim): m for m in one.members}
     pairs = [(shared[(m.name, m.dim)], m) for m in other.members if (m.name, m.dim) in shared]
     return any(set(a.indices(0)) & set(b.indices(0)) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""Uniform plans: which axes keep equally many units, so that one number says it for all layers (as configurations of models do)."""
+"""Uniform plans: which axes keep equally many units, so that one number holds for all layers (as in the configurations of models)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SELECT = torch.ops.aten.index_select.default
 
 
 def alike(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
-    """The axes in sets that a uniform plan ties: of one role and one size, or in the same place of layers that repeat.
+    """Group the axes that a uniform plan ties: of one role and one size, or in the same place of layers that repeat.
 
     Layers count as repeats where they stand in one list and their axes have the same roles in the same order; sizes may differ, for
-    layers may have been pruned apart before.
+    layers may have been pruned differently before.
     """
     places = _places(analysis)
     sets: dict[tuple[Hashable, ...], list[Axis]] = {}
@@ -33,7 +33,7 @@ def alike(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
 
 
 def _places(analysis: Analysis) -> dict[str, Hashable]:
-    """For axes that lie in one layer: the list that it stands in, the roles of its own axes, and the axis's place among them."""
+    """Return for each axis of one layer the list that contains the layer, the roles of its axes, and the axis's place among them."""
     layers = [region for region in analysis.regions if region.unit == "layer" and not region.why]
     home = {name: layer.name for layer in layers for name in layer.parameters}
     own: dict[str, list[Axis]] = {}
@@ -50,7 +50,7 @@ def _places(analysis: Analysis) -> dict[str, Hashable]:
 
 
 def tied_by_table(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
-    """The axes, in sets, that choose units of one table which layers share (heads of a position bias): one table can be cut only once."""
+    """Group the axes that choose units of one table which layers share (heads of a position bias): one table can be cut only once."""
     sets: list[list[Axis]] = []
     for nodes in choices(analysis).values():
         names = {str(index.target) for index in nodes.values()}
@@ -59,7 +59,7 @@ def tied_by_table(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
 
 
 def choices(analysis: Analysis) -> dict[Dim, dict[fx.Node, fx.Node]]:
-    """The nodes that choose from each atom of a learned table that layers share (see `shared_tables`), with their indices."""
+    """Return the nodes that choose from each atom of a learned table that layers share (see `shared_tables`), with their indices."""
     dims = analysis.flow.dims
     learned = {
         leaf

@@ -1,4 +1,4 @@
-"""Units: what a score speaks of. The indices of an axis, or those of each unit of an outer axis apart (each head its own dims)."""
+"""Units that scores rank: the indices of an axis, or those of each unit of an outer axis separately (each head its own dims)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxprune.dims.dim import factors
 
 @dataclass(frozen=True)
 class Units:
-    """The units of an axis, numbered group by group; without an outer axis there is one group."""
+    """Units of an axis, numbered group by group; without an outer axis there is one group."""
 
     axis: Axis
     outer: Axis | None = None
@@ -29,7 +29,7 @@ class Units:
         return self.groups * self.axis.size
 
     def along(self, dim: Dim, size: int = 0) -> Tensor:
-        """The unit that each position of a dim belongs to, −1 where none, int64; `size` where it is not that of the example inputs."""
+        """Return the unit of each position of a dim, −1 where none, int64; `size` where it is not that of the example inputs."""
         own = _stretched(dim, self.axis.leaf, size)
         if self.outer is None:
             return own
@@ -37,11 +37,11 @@ class Units:
         return torch.where((own >= 0) & (outer >= 0), outer * self.axis.size + own, -1)
 
     def lies(self, dim: Dim) -> bool:
-        """Whether a dim carries the axis."""
+        """Return whether a dim carries the axis."""
         return bool((coordinates(dim, self.axis.leaf) >= 0).any())
 
     def total(self, value: Tensor, dims: Sequence[Dim]) -> Tensor | None:
-        """A tensor summed by unit, float64 [count]; None where its dims don't carry the units.
+        """Sum a tensor by unit, float64 [count]; None where its dims don't carry the units.
 
         The outer axis may lie along the same dimension or along another one.
         """
@@ -69,7 +69,7 @@ class Units:
 
 
 def _stretched(dim: Dim, leaf: Dim, size: int) -> Tensor:
-    """The coordinates along a dim that may have another size than in the example inputs: then its outermost factor is the batch."""
+    """Return the coordinates along a dim; where its size is not that of the example inputs, its outermost factor is the batch."""
     found = coordinates(dim, leaf)
     if size in (0, len(found)):
         return found
@@ -78,7 +78,7 @@ def _stretched(dim: Dim, leaf: Dim, size: int) -> Tensor:
 
 
 def _reduced(value: Tensor, places: tuple[int, ...]) -> Tensor:
-    """A tensor summed over all dimensions but these, which come in this order."""
+    """Sum a tensor over all dimensions but these, which come in this order."""
     others = [i for i in range(value.dim()) if i not in places]
     left = sorted(places)
     summed = value.sum(others) if others else value

@@ -1,4 +1,4 @@
-"""Calibration data: inputs like those of real use, checked before anything long begins.
+"""Calibration data: unlabelled inputs like those of real use, checked before any long computation begins.
 
 A *batch* holds the tensor inputs of one run by their names (`Program.input_names`); rows lie along dimension 0.
 """
@@ -23,19 +23,19 @@ Batch: TypeAlias = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Batches for one program, as `checked` makes them."""
+    """Batches for one program, as returned by `checked`."""
 
     batches: tuple[Batch, ...]
 
     @property
     def rows(self) -> int:
-        """How many rows all batches have, by the first input of each."""
+        """Number of rows of all batches, by the first input of each."""
         return sum(map(_rows, self.batches))
 
     def split(self, share: float, program: Program) -> tuple[Calibration, Calibration]:
-        """(to fit on, held back): about `share` of the batches, spread evenly, are held back; a single batch is split by rows.
+        """Return (data to fit on, held-back data): about `share` of the batches, spread evenly; a single batch is split by rows.
 
-        Neither part is empty. UsageError where `share` is not between 0 and 1, or where there are not two things to part.
+        Neither part is empty. UsageError where `share` is not between 0 and 1, or where there are not two batches or rows to split.
         """
         if not 0 < share < 1:
             raise UsageError(f"the share that is held back must lie between 0 and 1, got {share:g}")
@@ -50,11 +50,11 @@ class Calibration:
 
 
 def checked(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibration:
-    """Calibration data that fit a program, read once and no further than `limit` rows (0: all); tensors are copied.
+    """Check that calibration data fit a program, and return copies; they are read once, and no further than `limit` rows (0: all).
 
     A batch is a mapping of input names to tensors, arrays or lists, or the tensors themselves in the order of the inputs. Inputs that the
-    graph never reads may be left out. UsageError says what does not fit: in a name, a type, a size or a value, or in a run of the
-    first batch.
+    graph never reads may be left out. UsageError where a name, a type, a size or a value does not fit, or where the program can't run on
+    the first batch or gives NaN.
     """
     if limit < 0:
         raise UsageError(f"the number of calibration rows must be at least 0 (all of them), got {limit}")
@@ -74,9 +74,9 @@ def checked(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibra
 
 
 def flatten_batch(program: Program, batch: Batch) -> list[Any]:
-    """A batch in the order of the placeholders, for `fx.Interpreter(program.graph).run(*flat, enable_io_processing=False)`.
+    """Return a batch in the order of the placeholders, for `fx.Interpreter(program.graph).run(*flat, enable_io_processing=False)`.
 
-    Inputs that are no tensors, and those that the batch leaves out, are the examples; what the graph writes into is a copy.
+    Inputs that are no tensors, and those that the batch leaves out, are the example inputs; tensors that the graph writes into are copied.
     """
     found = [
         batch.get(node.name, example)
@@ -89,13 +89,13 @@ def flatten_batch(program: Program, batch: Batch) -> list[Any]:
 
 
 def state(program: Program) -> Batch:
-    """Copies of the buffers that the graph writes into, by name: a run that is given them leaves the program as it was."""
+    """Return copies of the buffers that the graph writes into, by name: a run on the copies leaves the program unchanged."""
     nodes = program.graph.graph.find_nodes(op="get_attr")
     return {str(n.target): attribute(program.graph, str(n.target)).clone() for n in nodes if is_written(n)}
 
 
 def batched_by_length(rows: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[Batch]:
-    """Tokenised texts, those of equal length in one batch, so that none is padded: at most `most` rows a batch, longest first.
+    """Batch tokenised texts of equal length together, so that none is padded: at most `most` rows per batch, longest first.
 
     Rows of one length keep their order; every tensor is (rows, length), int64.
     """
@@ -119,7 +119,7 @@ def _rows(batch: Batch) -> int:
 
 
 def _spread(count: int, share: float, things: str) -> set[int]:
-    """The places of those that are held back: each in the middle of an equal stretch, for data are often in an order."""
+    """Return the indices to hold back: each in the middle of an equal stretch, for data are often ordered."""
     if count < 2:
         raise UsageError(f"{count} {things} can't be split in two: give at least 2")
     held = min(max(round(share * count), 1), count - 1)
@@ -140,7 +140,7 @@ def _split_rows(program: Program, batch: Batch, share: float) -> tuple[Calibrati
 
 
 def _pick(program: Program, batch: Batch, chosen: list[int]) -> Batch | None:
-    """Some rows of a batch; None where the number of rows is not free, or not the same in all inputs where it is."""
+    """Return some rows of a batch; None where the number of rows is not a free size, or differs between the inputs where it is."""
     free = program.free_dims()
     along = [name for name in batch if 0 in free.get(name, ())]
     if next(iter(batch)) not in along or len({batch[name].shape[0] for name in along}) != 1:
@@ -149,14 +149,14 @@ def _pick(program: Program, batch: Batch, chosen: list[int]) -> Batch | None:
 
 
 def _shortened(program: Program, batch: Batch, limit: int) -> Batch:
-    """The first `limit` rows, or the whole batch where that is not more (0: no limit) or can't be cut."""
+    """Return the first `limit` rows (0: no limit); the whole batch where it has no more, or can't be cut."""
     if not 0 < limit < _rows(batch):
         return batch
     return _pick(program, batch, list(range(limit))) or batch
 
 
 def _iterable(batches: Any) -> Iterable[Any]:
-    # All of these can be iterated over, and would give rows or names where batches are meant.
+    # All of these are iterable too, but over rows, names or characters instead of batches.
     if isinstance(batches, (Tensor, np.ndarray, Mapping, str)) or not isinstance(batches, Iterable):
         raise UsageError(
             f"calibration data must be an iterable of batches, got a {type(batches).__name__};"
@@ -166,7 +166,7 @@ def _iterable(batches: Any) -> Iterable[Any]:
 
 
 def _try(program: Program, batch: Batch) -> None:
-    """UsageError where a program can't run on its first batch, or gives NaN."""
+    """Run a program on its first batch; UsageError where it fails or gives NaN."""
     try:
         outputs = _run(program, batch)
     except Exception as error:
@@ -182,7 +182,7 @@ def _try(program: Program, batch: Batch) -> None:
 
 
 def _run(program: Program, batch: Batch) -> dict[str, Tensor]:
-    """The tensor outputs by name; what the graph writes into its own buffers is put back."""
+    """Return the tensor outputs by name; buffers that the graph writes into are restored afterwards."""
     nodes = program.graph.graph.find_nodes(op="get_attr")
     written = [attribute(program.graph, str(node.target)) for node in nodes if is_written(node)]
     before = [value.clone() for value in written]

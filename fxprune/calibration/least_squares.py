@@ -1,8 +1,9 @@
-"""Least squares for one matrix: the weights that bring a reader's output closest to what it should be, judged on held-back rows.
+"""Ridge least squares for one matrix: the weights that bring its output closest to a target, chosen by the error on held-back rows.
 
-The ridge pulls towards the weights that are there, W + (D − C·W)(C + λI)⁻¹ with C the inputs' second moments and D those of inputs and
-targets: what the data do not determine stays as it was. Sums are in float64; λ is a share of the mean diagonal of C, the one of RIDGES that
-does best on held-back rows, and none of them where nothing does better than no re-fit.
+The ridge pulls towards the current weights W [outputs, columns]: W + (D − W·C)(C + λI)⁻¹, with C the second moments of the inputs and D
+those of targets and inputs (both about the means where there is a bias). Directions that the data do not determine stay as they are. Sums
+are in float64. λ is a share of the mean diagonal of C: the one of RIDGES with the least error on held-back rows. The current weights stay
+where no fit is better.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from torch import Tensor
 from fxprune.calibration.second_moments import ROWS, add_product
 
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)
-"""Strengths of the ridge that are tried."""
+"""Strengths of the ridge to try, as shares of the mean diagonal of C."""
 
 NEGLIGIBLE = 1e-10
-"""A relative squared error that rounding explains: there is nothing to repair."""
+"""Relative squared error below which rounding explains the difference, and no re-fit is tried."""
 
 CONDITION = 1e12
-"""Normal equations that are worse conditioned than this are not solved."""
+"""Largest estimated condition number of normal equations that are solved."""
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Sums:
     yy: float = 0.0
 
     def take(self, inputs: Tensor, targets: Tensor) -> None:
-        """Rows of one batch."""
+        """Add the rows of one batch."""
         for x, y in zip(inputs.split(ROWS), targets.split(ROWS), strict=True):
             self._take(x.to(torch.float64), y.to(torch.float64))
 
@@ -47,7 +48,7 @@ class Sums:
         self.yy += float(wanted.square().sum())
 
     def error(self, fit: Fit) -> float:
-        """The squared distance of what a fit gives from the targets, over the targets' squares."""
+        """Return the relative squared error of a fit: Σ ‖prediction − target‖² / Σ ‖target‖²."""
         weight, bias = fit.weight, fit.bias
         moved = self.xx @ weight.t() - 2 * self.xy
         total = self.yy + float((weight.t() * moved).sum())
@@ -59,7 +60,7 @@ class Sums:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A matrix [outputs, columns] and a bias [outputs] (None where the operator has none); `how` says where they come from."""
+    """A matrix [outputs, columns] and a bias [outputs] (None where the operator has none); `how` is the method that gave them."""
 
     weight: Tensor
     bias: Tensor | None
@@ -67,7 +68,7 @@ class Fit:
 
 
 def _candidates(sums: Sums, now: Fit, ridge: bool) -> list[Fit]:
-    """What can be tried, the weights as they are first: the mean in the bias (FLAP, arXiv 2312.11983), and ridges where asked."""
+    """Return the fits to compare: the current weights, the mean in the bias if any (FLAP, arXiv 2312.11983), and ridges if `ridge`."""
     found = [now]
     if now.bias is not None:
         found.append(_centred(sums, now.weight, "mean"))
@@ -98,7 +99,7 @@ def _ridges(sums: Sums, now: Fit) -> list[Fit]:
 
 
 def _solved(spread: Tensor, ridge: float, rest: Tensor) -> Tensor | None:
-    """(C + λI)⁻¹ R by Cholesky; None where the system is not positive definite or its condition is hopeless."""
+    """Return (C + λI)⁻¹ R by Cholesky; None where the system is not positive definite or is worse conditioned than CONDITION."""
     damped = spread + ridge * torch.eye(len(spread), dtype=spread.dtype)
     factor, fault = torch.linalg.cholesky_ex(damped)
     diagonal = factor.diagonal()
@@ -108,12 +109,12 @@ def _solved(spread: Tensor, ridge: float, rest: Tensor) -> Tensor | None:
 
 
 def _centred(sums: Sums, weight: Tensor, how: str) -> Fit:
-    """With the bias that leaves no mean error."""
+    """Return the fit of a weight with the bias that leaves no mean error."""
     return Fit(weight, (sums.y - weight @ sums.x) / sums.rows, how)
 
 
 def best(sums: Sums, held: Sums, now: Fit, ridge: bool) -> tuple[Fit, float, float]:
-    """(the fit that does best on held-back rows, its error there, the error there of what is there now)."""
+    """Return (the fit with the least error on held-back rows, its error there, the error there of the current weights)."""
     before = held.error(now)
     if before < NEGLIGIBLE:
         return now, before, before

@@ -1,4 +1,4 @@
-"""Batches on their way through a graph: each runs as far as somebody asked, and waits there, in memory or on disk."""
+"""Lockstep execution: run several batches through a graph, pausing at a node and keeping live values in memory or on disk."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from fxprune.ir import Program
 
 
 class Runner(fx.Interpreter):
-    """Runs a graph up to a node and waits there; a value is dropped after its last reader, and after it was `wanted` that often.
+    """Interpreter of one batch that runs up to a node and pauses there.
 
-    What the graph writes into its own buffers stays here.
+    A value is dropped after its last reader, and after `reach` has returned it as often as `wanted` lists it. The runner holds copies of
+    the buffers that the graph writes into.
     """
 
     def __init__(self, program: Program, batch: dict[str, Tensor], wanted: Sequence[fx.Node]) -> None:
@@ -43,11 +44,11 @@ class Runner(fx.Interpreter):
         self.lasting = {_place(tensor) for tensor in lasting}
 
     def live(self) -> dict[str, Any]:
-        """The values that wait to be read, by node name, without those that lie in weights, buffers or inputs."""
+        """Return the values that wait to be read, by node name, except those that share memory with weights, buffers or inputs."""
         return {n.name: v for n, v in self.env.items() if any(map(self._passes, pytree.tree_leaves(v)))}
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """Values of `live` come back, or go: what is None leaves the memory, and its node's place is kept."""
+        """Restore values of `live`, or free them: None replaces a value in memory, and its node counts as computed."""
         self.env |= {node: values[node.name] for node in self.env if node.name in values}
 
     def _passes(self, value: Any) -> bool:
@@ -58,7 +59,7 @@ class Runner(fx.Interpreter):
         return held[target] if target in held else super().get_attr(target, args, kwargs)
 
     def reach(self, wanted: fx.Node, new: Mapping[str, Tensor]) -> Tensor:
-        """The value of a node, which is wanted once less from now on."""
+        """Run up to a node and return its value, with the parameters `new` in place of the graph's; uses up one entry of `wanted`."""
         self.new = new
         with torch.no_grad():
             while wanted not in self.env or wanted in self.waiting[-1:]:
@@ -66,7 +67,7 @@ class Runner(fx.Interpreter):
         value = self.env[wanted]
         assert isinstance(value, Tensor)
         self._read(wanted)
-        return value.detach()  # an expanded parameter asks for gradients even here
+        return value.detach()  # a view of a parameter requires gradients even under no_grad
 
     def _read(self, node: fx.Node) -> None:
         self.readers[node] -= 1
@@ -74,7 +75,7 @@ class Runner(fx.Interpreter):
             del self.env[node]
 
     def _step(self, node: fx.Node) -> None:
-        """Run a node; weights are fetched anew each time, for they may have been re-fitted since."""
+        """Run a node; weights are read anew each time, as they may have been re-fitted since."""
         weights = [source for source in node.all_input_nodes if source.op == "get_attr"]
         self.env |= {source: self.get_attr(source.target, (), {}) for source in weights}
         if node not in self.env:
@@ -86,9 +87,9 @@ class Runner(fx.Interpreter):
 
 
 class Parking:
-    """Keeps what runners hold within `limit` bytes: those that find no room wait in a temporary folder until they are used again.
+    """Store for the live values of runners: at most `limit` bytes in memory, the rest in a temporary folder until they are used again.
 
-    Runners take turns, so whoever has a place in memory keeps it: that spares more reading than giving up the oldest.
+    Runners take turns, so a runner in memory stays there while it fits: that needs fewer reads from disk than evicting the oldest.
     """
 
     def __init__(self, limit: int) -> None:
@@ -107,7 +108,7 @@ class Parking:
 
     @contextmanager
     def out(self, *runners: Runner) -> Iterator[None]:
-        """Within the block these runners can run."""
+        """Load the values of these runners for the time of the block, in which they can run."""
         for runner in runners:
             self.inside.pop(runner, None)
             if runner in self.outside:
@@ -128,7 +129,7 @@ class Parking:
 
 
 def _bytes(values: Mapping[str, Any]) -> int:
-    """What tensors take, each storage once."""
+    """Return the size of the tensors in bytes, each storage counted once."""
     leaves = [leaf for leaf in pytree.tree_leaves(dict(values)) if isinstance(leaf, Tensor)]
     return sum({_place(leaf): leaf.untyped_storage().nbytes() for leaf in leaves}.values())
 

@@ -1,4 +1,4 @@
-"""What a gradient is of: a loss that the user gives, or, without labels, the distance to the model's own output.
+"""Objective: the quantity that is differentiated, a loss that the user gives or, without labels, the distance to the model's own output.
 
 At the model itself the gradient of that distance is zero, and its curvature is J'J, with J the Jacobian of the outputs: so the outputs are
 projected on random directions v, and E[(v'J d)²] = |J d|² is the squared distance that a small change d makes (Hutchinson 1990).
@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 Loss: TypeAlias = Callable[[Any, dict[str, Tensor]], Tensor]
-"""(outputs, batch) -> a number to differentiate: what the user's own loss is on labelled data."""
+"""(outputs, batch) -> a scalar to differentiate: the user's own loss on labelled data."""
 
 _Random: TypeAlias = torch.Generator
 
 
 def _square(value: Tensor, random: _Random) -> Tensor:
-    """A projection whose mean square over directions is the squared change of a value, over the value's own square."""
+    """Return a random projection whose squared change is, in the mean over directions, the value's squared change over its own square."""
     signs = torch.randint(0, 2, value.shape, generator=random).to(value) * 2 - 1
     projected: Tensor = (value * signs).sum()
     length: Tensor = value.detach().square().sum().sqrt()
@@ -29,7 +29,7 @@ def _square(value: Tensor, random: _Random) -> Tensor:
 
 
 def _divergence(value: Tensor, random: _Random) -> Tensor:
-    """The log-probability of labels that the model itself draws: its mean square is twice the Kullback-Leibler divergence (true Fisher)."""
+    """Return the log-probability of labels drawn from the model: its mean squared change is twice the KL divergence (true Fisher)."""
     log = _rows(value).log_softmax(-1)
     drawn = torch.multinomial(log.detach().exp(), 1, generator=random)
     total: Tensor = log.gather(1, drawn).sum()
@@ -41,7 +41,7 @@ def _rows(value: Tensor) -> Tensor:
     return value.reshape(-1, value.shape[-1] if value.dim() else 1)
 
 
-#: name: (the projection of one floating output, what the distance is)
+#: name: (the projection of one floating-point output, description of the distance)
 DISTANCES: dict[str, tuple[Callable[[Tensor, _Random], Tensor], str]] = {
     "square": (_square, "squared difference of the outputs, relative to their squares"),
     "divergence": (
@@ -53,7 +53,7 @@ DISTANCES: dict[str, tuple[Callable[[Tensor, _Random], Tensor], str]] = {
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, or the name of a distance to the model's own output; `draws` random directions a batch."""
+    """A loss, or the name of a distance to the model's own output (a row of DISTANCES) with `draws` random directions per batch."""
 
     distance: str = "square"
     loss: Loss | None = None
@@ -62,11 +62,11 @@ class Objective:
 
     @property
     def says(self) -> str:
-        """What its figures are, in words."""
+        """Description of the objective's figures, in words."""
         return "twice the change of the loss" if self.loss else DISTANCES[self.distance][1]
 
     def values(self, outputs: Any, batch: dict[str, Tensor], share: float, random: _Random) -> list[Tensor]:
-        """Numbers to differentiate for one batch, which is a `share` of all rows; the squares of their gradients add up over batches."""
+        """Return scalars to differentiate for one batch with a `share` of all rows; the squares of their gradients add up over batches."""
         if self.loss is not None:
             return [self.loss(outputs, batch) * share**0.5]
         floating = _floating(outputs)
@@ -80,7 +80,10 @@ class Objective:
         ]
 
     def gap(self, outputs: Any, others: Any, batch: dict[str, Tensor]) -> float:
-        """How far other outputs are, in the currency of `values`: twice a loss's change, the squared distance, twice the divergence."""
+        """Return the distance of other outputs, on the scale of the squared changes of `values`.
+
+        With a loss: twice its increase. Else the mean over outputs of the relative squared distance, or of twice the divergence.
+        """
         if self.loss is not None:
             return 2 * max(0.0, float(self.loss(others, batch)) - float(self.loss(outputs, batch)))
         pairs = zip(_floating(outputs), _floating(others), strict=True)

@@ -1,8 +1,8 @@
-"""Repair: after removal the matrices are re-fitted, one after another along the graph, so that each value stays closest to the original's.
+"""Weight re-fitting: after removal, re-fit the matrices one after another along the graph, each to the values of the original program.
 
-The pruned and the original program run side by side over the calibration data; each matrix is fitted on what the already repaired part
-of the pruned program feeds it (K-prune, arXiv 2308.03449). Where a matrix writes into a residual sum, the target is the original's sum, so
-that a fit also makes up for what the stream has lost so far.
+The pruned and the original program run in lockstep over the calibration data; each matrix is fitted on the inputs that the already
+re-fitted part of the pruned program gives it (K-prune, arXiv 2308.03449). Where the result of a matrix goes into a residual sum, the target
+is the sum in the original program, so that the fit also corrects the error that the residual stream has accumulated so far.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from fxprune.rewrite.shrink import kept_masks
 aten = torch.ops.aten
 
 HELD_BACK = 1 / 8
-"""The share of the calibration data on which fits are compared."""
+"""Share of the calibration data that is held back to compare fits."""
 
 LIVE = 0.5
-"""Values that wait for the next matrix take at most this share of the model's size in memory; more lie on disk."""
+"""Memory for values that wait for the next matrix, as a share of the size of the parameters; further values lie on disk."""
 
-#: name: (whether weights are re-fitted, whether matrices that lost nothing are as well, what it does)
+#: name: (whether weights are re-fitted, whether matrices that lost nothing are re-fitted as well, description)
 REPAIRS: dict[str, tuple[bool, bool, str]] = {
     "none": (False, False, "nothing"),
     "mean": (False, False, "the mean of what a reader lost goes into its bias (FLAP)"),
@@ -45,7 +45,7 @@ Observe = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Refitted:
-    """A matrix that was looked at: its parameter, what was done, the error on held-back rows before and after (relative squares).
+    """Result of re-fitting one matrix: its parameter, the chosen fit, the relative squared error on held-back rows before and after.
 
     `tensors` are the parameters that were replaced.
     """
@@ -59,22 +59,22 @@ class Refitted:
 
 @dataclass(frozen=True, eq=False)
 class Repaired:
-    """The program, and what was done to each matrix in graph order."""
+    """The re-fitted program, and the result for each matrix in graph order."""
 
     program: Program
     matrices: tuple[Refitted, ...]
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The names of the parameters that were replaced."""
+        """Names of the parameters that were replaced."""
         return tuple(name for entry in self.matrices for name in entry.tensors)
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """A matrix of the pruned program, the original's value that it should meet, and what the pruned program adds to it on the way.
+    """A matrix of the pruned program, the value of the original program to fit it to, and the other addend where that is a residual sum.
 
-    `cut` takes what stays out of the original's value.
+    `cut` removes the pruned units from the original's value.
     """
 
     matrix: Matrix
@@ -94,8 +94,9 @@ def repair(
 ) -> Repaired:
     """Re-fit the matrices of `slim`, which is the program after a selection was applied; neither is changed.
 
-    `moved` names nodes that compute something else for another reason (they read factors of a matrix): they are re-fitted as those that
-    lost units are.
+    `how` is a row of REPAIRS. `observe` gets (number of matrices done, number of all) before each matrix. `moved` names further nodes to
+    re-fit as those that lost units are, because their result has changed for another reason (the matrix was factorised). UsageError where
+    the data can't be split (`Calibration.split`).
     """
     ridge, everywhere, _ = REPAIRS[how]
     tasks = _tasks(program, slim, selection, everywhere, moved) if how != "none" else []
@@ -142,13 +143,13 @@ def _tasks(
 
 
 def _is_cut_alike(analysis: Analysis, node: fx.Node, kept: Kept) -> bool:
-    """Whether the dimensions of a value that lose something have one size in all batches."""
+    """Return whether the dimensions of a value that lose units have the same size in all batches."""
     pairs = zip(node.meta["val"].shape, analysis.flow.dims[node], strict=True)
     return all(isinstance(size, int) for size, dim in pairs if changes(dim, kept))
 
 
 def _meets(node: fx.Node, order: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:
-    """(the sum that a matrix's result goes into and nothing else, the other addend); the result itself where there is none."""
+    """Return (the residual sum that alone reads the result of a matrix, the other addend); (the node itself, None) where there is none."""
     current = node
     while len(current.users) == 1:
         user = next(iter(current.users))
@@ -171,7 +172,7 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
-    """Choose the best fit, and keep its tensors in `new`."""
+    """Choose the best fit, and store its tensors in `new`."""
     matrix, (sums, held, ridge) = task.matrix, what
     weight = attribute(slim.graph, matrix.weight)
     bias = attribute(slim.graph, matrix.bias) if matrix.bias else None
@@ -190,7 +191,7 @@ def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict
 
 
 class _Lane:
-    """One batch on its way through both programs, as far as somebody asked."""
+    """One batch that runs through both programs in lockstep."""
 
     def __init__(
         self, program: Program, slim: Program, batch: dict[str, Tensor], tasks: Sequence[_Task]
@@ -201,7 +202,7 @@ class _Lane:
         )
 
     def rows(self, task: _Task, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(what the pruned program feeds a matrix, what the matrix should give), a row for each product."""
+        """Return (the inputs of a matrix in the pruned program [rows, columns], the targets for its results [rows, outputs])."""
         target = self.original.reach(task.target, {})
         inputs = self.pruned.reach(task.matrix.source, new)
         target = task.cut(target)

@@ -1,4 +1,4 @@
-"""One pass over calibration data: a graph is run batch by batch, and meters see the values, and gradients, that they asked for."""
+"""Calibration pass: run a graph batch by batch, and pass the requested values and gradients to observers."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from fxprune.ir.aliasing import returns_alias
 
 @dataclass
 class Seen:
-    """What one batch left: values by node name, and for each direction the gradients of values and of parameters."""
+    """Record of one batch: values by node name, and for each differentiated number the gradients by node and parameter name."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     slopes: list[dict[str, Tensor]] = field(default_factory=list)
 
 
 class Observer(Protocol):
-    """Asks for values of nodes (`values`), gradients at nodes (`nodes`) and at parameters (`parameters`); takes them in, batch by batch."""
+    """Protocol of an observer: it requests values of nodes (`values`), and gradients at `nodes` and `parameters`, batch by batch."""
 
     values: frozenset[str]
     nodes: frozenset[str]
     parameters: frozenset[str]
 
     def take(self, seen: Seen) -> None:
-        """One batch."""
+        """Take in the record of one batch."""
 
 
 class _Tap(fx.Interpreter):
-    """Runs a graph and keeps the values that are asked for; nodes and parameters that gradients are asked of become differentiable.
+    """Interpreter that records the requested values, and makes nodes and parameters differentiable where gradients are requested.
 
-    A value that the graph overwrites is kept as its last reader saw it.
+    A value that the graph overwrites is recorded as its last reader got it.
     """
 
     def __init__(self, program: Program, values: set[str], nodes: set[str], parameters: set[str]) -> None:
@@ -70,9 +70,9 @@ class _Tap(fx.Interpreter):
 
 
 def stream(program: Program, data: Calibration, meters: Sequence[Observer], objective: Objective) -> None:
-    """Run every batch once and hand what it left to the meters; nothing of a batch outlives it.
+    """Run every batch once, and pass its record to the observers; the record of a batch is not kept.
 
-    FxpruneError where the graph can't be differentiated although a meter asks for gradients.
+    FxpruneError where the graph can't be differentiated although an observer requests gradients.
     """
     values, nodes, parameters = (
         set().union(*(getattr(meter, name) for meter in meters)) for name in ("values", "nodes", "parameters")
@@ -92,7 +92,7 @@ def stream(program: Program, data: Calibration, meters: Sequence[Observer], obje
 
 
 def _slopes(tap: _Tap, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
-    """The gradients of each number, by node and parameter."""
+    """Return the gradients of each number, the last number first, by node and parameter."""
     found = []
     for left, number in reversed(list(enumerate(numbers))):
         if not number.requires_grad:
@@ -110,7 +110,7 @@ def _slopes(tap: _Tap, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
 
 
 def pack_by_bytes(items: Iterable[Any], bytes_of: Any, limit: int) -> list[list[Any]]:
-    """Items in their order, in as few lists as hold at most `limit` bytes each (one item may be larger)."""
+    """Split items, in their order, into as few lists as possible of at most `limit` bytes each (a single item may be larger)."""
     lists: list[list[Any]] = []
     room = 0
     for item in items:

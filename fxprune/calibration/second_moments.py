@@ -1,4 +1,4 @@
-"""Second moments of what matrices read and of what leaves them: all that least squares needs to know of the data, in float64."""
+"""Second moments: sums of products of the inputs of matrices, and of the gradients at their outputs, in float64."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fxprune.analysis import Matrix
 from fxprune.calibration.run import Seen
 
 ROWS = 1 << 14
-"""So many rows at a time are widened to float64: an image has tens of thousands."""
+"""Number of rows that are converted to float64 at a time: an image has tens of thousands."""
 
 
 @dataclass
 class Moments:
-    """Sums over rows: of the inputs, of their products [columns, columns], and of the products of output gradients [outputs, outputs]."""
+    """Sums over rows: the inputs [columns], their products [columns, columns], the products of output gradients [outputs, outputs]."""
 
     rows: int = 0
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -24,7 +24,7 @@ class Moments:
     slopes: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def take(self, inputs: Tensor) -> None:
-        """Inputs of one batch [rows, columns]."""
+        """Add the inputs of one batch [rows, columns]."""
         for part in inputs.split(ROWS):
             wide = part.to(torch.float64)
             self.rows += len(wide)
@@ -32,24 +32,24 @@ class Moments:
             self.products = add_product(self.products, wide, wide)
 
     def take_slopes(self, slopes: Tensor) -> None:
-        """Gradients of one batch at the outputs [rows, outputs]."""
+        """Add the gradients of one batch at the outputs [rows, outputs]."""
         for part in slopes.split(ROWS):
             wide = part.to(torch.float64)
             self.slopes = add_product(self.slopes, wide, wide)
 
     def spread(self, centred: bool) -> Tensor:
-        """The mean product of two columns, of their deviations from the mean where `centred`, [columns, columns]."""
+        """Return the mean products of columns [columns, columns]; if `centred`, of their deviations from the mean (the covariance)."""
         mean = self.total / self.rows
         return self.products / self.rows - (torch.outer(mean, mean) if centred else 0.0)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """The sum of a total and leftᵀ @ right, in place where total has its size already."""
+    """Return total + leftᵀ @ right, computed in place unless `total` is still the initial scalar zero."""
     return total.addmm_(left.t(), right) if total.dim() == 2 else left.t() @ right
 
 
 class MomentObserver:
-    """Gathers the moments of some matrices; with `slopes`, those of the gradients at their outputs as well."""
+    """Observer of the moments of some matrices; with `slopes`, those of the gradients at their outputs as well."""
 
     def __init__(self, matrices: list[Matrix], slopes: bool = True) -> None:
         self.matrices = matrices
@@ -59,7 +59,7 @@ class MomentObserver:
         self.moments = {matrix.node.name: Moments() for matrix in matrices}
 
     def take(self, seen: Seen) -> None:
-        """One batch."""
+        """Add one batch."""
         for matrix in self.matrices:
             name = matrix.node.name
             self.moments[name].take(matrix.rows(seen.values[matrix.source.name]))
@@ -69,7 +69,7 @@ class MomentObserver:
 
 
 def moment_bytes(matrix: Matrix) -> int:
-    """What the moments of a matrix take in memory."""
+    """Return the memory that the moments of a matrix take, in bytes."""
     value = matrix.node.meta["val"]
     outputs = int(value.shape[-matrix.form.outputs])
     weight = next(

@@ -1,4 +1,4 @@
-"""Batches: whether what somebody gives as the inputs of one run fits a program, and what it is as tensors."""
+"""Batch validation: check that given inputs of one run fit a program, and convert them to tensors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fxprune.ir.example_inputs import dynamic_axis_names
 
 
 def fitting(program: Program, given: Any, where: str) -> dict[str, Tensor]:
-    """Copies of one batch's tensors by input name, in the program's order, dtypes and device; `where` names the batch in errors.
+    """Return copies of one batch's tensors by input name, in the program's order, dtypes and device; `where` names the batch in errors.
 
-    `given` is a mapping of names to tensors, arrays or lists, or the tensors alone in the order of the inputs. UsageError says which name,
-    kind of number, size or value does not fit.
+    `given` is a mapping of names to tensors, arrays or lists, or the tensors alone in the order of the inputs. UsageError where a name, a
+    kind of number, a size or a value does not fit.
     """
     named = _named(program, given, where)
     _check_names(program, named, where)
@@ -63,7 +63,10 @@ def _check_names(program: Program, named: Mapping[Any, Any], where: str) -> None
 
 
 def _tensor(node: fx.Node, given: Any, where: str) -> Tensor:
-    """A copy of a value, for loaders use their memory again; on the program's device and in its type, of the same kind and finite."""
+    """Return a copy of a value in the program's dtype and on its device, as loaders reuse their memory.
+
+    UsageError where the value is of another kind of number, is not finite, or does not fit the dtype.
+    """
     wanted = node.meta["val"]
     value = _read(given, where).detach()
     if _kind(value.dtype) != _kind(wanted.dtype):
@@ -90,7 +93,7 @@ def _read(given: Any, where: str) -> Tensor:
     if isinstance(given, Tensor):
         return given
     try:
-        # Arrays may be read-only or run backwards, which torch does not take.
+        # Arrays may be read-only or have negative strides, which torch does not support.
         return torch.tensor(np.asarray(given, order="C") if isinstance(given, np.ndarray) else given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(
@@ -133,7 +136,7 @@ def _shape_fault(wanted: Sequence[Any], got: Sequence[int]) -> str:
 
 
 def _check_alike(nodes: Sequence[fx.Node], batch: Mapping[str, Tensor], where: str) -> None:
-    """UsageError where two sizes differ that are one and the same to torch.export."""
+    """Check that sizes with the same symbol in torch.export are equal; UsageError where they differ."""
     first: dict[str, tuple[str, int, int]] = {}
     for symbol, name, dim, size in _free_sizes(nodes, batch):
         other, place, found = first.setdefault(symbol, (name, dim, size))
@@ -145,20 +148,20 @@ def _check_alike(nodes: Sequence[fx.Node], batch: Mapping[str, Tensor], where: s
 
 
 def _free_sizes(nodes: Sequence[fx.Node], batch: Mapping[str, Tensor]) -> Iterator[tuple[str, str, int, int]]:
-    """(symbol, input, dimension, size in the batch) of every dynamic dimension."""
+    """Yield (symbol, input, dimension, size in the batch) of every dynamic dimension."""
     for node in nodes:
         pairs = enumerate(zip(node.meta["val"].shape, batch[node.name].shape, strict=True))
         yield from ((str(size), node.name, dim, found) for dim, (size, found) in pairs if is_free(size))
 
 
 def inputs_text(program: Program) -> str:
-    """The names of the tensor inputs, as a part of a sentence."""
+    """Return the names of the tensor inputs, as a part of a sentence."""
     names = program.input_names()
     return f"the input{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def describe_inputs(batch: Mapping[str, Tensor]) -> str:
-    """The inputs with their sizes, and the range of integers: an id that a table does not have is the usual trouble."""
+    """Return the inputs with their sizes, and the range of integers: an id beyond the end of a table is the usual cause of errors."""
     return ", ".join(f"{name} {_sizes(value.shape)}{_range(value)}" for name, value in batch.items())
 
 
@@ -169,5 +172,5 @@ def _range(value: Tensor) -> str:
 
 
 def _sizes(shape: Iterable[Any]) -> str:
-    """Sizes or names of axes as text: 3×13; a number has none."""
+    """Return sizes or names of axes as text: `3×13`, or `a single number` where there are none."""
     return "×".join(map(str, shape)) or "a single number"

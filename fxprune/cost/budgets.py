@@ -1,4 +1,4 @@
-"""Budgets: what may be left of a program, and how the cost of a part of it is found. One row each."""
+"""Budgets: the quantities that a plan can be limited by, one row each, and the meters that give the cost of parts of a program."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from fxprune.ir import Point, Program
 
 Key: TypeAlias = Any
 Meter: TypeAlias = Callable[[Mapping[Key, tuple[str, Callable[[], Program]]]], dict[Key, float]]
-"""Costs of some programs by key; each comes with its signature and a function that makes it. The first is what the others are parts of."""
+"""Costs of programs by key, each given by its signature and a function that makes it; the first one is the reference (see `Clock`)."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A row: what is limited, its unit, and whether it is measured (then a plan is checked against the emitted file)."""
+    """Row of the table BUDGETS: what is limited, its unit, and the function that counts it.
+
+    Where `count` is None the quantity is measured, and a plan is checked against the emitted file.
+    """
 
     help: str
     unit: str
@@ -32,7 +35,7 @@ BUDGETS: dict[str, Budget] = {
 
 
 def counting_meter(name: str) -> Meter:
-    """A meter that counts."""
+    """Return a meter that counts by a row of BUDGETS, which must have a `count`."""
     count = BUDGETS[name].count
     assert count is not None
 

@@ -1,6 +1,6 @@
-"""What a Program costs: parameters, bytes, and the floating-point operations of one run.
+"""Count the parameters, the bytes, and the floating-point operations of one run of a Program.
 
-Counted by running the graph on fake tensors, so at any batch and length and without computing anything. A
+Operations are counted by running the graph on fake tensors, so at any batch and length and without computing anything. A
 multiplication and an addition count as two, and only products, convolutions and attention count.
 """
 
@@ -30,7 +30,7 @@ class Cost:
 
 
 def count_cost(program: Program, point: Point | None = None) -> Cost:
-    """Give the cost of a program, its operations at a point (by default at the example inputs)."""
+    """Return the cost of a program, its operations at a point (by default at the example inputs)."""
     return Cost(program.parameter_count(), program.parameter_bytes(), count_flops(program, point))
 
 
@@ -44,12 +44,12 @@ def count_flops(program: Program, point: Point | None = None) -> int:
     with torch.no_grad(), counter, fake:
         program.graph.forward(
             *args, **kwargs
-        )  # past the counter's own hooks, which want a gradient of a parameter that is a result
+        )  # past the counter's own hooks, which require a gradient of a parameter that is a result
     return int(counter.get_total_flops())
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Scores and their sum over the values: each query head meets every key once, grouped or not."""
+    """Count the operations of attention, for scores and for weighted values: each query head reads every key once, grouped or not."""
     return int(2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 
 
@@ -61,7 +61,7 @@ def _recurrent(x: Any, to_gates: Any, from_state: Any, *_: Any, **__: Any) -> in
     return int(2 * prod(x[:2]) * (prod(to_gates) + prod(from_state)))
 
 
-# FlopCounterMode knows the CUDA names of these and counts nothing for the CPU's.
+# FlopCounterMode has no formulas for these, which the CPU uses, and would count nothing for them.
 _CPU_ONLY: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten.mkldnn_rnn_layer: _recurrent,

@@ -20,14 +20,14 @@ from fxprune.runtimes import Settings, measure, runtime_of
 from fxprune.runtimes.registry import settings_identity
 
 SECONDS_A_FILE = 0.3
-"""How long each small file is timed, in turns with the others."""
+"""Seconds for which each small file is timed, in turns with the others."""
 
 
 @dataclass
 class Clock:
-    """A meter that times small files on the runtime; times are kept in a file, under the machine's and the runtime's identity.
+    """Meter that times small files on the runtime, in milliseconds; times are cached in a file, by identity of the machine and the runtime.
 
-    Machines are slower one day than another: where times come from the file, the first program is timed anew and all are scaled by it.
+    A machine's speed varies from day to day: the first program is always timed anew, and cached times are scaled by its change.
     """
 
     settings: Settings
@@ -67,20 +67,20 @@ class Clock:
 
 
 def write_program(program: Program, path: Path, settings: Settings) -> Path:
-    """The program as a file that the runtime of the settings runs."""
+    """Write the program as a file that the runtime of the settings runs, and return its path."""
     suffix = runtime_of(settings).suffix
     target = path.with_suffix(suffix)
     return export_onnx(program, target).path if suffix == ".onnx" else save_pt2(program, target)
 
 
 def default_cache() -> Path:
-    """Where times are kept: $FXPRUNE_CACHE, or fxprune/costs.json in the user's cache folder."""
+    """Return the path of the cache: $FXPRUNE_CACHE, or fxprune/costs.json in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("FXPRUNE_CACHE") or Path(base) / "fxprune" / "costs.json")
 
 
 def _read(path: Path | None) -> dict[str, float]:
-    """What the file holds; a file that is no such table is as good as none, for everything in it can be measured again."""
+    """Return the times in a cache file; a file that is no such table counts as empty, since all of it can be measured again."""
     try:
         data = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
@@ -90,7 +90,7 @@ def _read(path: Path | None) -> dict[str, float]:
 
 
 def _write(path: Path | None, known: Mapping[str, float]) -> None:
-    """Keep what is known, and what another run has added meanwhile; a cache that can't be written is no error."""
+    """Write the known times, and keep those that another run has added meanwhile; a cache that can't be written is no error."""
     if path is None:
         return
     try:

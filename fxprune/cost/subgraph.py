@@ -1,4 +1,4 @@
-"""Parts of a program as small programs of their own, whose cost can be measured."""
+"""Subgraphs: parts of a program as small programs of their own, whose cost can be measured."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fxprune.ir.example_inputs import call_inputs
 from fxprune.ir.program import flatten_inputs
 
 Config: TypeAlias = tuple[tuple[str, int], ...]
-"""How many units of each of some axes stay, by name."""
+"""The number of units that stay of each axis, by name."""
 
-# It prints a trace of what fails; the reason is in the exception too.
+# This logger prints a trace of a failure; the exception contains the reason too.
 _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
 Values: TypeAlias = Mapping[fx.Node, Any]
-"""What is known of every value at a point: a fake tensor, or a number."""
+"""The value of every node at a point: a fake tensor, a number, or several of them (a split)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some nodes of a program at fixed sizes, as a graph of their own, with made-up inputs.
+    """Some nodes of a program at fixed sizes, as a graph of their own with synthetic inputs.
 
     `signature` is equal for parts that compute the same with other weights.
     """
@@ -41,12 +41,12 @@ class Part:
     signature: str
 
     def program(self) -> Program:
-        """The part as a program."""
+        """Capture the part as a program."""
         return capture(self.graph, self.inputs)
 
 
 def part(program: Program, names: frozenset[str], values: Values) -> Part:
-    """The named nodes: inputs are what they read from elsewhere, outputs what is read elsewhere."""
+    """Extract the named nodes as a part: its inputs are the values that they read from elsewhere, its outputs those read elsewhere."""
     graph, root = fx.Graph(), nn.Module()
     nodes: dict[fx.Node, Any] = {}
     inputs: list[Tensor] = []
@@ -65,7 +65,7 @@ def part(program: Program, names: frozenset[str], values: Values) -> Part:
 
 
 def _chosen(program: Program, names: frozenset[str], values: Values) -> list[fx.Node]:
-    """The named nodes that give a tensor; where one of several tensors is named (a split), all of them."""
+    """Return the named nodes that give a tensor; where one of several tensors is named (a split), all of them."""
     several = {
         n
         for n in program.graph.graph.nodes
@@ -84,7 +84,7 @@ def _chosen(program: Program, names: frozenset[str], values: Values) -> list[fx.
 def _source(
     program: Program, graph: fx.Graph, root: nn.Module, node: fx.Node, value: Any, inputs: list[Tensor]
 ) -> Any:
-    """What stands for a value from elsewhere: its number, its weight, or an input of its size."""
+    """Return the replacement of a value from outside the part: its number, its weight, or a new input of its size."""
     if not isinstance(value, Tensor):
         return value
     if node.op == "get_attr":
@@ -95,7 +95,7 @@ def _source(
 
 
 def _made_up(like: Tensor, seed: int) -> Tensor:
-    """Values of a size and type: normal floats, ones elsewhere (a mask that lets everything through)."""
+    """Return values of the same size and type: normal floats, else ones (a mask that lets everything through)."""
     if like.is_floating_point():
         random = torch.Generator().manual_seed(seed)
         return torch.randn(tuple(like.shape), generator=random, dtype=torch.float32).to(like.dtype)
@@ -110,7 +110,7 @@ def _placeholders_first(graph: fx.Graph) -> fx.Graph:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps what is known of every value; on fake tensors, so nothing is computed."""
+    """Interpreter that records the value of every node; on fake tensors, so nothing is computed."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
@@ -123,7 +123,7 @@ class _Recorder(fx.Interpreter):
 
 
 def values_at(program: Program, point: Point | None) -> Values:
-    """Every value of a program at a point (None: the example inputs); UsageError where it can't run there."""
+    """Return the value of every node at a point (None: the example inputs); UsageError where the program can't run there."""
     flat, spec = pytree.tree_flatten(call_inputs(program, point))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         fake = [mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
@@ -143,7 +143,7 @@ def values_at(program: Program, point: Point | None) -> Values:
 
 
 def _signature(graph: fx.Graph, values: Values) -> str:
-    """Operators, sizes and literals, hashed."""
+    """Return a hash of operators, sizes and literals."""
     names = {node: str(i) for i, node in enumerate(graph.nodes)}
     lines: list[str] = []
     for node in graph.nodes:

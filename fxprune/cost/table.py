@@ -1,4 +1,4 @@
-"""What the sites of a program cost at each size: the cost table, measured (or counted) on small programs and interpolated between."""
+"""Cost table: the cost of each site of a program at each size, measured (or counted) on small programs and interpolated between."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _FEW = 16
 """Axes of up to this many units are measured at every size."""
 
 _KNOTS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
-"""Larger ones at these shares."""
+"""Larger axes are measured at these shares of their size."""
 
 GRAINS = ((512, 32), (128, 16), (32, 8), (0, 1))
-"""Rounded, for axes of at least so many units, to multiples of this: what is said of odd widths is said in comparison with even ones."""
+"""(units, grain): on axes of at least so many units, sizes are rounded to the grain, so that odd widths are compared with even ones."""
 
 ODD = (1, 2, 4, 8, 16)
-"""And, about the middle, at sizes that are multiples of no more than these: does this runtime mind odd widths?"""
+"""Offsets from a middle size (see `_middle`) that are measured as well, to find whether odd widths are slow on this runtime."""
 
 WIDE = 32
-"""Axes of fewer units are not asked about odd widths."""
+"""Axes of fewer units are not measured at odd widths."""
 
 HURTS = 1.04
-"""A width hurts when it takes longer, by this factor, than its neighbours let expect."""
+"""A width is slow if its cost exceeds the interpolation between its neighbours by more than this factor."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The cost of a site by the size of one of its axes, the others whole; what lies between is interpolated."""
+    """Cost of a site by the size of one of its axes, the others whole; linear between the measured sizes."""
 
     sizes: tuple[int, ...]
     costs: tuple[float, ...]
@@ -47,7 +47,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class SiteCost:
-    """The cost of one site: a curve for its main axis and for each inner one; `multiple_of` is what the main axis's size should be."""
+    """Cost of one site: a curve for its main axis and for each inner one; the main axis's size should be a multiple of `multiple_of`."""
 
     main: Curve
     inner: tuple[Curve, ...]
@@ -58,7 +58,7 @@ class SiteCost:
         return self.main.costs[-1]
 
     def at(self, count: int, inner: Sequence[int]) -> float:
-        """The cost with this many units: what the inner axes save, they save in each unit of the main one that stays."""
+        """Return the cost with this many units: the savings of the inner axes count for each unit of the main axis that stays."""
         saved = sum(curve.costs[-1] - curve.at(size) for curve, size in zip(self.inner, inner, strict=True))
         share = count / self.main.sizes[-1]
         return max(self.main.at(count) - share * saved, 0.05 * self.main.at(count))
@@ -66,7 +66,10 @@ class SiteCost:
 
 @dataclass
 class Costs:
-    """The cost table of a program at a point. Sites that compute the same share their measurements."""
+    """Cost table of a program at a point; sites that compute the same share their measurements.
+
+    With `odd`, main axes are measured at odd widths as well.
+    """
 
     analysis: Analysis
     meter: Meter
@@ -79,7 +82,7 @@ class Costs:
         self.known: dict[str, SiteCost] = {}
 
     def of(self, site: Site) -> SiteCost:
-        """The cost of a site at all sizes."""
+        """Return the cost of a site at all sizes, measured on first use."""
         dense = part(self.program, site.nodes, self.values)
         name = _fingerprint(dense, site.axes)
         if name not in self.known:
@@ -87,7 +90,7 @@ class Costs:
         return self.known[name]
 
     def whole(self, nodes: frozenset[str]) -> float:
-        """The cost of some nodes as they are."""
+        """Return the cost of some nodes as they are."""
         dense = part(self.program, nodes, self.values)
         return self.meter({0: (dense.signature, dense.program)})[0]
 
@@ -120,7 +123,7 @@ class Costs:
 
 
 def _fingerprint(dense: Part, axes: Sequence[Axis]) -> str:
-    """Equal for sites that compute the same and whose axes lie alike."""
+    """Return a hash that is equal for sites that compute the same and whose axes lie alike in their weights."""
     weights = [str(node.target) for node in dense.graph.graph.find_nodes(op="get_attr")]
     place = {name: i for i, name in enumerate(weights)}
     lies = [
@@ -131,7 +134,7 @@ def _fingerprint(dense: Part, axes: Sequence[Axis]) -> str:
 
 
 def _sizes(axis: Axis, odd: bool, inner: bool) -> list[int]:
-    """The sizes that are measured."""
+    """Return the sizes at which an axis is measured."""
     least = max(1, axis.least)
     if inner:
         return sorted({max(least, axis.size * share // 4) for share in (1, 2, 3, 4)})
@@ -148,7 +151,7 @@ def _sizes(axis: Axis, odd: bool, inner: bool) -> list[int]:
 
 
 def _middle(size: int) -> int:
-    """A width about the half of a size that no runtime minds."""
+    """Return a width of about half a size, a multiple of 32 or 16, at which no runtime is slow."""
     return size // 2 // 32 * 32 or 16
 
 
@@ -157,12 +160,12 @@ def _odd(size: int) -> list[int]:
 
 
 def _curve(sizes: Sequence[int], costs: Mapping[int, float]) -> Curve:
-    """Through these sizes: those that only asked about odd widths are left out."""
+    """Return the curve through these sizes; those measured for odd widths only are left out."""
     return Curve(tuple(sizes), tuple(costs[size] for size in sizes))
 
 
 def _multiple(curve: Curve, costs: Mapping[int, float]) -> int:
-    """The smallest power of two whose multiples don't hurt; 1 where odd widths were not measured."""
+    """Return the smallest power of two whose multiples are not slow, at most 32; 1 where odd widths were not measured."""
     size = curve.sizes[-1]
     middle = _middle(size)
     if size < WIDE or middle + ODD[0] not in costs:

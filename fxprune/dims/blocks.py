@@ -1,4 +1,4 @@
-"""Grids: a weight in rectangles. Edges lie where segments and heads begin, whatever the size of a block."""
+"""Block grids: a weight cut into rectangles; with `aligned` and `shares`, edges follow the borders of segments and heads."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torch import Tensor
 from fxprune.dims.dim import Dim, factors, segments
 
 BlockSizes: TypeAlias = "int | tuple[int, ...]"
-"""How large blocks are along one dimension: all alike (the last may be smaller), or each."""
+"""The block sizes along one dimension: one for all (the last block may be smaller), or one per block."""
 
 
 @dataclass(frozen=True)
 class BlockGrid:
-    """The sizes of the blocks along the two first dimensions of a weight."""
+    """The sizes of the blocks along the first two dimensions of a weight."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many blocks there are."""
+        """The number of blocks along each dimension."""
         return len(self.rows), len(self.columns)
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many rows and columns they have together."""
+        """The number of rows and columns of the weight."""
         return sum(self.rows), sum(self.columns)
 
     def spread(self, table: Tensor) -> Tensor:
-        """A value for each block, at each place of the weight."""
+        """A table with one value per block, expanded to one value per element of the weight."""
         rows, columns = (table.new_tensor(sizes, dtype=torch.long) for sizes in (self.rows, self.columns))
         found: Tensor = table.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
         return found
@@ -44,14 +44,14 @@ class BlockGrid:
         return _added(_added(values, self.rows, 0), self.columns, 1)
 
     def areas(self) -> Tensor:
-        """How many places each block has, float64."""
+        """The number of elements of each block, float64."""
         rows, columns = (torch.tensor(sizes, dtype=torch.float64) for sizes in (self.rows, self.columns))
         found: Tensor = rows[:, None] * columns
         return found
 
 
 def _added(values: Tensor, sizes: tuple[int, ...], place: int) -> Tensor:
-    """Runs of these sizes along a dimension, each summed."""
+    """The sums of consecutive runs of these sizes along a dimension."""
     if set(sizes) == {1}:
         return values
     if len(set(sizes)) == 1:
@@ -64,20 +64,20 @@ def _added(values: Tensor, sizes: tuple[int, ...], place: int) -> Tensor:
 
 
 def shares(dim: Dim, count: int) -> tuple[int, ...]:
-    """A dim in at most about `count` blocks of like size, none of which crosses the border of a segment or of a head."""
+    """The sizes of about `count` blocks of similar size along a dim, none of which crosses the border of a segment or of a head."""
     parts = segments(dim)
     wanted = max(1, round(count / len(parts)))
     return tuple(size for part in parts for size in aligned(part, _rounded(part, -(-part.size // wanted))))
 
 
 def _rounded(dim: Dim, block: int) -> int:
-    """A block in whole heads, where the dim has such."""
+    """A block size rounded up to whole heads, where the dim has heads."""
     inner = dim.size // factors(dim)[0].size
     return -(-block // inner) * inner
 
 
 def cut_into_blocks(size: int, block: BlockSizes) -> tuple[int, ...]:
-    """A length in blocks; ValueError where given sizes don't add up to it."""
+    """The sizes of the blocks of a length; ValueError where given sizes do not add up to it, or one is below 1."""
     if not isinstance(block, int):
         if sum(block) != size or min(block) < 1:
             raise ValueError(f"blocks of {block} don't make {size}")
@@ -88,9 +88,9 @@ def cut_into_blocks(size: int, block: BlockSizes) -> tuple[int, ...]:
 
 
 def aligned(dim: Dim, block: int) -> tuple[int, ...]:
-    """The sizes of blocks of at most `block` places along a dim, none of which crosses the border of a segment or of a head.
+    """The sizes of blocks of at most `block` positions along a dim, none of which crosses the border of a segment or of a head.
 
-    Blocks that are larger than a head hold whole heads, where the size allows it.
+    Blocks consist of whole heads where `block` is a multiple of the head's size; else a block lies within one head.
     """
     parts = segments(dim)
     if len(parts) > 1:

@@ -4,8 +4,8 @@
     Product(d1 … dk)   row-major merge, index = i1·n2·…·nk + … + ik     (view, flatten, grouped convolution)
     Sum(d1 … dk)       ordered concatenation                            (cat, split, slice)
 
-`unify` makes two dims the same dim, refining atoms where sizes allow it; what can't be aligned exactly is pinned, which means
-that it stays whole. Dims are union-find nodes: `find` gives the representative, and only atoms are ever merged or refined.
+`fxprune.dims.unify` makes two dims the same dim, refining atoms where sizes allow it; dims that can't be aligned exactly are pinned:
+they stay whole. Dims are union-find nodes: `find` gives the representative, and only atoms are ever merged or refined.
 Dims of size 1 never unify (they broadcast); a product drops them, a sum keeps them as rigid parts.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pin:
-    """Why a dim stays whole, and the name of the node that says so."""
+    """The reason why a dim stays whole, and the name of the node that requires it."""
 
     why: str
     node: str
@@ -44,7 +44,7 @@ class Dim:
 
 
 def atom(size: int) -> Dim:
-    """A new dimension of `size` independent indices; ValueError for a size below 0 (stand-ins of unknown sizes may not fit)."""
+    """A new dimension of `size` independent indices; ValueError for a size below 0 (which stand-ins for unknown sizes may lead to)."""
     if size < 0:
         raise ValueError(f"a dimension can't have {size} indices")
     return Dim(size)
@@ -107,7 +107,7 @@ def leaves(dim: Dim) -> Iterator[Dim]:
 
 
 def pinned(dim: Dim) -> Pin | None:
-    """Why the whole dim is pinned, or None where a part of it is free (a size of 1 counts as pinned)."""
+    """The pin of a dim that is pinned as a whole, or None where a part of it is free (a size of 1 counts as pinned)."""
     pin = None
     for leaf in leaves(dim):
         if leaf._pin is None and leaf.size > 1:
@@ -117,14 +117,14 @@ def pinned(dim: Dim) -> Pin | None:
 
 
 def pin(dim: Dim, why: str, node: str) -> None:
-    """Keep a dim whole; the first reason stays."""
+    """Pin all atoms of a dim; an atom that is pinned already keeps its first reason."""
     for leaf in leaves(dim):
         if leaf._pin is None:
             leaf._pin = Pin(why, node)
 
 
 def is_pinned(leaf: Dim) -> bool:
-    """Whether an atom stays whole."""
+    """Whether an atom is pinned."""
     return find(leaf)._pin is not None
 
 

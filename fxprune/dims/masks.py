@@ -1,7 +1,7 @@
-"""Masks: which positions along a dim stay when atoms keep some of their indices.
+"""Index masks: the positions along a dim that stay when atoms keep some of their indices.
 
-An atom keeps a set of indices (booleans [n]), or `KeptRows`: other indices for each unit of an outer atom, equally many for each: tensors
-stay rectangular (each head its own query/key dimensions).
+An atom keeps a set of indices (booleans [n]), or `KeptRows`: other indices for each unit of an outer atom (each head its own query/key
+dimensions), equally many for each, so that tensors stay rectangular.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from fxprune.ir import like
 
 @dataclass(frozen=True)
 class KeptRows:
-    """What an atom keeps for each unit of an outer atom: booleans [outer, n] with equally many True in each row."""
+    """The indices that an atom keeps for each unit of an outer atom: booleans [outer, n] with equally many True in each row."""
 
     outer: Dim
     table: Tensor
 
     @property
     def count(self) -> int:
-        """How many indices each unit keeps."""
+        """The number of indices that each unit keeps."""
         return int(self.table[0].sum())
 
 
@@ -34,14 +34,14 @@ Kept: TypeAlias = Mapping[Dim, "Tensor | KeptRows"]
 
 
 def kept_size(kept: Tensor | KeptRows) -> int:
-    """How many indices of an atom stay."""
+    """The number of indices of an atom that stay."""
     return kept.count if isinstance(kept, KeptRows) else int(kept.sum())
 
 
 def keep_mask(dim: Dim, kept: Kept) -> Tensor:
-    """Which positions along a dim stay, as booleans [size]; atoms of which `kept` does not speak keep all.
+    """The positions along a dim that stay, as booleans [size]; atoms that are not in `kept` keep all indices.
 
-    Where an atom with Rows stands without its outer atom, only the number that stays is meaningful.
+    Where an atom with `KeptRows` occurs without its outer atom, only the number of positions that stay is meaningful.
     """
     mask = _flat_mask(dim, kept)
     for leaf in dict.fromkeys(leaves(dim)):
@@ -79,7 +79,7 @@ def has_outer(dim: Dim, leaf: Dim, rows: KeptRows) -> bool:
 
 
 def coordinates(dim: Dim, leaf: Dim) -> Tensor:
-    """Which unit of an atom each position along a dim belongs to, −1 where none, int64 [dim.size]."""
+    """The unit of an atom that each position along a dim belongs to, −1 where there is none, int64 [dim.size]."""
     dim, leaf = find(dim), find(leaf)
     if dim.kind == "atom":
         return torch.arange(dim.size) if dim is leaf else torch.full((dim.size,), -1)
@@ -93,17 +93,17 @@ def coordinates(dim: Dim, leaf: Dim) -> Tensor:
 
 
 def changes(dim: Dim, kept: Kept) -> bool:
-    """Whether a dim carries an atom of which `kept` speaks."""
+    """Whether a dim contains an atom of `kept`."""
     return any(leaf in kept for leaf in leaves(dim))
 
 
 def new_size(dim: Dim, kept: Kept) -> int:
-    """The size of a dim when atoms keep what `kept` says."""
+    """The size of a dim after its atoms are reduced to their kept indices."""
     return int(keep_mask(dim, kept).sum()) if changes(dim, kept) else dim.size
 
 
 def cut(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
-    """A new tensor that holds only what stays."""
+    """The tensor reduced to the positions that stay; it shares memory with `value` where no dim changes."""
     result = value.detach()
     done: set[int] = set()
     for place, other, rows in across(dims, kept):
@@ -117,7 +117,7 @@ def cut(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
 
 
 def zero(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
-    """A copy with zeros at all that does not stay."""
+    """A copy of the tensor with zeros at all removed positions."""
     result = value.detach().clone()
     apart = {place: (other, rows) for place, other, rows in across(dims, kept)}
     for place, dim in enumerate(dims):
@@ -131,7 +131,7 @@ def zero(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
 
 
 def across(dims: Sequence[Dim], kept: Kept) -> list[tuple[int, int, KeptRows]]:
-    """(dimension, the other dimension that carries the outer atom, rows): atoms with Rows that stand apart from their outer atom."""
+    """(dimension, dimension of the outer atom, rows) of each atom with `KeptRows` whose outer atom lies in another dimension."""
     found: list[tuple[int, int, KeptRows]] = []
     for place, dim in enumerate(dims):
         for leaf in dict.fromkeys(leaves(dim)):
@@ -143,7 +143,7 @@ def across(dims: Sequence[Dim], kept: Kept) -> list[tuple[int, int, KeptRows]]:
 
 
 def _grid(dims: Sequence[Dim], places: tuple[int, int], what: tuple[KeptRows, Kept]) -> Tensor:
-    """Booleans [positions of the outer dimension, positions of the dimension]: what stays where."""
+    """Booleans [positions of the outer dimension, positions of the dimension]: the elements that stay."""
     (place, other), (rows, kept) = places, what
     leaf = next(leaf for leaf, value in kept.items() if value is rows)
     units = coordinates(dims[other], rows.outer)

@@ -1,4 +1,4 @@
-"""Unification of dims: make two dims one, splitting atoms where sizes divide, or pin what can't be aligned."""
+"""Unify dims: make two dims one, splitting atoms where sizes divide, or pin the dims that can't be aligned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxprune.dims.dim import Dim, atom, dim_text, factors, find, pin, pinned, pr
 
 
 def _refine(leaf: Dim, into: Dim) -> None:
-    """Give an atom a structure, or another atom's identity; its pin goes to the leaves."""
+    """Replace an atom by a structure or by another atom; its pin is passed to their atoms."""
     into = find(into)
     if leaf is into:
         return
@@ -28,7 +28,7 @@ def _conflict(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
 def unify(left: Dim, right: Dim, node: str) -> None:
     """Make two dims one; where they can't be aligned exactly, pin all atoms involved.
 
-    Sizes must be equal unless one is 1, which leaves both as they are; other sizes are pinned.
+    Dims stay as they are where one has size 1 (it broadcasts); dims of other unequal sizes are pinned.
     """
     left, right = find(left), find(right)
     if left is right or left.size == 1 or right.size == 1:
@@ -174,7 +174,7 @@ def _split_sum(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
 
 
 def _unify_product_with_sum(left: Dim, right: Dim, node: str) -> None:
-    """Product(k, m) against segments: the longest tail m that divides runs of segments stays; k is the sum of the quotients."""
+    """Unify Product(k, m) with segments: m is the longest tail that divides runs of segments, k becomes the sum of the quotients."""
     parts, pieces = factors(left), segments(right)
     tails = [parts[i:] for i in range(1, len(parts))]
     found = ((tail, _runs(pieces, product(tail).size)) for tail in tails)
@@ -190,7 +190,7 @@ def _unify_product_with_sum(left: Dim, right: Dim, node: str) -> None:
 
 
 def _runs(pieces: list[Dim], block: int) -> list[Dim]:
-    """Segments, neighbours joined where only together they are a multiple of a block; empty where that fails."""
+    """Segments, neighbours joined where only together they are a multiple of a block; empty where the last ones are not."""
     runs: list[Dim] = []
     run: list[Dim] = []
     for piece in pieces:
@@ -202,7 +202,7 @@ def _runs(pieces: list[Dim], block: int) -> list[Dim]:
 
 
 def _unify_rigid(parts: list[Dim], pieces: list[Dim], node: str) -> None:
-    """A boundary cuts the inner block: the outer factor is rigid, and the block is repeated (for small ones only)."""
+    """Unify where a boundary cuts the inner block: pin the outer factor and repeat the block (outer factors above 8 conflict)."""
     outer, inner = parts[0], product(parts[1:])
     if outer.size > 8:
         _conflict(parts, pieces, node)

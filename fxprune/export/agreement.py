@@ -17,14 +17,14 @@ BARS = {np.dtype(np.float16): 1e-2}
 
 BAR = 1e-4
 
-# A program whose outputs move further where its weights move by a rounding error is held to that, times this: no runtime can do better.
+# Where a rounding error in all weights moves a program's outputs further, its bar is that change times this: no runtime can do better.
 ROUNDINGS = 4.0
 
 
 def compare(
     program: Program, run: Prepared, points: Sequence[Point], title: str = "ONNX Runtime"
 ) -> tuple[float, tuple[Point, ...]]:
-    """The largest relative difference of a runtime's outputs from the program's, and the points at which the program itself can run.
+    """Return the largest relative difference of a runtime's outputs from the program's, and the points at which the program can run.
 
     ExportError where a difference is beyond its bar.
     """
@@ -39,7 +39,7 @@ def compare(
 
 
 def _outputs(program: Program, point: Point) -> Outputs | None:
-    """The program's own outputs; None where its limits forbid the point (a table of positions ends)."""
+    """Return the program's own outputs; None where it can't run at the point (a table of positions ends)."""
     args, kwargs = call_inputs(program, point)
     try:
         with inference():
@@ -72,7 +72,7 @@ def _difference(
 
 
 def _rounding(program: Program, expected: Outputs, point: Point) -> float:
-    """How far the outputs move where every weight moves by a rounding step, up or down by a coin."""
+    """Return how far the outputs move when every weight moves by a rounding step, up or down at random."""
     random = torch.Generator().manual_seed(0)
     moved = {name: _rounded(value, random) for name, value in program.tensors().items()}
     again = _outputs(rebuild(program, copy_graph(program), moved), point) or expected
@@ -87,7 +87,7 @@ def _rounded(value: torch.Tensor, random: torch.Generator) -> torch.Tensor:
 
 
 def _relative(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
-    """The largest difference over the largest value; equal infinities and NaN agree."""
+    """Return the largest difference over the largest finite magnitude; equal infinities and NaN agree."""
     if ours.size == 0:
         return 0.0
     left, right = ours.astype(np.float64), theirs.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Watch: runs a module beside a program that came from it, and finds the line of the module's own code where they part."""
+"""Divergence: run a module beside a program that came from it, and find the line of the module's own code where they diverge."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fxprune.ir.interpreter import every_value
 _FOREIGN = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/", "<")
 
 _FEW = 4
-"""Shapes that are named."""
+"""Number of shapes that a message names."""
 
 _CLOSE = 1e-3
-"""Values further apart than this are others: more than rounding of what came before."""
+"""Relative difference beyond which values are others: more than the accumulated rounding."""
 
 
 ByLine: TypeAlias = Mapping[str, Sequence[Tensor]]
-"""What a program makes at each line of the code that it came from."""
+"""The values of a program at each line of the code that it came from."""
 
 
 def parting(model: nn.Module, program: Program) -> str:
-    """Where a module stops doing what a program does: the innermost line that is not torch's, with both shapes; "" where unknown."""
+    """Describe where a module diverges from a program: the innermost line that is not torch's, with both shapes; "" where unknown."""
     by_line: dict[str, list[Tensor]] = {}
     nodes = {node.name: node for node in program.graph.graph.nodes}
     for name, value in every_value(program, program):
@@ -41,7 +41,7 @@ def parting(model: nn.Module, program: Program) -> str:
     try:
         with watch:
             answers(model, program)
-    except Exception as error:  # noqa: BLE001 - what fails is what is asked for
+    except Exception as error:  # noqa: BLE001 - any failure is the divergence to describe
         return _failed(error, by_line)
     return watch.shape or watch.value
 
@@ -59,7 +59,7 @@ def _failed(error: Exception, by_line: ByLine) -> str:
 
 
 def _there(lines: Sequence[str], by_line: ByLine) -> Sequence[Tensor]:
-    """The program's values at the innermost line that it knows: torch keeps lines of `forward`, not of functions that it calls."""
+    """Return the program's values at the innermost line that has any: torch records lines of `forward`, not of functions that it calls."""
     return next((by_line[line] for line in lines if line in by_line), ())
 
 
@@ -89,9 +89,9 @@ def _shape(value: Tensor) -> str:
 
 
 class _Watch(TorchFunctionMode):
-    """Compares what each line makes with what the program makes there; remembers the first line of another shape, and of another value.
+    """Comparison of each line's results with the program's; records the first line of another shape, and of other values.
 
-    Only results with as many dims and numbers as one of the program's are compared: a graph is normalised, and lacks others.
+    Only results with as many dims and elements as one of the program's are compared: a canonical graph lacks the others.
     """
 
     def __init__(self, by_line: ByLine) -> None:

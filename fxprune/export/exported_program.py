@@ -1,8 +1,8 @@
-"""A Program as an ExportedProgram, the form that the writers of files take.
+"""Convert a Program to an ExportedProgram, the form that the writers of files take.
 
-`to_exported_program` asks torch.export to trace the graph anew. `lift` only turns parameters into inputs, as an ExportedProgram
-wants them: the graph came from torch.export and every node still carries its fake value, so nothing needs tracing.
-On MiniLM that saves a seventh of the way from capture to ONNX, on GPT-2 a third.
+`to_exported_program` traces the graph anew with torch.export. `lift` only turns parameters into inputs, as an ExportedProgram
+requires: the graph came from torch.export and every node still has its fake value, so nothing needs tracing.
+On MiniLM that saves a seventh of the time from capture to ONNX, on GPT-2 a third.
 """
 
 import copy
@@ -31,7 +31,7 @@ aten = torch.ops.aten
 
 
 def to_exported_program(program: Program) -> ExportedProgram:
-    """Export the program's graph once more."""
+    """Export the program's graph once more; ExportError where torch.export can't."""
     graph, kwargs = rejoin(program).graph, dict(program.kwargs)
     with quiet(), inference():
         try:
@@ -76,18 +76,18 @@ def lift(program: Program) -> ExportedProgram:
 
 
 def for_onnx(exported: ExportedProgram) -> ExportedProgram:
-    """The same program in the form that exports fastest and that ONNX Runtime's attention can run."""
+    """Return the same program in the form that exports fastest and that ONNX Runtime's attention can run."""
     graph = copy.deepcopy(exported.graph)
     for node, original in zip(graph.nodes, exported.graph.nodes, strict=True):
-        # A copy renames what shadows a builtin, as `input` does, and the signature goes by names.
+        # A copy renames what shadows a builtin, as `input` does, and the signature refers to nodes by name.
         node.name = original.name
-    outputs = set(graph.output_node().all_input_nodes)  # the signature knows these by name, too
+    outputs = set(graph.output_node().all_input_nodes)  # the signature refers to these by name, too
     for node in list(graph.nodes):
         if node.target is aten.scaled_dot_product_attention.default:
             _widen_mask(graph, node)
             _ungroup(node)
         elif node.target is aten.slice.Tensor and len(node.args) > 2 and node.args[2] is None:
-            # Written in place it becomes a slice_scatter, whose converter wants a number.
+            # Written in place it becomes a slice_scatter, whose converter requires a number.
             node.update_arg(2, 0)
         elif node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
@@ -140,7 +140,7 @@ def _argument(value: Any) -> TensorArgument | ConstantArgument:
 
 
 def _ranges(program: Program) -> dict[Any, Any]:
-    """What torch knows about the symbolic sizes."""
+    """Return torch's value ranges of the symbolic sizes."""
     for node in program.placeholders():
         mode = getattr(node.meta.get("val"), "fake_mode", None)
         if mode is not None and mode.shape_env is not None:
@@ -149,7 +149,7 @@ def _ranges(program: Program) -> dict[Any, Any]:
 
 
 def _ungroup(attention: fx.Node) -> None:
-    """Grouped queries of one query each, as pruning leaves them, are plain attention, and the exporter insists on saying so."""
+    """Mark grouped queries of one query each, as pruning may leave them, as plain attention, which the exporter requires."""
     if not attention.kwargs.get("enable_gqa"):
         return
     query, key = (node.meta["val"].shape[-3] for node in attention.args[:2] if isinstance(node, fx.Node))

@@ -1,4 +1,7 @@
-"""What modules of torch.nn declare of the sizes of their tensors: one row a class. No other class is known, and none is guessed."""
+"""Size attributes of torch.nn modules, as they follow from the tensors: one row per class.
+
+Attributes of other classes are not guessed.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def _cell(module: Any, arguments: Arguments) -> Declared:
     return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
 
 
-#: how each class's sizes follow from its tensors, and from what the program calls with them
+#: class: the function that gives its size attributes, from its tensors and the arguments of the operator that reads its weight
 DECLARES: Mapping[type[nn.Module], Callable[[Any, Arguments], Declared]] = {
     nn.Linear: _linear,
     nn.Bilinear: _bilinear,
@@ -76,7 +79,7 @@ DECLARES: Mapping[type[nn.Module], Callable[[Any, Arguments], Declared]] = {
 
 
 def declared(module: nn.Module, arguments: Arguments) -> Declared:
-    """The attributes that a module's own tensors say, by the row of its class; none for a class without a row."""
+    """Return the size attributes that follow from a module's tensors, by the row of its class; none for a class without a row."""
     row = next((DECLARES[kind] for kind in type(module).__mro__ if kind in DECLARES), None)
     try:
         return row(module, arguments) if row else {}
@@ -85,7 +88,7 @@ def declared(module: nn.Module, arguments: Arguments) -> Declared:
 
 
 def arguments_of(program: Program, name: str) -> Arguments:
-    """What the first operator that reads a tensor is called with, besides tensors."""
+    """Return the arguments of the first operator that reads a tensor, by name, without those that are nodes."""
     readers = [
         user
         for node in program.graph.graph.find_nodes(op="get_attr")

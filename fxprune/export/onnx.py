@@ -1,4 +1,4 @@
-"""Write a Program as an ONNX file or as a .pt2 file, and prove that the ONNX file computes the same.
+"""Write a Program as an ONNX file, and check that the file computes the same.
 
 A file is written in a draft folder beside its place, checked there, and only then moved.
 """
@@ -26,7 +26,7 @@ from fxprune.runtimes import open_session
 from fxprune.runtimes.onnxruntime import file_axes, run_session
 
 # From opset 23 on, attention is one operator, the fastest form on ONNX Runtime's CPU (by a tenth on MiniLM).
-# Where its converter or its kernel falls short, the exporter's own opset writes attention out.
+# Where its converter or its kernel fails, attention is written as several operators, in the exporter's default opset.
 ATTENTION_OPSET = 23
 
 aten = torch.ops.aten
@@ -35,10 +35,10 @@ _Form = Callable[[Program], ExportedProgram]
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """An ONNX file that was written and checked.
+    """ONNX file that was written and checked.
 
     `relative` is the largest difference to the Program over all outputs and `points`, relative to the largest
-    value of each. `seconds` is what exporting and writing took, `check_seconds` what the checks took.
+    value of each. `seconds` is the time of exporting and writing, `check_seconds` that of the checks.
     """
 
     path: Path
@@ -55,7 +55,7 @@ def export_onnx(
 ) -> Emitted:
     """Write the program as an ONNX file and check it: onnx.checker, then ONNX Runtime against the program.
 
-    `opset` is for tools that read no newer one (None: what is fastest). Weights over 2 GB lie beside the file, in `<name>.data`.
+    `opset` is for tools that read no newer one (None: the fastest). Weights over 2 GB lie beside the file, in `<name>.data`.
     """
     *attempts, (last_form, last_opset) = _attempts(program, opset)
     with draft_file(path, overwrite) as draft:
@@ -68,7 +68,7 @@ def export_onnx(
 def plain_export(
     model: Any, path: Path, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Any, opset: int
 ) -> float:
-    """Export an untouched model as its owner would, for comparison, and give the seconds that it took."""
+    """Export an untouched model as its owner would, for comparison, and return the seconds that it took."""
     start = time.perf_counter()
     with quiet(), exporting(model) if isinstance(model, torch.nn.Module) else inference():
         try:
@@ -91,9 +91,9 @@ def plain_export(
 
 
 def warm_up() -> None:
-    """Export a small network and throw it away, so that what is timed next does not pay for loading the exporters.
+    """Export a small network and discard it, so that the next timing does not include loading the exporters.
 
-    It has symbolic sizes and the common operators, for torch prepares each operator when it meets it first.
+    The network has symbolic sizes and the common operators, since torch prepares each operator on first use.
     """
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", batch_first=True)
     model = torch.nn.Sequential(torch.nn.Embedding(8, 8), layer, torch.nn.Linear(8, 4))
@@ -103,7 +103,7 @@ def warm_up() -> None:
 
 
 def _attempts(program: Program, opset: int | None) -> list[tuple[_Form, int]]:
-    """Ways to write the file, the fastest first; what is written by any of them is proven."""
+    """Return the ways to write the file, (form, opset), the fastest first; a file written by any of them is checked."""
     from torch.onnx._constants import ONNX_DEFAULT_OPSET
 
     if opset is not None:
@@ -151,7 +151,7 @@ def _write(program: Program, form: _Form, draft: Path, opset: int) -> None:
 
 
 def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
-    """Map torch's symbols (s72) to axis names (batch); the first place where a symbol occurs names it."""
+    """Map torch's symbols (s72) to axis names (batch); the first place where a symbol occurs gives the name."""
     names = dynamic_axis_names(program)
     found: dict[Any, str] = {}
     for value in graph_inputs:
@@ -163,14 +163,14 @@ def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
 
 
 def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:
-    """Give the largest relative difference at the examples and, where axes are dynamic, at a second point."""
+    """Return the largest relative difference, and the points compared: the examples and, where axes are dynamic, a second one."""
     opened = open_session(draft)
     points = _points(program, set(file_axes(draft)))
     return compare(program, lambda given: run_session(opened, given), points)
 
 
 def _points(program: Program, axes: set[str]) -> list[Point]:
-    """The examples, then every axis that the file left dynamic larger."""
+    """Return the point of the examples, then one at which every axis that is dynamic in the file is larger."""
     here = example_point(program)
     larger = {axis: size + 2 if axis in {"batch", "length"} else size * 2 for axis, size in here.items()}
     there = {axis: larger[axis] if axis in axes else size for axis, size in here.items()}

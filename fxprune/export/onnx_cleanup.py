@@ -1,4 +1,4 @@
-"""What an ONNX graph needs between torch's exporter and the file: notes taken off, and one operator made to fit its definition."""
+"""ONNX clean-up, between torch's exporter and the file: drop debugging metadata, and make RotaryEmbedding fit its definition."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
 def drop_traces(model: ir.Model) -> None:
-    """Drop what the exporter notes for its debugging: source lines of this machine, the signature in full."""
+    """Drop the exporter's debugging metadata: source lines of this machine, the signature in full."""
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
         for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
@@ -17,8 +17,8 @@ def drop_traces(model: ir.Model) -> None:
 def spread_rotary_caches(model: ir.Model) -> None:
     """Repeat the angles of RotaryEmbedding for every row of the batch.
 
-    Without position ids the operator wants cos and sin as [batch, length, angles] (onnx.ai, RotaryEmbedding-23); onnxscript's fusion passes
-    on what a model computes for one row, [1, length, angles], and ONNX Runtime refuses it at any larger batch.
+    Without position ids the operator requires cos and sin as [batch, length, angles] (onnx.ai, RotaryEmbedding-23); onnxscript's fusion
+    keeps the values that a model computes for one row, [1, length, angles], and ONNX Runtime rejects them at any larger batch.
     """
     spread: dict[tuple[str, str, str], ir.Value] = {}
     for node in [n for n in model.graph if n.op_type == "RotaryEmbedding" and not n.domain]:
@@ -35,7 +35,7 @@ def spread_rotary_caches(model: ir.Model) -> None:
 
 
 def _is_one_row(value: ir.Value) -> bool:
-    """Whether there is one row; the fusion leaves the shape of the cosine open, which is that of its input."""
+    """Whether a value has one row; the fusion leaves the shape of a cosine or sine unknown, so that of its input is used."""
     made, shape = value.producer(), value.shape
     if shape is None and made is not None and made.op_type in ("Cos", "Sin") and made.inputs[0] is not None:
         shape = made.inputs[0].shape
@@ -43,7 +43,7 @@ def _is_one_row(value: ir.Value) -> bool:
 
 
 def _computed(value: ir.Value) -> tuple[str, str]:
-    """What a value is: the cosine of the same angles is the same, whichever layer asks for it."""
+    """Return a key of a value: cosines of the same angles have the same key, whichever layer uses them."""
     made = value.producer()
     if made is None or made.op_type not in ("Cos", "Sin") or made.inputs[0] is None:
         return "", str(value.name)
@@ -51,7 +51,7 @@ def _computed(value: ir.Value) -> tuple[str, str]:
 
 
 def _spread(model: ir.Model, before: ir.Node, rows: ir.Value, angles: ir.Value) -> ir.Value:
-    """Expand(angles, [rows of the batch, 1, 1]), computed before a node."""
+    """Insert Expand(angles, [rows of the batch, 1, 1]) before a node, and return its value."""
     ones = ir.Value(name=f"{angles.name}_ones", const_value=ir.tensor([1, 1], dtype=ir.DataType.INT64))
     ones.dtype, ones.shape = ir.DataType.INT64, ir.Shape([2])
     model.graph.initializers.setdefault(str(ones.name), ones)

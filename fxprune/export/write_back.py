@@ -1,8 +1,8 @@
-"""Write back: a slim program's weights go into the module that it was captured from, where that module's code takes any size.
+"""Write back: put a slim program's weights into the module that it was captured from, where that module's code takes any size.
 
-All or nothing: tensors, and the sizes that modules of torch.nn declare, are put in place and the module is run. Where it fails or computes
-something else than the program, all is as it was, and the refusal names the line of the module's own code. What attributes of other
-classes mean (`num_heads`) is not guessed.
+All or nothing: tensors, and the size attributes of torch.nn modules, are put in place and the module is run. Where it fails or computes
+something else than the program, all is restored, and the refusal names the line of the module's own code. Attributes of other classes
+(`num_heads`) are not guessed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ INSTEAD = "use slim.module(), which needs none of its code"
 
 @dataclass
 class _Edit:
-    """Changes of a module that can be taken back."""
+    """Reversible changes of a module."""
 
     model: nn.Module
     undo: list[Callable[[], None]] = field(default_factory=list)
 
     def set(self, path: str, name: str, value: object) -> None:
-        """Set what a module holds under a name: a parameter, a buffer, a module or a number."""
+        """Set an attribute of the module at a path: a parameter, a buffer, a module or a number."""
         owner = attribute(self.model, path) if path else self.model
         before = getattr(owner, name)
         self.undo.append(lambda: setattr(owner, name, before))
@@ -42,11 +42,11 @@ class _Edit:
 
 
 def write_back(model: nn.Module, slim: Program) -> float:
-    """Put a slim program's weights into the module that it was captured from, in place; the largest relative difference of their outputs.
+    """Put a slim program's weights into the module that it was captured from, in place; return the largest relative difference.
 
     Parameters that did not change stay the same objects, ties stay ties; smaller ones are new, so make optimizers afterwards. A module of
-    which nothing is left becomes nn.Identity where that is proved to be right. RefusedError where the module can't compute what the program
-    does on its example inputs, with the line of its own code and both shapes; then it is exactly as it was.
+    which nothing is left becomes nn.Identity where the outputs prove that right. RefusedError where the module can't compute what
+    the program does on its example inputs, with the line of its own code and both shapes; then it is exactly as it was.
     """
     edit = _Edit(model)
     try:
@@ -57,7 +57,7 @@ def write_back(model: nn.Module, slim: Program) -> float:
 
 
 def _written(edit: _Edit, slim: Program, outputs: Sequence[Tensor]) -> float:
-    """As `write_back`, without putting anything back."""
+    """Write the weights, and return the difference as `write_back`; on failure nothing is restored."""
     model, bar = edit.model, max((TOLERANCES.get(value.dtype, 0.0) for value in outputs), default=0.0)
     _put_weights(edit, slim)
     gap = _gap(model, slim, outputs)
@@ -74,7 +74,7 @@ def _written(edit: _Edit, slim: Program, outputs: Sequence[Tensor]) -> float:
 
 
 def _gap(model: nn.Module, slim: Program, outputs: Sequence[Tensor]) -> float:
-    """The largest relative difference; infinite where the module does not run."""
+    """Return the largest relative difference of outputs; infinite where the module does not run."""
     try:
         got = answers(model, slim)
     except Exception:  # noqa: BLE001 - why it does not run is found by running it again beside the program
@@ -83,7 +83,7 @@ def _gap(model: nn.Module, slim: Program, outputs: Sequence[Tensor]) -> float:
 
 
 def _put_weights(edit: _Edit, slim: Program) -> None:
-    """The program's tensors under all names that the module has for each, and what torch's modules declare of them."""
+    """Put in the program's tensors, under all names that the module has for each, and the size attributes of torch's modules."""
     own, tensors, touched = _names(edit.model), slim.tensors(), dict[str, str]()
     for names in own:
         value = next((tensors[name] for name in names if name in tensors), None)
@@ -106,7 +106,7 @@ def _put_weights(edit: _Edit, slim: Program) -> None:
 
 
 def _add_biases(edit: _Edit, slim: Program, known: set[str]) -> None:
-    """What a repair added goes where a module has left room for it."""
+    """Put the parameters that were added where a module has an empty place for them (None); RefusedError where it has none."""
     for name, value in slim.parameters().items():
         if name in known:
             continue
@@ -121,7 +121,7 @@ def _add_biases(edit: _Edit, slim: Program, known: set[str]) -> None:
 
 
 def _names(model: nn.Module) -> list[list[str]]:
-    """The names of every parameter and buffer; several for what is tied."""
+    """Return the names of every parameter and buffer; several for one that is tied."""
     found: dict[int, list[str]] = {}
     for named in (
         model.named_parameters(remove_duplicate=False),
@@ -139,7 +139,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _gone(model: nn.Module, slim: Program) -> list[str]:
-    """The outermost modules that have parameters of which the program reads none."""
+    """Return the outermost modules that have parameters of which the program reads none."""
     read = {
         name for names in _names(model) if any(name in slim.tensors() for name in names) for name in names
     }

@@ -1,1 +1,1 @@
-"""The way in: an nn.Module, an ExportedProgram or a .pt2 file becomes a canonical Program."""
+"""Front end: from an nn.Module, an ExportedProgram or a .pt2 file to a canonical Program."""

@@ -1,4 +1,4 @@
-"""Agreement of a captured program with its module, before anything is pruned."""
+"""Agreement check: a captured program must give the outputs of its module, before anything is pruned."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fxprune.ir import Program, describe_error
 from fxprune.ir.torch_context import exporting
 
 _SAME = 1e-2
-"""How far torch.export's program may be from the model: more than rounding of any dtype, less than another function."""
+"""Largest relative difference of torch.export's program and the model: more than rounding of any dtype, less than another function."""
 
 
 def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
-    """CaptureError where torch.export's program computes something else than the model on the example inputs."""
+    """Raise CaptureError where torch.export's program computes something else than the model on the example inputs."""
     if not isinstance(model, nn.Module):
         return
     tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
@@ -44,19 +44,19 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
 
 
 def answers(model: nn.Module, program: Program, seed: int = 0) -> list[Tensor]:
-    """What a module makes of a program's example inputs, as it would be captured: the tensors among its outputs."""
+    """Return the tensors among a module's outputs for a program's example inputs; the module runs as it would be captured."""
     inputs = program.args, {**program.kwargs, **uncached_kwargs(model, program.kwargs)}
     with exporting(model), without_cache(model, program.kwargs):
         return _seeded(model, inputs, seed)
 
 
 def _is_random(one: list[Tensor], other: list[Tensor]) -> bool:
-    """Whether two seeds gave different outputs: then a difference to the export says nothing."""
+    """Return whether two seeds gave different outputs: then a difference to the export is no evidence."""
     return len(one) != len(other) or any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _seeded(module: nn.Module, inputs: tuple[Any, Any], seed: int) -> list[Tensor]:
-    """The tensors among a module's outputs; what it writes, it writes into copies of its buffers."""
+    """Return the tensors among a module's outputs; it writes into copies of its buffers."""
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     args, kwargs = clone_inputs(inputs)
     with torch.random.fork_rng(devices=[]):
@@ -66,7 +66,7 @@ def _seeded(module: nn.Module, inputs: tuple[Any, Any], seed: int) -> list[Tenso
 
 
 def _gap(one: Tensor, other: Tensor) -> float:
-    """The largest difference over the largest magnitude; infinite where shapes differ, 0 for what is no floating tensor."""
+    """Return the largest difference over the largest magnitude; infinite where shapes differ, 0 for tensors that are not floating."""
     if one.shape != other.shape:
         return float("inf")
     if not one.numel() or not one.is_floating_point() or torch.equal(one, other):

@@ -1,6 +1,6 @@
-"""Normalisations: small graph passes that say the same in fewer operators, so that rules stay two lines long.
+"""Canonicalization: small graph passes that express the same in fewer kinds of operators, so that rules stay short.
 
-None of them changes what is computed. Each is a function on a graph in place; `NORMALIZATIONS` is their order.
+None of them changes what is computed. Each is a function that changes a graph in place; `NORMALIZATIONS` is their order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PASSED_ON = (
 
 
 def normalize(program: Program) -> Program:
-    """Run every normalisation once, in order; the program's graph is changed in place (capture owns it)."""
+    """Run every canonicalization pass once, in order; the program's graph is changed in place (capture owns it)."""
     for each in NORMALIZATIONS:
         each(program.graph)
         program.graph.graph.lint()
@@ -56,7 +56,7 @@ def normalize(program: Program) -> Program:
 
 
 def inline_regions(graph: fx.GraphModule) -> None:
-    """`with torch.no_grad()` and a disabled autocast become their bodies; an enabled autocast stays (it has no rule, and pins)."""
+    """Inline `with torch.no_grad()` and a disabled autocast; an enabled autocast stays (it has no rule, and pins)."""
     higher = torch.ops.higher_order
     for node in list(graph.graph.nodes):
         if node.target is higher.wrap_with_set_grad_enabled:
@@ -83,14 +83,14 @@ def _inline(graph: fx.GraphModule, node: fx.Node, body: fx.Node, inputs: tuple[A
 
 
 def drop_assertions(graph: fx.GraphModule) -> None:
-    """Assertions of sizes and dtypes speak of the model as it was."""
+    """Remove assertions of sizes and dtypes, which hold for the original model only."""
     for node in list(graph.graph.nodes):
         if node.target in _ASSERTIONS and not node.users:
             graph.graph.erase_node(node)
 
 
 def explicit_sizes(graph: fx.GraphModule) -> None:
-    """`view_as(other)` copies sizes, not meanings: the sizes are written out."""
+    """Write out the sizes of `view_as(other)` and the like, which copy sizes, not meanings."""
     targets = {
         aten.view_as.default: aten.reshape.default,
         aten.reshape_as.default: aten.reshape.default,
@@ -105,12 +105,12 @@ def explicit_sizes(graph: fx.GraphModule) -> None:
 
 
 def _become(node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-    """Another operator with the same result."""
+    """Replace a node's operator by another with the same result."""
     node.target, node.args, node.kwargs = target, args, kwargs or {}
 
 
 def explicit_squeeze(graph: fx.GraphModule) -> None:
-    """`squeeze()` looks at which sizes are 1; an axis pruned to one index would vanish. The dims are written out."""
+    """Write out the dims of `squeeze()`, which depends on the sizes that are 1: an axis pruned to one index would vanish."""
     for node in list(graph.graph.nodes):
         if node.target is aten.squeeze.default:
             shape = node.args[0].meta["val"].shape
@@ -124,7 +124,7 @@ def _is_one(size: Any) -> bool:
 
 
 def explicit_splits(graph: fx.GraphModule) -> None:
-    """Chunk and split by a size become split_with_sizes; narrow and unsafe variants become slices and splits."""
+    """Replace chunk and split by a size by split_with_sizes, and narrow and unsafe variants by slices and splits."""
     splits = (
         aten.chunk.default,
         aten.split.Tensor,
@@ -147,7 +147,7 @@ def explicit_splits(graph: fx.GraphModule) -> None:
 
 
 def explicit_scale(graph: fx.GraphModule) -> None:
-    """Attention without a scale derives it from the head size: the original's is written out, for pruning must not change it."""
+    """Write out the scale of attention, which by default depends on the head size: pruning must not change it."""
     for node in list(graph.graph.nodes):
         if node.target is not aten.scaled_dot_product_attention.default:
             continue
@@ -157,7 +157,7 @@ def explicit_scale(graph: fx.GraphModule) -> None:
 
 
 def contiguous_pairs(graph: fx.GraphModule) -> None:
-    """`view_as_complex` wants even strides, which a cut beside it may make odd: it reads a contiguous value."""
+    """Make the operand of `view_as_complex` contiguous: it requires even strides, which a cut beside it may make odd."""
     for node in graph.graph.find_nodes(op="call_function", target=aten.view_as_complex.default):
         source = node.args[0]
         if source.target is not aten.contiguous.default and not is_written(node):
@@ -166,7 +166,7 @@ def contiguous_pairs(graph: fx.GraphModule) -> None:
 
 
 def functional(graph: fx.GraphModule) -> None:
-    """An in-place pointwise operator on a value that nothing aliases becomes its functional form, and later reads read its result."""
+    """Replace an in-place pointwise operator on a value that nothing aliases by its functional form, whose result later readers read."""
     order = {node: i for i, node in enumerate(graph.graph.nodes)}
     for node in list(graph.graph.nodes):
         target = _functional_form(node)
@@ -181,13 +181,13 @@ def functional(graph: fx.GraphModule) -> None:
 
 
 def _gives_type_of(graph: fx.GraphModule, node: fx.Node, target: Any) -> bool:
-    """Whether the functional form keeps the type that was written into (a logical operator gives booleans)."""
+    """Return whether the functional form keeps the type that was written into (a logical operator gives booleans)."""
     made = target(*fx.map_arg(node.args, _meta), **fx.map_arg(node.kwargs, _meta))
     return isinstance(made, Tensor) and made.dtype == node.meta["val"].dtype
 
 
 def _meta(node: fx.Node) -> Any:
-    """A stand-in for a value, on the meta device."""
+    """Return a stand-in for a value, on the meta device."""
     value, sizes = node.meta["val"], shape_of(node.meta["val"])
     return hint(value) if sizes is None else torch.empty(sizes, dtype=value.dtype, device="meta")
 
@@ -207,14 +207,14 @@ def _arguments(target: torch._ops.OpOverload) -> list[tuple[str, str]]:
 
 
 def _is_fresh(source: fx.Node, at: int, order: dict[fx.Node, int]) -> bool:
-    """A value that an operator made, of which no view is read after the write."""
+    """Return whether an operator made a value, and no view of it is read after the write."""
     if source.op != "call_function" or returns_alias(source) or source.target is operator.getitem:
         return False
     return not any(order.get(reader, at) > at for view in _views(source, at, order) for reader in view.users)
 
 
 def _views(source: fx.Node, at: int, order: dict[fx.Node, int]) -> list[fx.Node]:
-    """What was made before a write and may share memory with a value, views of views included."""
+    """Return the values that were made before a write and may share memory with a value, views of views included."""
     views = [user for user in source.users if returns_alias(user) and order.get(user, at) < at]
     return [*views, *(deeper for view in views for deeper in _views(view, at, order))]
 
@@ -225,7 +225,7 @@ def _keeps_type(source: fx.Node, node: fx.Node) -> bool:
 
 
 def no_aliases(graph: fx.GraphModule) -> None:
-    """A value that is passed on as it is (`alias`, `detach`, a cast to its own dtype) is the value, unless something writes into it."""
+    """Remove nodes that pass a value on as it is (`alias`, `detach`, a cast to its own dtype), unless something writes into it."""
     pass_on(graph, lambda node: node.target in _PASSED_ON and _same_kind(node))
 
 
@@ -237,12 +237,12 @@ def _same_kind(node: fx.Node) -> bool:
 
 
 def _fold(graph: fx.GraphModule) -> None:
-    """What depends on no input and no parameter becomes a buffer, whose dims are free."""
+    """Replace values that depend on no input and no parameter by buffers, whose dims are free."""
     fold_constants(graph)
 
 
 def clean(graph: fx.GraphModule) -> None:
-    """What no result needs goes."""
+    """Remove nodes that no result needs, and weights that no node reads."""
     remove_dead(graph)
 
 

@@ -1,7 +1,7 @@
-"""Capture: an nn.Module, an ExportedProgram or a .pt2 file becomes a Program.
+"""Capture: from an nn.Module, an ExportedProgram or a .pt2 file to a Program.
 
 torch.export's training IR is kept as it is (`linear`, `layer_norm`, `scaled_dot_product_attention` as single nodes); the graph is then
-normalised, so that rules stay short: see `fxprune.frontend.canonicalize`.
+canonicalized, so that rules stay short: see `fxprune.frontend.canonicalize`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def capture(
     `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic` is None (all sizes
     fixed), True (torch decides for every dimension) or what torch.export calls dynamic_shapes.
     `free_outputs` are outputs that may shrink. With `training`, an nn.Module is captured in training mode, too, so that its fused
-    attention drops out in training as it did there. CaptureError gives torch's reason.
+    attention has the dropout in training that it has there. CaptureError gives torch's reason.
     """
     program = _captured(model, args, dict(kwargs or {}), dynamic)
     if training and isinstance(model, nn.Module):
@@ -85,7 +85,7 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
 def _remember_dropout(
     program: Program, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
 ) -> None:
-    """What torch can't trace in training mode keeps attention without dropout."""
+    """Record attention's dropout in training mode; a model that torch can't trace in that mode keeps attention without dropout."""
     extra = uncached_kwargs(model, kwargs)
     own_args, own_kwargs = clone_inputs((tuple(args), {**kwargs, **extra}))
     shapes = with_constants(dynamic_shapes(model, args, kwargs, dynamic), extra)
@@ -116,7 +116,7 @@ def _export(
 
 
 def capture_reason(name: str, error: BaseException) -> str:
-    """Torch's reason in a sentence or two, and the user's line where torch says it; never the printed graph."""
+    """Return torch's reason in a sentence or two, and the user's line where torch gives it; never the printed graph."""
     text = str(error)
     user = [line.strip() for line in text.splitlines() if line.strip().startswith("File ")]
     frame = _last_user_frame(error) or (user[-1] if user else "")
@@ -126,7 +126,7 @@ def capture_reason(name: str, error: BaseException) -> str:
 
 
 def _last_user_frame(error: BaseException) -> str:
-    """The innermost line of the traceback that is neither torch's nor ours."""
+    """Return the innermost line of the traceback that is neither torch's nor fxprune's."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     inner = [
         f
@@ -169,7 +169,7 @@ def _of_module(
 
 
 def from_exported_module(module: fx.GraphModule, kwargs: Mapping[str, Any]) -> Program:
-    """A Program of what `ExportedProgram.module()` gave, called with keywords; the module is left as it was."""
+    """Return a Program of the result of `ExportedProgram.module()`, called with keywords; the module is left as it was."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own trees warn of torch's own classes
         copied = fx.GraphModule(module, copy.deepcopy(module.graph))
@@ -183,7 +183,7 @@ def from_exported_module(module: fx.GraphModule, kwargs: Mapping[str, Any]) -> P
 
 
 def _check_operators(graph: fx.GraphModule) -> None:
-    """CaptureError where the exported graph calls torch's internals (pieces of a vmap), which fail when it runs."""
+    """Raise CaptureError where the exported graph calls torch's internals (pieces of a vmap), which fail when it runs."""
     for node in graph.graph.nodes:
         module = getattr(node.target, "__module__", None) or ""
         if node.op == "call_function" and module.startswith("torch._C."):
@@ -194,7 +194,7 @@ def _check_operators(graph: fx.GraphModule) -> None:
 
 
 def own_buffers(graph: fx.GraphModule) -> None:
-    """Copies of buffers, for a graph may write into them (a cache, running statistics), and the caller's must not change."""
+    """Replace buffers by copies, for a graph may write into them (a cache, running statistics), and the caller's must not change."""
     copies: dict[int, Tensor] = {}
     for module in graph.modules():
         for name, buffer in module._buffers.items():
@@ -203,7 +203,7 @@ def own_buffers(graph: fx.GraphModule) -> None:
 
 
 def drop_inputs(graph: fx.GraphModule, names: frozenset[str]) -> None:
-    """Remove constant keyword inputs that capture itself had added."""
+    """Remove constant keyword inputs that capture itself added."""
     if not names:
         return
     info = trees(graph)

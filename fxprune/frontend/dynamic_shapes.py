@@ -1,4 +1,4 @@
-"""Dynamic shapes: what a user asks for in torch.export's form, and what an exported program made of it."""
+"""Dynamic shapes: the user's request in torch.export's form, and the sizes that are dynamic in an exported program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxprune.ir.signature import shape_tree
 
 
 def dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Any) -> Any:
-    """`dynamic` in torch.export's form, keyed by parameter name."""
+    """Return `dynamic` in torch.export's form, keyed by parameter name."""
     if dynamic is None or dynamic is False:
         return None
     names = list(inspect.signature(model.forward).parameters)[: len(args)]
@@ -33,14 +33,14 @@ def _auto(value: Any) -> Any:
 
 
 def with_constants(shapes: Any, extra: Mapping[str, Any]) -> Any:
-    """Shapes with entries for keywords that are constant."""
+    """Return shapes with entries for keywords that are constant."""
     return {**shapes, **dict.fromkeys(extra)} if isinstance(shapes, dict) else shapes
 
 
 def settle_shapes(exported: ExportedProgram, shapes: Any) -> Any:
-    """`shapes` without the hints that torch.export did not follow: an AUTO size on which the code depends comes out fixed.
+    """Return `shapes` without the hints that torch.export did not follow: an AUTO size on which the code depends comes out fixed.
 
-    Exported again, a loop that was unrolled over such a size would pass for dynamic.
+    With such a hint, a second export would take a loop that was unrolled over that size for dynamic.
     """
     if not isinstance(shapes, Mapping):
         return shapes
@@ -58,7 +58,7 @@ def _settled_leaf(shape: Any, value: Any) -> Any:
 
 
 def dynamic_of(exported: ExportedProgram) -> Any:
-    """AUTO wherever an exported input has a symbolic size; None where all are fixed."""
+    """Return AUTO wherever an exported input has a symbolic size; None where all are fixed."""
     values, spec = _inputs(exported), exported.call_spec.in_spec
     if not any(symbolic(value) for value in values):
         return None
@@ -67,7 +67,7 @@ def dynamic_of(exported: ExportedProgram) -> Any:
 
 
 def _inputs(exported: ExportedProgram) -> list[Any]:
-    """The fake values of the user's inputs, flat; constants among them (a flag, None) as they are."""
+    """Return the fake values of the user's inputs, flat; constants among them (a flag, None) as they are."""
     specs = exported.graph_signature.input_specs
     names = {spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT}
     nodes = exported.graph.find_nodes(op="placeholder")
@@ -80,12 +80,12 @@ def _keyed(exported: ExportedProgram, args: Any, kwargs: Any) -> dict[str, Any]:
 
 
 def symbolic(value: Any) -> bool:
-    """Whether a value has a size that varies."""
+    """Return whether a value has a size that varies."""
     return isinstance(value, Tensor) and any(map(is_free, value.shape))
 
 
 def auto_symbolic(value: Any) -> Any:
-    """AUTO for each size of a value that varies; None where none does."""
+    """Return AUTO for each size of a value that varies; None where none does."""
     if not symbolic(value):
         return None
     return {i: Dim.AUTO for i, size in enumerate(value.shape) if is_free(size)}

@@ -1,4 +1,4 @@
-"""Free: inputs and outputs of a captured program that may shrink, or go."""
+"""Input and output constraints: which inputs and outputs of a captured program may shrink, or go."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def free(
     outputs: Collection[str] = (),
     spare: Collection[str] = (),
 ) -> Program:
-    """A captured program whose inputs and outputs of these names may shrink, and, if spare, go with the layer that they belong to.
+    """Return a captured program whose inputs and outputs of these names may shrink, and, if spare, go with the layer that they belong to.
 
     CaptureError where the program has no input or output of a name.
     """

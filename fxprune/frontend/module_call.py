@@ -1,4 +1,4 @@
-"""How a module is called for a capture: on clones of its inputs, and without a cache."""
+"""Module calls for a capture: on clones of the inputs, and without a cache."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch.utils import _pytree as pytree
 
 
 def clone_inputs(inputs: Any) -> Any:
-    """Copies of example inputs, for torch.export leaves marks on tensors."""
+    """Return copies of example inputs, for torch.export leaves marks on tensors."""
     return pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
 
 
 def uncached_kwargs(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """`use_cache=False` for a forward that takes it: a cache is no tensor, and a graph returns tensors only."""
+    """Return `use_cache=False` for a forward that takes it: a cache is no tensor, and a graph returns tensors only."""
     takes = inspect.signature(model.forward).parameters
     return {"use_cache": False} if "use_cache" in takes and "use_cache" not in kwargs else {}
 
 
 @contextmanager
 def without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """`config.use_cache` off for models that read it there, unless the caller asks for the cache; put back afterwards."""
+    """Turn off `config.use_cache` for models that read it there, unless the caller passes `use_cache`; restore it afterwards."""
     configs = {
         id(config): config for config in (getattr(module, "config", None) for module in model.modules())
     }

@@ -1,7 +1,7 @@
-"""Why torch can't read a .pt2 file: it says little more than that it could not.
+"""Diagnosis of a .pt2 file that torch can't read: the classes that it needs, which torch's own error does not name.
 
 The file names the classes that inputs and outputs are made of (the output class of a transformers model), and torch knows such a class
-only once its module has been imported. What `Program.plain` gives is made of dicts, and its file needs no package besides torch.
+only once its module has been imported. The result of `Program.plain` is made of dicts, and its file needs no package besides torch.
 """
 
 import re
@@ -15,7 +15,7 @@ _TYPE = re.compile(r'\\"type\\": \\"([\w.]+)\\"')
 
 
 def unknown(path: Path) -> tuple[str, ...]:
-    """The classes in a file's inputs and outputs that torch does not know in this process; none where the file can't be read."""
+    """Return the classes in a file's inputs and outputs that torch does not know in this process; none where the file can't be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             texts = [archive.read(name).decode() for name in archive.namelist() if _MODEL.search(name)]
@@ -26,12 +26,12 @@ def unknown(path: Path) -> tuple[str, ...]:
 
 
 def required_modules(path: Path) -> tuple[str, ...]:
-    """The modules that a process must import before it reads a file."""
+    """Return the modules that a process must import before it reads a file."""
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name in unknown(path)))
 
 
 def missing_modules(path: Path) -> str:
-    """The same in a sentence; empty where it is nothing."""
+    """Return a sentence with the unknown classes and the modules to import; empty where there are none."""
     names = ", ".join(unknown(path))
     return (
         f"its inputs or outputs are made of {names}; first import {', '.join(required_modules(path))}"

@@ -1,4 +1,4 @@
-"""Stacked projections come apart: `view(…, 3, h, d)`, movements, then `unbind` or `select` of the 3 become three slices.
+"""Unstack: split stacked projections: `view(…, 3, h, d)`, movements, then `unbind` or `select` of the 3 become three slices.
 
     x ─ view(b, s, 3, h, d) ─ permute(2, 0, 3, 1, 4) ─ unbind(0) ─ q, k, v        one (h, d) for q, k and v
     x ─ slice ─ view(b, s, h, d) ─ permute(0, 2, 1, 3) ─ q                        q and k apart from v
@@ -33,7 +33,7 @@ _SQUEEZES = (aten.squeeze.dim, aten.squeeze.dims)
 
 @dataclass(frozen=True)
 class Link:
-    """A node on the way from the view to the selects, and the dimension in its result that counts the parts."""
+    """Node on the way from the view to the selects, and the dimension in its result that counts the parts."""
 
     node: fx.Node
     place: int
@@ -41,7 +41,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Stack:
-    """A factor of a view that counts parts: where it stands, and the range of result dims that share its source dim."""
+    """Factor of a view that counts parts: its place, the number of parts, and the end of the result dims that share its source dim."""
 
     place: int
     parts: int
@@ -58,7 +58,7 @@ def unstack(graph: fx.GraphModule) -> None:
 
 
 def _as_view(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Unflatten says with fewer words what a view says."""
+    """Replace unflatten by the reshape to the same sizes."""
     source: Any = node.args[0]
     rank = len(source.meta["val"].shape)
     place = as_int(node.args[1]) % rank
@@ -78,7 +78,7 @@ def _unstack(graph: fx.GraphModule, view: fx.Node) -> None:
 
 
 def stacks(view: fx.Node) -> list[Stack]:
-    """The small factors of one source dimension that another factor follows."""
+    """Return the small factors of one source dimension that another factor follows."""
     source: Any = view.args[0]
     before, after = source.meta["val"].shape, view.meta["val"].shape
     found: list[Stack] = []
@@ -93,7 +93,7 @@ def stacks(view: fx.Node) -> list[Stack]:
 
 
 def _group(before: Any, after: Any, dim: int) -> tuple[int, int]:
-    """The range of result dimensions that a source dimension becomes (empty where it does not come apart cleanly)."""
+    """Return the range of result dimensions that a source dimension becomes (empty where it does not split cleanly)."""
     lead, whole = math.prod(hint(n) for n in before[:dim]), hint(before[dim])
     for start in range(len(after)):
         for end in range(start + 1, len(after) + 1):
@@ -104,7 +104,7 @@ def _group(before: Any, after: Any, dim: int) -> tuple[int, int]:
 
 
 def follow(start: Link) -> tuple[list[Link], list[Link]]:
-    """(movements, selects and unbinds) that the parts go through; nothing where a path ends otherwise."""
+    """Return (movements, selects and unbinds) that the parts go through; nothing where a path ends otherwise."""
     chain, ends, stack = [start], [], [start]
     while stack:
         link = stack.pop()
@@ -129,7 +129,7 @@ def _ends(node: fx.Node, place: int) -> bool:
 
 
 def _moved(node: fx.Node, link: Link) -> int | None:
-    """Where the counted dimension goes in a movement; None for anything else."""
+    """Return where the counted dimension goes in a movement; None for anything else."""
     rank = len(link.node.meta["val"].shape)
     if node.target is aten.permute.default:
         return [as_int(i) % rank for i in node.args[1]].index(link.place)  # type: ignore[union-attr]
@@ -147,7 +147,7 @@ def _moved(node: fx.Node, link: Link) -> int | None:
 
 
 def _viewed(node: fx.Node, link: Link) -> int | None:
-    """A second view that leaves the counted dimension as it is."""
+    """Return where the counted dimension is after a second view; None unless the view leaves it as it is."""
     before, after = (tuple(hint(n) for n in each.meta["val"].shape) for each in (link.node, node))
     parts, lead = before[link.place], math.prod(before[: link.place])
     places = [i for i, size in enumerate(after) if size == parts and math.prod(after[:i]) == lead]
@@ -155,7 +155,7 @@ def _viewed(node: fx.Node, link: Link) -> int | None:
 
 
 def _squeezed(node: fx.Node, rank: int) -> list[int]:
-    """The dimensions of size 1 that a squeeze takes away."""
+    """Return the dimensions of size 1 that a squeeze removes."""
     given: Any = node.args[1]
     named = given if isinstance(given, (list, tuple)) else [given]
     shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
@@ -163,7 +163,7 @@ def _squeezed(node: fx.Node, rank: int) -> list[int]:
 
 
 def _build_part(graph: fx.GraphModule, stack: Stack, paths: tuple[list[Link], list[Link]], part: int) -> None:
-    """One part's own slice and movements, and everything that selected this part reads them."""
+    """Build one part's own slice and movements, and let everything that selected this part read them."""
     chain, ends = paths
     made: dict[fx.Node, fx.Node] = {}
     for link in chain:
@@ -177,7 +177,7 @@ def _build_part(graph: fx.GraphModule, stack: Stack, paths: tuple[list[Link], li
 
 
 def _sliced(graph: fx.GraphModule, view: fx.Node, stack: Stack, part: int) -> fx.Node:
-    """The view of one part: merge the counting factor with all behind it, slice, and view again."""
+    """Return the view of one part: merge the counting factor with all behind it, slice, and view again."""
     sizes: list[Any] = _explicit(view)
     inner = [view.meta["val"].shape[i] for i in range(stack.place + 1, stack.end)]
     block = math.prod(inner)
@@ -188,7 +188,7 @@ def _sliced(graph: fx.GraphModule, view: fx.Node, stack: Stack, part: int) -> fx
 
 
 def _explicit(view: fx.Node) -> list[Any]:
-    """The sizes that a view is given, −1 written out where the size is a number."""
+    """Return the sizes that a view is given, −1 written out where the size is a number."""
     given: Any = view.args[1]
     shape = view.meta["val"].shape
     return [

@@ -1,6 +1,6 @@
-"""Constants: an input of a product that is always the same number moves into the product's bias, and its column becomes zero.
+"""Absorb constant inputs: move each input of a product that is always the same number into the product's bias, and zero its column.
 
-What is left of a neuron whose row of weights is empty is such a number: its bias behind the activation, the same for every row of inputs.
+A neuron whose row of weights is zero gives such a constant: its bias after the activation, the same for every row of inputs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ aten = torch.ops.aten
 
 
 def absorbed(program: Program) -> Program:
-    """The program with constant inputs of products in their biases; equal but for rounding.
+    """Return the program with the constant inputs of products moved into their biases; equal but for rounding.
 
-    A product without a bias gets one. Convolutions are left alone where they pad, for a border reads fewer of the constants.
+    A product without a bias gets one. Columns of a convolution that read padding are left alone: their input is not constant at the border.
     """
     facts = known(program)
     found = {m: _constant(m, facts) for m in matrices(program, walk(program)).values()}
@@ -45,14 +45,14 @@ def absorbed(program: Program) -> Program:
 
 
 def _constant(matrix: Matrix, facts: Known) -> tuple[Tensor, Tensor]:
-    """(which columns of the input are the same number in each row, these numbers)."""
+    """Return (booleans of the columns whose input is the same nonzero number in each row, the first row of the input)."""
     rows = matrix.rows(facts.values_at[matrix.source])
     same = (matrix.rows(facts[matrix.source].to(rows.dtype)) == 1).all(0) & (rows == rows[:1]).all(0)
     return same & (rows[0] != 0), rows[0]
 
 
 def _is_read(program: Program, matrix: Matrix, places: Tensor) -> bool:
-    """Whether a column that reads a constant has a weight in it."""
+    """Return whether any weight in the columns `places` is nonzero."""
     weight = matrix.read(attribute(program.graph, matrix.weight))
     return bool((weight[:, places] != 0).any())
 
@@ -60,7 +60,7 @@ def _is_read(program: Program, matrix: Matrix, places: Tensor) -> bool:
 def _with_bias(
     graph: fx.GraphModule, node: fx.Node, matrix: Matrix, value: Tensor, tensors: dict[str, Tensor]
 ) -> None:
-    """Give a product a bias: as its own operand where it takes one, else added behind it."""
+    """Add a bias to a product: as the operator's bias operand where it has one, else by an addition after it."""
     name = sibling(matrix.weight, "bias", tensors)
     tensors[name] = nn.Parameter(value.contiguous())
     set_attribute(graph, name, tensors[name])

@@ -1,4 +1,4 @@
-"""Blocks: which matrices a graph's neurons and heads run through, and the grid of blocks that each is cut into."""
+"""Block-gated weights: the matrices that carry axes of given roles (neurons, heads), and the grid of blocks of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxprune.ir import attribute
 
 @dataclass(frozen=True, eq=False)
 class BlockedWeight:
-    """A matrix, and the dimension of its weight (0 or 1) along which axes that can go lie; `roles` are those of these axes."""
+    """A matrix, the dimension of its weight (0 or 1) along which prunable axes lie, and the roles of these axes."""
 
     matrix: Matrix
     along: int
@@ -21,7 +21,7 @@ class BlockedWeight:
 
 
 def find_blocked_weights(analysis: Analysis, roles: Collection[str]) -> list[BlockedWeight]:
-    """The matrices that carry an exact axis of one of these roles; along the outputs, where they do along both dimensions."""
+    """Return the matrices that carry an exact axis of one of these roles; `along` is the outputs where both dimensions carry one."""
     axes = {axis.leaf: axis for axis in analysis.axes if axis.exact and axis.role in roles}
     nodes = analysis.program.reads()
     found = []
@@ -39,13 +39,13 @@ def _carried(dim: Dim, axes: dict[Dim, Axis]) -> set[str]:
 
 
 def _is_flat(analysis: Analysis, matrix: Matrix) -> bool:
-    """Whether the weight is a matrix, or a kernel of one point."""
+    """Return whether the weight is a matrix, or a kernel of one point."""
     shape = attribute(analysis.program.graph, matrix.weight).shape
     return all(size == 1 for size in shape[2:])
 
 
 def grid(analysis: Analysis, site: BlockedWeight, along: int, across: int) -> tuple[BlockSizes, BlockSizes]:
-    """The sizes of the blocks of a site's weight: at most `along` places along its axes, and `across` the other way (0: all)."""
+    """Return the block sizes of a site's weight: at most `along` positions along its axes, `across` along the other dimension (0: all)."""
     dims = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]]
     wanted = (along, across) if site.along == 0 else (across, along)
     rows, columns = (aligned(dim, size or dim.size) for dim, size in zip(dims[:2], wanted, strict=True))

@@ -1,8 +1,8 @@
-"""Empty: units that zeros in the weights have left without effect, found over the whole graph, to a fixed point.
+"""Dead-unit elimination: find units that zeros in the weights leave without effect, over the whole graph, to a fixed point.
 
-A unit is empty where every sum over it adds zero for it: its columns are gone, or its rows are, and what is left of its bias has moved into
-the biases of its readers (`fxprune.gates.absorb_constants`). A query/key dim is empty where the queries' or the keys' rows are; a head,
-where its values' rows or its output's columns are, and only then: without queries or keys it attends evenly.
+A unit is dead where every sum over it adds zero for it: its columns are zero, or its rows are, and the constant that its bias leaves has
+moved into the biases of its readers (`fxprune.gates.absorb_constants`). A query/key dim is dead where its rows of the queries or of the
+keys are zero; a head only where its rows of the values or its columns of the output are: without queries or keys it attends evenly.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from fxprune.rules import Contraction
 
 
 def emptied(program: Program) -> tuple[Program, list[Open]]:
-    """(the program with zeros in all weights of empty units, which units are not); equal to the given one but for rounding.
+    """Return (the program with zeros in all weights of dead units, the units that are not dead); equal to the given one but for rounding.
 
-    Emptying a unit may empty others that only it read, or that only read it: it is done until nothing more follows.
+    A dead unit may make others dead that only it read, or that read only it: the search is repeated until no more are found.
     """
     closed = -1
     while True:
@@ -39,7 +39,7 @@ def emptied(program: Program) -> tuple[Program, list[Open]]:
 
 
 def _units(analysis: Analysis) -> list[Open]:
-    """What is not empty of each exact axis; of each head apart where its dims may differ."""
+    """Return which units are not dead, for each exact axis that has dead ones; per head where each may keep dims of its own."""
     facts, flow = known(analysis.program), analysis.flow
     found = []
     for axis in analysis.axes:
@@ -62,7 +62,7 @@ def _outer(analysis: Analysis, axis: Axis) -> Axis | None:
 
 
 def _silent(analysis: Analysis, facts: Known, found: Contraction, units: Units) -> Tensor:
-    """The units for which a sum adds zero, whatever the inputs are: one of its factors is zero in all their places."""
+    """Return the units for which a sum adds zero, whatever the inputs are: one of its factors is zero at all their positions."""
     result = torch.zeros(units.count, dtype=torch.bool)
     for node in found.operands:
         dims = analysis.flow.dims[node]
@@ -72,13 +72,13 @@ def _silent(analysis: Analysis, facts: Known, found: Contraction, units: Units) 
 
 
 def _lies_once(leaf: Dim, dims: tuple[Dim, ...], summed: Dim) -> bool:
-    """Whether an operand carries an axis along the summed dimension, and along no other."""
+    """Return whether an operand carries an axis along the summed dimension, and along no other."""
     places = [dim for dim in dims if leaf in leaves(dim)]
     return len(places) == 1 and find(places[0]) is find(summed)
 
 
 def _zeros(facts: Known, node: fx.Node, dims: tuple[Dim, ...], units: Units) -> Tensor:
-    """The units in whose places a value is zero."""
+    """Return the units at whose positions a value is zero, whatever the inputs are."""
     other = (~facts.zero(node)).to(torch.float64)
     left = units.total(other, dims)
     if left is None:
@@ -89,7 +89,7 @@ def _zeros(facts: Known, node: fx.Node, dims: tuple[Dim, ...], units: Units) -> 
 
 
 def _without(analysis: Analysis, units: list[Open]) -> Program:
-    """Zeros in every weight of closed units: in those that read them, and in those that they are made by."""
+    """Zero every weight of closed units: those that read them and those that produce them."""
     nodes = analysis.program.reads()
     tensors = analysis.program.tensors()
     for unit in units:

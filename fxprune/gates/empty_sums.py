@@ -1,4 +1,4 @@
-"""Hollow: sums over nothing. A sum all of whose terms are gone is a constant, its bias or zero, and needs none of what fed it."""
+"""Empty-sum elimination: replace a sum with no remaining terms by its bias (or zero), and drop the code that fed it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ aten = torch.ops.aten
 
 
 def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str, ...]]:
-    """(the program whose sums over these axes are their remainders, the axes that are there as before, under the names that they had).
+    """Replace the sums over these axes by their remainders; return (the program, the names of the axes that remain as they were).
 
-    Equal to the given program where all readers of the axes are zero. What only the sums needed is gone; an axis stays where some sum over
-    it has no remainder. Values that nothing sums any more may have coarser axes than before, which are others, under other names.
+    The result equals the given program where all readers of the axes are zero. Code that only fed the sums is removed. An axis stays where
+    some sum over it has no constant remainder. Values that are no longer summed may have coarser axes: these are new ones with new names.
     """
     program = analysis.program
     graph = rebuild(program, copy_graph(program), {}).graph
@@ -50,7 +50,7 @@ def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str
 
 
 def _same(before: Analysis, after: Analysis) -> dict[str, Axis]:
-    """The axes of a rewritten program that lie in some tensor where one of the original did, under the names that those had."""
+    """Return the axes of a rewritten program that lie in some tensor where an axis of the original did, by the name of that axis."""
     lay = {_place(member, axis.size): axis.name for axis in before.axes for member in axis.members}
     found: dict[str, Axis] = {}
     for axis in after.axes:
@@ -61,7 +61,7 @@ def _same(before: Analysis, after: Analysis) -> dict[str, Axis]:
 
 
 def _place(member: Member, size: int) -> tuple[Any, ...]:
-    """Where a member's first and last units lie."""
+    """Return the position of a member as a key: tensor, dimension, size of the axis, indices of its first and of its last unit."""
     return member.name, member.dim, size, tuple(member.indices(0)), tuple(member.indices(size - 1))
 
 
@@ -76,13 +76,13 @@ def _labels(axes: Mapping[str, Axis]) -> dict[Label, str]:
 
 
 def _can(program: Program, found: Contraction, leaf: Dim) -> bool:
-    """Whether all that is summed belongs to the axis, the operator leaves a constant, and its sizes are known from the inputs."""
+    """Return whether every term belongs to the axis, the operator's remainder is known, and so are its sizes, from the inputs."""
     everything = bool((coordinates(found.dim, leaf) >= 0).all())
     return everything and sum_of(found.node) is not None and _sizes(program, found.node) is not None
 
 
 def _sizes(program: Program, node: fx.Node) -> list[Any] | None:
-    """The sizes of a value: numbers, or lists of (placeholder, place) whose sizes multiply; None where one is neither."""
+    """Return the sizes of a value: numbers, or lists of factors (see `_product`); None where one is neither."""
     inputs = {
         size.node.expr: (source, place)
         for source in reversed(program.placeholders())
@@ -97,7 +97,7 @@ def _sizes(program: Program, node: fx.Node) -> list[Any] | None:
 
 
 def _product(size: Any, inputs: dict[Any, tuple[fx.Node, int]]) -> list[Any] | None:
-    """A symbolic size as factors: numbers and sizes of inputs."""
+    """Return the factors of a symbolic size, numbers or (placeholder, dimension); None where one is neither."""
     found: list[Any] = []
     for factor in [size] if size in inputs else size.as_ordered_factors():
         if factor not in inputs and not factor.is_Integer:
@@ -107,7 +107,7 @@ def _product(size: Any, inputs: dict[Any, tuple[fx.Node, int]]) -> list[Any] | N
 
 
 def _replace(graph: fx.GraphModule, program: Program, nodes: dict[fx.Node, fx.Node], node: fx.Node) -> None:
-    """Put the remainder in the place of a sum."""
+    """Replace a sum by its remainder: the addend broadcast to its shape, or zeros."""
     kind = SUMS[node.target]
     added: Any = bind(node)[kind.addend].value if kind.addend else None
     value, here = node.meta["val"], nodes[node]
@@ -130,7 +130,7 @@ def _zeros(graph: fx.GraphModule, shape: list[Any], value: Tensor) -> fx.Node:
 
 
 def _size(graph: fx.GraphModule, nodes: dict[fx.Node, fx.Node], size: Any) -> Any:
-    """A size as a number, or as a node that multiplies sizes of inputs."""
+    """Return a size as a number, or as a node that computes it from the sizes of inputs."""
     if isinstance(size, int):
         return size
     factors = [

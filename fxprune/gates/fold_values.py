@@ -1,4 +1,4 @@
-"""Settle: gates between closed and open become open ones, and their values go into weights, so that what is left can be lowered."""
+"""Fold gate values into weights: gates between closed and open become open, so that the program can be lowered."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fxprune.gates.gate import Gate, Gated, tensors_of
 
 
 def settle(gated: Gated, module: nn.Module, values: Mapping[Gate, Tensor]) -> None:
-    """Set a module's gates to 0 and 1, and multiply what lies between into weights, in place; the module computes as with the values.
+    """Set a module's gates to 0 and 1 in place, multiplying values in between into weights; it computes the same as with `values`.
 
-    Exact for axes that products by weights sum over, as ranks are. SelectionError for a gate of something else with a value between.
+    Exact for axes that products with weights sum over, as ranks are. SelectionError where a gate of anything else has a value in between.
     """
     analysis, tensors = analyze(gated.base), tensors_of(module)
     nodes = gated.base.reads()
@@ -44,9 +44,9 @@ def _axis(analysis: Analysis, gate: Gate) -> Axis:
 
 
 def scaled(axis: Axis) -> tuple[str, ...]:
-    """The weights that are multiplied by a rank's values: those that read it, once each.
+    """Return the weights to multiply by the gate values of a rank: those that read it, once each.
 
-    Factors of a tied table read it and are read (the embedding through one, the head through the other): then one of them is enough.
+    Both factors of a tied table read the rank and produce it (the embedding through one, the head through the other): one is enough.
     """
     names = tuple(dict.fromkeys(member.name for member in axis.members if member.learned))
     readers = tuple(name for name in names if name in axis.readers)

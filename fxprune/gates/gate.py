@@ -1,8 +1,8 @@
 """Gates: values between closed (0) and open (1), multiplied into a graph at an axis, at a region or at blocks of a weight.
 
 A gated Program is an ordinary module: its gates are parameters, so that any training loop can read their gradients, or learn them. A unit
-of an axis is gated at every sum over it, on one of the operands (a weight where there is one), so that a closed gate is what removal
-would leave. A region gives `entry + gate · (exit − entry)`. A block is a rectangle of a weight.
+of an axis is gated at every sum over it, on one of the operands (a weight where there is one), so that closing its gate equals removing it.
+A gated region computes `entry + gate · (exit − entry)`. A block is a rectangle of a weight.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from fxprune.ir import Program
 aten = torch.ops.aten
 
 GateTarget: TypeAlias = str | tuple[str, str]
-"""An axis by name, or an axis and the one for each of whose units it has gates of its own (each head its dims)."""
+"""The name of an axis, or (axis, outer axis) for separate gates in each unit of the outer axis (the dims of each head)."""
 
 
 WRAPPERS = ("_orig_mod.", "module.")
-"""What torch.compile and DistributedDataParallel put before the names of parameters."""
+"""Prefixes that torch.compile and DistributedDataParallel put before the names of parameters."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One tensor of gates: the parameter `name` in the graph, and what it gates.
+    """One tensor of gates: the parameter `name` in the graph, and the axis, region or weight that it gates.
 
     `kind` is units, region or blocks; `of` names the axis, region or weight. Shapes: [size], or [outer, size] `within` another axis; [] for
-    a region; that of its `grid` for blocks. `bias` is closed where all blocks of an output are, which lie along dimension `outputs`.
+    a region; that of its `grid` for blocks. The outputs of a weight with blocks lie along its dimension `outputs`; an output of its `bias`
+    ("": none) is closed where all blocks of that output are.
     """
 
     name: str
@@ -47,34 +48,37 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Gated:
-    """A program with gates, all open, beside the one that it was made from; they share all other tensors."""
+    """A program with gates, all open, and the program that it was made from (`base`); they share all other tensors."""
 
     base: Program
     program: Program
     gates: tuple[Gate, ...]
 
     def module(self) -> nn.Module:
-        """An independent module to train, the gates among its parameters.
+        """Return an independent module to train, with the gates among its parameters.
 
-        DistributedDataParallel leaves the gates alone: who scores by them reduces over processes itself, before anything is decided.
+        DistributedDataParallel ignores the gates: code that scores by their gradients has to reduce them over processes itself.
         """
         made = self.program.module()
         made._ddp_params_and_buffers_to_ignore = [gate.name for gate in self.gates]  # type: ignore[assignment]
         return made
 
     def values(self, tensors: Mapping[str, Tensor]) -> dict[Gate, Tensor]:
-        """The gates' values among a module's tensors."""
+        """Return the values of the gates among a module's tensors."""
         return {gate: tensors[gate.name].detach() for gate in self.gates}
 
 
 def gate_target(analysis: Analysis, axis: Axis) -> GateTarget:
-    """An axis, with the heads for each of which its query/key or value dims may differ."""
+    """Return the target for an axis: for query/key and value dims with their heads, where each head may keep dims of its own."""
     outer = analysis.within(axis.name) if axis.role in ("qk", "v") else ()
     return (axis.name, outer[0]) if outer else axis.name
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module within torch.compile's and DistributedDataParallel's; a Program's module may have a part of such a name itself."""
+    """Return the module inside the wrappers of torch.compile and DistributedDataParallel.
+
+    A Program's module is never unwrapped: it may have a submodule with the name that a wrapper uses.
+    """
     for wrapper in () if isinstance(module, fx.GraphModule) else WRAPPERS:
         inner = getattr(module, wrapper.rstrip("."), None)
         if isinstance(inner, nn.Module):
@@ -83,7 +87,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def tensors_of(trained: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters and buffers of a module, wrapped or not, under the names of the graph."""
+    """Return the parameters and buffers of a module (or a mapping of them), wrapped or not, under the names of the graph."""
     if isinstance(trained, nn.Module):
         inner = unwrapped(trained)
         return {

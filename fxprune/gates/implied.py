@@ -1,4 +1,4 @@
-"""Closing: what follows from closed units. An outer unit nothing of which is left goes, and all that is within it."""
+"""Implied closures: close an outer unit whose inner units are all closed, and everything inside a closed outer unit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fxprune.dims import leaves
 from fxprune.gates.gate import Gate, Gated
 
 _Key: TypeAlias = tuple[str, str]
-"""An axis, and the one within each of whose units its own are counted ("": none)."""
+"""(axis, outer axis within each of whose units its own are counted; "": none)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Open:
-    """Which units of an axis stay: booleans [size], or [outer, size] within another axis."""
+    """The units of an axis that stay: booleans [size], or [outer, size] within another axis."""
 
     axis: str
     within: str
@@ -28,7 +28,7 @@ class Open:
 
 
 def intersect_kept(units: Sequence[Open]) -> list[Open]:
-    """One table for each axis: a unit stays that stays in all."""
+    """Merge tables of the same axis into one: a unit stays where it stays in all of them."""
     found: dict[_Key, Tensor] = {}
     for unit in units:
         found[_key(unit)] = found[_key(unit)] & unit.table if _key(unit) in found else unit.table
@@ -36,14 +36,14 @@ def intersect_kept(units: Sequence[Open]) -> list[Open]:
 
 
 def close_implied(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
-    """The same units with what follows (see `_follow`)."""
+    """Return the tables with the implied units closed (see `_follow`); an outer axis that inner units can close gets a table."""
     closers = [_key(unit) for unit in units if unit.within and _closes(analysis, unit.axis, unit.within)]
     found = _follow(closers, {_key(unit): unit.table for unit in units})
     return [Open(axis, within, table) for (axis, within), table in found.items()]
 
 
 def closing(gated: Gated) -> Callable[[Mapping[Gate, Tensor]], dict[Gate, Tensor]]:
-    """What follows from closed units (see `_follow`), as a function of which gates are open."""
+    """Return a function from the open gates to the gates that stay open once the implied ones are closed (see `_follow`)."""
     analysis = analyze(gated.base)
     units = {(gate.of, gate.within): gate for gate in gated.gates if gate.kind == "units"}
     closers = [key for key in units if key[1] and _closes(analysis, *key)]
@@ -60,7 +60,7 @@ def _key(unit: Open) -> _Key:
 
 
 def _follow(closers: Sequence[_Key], tables: Mapping[_Key, Tensor]) -> dict[_Key, Tensor]:
-    """An outer unit of which all units of a closer are closed is closed itself, and so is all within closed ones."""
+    """Close each outer unit in which all units of one of the `closers` are closed, and all units within closed outer units."""
     outer = {axis: table for (axis, within), table in tables.items() if not within}
     for axis, within in closers:
         left = tables[axis, within].any(1)
@@ -73,7 +73,7 @@ def _follow(closers: Sequence[_Key], tables: Mapping[_Key, Tensor]) -> dict[_Key
 
 
 def _closes(analysis: Analysis, inner: str, outside: str) -> bool:
-    """Whether nothing of an outer unit is left where all units within it are closed: every sum over the outer axis runs over both."""
+    """Return whether closing all inner units of an outer unit closes the unit itself: every sum over the outer axis runs over both."""
     own, outer = analysis.axis(inner).leaf, analysis.axis(outside).leaf
     sums = [found.dim for found in analysis.flow.contractions if outer in leaves(found.dim)]
     return bool(sums) and all(own in enclosing_atoms(dim, outer) for dim in sums)

@@ -1,4 +1,4 @@
-"""Insert gates: multiply a parameter into the graph for each unit of an axis."""
+"""Insert gates: multiply parameters into a graph, one value for each unit of an axis, each region, or each block of a weight."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def gate(
 ) -> Gated:
     """Put gates at axes, regions and weights (by name, with the sizes of blocks); the given program stays as it is.
 
-    With `biases`, the bias of an output whose blocks are all closed is closed as well, so that nothing of it is left.
+    With `biases`, the bias of an output whose blocks are all closed is closed as well, so that the output is zero.
 
-    SelectionError for an axis whose removal no gate can stand for (an inexact one, a choice), for a region that can't go, for a weight that
-    the graph does not read or that has one dimension.
+    SelectionError for an axis whose removal no closed gate equals (an inexact one, one that a choice is made among), for a region that
+    can't go, for a weight that the graph does not read or that has fewer than two dimensions, and for block sizes that don't fit a weight.
     """
     analysis = analyze(program)
     builder = _Builder(analysis)
@@ -59,7 +59,7 @@ def _gateable(analysis: Analysis, name: str) -> Axis:
 
 
 class _Builder:
-    """A copy of a program's graph that gets gates one after another."""
+    """Builder of a gated program: a copy of a program's graph, to which gates are added one after another."""
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis, self.program = analysis, analysis.program
@@ -70,7 +70,7 @@ class _Builder:
         self.operands: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
 
     def units(self, axis: Axis, within: str) -> None:
-        """A gate for each unit of an axis, at every sum over it."""
+        """Add a gate for each unit of an axis, at every sum over it."""
         outer = self.analysis.axis(within) if within else None
         if outer is not None and within not in self.analysis.within(axis.name):
             possible = ", ".join(self.analysis.within(axis.name)) or "none"
@@ -87,8 +87,8 @@ class _Builder:
     def _close(self, found: Contraction, asked: Units, gate: Gate) -> None:
         """Multiply the gate into one operand of a sum.
 
-        Where the axis lies along two of its dimensions (the rows and columns of a recurrent weight), along both: what is computed for a
-        closed unit is never read.
+        Where the axis lies along two dimensions of the operand (the rows and columns of a recurrent weight), multiply along both: the
+        values computed for a closed unit are never read.
         """
         operand = self._operand(found, asked)
         here = self.nodes[found.node]
@@ -103,7 +103,7 @@ class _Builder:
         self.operands[edge] = current
 
     def _operand(self, found: Contraction, asked: Units) -> fx.Node:
-        """The operand that carries the units in the fewest dimensions; of equal ones, a weight before an activation."""
+        """Return the operand that carries the units along the fewest dimensions; among equal ones, a weight before an activation."""
         flow = self.analysis.flow
         places = {node: len(_places(asked, flow.dims[node])) for node in found.operands}
         carriers = [node for node in found.operands if places[node]]
@@ -114,7 +114,7 @@ class _Builder:
         return min(carriers, key=lambda node: (places[node], node in flow.varies))
 
     def _spread(self, gate: Gate, index: Tensor, count: int, dtype: torch.dtype) -> fx.Node:
-        """The gate's values at the places of an operand, of size 1 along the others."""
+        """Return the gate values at the positions `index` of an operand; positions that belong to no unit (`count`) get 1."""
         node = self._read(gate)
         if index.numel() == count and bool((index.flatten() == torch.arange(count)).all()):
             return call(self.graph, aten.view.default, (node, list(index.shape)))
@@ -127,7 +127,7 @@ class _Builder:
         return call(self.graph, aten.view.default, (taken, list(index.shape)))
 
     def blocks(self, weight: str, sizes: tuple[BlockSizes, BlockSizes], owner: Matrix | None) -> None:
-        """A gate for each block of a weight, wherever the weight is read, and at the bias of its owner."""
+        """Add a gate for each block of a weight, before all readers of its node, and at the bias of its owner."""
         node = self.program.reads().get(weight)
         value = attribute(self.program.graph, weight) if node is not None else None
         if node is None or not isinstance(value, nn.Parameter) or value.dim() < 2:
@@ -148,7 +148,7 @@ class _Builder:
             self._closed(self.program.reads()[bias], lambda: self._row_gates(gate))
 
     def _closed(self, node: fx.Node, spread: Callable[[], fx.Node]) -> None:
-        """Multiply a tensor by what is spread over it, before all that reads it."""
+        """Multiply a tensor by the value that `spread` builds, before all of its readers."""
         read = self.nodes[node]
         users = list(read.users)
         with self.graph.graph.inserting_before(users[0]):
@@ -157,21 +157,21 @@ class _Builder:
             user.replace_input_with(read, product)
 
     def _stretched(self, node: fx.Node, gate: Gate, tail: tuple[int, ...]) -> fx.Node:
-        """Every gate repeated over its block."""
+        """Repeat every gate over its block."""
         assert gate.grid is not None
         for place, sizes in enumerate((gate.grid.rows, gate.grid.columns)):
             node = self._repeated(node, gate, place, sizes)
         return call(self.graph, aten.view.default, (node, [*gate.grid.size, *tail])) if tail else node
 
     def _row_gates(self, gate: Gate) -> fx.Node:
-        """1 for each output of which some block is open."""
+        """Return the largest gate of each output's blocks: 1 where some block is open."""
         assert gate.grid is not None
         some = call(self.graph, aten.amax.default, (self._read(gate), [1 - gate.outputs]))
         sizes = (gate.grid.rows, gate.grid.columns)[gate.outputs]
         return self._repeated(some, gate, 0, sizes)
 
     def _repeated(self, node: fx.Node, gate: Gate, place: int, sizes: tuple[int, ...]) -> fx.Node:
-        """Each position along a dimension as often as its size says; a broadcast where all sizes are one, whose gradient is a plain sum."""
+        """Repeat each position along a dimension by its size; a broadcast where all sizes are equal, whose gradient is a plain sum."""
         if set(sizes) == {1}:
             return node
         shape = list(node.meta["val"].shape)
@@ -186,7 +186,7 @@ class _Builder:
         return call(self.graph, aten.index_select.default, (node, place, index))
 
     def regions(self, names: Iterable[str]) -> None:
-        """A gate for each region; of regions with one exit the inner ones come first."""
+        """Add a gate for each region; among regions with the same exit the inner ones come first."""
         order = {node.name: i for i, node in enumerate(self.program.graph.graph.nodes)}
         by_name = {node.name: self.nodes[node] for node in self.program.graph.graph.nodes}
         found = [self.analysis.region(name) for name in dict.fromkeys(names)]
@@ -203,7 +203,7 @@ class _Builder:
             now[region.exit] = mixed
 
     def built(self) -> Program:
-        """The program with all its gates, open."""
+        """Return the program with all its gates, open."""
         return rebuild(self.program, self.graph.graph, self._all())
 
     def _all(self) -> dict[str, Tensor]:
@@ -217,7 +217,7 @@ class _Builder:
         return gate
 
     def _free(self, name: str) -> str:
-        """A parameter name for what is gated; dots would make a module of one gate that another one has as its value."""
+        """Return an unused parameter name; dots are replaced, as `gates.a` can't be both a parameter and the module of `gates.a.b`."""
         wanted = own = f"gates.{name.replace('.', '_')}"
         taken, number = {gate.name for gate in self.gates} | set(self.program.tensors()), 2
         while own in taken:
@@ -241,9 +241,9 @@ class _Builder:
 
 
 def _places(asked: Units, dims: tuple[Dim, ...]) -> list[Tensor]:
-    """For each dimension of a value that carries the axis: the unit of each position, of size 1 along dimensions that don't matter.
+    """Return the unit of each position, for each dimension of a value that carries the axis; of size 1 along dimensions that don't matter.
 
-    A position that belongs to no unit, for it lacks a coordinate, has the number of units.
+    Positions that belong to no unit hold the number of units.
     """
     found = []
     outer = _grid(asked.outer.leaf, dims, range(len(dims))) if asked.outer else None
@@ -259,7 +259,7 @@ def _places(asked: Units, dims: tuple[Dim, ...]) -> list[Tensor]:
 
 
 def _grid(leaf: Dim, dims: tuple[Dim, ...], places: Iterable[int]) -> Tensor:
-    """The coordinate of an atom along some dimensions of a value, −1 where there is none, of size 1 along those without it."""
+    """Return the coordinates of an atom along some dimensions of a value, −1 where there is none; of size 1 along the other dimensions."""
     result = torch.full((1,) * len(dims), -1)
     for place in places:
         if leaf in leaves(dims[place]):

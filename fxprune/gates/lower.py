@@ -1,8 +1,8 @@
-"""Lower: a gated program with gates of 0 and 1 becomes a smaller program that computes the same, whatever the gates.
+"""Lower gates: turn a gated program whose gates are all 0 or 1 into a smaller dense program that computes the same.
 
-Closed regions are bypassed. Closed units leave: a unit of an outer axis goes with the units within it where every sum over it runs over
-those (a head without v dims), and stays where not (a head without q/k dims attends evenly); a sum over nothing is its bias. Where the
-units of an outer axis keep unequal numbers, tensors are ragged, and there are three lowerings, LOWERINGS.
+Closed regions are bypassed, closed units are removed. A unit of an outer axis is removed with the units within it where every sum over it
+runs over them (a head without v dims), and stays where not (a head without q/k dims attends evenly). An empty sum becomes its bias. Where
+the units of an outer axis keep unequal numbers of inner units, tensors are ragged, and there are three lowerings: LOWERINGS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fxprune.rewrite.shrink import labels, shrink
 
 _Counts: TypeAlias = tuple[int, ...]
 
-#: name: (how units of unequal sizes are grouped: a key for each, equal keys share a copy of the graph; what it does)
+#: name: (grouping of units of unequal sizes: units with equal keys share a copy of the graph; description)
 LOWERINGS: dict[str, tuple[Callable[[int, _Counts], object], str]] = {
     "pad": (lambda unit, counts: 0, "all units are as large as the largest; what is too much is zero"),
     "bucket": (lambda unit, counts: counts, "units of equal sizes are computed together"),
@@ -40,9 +40,9 @@ LOWERINGS: dict[str, tuple[Callable[[int, _Counts], object], str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """The smaller program, the regions that went, the axes of which nothing is left, and the units that stay by axis.
+    """The smaller program, the regions and the axes that were removed whole (`gone`), and the units that stay, by axis.
 
-    `padded` are outer axes that were to be computed in parts and can't be, with the reason: they are padded instead.
+    `padded` are the outer axes that could not be computed in parts, with the reason: they are padded instead.
     """
 
     program: Program
@@ -54,9 +54,9 @@ class Lowered:
 
 @dataclass(frozen=True, eq=False)
 class Silenced:
-    """A program whose closed units are silent and whose empty sums are gone, before its axes shrink; `units` are what stays of each axis.
+    """A program whose closed units are silent and whose empty sums are gone, before its axes shrink; `units` are those that stay.
 
-    `asked` are the units of all axes, `gone` the axes of which nothing is left, `regions` what was bypassed.
+    `asked` are the tables of all axes, also of those in `gone`, of which no unit is left; `regions` are those that were bypassed.
     """
 
     program: Program
@@ -71,16 +71,16 @@ def lower(
     trained: nn.Module | Mapping[str, Tensor] | None = None,
     how: str | Mapping[str, str] = "pad",
 ) -> Lowered:
-    """What a gated program computes, as a smaller one; weights and gates come from `trained` (a module, or tensors by name).
+    """Lower a gated program to a smaller one; weights and gates come from `trained` (a module, or tensors by name), else from the program.
 
     `how` is a row of LOWERINGS, or one for each outer axis by name (see `fxprune.search.alternatives`, which measures them).
-    SelectionError where a gate is neither 0 nor 1.
+    SelectionError where a gate is neither 0 nor 1, or where there is no such row.
     """
     return lower_silenced(silenced(gated, trained), how)
 
 
 def lower_silenced(ready: Silenced, how: str | Mapping[str, str] = "pad") -> Lowered:
-    """What was silenced, without its closed units."""
+    """Remove the closed units of a silenced program; `how` as for `lower`."""
     for name in [how] if isinstance(how, str) else how.values():
         if name not in LOWERINGS:
             raise SelectionError(f"no lowering {name!r}; lowerings: {', '.join(LOWERINGS)}")
@@ -96,7 +96,10 @@ def lower_silenced(ready: Silenced, how: str | Mapping[str, str] = "pad") -> Low
 
 
 def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = None) -> Silenced:
-    """The program that was gated, its trained weights, and zeros wherever a gate is closed."""
+    """Return the ungated program with the trained weights, zeros in place of closed gates, and without closed regions and empty sums.
+
+    With gates of blocks, units that zeros leave dead are closed as well. SelectionError where a gate is neither 0 nor 1.
+    """
     tensors = tensors_of(trained if trained is not None else gated.program.tensors())
     values = {gate: _binary(gate, value) for gate, value in gated.values(tensors).items()}
     closed = tuple(g.of for g, value in values.items() if g.kind == "region" and not bool(value))
@@ -110,7 +113,7 @@ def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = No
 
 
 def without_empty(program: Program, units: Sequence[Open] = (), regions: tuple[str, ...] = ()) -> Silenced:
-    """A program without the units that its zeros have emptied, before its axes shrink; `units` are known to be silent already."""
+    """Close the units that zeros in the weights leave dead, before the axes shrink; `units` are tables whose closed units are silent."""
     emptier, found = emptied(program)
     analysis = analyze(emptier)
     both = close_implied(analysis, intersect_kept([*units, *found]))
@@ -119,7 +122,7 @@ def without_empty(program: Program, units: Sequence[Open] = (), regions: tuple[s
 
 
 def _binary(gate: Gate, value: Tensor) -> Tensor:
-    """Open or closed, booleans on the CPU."""
+    """Return which gates are open, booleans on the CPU; SelectionError where one is neither 0 nor 1."""
     value = value.detach().cpu()
     half = (value != 0) & (value != 1)
     if bool(half.any()):
@@ -131,7 +134,7 @@ def _binary(gate: Gate, value: Tensor) -> Tensor:
 
 
 def _ungated(gated: Gated, tensors: Mapping[str, Tensor], values: Mapping[Gate, Tensor]) -> Program:
-    """The program that was gated, with the trained weights; closed blocks are zeros in them."""
+    """Return the program without gates, with the trained weights; closed blocks are zeros in them."""
     base = gated.base
     given = {name: tensors[name].detach() for name in base.tensors() if name in tensors}
     for gate, value in values.items():
@@ -144,7 +147,7 @@ def _ungated(gated: Gated, tensors: Mapping[str, Tensor], values: Mapping[Gate, 
 
 
 def _some(gate: Gate, value: Tensor) -> Tensor:
-    """Which outputs have an open block."""
+    """Return which outputs have an open block."""
     assert gate.grid is not None
     return gate.grid.spread(value).any(1 - gate.outputs)
 
@@ -154,7 +157,7 @@ def _blocked(weight: Tensor, open_: Tensor) -> Tensor:
 
 
 def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[Open], tuple[str, ...]]:
-    """(the program whose closed units are silent and whose empty sums are not computed, the units of what is left, the axes that went)."""
+    """Zero the readers of closed units and replace empty sums; return (the program, the units of the axes left, the axes removed)."""
     program = _silenced(analysis, units)
     again = analyze(program)
     empty = [again.axis(unit.axis) for unit in units if not bool(unit.table.any())]
@@ -167,7 +170,7 @@ def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[O
 
 
 def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
-    """Zeros in the readers of every closed unit."""
+    """Zero the readers of every closed unit."""
     program, flow = analysis.program, analysis.flow
     nodes = program.reads()
     tensors = program.tensors()
@@ -180,14 +183,14 @@ def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
 
 
 def ragged(ready: Silenced) -> list[str]:
-    """The outer axes whose open units keep unequal numbers of some axis within."""
+    """Return the outer axes whose open units keep unequal numbers of units of some axis within."""
     known = analyze(ready.program).by_name
     outer = dict.fromkeys(unit.within for unit in ready.units if unit.within)
     return [name for name in outer if name in known and len(set(_counts(ready.units, name).values())) > 1]
 
 
 def _counts(units: Sequence[Open], outer: str) -> dict[int, _Counts]:
-    """For each open unit of an outer axis how many units stay within it, of each axis; at least one, for something must carry it."""
+    """Return the number of units of each inner axis that stay within each open outer unit; at least one, for a dimension can't be empty."""
     inner = [unit.table for unit in units if unit.within == outer]
     alive = next((unit.table for unit in units if unit.axis == outer and not unit.within), None)
     open_ = range(len(inner[0])) if alive is None else alive.nonzero().flatten().tolist()
@@ -197,7 +200,10 @@ def _counts(units: Sequence[Open], outer: str) -> dict[int, _Counts]:
 def copy_uneven(
     program: Program, units: Sequence[Open], outer: str, how: str
 ) -> tuple[Program, tuple[Open, ...]]:
-    """The program with copies for groups of unequal units, and the units of the axes in the copies."""
+    """Copy the nodes that carry `outer` for each group of its units, by the row `how` of LOWERINGS; return (the program, its units).
+
+    RefusedError where the axis can't be computed in parts.
+    """
     key, _ = LOWERINGS[how]
     groups: dict[object, list[int]] = {}
     for unit, counts in _counts(units, outer).items():
@@ -222,7 +228,7 @@ def _in_part(unit: Open, number: int, group: Tensor) -> Open:
 
 
 def select_open(analysis: Analysis, units: Sequence[Open]) -> Selection:
-    """What stays: at least one unit of everything, and equally many in all units of an outer axis."""
+    """Return the Selection of open units: at least one of each axis, and equally many within each unit of an outer axis."""
     axes: dict[str, Sequence[int] | Sequence[Sequence[int]]] = {}
     within: dict[str, str] = {}
     alive = {unit.axis: unit.table for unit in units if not unit.within}
@@ -244,7 +250,7 @@ def _flat(table: Tensor) -> list[int]:
 
 
 def _rows(unit: Open, alive: Tensor | None) -> list[list[int]]:
-    """The units within each outer one: the open ones, and as many closed ones as the largest has more."""
+    """Return the units kept within each outer one: the open ones, padded with closed ones to the number in the largest."""
     rows = unit.table if alive is None or not bool(alive.any()) else unit.table[alive]
     width = max(1, int(rows.sum(1).max()))
     return [sorted(_filled(row, width)) for row in unit.table]

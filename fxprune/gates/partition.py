@@ -1,7 +1,7 @@
-"""Partition: what runs over an axis is computed in several copies, each for some of its units, and the copies' sums are added.
+"""Partition over an axis: copy the nodes that carry an axis, one copy for each group of its units, and add the sums of the copies.
 
-The sum over all units is the sum of the sums over groups of them. Copies can then shrink apart: attention heads of unequal sizes in one
-copy for each size, or in one for each head.
+The sum over all units is the sum of the sums over groups of them. The copies can then shrink independently: attention heads of unequal
+sizes in one copy for each size, or in one for each head.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ aten = torch.ops.aten
 
 
 def partition(analysis: Analysis, axis: Axis, groups: Sequence[Sequence[int]]) -> Program:
-    """The same function as a sum of copies, one for each group of units; the units of other groups have zero readers in a copy.
+    """Return the same function as a sum of copies, one for each group of units; readers of the other groups' units are zero in a copy.
 
-    Axes that run over the axis everywhere are called `<name>.part<k>` in copy k. RefusedError where a value that does not have the axis
-    is made from one that has it by other than a sum, and where the axis is not exact.
+    Axes whose members all lie in the copies are called `<name>.part<k>` in copy k. RefusedError where the axis is not exact, and where a
+    value without the axis is computed from one that has it by anything but a sum.
     """
     if not axis.exact:
         raise RefusedError(
@@ -51,7 +51,7 @@ def partition(analysis: Analysis, axis: Axis, groups: Sequence[Sequence[int]]) -
 
 @dataclass
 class _Copier:
-    """One partition under way."""
+    """State of one partition: the new graph, and the copies of each node and tensor."""
 
     analysis: Analysis
     axis: Axis
@@ -85,7 +85,7 @@ class _Copier:
         return [copy for copied in self.copies for copy in copied.values() if copy.op == "get_attr"]
 
     def _carriers(self, originals: list[fx.Node]) -> set[fx.Node]:
-        """The nodes whose value has the axis, and those that give no tensor and read such a value (a size)."""
+        """Return the nodes whose value has the axis, and those that return no tensor and read such a value (a size)."""
         found: set[fx.Node] = set()
         for node in originals:
             dims = flat_dims(self.analysis.flow.dims.get(node, ()))
@@ -97,7 +97,7 @@ class _Copier:
         return found
 
     def _copy(self, node: fx.Node) -> None:
-        """One copy for each group, before the original."""
+        """Copy a node for each group, before the original."""
         if node.op == "get_attr":
             self._copy_tensor(node)
             return
@@ -106,11 +106,11 @@ class _Copier:
                 copied[node] = self.graph.graph.node_copy(node, self._within(copied))
 
     def _within(self, copied: dict[fx.Node, fx.Node]) -> Callable[[fx.Node], fx.Node]:
-        """What a node's operands are in a copy: those of the copy, else those that all copies share."""
+        """Return the map from a node's operands to those in a copy: the copy's own, else the nodes that all copies share."""
         return lambda source: copied.get(source) or self.nodes[source]
 
     def _copy_tensor(self, node: fx.Node) -> None:
-        """A tensor of its own for each group; what was one tensor stays one within a copy."""
+        """Copy a tensor for each group; tied tensors stay tied within a copy."""
         value = attribute(self.analysis.program.graph, str(node.target))
         for number, copied in enumerate(self.copies):
             name = self._tensor_name(str(node.target), number)
@@ -124,14 +124,14 @@ class _Copier:
             copied[node] = made
 
     def _own(self, node: fx.Node, value: Tensor, number: int) -> Tensor:
-        """A copy of a tensor; where it silences the axis, with zeros for the units of other groups."""
+        """Return a copy of a tensor; where it is a reader of the axis, with zeros for the units of other groups."""
         kept = torch.zeros(self.axis.size, dtype=torch.bool)
         kept[list(self.groups[number])] = True
         reads = str(node.target) in self.axis.readers
         return zero(value, self.analysis.flow.dims[node], {self.axis.leaf: kept} if reads else {})
 
     def _tensor_name(self, name: str, number: int) -> str:
-        """The name of a tensor's copy, which is noted."""
+        """Return the name of a tensor's copy, and record it in `names`."""
         made = part_tensor(name, number)
         known = self.names.setdefault(name, [])
         if made not in known:
@@ -139,7 +139,7 @@ class _Copier:
         return made
 
     def _add(self, node: fx.Node) -> None:
-        """The sum of the copies' sums."""
+        """Replace a sum by the total of the copies' sums; RefusedError where the node is no sum that can be computed in parts."""
         if node not in self.sums or sum_of(node) is None:
             raise RefusedError(
                 f"{node.name} = {node.target} takes {self.axis.name} together, and not by a sum that can be computed in parts"
@@ -154,7 +154,7 @@ class _Copier:
         self.nodes[node] = total
 
     def _sum(self, node: fx.Node, number: int) -> fx.Node:
-        """The sum over one group; only the first brings what is added besides."""
+        """Return the sum over one group; only the first group's keeps the addend (the bias)."""
         made = self.graph.graph.node_copy(node, self._within(self.copies[number]))
         kind = SUMS[node.target]
         if number and kind.addend:
@@ -162,7 +162,7 @@ class _Copier:
         return made
 
     def _labels(self) -> dict[Label, str]:
-        """The names of axes in the copies' tensors: those that lie in copies only are numbered."""
+        """Return the names of axes in the copies' tensors: axes that lie in copies only are numbered."""
         found: dict[Label, str] = {}
         for axis in self.analysis.axes:
             numbered = all(member.name in self.names for member in axis.members)
@@ -177,7 +177,7 @@ class _Copier:
 
 
 def _without(node: fx.Node, kind: Sum) -> None:
-    """Take the addend off a copied sum."""
+    """Remove the addend of a copied sum."""
     if kind.bare is not None:
         node.target, node.args, node.kwargs = kind.bare, node.args[1:], {}
         return

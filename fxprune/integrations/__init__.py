@@ -1,1 +1,1 @@
-"""fxprune inside other people's tools, by their conventions: one module a tool, each the only place that knows it."""
+"""Integrations: fxprune inside other tools, by their conventions; one module per tool, the only place that depends on it."""

@@ -1,4 +1,4 @@
-"""Which values of a graph are written in place, directly or through a view."""
+"""Aliasing and mutation: the values of a graph that are written in place, directly or through a view."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNSAID = (
     aten.atleast_2d,
     aten.atleast_3d,
 )
-"""Operators that may return an operand (dropout in evaluation) or a view of it, though their schema does not say so."""
+"""Operators that may return an operand (dropout in evaluation) or a view of it, which their schema does not declare."""
 
 
 def returns_alias(node: fx.Node) -> bool:
@@ -55,7 +55,10 @@ def is_written(node: fx.Node) -> bool:
 
 
 def is_idle_write(node: fx.Node, order: Mapping[fx.Node, int]) -> bool:
-    """Whether a write is into memory that the graph made itself and that nothing reads after it; `order` is the nodes' place."""
+    """Whether a write goes to memory that the graph allocates and that nothing reads afterwards.
+
+    `order` gives the position of each node in the graph.
+    """
     shared: set[fx.Node] = set()
     waiting = [source for source in node.all_input_nodes if writes(node, source)]
     while waiting:

@@ -1,4 +1,4 @@
-"""Arguments of a node: bound to its operator's schema, as numbers, and back."""
+"""Node arguments: binding to the operator's schema and back, and integer values of sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.fx import Node
 Path: TypeAlias = tuple[str | int, ...]
 
 _UNKNOWN = 17
-"""What a size that depends on data counts as."""
+"""The stand-in for a symbol whose value depends on data."""
 
 
 def hint(size: Any) -> int:
@@ -31,13 +31,13 @@ def _stand_in(size: Any) -> int:
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
-    """The sizes of a tensor value; None for what is no tensor."""
+    """The sizes of a tensor value; None for any other value."""
     return tuple(hint(size) for size in value.shape) if isinstance(value, torch.Tensor) else None
 
 
 @dataclass(frozen=True)
 class Argument:
-    """A bound argument: its value, and where it stands in the node (None for a default)."""
+    """A bound argument: its value and its path in the node (None for a default)."""
 
     value: Any
     path: Path | None
@@ -51,7 +51,7 @@ def as_int(value: Any) -> int:
 
 
 def bind(node: Node) -> dict[str, Argument]:
-    """The node's arguments by the names of the operator's schema, defaults included."""
+    """The node's arguments by the names of the operator's schema, defaults included; by position where it has no schema."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return {str(i): Argument(value, ("args", i)) for i, value in enumerate(node.args)}
@@ -67,7 +67,7 @@ def bind(node: Node) -> dict[str, Argument]:
 
 
 def unbind(node: Node, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """(arguments, named arguments) of a node from values by the names of its operator's schema, all of them: the reverse of `bind`."""
+    """(args, kwargs) of a node from the values of all arguments of its operator's schema, by name: the inverse of `bind`."""
     keyed = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
     plain = tuple(value for name, value in given.items() if name not in keyed)
     return plain, {name: value for name, value in given.items() if name in keyed}

@@ -1,4 +1,4 @@
-"""How far apart two results are."""
+"""Comparison of outputs: relative difference, and tolerances by dtype."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, t
 
 
 def run_example(program: Program, inputs_of: Program | None = None) -> list[Tensor]:
-    """The tensor outputs on the example inputs, with a fixed seed for random operators."""
+    """The tensor outputs of a program on example inputs, with a fixed seed for random operators.
+
+    The inputs are those of `inputs_of` where it is given, unless the program has free inputs.
+    """
     source = (
         program if program.free_inputs else inputs_of or program
     )  # an input that shrank has examples of its own
@@ -24,14 +27,17 @@ def run_example(program: Program, inputs_of: Program | None = None) -> list[Tens
 
 
 def difference(got: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest |got − expected| over the largest |expected|, over all outputs; equal infinities and NaNs don't count."""
+    """The largest `relative_difference` over the outputs, pair by pair; 0 where there are none."""
     return max(
         (relative_difference(one, other) for one, other in zip(got, expected, strict=False)), default=0.0
     )
 
 
 def relative_difference(got: Tensor, expected: Tensor) -> float:
-    """Return the largest |got − expected| over the largest |expected|; infinite where shape or type differ."""
+    """The largest |got − expected| over the largest finite |expected|; infinite where shape or dtype differ.
+
+    Equal infinities, and NaN in both, count as 0.
+    """
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return float("inf")
     if not got.numel() or torch.equal(got, expected):

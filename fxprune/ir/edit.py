@@ -1,4 +1,4 @@
-"""Small edits of a graph that keep its metadata true."""
+"""Graph edits: new calls, buffers and parameters, and replaced uses, with node metadata kept up to date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxprune.ir.program import set_attribute
 
 
 def fake_mode(graph: fx.GraphModule) -> FakeTensorMode:
-    """The fake mode in which the graph's values live (a new one where it has none)."""
+    """The FakeTensorMode of the graph's values (a new one where it has none)."""
     for node in graph.graph.nodes:
         if isinstance(node.meta.get("val"), FakeTensor):
             mode = node.meta["val"].fake_mode
@@ -25,7 +25,10 @@ def fake_mode(graph: fx.GraphModule) -> FakeTensorMode:
 def call(
     graph: fx.GraphModule, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
 ) -> fx.Node:
-    """A new call at the insertion point, with its value computed on fake tensors."""
+    """Insert a call at the insertion point, and return it.
+
+    Its value is computed on fake tensors; its stack trace is that of its last operand that has one.
+    """
     node = graph.graph.call_function(target, args, kwargs or {})
     node.meta["val"] = fake_value(graph, node)
     sources = [n for n in node.all_input_nodes if "stack_trace" in n.meta]
@@ -36,20 +39,20 @@ def call(
 
 
 def size_of(graph: fx.GraphModule, node: fx.Node, place: int) -> Any:
-    """A size of a value as a number, or as a new node where it is symbolic."""
+    """The size of dimension `place` of a value: an integer, or a new node where it is symbolic."""
     size = node.meta["val"].shape[place]
     return size if isinstance(size, int) else call(graph, torch.ops.aten.sym_size.int, (node, place))
 
 
 def fake_value(graph: fx.GraphModule, node: fx.Node) -> Any:
-    """What a node computes from its operands' values, on fake tensors."""
+    """The value of a node, computed on fake tensors from its operands' values."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     with fake_mode(graph), torch.no_grad(), enable_python_dispatcher():
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def add_buffer(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
-    """A new buffer under a free name, read at the insertion point."""
+    """Add a buffer under a free name, and return a new node that reads it at the insertion point."""
     wanted, number = name, 0
     while hasattr(graph, wanted):
         wanted, number = f"{name}_{number}", number + 1
@@ -61,7 +64,7 @@ def add_buffer(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
 
 
 def add_parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
-    """A parameter under a name, read at the insertion point."""
+    """Set a parameter under a name, and return a new node that reads it at the insertion point."""
     set_attribute(graph, name, value)
     node = graph.graph.get_attr(name)
     node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)
@@ -69,6 +72,6 @@ def add_parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
 
 
 def move_uses(graph: fx.GraphModule, node: fx.Node, to: fx.Node) -> None:
-    """Everything that read one node reads another; the first goes."""
+    """Replace all uses of `node` by `to`, and erase `node`."""
     node.replace_all_uses_with(to)
     graph.graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""Inputs at a point: the example inputs of a Program, grown or cut along its dynamic axes.
+"""Example inputs at given sizes: the examples of a Program, repeated or cut along its dynamic axes.
 
 A *point* gives sizes to the named dynamic axes: `{"batch": 8, "length": 64}`. The names are the ones in the
 ONNX file: the first dimension of an input is `batch`, the last of a token sequence or the second of a feature
@@ -20,9 +20,9 @@ Feeds = dict[str, np.ndarray[Any, Any]]
 
 
 def dynamic_axis_names(program: Program) -> dict[str, dict[int, str]]:
-    """Name the dynamic axes of every input: input name → dimension → axis name.
+    """The names of the dynamic axes of every input: input name → dimension → axis name.
 
-    Dimensions that want the same name share it only where the example sizes agree.
+    Dimensions with the same preferred name share it only where their example sizes agree.
     """
     taken: dict[str, int] = {}
     free = program.free_dims()
@@ -35,7 +35,7 @@ def dynamic_axis_names(program: Program) -> dict[str, dict[int, str]]:
 
 
 def inputs(program: Program, point: Point | None = None) -> dict[str, torch.Tensor]:
-    """Give the tensor inputs by name: the examples, or the examples repeated or cut to a point."""
+    """The tensor inputs by name: the examples, or the examples repeated or cut to a point."""
     pairs = zip(_names(program), program.flat_inputs(), strict=True)
     examples = {name: value for name, value in pairs if isinstance(value, torch.Tensor)}
     if not point:
@@ -45,17 +45,17 @@ def inputs(program: Program, point: Point | None = None) -> dict[str, torch.Tens
 
 
 def call_inputs(program: Program, point: Point | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Give (args, kwargs) that call the program at a point."""
+    """(args, kwargs) that call the program at a point."""
     return put_inputs(program, inputs(program, point))
 
 
 def feeds(program: Program, point: Point | None = None) -> Feeds:
-    """Give the program's inputs at a point as ONNX Runtime takes them."""
+    """The program's inputs at a point in the form that ONNX Runtime takes: NumPy arrays by name."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in inputs(program, point).items()}
 
 
 def example_point(program: Program) -> dict[str, int]:
-    """Say where the example inputs lie."""
+    """The point of the example inputs: the size of each dynamic axis, by name."""
     names = dynamic_axis_names(program)
     return {
         axis: tensor.shape[dim]
@@ -65,12 +65,12 @@ def example_point(program: Program) -> dict[str, int]:
 
 
 def point_with(program: Program, **sizes: int) -> dict[str, int]:
-    """The example's point with these sizes for the axes of these names that the program has."""
+    """The point of the example inputs, with other sizes for some axes; names that the program does not have are ignored."""
     return {axis: sizes.get(axis, size) for axis, size in example_point(program).items()}
 
 
 def _names(program: Program) -> list[str]:
-    """A name for every placeholder, empty for those that are no tensors."""
+    """The name of every placeholder, empty for those that are no tensors."""
     names = iter(program.input_names())
     values = [node.meta.get("val") for node in program.placeholders()]
     return [next(names) if isinstance(value, torch.Tensor) else "" for value in values]

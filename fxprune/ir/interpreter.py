@@ -1,4 +1,4 @@
-"""Run a graph and record its values."""
+"""Recording interpreter: run a graph and keep the value of every node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxprune.ir.program import Program
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps every value."""
+    """Interpreter that keeps the value of every node; tensors are copied."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph, garbage_collect_values=False)
@@ -26,14 +26,17 @@ class _Recorder(fx.Interpreter):
 
 
 def every_value(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
-    """Every value of a run on a program's example inputs, by its node's name; up to the node that fails, where one does."""
+    """The values of a run on example inputs, as (node name, value); up to the failing node where one fails.
+
+    The inputs are those of `inputs_of`, unless the program has free inputs. VerifyError where the first node fails.
+    """
     recorder = _Recorder(program.graph)
     inputs = (program if program.free_inputs else inputs_of).flat_inputs()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             recorder.run(*inputs, enable_io_processing=False)
-    except Exception as error:  # the values up to the failing node are what is asked for
+    except Exception as error:  # the values up to the failing node are the result
         if not recorder.values:
             raise VerifyError(f"the program does not run: {error}") from error
     yield from recorder.values

@@ -27,9 +27,9 @@ class Program:
 
     `graph` is called like the model that it came from and returns the same type; parameters keep their names. `args` and `kwargs`
     are the example inputs, `dynamic` their dynamic dimensions as torch.export takes them (None: all sizes are fixed), `labels`
-    carries the names of axes from the program that this one was shrunk from. `free_outputs` names outputs whose
+    the names of axes from the program that this one was shrunk from. `free_outputs` names outputs whose
     dimensions may shrink (a headless encoder's hidden width), `free_inputs` such inputs (a cache of keys and values); all others keep
-    their sizes. `spare` names inputs and outputs that go with the layer that reads or makes them.
+    their sizes. `spare` names inputs and outputs that are removed with the layer that reads or makes them.
     """
 
     graph: fx.GraphModule
@@ -53,11 +53,11 @@ class Program:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
-            )  # copying torch's own trees warns of torch's own classes
+            )  # copying torch's pytree specs warns about torch's own classes
             return switchable(copy.deepcopy(self.graph))
 
     def plain(self) -> Program:
-        """This program, its outputs in dicts and tuples where they were in classes of another package: then its files need none."""
+        """This program with its outputs in built-in containers, so that its files need no package that defines other ones."""
         graph = copy_graph(self)
         info = trees(self.graph)
         empty = pytree.tree_structure(_plain(info.out_spec))
@@ -86,7 +86,7 @@ class Program:
         return sum(parameter.numel() for parameter in self.parameters().values())
 
     def parameter_bytes(self) -> int:
-        """Bytes of parameters and buffers, shared storages once."""
+        """Bytes of parameters and buffers; a tensor under several names counts once for each."""
         return sum(
             value.numel() * value.element_size() for value in self.graph.state_dict(keep_vars=True).values()
         )
@@ -110,7 +110,7 @@ class Program:
         return {name: node for name, node in found if isinstance(node, fx.Node)}
 
     def spare_outputs(self) -> dict[fx.Node, str]:
-        """The outputs that may go with the layer that makes them, with their names; none that is another output, too."""
+        """The outputs that may be removed with the layer that makes them, with their names; not those that are a needed output, too."""
         named = self.named_outputs()
         needed = {node for name, node in named.items() if name not in self.spare}
         return {node: name for name, node in named.items() if node not in needed}
@@ -127,7 +127,7 @@ class Program:
         return flatten_inputs(self, self.args, self.kwargs)
 
     def free_dims(self) -> dict[str, tuple[int, ...]]:
-        """Which dimensions of which inputs stayed dynamic."""
+        """The dynamic dimensions of the tensor inputs, by name; inputs without one are left out."""
         free: dict[str, tuple[int, ...]] = {}
         for node in self.placeholders():
             value = node.meta.get("val")
@@ -137,12 +137,12 @@ class Program:
 
 
 def is_free(size: int | torch.SymInt) -> bool:
-    """Whether a size is still symbolic; torch.export may have settled a symbol on a number."""
+    """Whether a size is still symbolic; torch.export may have specialized a symbol to a number."""
     return not is_concrete_int(size)
 
 
 def _leaf_paths(spec: Any) -> Iterator[tuple[Any, ...]]:
-    """The keys that lead to each leaf; read from the tree itself, for no class can be rebuilt from anything but tensors."""
+    """The path of keys to each leaf, read from the spec, since classes can't be rebuilt with leaves that are not tensors."""
     if spec.is_leaf():
         yield ()
         return
@@ -151,7 +151,7 @@ def _leaf_paths(spec: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _keys(spec: Any) -> Sequence[Any]:
-    """What a container calls its children: the keys of a mapping, the fields of a class, or their places."""
+    """The names of a container's children: the keys of a mapping, the fields of a class, or their positions."""
     context = spec.context
     if spec.type is dict:
         return list(context)
@@ -164,7 +164,7 @@ def _keys(spec: Any) -> Sequence[Any]:
 
 
 def _plain(spec: Any) -> Any:
-    """A value of a tree's shape, made of dicts (where children have names) and tuples."""
+    """A value with the structure of a tree, made of lists, dicts (where children have names) and tuples."""
     if spec.is_leaf():
         return 0
     children = [_plain(child) for child in spec.children()]
@@ -192,7 +192,7 @@ def flatten_inputs(program: Program, args: tuple[Any, ...], kwargs: Mapping[str,
 
 
 def trees(graph: Any) -> Any:
-    """The trees of a graph module's inputs and outputs: `orig_args`, `in_spec`, `out_spec`."""
+    """The pytree info of a graph module's inputs and outputs: `orig_args`, `in_spec`, `out_spec`."""
     return graph.graph._codegen.pytree_info
 
 
@@ -209,7 +209,7 @@ def containers(program: Program) -> tuple[str, ...]:
 
 
 def attribute(module: nn.Module, name: str) -> Any:
-    """What a dotted name refers to."""
+    """The attribute of a module under a dotted name."""
     value: Any = module
     for part in name.split("."):
         value = getattr(value, part)
@@ -217,7 +217,7 @@ def attribute(module: nn.Module, name: str) -> Any:
 
 
 def set_attribute(module: nn.Module, name: str, value: Any) -> None:
-    """Put a parameter, a buffer or an object under a dotted name, making plain modules on the way."""
+    """Set a parameter, a buffer or an object under a dotted name, creating plain modules on the way."""
     *path, last = name.split(".")
     for part in path:
         if not hasattr(module, part):
@@ -232,7 +232,7 @@ def set_attribute(module: nn.Module, name: str, value: Any) -> None:
 
 
 def sibling(name: str, last: str, taken: Container[str]) -> str:
-    """A free name in the module that a tensor lies in."""
+    """A free name for `last` in the module of the tensor `name`, numbered from 2 where it is taken."""
     path = name.rpartition(".")[0]
     wanted = own = ".".join(filter(None, (path, last)))
     number = 2
@@ -242,7 +242,7 @@ def sibling(name: str, last: str, taken: Container[str]) -> str:
 
 
 def rebuild(program: Program, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Program:
-    """A Program of a new graph that holds exactly the tensors that the graph reads: given ones, else the program's own."""
+    """The program with a new graph and exactly the tensors that it reads: those given, else the program's own."""
     root = nn.Module()
     for node in graph.find_nodes(op="get_attr"):
         name = str(node.target)
@@ -266,7 +266,7 @@ def copy_graph(program: Program) -> fx.Graph:
 
 
 def source_line(node: fx.Node) -> str:
-    """The user's own line that a node comes from, as `file.py:12 in forward: code`; empty where torch kept none."""
+    """The user's source line of a node, as `file.py:12 in forward: code`; empty where the node has no stack trace."""
     lines = (node.meta.get("stack_trace") or "").strip().splitlines()
     frames = list(_frames(lines))
     own = [frame for frame in frames if not frame.startswith(_TORCH)]

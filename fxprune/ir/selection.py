@@ -1,4 +1,4 @@
-"""A Selection: which indices each axis keeps. Plain data, printable, saved as JSON."""
+"""Selection: the indices that each axis keeps, as plain data that is saved as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Selection:
     An axis may keep other indices for each unit of another axis (each head its own): then it has a list of lists, one for each unit of the
     axis that `within` names, all of one length. `sizes` (optional) are the axes' sizes before, `model` (optional) the digest of the
     analysis that it was made for: with them, a selection for another model is refused. `removed` are regions (layers, branches) that are
-    bypassed first; the axes are those of what is left.
+    bypassed first; the axes are those of the remaining program.
     """
 
     axes: Mapping[str, Indices] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Selection:
         return len(self.axes)
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
-        """The kept indices of an axis that keeps the same everywhere."""
+        """The kept indices of an axis; SelectionError where it keeps other indices for each unit of another axis."""
         if is_dependent(self.axes[name]):
             raise SelectionError(
                 f"axis {name} keeps other indices for each unit of {self.within.get(name, 'another axis')}"
@@ -59,11 +59,11 @@ class Selection:
         return tuple(tuple(row) for row in self.axes[name] if not isinstance(row, int))
 
     def flat(self, name: str) -> list[int]:
-        """All indices that occur."""
+        """The kept indices of an axis in one list, row by row where it has rows."""
         return [i for item in self.axes[name] for i in ([item] if isinstance(item, int) else item)]
 
     def only(self, names: set[str]) -> Selection:
-        """The part of the selection that speaks of these axes."""
+        """The part of the selection for these axes, without `model`."""
         return Selection(
             {name: kept for name, kept in self.axes.items() if name in names},
             self.sizes,
@@ -72,7 +72,7 @@ class Selection:
         )
 
     def compose(self, later: Selection) -> Selection:
-        """This selection followed by one on what it left, in indices of the original."""
+        """This selection followed by one on the remaining program, in indices of the original."""
         axes = dict(self.axes)
         sizes, within = {**later.sizes, **self.sizes}, {**later.within, **self.within}
         for name in later:
@@ -81,7 +81,7 @@ class Selection:
         return Selection(axes, sizes, within, model, (*self.removed, *later.removed))
 
     def _after(self, name: str, later: Selection) -> Indices:
-        """What an axis keeps after both."""
+        """The indices that an axis keeps after both selections."""
         mine, theirs = self.axes.get(name), later.axes[name]
         outer = self.axes.get(later.within.get(name, "")) if is_dependent(theirs) else None
         if outer is None and mine is None:
@@ -96,7 +96,10 @@ class Selection:
         return self._after_rows(name, later)
 
     def _after_rows(self, name: str, later: Selection) -> Indices:
-        """Rows on what is left of their outer axis become rows of the original; units that went get any as many indices."""
+        """Rows for the kept units of the outer axis, extended to rows for all units of the original.
+
+        A removed unit gets the later row of the first kept unit, so that all rows have one length.
+        """
         rows, outer = later.rows(name), later.within.get(name, "")
         kept = self[outer] if outer in self.axes else tuple(range(len(rows)))
         count = self.sizes.get(outer, (max(kept) + 1) if kept else 0) if outer in self.axes else len(rows)
@@ -110,7 +113,7 @@ class Selection:
         return [mine[i] for i in row]
 
     def to_json(self) -> str:
-        """The same selection always gives the same text."""
+        """The selection as JSON; equal selections give equal texts."""
         data: dict[str, Any] = {"format": _FORMAT, "axes": self.axes, "sizes": self.sizes}
         more = (("within", self.within), ("model", self.model), ("removed", self.removed))
         data |= {key: value for key, value in more if value}
@@ -118,13 +121,13 @@ class Selection:
 
     @staticmethod
     def from_json(text: str) -> Selection:
-        """A selection from its JSON text; SelectionError where it is none."""
+        """A selection from its JSON text; SelectionError where the text is not one."""
         data = parse_json(text, (_FORMAT, "axes", dict), "selection", SelectionError)
         extra = (data.get("sizes") or {}, data.get("within") or {}, data.get("model") or "")
         return Selection(data["axes"], *extra, tuple(data.get("removed") or ()))
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the JSON; a file that exists stays unless `overwrite`."""
+        """Write the selection as JSON; ExportError where the file exists, unless `overwrite`."""
         write_text(path, self.to_json(), overwrite)
 
     @staticmethod
@@ -152,7 +155,7 @@ def _checked(name: str, kept: Indices) -> tuple[Any, ...]:
 
 
 def _indices(name: str, kept: Any) -> list[int]:
-    """Ascending distinct indices, at least one."""
+    """The indices as a list; SelectionError unless they are ascending, distinct and not negative, at least one."""
     is_list = isinstance(kept, Sequence) and not isinstance(kept, (str, bytes))
     if not is_list or not all(isinstance(i, int) and not isinstance(i, bool) for i in kept):
         raise SelectionError(f"axis {name}: kept indices must be integers, got {kept!r}")

@@ -1,7 +1,7 @@
-"""Inputs and outputs as trees: other examples in the place of some, and trees without some of their leaves.
+"""Call signature of a Program: its input and output pytrees, with other examples or without some of their leaves.
 
-A cache of keys and values is an input and an output at once: a list with an entry a layer. Where a layer goes, its entry goes from the
-list, whatever classes the tree is made of.
+A cache of keys and values is an input and an output at once: a list with an entry per layer. Where a layer is removed, its entry is
+removed from the list, whatever classes the tree is made of.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def with_inputs(program: Program, values: Mapping[str, Tensor]) -> Program:
 
 
 def put_inputs(program: Program, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example inputs, args and kwargs, with others in the place of some, by the names of placeholders."""
+    """(args, kwargs) of the example inputs, some replaced by the names of their placeholders."""
     leaves, spec = pytree.tree_flatten((tuple(program.args), dict(program.kwargs)))
     for node, place in zip(program.placeholders(), _places(program, spec), strict=True):
         leaves[place] = values.get(node.name, leaves[place])
@@ -34,7 +34,7 @@ def put_inputs(program: Program, values: Mapping[str, Any]) -> tuple[tuple[Any, 
 
 
 def owners(program: Program) -> dict[str, str]:
-    """The argument that each placeholder belongs to, by its name."""
+    """The argument that each placeholder belongs to, by the placeholder's name."""
     info = trees(program.graph)
     pairs = zip(info.orig_args, _argument_specs(info.in_spec), strict=True)
     names = [name for name, spec in pairs for _ in range(spec.num_leaves)]
@@ -42,15 +42,15 @@ def owners(program: Program) -> dict[str, str]:
 
 
 def needed(program: Program, results: Sequence[Any]) -> list[Any]:
-    """Of the flat results of a run those that have to be there: not what goes with the layer that makes it."""
+    """The required ones among the flat results of a run: all but those that may be removed with the layer that makes them."""
     spare = program.spare_outputs()
     return [value for value, node in zip(results, program.outputs(), strict=True) if node not in spare]
 
 
 def without(program: Program, inputs: Collection[str], outputs: Collection[str]) -> Program:
-    """The program without inputs that nothing reads and without outputs, by name; SelectionError where a tree can't be without one.
+    """Remove inputs that nothing reads, and outputs, by name; SelectionError where one can't be removed from its tree.
 
-    An entry of a list, a tuple or a dict goes when all that it holds goes; fields of classes stay.
+    An entry of a list, a tuple or a dict is removed with the last of its leaves; fields of classes stay. The graph is edited in place.
     """
     if not inputs and not outputs:
         return program
@@ -62,7 +62,7 @@ def without(program: Program, inputs: Collection[str], outputs: Collection[str])
 
 
 def _cut_trees(program: Program, inputs: tuple[set[int], list[str]], outputs: set[str]) -> Program:
-    """Take places of inputs, and outputs by name, out of the graph and its trees."""
+    """Remove inputs (by position) and outputs (by name) from the graph and its trees, in place."""
     info, graph, (gone, names) = trees(program.graph), program.graph, inputs
     labels = {node: name for name, node in program.named_outputs().items() if name in outputs}
     results = program.outputs()
@@ -84,7 +84,7 @@ def _cut_trees(program: Program, inputs: tuple[set[int], list[str]], outputs: se
 
 
 def _renamed(before: Mapping[str, fx.Node], program: Program) -> Program:
-    """The same outputs may shrink and go, by the names that they have now: entries of a list are counted anew."""
+    """The program with `free_outputs` and `spare` under the outputs' new names: entries of a list are renumbered."""
     named = program.named_outputs()
     now: dict[str, frozenset[str]] = {}
     for name in ("free_outputs", "spare"):
@@ -96,13 +96,13 @@ def _renamed(before: Mapping[str, fx.Node], program: Program) -> Program:
 
 
 def _places(program: Program, spec: Any) -> list[int]:
-    """Where the leaf of each placeholder stands among the leaves of (args, kwargs)."""
+    """The position of each placeholder's leaf among the leaves of (args, kwargs)."""
     marked = pytree.tree_unflatten(_marks(spec.num_leaves), spec)
     return [int(mark) for mark in flatten_inputs(program, *marked)]
 
 
 def _marks(count: int) -> list[Any]:
-    """Leaves that say where they stand; tensors, for a cache takes nothing else for a leaf."""
+    """Leaves that hold their own positions; as tensors, since a cache accepts no other leaves."""
     return [torch.tensor(place) for place in range(count)]
 
 
@@ -118,7 +118,7 @@ def _examples_without(program: Program, inputs: Collection[str]) -> tuple[tuple[
 
 
 def _dynamic_without(program: Program, gone: set[int]) -> Any:
-    """Dynamic shapes, keyed by the names of arguments, without some inputs."""
+    """The dynamic shapes, keyed by the names of arguments, without those of some inputs."""
     info, dynamic = trees(program.graph), program.dynamic
     if not gone or not isinstance(dynamic, Mapping):
         return dynamic
@@ -134,7 +134,7 @@ def _dynamic_without(program: Program, gone: set[int]) -> Any:
 
 
 def shape_tree(spec: Any, leaves: Sequence[Any]) -> Any:
-    """Dynamic shapes in torch.export's form: built-in containers as they are, a class as the list of what it flattens to."""
+    """Dynamic shapes in torch.export's form: built-in containers as they are, a class as the list of its children."""
     if spec.is_leaf():
         return leaves[0]
     parts, first = [], 0
@@ -147,7 +147,7 @@ def shape_tree(spec: Any, leaves: Sequence[Any]) -> Any:
 
 
 def shape_leaves(spec: Any, shapes: Any) -> list[Any]:
-    """The entries of dynamic shapes, a leaf each; None stands for a whole container."""
+    """The entries of dynamic shapes, one per leaf; None may stand for a whole container."""
     if spec.is_leaf():
         return [shapes]
     children = spec.children()
@@ -162,13 +162,13 @@ def _argument_specs(in_spec: Any) -> list[Any]:
 
 
 def _is_number(result: Any) -> bool:
-    """Whether a result is no tensor, or one without dims."""
+    """Whether a result is no tensor, or a tensor without dims."""
     value = result.meta.get("val") if isinstance(result, fx.Node) else None
     return not isinstance(value, Tensor) or value.dim() == 0
 
 
 def _arguments(in_spec: Any, names: list[str]) -> set[str]:
-    """The arguments that are left: positional ones stay, keywords say so themselves."""
+    """The names of the remaining arguments: all positional ones, and the keywords of the spec."""
     args, kwargs = in_spec.children()
     return {*names[: args.num_children], *kwargs.context}
 
@@ -176,9 +176,9 @@ def _arguments(in_spec: Any, names: list[str]) -> set[str]:
 def _spec_without(
     spec: Any, gone: set[int], names: list[str], loose: Collection[int] = (), call: bool = False
 ) -> tuple[Any, list[int]]:
-    """A tree without some of its leaves, and which are left; of a call (args, kwargs) both parts stay, and positional arguments do.
+    """(the spec of a tree without some of its leaves, the positions of the remaining leaves); SelectionError where a leaf can't be removed.
 
-    `loose` leaves (the length of what a cache holds) keep no entry alive.
+    Of a `call` (args, kwargs), both parts and all positional arguments stay. `loose` leaves (the length of a cache) do not keep an entry.
     """
     if not gone:
         return spec, list(range(spec.num_leaves))
@@ -201,11 +201,11 @@ def _spec_without(
 
 
 Going: TypeAlias = tuple[set[int], set[int]]
-"""The leaves that go, and with them those that stay for nobody else's sake."""
+"""(the leaves to remove, these and the loose leaves)."""
 
 
 def _pruned(value: Any, going: Going) -> Any:
-    """A tree without the entries of lists, tuples and dicts all of whose leaves go; it may be changed in place."""
+    """A tree without those entries of lists, tuples and dicts whose leaves are removed; objects are changed in place."""
     if type(value) in (list, tuple):
         return type(value)(_pruned(part, going) for part in value if not _all_gone(part, going))
     if type(value) is dict:
@@ -221,7 +221,7 @@ def _all_gone(value: Any, going: Going) -> bool:
 
 
 def _marked(value: Any) -> list[int]:
-    """The leaves beneath a part of a tree."""
+    """The positions of the leaves in a part of a tree."""
     if isinstance(value, Tensor):
         return [int(value)]
     parts = value if isinstance(value, (list, tuple)) else _fields(value).values()
@@ -229,5 +229,5 @@ def _marked(value: Any) -> list[int]:
 
 
 def _fields(value: Any) -> Any:
-    """What a mapping or an object holds, by name."""
+    """The items of a mapping, or the attributes of an object, by name."""
     return value if isinstance(value, dict) else getattr(value, "__dict__", {})

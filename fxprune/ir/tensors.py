@@ -1,4 +1,4 @@
-"""Tensors: identity of storage, raw bytes, and copies in another tensor's kind."""
+"""Tensor helpers: identity of storage, raw bytes, and results in another tensor's kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def like(value: Tensor, result: Tensor) -> Tensor:
 
 
 def storage_key(tensor: Tensor) -> Any:
-    """Equal for tensors that are the same memory read the same way; on meta, the tensor itself."""
+    """A key that tensors with the same memory and layout share; unique per tensor on meta, without strides, or without elements."""
     if tensor.device.type == "meta" or tensor.layout != torch.strided:
         return id(tensor)
     if not tensor.numel():

@@ -1,4 +1,4 @@
-"""Contexts for calls into torch: quiet, without gradients, in the mode of an export; and torch's reason in one line."""
+"""Contexts for calls into torch (export mode, quiet, inference), and torch's errors in one line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SHAPES_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
 @contextmanager
 def exporting(model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Eval mode (or training mode), no gradients, no attention fast path, no chatter; everything is put back afterwards."""
+    """Set eval (or training) mode, without gradients, attention fast path, warnings and stderr; restore everything afterwards."""
     modes = {module: module.training for module in model.modules()}
     fastpath, level = torch.backends.mha.get_fastpath_enabled(), _SHAPES_LOG.level
     _SHAPES_LOG.setLevel(
         logging.CRITICAL
-    )  # a failed export prints the graph; its reason is in the exception too
+    )  # a failed export logs the graph; the exception has the reason, too
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         model.train(training)
@@ -50,7 +50,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def inference() -> Iterator[None]:
-    """No gradients, and no attention fast path, which only exists outside of exported graphs."""
+    """Disable gradients, and the attention fast path, which exists only outside of exported graphs."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -61,20 +61,20 @@ def inference() -> Iterator[None]:
 
 
 def innermost_reason(error: BaseException) -> str:
-    """Say why torch failed in a sentence or two: the innermost cause, without the pages of graph."""
+    """The first line of an error's innermost cause, without the graph that torch prints."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of an error that says anything, cut to a readable length."""
+    """The first non-empty line of an error's text, cut at 300 characters; the error's type where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
 
 def describe_error(error: BaseException) -> str:
-    """The first line of an error's text that says something, cut at 300 characters."""
+    """The type of an error, and the first non-empty line of its text, cut at 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {(lines or ['no reason given'])[0][:300]}"

@@ -1,7 +1,8 @@
-"""Train and eval: what is captured says `dropout(p, False)`; a module for training says True again, and `eval()` goes back.
+"""Train/eval mode of a captured graph: `train()` and `eval()` set the training arguments of dropout and batch norm.
 
+A captured graph contains `dropout(p, False)`; `train()` sets True, `eval()` sets False again.
 The dropout probability inside of `scaled_dot_product_attention` is 0 in evaluation; `capture(…, training=True)` reads it from the model in
-training mode and keeps it in the node's metadata. Layers that a model skips at random can't come back.
+training mode and keeps it in the node's metadata. Layers that a model skips at random in training are not restored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import fx
 
 aten = torch.ops.aten
 
-#: operator: the argument that says whether it trains
+#: operator: its argument for training mode
 SWITCHES: dict[Any, str] = {
     aten.dropout: "train",
     aten.feature_dropout: "train",
@@ -25,14 +26,14 @@ SWITCHES: dict[Any, str] = {
 
 
 _ATTENTION = aten.scaled_dot_product_attention.default
-#: where a node keeps the probability that it has in training
+#: the metadata key of an attention node's dropout probability in training
 DROPOUT = "fxprune_dropout_p"
 
 
 def remember_dropout(graph: fx.GraphModule, training: fx.Graph) -> int:
-    """Take from a graph that was captured in training mode how attention drops out; the number of nodes that do.
+    """Copy the dropout probabilities of attention from a graph captured in training mode; return the number of nodes that have one.
 
-    Nothing is taken where the two graphs do not have the same attentions, module by module.
+    Nothing is copied where the two graphs do not have the same attention nodes, module by module.
     """
     ours, theirs = (
         list(g.find_nodes(op="call_function", target=_ATTENTION)) for g in (graph.graph, training)
@@ -52,7 +53,7 @@ def _path(node: fx.Node) -> str:
 
 
 def switchable(module: fx.GraphModule) -> fx.GraphModule:
-    """The module itself, whose `train()` and `eval()` now switch dropout and batch norm, as those of the original model do."""
+    """Make a module's `train()` and `eval()` switch dropout and batch norm, as those of the original model do; return the module."""
     own: Any = type(module)  # FX gives each graph module a class of its own
 
     def train(self: fx.GraphModule, mode: bool = True) -> fx.GraphModule:
@@ -64,7 +65,7 @@ def switchable(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def switch(module: fx.GraphModule, training: bool) -> int:
-    """Set the arguments that say whether operators train; the number of operators that changed."""
+    """Set the training arguments of all operators; return the number of operators that changed."""
     changed = sum(_set(node, training) for node in module.graph.nodes if _is_switch(node))
     changed += sum(_drop(node, training) for node in module.graph.nodes if DROPOUT in node.meta)
     if changed:
@@ -77,7 +78,7 @@ def _is_switch(node: fx.Node) -> bool:
 
 
 def _set(node: fx.Node, training: bool) -> bool:
-    """Whether the node's argument was the other one before."""
+    """Set the training argument of a node; return whether it changed."""
     name = SWITCHES[node.target.overloadpacket]  # type: ignore[union-attr]
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     place = names.index(name)
@@ -90,7 +91,7 @@ def _set(node: fx.Node, training: bool) -> bool:
 
 
 def _drop(node: fx.Node, training: bool) -> bool:
-    """Attention with its own probability, or none; whether it was the other before."""
+    """Set the dropout probability of an attention node (0 in evaluation); return whether it changed."""
     wanted = node.meta[DROPOUT] if training else 0.0
     before = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
     if len(node.args) > 4:

@@ -1,9 +1,9 @@
-"""Pipelines: an ordered list of passes, written as text and printed back to the same text.
+"""Passes: the base classes of the steps of a pipeline, their outcome, and their options.
+
+A pass is a frozen dataclass: its fields are its options, the first sentence of its docstring is its help. A pipeline is an ordered list of
+passes, written as text (see `fxprune.pipeline.parse`) and printed back to the same text.
 
     heads(ratio=0.25), ffn(ratio=0.5), fold
-
-The text is a Python expression list, read with `ast` and never evaluated. A pass is a frozen dataclass: its fields are its options, the
-first sentence of its docstring is its help.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fxprune.rewrite.apply import apply
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a pass made: the program, what it kept, the weights that it re-fitted (by name), and details as plain data for a report.
+    """Result of a pass: the program, the selection, the weights that were re-fitted (by name), and details as plain data for a report.
 
-    `factors` are weights that it replaced by two, with the names of these.
+    `factors` are the weights that were replaced by two, with the names of these.
     """
 
     program: Program
@@ -41,15 +41,15 @@ class Pass:
     preserves: ClassVar[bool] = False
 
     def plan(self, program: Program) -> Selection:
-        """What each axis keeps; empty for a pass that removes no units."""
+        """Return what each axis keeps; empty for a pass that removes no units."""
         return Selection()
 
     def rewrite(self, program: Program, selection: Selection) -> Program:
-        """The program after this pass."""
+        """Return the program after this pass."""
         return apply(program, selection)
 
     def run(self, program: Program) -> Outcome:
-        """Plan, then rewrite; a pass that has more to tell than its selection does so here."""
+        """Plan, then rewrite; a pass whose outcome has more than a program and a selection overrides this."""
         selection = self.plan(program)
         return Outcome(self.rewrite(program, selection), selection)
 
@@ -61,35 +61,35 @@ class Pass:
 
 @dataclass(frozen=True)
 class Training(Pass):
-    """A pass that decides while a student trains: `fxprune train` and `fxprune.training.train` give it rows and a loop."""
+    """Pass whose selection is made during training: `fxprune train` and `fxprune.training.train` supply the rows and the loop."""
 
     def run(self, program: Program) -> Outcome:
-        """Nothing can be decided here."""
+        """Raise SelectionError: nothing can be decided without training."""
         raise SelectionError(
             f"{self.name} decides while a model trains: use `fxprune train`, or fxprune.training.train in Python"
         )
 
     def finish(self, program: Program, clock: Any, point: Mapping[str, int]) -> Program:
-        """What else is done once it was lowered, by what a clock measures at a point; the program computes the same."""
+        """Return the lowered program after steps that depend on a clock's measurements at a point; it computes the same."""
         return program
 
 
 def options_of(kind: type[Pass]) -> list[dataclasses.Field[Any]]:
-    """The fields that a pipeline's text can set; those marked `metadata=PYTHON` hold functions and data, and are given in Python."""
+    """Return the fields that a pipeline's text can set; those marked `metadata=PYTHON` (functions and data) are given in Python."""
     return [field for field in dataclasses.fields(kind) if not field.metadata.get("python")]
 
 
 PYTHON = {"python": True}
-"""Marks an option that no text can hold: `evaluate: Evaluate | None = field(default=None, metadata=PYTHON)`."""
+"""Mark of an option that can't be written as text: `evaluate: Evaluate | None = field(default=None, metadata=PYTHON)`."""
 
 BATCHES = {**PYTHON, "batches": True}
-"""Marks an option `data` that takes the batches of calibration data as a list."""
+"""Mark of an option `data` that takes the batches of calibration data as a list."""
 
 
 def planned(
     program: Program, choose: Callable[[Axis], bool], keep: Callable[[Axis], Iterable[int]]
 ) -> Selection:
-    """A selection over the axes that `choose` accepts, each keeping what `keep` says; axes that keep all are left out."""
+    """Return a selection over the axes that `choose` accepts, each with the indices from `keep`; axes that keep all are left out."""
     analysis = analyze(program)
     axes = [axis for axis in analysis.axes if choose(axis)]
     kept = {axis.name: tuple(keep(axis)) for axis in axes}
@@ -99,6 +99,6 @@ def planned(
 
 
 def require(condition: bool, message: str) -> None:
-    """PipelineError with this message unless the condition holds."""
+    """Raise PipelineError with this message unless the condition holds."""
     if not condition:
         raise PipelineError(message)

@@ -1,4 +1,7 @@
-"""Read a pipeline from its text."""
+"""Parse a pipeline from its text.
+
+The text is a Python expression list, read with `ast` and never evaluated.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from fxprune.pipeline.run import Pipeline
 
 
 def parse_pipeline(text: str, table: Mapping[str, type[Pass]]) -> Pipeline:
-    """Read a pipeline's text; PipelineError points at the place with a caret and lists what was possible."""
+    """Parse a pipeline's text; PipelineError marks the place with a caret and lists what was possible."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
@@ -52,7 +55,7 @@ def _parse_pass(text: str, item: ast.expr, table: Mapping[str, type[Pass]]) -> P
 
 
 def _options(text: str, item: ast.Call, found: type[Pass]) -> dict[str, tuple[Any, int]]:
-    """Option values with their columns."""
+    """Return option values with their columns in the text, by name."""
     hints = get_type_hints(found)
     names = [f.name for f in options_of(found)]
     if len(item.args) > len(names):
@@ -75,7 +78,7 @@ def _options(text: str, item: ast.Call, found: type[Pass]) -> dict[str, tuple[An
 
 
 def _value(text: str, owner: str, name: str, node: ast.expr, wanted: Any) -> Any:
-    """A literal of the option's type (an integer is a number too)."""
+    """Return a literal of the option's type (an integer is a number too); PipelineError where it has another."""
     try:
         value = ast.literal_eval(node)
     except ValueError:

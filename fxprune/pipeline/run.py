@@ -16,7 +16,7 @@ from fxprune.verification.claims import proved
 
 @dataclass(frozen=True)
 class Step:
-    """What one pass did: seconds, axes cut, parameters before and after, a note where it found nothing to do, and its own details."""
+    """Record of one pass: its text, seconds, axes cut, parameters before and after, a note where nothing was done, and its own details."""
 
     text: str
     seconds: float
@@ -28,10 +28,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """The program after a pipeline, and the selection that leads there, in indices of the original.
+    """Result of a pipeline: the program, and the selection that leads there, in indices of the original.
 
     Weights that a pass re-fitted are named in `refitted`: they are not those of the original, all others are. Where a pass has replaced
-    matrices by factors, no selection alone leads there: `claims` then says of each part of the pipeline what it did.
+    matrices by factors, no selection alone leads there: `claims` then has one entry for each part of the pipeline.
     """
 
     program: Program
@@ -41,7 +41,7 @@ class Result:
     claims: tuple[Claim, ...] = ()
 
     def prove(self, original: Program) -> Proof:
-        """Prove every claim; VerifyError says what differs."""
+        """Prove every claim; VerifyError names what differs."""
         whole = Claim(original, self.program, self.selection, self.refitted)
         return proved(original, self.claims or [whole])
 
@@ -56,7 +56,7 @@ class Pipeline:
         return ", ".join(str(each) for each in self.passes)
 
     def run(self, program: Program, observe: Callable[[str, int, int], None] | None = None) -> Result:
-        """Run the passes; `observe(text, index, count)` is called before each. PassError says which pass failed, and why."""
+        """Run the passes; `observe(text, index, count)` is called before each, and PassError names the pass that failed, and why."""
         steps, claims = list[Step](), [Claim(program, program)]
         for index, each in enumerate(self.passes):
             if observe:

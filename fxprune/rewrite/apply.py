@@ -1,4 +1,4 @@
-"""Apply a whole selection: bypass the regions that it removes, shrink the axes that it cuts."""
+"""Apply a selection: bypass the regions that it removes, shrink the axes that it cuts."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from fxprune.rewrite.shrink import shrink
 
 
 def apply(program: Program, selection: Selection) -> Program:
-    """The program without the regions that a selection removes, and shrunk to the units that it keeps."""
+    """Return the program without the regions that a selection removes, and shrunk to the units that it keeps."""
     return shrink(bypass(program, selection.removed), replace(selection, removed=()))

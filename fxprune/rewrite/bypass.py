@@ -1,4 +1,4 @@
-"""Bypass: what reads a region's output reads its input instead; all that only the region needed is gone. Apply: a whole selection."""
+"""Bypass: readers of a region's output read its input instead, and all that only the region needed is removed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SIZE = torch.ops.aten.sym_size.int
 
 
 def bypass(program: Program, names: Iterable[str]) -> Program:
-    """A program without the regions of these names; the given one and its tensors stay as they are.
+    """Return a program without the regions of these names; the given one and its tensors stay as they are.
 
-    Side inputs (masks, tables, an encoder's states, a bias that others read too) stay alive where something else reads them; parameters
+    Side inputs (masks, tables, an encoder's states, a bias that others read too) stay where something else reads them; parameters
     that nothing reads any more are gone. SelectionError where a name is no region of the program, or one that can't go.
     """
     names = list(names)
@@ -30,14 +30,14 @@ def bypass(program: Program, names: Iterable[str]) -> Program:
 
 
 def bypass_regions(analysis: Analysis, names: Iterable[str]) -> Program:
-    """As `bypass`, for many candidates of one program that is analysed once."""
+    """Bypass regions of a program that is analysed once for many candidates (see `bypass`)."""
     program = analysis.program
     graph = copy_graph(program)
     nodes = {node.name: node for node in graph.nodes}
     order = {node: i for i, node in enumerate(graph.nodes)}
     moved: dict[fx.Node, fx.Node] = {}
     regions = [analysis.region(name) for name in dict.fromkeys(names)]
-    # A layer ends where its last branch does: of regions with one exit the longest decides, for it holds the others.
+    # A layer ends where its last branch does: of regions with one exit the longest decides, for it contains the others.
     longest = {r.exit: r for r in sorted(regions, key=lambda r: -order[nodes[r.entry]])}
     for region in sorted(longest.values(), key=lambda region: order[nodes[region.exit]]):
         entry, way_out = nodes[region.entry], nodes[region.exit]
@@ -48,9 +48,9 @@ def bypass_regions(analysis: Analysis, names: Iterable[str]) -> Program:
 
 
 def _without_dead(program: Program, graph: fx.Graph) -> Program:
-    """The program of a graph that keeps only what its outputs need; every value is computed anew on fake tensors and checked.
+    """Return the program of a graph that keeps only what its outputs need; every value is computed anew on fake tensors and checked.
 
-    What is spare goes with the region that needed it: outputs that were read on the way to others, and inputs that were read at all.
+    Spare outputs and inputs go with the region that needed them: outputs that other outputs were computed from, and inputs that were read.
     """
     slim = rebuild(program, graph, {})
     if program.spare:
@@ -63,7 +63,7 @@ def _without_dead(program: Program, graph: fx.Graph) -> Program:
 
 
 def _without_spare(program: Program, slim: Program) -> Program:
-    """Without outputs that nothing needs any more, and without inputs that nothing reads any more."""
+    """Remove spare outputs that nothing needs any more, and spare inputs that nothing reads any more."""
     idle = {node.name for node in slim.placeholders() if not node.users}
     gone = _needed(program) - _needed(slim)
     slim = without(slim, (), [name for node, name in slim.spare_outputs().items() if node.name in gone])
@@ -74,7 +74,7 @@ def _without_spare(program: Program, slim: Program) -> Program:
 
 
 def _needed(program: Program) -> set[str]:
-    """The names of all that outputs which have to be there are computed from."""
+    """Return the names of the nodes that the outputs which are not spare are computed from."""
     spare, waiting = program.spare_outputs(), list(program.outputs())
     found: dict[fx.Node, None] = {}
     waiting = [each for each in waiting if isinstance(each, fx.Node) and each not in spare]
@@ -87,12 +87,12 @@ def _needed(program: Program) -> set[str]:
 
 
 def _is_measured(program: Program, node: fx.Node, source: fx.Node) -> bool:
-    """Whether only the size of a spare input is read."""
+    """Return whether a node reads only the size of a spare input."""
     return node.target is _SIZE and source.name in program.spare
 
 
 def _measure_elsewhere(program: Program) -> None:
-    """Sizes that are read of spare inputs, of which nothing else is read any more, are read of inputs that stay."""
+    """Read sizes of inputs that stay instead of sizes of spare inputs of which nothing else is read any more."""
     measured = [
         node
         for node in program.placeholders()

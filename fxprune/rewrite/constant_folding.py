@@ -1,4 +1,4 @@
-"""Clean-up that changes no result: constants are computed once, and what no result needs is removed with its weights."""
+"""Constant folding: compute what depends on no input and no parameter once, and store it in a buffer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxprune.ir.edit import add_buffer
 aten = torch.ops.aten
 
 LARGEST = 4_000_000
-"""A constant of more elements than this is computed, not stored."""
+"""A constant of more elements than this is computed in the graph, not stored."""
 
 FILLS = (
     aten.zeros.default,
@@ -28,11 +28,11 @@ FILLS = (
     aten.new_full.default,
     aten.scalar_tensor.default,
 )
-"""Pure fills stay as they are: only their size changes."""
+"""Pure fills, which stay in the graph: only their size changes."""
 
 
 def fold_constants(graph: fx.GraphModule) -> None:
-    """What depends on no input and no parameter becomes a buffer; nothing random, written, symbolic, large or on meta does."""
+    """Replace values that depend on no input and no parameter by buffers, except random, written, symbolic, large and meta ones."""
     written = {node for node in graph.graph.nodes if is_written(node)}
     values: dict[fx.Node, Any] = {}
     for node in graph.graph.nodes:
@@ -44,7 +44,7 @@ def fold_constants(graph: fx.GraphModule) -> None:
 
 
 def _constant(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], written: set[fx.Node]) -> Any:
-    """The value of a node that is constant; None for others."""
+    """Return the value of a node that is constant; None for others."""
     if node.op == "get_attr":
         value = attribute(graph, str(node.target))
         is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
@@ -74,7 +74,7 @@ def _is_foldable(node: fx.Node, written: set[fx.Node]) -> bool:
 
 
 def _is_frontier(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-    """A computed constant that something else than a constant reads."""
+    """Return whether a node is a computed constant that a node which is not constant reads."""
     computed = node.op == "call_function" and node.target not in FILLS
     return computed and any(user not in values for user in node.users)
 

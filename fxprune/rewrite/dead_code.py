@@ -24,9 +24,9 @@ _MOVEMENTS = (
 
 
 def remove_dead(graph: fx.GraphModule) -> int:
-    """Erase nodes that no result needs, and weights that no node reads; the number of nodes that went.
+    """Erase nodes that no result needs, and weights that no node reads; return the number of erased nodes.
 
-    FX's own dead-code elimination keeps dropout and attention, which it takes for impure; here only writes and assertions are.
+    FX's own dead-code elimination keeps dropout and attention, which it treats as impure; here only writes and higher-order operators are.
     """
     gone = 0
     order = {node: place for place, node in enumerate(graph.graph.nodes)}
@@ -63,7 +63,7 @@ def _drop_unread(graph: fx.GraphModule) -> None:
 
 
 def drop_idle(graph: fx.GraphModule) -> None:
-    """Movements whose result is their operand: whole slices, views and expansions to the same sizes."""
+    """Remove movements whose result is their operand: whole slices, views and expansions to the same sizes."""
     pass_on(graph, lambda node: node.target in _MOVEMENTS and _same_sizes(node))
 
 
@@ -75,7 +75,7 @@ def pass_on(graph: fx.GraphModule, is_idle: Callable[[fx.Node], bool]) -> None:
 
 
 def _same_sizes(node: fx.Node) -> bool:
-    """The same sizes as the operand, symbolically; a slice must start at 0 with step 1 (equal sizes say so)."""
+    """Return whether a result has the sizes of its operand, symbolically; a slice of equal sizes starts at 0 with step 1."""
     before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
     return len(before) == len(after) and all(
         _same(one, other) for one, other in zip(before, after, strict=True)

@@ -1,4 +1,4 @@
-"""Factorize: a matrix becomes the product of two thinner ones, and gets a new axis, its rank, that leaves like any other.
+"""Factorize: replace a matrix by the product of two thinner ones; their inner dimension, the rank, is a new axis that can shrink.
 
 A weight W (a × b, as it is stored) becomes A (a × rank), under W's name and `_rows`, times B (rank × b), `_columns`. All that reads W
 reads both, so that a tie stays a tie: the embedding and the head that share a table share its factors. Weights whose given factors are
@@ -28,7 +28,7 @@ Factors: TypeAlias = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Factorized:
-    """The program, and of each weight what its factors miss, ‖W − A B‖ / ‖W‖ (Frobenius), and the names of the factors."""
+    """Result of `factorize`: the program, and for each weight the error ‖W − A B‖ / ‖W‖ (Frobenius) and the names of its factors."""
 
     program: Program
     errors: Mapping[str, float]
@@ -36,7 +36,7 @@ class Factorized:
 
 
 def svd(weight: Tensor, rank: int) -> Factors:
-    """The closest product of this rank (Eckart–Young): A = U S, B = Vᵀ, computed in float64."""
+    """Return the closest product of this rank (Eckart–Young): A = U S, B = Vᵀ, computed in float64."""
     u, s, v = torch.linalg.svd(weight.detach().double(), full_matrices=False)
     return (u[:, :rank] * s[:rank]).to(weight.dtype), v[:rank].to(weight.dtype)
 
@@ -47,11 +47,11 @@ def factorize(
     split: Callable[[Tensor, int], Factors] = svd,
     factors: Mapping[str, Factors] | None = None,
 ) -> Factorized:
-    """Replace weights, by name, by products of these ranks: of given factors (as the weight is stored), else of what `split` makes.
+    """Replace weights, by name, by products of these ranks: of given factors (as the weight is stored), else of those that `split` returns.
 
-    Where several of the given factors are the same tensor, there is one parameter, and what is the same product is computed once, as
-    long as it is that of the first factor. The second product keeps the name of the node that it stands for. RefusedError where something
-    reads a weight that no product can stand for; SelectionError for a name that is not there, or a rank that the weight does not have.
+    Where several of the given factors are the same tensor, there is one parameter, and equal products by the first factor are computed
+    once. The second product keeps the name of the node that it replaces. RefusedError for a weight that is no matrix, or that has a reader
+    that no product can replace; SelectionError for a name that is not there, or a rank that the weight does not have.
     """
     graph = rebuild(program, copy_graph(program), {}).graph
     made: dict[str, Tensor] = {}
@@ -81,7 +81,7 @@ def factorize(
 
 
 def _known(known: list[tuple[Tensor, str]], factor: Tensor, name: str) -> str:
-    """The name under which a factor is there already, else the given one, under which it is from now on."""
+    """Return the name under which a factor is there already, else the given one, which is recorded for it."""
     same = next((own for other, own in known if other is factor), None)
     if same is None:
         known.append((factor, name))
@@ -89,7 +89,7 @@ def _known(known: list[tuple[Tensor, str]], factor: Tensor, name: str) -> str:
 
 
 def _weight(program: Program, name: str, rank: int, is_given: bool) -> Tensor:
-    """The weight; a rank beyond its own makes sense only where given factors are shared with others."""
+    """Return the weight; a rank beyond its own makes sense only where given factors are shared with others."""
     known = program.tensors()
     if name not in known:
         raise SelectionError(f"no weight {name!r} in this program; weights: {', '.join(list(known)[:8])} …")
@@ -103,7 +103,7 @@ def _weight(program: Program, name: str, rank: int, is_given: bool) -> Tensor:
 
 
 def _reads(program: Program, graph: fx.GraphModule, name: str) -> list[fx.Node]:
-    """The nodes that read the tensor, under any of its names."""
+    """Return the nodes that read the tensor, under any of its names."""
     known = program.tensors()
     same = {other for other, value in known.items() if storage_key(value) == storage_key(known[name])}
     return [node for node in graph.graph.find_nodes(op="get_attr") if node.target in same]
@@ -112,7 +112,7 @@ def _reads(program: Program, graph: fx.GraphModule, name: str) -> list[fx.Node]:
 def _replace(
     graph: fx.GraphModule, read: fx.Node, made: Mapping[str, Tensor], names: tuple[str, str], name: str
 ) -> None:
-    """Two products in the place of each."""
+    """Replace each reader of a weight by two products."""
     with graph.graph.inserting_before(read):
         rows, columns = (_parameter(graph, own, made[own]) for own in names)
     for user in list(read.users):
@@ -138,7 +138,7 @@ Call: TypeAlias = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """(operator, arguments, named arguments)."""
 
 Product: TypeAlias = Callable[[fx.GraphModule, fx.Node, fx.Node, fx.Node], Call]
-"""(graph, the node that reads W, A, B) to what that node computes instead, once the first product is there."""
+"""(graph, the node that reads W, A, B) to the call that replaces that node; the first product is added to the graph."""
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def _first(graph: fx.GraphModule, factor: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
-    """The product by the first factor: one that is there already, where it is the same."""
+    """Return the product by the first factor, an existing one where it is the same."""
     same = [user for user in factor.users if user.target is target and tuple(user.args) == args]
     found: fx.Node = same[0] if same else call(graph, target, args)
     return found
@@ -180,7 +180,7 @@ def _lookup(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Nod
 
 
 def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
-    """Of one point: stride and padding belong to the first, for zeros stay zeros."""
+    """Factorize a convolution of one point: stride and padding belong to the first product, for zeros stay zeros."""
     given = _arguments(node)
     if given["groups"] != 1:
         raise RefusedError(
@@ -191,7 +191,7 @@ def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: f
     return node.target, (inner, rows, given["bias"]), {}
 
 
-#: operator: (the argument that is the weight, what reads two factors instead)
+#: operator: (the argument that is the weight, the product of two factors that replaces it)
 _FORMS: dict[Any, tuple[str, Product]] = {
     aten.linear: ("weight", _linear),
     aten.addmm: ("mat2", _sum),

@@ -1,4 +1,4 @@
-"""Merge: two products with nothing between become one again where that is no larger: W = A B, and a bias of the first goes through A.
+"""Merge factors: replace two products with nothing between by one, W = A B, where that is no larger; a first bias goes through A.
 
 x ─ B (rank × in) ─ A (out × rank) ─ y      becomes      x ─ W (out × in) ─ y
 """
@@ -28,7 +28,7 @@ CONVOLUTIONS = (aten.conv1d, aten.conv2d)
 
 @dataclass(frozen=True, eq=False)
 class FactorPair:
-    """A product and all that reads it, which are products by matrices again; `rank` is the size of what lies between."""
+    """Product and all that reads it, which are products by matrices again; `rank` is the size of the dimension between."""
 
     first: Matrix
     seconds: tuple[Matrix, ...]
@@ -48,7 +48,7 @@ class FactorPair:
 
 
 def pairs(program: Program) -> list[FactorPair]:
-    """Products whose values only products by matrices of their own read, in graph order; each matrix is in one pair at most."""
+    """Return products whose values only products by matrices of their own read, in graph order; each matrix is in one pair at most."""
     found = matrices(program, walk(program))
     made: list[FactorPair] = []
     taken: set[str] = set()
@@ -69,7 +69,7 @@ def _pair(program: Program, first: Matrix, seconds: list[Matrix]) -> FactorPair:
 
 
 def _follows(first: Matrix, second: Matrix) -> bool:
-    """Whether the second reads the whole of what the first gives, at each place apart, and can take a bias that the first has."""
+    """Return whether the second reads the first's whole result, each position separately, and can take a bias that the first has."""
     one, two = packet_of(first.node.target), packet_of(second.node.target)
     if second.source is not first.node or (first.bias and not (second.bias or second.form.operands[2])):
         return False
@@ -79,7 +79,7 @@ def _follows(first: Matrix, second: Matrix) -> bool:
 
 
 def _is_point(node: fx.Node) -> bool:
-    """A convolution of one point, without stride or padding."""
+    """Return whether a convolution has a kernel of one point, without stride or padding."""
     bound = bind(node)
     weight = bound["weight"].value.meta["val"]
     steps, edges = (_flat(bound[name].value) for name in ("stride", "padding"))
@@ -93,7 +93,7 @@ def _flat(value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
 def merge_factors(
     program: Program, choose: Callable[[FactorPair], bool] = lambda pair: pair.is_even
 ) -> Program:
-    """The program with the chosen pairs (those that save nothing) as one product each; equal but for rounding."""
+    """Replace the chosen pairs (by default those that save nothing) by one product each; the result is equal but for rounding."""
     chosen = [pair for pair in pairs(program) if choose(pair)]
     if not chosen:
         return program
@@ -114,7 +114,7 @@ def _join(
     second: Matrix,
     tensors: dict[str, Tensor],
 ) -> None:
-    """The second product computes both, in its own place and under its own name."""
+    """Replace the second product by one that computes both, in its own place and under its own name."""
     outer = second.read(tensors[second.weight].detach()).double()
     inner = first.read(tensors[first.weight].detach()).double()
     values = {second.form.operands[1]: _stored(first, second, outer @ inner, tensors)}
@@ -140,7 +140,7 @@ def _join(
 
 
 def _stored(first: Matrix, second: Matrix, weight: Tensor, tensors: Mapping[str, Tensor]) -> nn.Parameter:
-    """The product of both matrices as the second's operator takes it; a kernel of one point gets the first's size."""
+    """Return the product of both matrices as the second's operator takes it; a kernel of one point gets the first's size."""
     like = tensors[second.weight]
     plain = weight.t() if second.form.turned else weight
     if like.ndim > 2:
@@ -149,7 +149,7 @@ def _stored(first: Matrix, second: Matrix, weight: Tensor, tensors: Mapping[str,
 
 
 def _name(first: Matrix, second: Matrix, operand: str, taken: Mapping[str, Tensor]) -> str:
-    """The name of the matrix that `factorize` took apart, else one beside the second's."""
+    """Return the name of the matrix that `factorize` replaced, else one beside the second's."""
     stem = second.weight
     for ending in FACTORS:
         stem = stem.removesuffix(ending)

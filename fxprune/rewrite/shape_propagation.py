@@ -1,4 +1,4 @@
-"""Propagation: run a rewritten graph on fake tensors and check that every value has the sizes that its dims promise.
+"""Shape propagation: run a rewritten graph on fake tensors and check every value's sizes against its dims.
 
 Symbolic sizes run as the numbers of the example inputs, many times faster than symbolic arithmetic; the values that the graph keeps
 stay symbolic where they were.
@@ -30,7 +30,7 @@ def propagate(program: Program, promised: Mapping[fx.Node, Any]) -> None:
     """Check every value against its promised sizes, and write the new sizes into the graph's values.
 
     `promised` has the sizes of each node's result (nested for several results); VerifyError names the first node that can't run on
-    the new sizes, or that has others.
+    the new sizes, or whose result has other sizes.
     """
     values: dict[fx.Node, Any] = {}
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -47,7 +47,7 @@ def propagate(program: Program, promised: Mapping[fx.Node, Any]) -> None:
 
 
 def _depends_on_data(node: fx.Node) -> bool:
-    """Whether a size of the result or of an operand is known only when the program runs on data."""
+    """Return whether a size of the result or of an operand is known only when the program runs on data."""
     values = [node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes)]
     return node.op == "call_function" and any(
         free_unbacked_symbols(value) for value in values if value is not None
@@ -55,7 +55,7 @@ def _depends_on_data(node: fx.Node) -> bool:
 
 
 def _as_promised(node: fx.Node, promised: Mapping[fx.Node, Any], mode: FakeTensorMode) -> Any:
-    """A stand-in of the promised sizes: what depends on data is checked where programs run, by `verify`."""
+    """Return a stand-in of the promised sizes: sizes that depend on data are checked where programs run, by `verify`."""
     before = node.meta.get("val")
     return _stand_in(before, promised[node], mode) if node in promised else _plain(before, mode)
 
@@ -75,7 +75,7 @@ def _value(
     known: tuple[Mapping[fx.Node, Any], Mapping[fx.Node, Any]],
     mode: FakeTensorMode,
 ) -> Any:
-    """What a node computes, on fake tensors of plain sizes; inputs are as they are promised."""
+    """Compute a node's value on fake tensors of plain sizes; inputs have their promised sizes."""
     values, promised = known
     if node.op == "output":
         return None
@@ -97,7 +97,7 @@ def _value(
 
 
 def _plain(value: Any, mode: FakeTensorMode) -> Any:
-    """A value with plain sizes."""
+    """Return a value with plain sizes."""
     if isinstance(value, (tuple, list)):
         return type(value)(_plain(item, mode) for item in value)
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""What layers share only by broadcast comes apart: each use of a rotary table or of a position bias chooses its own indices.
+"""Shared tables: each use of a table that layers share by broadcast (rotary, position bias) gets its own choice of indices.
 
     cos ─┬─ mul(q1, cos)                    cos ─┬─ index_select(cos, i1) ─ mul(q1, ·)
          └─ mul(q2, cos)     becomes             └─ index_select(cos, i2) ─ mul(q2, ·)
@@ -26,7 +26,7 @@ from fxprune.rules import Flow
 
 aten = torch.ops.aten
 
-#: Operators that bring learned weights into the stream of activations: what depends on one is no side value.
+#: Operators that bring learned weights into the stream of activations: a value that depends on one is no side value.
 STREAM = frozenset(
     (
         *(aten.linear, aten.matmul, aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.einsum),
@@ -39,8 +39,8 @@ _ATTENTION = frozenset({"heads", "qk", "v"})
 def decouple(program: Program) -> Program:
     """Give each use of a shared side value its own choice of indices, along dims that are evidence of attention.
 
-    A use is where a side value (a position, a mask, a table and what is computed of them) meets the stream of activations. Returns
-    the program as it was unless more axes come apart.
+    A use is where a side value (a position, a mask, a table, and values computed from them) meets the stream of activations. Returns
+    the program as it was unless that makes more axes.
     """
     flow = walk(program)
     shared = _attention_atoms(flow)
@@ -65,7 +65,7 @@ def _separate(program: Program, apart: Program, uses: list[tuple[fx.Node, fx.Nod
 
 
 def _axis_count(program: Program) -> int:
-    """How many free atoms the parameters have."""
+    """Return the number of free atoms that the parameters have."""
     flow = walk(program)
     nodes = [
         n
@@ -77,7 +77,7 @@ def _axis_count(program: Program) -> int:
 
 
 def _meets(node: fx.Node, user: fx.Node, side: set[fx.Node]) -> bool:
-    """Whether a use is where a side value meets the stream; reading a parameter is none."""
+    """Return whether a use is where a side value meets the stream."""
     return user not in side and user.op == "call_function" and user.target is not operator.getitem
 
 
@@ -87,7 +87,7 @@ def _attention_atoms(flow: Flow) -> set[Dim]:
 
 
 def _side_values(program: Program, flow: Flow) -> set[fx.Node]:
-    """Values that depend on no product with weights: positions, masks, tables, and what is computed of them pointwise."""
+    """Return values that depend on no operator of STREAM: positions, masks, tables, and values computed from them; weights, too."""
     side: set[fx.Node] = set()
     for node in program.graph.graph.nodes:
         if node.op in ("placeholder", "output") or node not in flow.dims:
@@ -106,7 +106,7 @@ def _carries(flow: Flow, node: fx.Node, shared: set[Dim]) -> bool:
 
 
 def _places(flow: Flow, node: fx.Node, shared: set[Dim]) -> list[int]:
-    """The dimensions of a value that are, as a whole, made of shared attention atoms."""
+    """Return the dimensions of a value that are, as a whole, made of shared attention atoms."""
     dims = flat_dims(flow.dims[node])
     return [
         i
@@ -116,7 +116,7 @@ def _places(flow: Flow, node: fx.Node, shared: set[Dim]) -> list[int]:
 
 
 def _give_own(graph: fx.GraphModule, flow: Flow, edge: tuple[fx.Node, fx.Node], shared: set[Dim]) -> None:
-    """One use reads its own value instead of the shared one."""
+    """Replace the shared value by a value of its own in one use."""
     node, user = edge
     with graph.graph.inserting_before(user):
         own = _own(graph, flow, node, shared)
@@ -125,7 +125,7 @@ def _give_own(graph: fx.GraphModule, flow: Flow, edge: tuple[fx.Node, fx.Node], 
 
 
 def _own(graph: fx.GraphModule, flow: Flow, node: fx.Node, shared: set[Dim]) -> fx.Node | None:
-    """A clone of a constant, a choice of a computed value's indices, or a movement of the like; None where none can be had."""
+    """Return a clone of a constant, a choice of a computed value's indices, or the same operator on one of these; None where impossible."""
     value = attribute(graph, str(node.target)) if node.op == "get_attr" else None
     if isinstance(value, nn.Parameter) or node.target is operator.getitem:
         return None
@@ -155,7 +155,7 @@ def _chosen(graph: fx.GraphModule, node: fx.Node, places: list[int]) -> fx.Node:
 
 
 def rejoin(program: Program) -> Program:
-    """The program without the choices that still take all indices in order; the same one where there are none."""
+    """Remove the choices that still take all indices in order; the same program where there are none."""
     whole = [node.name for node in program.graph.graph.nodes if _is_whole_choice(program.graph, node)]
     if not whole:
         return program
@@ -179,7 +179,7 @@ def _is_whole_choice(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def recoupled(program: Program) -> Program:
-    """The program with shared values cut where all that read them choose the same indices; it computes the same."""
+    """Cut shared values where all that read them choose the same indices, and remove these choices; the program computes the same."""
     analysis, kept, whole = analyze(program), dict[Dim, Tensor](), dict[str, Tensor]()
     for leaf, nodes in choices(analysis).items():
         indices = {str(node.target): attribute(program.graph, str(node.target)) for node in nodes.values()}
@@ -194,7 +194,7 @@ def recoupled(program: Program) -> Program:
 
 
 def _only_chosen(analysis: Analysis, leaf: Dim, chosen: set[fx.Node]) -> bool:
-    """Whether nothing but these choices reads what carries an atom, apart from what carries it on."""
+    """Return whether values that carry an atom are read only by these choices, apart from nodes that carry it on."""
     carrying = {
         node
         for node, dims in analysis.flow.dims.items()

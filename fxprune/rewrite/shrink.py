@@ -1,4 +1,4 @@
-"""Shrink: apply a Selection. Members lose the removed indices, integer arguments that are dims follow, every value's size is checked."""
+"""Shrink: cut a selection's members to the kept indices, rewrite size arguments, and check every value's size."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from fxprune.rewrite.size_arguments import freeze_sizes, loosen_views, resize
 
 
 def shrink(program: Program, selection: Selection) -> Program:
-    """A smaller program that keeps only what the selection keeps; the given one and its tensors stay as they are.
+    """Return a smaller program that keeps only what the selection keeps; the given one and its tensors stay as they are.
 
     Untouched tensors are shared, cut ones are new. SelectionError if the selection does not fit; VerifyError if a value's size
-    comes out otherwise than its dims promise (which would be a bug of a rule: report it).
+    is not the one that its dims promise (which would be a bug of a rule: report it).
     """
     analysis = analyze(program)
     kept = kept_masks(analysis, selection)
@@ -35,7 +35,7 @@ def shrink(program: Program, selection: Selection) -> Program:
 
 
 def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
-    """Shrink by atoms: for rewrites that know why an atom outside of the axes may go; `shrink` is for everybody else."""
+    """Shrink by atoms: for rewrites that have a reason why an atom outside of the axes may go; all others use `shrink`."""
     program = analysis.program
     graph, nodes = _copy(program)
     tensors = _cut_tensors(program, analysis, kept)
@@ -50,10 +50,9 @@ def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
 
 
 def zero_readers(program: Program, selection: Selection) -> Program:
-    """The oracle: the same graph and sizes, with the readers of every removed unit set to zero, and removed candidates never chosen.
+    """Return the oracle of `shrink`: the same graph with the readers of removed units zeroed, and removed candidates never chosen.
 
-    For exact axes the result equals that of `shrink`. SelectionError names inexact axes: for them no zeros of weights say what
-    removal does.
+    For exact axes the result equals that of `shrink`. SelectionError names inexact axes: for them no zeros of weights equal removal.
     """
     analysis = analyze(program)
     kept = kept_masks(analysis, selection)
@@ -73,7 +72,7 @@ def zero_readers(program: Program, selection: Selection) -> Program:
 
 
 def _masked(analysis: Analysis, nodes: dict[fx.Node, fx.Node], kept: Kept) -> dict[str, Tensor]:
-    """Put the value that never wins at removed candidates before every choice among them; the masks, by the names that they got."""
+    """Mask removed candidates before every choice with a value that never wins; return the masks by the names that they got."""
     masks: dict[str, Tensor] = {}
     for choice in analysis.flow.choices:
         if changes(choice.dim, kept):
@@ -96,7 +95,7 @@ def _copy(program: Program) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
 
 
 def _cut_tensors(program: Program, analysis: Analysis, kept: Kept) -> dict[str, Tensor]:
-    """New tensors for the members that lose indices; what was one tensor stays one."""
+    """Return new tensors for the members that lose indices; what was one tensor stays one."""
     cuts: dict[str, Tensor] = {}
     made: dict[Any, Tensor] = {}
     for node in program.graph.graph.find_nodes(op="get_attr"):
@@ -110,7 +109,7 @@ def _cut_tensors(program: Program, analysis: Analysis, kept: Kept) -> dict[str, 
 
 
 def _cut_inputs(analysis: Analysis, kept: Kept) -> dict[str, Tensor]:
-    """The examples of inputs that shrink, cut as what reads them."""
+    """Return the examples of inputs that shrink, cut along their dims."""
     program, dims = analysis.program, analysis.flow.dims
     nodes = [node for node in program.placeholders() if node.name in program.free_inputs]
     values = dict(zip([node.name for node in program.placeholders()], program.flat_inputs(), strict=True))
@@ -125,7 +124,7 @@ def _zeroed(program: Program, analysis: Analysis, name: str, axes: list[str], ke
 
 
 def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What shares memory with a replaced tensor is replaced too."""
+    """Return replaced tensors under all names that share their memory."""
     by_identity = {storage_key(attribute(program.graph, name)): value for name, value in tensors.items()}
     names = [str(node.target) for node in program.graph.graph.find_nodes(op="get_attr")]
     values = {name: attribute(program.graph, name) for name in names}
@@ -138,7 +137,7 @@ def _promised(dims: Any, kept: Kept) -> Any:
 
 
 def labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
-    """The names of axes by where they stand in the shrunk program's tensors, so that a later analysis finds them again."""
+    """Return the names of axes by where they stand in the shrunk program's tensors, so that a later analysis finds them again."""
     names = {axis.leaf: axis.name for axis in analysis.axes}
     sizes = {leaf: kept_size(part) for leaf, part in kept.items()}
     found: dict[Label, str] = {}
@@ -151,7 +150,7 @@ def labels(analysis: Analysis, kept: Kept) -> dict[Label, str]:
 
 
 def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tensor | KeptRows]:
-    """The selection as booleans by atom; SelectionError where it names no axis of the program or indices out of range."""
+    """Return the selection as booleans by atom; SelectionError where it names no axis of the program or indices out of range."""
     if selection.removed:
         raise SelectionError(
             f"the selection removes {selection.removed[0]}, which is no axis: use fxprune.apply, which bypasses regions first"
@@ -175,7 +174,7 @@ def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tens
 
 
 def _check_choices(analysis: Analysis, masks: dict[Dim, torch.Tensor | KeptRows]) -> None:
-    """As many candidates must stay as a choice takes."""
+    """Raise SelectionError where fewer candidates would stay than a choice takes."""
     for dim, least, node in analysis.flow.least:
         if changes(dim, masks) and new_size(dim, masks) < least:
             raise SelectionError(
@@ -200,7 +199,7 @@ def _mask(axis: Axis, indices: Sequence[int]) -> torch.Tensor:
 
 
 def _rows(analysis: Analysis, axis: Axis, selection: Selection) -> KeptRows:
-    """The table of an axis that keeps other indices for each unit of an outer one."""
+    """Return the table of an axis that keeps other indices for each unit of an outer one."""
     rows = selection.rows(axis.name)
     outer = _outer(analysis, axis, selection, len(rows))
     if len(rows) != outer.size:

@@ -1,4 +1,4 @@
-"""Integer arguments that are dims follow the dims when they shrink."""
+"""Size arguments: rewrite the integer arguments that are sizes of dims when the dims shrink."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 def freeze_sizes(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
-    """Integers of the graph keep speaking of original sizes: a size read from a dim that shrinks is scaled back."""
+    """Scale back sizes that are read from a shrinking dim, so that integers of the graph keep meaning original sizes."""
     for old, new in nodes.items():
         if old.target is not aten.sym_size.int or _pair(old)[0] not in flow.dims:
             continue
@@ -34,7 +34,7 @@ def freeze_sizes(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> No
 
 
 def _pair(node: fx.Node) -> tuple[Any, Any]:
-    """The two arguments of sym_size: a value and a place."""
+    """Return the two arguments of sym_size: a value and a place."""
     return node.args[0], node.args[1]
 
 
@@ -56,7 +56,7 @@ def resize(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
 
 
 def loosen_views(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
-    """A view that is possible for the strides of the original may not be for the cut value: it becomes a reshape."""
+    """Replace views of values that are cut by reshapes: a view that the original's strides allow may be impossible for the cut value's."""
     for old, new in nodes.items():
         dims = flat_dims(flow.dims.get(old, ()))
         if (
@@ -84,7 +84,7 @@ def _resized(node: fx.Node, value: Any, said: SizeArgument, kept: Kept) -> Any:
 
 
 def _lowest_terms(old: int, new: int) -> tuple[int, int]:
-    """The ratio of two sizes without what they share: batch times heads, 12 → 6, halves at every batch."""
+    """Return the ratio of two sizes in lowest terms: batch times heads, 12 → 6, halves at every batch."""
     shared = math.gcd(old, new)
     return old // shared, new // shared
 
@@ -97,7 +97,7 @@ def _scaled(node: fx.Node, value: fx.Node, old: int, new: int) -> fx.Node:
 
 
 def _set(node: fx.Node, path: Path, change: Any) -> None:
-    """Replace what stands at a path into a node's arguments."""
+    """Replace the value at a path into a node's arguments."""
     kind, key, *rest = path
     if kind == "args":
         args = list(node.args)

@@ -1,8 +1,8 @@
-"""Split: a matrix whose rows fall into blocks that read different columns becomes a few smaller, dense products.
+"""Row-block split: replace a matrix whose rows fall into blocks that read different columns by a few smaller, dense products.
 
 Matrices that read one value are split together, so that blocks with the same columns (of queries, keys and values, say) share one product.
-Each product gathers its columns; what it gives is cut into pieces, and each matrix's pieces are joined again in their order. It only pays
-for few, large blocks: `cheaper_splits` measures both.
+Each product gathers its columns; its result is cut into pieces, and each matrix's pieces are joined again in their order. It only pays
+for few, large blocks: `fxprune.search.alternatives.cheaper_splits` measures both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fxprune.rules import packet_of
 aten = torch.ops.aten
 
 _PRODUCTS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
-"""What can be split: products along the last dimension of the input."""
+"""Operators that can be split: products along the last dimension of the input."""
 
 MOST_PRODUCTS = 32
 """More products than this in the place of one are never faster: such matrices stay dense, unmeasured."""
@@ -42,7 +42,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class RowBlockSplit:
-    """The matrices that read one value (`nodes`), and their rows by the columns that they read."""
+    """Matrices that read one value (`nodes`), and their rows by the columns that they read."""
 
     source: str
     nodes: tuple[str, ...]
@@ -55,7 +55,7 @@ class RowBlockSplit:
 
 
 def splits(program: Program) -> list[RowBlockSplit]:
-    """What the zeros of a program's weights would allow to split, in graph order; no matrix without a zero column in a block."""
+    """Return the splits that the zeros of a program's weights allow, in graph order; a matrix without a zero column in a block has none."""
     by_source: dict[str, list[Matrix]] = {}
     for matrix in matrices(program, walk(program)).values():
         if packet_of(matrix.node.target) in _PRODUCTS:
@@ -78,12 +78,12 @@ def _split(program: Program, source: str, own: Sequence[Matrix]) -> RowBlockSpli
 
 
 def _support(there: Tensor) -> Tensor:
-    """Which columns each row reads; rows that read none are left to `empty`, and read all here."""
+    """Return which columns each row reads; rows that read none are left to the pass `empty`, and read all here."""
     return there | ~there.any(1, keepdim=True)
 
 
 def _pieces(matrix: Matrix, there: Tensor) -> list[tuple[tuple[int, ...], Piece]]:
-    """Runs of rows that read the same columns."""
+    """Return the runs of rows that read the same columns, with these columns."""
     new = (there[1:] != there[:-1]).any(1).nonzero().flatten() + 1
     edges = [0, *new.tolist(), len(there)]
     return [
@@ -93,7 +93,7 @@ def _pieces(matrix: Matrix, there: Tensor) -> list[tuple[tuple[int, ...], Piece]
 
 
 def split(program: Program, chosen: Sequence[RowBlockSplit]) -> Program:
-    """The program with these splits; equal but for the order of sums."""
+    """Apply splits to a program; the result is equal but for the order of sums."""
     graph = rebuild(program, copy_graph(program), {}).graph
     nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
     found = matrices(program, walk(program))
@@ -106,14 +106,14 @@ def split(program: Program, chosen: Sequence[RowBlockSplit]) -> Program:
 
 
 class _Writer:
-    """Splits under way."""
+    """Writer of splits into one graph."""
 
     def __init__(self, program: Program, graph: fx.GraphModule, nodes: Mapping[fx.Node, fx.Node]) -> None:
         self.program, self.graph, self.nodes = program, graph, nodes
         self.tensors: dict[str, Tensor] = {}
 
     def write(self, found: RowBlockSplit, own: Sequence[Matrix]) -> None:
-        """Products for the groups, and the matrices' results from their pieces."""
+        """Add a product for each group of rows, and join the matrices' results from their pieces."""
         by_weight = {matrix.weight: matrix for matrix in own}
         first = self.nodes[own[0].node]
         results: dict[Piece, fx.Node] = {}
@@ -131,7 +131,7 @@ class _Writer:
     def _product(
         self, source: fx.Node, columns: Sequence[int], pieces: Sequence[tuple[Matrix, Piece]], number: int
     ) -> dict[Piece, fx.Node]:
-        """One dense product for all pieces that read these columns, and what each piece gets of it."""
+        """Add one dense product for all pieces that read these columns, and return the part of its result for each piece."""
         name = sibling(
             pieces[0][1].weight, f"split{number}", {path.rpartition(".")[0] for path in self.tensors}
         )
@@ -153,7 +153,7 @@ class _Writer:
     def _joined(
         self, columns: Sequence[int], pieces: Sequence[tuple[Matrix, Piece]]
     ) -> tuple[Tensor, Tensor | None]:
-        """The rows of all pieces, their columns only, and their biases."""
+        """Return the rows of all pieces, their columns only, and their biases (None where no matrix has one)."""
         tensors = self.program.tensors()
         rows, biases = [], []
         for matrix, piece in pieces:

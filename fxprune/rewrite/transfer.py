@@ -1,4 +1,4 @@
-"""Transfer: what was decided on one program, on another that reads the same weights (prefill and decode, a model and its encoder).
+"""Transfer: apply the decisions of one program to another that reads the same weights (prefill and decode, a model and its encoder).
 
 Weights are recognised by their memory, not by their names: two captures of one model share it.
 """
@@ -17,14 +17,14 @@ from fxprune.rewrite.apply import apply
 
 
 def same_weights(source: Program, target: Program) -> dict[str, str]:
-    """The target's name of each parameter that both programs read, by the source's."""
+    """Return the target's name of each parameter that both programs read, by the source's."""
     theirs = {storage_key(value): name for name, value in target.parameters().items()}
     mine = {name: storage_key(value) for name, value in source.parameters().items()}
     return {name: theirs[key] for name, key in mine.items() if key in theirs}
 
 
 def transfer(source: Program, selection: Selection, target: Program) -> Selection:
-    """The selection in the target's names: of axes and regions whose weights it reads.
+    """Return the selection in the target's names: of axes and regions whose weights it reads.
 
     Axes are the same where they index the same weights alike, whatever stays whole beside them. SelectionError where what went from the
     source can't go from the target.
@@ -48,7 +48,7 @@ def transfer(source: Program, selection: Selection, target: Program) -> Selectio
 
 @dataclass(frozen=True, eq=False)
 class Again:
-    """A program that was pruned like another: the selection that did it, and its names of weights that were re-fitted there."""
+    """Program that was pruned like another: the selection that did it, and its names of weights that were re-fitted there."""
 
     program: Program
     selection: Selection
@@ -71,7 +71,7 @@ Marks: TypeAlias = frozenset[tuple[str, int, tuple[int, ...]]]
 
 
 def _marks(axis: Axis, names: Mapping[str, str]) -> Marks:
-    """Which unit each position of each parameter belongs to; of a program with other names, only what both read."""
+    """Return the unit of each position of each parameter; with `names`, of what both programs read, in the target's names."""
     members = [member for member in axis.members if member.learned and (not names or member.name in names)]
     return frozenset(
         (names.get(m.name, m.name), m.dim, tuple(coordinates(m.carrier, axis.leaf).tolist())) for m in members
@@ -79,7 +79,7 @@ def _marks(axis: Axis, names: Mapping[str, str]) -> Marks:
 
 
 def _called(axis: Axis, names: Mapping[str, str], marks: Mapping[Marks, str], after: Analysis) -> str:
-    """The target's name of an axis."""
+    """Return the target's name of an axis; SelectionError where none is the same."""
     mine = _marks(axis, names)
     found = [name for theirs, name in marks.items() if mine & theirs]
     if len(found) == 1:
@@ -92,7 +92,7 @@ def _called(axis: Axis, names: Mapping[str, str], marks: Mapping[Marks, str], af
 
 
 def _region(after: Analysis, names: Mapping[str, str], region: Region) -> str:
-    """The target's region of the same weights."""
+    """Return the target's region of the same weights; SelectionError where there is none."""
     wanted = {names.get(name, name) for name in region.parameters}
     same = [each for each in after.regions if set(each.parameters) == wanted and each.unit == region.unit]
     if not same:

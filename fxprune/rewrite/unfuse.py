@@ -1,4 +1,4 @@
-"""Cleave: a fused matrix comes apart along its outputs, into matrices of its own: queries, keys and values of one product, say.
+"""Unfuse: split a fused matrix along its outputs into separate matrices (queries, keys and values of one product, say).
 
 Each part is then a matrix like others: `factorize` may take one of them, and leave the rest.
 """
@@ -22,10 +22,10 @@ aten = torch.ops.aten
 
 
 def cleave(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
-    """Weights, by name, in parts of these sizes along their outputs: `name_0`, `name_1` and so on; the program computes the same.
+    """Split weights, by name, into parts of these sizes along their outputs: `name_0`, `name_1` and so on; the program computes the same.
 
     Where the product is only split again at the same places, its parts are read without being joined first. RefusedError for a weight
-    that something else reads as well (a tie stays a tie); SelectionError for sizes that don't make the outputs.
+    that something else reads as well (a tie stays a tie); SelectionError for sizes that don't add up to the outputs.
     """
     owners = {matrix.weight: matrix for matrix in matrices(program, walk(program)).values()}
     graph = rebuild(program, copy_graph(program), {}).graph
@@ -44,7 +44,7 @@ def cleave(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
 def _apart(
     graph: fx.GraphModule, node: fx.Node, matrix: Matrix, sizes: Sequence[int], tensors: dict[str, Tensor]
 ) -> None:
-    """A product for each part in the place of one."""
+    """Replace one product by a product for each part."""
     weight = tensors[matrix.weight]
     outputs = len(matrix.read(weight))
     if sum(sizes) != outputs or min(sizes) < 1:
@@ -76,7 +76,7 @@ def _product(
     part: tuple[int, Tensor, Tensor | None],
     tensors: dict[str, Tensor],
 ) -> fx.Node:
-    """The product of one part, like the whole one."""
+    """Add the product of one part, with the operator and other arguments of the whole."""
     place, rows, bias = part
     like = tensors[matrix.weight]
     stored = rows.t() if matrix.form.turned else rows.reshape(len(rows), *like.shape[1:])
@@ -91,7 +91,7 @@ def _product(
 
 
 def _is_split_alike(node: fx.Node, sizes: Sequence[int], along: int) -> bool:
-    """Whether all that reads a product takes its parts of these sizes."""
+    """Return whether every reader of a product splits it into parts of these sizes, and reads the parts only."""
     rank = node.meta["val"].dim()
     for user in node.users:
         args: Any = user.args

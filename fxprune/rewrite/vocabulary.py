@@ -1,4 +1,4 @@
-"""Vocabulary: keep only the rows of given token ids, in the embedding and in the head that predicts them.
+"""Vocabulary pruning: keep only the rows of given token ids, in the embedding and in the head that predicts them.
 
 Rows are looked up by value, so no axis of the analysis covers them: the inputs change their meaning (new ids), and the logits their size.
 It is exact for inputs made of kept tokens: slim(new ids) == original(ids)[..., kept].
@@ -41,10 +41,10 @@ _NEUTRAL = (aten.sym_size.int,)
 
 @dataclass(frozen=True)
 class TokenIds:
-    """The token ids that a slim model knows: `ids` are the old ids in the order of the new ones, ascending.
+    """Token ids of a slim model: `ids` are the old ids in the order of the new ones, ascending.
 
-    `table` is the embedding's weight and `size` how many rows it had; `inputs` take new ids, and `outputs` count tokens: their position i
-    is what stood at `ids[i]`.
+    `table` is the embedding's weight and `size` the number of rows it had; `inputs` take new ids, and `outputs` count tokens: their
+    position i was position `ids[i]`.
     """
 
     ids: tuple[int, ...]
@@ -54,7 +54,7 @@ class TokenIds:
     outputs: tuple[str, ...]
 
     def translate(self, old: Tensor) -> Tensor:
-        """New ids for old ones; ValueError where one was not kept."""
+        """Return new ids for old ones; ValueError where one was not kept."""
         table = {one: new for new, one in enumerate(self.ids)}
         missing = sorted({int(i) for i in old.flatten()} - table.keys())
         if missing:
@@ -62,17 +62,17 @@ class TokenIds:
         return torch.tensor([table[int(i)] for i in old.flatten()], dtype=old.dtype).reshape(old.shape)
 
     def restore(self, new: Tensor) -> Tensor:
-        """Old ids for new ones, those that a slim model generates; IndexError where there is no such token."""
+        """Return old ids for new ones, those that a slim model generates; IndexError where there is no such token."""
         return torch.tensor(self.ids, dtype=new.dtype)[new]
 
     def to_json(self) -> str:
-        """The same tokens always give the same text."""
+        """Return the ids as JSON; the same tokens always give the same text."""
         data = {"format": _FORMAT, "table": self.table, "size": self.size}
         return json.dumps({**data, "inputs": self.inputs, "outputs": self.outputs, "ids": self.ids}) + "\n"
 
     @staticmethod
     def from_json(text: str) -> TokenIds:
-        """Token ids from their JSON text; SelectionError where it holds none."""
+        """Return token ids from their JSON text; SelectionError where it holds none."""
         data = parse_json(text, (_FORMAT, "ids", list), "list of token ids", SelectionError)
         ids, table, size = token_list(data["ids"]), str(data.get("table") or ""), data.get("size")
         if not isinstance(size, int) or list(ids) != sorted(set(ids)) or not 0 <= ids[0] <= ids[-1] < size:
@@ -91,9 +91,9 @@ class TokenIds:
 
 @dataclass(frozen=True)
 class Vocabulary(TokenIds):
-    """A program that speaks fewer tokens, with the map of their ids.
+    """Program with fewer tokens, and the map of their ids.
 
-    `save` writes the map (not the program), and `load` gives it back: what `translate` and `restore` need beside a model file.
+    `save` writes the map (not the program), and `load` reads it, for `translate` and `restore` beside a model file.
     """
 
     program: Program
@@ -105,8 +105,8 @@ def keep_tokens(
     """Keep only these token ids; `table` names the embedding's weight where several read inputs.
 
     A head that is tied to the table shrinks with it; for one that is not, `outputs` names the outputs whose last dimension counts tokens.
-    RefusedError where the ids that the table reads are used for anything else (compared with a padding id, say), or where rows of
-    the table mean something to another operator. `verify_tokens` proves the result.
+    RefusedError where the ids that the table reads are used for anything else (compared with a padding id, say), or where another operator
+    reads the rows of the table by position. `verify_tokens` proves the result.
     """
     analysis = analyze(program)
     kept = sorted(set(ids))
@@ -135,7 +135,7 @@ def keep_tokens(
 def verify_tokens(program: Program, vocabulary: Vocabulary) -> float:
     """Prove slim(new ids) == original(old ids)[..., kept] on ids drawn from the kept ones, all other inputs being the examples.
 
-    The largest relative difference; VerifyError where it is more than rounding explains.
+    Returns the largest relative difference; VerifyError where it is more than rounding explains.
     """
     analysis = analyze(program)
     old = {name: _drawn(value, vocabulary.ids) for name, value in _given(program, vocabulary.inputs).items()}
@@ -159,7 +159,7 @@ def _drawn(value: Tensor, ids: tuple[int, ...]) -> Tensor:
 def _kept_positions(
     flow: Flow, program: Program, tokens: TokenIds, outputs: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The outputs, those that count tokens cut to the kept ones."""
+    """Return the outputs, those that count tokens cut to the kept ones."""
     nodes = program.named_outputs()
     atoms = {find(flow.dims[nodes[name]][-1]) for name in tokens.outputs}
     atoms.add(_table_atom(flow, tokens.table))
@@ -174,14 +174,14 @@ def _table_atom(flow: Flow, table: str) -> Dim:
 
 
 def _counting(flow: Flow, program: Program, atoms: set[Dim]) -> Iterator[str]:
-    """The outputs along which one of these atoms runs."""
+    """Yield the outputs along which one of these atoms runs."""
     for name, node in program.named_outputs().items():
         if any(leaf in atoms for dim in flow.dims.get(node, ()) for leaf in leaves(dim)):
             yield name
 
 
 def _tables(flow: Flow, program: Program) -> dict[str, list[fx.Node]]:
-    """The lookups whose ids come straight from an input, by the table's name; tables that tie share one."""
+    """Return the lookups whose ids come straight from an input, by the table's name; tied tables share one."""
     found: dict[Dim, list[fx.Node]] = {}
     for node in program.graph.graph.find_nodes(op="call_function", target=aten.embedding.default):
         if _source(node).op == "placeholder" and _weight(node).op == "get_attr":
@@ -195,7 +195,7 @@ def _weight(lookup: fx.Node) -> fx.Node:
 
 
 def _head_atom(flow: Flow, program: Program, output: str, table: Dim) -> Dim:
-    """The atom of an output's last dimension, if it counts tokens and nothing else reads it by position."""
+    """Return the atom of an output's last dimension; RefusedError unless it counts tokens and nothing else reads it by position."""
     nodes = program.named_outputs()
     if output not in nodes:
         raise RefusedError(f"no output {output!r}; outputs: {', '.join(nodes)}")
@@ -214,7 +214,7 @@ def _row_atom(flow: Flow, lookup: fx.Node) -> Dim:
 
 
 def _source(lookup: fx.Node) -> fx.Node:
-    """Where the ids come from, behind movements."""
+    """Return the node that the ids come from, behind movements."""
     node: Any = lookup.args[1]
     while node.target in _PASSED_ON:
         node = node.args[0]
@@ -243,7 +243,7 @@ def _check_ids(node: fx.Node, lookups: list[fx.Node]) -> None:
 
 
 def _move_padding(graph: fx.GraphModule, lookups: list[str], kept: list[int]) -> None:
-    """padding_idx concerns gradients only, and names an old id."""
+    """Renumber padding_idx, an old id that concerns gradients only; −1 where it was not kept."""
     for node in graph.graph.find_nodes(op="call_function", target=aten.embedding.default):
         padding = bind(node)["padding_idx"].value
         if node.name in lookups and isinstance(padding, int) and padding >= 0:
@@ -253,7 +253,7 @@ def _move_padding(graph: fx.GraphModule, lookups: list[str], kept: list[int]) ->
 
 
 def _with_new_ids(slim: Program, names: set[str], kept: list[int]) -> Program:
-    """Example inputs in new ids; what was not kept becomes token 0."""
+    """Translate the example inputs into new ids; a token that was not kept becomes token 0."""
     table = {old: new for new, old in enumerate(kept)}
 
     def translate(value: Tensor) -> Tensor:
@@ -264,14 +264,14 @@ def _with_new_ids(slim: Program, names: set[str], kept: list[int]) -> Program:
 
 
 def _given(program: Program, names: Sequence[str]) -> dict[str, Tensor]:
-    """The example inputs of these names."""
+    """Return the example inputs of these names."""
     order = [node.name for node in program.placeholders()]
     pairs = zip(order, program.flat_inputs(), strict=True)
     return {name: value for name, value in pairs if name in names and isinstance(value, Tensor)}
 
 
 def token_list(found: Any) -> tuple[int, ...]:
-    """A list of integers, at least one; SelectionError where it is none."""
+    """Return a list of integers, at least one, as a tuple; SelectionError where it is none."""
     ids = found if isinstance(found, Sequence) and not isinstance(found, str) else [None]
     wrong = [value for value in ids if not isinstance(value, int) or isinstance(value, bool)]
     if wrong or not ids:

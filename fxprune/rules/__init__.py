@@ -1,13 +1,13 @@
-"""What each ATen operator does to dimensions: one table, a family a file.
+"""Operator rules: the effect of each ATen operator on dimensions, in one table; one family of operators per file.
 
-To write a rule, say it in notation where notation can speak, else as a function that returns the dims of the result:
+To add a rule, declare it in notation where that suffices, else write a function that returns the dims of the result:
 
     declare(aten.linear, notation="* i, o i, o? -> * o", zero="affine")
 
     @rule(aten.unsqueeze, zero="keep")
     def unsqueeze(op): ...
 
-An operator without a rule pins all that it touches. Third parties register theirs with `fxprune.register_rule`.
+An operator without a rule pins the dims of its operands and results. Third parties register rules with `fxprune.register_rule`.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def register_rule(
     function: Callable[[Op], Dims] | None = None,
     zero: str = "lose",
 ) -> None:
-    """Teach fxprune an operator, by notation or by a function `Op -> dims`.
+    """Register the rule of an operator, in notation or as a function `Op -> dims`.
 
     `operator` is a packet such as `torch.ops.mylib.scale`; `zero` is its law about zeros (see `fxprune.rules.registry`).
-    RuleError if it has a rule already, or if neither notation nor function is given.
+    RuleError if it has a rule already; ValueError if neither notation nor function is given.
     """
     if notation is not None:
         declare(operator, notation=notation, zero=zero)

@@ -1,4 +1,4 @@
-"""Facts that rules establish about dimensions, and the Flow that gathers them over a graph."""
+"""Facts that rules record about dimensions, and the Flow that collects them over a graph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice among the positions of a dim, place `place` of the first operand of `node`: one that holds `loser` is as good as absent."""
+    """A choice among the positions of `dim`, dimension `place` of the node's first operand; one that holds `loser` counts as absent."""
 
     node: Node
     dim: Dim
@@ -46,9 +46,9 @@ class SizeArgument:
 
 @dataclass
 class Flow:
-    """What the walk over a graph has gathered: dims of values, and facts about dims.
+    """The dims of a graph's values, and the facts about dims that rules recorded.
 
-    `least` says how many positions a dim must keep; `choices`, where positions of a dim are candidates.
+    `least` has the number of positions that a dim must keep; `choices`, the nodes that choose among positions of a dim.
     """
 
     dims: dict[Node, Any] = field(default_factory=dict)

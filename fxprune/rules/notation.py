@@ -1,9 +1,9 @@
-"""Rules in notation: `* i, o i, o? -> * o` says which dimensions of an operator's operands and result are the same.
+"""Rule notation: `* i, o i, o? -> * o` states which dimensions of an operator's operands and result are the same.
 
     letter or word   one dimension; equal words unify, and where one side has size 1 it broadcasts
     *                leading dimensions, aligned from the right and broadcast
     (h d)            a row-major product
-    !  behind a word the dimension is pinned: its positions mean something to the operator
+    !  behind a word the dimension is pinned: the operator depends on its positions
     ?  behind an operand's last word: the operand may be absent
 
 A word of an operand that no result carries is contracted: summed over.
@@ -58,7 +58,7 @@ class Signature:
 
 @cache
 def parse_notation(notation: str) -> Signature:
-    """Read a notation once; RuleError quotes it where it can't be read."""
+    """Parse a notation (cached); RuleError where it is malformed."""
     left, arrow, right = notation.partition("->")
     if not arrow:
         raise RuleError(f"notation {notation!r} has no '->': write operands -> results")
@@ -96,7 +96,7 @@ def _term(tokens: list[str]) -> Term:
 
 
 def broadcast(op: Op, shapes: Sequence[Shape], sizes: Sequence[int]) -> Shape:
-    """Dims of a result that broadcasts operands, aligned from the right."""
+    """Unify the dims of operands that broadcast, aligned from the right, and return the dims of a result of these sizes."""
     result: list[Dim] = []
     for place, size in enumerate(reversed(sizes)):
         aligned = [shape[-1 - place] for shape in shapes if place < len(shape)]
@@ -108,7 +108,7 @@ def broadcast(op: Op, shapes: Sequence[Shape], sizes: Sequence[int]) -> Shape:
 
 
 def apply_notation(op: Op, notation: str, roles: dict[str, str]) -> Dims:
-    """Run a rule that is written in notation; operands are the operator's tensor arguments in schema order."""
+    """Apply a rule in notation, and return the dims of the result; operands are the operator's tensor arguments in schema order."""
     signature = parse_notation(notation)
     names = [n for n, a in op.arguments.items() if _is_operand(op, n, a)]
     words: dict[str, Dim] = {}

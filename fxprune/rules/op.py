@@ -1,4 +1,4 @@
-"""What a rule sees: one node of the graph, with the dims of its operands, and the verbs with which it speaks of them."""
+"""Op, the argument of a rule: one node with the dims of its operands, and methods that record facts about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxprune.rules.routing import Candidates
 
 
 class Op:
-    """One node under a rule."""
+    """One node with the dims of its operands, and the Flow in which its rule records facts."""
 
     def __init__(self, node: Node, flow: Flow) -> None:
         self.node = node
@@ -61,7 +61,7 @@ class Op:
         return tuple(atom(size) for size in self.out)
 
     def unify(self, left: Dim, right: Dim) -> Dim:
-        """Make two dims one; the larger of the two is returned, for size 1 broadcasts."""
+        """Make two dims one, and return the larger of the two, since size 1 broadcasts."""
         unify(left, right, self.node.name)
         return right if left.size == 1 else left
 
@@ -74,7 +74,7 @@ class Op:
             pin(dim, why, self.node.name)
 
     def opaque(self, why: str) -> Shape:
-        """Nothing can be said: the dims of all operands stay whole, and so do the result's."""
+        """Pin the dims of all operands and of the result, for operators of which nothing more is known."""
         for node in self.tensors():
             self.pin(self.flow.dims[node], why)
         result = self.fresh()
@@ -82,7 +82,7 @@ class Op:
         return result
 
     def size(self, dim: Dim, name: str, *index: int, offset: int = 0) -> None:
-        """Say that an integer argument is the size of a dim (plus `offset`), so that `shrink` keeps it true."""
+        """Record that an integer argument is the size of a dim (plus `offset`), so that it is updated when the dim shrinks."""
         found = self.arguments.get(name)
         if found is not None and found.path is not None:
             said = SizeArgument((*found.path, *index), dim, offset)
@@ -93,9 +93,9 @@ class Op:
         self.flow.contractions.append(Contraction(self.node, dim, nodes))
 
     def choose(self, place: int, loser: float, least: int = 1) -> None:
-        """Say that the node chooses at least `least` among the positions of a dim of its first operand, never one that holds `loser`.
+        """Record that the node chooses at least `least` among the positions of a dim of its first operand, never one that holds `loser`.
 
-        The dim stays whole where the numbers of the chosen are read in a way that does not survive renumbering.
+        The dim is pinned where the numbers of the chosen are read in a way that does not survive renumbering, or the operand is no float.
         """
         value: Node = self.node.args[0]  # type: ignore[assignment]
         dim = self.flow.dims[value][place]
@@ -110,12 +110,12 @@ class Op:
         self.role(dim, "choice")
 
     def chosen(self, node: Any, table: str = "numbers") -> Dim | None:
-        """The dim whose positions a value's contents number (or count, or delimit); None where it is not known."""
+        """The dim whose positions a value contains as indices (or counts, or offsets, by `table`); None where it is not known."""
         found = getattr(self.flow.routing, table).get(node)
         return self.flow.dims[found.value][found.place] if found else None
 
     def look_up(self, dim: Dim, node: Any, why: str) -> None:
-        """A dim is looked up by the contents of a value: it is the dim that they number, or stays whole."""
+        """Record that a dim is indexed by the contents of `node`: unify it with the dim that they number, or pin it."""
         numbered = self.chosen(node)
         if numbered is None or numbered.size != dim.size:
             self.pin((dim, numbered) if numbered else dim, why)

@@ -1,4 +1,4 @@
-"""The one table of operator rules, keyed by OpOverloadPacket: what an operator does to dimensions and to zeros.
+"""Table of operator rules, keyed by OpOverloadPacket: the effect of an operator on dimensions and on zeros.
 
 An operator of a library that may not be loaded is keyed by its qualified name, `transformers::grouped_mm_fallback`.
 
@@ -12,6 +12,8 @@ from which exactness is proved (see `fxprune.analysis.exactness`):
     plus     zero where all operands are zero, and each carries the dimension          (add)
     first    zero where the first operand is zero                                      (div, dropout, embedding)
     affine   (first or second) and the third where present                             (linear, convolution)
+    value    a law of the operator's own, which may depend on its arguments            (pow, clamp, softmax)
+    self     zero where `g` is zero                                                    (_weight_norm)
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ ZERO_LAWS = ("lose", "keep", "zero", "times", "plus", "first", "affine", "value"
 
 @dataclass(frozen=True)
 class Rule:
-    """What an operator does to dimensions (`function`) and to zeros (`zero`); `notation` where it was declared in one."""
+    """The effect of an operator on dimensions (`function`) and on zeros (`zero`); `notation` where it was declared in one."""
 
     function: RuleFunction
     zero: str
@@ -46,7 +48,7 @@ REFUSED: dict[Any, str] = {}
 
 
 def register(packets: tuple[Any, ...], entry: Rule) -> None:
-    """Put one rule under several operators; an operator that has one already, or a line in REFUSED, is an error."""
+    """Register one rule for several operators; RuleError where one has a rule already or is refused, or the law is unknown."""
     if entry.zero not in ZERO_LAWS:
         raise RuleError(f"zero={entry.zero!r} is no law about zeros; laws: {', '.join(ZERO_LAWS)}")
     for packet in packets:
@@ -57,12 +59,12 @@ def register(packets: tuple[Any, ...], entry: Rule) -> None:
 
 
 def packet_of(target: Any) -> Any:
-    """The packet of an overload; packets and plain functions are themselves."""
+    """The packet of an overload; any other target is returned as it is."""
     return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
 
 
 def declare(*packets: Any, notation: str, zero: str = "lose", roles: dict[str, str] | None = None) -> None:
-    """A rule in notation; `roles` says what use of a word is evidence for (`{"i": "ffn"}`)."""
+    """Register a rule in notation; `roles` maps words to the roles that their use is evidence for (`{"i": "ffn"}`)."""
 
     def function(op: Op) -> Dims:
         return apply_notation(op, notation, roles or {})
@@ -74,7 +76,7 @@ F = TypeVar("F", bound=Callable[[Op], Any])
 
 
 def rule(*packets: Any, zero: str = "lose") -> Callable[[F], F]:
-    """A rule as a function."""
+    """Register the decorated function as the rule of these operators."""
 
     def decorate(function: F) -> F:
         register(packets, Rule(function, zero))
@@ -84,7 +86,7 @@ def rule(*packets: Any, zero: str = "lose") -> Callable[[F], F]:
 
 
 def refuse(*packets: Any, why: str) -> None:
-    """Operators that are known and refused: everything they touch stays whole."""
+    """Register operators as refused: the dims of their operands and results are pinned, for the reason `why`."""
     for packet in packets:
         if packet in RULES or packet in REFUSED:
             raise RuleError(f"{packet} has a rule already: one operator, one rule")

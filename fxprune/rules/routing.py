@@ -1,11 +1,11 @@
-"""Numbers of units: which values hold, as their contents, positions along a dim of another value, and who reads them.
+"""Routing: values whose contents are positions along a dim of another value ("numbers"), and the operators that read them.
 
     scores [t, e] ── topk ── getitem 1: ids [t, k], numbers of e ── sort, index, view … ── gather(probs, ids), index(weight, [ids]),
                                                                                           histc(ids, e) ── cumsum: offsets
 
-A dim that is looked up by value can shrink where all who read the numbers look up that very dim: indices that stay are counted anew in
-their old order, so ids stay consistent (and sorted where they were). That is how the experts of a mixture become an axis. Everything
-here follows from the graph alone, before any dim is known.
+A dim that is indexed by value can shrink where every reader of the numbers indexes that same dim: the remaining positions are renumbered
+in their old order, so ids stay consistent (and sorted where they were). In this way the experts of a mixture become an axis.
+The analysis uses the graph alone, before any dim is known.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 class Candidates(NamedTuple):
-    """A dimension of a value among whose positions a node chooses."""
+    """The dimension of a value whose positions are the candidates of a choice."""
 
     value: fx.Node
     place: int
@@ -30,11 +30,12 @@ class Candidates(NamedTuple):
 
 @dataclass
 class Routing:
-    """`numbers`: values whose contents count positions of candidates; `counts`, `offsets`: how many rows each has, and where they end.
+    """Values that contain numbers of candidates, with their counts and offsets, and how they are read.
 
-    `strays` says of candidates who reads their numbers in a way that is not known to survive renumbering; `same` are candidates whose
-    numbers are concatenated, so that they must be of one dim; `excluded` are values in which candidates that were chosen before (how
-    many) can't win again. `logits` are values whose last dim is the output of a weight: what a router gives.
+    `numbers`: values whose contents are positions of candidates; `counts`, `offsets`: the number of rows of each candidate, and where they
+    end. `strays`: for candidates, a node that reads their numbers in a way not known to survive renumbering. `same`: candidates whose
+    numbers are concatenated (at a node), so that they must be one dim. `excluded`: values in which candidates that were chosen before
+    can't be chosen again, and how many. `logits`: values whose last dim is the output of a weight, such as a router's.
     """
 
     numbers: dict[fx.Node, Candidates] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class Routing:
     logits: set[fx.Node] = field(default_factory=set)
 
 
-#: operator: which of its results (None: the only one) holds the positions of what it chose
+#: operator: the result (None: the only one) that contains the positions of the chosen
 CHOOSERS: dict[Any, int | None] = {
     aten.topk: 1,
     aten.max: 1,
@@ -55,7 +56,7 @@ CHOOSERS: dict[Any, int | None] = {
     aten.argmin: None,
 }
 
-#: operators whose result holds contents of their first operand, elsewhere, in another type or in part
+#: operators whose result contains values of their first operand, at other positions, in another dtype or in part
 PASSED_ON = frozenset(
     (
         *(aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.unsqueeze, aten.squeeze),
@@ -69,7 +70,7 @@ PASSED_ON = frozenset(
 CASTS = (aten.to, aten._to_copy)
 JOINED = frozenset((aten.cat, aten.concat, aten.stack))
 
-#: operator: the argument that takes numbers of the dim that it looks up, counts or writes
+#: operator: the argument that contains numbers of the dim that it reads, counts or writes
 LOOKUPS: dict[Any, str] = {
     aten.gather: "index",
     aten.index: "indices",
@@ -80,14 +81,14 @@ LOOKUPS: dict[Any, str] = {
     aten.histc: "self",
 }
 
-#: operators that read sizes only, or an order that renumbering keeps
+#: operators that read only sizes, or an order that renumbering preserves
 INDIFFERENT = frozenset(
     (aten.sym_size, aten.argsort, aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like)
 )
 
 
 def routing(nodes: list[fx.Node], varies: set[fx.Node]) -> Routing:
-    """What the graph says about numbers of units; `varies` are the values that depend on an input."""
+    """The routing of a graph; `varies` are the values that depend on an input."""
     found = Routing()
     for node in nodes:
         if node.op == "call_function":
@@ -100,7 +101,7 @@ def routing(nodes: list[fx.Node], varies: set[fx.Node]) -> Routing:
 
 
 def packet(node: fx.Node) -> Any:
-    """What a node calls, whichever overload of it."""
+    """The target of a node; of an overload, its packet."""
     return node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
 
 
@@ -151,7 +152,7 @@ def _numbers(node: fx.Node, found: Routing) -> Candidates | None:
 
 
 def candidates(node: fx.Node) -> Candidates | None:
-    """Among what a chooser chooses; None where it is over all positions of several dims, or between two tensors."""
+    """The candidates of a choosing node; None where it chooses over all positions of several dims, or between two tensors."""
     bound = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | node.kwargs  # type: ignore[union-attr]
     value: Any = bound.get("self")
     dim: Any = bound.get("dim", -1 if packet(node) is aten.topk else None)
@@ -161,13 +162,13 @@ def candidates(node: fx.Node) -> Candidates | None:
 
 
 def _one_bin_each(node: fx.Node) -> bool:
-    """histc(ids, bins, 0, bins − 1) counts each number apart."""
+    """Whether a histogram counts each number apart: histc(ids, bins, 0, bins − 1)."""
     _, bins, low, high = (*node.args, None, None, None)[:4]
     return isinstance(bins, int) and bool(low == 0 and high == bins - 1)
 
 
 def _survives(node: fx.Node, user: fx.Node, numbers: Container[fx.Node]) -> bool:
-    """Whether a reader of numbers gives the same when units that nobody chose are gone and the others are counted anew."""
+    """Whether a reader of numbers gives the same result after units that are never chosen are removed and the others renumbered."""
     if packet(user) in INDIFFERENT:
         return True
     if packet(user) in PASSED_ON and user.args[0] is node:
@@ -187,7 +188,7 @@ def _inner(values: Any) -> list[Any]:
 
 
 def _is_logits(node: fx.Node, found: Routing, varies: set[fx.Node]) -> bool:
-    """A product with a weight, and what is computed of it position by position."""
+    """Whether a value is a product with a weight, or computed from one position by position."""
     args: tuple[Any, ...] = node.args
     if packet(node) in (aten.linear, aten.matmul, aten.mm):
         return args[0] in varies and args[1] not in varies and args[1].meta["val"].dim() > 1

@@ -1,4 +1,4 @@
-"""What all runtimes share: settings, timings, and a file that is ready to run."""
+"""Types that all runtimes share: settings, timings, and a file that is ready to run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Prepared = Callable[[Feeds], Outputs]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a latency depends on besides the file: reported beside every number.
+    """Runtime settings that a latency depends on, besides the file; reported beside every number.
 
     `runtime` is a row of `fxprune.runtimes.registry.RUNTIMES`; of ONNX Runtime's providers, one other than the CPU follows a
     colon, as in `onnxruntime:CUDAExecutionProvider`. `threads` is at least 1.
@@ -31,7 +31,7 @@ DEFAULT = Settings()
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds that one run of one file takes: median, quartiles, and how many runs stand behind them."""
+    """Milliseconds of one run of one file: median, lower and upper quartile, and the number of runs."""
 
     median: float
     low: float

@@ -1,6 +1,6 @@
-"""The adapter of ONNX Runtime: it runs ONNX files, makes inputs for them, and says how much they compute.
+"""Adapter of ONNX Runtime: run ONNX files, make inputs for them, and count their operations.
 
-`fxprune.runtimes.registry` is the table of all runtimes, and measures how long a run takes in each.
+`fxprune.runtimes.registry` has the table of all runtimes, `fxprune.runtimes.timing` measures how long a run takes in each.
 """
 
 import json
@@ -18,7 +18,7 @@ from fxprune.runtimes.base import DEFAULT, Outputs, Prepared, Settings
 _Shape = list[int]
 
 _NUMPY = {"float": "float32", "double": "float64"}
-"""What numpy calls a type, where ONNX Runtime calls it otherwise."""
+"""The names of types in numpy, where ONNX Runtime has others."""
 
 LEVELS = ("disable", "basic", "extended", "all")
 CPU = "CPUExecutionProvider"
@@ -35,21 +35,21 @@ def run_session(opened: Any, given: Feeds) -> Outputs:
 
 
 def prepare_onnxruntime(path: Path, settings: Settings) -> Prepared:
-    """Open an ONNX file once; the result runs it on given inputs, and ExportError says why where it can't."""
+    """Open an ONNX file once, and return a function that runs it on given inputs; ExportError, with the reason, where it can't."""
     opened = open_session(path, settings)
     known = _inputs(opened)
     return lambda given: _run(opened, known, given)
 
 
 def onnxruntime_version() -> str:
-    """The version of ONNX Runtime; ImportError where it is absent."""
+    """Return the version of ONNX Runtime; ImportError where it is absent."""
     import onnxruntime
 
     return str(onnxruntime.__version__)
 
 
 def onnxruntime_providers() -> tuple[str, ...]:
-    """The providers that this build of ONNX Runtime has, in its own order of preference."""
+    """Return the providers that this build of ONNX Runtime has, in its own order of preference."""
     import onnxruntime
 
     return tuple(onnxruntime.get_available_providers())
@@ -65,7 +65,10 @@ def save_optimized(path: Path, settings: Settings, target: Path) -> None:
 
 
 def signature(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The inputs and outputs of an ONNX file: name, dtype, and shape, in which a dynamic axis is its name, or null where it has none."""
+    """Return the inputs and outputs of an ONNX file, each with its name, dtype and shape.
+
+    A dynamic axis is its name in the shape, or None where it has none.
+    """
     opened = open_session(path)
     ends = {"inputs": opened.get_inputs(), "outputs": opened.get_outputs()}
     return {end: [_told(entry) for entry in entries] for end, entries in ends.items()}
@@ -77,27 +80,27 @@ def _told(entry: Any) -> dict[str, Any]:
 
 
 def file_axes(path: Path) -> dict[str, int]:
-    """Name the dynamic axes of an ONNX file, each of size 1; a nameless one is named after its place."""
+    """Return the dynamic axes of an ONNX file by name, each of size 1; a nameless one is named after its place."""
     named = [_file_dims(entry) for entry in open_session(path).get_inputs()]
     return {dim: 1 for dims in named for dim in dims if isinstance(dim, str)}
 
 
 def file_outputs(path: Path) -> list[str]:
-    """The names of the outputs of an ONNX file."""
+    """Return the names of the outputs of an ONNX file."""
     return [entry.name for entry in open_session(path).get_outputs()]
 
 
 def file_feeds(path: Path, point: Point, seed: int = 0) -> Feeds:
-    """Make inputs for an ONNX file out of what it says about them.
+    """Make inputs for an ONNX file, by the types and shapes that it declares; UsageError for a type that can't be made.
 
-    Integers are 0 or 1, which every embedding and every mask can take; floats are normal.
+    Integers are 0 or 1, which every embedding and every mask can take; floats are normal; booleans are true.
     """
     random = np.random.default_rng(seed)
     return {entry.name: _draw(random, entry, point) for entry in open_session(path).get_inputs()}
 
 
 def file_flops(path: Path, given: Feeds) -> int:
-    """Count the multiplications and additions of the products and convolutions that one run really does.
+    """Count the multiplications and additions of the products, convolutions and attention that one run does.
 
     Read from ONNX Runtime's profile, so the shapes are those of the run and no shape inference can be wrong.
     """

@@ -1,4 +1,4 @@
-"""The adapter of OpenVINO: it runs ONNX files on the CPU."""
+"""Adapter of OpenVINO: run ONNX files on the CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,21 @@ from fxprune.runtimes.base import Outputs, Prepared, Settings
 
 
 def openvino_version() -> str:
-    """The version of OpenVINO; ImportError where it is absent."""
+    """Return the version of OpenVINO; ImportError where it is absent."""
     import openvino
 
     return str(openvino.__version__)
 
 
 def prepare_openvino(path: Path, settings: Settings) -> Prepared:
-    """Compile an ONNX file once; the result runs it on given inputs, and ExportError says why where it can't."""
+    """Compile an ONNX file once, and return a function that runs it on given inputs; ExportError, with the reason, where it can't."""
     compiled = _compile(path, settings)
     request = compiled.create_infer_request()
     inputs = [min(port.names) for port in compiled.inputs]
     places = range(len(compiled.outputs))
 
     def call(given: Feeds) -> Outputs:
-        # OpenVINO would run on what lay in the memory of an input that is not given.
+        # OpenVINO would run on the old contents of memory for an input that is not given.
         if missing := [name for name in inputs if name not in given]:
             raise ExportError(f"{path} has an input {missing[0]!r}, and given are only: {', '.join(given)}")
         ready = {name: given[name] for name in inputs}
@@ -42,7 +42,7 @@ def _compile(path: Path, settings: Settings) -> Any:
     asked = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": settings.threads,
-        # Where the processor has bfloat16, OpenVINO computes in it unasked, and outputs move by 1e-2.
+        # Where the processor has bfloat16, OpenVINO computes in it by default, and outputs move by 1e-2.
         "INFERENCE_PRECISION_HINT": "f32",
     }
     try:
@@ -52,7 +52,7 @@ def _compile(path: Path, settings: Settings) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line that says something: before it stand the places in OpenVINO's source."""
+    """Return the first informative line of an error; the lines before it are places in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     return [*told, *lines, type(error).__name__][0][:300]

@@ -1,4 +1,4 @@
-"""PyTorch as a runtime: it runs .pt2 files."""
+"""Adapter of PyTorch: run .pt2 files."""
 
 import builtins
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from fxprune.runtimes.base import Outputs, Prepared, Settings
 
 
 def pytorch_version() -> str:
-    """The version of PyTorch."""
+    """Return the version of PyTorch."""
     return str(torch.__version__)
 
 
 def prepare_pytorch(path: Path, settings: Settings) -> Prepared:
-    """Load a .pt2 file once; the result runs it on inputs by name, and ExportError says why where it can't."""
+    """Load a .pt2 file once, and return a function that runs it on inputs by name; ExportError, with the reason, where it can't."""
     exported = _load(path)
     module, spec, inputs = exported.module(), exported.call_spec.in_spec, _inputs(exported)
 
@@ -51,7 +51,7 @@ def _load(path: Path) -> ExportedProgram:
 
 
 def _inputs(exported: ExportedProgram) -> list[Any]:
-    """The user's inputs in the order of the input tree: names of tensors, and constants among them (a flag, None)."""
+    """Return the user's inputs in the order of the input tree: tensors by name, and constants among them (a flag, None)."""
     specs = exported.graph_signature.input_specs
     return [spec.arg for spec in specs if spec.kind is InputKind.USER_INPUT]
 
@@ -61,7 +61,7 @@ def _leaf(path: Path, argument: Any, given: Feeds) -> Any:
         return argument.value
     name = argument.name
     if name not in given and hasattr(builtins, name):
-        name = f"{name}_1"  # as FX, and so a Program, calls what would shadow a builtin: `input`
+        name = f"{name}_1"  # as FX, and so a Program, names what would shadow a builtin: `input`
     if name not in given:
         raise ExportError(f"{path} has an input {argument.name!r}, and given are only: {', '.join(given)}")
     value = given[name]
@@ -71,7 +71,7 @@ def _leaf(path: Path, argument: Any, given: Feeds) -> Any:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """So many threads of torch for a while; the number is the process's, so it is put back."""
+    """Set the number of torch's threads within the context; it applies to the whole process, so it is restored."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""The table of runtimes, and how long files take in them: one row says all that fxprune knows of a runtime."""
+"""Runtime registry: one row per runtime, and functions that open and describe the runtime that settings name."""
 
 import os
 import platform
@@ -21,9 +21,9 @@ from fxprune.runtimes.pytorch import prepare_pytorch, pytorch_version
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A runtime: its name in sentences, what it is, which files it runs, and how pip installs it.
+    """Row of the table RUNTIMES: the name in sentences, a description, the suffix of its files, and the command that installs it.
 
-    `open` prepares a file: what it returns runs the file once on given inputs, by name. `version` raises
+    `open` prepares a file and returns a function that runs it once on given inputs, by name. `version` raises
     ImportError where the runtime is absent. `levels` are its optimisation levels, `providers` what may follow
     its name and a colon.
     """
@@ -38,7 +38,7 @@ class Runtime:
     providers: Callable[[], tuple[str, ...]] = tuple
 
     def missing(self) -> str:
-        """Why the runtime is not there, with what installs it, in a sentence; empty where it is there."""
+        """Return why the runtime can't be imported, with the command that installs it, in a sentence; empty where it can."""
         try:
             self.version()
         except ImportError as error:
@@ -77,7 +77,7 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def runtime_of(settings: Settings) -> Runtime:
-    """The row that the settings name; UsageError where it is unknown or absent, or has not what they ask for."""
+    """Return the row that the settings name; UsageError where it is unknown or absent, or does not support the settings."""
     name, colon, provider = settings.runtime.partition(":")
     if name not in RUNTIMES:
         raise UsageError(f"no runtime {name!r}; runtimes: {', '.join(RUNTIMES)}")
@@ -96,9 +96,9 @@ def runtime_of(settings: Settings) -> Runtime:
 
 
 def prepare(path: Path, settings: Settings = DEFAULT) -> Prepared:
-    """Open a file in the runtime that the settings name: what comes back runs it once on given inputs."""
+    """Open a file in the runtime that the settings name, and return a function that runs it once on given inputs."""
     row = runtime_of(settings)
-    # Without this the runtime would speak of a broken file. A suffix of nobody's may be anything.
+    # Without this check the runtime would report a broken file. A suffix of no runtime may be anything.
     if path.suffix != row.suffix and path.suffix in {other.suffix for other in RUNTIMES.values()}:
         raise UsageError(
             f"{row.title} runs {row.suffix} files, not {path}; for those: {', '.join(runtimes_for(path.suffix))}"
@@ -107,12 +107,12 @@ def prepare(path: Path, settings: Settings = DEFAULT) -> Prepared:
 
 
 def runtimes_for(suffix: str) -> list[str]:
-    """The names of the runtimes that run files with a suffix."""
+    """Return the names of the runtimes that run files with a suffix."""
     return [name for name, row in RUNTIMES.items() if row.suffix == suffix]
 
 
 def describe_settings(settings: Settings) -> str:
-    """The settings in words, for the title of a table."""
+    """Describe the settings in words, for the title of a table."""
     name, _, provider = settings.runtime.partition(":")
     row = RUNTIMES[name]
     level = f", optimisation {settings.optimization}" if len(row.levels) > 1 else ""
@@ -120,7 +120,7 @@ def describe_settings(settings: Settings) -> str:
 
 
 def settings_identity(settings: Settings) -> str:
-    """What a timing under these settings is valid for, in a line: the runtime, its version, the settings, and the machine."""
+    """Return, in a line, all that a timing under these settings depends on: the runtime, its version, the settings, and the machine."""
     version = runtime_of(settings).version()
     machine = f"{processor()}, {os.cpu_count()} cores"
     return (
@@ -129,7 +129,7 @@ def settings_identity(settings: Settings) -> str:
 
 
 def processor() -> str:
-    """The model name of the CPU, as Linux says it; elsewhere what Python knows."""
+    """Return the model name of the CPU, on Linux from /proc/cpuinfo, elsewhere from `platform`."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -30,7 +30,7 @@ def measure(
 def turns(
     calls: Mapping[str, Prepared], given: Mapping[str, Feeds], seconds: float = 2.0
 ) -> dict[str, Timing]:
-    """Time what is prepared, in one runtime or several, taking turns, for about `seconds` in all."""
+    """Time prepared files, in one runtime or several, taking turns, for about `seconds` in all."""
     return _turns({name: _runner(call, given[name]) for name, call in calls.items()}, seconds)
 
 
@@ -39,7 +39,7 @@ def fastest(
 ) -> tuple[Settings, dict[str, Timing]]:
     """Time a file under every optimisation level of the runtime, taking turns, for about `seconds` in all.
 
-    Gives the settings with the smallest median, and the timings by level.
+    Returns the settings with the smallest median, and the timings by level.
     """
     choices = {level: replace(settings, optimization=level) for level in runtime_of(settings).levels}
     timed = _turns(
@@ -50,7 +50,7 @@ def fastest(
 
 
 def _runner(call: Prepared, given: Feeds) -> Callable[[], float]:
-    """Run once, for some runtimes prepare in their first run; then each call gives the milliseconds of one run."""
+    """Run once, since some runtimes prepare in their first run, and return a function that gives the milliseconds of one run."""
     call(given)
 
     def timed() -> float:
@@ -62,7 +62,7 @@ def _runner(call: Prepared, given: Feeds) -> Callable[[], float]:
 
 
 def _turns(runs: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, Timing]:
-    """Turns spread a slow moment of the machine over all; the order is reversed every other round."""
+    """Time runs in turns, which spread a slow moment of the machine over all; the order is reversed every other round."""
     for call in runs.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in runs}

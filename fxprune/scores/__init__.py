@@ -1,4 +1,4 @@
-"""How much each unit matters: one score, one file."""
+"""Scores: how much each unit of an axis matters, one score per file."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from fxprune.scores.base import Evidence, Worth, additive
 
 
 class NormObserver:
-    """The size of what is summed over an axis: for every contraction the product of its operands' norms, unit by unit (Wanda-like)."""
+    """Observer of operand norms, unit by unit: for every contraction over an axis, the sum of squares of each operand (Wanda-like)."""
 
     def __init__(self, flow: Flow, asked: Sequence[Units]) -> None:
         self.flow = flow
@@ -26,7 +26,7 @@ class NormObserver:
         self.squares: dict[tuple[Units, int, int], Tensor] = {}
 
     def take(self, seen: Seen) -> None:
-        """One batch."""
+        """Add the squares of one batch."""
         for units, found in self.asked.items():
             for i, contraction in enumerate(found):
                 for j, node in enumerate(contraction.operands):
@@ -42,7 +42,7 @@ class NormObserver:
             self.squares[key] = self.squares.get(key, torch.zeros_like(squares)) + squares
 
     def worth(self, units: Units) -> Tensor:
-        """Of each unit, float64 [count]."""
+        """Return the score of each unit, float64 [count]: the product of the operands' norms, summed over contractions."""
         result = torch.zeros(units.count, dtype=torch.float64)
         for i, contraction in enumerate(self.asked[units]):
             norms = [self.squares.get((units, i, j)) for j in range(len(contraction.operands))]
@@ -52,7 +52,7 @@ class NormObserver:
 
 
 def activation(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
-    """The norm of a unit's activations times the norm of the weights that read it."""
+    """Score units by the norm of their activations times the norm of the weights that read them."""
     meter = NormObserver(evidence.analysis.flow, asked)
     evidence.see([meter])
     return {units: additive(units, meter.worth(units)) for units in asked}

@@ -1,4 +1,7 @@
-"""Scores: how much each unit of an axis is worth, one row a score. They see any axis of any graph, through its members and contractions."""
+"""Score registry: the type of a row, the inputs of a score, and its result, the worth of each unit of an axis.
+
+Scores apply to any axis of any graph, through its members and contractions. The table SCORES is in `fxprune.scores`.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,29 @@ from fxprune.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Worth:
-    """The units of each group in the order in which they go, int64 [groups, size], and the error once k are gone [groups, size + 1]."""
+    """Result of a score for one axis: in each group of units, their order of removal and the error after each removal.
+
+    `order` int64 [groups, size], the first to be removed first; `errors` [groups, size + 1], at k the error once k units are removed.
+    """
 
     order: Tensor
     errors: Tensor
 
     def kept(self, count: int) -> list[int]:
-        """The indices of the `count` units that stay, ascending, where there is one group."""
+        """Return the indices of the `count` units that stay, ascending, for an axis with one group."""
         return sorted(self.order[0, self.order.shape[1] - count :].tolist())
 
     def rows(self, count: int) -> list[list[int]]:
-        """As `kept`, for each group."""
+        """Return the indices of the `count` units that stay in each group, ascending."""
         return [sorted(row) for row in self.order[:, self.order.shape[1] - count :].tolist()]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What scores may use: the analysis, calibration data, what gradients are of, and the bytes that moments may take at a time."""
+    """Inputs of a score: the analysis, the calibration data, the objective that gradients are of, and a memory limit.
+
+    `memory` is the number of bytes that moments may take in one pass over the data; 0 leaves the limit to the score.
+    """
 
     analysis: Analysis
     data: Calibration | None = None
@@ -42,7 +51,7 @@ class Evidence:
     memory: int = 0
 
     def see(self, meters: Sequence[Observer]) -> None:
-        """One pass over the data; UsageError where there are none."""
+        """Run observers over the calibration data in one pass; UsageError where there is no data."""
         if self.data is None:
             raise UsageError(
                 "this score needs calibration data: give --calibration FILE, or data=… in Python"
@@ -55,7 +64,10 @@ Rate: TypeAlias = Callable[[Evidence, Sequence[Units]], dict[Units, Worth]]
 
 @dataclass(frozen=True)
 class Score:
-    """A row: what it is, the function, whether it needs data, and whether its errors of different axes are in one currency."""
+    """Row of the table SCORES: a description, the function, and two properties.
+
+    `needs_data`: the function needs calibration data. `comparable`: errors of different axes are on one scale and can be added.
+    """
 
     help: str
     rate: Rate
@@ -64,7 +76,7 @@ class Score:
 
 
 def additive(units: Units, worth: Tensor) -> Worth:
-    """Units of this worth each, float64 [count]: the least goes first, of equal ones the last."""
+    """Return the order and the cumulative errors for scores that add up, float64 [count]: the least goes first, of equal ones the last."""
     groups = worth.reshape(units.groups, units.axis.size)
     order = torch.sort(groups, dim=1, descending=True, stable=True).indices.flip(1)
     errors = groups.gather(1, order).cumsum(1)
@@ -72,7 +84,7 @@ def additive(units: Units, worth: Tensor) -> Worth:
 
 
 def share_order(analysis: Analysis, rated: Mapping[Units, Worth]) -> dict[Units, Worth]:
-    """As rated, but what chooses from a table that layers share loses units in one order, by what they are worth to all of them."""
+    """Return the results with one common order, by mean worth, for the axes that choose units of one table which layers share."""
     by_name, found = {units.axis.name: units for units in rated}, dict(rated)
     for axes in tied_by_table(analysis, [units.axis for units in rated]):
         mean = _mean([rated[by_name[axis.name]] for axis in axes])

@@ -1,4 +1,4 @@
-"""Meters of single units: gradients of imagined gates (Taylor, Fisher), and sizes of activations."""
+"""Gradient scores (Taylor, Fisher): the change of the loss when a gate on a unit closes, accumulated over calibration batches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fxprune.scores.base import Evidence, Worth, additive
 
 
 class GateObserver:
-    """What the loss feels when a gate on a unit closes, to first order: the sum over the weights that read it of weight · gradient.
+    """Observer of the first-order change of the loss when a gate on a unit closes: weight · gradient, summed over the unit's readers.
 
     `first` adds up its magnitude (Taylor, arXiv 1611.06440: the absolute value comes after the sum), `second` its square (diagonal Fisher
-    of masks, arXiv 2204.09656), both by batch.
+    of masks, arXiv 2204.09656), once per batch and direction; both float64 [count].
     """
 
     def __init__(self, analysis: Analysis, asked: Sequence[Units]) -> None:
@@ -32,7 +32,7 @@ class GateObserver:
         self.second = {units: torch.zeros(units.count, dtype=torch.float64) for units in asked}
 
     def take(self, seen: Seen) -> None:
-        """One batch."""
+        """Add the changes of one batch."""
         for slopes in seen.slopes:
             for units, members in self.asked.items():
                 gate = torch.zeros(units.count, dtype=torch.float64)
@@ -51,7 +51,7 @@ class GateObserver:
 
 
 def _readers(units: Units) -> tuple[Member, ...]:
-    """The members whose zeros silence a unit, one dimension of each parameter; all learned ones where no zeros can."""
+    """Return the members whose zeros silence a unit, one dimension per parameter; all learned members where no zeros can."""
     axis = units.axis
     named = set(axis.readers) or {member.name for member in axis.members if member.learned}
     found: dict[str, Member] = {}
@@ -62,14 +62,14 @@ def _readers(units: Units) -> tuple[Member, ...]:
 
 
 def taylor(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
-    """The magnitude of the loss's first-order change without the unit."""
+    """Score units by the magnitude of the loss's first-order change without them (Taylor)."""
     meter = GateObserver(evidence.analysis, asked)
     evidence.see([meter])
     return {units: additive(units, meter.first[units]) for units in asked}
 
 
 def fisher(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
-    """The square of that change: the diagonal of the Fisher information of gates on the units."""
+    """Score units by the square of that change: the diagonal of the Fisher information of gates on the units."""
     meter = GateObserver(evidence.analysis, asked)
     evidence.see([meter])
     return {units: additive(units, meter.second[units]) for units in asked}

@@ -1,4 +1,4 @@
-"""Magnitude score, and random numbers to compare with."""
+"""Magnitude score, and random scores as a baseline."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fxprune.scores.base import Evidence, Worth, additive
 
 
 def magnitude(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
-    """The squared norm of a unit's weights over all members, each member scaled to a mean of one.
+    """Score units by the squared norm of their weights over all members, each member scaled to a mean of one.
 
-    Scaling keeps a large matrix from drowning a small one that the unit needs as much; vectors (biases, norms) don't count, unless
-    the axis has nothing else.
+    Without scaling, a large matrix would dominate a small one that the unit needs as much. Vectors (biases, norms) count only where
+    the axis has no other members.
     """
     return {units: additive(units, _magnitude(evidence, units)) for units in asked}
 
@@ -38,7 +38,7 @@ def _magnitude(evidence: Evidence, units: Units) -> Tensor:
 
 
 def chance(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
-    """Uniform numbers, the same for the same axis and seed."""
+    """Score units by uniform random numbers, the same for the same axis and seed."""
     return {units: additive(units, _drawn(evidence.objective.seed, units)) for units in asked}
 
 

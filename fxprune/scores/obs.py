@@ -1,7 +1,7 @@
-"""Optimal brain surgeon for units: which ones a reader can best do without, when its other weights are re-fitted each time.
+"""Optimal brain surgeon for units: remove those of least error first, and re-fit the readers' other weights after each step.
 
 Source: ZipLM (arXiv 2302.04089), with the outputs weighted by the curvature of the loss (K-FAC), so that errors of different readers
-are in one currency: the expected change of the loss (or squared distance of the model's output).
+are on one scale: the expected change of the loss (or squared distance of the model's output).
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ Read: TypeAlias = list[tuple[Matrix, Tensor]]
 
 
 _DAMPING = 1e-2
-"""What is added to the diagonal of the input moments, as a share of its mean."""
+"""Damping: this share of the mean of the input moments' diagonal is added to the diagonal."""
 
 STEPS = 48
-"""An axis is emptied in about this many steps; the moments are updated after each."""
+"""Approximate number of steps that remove all units of an axis; the readers are updated after each."""
 
 
 @dataclass
 class Reader:
-    """One matrix that reads the units: the inverse of its input moments, its whitened weights, and the columns of each unit [units, n]."""
+    """Matrix that reads the units: the inverse of its input moments, its weights, and the columns of each unit [units, n].
+
+    The weights [outputs, columns] are multiplied by the root of the second moment of the output gradients.
+    """
 
     inverse: Tensor
     weight: Tensor
     columns: Tensor
 
     def costs(self, units: Tensor) -> Tensor:
-        """What removing each unit alone costs, after the best re-fit of the rest."""
+        """Return the cost of removing each unit alone, after the best re-fit of the rest."""
         columns = self.columns[units]
         if columns.shape[1] == 1:
             flat = columns[:, 0]
@@ -51,7 +54,7 @@ class Reader:
         return costs
 
     def remove(self, units: Tensor) -> float:
-        """Remove units at once, re-fit the rest; what that costs."""
+        """Remove units at once, re-fit the rest, and return the cost."""
         gone = self.columns[units].flatten()
         solved = torch.linalg.solve(
             self.inverse[gone][:, gone], torch.cat([self.weight[:, gone].t(), self.inverse[gone]], 1)
@@ -65,7 +68,7 @@ class Reader:
 
 
 def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) -> Reader:
-    """A reader from its parameter and what the data said; a bias takes up the mean of what is removed, so it does not count."""
+    """Return a reader for a parameter and its moments; these are centred where a bias makes up for the mean of the removed inputs."""
     spread = moments.spread(centred=bool(matrix.bias))
     rounding = 1e-10 * moments.spread(centred=False).diagonal().mean().clamp_min(1e-20)
     damped = spread + _DAMPING * spread.diagonal().mean().maximum(rounding) * torch.eye(len(spread))
@@ -77,7 +80,7 @@ def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) ->
 
 
 def eliminate(readers: list[Reader], groups: int, size: int) -> tuple[Tensor, Tensor]:
-    """(order, errors): in each group the units from the first to go to the last [groups, size], and the sum of costs [groups, size + 1].
+    """Return (order, errors): in each group the units in order of removal [groups, size], and cumulative costs [groups, size + 1].
 
     Every step removes equally many units from each group.
     """
@@ -98,16 +101,16 @@ def eliminate(readers: list[Reader], groups: int, size: int) -> tuple[Tensor, Te
 
 
 def _spread(before: Tensor, costs: Tensor, paid: float) -> list[Tensor]:
-    """The sums of costs after each unit of a step, whose whole cost is known and is shared out by the cost of each alone."""
+    """Return the cumulative costs after each unit of a step; the step's whole cost is divided in proportion to the cost of each alone."""
     shares = costs / costs.sum().clamp_min(1e-300) * max(paid, 0.0)
     return list((before[:, None] + shares.cumsum(1)).unbind(1))
 
 
 def surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
-    """The error of the readers' outputs after their best re-fit, weighted by the curvature of the loss; units go one after another.
+    """Score units by the error of their readers' outputs after the best re-fit, weighted by the curvature of the loss.
 
-    Axes that no matrix of weights reads (qk) get their diagonal Fisher, which is in the same currency. Moments that exceed
-    `evidence.memory` are gathered in several passes.
+    Units are removed step by step, those of least error first. Axes that no weight matrix reads (qk) get their diagonal Fisher score,
+    which is on the same scale. Moments that exceed `evidence.memory` are accumulated in several passes.
     """
     known = matrices(evidence.analysis.program, evidence.analysis.flow)
     read = {units: _readers(evidence, known, units) for units in asked}
@@ -130,7 +133,7 @@ def surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
 
 
 def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> Read:
-    """The matrices that sum over the units, with the columns of each unit [count, n]."""
+    """Return the matrices that sum over the units, with the columns of each unit [count, n]."""
     found: Read = []
     for contraction in evidence.analysis.flow.contractions:
         matrix = known.get(contraction.node.name)

@@ -1,4 +1,4 @@
-"""Which plan meets a budget at the least error."""
+"""Search for the plan that meets a budget at the least error."""
 
 from fxprune.search.journal import Journal
 from fxprune.search.layer_scores import Evaluate

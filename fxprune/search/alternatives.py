@@ -1,4 +1,4 @@
-"""Which lowering is cheapest for units of unequal sizes: each is cut out as a small program, and metered."""
+"""Measured alternatives: lowerings of unequal units, factors or their product, split or dense products; each costed as a small program."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from fxprune.rewrite.shrink import shrink
 from fxprune.rewrite.split import RowBlockSplit, split, splits
 
 FASTER = 0.97
-"""Factors are faster where they take at most this share of the matrix's time."""
+"""Factors count as faster where they cost at most this share of the matrix."""
 
 
 def cheapest_lowerings(
     gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None, meter: Meter, point: Point | None = None
 ) -> dict[str, str]:
-    """For each outer axis that is ragged, the row of LOWERINGS that costs least by a meter (a `Clock` measures the runtime) at a point.
+    """Return, for each ragged outer axis, the row of LOWERINGS that costs least at a point by a meter (a `Clock` measures the runtime).
 
-    `lower(gated, trained, cheapest(gated, trained, clock))` uses them. Where an axis can't be computed in parts, padding is what is left.
+    `lower(gated, trained, cheapest_lowerings(gated, trained, clock))` uses them. Where an axis can't be computed in parts, only padding
+    remains.
     """
     ready = silenced(gated, trained)
     found = {}
@@ -41,7 +42,7 @@ def cheapest_lowerings(
 
 
 def _parts(ready: Silenced, outer: str, point: Point | None) -> dict[str, Part]:
-    """What the axis runs through, in each lowering that is possible."""
+    """Return the nodes that compute with the axis as a part, for each lowering that is possible."""
     found = {}
     for how in LOWERINGS:
         try:
@@ -64,7 +65,7 @@ def _part(ready: Silenced, outer: str, how: str, point: Point | None) -> Part:
 
 @dataclass(frozen=True)
 class FactorsAlternative:
-    """What factors and their product cost, by a meter (milliseconds of a `Clock`)."""
+    """Costs of factors and of their product, by a meter (milliseconds of a `Clock`)."""
 
     weights: tuple[str, ...]
     rank: int
@@ -81,7 +82,7 @@ class FactorsAlternative:
 def cheaper_factors(
     program: Program, meter: Any, point: Point | None = None
 ) -> tuple[Program, list[FactorsAlternative]]:
-    """The program without the factors that a meter does not find faster than their product, and what each pair costs."""
+    """Merge the factors that are not faster than their product by a meter; return the program and the costs of each pair."""
     values = values_at(program, point)
     found = {pair.weights: _measure_factors(program, pair, meter, values) for pair in pairs(program)}
     slim = merge_factors(program, lambda pair: not found[pair.weights].pays)
@@ -98,7 +99,7 @@ def _measure_factors(program: Program, pair: FactorPair, meter: Any, values: Val
 
 @dataclass(frozen=True)
 class SplitAlternative:
-    """What a split would cost beside the dense products, by a meter (milliseconds of a `Clock`)."""
+    """Costs of a split and of the dense products, by a meter (milliseconds of a `Clock`)."""
 
     weights: tuple[str, ...]
     products: int
@@ -115,7 +116,7 @@ class SplitAlternative:
 def cheaper_splits(
     program: Program, meter: Any, point: Point | None = None
 ) -> tuple[Program, list[SplitAlternative]]:
-    """The program with the splits that a meter finds cheaper than their dense products, and what each would have cost."""
+    """Apply the splits that are cheaper than their dense products by a meter; return the program and the costs of each split."""
     found = splits(program)
     verdicts = [_measure_split(program, each, meter, point) for each in found]
     chosen = [each for each, verdict in zip(found, verdicts, strict=True) if verdict.pays]

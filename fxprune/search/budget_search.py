@@ -1,4 +1,4 @@
-"""Seek: plans are drafted by a table of costs, written, measured as whole files, and drafted anew until one keeps to its budget."""
+"""Budget search: draft plans from a cost table, measure (or count) each as a whole, and draft anew until one meets its budget."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from fxprune.ir import Point, Program, feeds
 from fxprune.runtimes import measure
 
 TRIES = 5
-"""Plans that are emitted and measured before the best of them is taken."""
+"""Maximum number of plans that are measured before the best of them is taken."""
 
 ROOM = 0.99
-"""A measured plan should lie this far below its budget, for the next measurement will not be the same."""
+"""A measured plan should not exceed this share of its budget, since measurements vary."""
 
 CLOSE = 0.95
-"""A plan that lies below this share of its budget gives away more than it must."""
+"""A plan below this share of its budget removes more than necessary."""
 
 INSIDE = 0.1
-"""How near the next plan may come to either of two that lie on both sides of a budget, as a share of the way between them."""
+"""Least distance of the next plan from either of two on both sides of a budget, as a share of the way between them."""
 
 SECONDS_A_PLAN = 3.0
-"""How long the original and a plan are timed, taking turns."""
+"""Seconds for which the original and a plan are timed, in turns."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What is to be reached: a budget's name, the share of it that may be left, the point that it is meant at, a clock for latencies."""
+    """Target of a search: a budget's name, the share of it that may be left, the point that it applies to, a clock for latencies."""
 
     budget: str
     share: float
@@ -46,12 +46,12 @@ class Aim:
         return BUDGETS[self.budget].count is None
 
     def meter(self) -> Meter:
-        """How parts are costed."""
+        """Return the meter that gives the costs of parts."""
         return self.clock if self.measured else counting_meter(self.budget)
 
 
 class Scale:
-    """Weighs whole programs against the original: by a count, or by emitting both and timing them in turns."""
+    """Comparison of whole programs with the original: by a count, or by emitting both and timing them in turns."""
 
     def __init__(self, program: Program, aim: Aim, folder: Path) -> None:
         self.aim, self.folder, self.program = aim, folder, program
@@ -61,7 +61,7 @@ class Scale:
         self.total = self.count(program) if self.count else self._timed({"original": self.before})["original"]
 
     def share(self, slim: Program) -> float:
-        """What is left of the original's figure."""
+        """Return the share of the original's figure that is left."""
         if self.count:
             return self.count(slim) / self.total
         after = write_program(slim, self.folder / "plan", self.aim.clock.settings)
@@ -77,7 +77,7 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A plan: what it costs by the table, its error, a text equal for equal plans, how its program is made, and what it is made from."""
+    """Plan: its cost by the table, its error, a text equal for equal plans, a function that makes its program, and its choices."""
 
     cost: float
     error: float
@@ -87,32 +87,32 @@ class Draft:
 
 
 class Drafts(Protocol):
-    """What can be planned."""
+    """Source of plans for the search."""
 
     @property
     def whole(self) -> float:
-        """What all that is decided about costs now, by the table."""
+        """Cost, by the table, of all that is decided about, before anything is removed."""
 
     @property
     def more(self) -> str:
-        """What could be allowed besides, in words."""
+        """End of a refusal, in words: what could be allowed besides."""
 
     def within(self, cost: float) -> Draft | None:
-        """The plan of least error that costs at most this much; None where there is none."""
+        """Return the plan of least error that costs at most this much; None where there is none."""
 
     def half(self) -> Draft:
-        """About half of everything: the table is held against it."""
+        """Return a plan of about half of everything, by which the table is validated."""
 
     def least(self) -> Draft:
-        """What costs least."""
+        """Return the plan that costs least."""
 
     def frontier(self) -> list[tuple[float, float]]:
-        """The (cost, error) of the best plans for budgets of all sizes; empty where errors can't be added up."""
+        """Return the (cost, error) of the best plans for budgets of all sizes; empty where errors can't be added up."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A plan that was tried: what the cost table said, and what the emitted file showed, as shares of the original."""
+    """Plan that was tried: the share of the original that is left by the cost table and as measured (or counted), and the error."""
 
     predicted: float
     measured: float
@@ -121,10 +121,10 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Sought:
-    """The draft that keeps to the budget, the trials that led there, and the share that is left.
+    """Result of a search: the draft that meets the budget, the trials that led there, and the share that is left.
 
-    `factor` is what the whole model saves over what the table says. `frontier` is what the best plans for other budgets would leave,
-    as (predicted share, error).
+    `factor` is the saving of the whole model over that by the table. `frontier` are the best plans for other budgets, as (predicted
+    share, error).
     """
 
     aim: Aim
@@ -135,7 +135,7 @@ class Sought:
     frontier: tuple[tuple[float, float], ...] = ()
 
     def details(self) -> dict[str, Any]:
-        """For a report: the budget, the trials, the frontier, the factor and the share as plain data."""
+        """Return the budget, the trials, the frontier, the factor and the share as plain data, for a report."""
         return {
             "budget": self.aim.budget,
             "target": self.aim.share,
@@ -147,17 +147,17 @@ class Sought:
 
 
 def seek(program: Program, aim: Aim, drafts: Drafts, observe: Callable[[str], None]) -> Sought:
-    """The draft of least error whose emitted file keeps to the budget; RefusedError where even the smallest exceeds it."""
+    """Find the draft of least error that, as a whole, meets the budget; RefusedError where even the smallest exceeds it."""
     with tempfile.TemporaryDirectory(prefix="fxprune-plan-") as folder:
         observe("measuring the original")
         return _Search(drafts, Scale(program, aim, Path(folder)), observe).run()
 
 
 class _Search:
-    """Plans for a budget.
+    """Search for a plan that meets a budget.
 
     Costs of parts don't add up to that of the whole: caches are warmer in a small file, and parts of a convolutional net share
-    nodes. One plan, everything halved, is measured as a whole; `factor` is what it saves over what the table says.
+    nodes. One plan, everything halved, is measured as a whole; `factor` is its saving over that by the table.
     """
 
     def __init__(self, drafts: Drafts, scale: Scale, observe: Callable[[str], None]) -> None:
@@ -166,15 +166,15 @@ class _Search:
 
     @property
     def rest(self) -> float:
-        """The cost of what nothing decides about."""
+        """Cost of all that is not decided about."""
         return self.scale.total - self.factor * self.drafts.whole
 
     def predicted(self, cost: float) -> float:
-        """The share that is left by the table where what is decided about costs this much."""
+        """Return the share of the original that is left where all that is decided about costs this much by the table."""
         return (self.rest + self.factor * cost) / self.scale.total
 
     def run(self) -> Sought:
-        """Plan and weigh until a plan keeps to the budget and gives little away."""
+        """Draft and measure until a plan meets the budget and removes little more than necessary."""
         aim, trials, seen = self.scale.aim, list[Trial](), set[str]()
         best: tuple[tuple[bool, float], Draft] | None = None
         allowed, room = aim.share, ROOM if aim.measured else 1.0
@@ -211,7 +211,7 @@ class _Search:
         return saved / said if said > 0 and saved > 0 else 1.0
 
     def _smallest(self, trials: list[Trial]) -> Draft:
-        """The smallest of everything, where the table knows nothing better; RefusedError where that exceeds the budget."""
+        """Try and return the plan that costs least, where no other meets the budget; RefusedError where it exceeds the budget, too."""
         draft = self.drafts.least()
         trials.append(self._tried(draft, len(trials)))
         if trials[-1].measured > self.scale.aim.share:
@@ -227,9 +227,10 @@ class _Search:
 
 
 def _next(tried: Sequence[tuple[float, float]], goal: float) -> float:
-    """What to allow next, from (allowed, measured) so far: between plans on both sides of the goal, else on by what the last one missed.
+    """Return the share to allow next, from (allowed, measured) so far.
 
-    The table's slope is not the clock's: stepping on by the miss alone would swing around a goal where the clock falls steeply.
+    With plans on both sides of the goal it is interpolated between them, else it is moved by what the last one missed. The slope of the
+    table is not that of the measurements: moving by the miss alone would oscillate around a goal where these fall steeply.
     """
     under = max((each for each in tried if each[1] <= goal), key=lambda each: each[1], default=None)
     over = min((each for each in tried if each[1] > goal), key=lambda each: each[1], default=None)

@@ -1,4 +1,4 @@
-"""A journal of evaluations: JSON lines, so that a search that was killed goes on where it stood and repeats none."""
+"""Evaluation journal: JSON lines, so that a search that was killed resumes where it stopped and repeats no evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _FORMAT = "fxprune.journal/1"
 
 
 class Journal:
-    """Scores by (what was removed, who evaluated, of which program); in memory only where there is no path."""
+    """Scores of one evaluator and one program, by removed regions; in memory only where there is no path.
+
+    UsageError where the file is not a journal.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None, evaluator: str, program: str) -> None:
         self.path = Path(path) if path else None
@@ -37,7 +40,7 @@ class Journal:
             self.scores[frozenset(entry["removed"])] = float(entry["score"])
 
     def write(self, removed: Iterable[str], score: float, seconds: float) -> None:
-        """Keep one evaluation; when this returns, it survives a crash."""
+        """Record one evaluation; once this returns, it survives a crash."""
         key = frozenset(removed)
         self.scores[key] = score
         if not self.path:
@@ -51,7 +54,7 @@ class Journal:
 
 
 def evaluator_identity(evaluate: Callable[..., Any]) -> str:
-    """What tells one evaluator from another: its own `evaluator_identity`, else where it is defined and with what it is configured."""
+    """Return a text that distinguishes evaluators: the evaluator's own `identity`, else where it is defined and its configuration."""
     own = getattr(evaluate, "identity", None)
     if own is not None:
         return str(own)

@@ -1,7 +1,6 @@
-"""Which option of each site to take, so that the sum of costs keeps to a budget and the sum of errors is least.
+"""Multiple-choice knapsack: choose one option of each site, so that costs keep to a budget and the sum of errors is least.
 
-The multiple-choice knapsack problem, by dynamic programming over costs in GRID steps; costs are rounded up, so that no plan exceeds its
-budget.
+Solved by dynamic programming over costs in GRID steps; costs are rounded up, so that no plan exceeds its budget.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import numpy as np
 Numbers: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 GRID = 4000
-"""Steps that a budget is divided into."""
+"""Number of steps that a budget is divided into."""
 
 _POINTS = 48
-"""Budgets between nothing and everything that a frontier shows."""
+"""Number of budgets, up to the whole cost, for which a frontier is computed."""
 
 
 def choose_options(options: Sequence[Sequence[tuple[float, float]]], budget: float) -> list[int] | None:
-    """The place of the chosen (cost, error) in each list; None where even the cheapest options together exceed the budget."""
+    """Return the index of the chosen (cost, error) in each list; None where even the cheapest options together exceed the budget."""
     if not options:
         return []
     step = budget / GRID
@@ -35,7 +34,7 @@ def choose_options(options: Sequence[Sequence[tuple[float, float]]], budget: flo
 
 
 def frontier(options: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """The (cost, error) of the best combinations for budgets from the least to the whole: what costs more errs less."""
+    """Return the (cost, error) of the best combinations for budgets up to the whole cost; errors fall as costs rise."""
     whole = sum(max(cost for cost, _ in each) for each in options)
     step = whole * (1 + len(options) / GRID) / GRID  # room for what rounding adds to the costs
     if step <= 0:
@@ -52,7 +51,7 @@ def frontier(options: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[flo
 
 
 def _solved(options: Sequence[Sequence[tuple[float, float]]], step: float) -> tuple[Numbers, list[Numbers]]:
-    """The least error for each cost in steps, and what was chosen from each list there."""
+    """Return the least error for each cost in steps, and for each list the index chosen at each cost."""
     best = np.full(GRID + 1, math.inf)
     best[0] = 0.0
     taken: list[Numbers] = []
@@ -63,7 +62,7 @@ def _solved(options: Sequence[Sequence[tuple[float, float]]], step: float) -> tu
 
 
 def _extended(best: Numbers, each: Sequence[tuple[float, float]], step: float) -> tuple[Numbers, Numbers]:
-    """The least error for each cost when one more list has to be chosen from, and what was chosen there."""
+    """Return the least error for each cost with one more list, and the index chosen from it (−1 where the cost can't be met)."""
     after = np.full(GRID + 1, math.inf)
     choice = np.full(GRID + 1, -1)
     for place, (cost, error) in enumerate(each):

@@ -1,4 +1,4 @@
-"""Layer scores: how good a program is without some regions."""
+"""Layer scores: raters that score a program without some of its regions, and an evaluator without labels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from fxprune.rewrite.bypass import bypass, bypass_regions
 from fxprune.search.journal import Journal, evaluator_identity
 
 Evaluate: TypeAlias = Callable[[Program], float]
-"""How good a program is; higher is better. Candidates share their weights with the program that is searched: who trains, trains a copy."""
+"""Quality of a program, higher is better. Candidates share their weights with the searched program: to train one, train a copy."""
 
 
 class Evaluated:
-    """A rater that evaluates each candidate program; every evaluation is kept in a journal, and none is repeated.
+    """Rater that evaluates each candidate program; every evaluation is recorded in a journal, and none is repeated.
 
-    With an executor candidates run there, in any order: `evaluate` must be one that can be pickled, and the program travels as a `.pt2`
-    file in a folder that the workers can read.
+    With an executor, candidates run there, in any order: `evaluate` must be picklable, and the program is passed as a `.pt2` file in a
+    folder that the workers must be able to read.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Evaluated:
         self.observe: Callable[[float], None] = lambda seconds: None
 
     def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
-        """One evaluation a candidate, those of the journal excepted."""
+        """Return one score per candidate; those in the journal are not evaluated."""
         return self.scores([(*removed, name) for name in candidates])
 
     def scores(self, sets: Sequence[Iterable[str]]) -> list[float]:
-        """How good the program is without each set of regions (none at all is one, too); those of the journal are not evaluated."""
+        """Return the score of the program without each set of regions (it may be empty); those in the journal are not evaluated."""
         asked = [frozenset(names) for names in sets]
         waiting = [gone for gone in dict.fromkeys(asked) if gone not in self.journal.scores]
         for _ in range(len(asked) - len(waiting)):
@@ -86,7 +86,7 @@ class Evaluated:
 
 
 def fingerprint(analysis: Analysis) -> str:
-    """Tells programs apart by their axes and by every weight: a journal must not answer for a model that was trained on since."""
+    """Return a hash of the program's axes and of every weight, so that a journal is not used for a model that was trained since."""
     digest = hashlib.sha256(analysis.digest.encode())
     for name, value in sorted(analysis.program.tensors().items()):
         digest.update(name.encode())
@@ -98,7 +98,7 @@ def fingerprint(analysis: Analysis) -> str:
 def evaluated(
     path: str, removed: tuple[str, ...], evaluate: Evaluate, needed: Sequence[str] = ()
 ) -> tuple[float, float]:
-    """(score, seconds) of one candidate: what runs in a worker, after importing the modules that the file needs."""
+    """Return (score, seconds) of one candidate; runs in a worker, and first imports the modules that the file needs."""
     for module in needed:
         importlib.import_module(module)
     analysis = _loaded(path)
@@ -112,20 +112,20 @@ def _loaded(path: str) -> Analysis:
 
 
 class Last:
-    """A rater that measures nothing: all are equal, so that the last ones go first (top-layer dropping, arXiv 2004.03844)."""
+    """Rater that gives equal scores, so that the last candidates go first (top-layer dropping, arXiv 2004.03844)."""
 
     def __init__(self) -> None:
         self.observe: Callable[[float], None] = lambda seconds: None
 
     def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
-        """0 for each; ties go to the last."""
+        """Return 0 for each candidate; ties go to the last."""
         for _ in candidates:
             self.observe(0.0)
         return [0.0] * len(candidates)
 
 
 class Influence:
-    """A rater without training: a region matters little whose output points where its input does (block influence, arXiv 2403.03853).
+    """Rater by block influence (arXiv 2403.03853): a region matters little if its output has the direction of its input.
 
     The score is the mean cosine of a region's input and output, over the last dimension, on calibration inputs (keyword arguments); one
     run of the program rates all candidates.
@@ -136,7 +136,7 @@ class Influence:
         self.observe: Callable[[float], None] = lambda seconds: None
 
     def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
-        """The mean cosine of each candidate, given what is gone."""
+        """Return the mean cosine of each candidate, given what is removed."""
         program = bypass(self.program, removed)
         analysis = analyze(program)
         regions = [analysis.region(name) for name in candidates]
@@ -151,7 +151,7 @@ class Influence:
 
 
 class Faithfulness:
-    """An evaluator without labels: minus the squared difference of a candidate's outputs from the original's, over the square of those.
+    """Evaluator without labels: minus the squared difference of a candidate's outputs from the original's, over the square of those.
 
     The mean over calibration inputs (keyword arguments; the example inputs where none are given) and floating outputs; 0 is the best.
     """
@@ -163,7 +163,7 @@ class Faithfulness:
         self.identity = f"faithfulness on {len(self.data)} inputs, {sum(float(v.sum()) for w in self.wanted for v in w):.6e}"
 
     def __call__(self, candidate: Program) -> float:
-        """Minus the mean relative squared difference."""
+        """Return minus the mean relative squared difference."""
         pairs = [
             pair
             for kwargs, wanted in zip(self.data, self.wanted, strict=True)
@@ -186,7 +186,7 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 
 
 def _values(program: Program, kwargs: dict[str, Any], names: set[str]) -> dict[str, Tensor]:
-    """The values of some nodes in one run; positional inputs are those of the example."""
+    """Return the values of some nodes in one run; positional inputs are those of the example."""
     found: dict[str, Tensor] = {}
 
     class Recorder(fx.Interpreter):

@@ -1,6 +1,6 @@
-"""Which regions to remove: greedy (Greedy-layer Pruning, arXiv 2105.14839), one-shot or exhaustive, apart from how a choice is scored.
+"""Layer search: choose the regions to remove, greedily (Greedy-layer Pruning, arXiv 2105.14839), in one shot or exhaustively.
 
-A `Rater` says how good the program is without each of some candidates, given what is gone already; higher is better, ties go to the
+A `Rater` scores the program without each of some candidates, given what is removed already; higher is better, ties go to the
 candidate that stands last. Evaluators that train are the paper's own setting: every candidate begins with the program's own weights.
 """
 
@@ -17,21 +17,22 @@ from fxprune.errors import SelectionError
 from fxprune.search.layer_scores import Evaluated, Influence, Last
 
 Progress: TypeAlias = Callable[[int, int, float], None]
-"""Told after each evaluation: how many are done, how many there are, and the seconds that the rest will take."""
+"""Called after each evaluation with the number done, the total, and an estimate of the seconds that the rest will take."""
 
 
 class Rater(Protocol):
-    """Scores candidates: how good the program is when `removed` and one candidate are gone."""
+    """Scorer of candidates: the quality of the program without `removed` and one candidate."""
 
     def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
-        """One score a candidate, in their order."""
+        """Return one score per candidate, in their order."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search removes, in order, the score after each removal, and how many evaluations it asked for.
+    """Result of a search: the regions to remove, in order, their scores, and the number of evaluations that it requested.
 
-    A greedy search yields a nested family: the first k of `order` are its answer for k. `ratings` are all scores, by round.
+    A greedy search yields a nested family: the first k of `order` are its answer for k. `scores` are those after each removal (greedy), of
+    each region alone (oneshot) or of the whole set (exhaustive); `ratings` are all scores, by round.
     """
 
     order: tuple[str, ...]
@@ -41,7 +42,7 @@ class Found:
 
 
 def greedy(rater: Rater, candidates: Sequence[str], count: int) -> Found:
-    """Remove the best, rate the rest given what is gone, and so on: nL − n(n−1)/2 ratings for n of L."""
+    """Remove the best, rate the rest given what is removed, and so on: nL − n(n−1)/2 ratings for n of L."""
     removed: list[str] = []
     rounds: list[dict[str, float]] = []
     while len(removed) < count:
@@ -53,7 +54,7 @@ def greedy(rater: Rater, candidates: Sequence[str], count: int) -> Found:
 
 
 def oneshot(rater: Rater, candidates: Sequence[str], count: int) -> Found:
-    """Rate each alone, and remove those that are missed least."""
+    """Rate each candidate alone, and remove those whose removal scores best."""
     ratings = dict(zip(candidates, rater.rate([], candidates), strict=True))
     place = {name: i for i, name in enumerate(candidates)}
     order = sorted(candidates, key=lambda name: (_number(ratings[name]), place[name]), reverse=True)[:count]
@@ -61,7 +62,7 @@ def oneshot(rater: Rater, candidates: Sequence[str], count: int) -> Found:
 
 
 def exhaustive(rater: Rater, candidates: Sequence[str], count: int) -> Found:
-    """Rate every set of `count`: for small cases; the order within the answer is that of the graph."""
+    """Rate every set of `count` candidates, for small cases; the order within the answer is that of the candidates."""
     ratings: dict[tuple[str, ...], float] = {}
     for first in itertools.combinations(candidates, count - 1):
         rest = candidates[candidates.index(first[-1]) + 1 :] if first else list(candidates)
@@ -81,7 +82,7 @@ SEARCHES: dict[str, tuple[Callable[[Rater, Sequence[str], int], Found], str]] = 
 
 
 def _best(ratings: dict[Any, float]) -> Any:
-    """The highest; of equal ones the last."""
+    """Return the key of the highest score; of equal ones the last."""
     place = {name: i for i, name in enumerate(ratings)}
     return max(ratings, key=lambda name: (_number(ratings[name]), place[name]))
 
@@ -97,7 +98,7 @@ def search_layers(
     count: int,
     progress: Progress | None = None,
 ) -> Found:
-    """A search of the table SEARCHES; SelectionError where fewer candidates than `count` + 1 are there (one must stay)."""
+    """Run a search of the table SEARCHES; SelectionError unless 1 ≤ `count` < number of candidates (one must stay)."""
     if not 1 <= count < len(candidates):
         raise SelectionError(
             f"{count} of {len(candidates)} regions can't go: at least one must go and one must stay"
@@ -108,7 +109,7 @@ def search_layers(
 
 
 class _Clock:
-    """Counts evaluations, and says what is left by the time that those took which were not in a journal, however many run at once."""
+    """Counter of evaluations that estimates the time left from those that were not in a journal, however many run at once."""
 
     def __init__(self, name: str, size: int, count: int, progress: Progress) -> None:
         self.total = {

@@ -1,4 +1,4 @@
-"""Plans: from the worth of units and the cost of sites to what each site keeps."""
+"""Plans: the options of each site, with costs and errors, and the choice of one option per site within a budget."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from fxprune.scores import Worth
 from fxprune.search import knapsack
 
 _LEVELS = 32
-"""About how many sizes of a large axis are weighed against each other."""
+"""Approximate number of sizes of a large axis that are options."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a site could keep: units of its axes, in their order; none where its branch goes. With the cost of the site, and the error."""
+    """Option of a site: the number of units that each of its axes keeps, the cost of the site, and the error.
+
+    `counts` are in the order of the site's axes; they are empty where its branch is removed.
+    """
 
     counts: tuple[int, ...]
     cost: float
@@ -28,13 +31,13 @@ class Option:
 
     @property
     def parts(self) -> tuple[Option, ...]:
-        """One for each site."""
+        """Options by site: this one alone."""
         return (self,)
 
 
 @dataclass(frozen=True)
 class Joint:
-    """An option of each of several sites, with the sums of their costs and errors."""
+    """One option for each of several sites, with the sums of their costs and errors."""
 
     parts: tuple[Option, ...]
     cost: float
@@ -43,9 +46,9 @@ class Joint:
 
 @dataclass(frozen=True, eq=False)
 class SiteChoice:
-    """A site with all that a plan needs of it.
+    """Site with its costs and its scores, from which its options are made.
 
-    `gone` is the error without its branch, None where the branch can't go; `scale` is what the errors of the worth are multiplied by.
+    `gone` is the error without its branch, None where the branch can't be removed; errors of the scores are multiplied by `scale`.
     """
 
     site: Site
@@ -55,7 +58,7 @@ class SiteChoice:
     scale: float = 1.0
 
     def options(self) -> list[Option]:
-        """All that could be kept, without what costs no less than something that errs less."""
+        """Return the options by rising cost, without those that another one dominates (no higher cost, no larger error)."""
         inner = [_inner_levels(axis) for axis in self.site.inner]
         sizes = itertools.product(_levels(self.site.main, self.cost.multiple_of), *inner)
         found = [self.option(counts) for counts in sizes]
@@ -64,7 +67,7 @@ class SiteChoice:
         return _undominated(found)
 
     def option(self, counts: tuple[int, ...]) -> Option:
-        """These sizes of the axes."""
+        """Return the option with these sizes of the axes."""
         main = self.worth[self.site.main.name]
         size = self.site.main.size
         stay = main.order[0, size - counts[0] :]
@@ -75,15 +78,15 @@ class SiteChoice:
 
     @property
     def choices(self) -> tuple[SiteChoice, ...]:
-        """Itself, as of several that are tied."""
+        """This choice alone (`Tied` has several)."""
         return (self,)
 
     def cheapest(self) -> Option:
-        """The option that costs least."""
+        """Return the option that costs least."""
         return self.options()[0]
 
     def near(self, share: float) -> Option:
-        """The option that keeps about this share of the main axis, and all of the inner ones."""
+        """Return the option that keeps about this share of the main axis, and all of the inner ones."""
         levels = _levels(self.site.main, self.cost.multiple_of)
         return self.option((_nearest(levels, share), *(axis.size for axis in self.site.inner)))
 
@@ -95,15 +98,15 @@ class Tied:
     choices: tuple[SiteChoice, ...]
 
     def options(self) -> list[Joint]:
-        """What all of them could keep, without what costs no less than something that errs less."""
+        """Return the joint options by rising cost, without those that another one dominates."""
         return _undominated([self.joint(count) for count in self._levels()])
 
     def cheapest(self) -> Joint:
-        """The option that costs least."""
+        """Return the option that costs least."""
         return self.options()[0]
 
     def joint(self, count: int) -> Joint:
-        """This size of every main axis."""
+        """Return the joint option with this size of every main axis."""
         whole = [tuple(axis.size for axis in choice.site.inner) for choice in self.choices]
         parts = tuple(
             choice.option((count, *inner)) for choice, inner in zip(self.choices, whole, strict=True)
@@ -111,7 +114,7 @@ class Tied:
         return Joint(parts, sum(part.cost for part in parts), sum(part.error for part in parts))
 
     def near(self, share: float) -> Joint:
-        """About this share of the smallest axis."""
+        """Return the joint option that keeps about this share of the smallest main axis."""
         return self.joint(_nearest(self._levels(), share))
 
     def _levels(self) -> list[int]:
@@ -149,7 +152,7 @@ def _undominated(found: Sequence[_Kept]) -> list[_Kept]:
 
 
 def cheapest_error(choices: Sequence[SiteChoice | Tied], budget: float) -> list[Option] | None:
-    """The options of least error whose costs keep to the budget, one for each site; None where none do."""
+    """Return the options of least error whose costs keep to the budget, one for each site; None where none do."""
     options: list[Sequence[Option | Joint]] = [choice.options() for choice in choices]
     places = knapsack.choose_options([[(o.cost, o.error) for o in each] for each in options], budget)
     return (
@@ -158,17 +161,20 @@ def cheapest_error(choices: Sequence[SiteChoice | Tied], budget: float) -> list[
 
 
 def plan_frontier(choices: Sequence[SiteChoice | Tied]) -> list[tuple[float, float]]:
-    """The (cost, error) of the best plans for budgets of all sizes."""
+    """Return the (cost, error) of the best plans for budgets of all sizes."""
     return knapsack.frontier([[(o.cost, o.error) for o in choice.options()] for choice in choices])
 
 
 def flat_options(plan: Sequence[Option | Joint]) -> list[Option]:
-    """One option for each site."""
+    """Return one option for each site; joint options are taken apart."""
     return [part for each in plan for part in each.parts]
 
 
 def same_share(choices: Sequence[SiteChoice | Tied], budget: float) -> list[Option] | None:
-    """The same share of every main axis, as much as the budget allows: for scores whose errors can't be compared between axes."""
+    """Return the options that keep the same share of every main axis, the largest within the budget; None where none was found.
+
+    For scores whose errors can't be compared between axes.
+    """
     found: list[Option] | None = None
     low, high = 0.0, 1.0
     for _ in range(12):
@@ -180,12 +186,12 @@ def same_share(choices: Sequence[SiteChoice | Tied], budget: float) -> list[Opti
 
 
 def at_share(choices: Sequence[SiteChoice | Tied], share: float) -> list[Option]:
-    """The options that keep about this share of every main axis, one for each site."""
+    """Return the options that keep about this share of every main axis, one for each site."""
     return flat_options([choice.near(share) for choice in choices])
 
 
 def selection_of(choices: Sequence[SiteChoice], options: Sequence[Option]) -> Selection:
-    """What the options keep, in indices of the original."""
+    """Return what the options keep as a selection, in indices of the original."""
     axes: dict[str, list[int] | list[list[int]]] = {}
     sizes: dict[str, int] = {}
     within: dict[str, str] = {}

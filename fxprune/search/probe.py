@@ -1,7 +1,7 @@
-"""Probes: what scores predict is held against what really happens to the outputs, on a few rows, one site at a time.
+"""Error calibration: scale the errors that scores predict to the measured change of the outputs, on a few rows, site by site.
 
-A score sees one reader at a time and takes rows for independent; where neighbouring places err alike (images), it is too low by far. One
-cut of each site is tried, its readers re-fitted, and all errors of the site are scaled by what was found.
+A score treats one reader at a time and rows as independent; where errors of neighbouring places are alike (images), it is far too low. One
+cut of each site is tried, its readers are re-fitted, and all errors of the site are scaled by the ratio of measured to predicted error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from fxprune.rewrite.bypass import bypass_regions
 from fxprune.search.plans import SiteChoice, selection_of
 
 _ROWS = 48
-"""Rows on which outputs are compared."""
+"""Approximate number of rows on which outputs are compared."""
 
 NUMBERS = 1 << 25
-"""And at most about so many numbers in all: a language model gives millions for a row, and few rows tell enough."""
+"""Approximate limit of output elements in all: a language model gives millions per row, and few rows suffice."""
 
 SHARE = 0.75
-"""What is left of a site in its probe."""
+"""Share of a site's main axis that its probe keeps."""
 
 TRUST = 100.0
 """Errors are scaled by no more than this, and by no less than its inverse."""
@@ -40,7 +40,7 @@ TRUST = 100.0
 
 @dataclass
 class Probe:
-    """Tries cuts of one site each; `how` names the repair that will follow."""
+    """Trial of cuts, one site at a time; `how` names the repair that will follow."""
 
     analysis: Analysis
     data: Calibration
@@ -56,7 +56,7 @@ class Probe:
         self.outputs = [_run(self.analysis.program, batch) for batch in self.few.batches]
 
     def calibrated(self, choices: Sequence[SiteChoice], branches: bool) -> list[SiteChoice]:
-        """The choices with their errors scaled, and, if asked, with the error without their branch."""
+        """Return the choices with their errors scaled, and with `branches` also with the error without their branch."""
         found: list[SiteChoice] = []
         for i, choice in enumerate(choices):
             self.observe(f"probing {choice.site.main.name} ({i + 1} of {len(choices)})")
@@ -80,7 +80,7 @@ class Probe:
         return self.gap(bypass_regions(self.analysis, [branch]))
 
     def gap(self, candidate: Program) -> float:
-        """How far a candidate's outputs are from the original's, by the objective."""
+        """Return the distance of a candidate's outputs from the original's by the objective, averaged over batches."""
         gaps = [
             self.objective.gap(output, _run(candidate, batch), batch)
             for batch, output in zip(self.few.batches, self.outputs, strict=True)
@@ -93,14 +93,14 @@ def _sizes(outputs: Any) -> list[tuple[int, ...]]:
 
 
 def _few(data: Calibration, rows: float) -> Calibration:
-    """Batches spread over the data, of about so many rows in all, but more than one where there are more."""
+    """Return batches spread over the data, of about so many rows in all, but more than one where there are more."""
     count = max(2, round(rows * len(data.batches) / max(1, data.rows)))
     step = max(1, len(data.batches) // count)
     return Calibration(data.batches[::step][:count])
 
 
 class _Run(fx.Interpreter):
-    """A run that leaves the program's own buffers as they were."""
+    """Interpreter that leaves the program's own buffers as they were."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program.graph)

@@ -1,4 +1,4 @@
-"""Ranks: the ways to write each matrix, whole or as factors of some rank, with what each costs by a meter and what it loses.
+"""Rank plans: the ways to write each matrix, whole or as factors of some rank, each with its cost by a meter and its error.
 
 Matrices that read one value (queries, keys and values) are decided about together: their factors may share the first, thin product.
 """
@@ -38,13 +38,16 @@ class Way:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The rank of each weight."""
+        """Rank of each weight that becomes factors, by name."""
         return {matrix.weight: rank for spectrum, rank in self.parts for matrix in spectrum.matrices}
 
 
 @dataclass(frozen=True, eq=False)
 class RankChoice:
-    """Matrices that are decided about together: the whole ones come first among the ways, factors that are no faster are `slow`."""
+    """Matrices that are decided about together, and the ways to write them.
+
+    The first of `ways` leaves the matrices as they are; `slow` are the factors that are not faster than that.
+    """
 
     group: MatrixGroup
     joint: Spectrum
@@ -53,12 +56,12 @@ class RankChoice:
 
     @property
     def dense(self) -> Way:
-        """The matrices as they are."""
+        """Way that leaves the matrices as they are."""
         return self.ways[0]
 
 
 def groups(analysis: Analysis, apart: bool = False) -> list[MatrixGroup]:
-    """The matrices that factors can stand for, those that read one value together unless `apart`; not what is a factor already."""
+    """Return the matrices that factors can replace, those that read one value together unless `apart`; existing factors are left out."""
     program = analysis.program
     factors = {name for pair in pairs(program) for name in pair.weights}
     found: dict[tuple[str, ...], list[Matrix]] = {}
@@ -76,26 +79,26 @@ def groups(analysis: Analysis, apart: bool = False) -> list[MatrixGroup]:
 
 
 def with_members(found: Sequence[MatrixGroup]) -> list[MatrixGroup]:
-    """The groups, and each matrix of a larger one alone: factors may share a product, or not."""
+    """Return the groups, and each matrix of a larger group alone: factors may share a product, or not."""
     return list(
         dict.fromkeys([*found, *((matrix,) for group in found if len(group) > 1 for matrix in group)])
     )
 
 
 def levels(even: float) -> list[int]:
-    """Ranks worth a look below the one at which nothing is saved: widths that runtimes like."""
+    """Return candidate ranks below `even`, the one at which no parameters are saved, rounded to widths at which runtimes are fast."""
     step = next(step for least, step in GRAINS if even >= least)
     rounded = {max(step, int(share * even) // step * step) for share in _KNOTS}
     return sorted(rank for rank in rounded if rank < even)
 
 
 Levels = Callable[[Spectrum], Sequence[int]]
-"""Which ranks of a spectrum are costed."""
+"""Function that gives the ranks of a spectrum that are costed."""
 
 
 @dataclass
 class Table:
-    """Choices with their costs at a point, by a meter; matrices of the same sizes share their measurements."""
+    """Cost table of rank choices at a point, by a meter; matrices of the same sizes share their measurements."""
 
     program: Program
     meter: Meter
@@ -103,7 +106,7 @@ class Table:
     wanted: Levels = field(default=lambda spectrum: levels(spectrum.even))
 
     def choices(self, found: Sequence[MatrixGroup], spectra: Sequence[Spectrum]) -> list[RankChoice]:
-        """A choice for each group; `spectra` are of the groups and their members."""
+        """Return a choice for each group; `spectra` are those of the groups and of their members."""
         values = values_at(self.program, self.point)
         by_group = {spectrum.matrices: spectrum for spectrum in spectra}
         return [self._choice(group, by_group, values) for group in found]
@@ -130,12 +133,12 @@ class Table:
         )
 
     def _common(self, alone: Sequence[Spectrum]) -> list[int]:
-        """Ranks that make sense for each of some matrices."""
+        """Return the candidate ranks that these matrices have in common."""
         return sorted(set.intersection(*(set(self.wanted(each)) for each in alone)))
 
 
 def _thin(program: Program, form: Sequence[tuple[Spectrum, int]]) -> Program:
-    """A small program with factors of these ranks; their numbers don't matter."""
+    """Return a small program with factors of these ranks, to be costed only: their values don't matter."""
     factors: dict[str, Factors] = {}
     for spectrum, rank in form:
         factors |= spectrum.factors(rank, program.tensors())
@@ -143,7 +146,7 @@ def _thin(program: Program, form: Sequence[tuple[Spectrum, int]]) -> Program:
 
 
 def apply_ranks(program: Program, ways: Sequence[Way]) -> Factorized:
-    """The program with its matrices written in these ways, biases that make up for what is lost included."""
+    """Return the program with its matrices written in these ways, and with biases that make up for the mean of what is lost."""
     tensors = program.tensors()
     ranks: dict[str, int] = {}
     factors: dict[str, Factors] = {}
@@ -160,7 +163,7 @@ def apply_ranks(program: Program, ways: Sequence[Way]) -> Factorized:
 
 @dataclass(frozen=True, eq=False)
 class Thin:
-    """What `fxprune.search.budget_search` plans with: for each choice a way, so that the errors' sum is least."""
+    """Drafts of rank plans, for the budget search: one way for each choice, so that the sum of errors is least."""
 
     program: Program
     choices: Sequence[RankChoice]
@@ -168,42 +171,42 @@ class Thin:
 
     @property
     def whole(self) -> float:
-        """The cost of all matrices as they are."""
+        """Cost of all matrices as they are."""
         return sum(choice.dense.cost for choice in self.choices)
 
     def draft(self, ways: Sequence[Way]) -> Draft:
-        """A plan of these ways."""
+        """Return the draft of a plan with these ways."""
         cost, error = sum(way.cost for way in ways), sum(way.error for way in ways)
         key = str([[(s.matrices[0].weight, rank) for s, rank in way.parts] for way in ways])
         return Draft(cost, error, key, lambda: apply_ranks(self.program, ways).program, tuple(ways))
 
     def within(self, cost: float) -> Draft | None:
-        """The ways of least error within a cost."""
+        """Return the draft of least error within a cost; None where there is none."""
         places = knapsack.choose_options(self._costs(), cost)
         if places is None:
             return None
         return self.draft([choice.ways[i] for choice, i in zip(self.choices, places, strict=True)])
 
     def frontier(self) -> list[tuple[float, float]]:
-        """The (cost, error) of the best ways for budgets of all sizes."""
+        """Return the (cost, error) of the best ways for budgets of all sizes."""
         return knapsack.frontier(self._costs())
 
     def _costs(self) -> list[list[tuple[float, float]]]:
         return [[(way.cost, way.error) for way in choice.ways] for choice in self.choices]
 
     def half(self) -> Draft:
-        """What comes closest to half of each cost."""
+        """Return the draft of the ways whose costs come closest to half of the matrices' own."""
         return self.draft(
             [min(c.ways, key=lambda way: abs(way.cost - c.dense.cost / 2)) for c in self.choices]
         )
 
     def least(self) -> Draft:
-        """The cheapest of each."""
+        """Return the draft of the cheapest ways."""
         return self.draft([min(choice.ways, key=lambda way: way.cost) for choice in self.choices])
 
 
 def smallest(choice: RankChoice, ranks: Mapping[MatrixGroup, int]) -> Way:
-    """The cheapest way in which each matrix has at least its rank; the dense one where there is no such way."""
+    """Return the cheapest way in which all matrices have at least the given ranks; the dense one where there is no such way."""
     good = [
         way
         for way in choice.ways[1:]

@@ -1,4 +1,4 @@
-"""Spectra: a matrix as a sum of rank-one terms, best first, and what is lost where only the first few of them stay.
+"""Singular value decomposition, plain or whitened: matrices as sums of rank-one terms, best first, and the errors of truncation.
 
 Plain, the terms are those of W (Eckart and Young). Whitened, they are those of W S, with S Sᵀ the second moment of the inputs, so that the
 term that is dropped first is the one whose absence changes the outputs least: W S = U Σ Vᵀ, A = U √Σ, B = √Σ Vᵀ S⁻¹ (SVD-LLM, arXiv
@@ -22,14 +22,14 @@ from fxprune.ir import Program
 from fxprune.rewrite.factorize import Factors
 
 _DAMPING = 1e-3
-"""What is added to the eigenvalues of the inputs' moment, as a share of their mean: directions that the data hardly show count a little."""
+"""Damping of the inputs' moment, as a share of its mean eigenvalue: directions that are rare in the data count a little."""
 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """Matrices that read one value, stacked, as `left` [outputs, n] @ `right` [n, columns], float64.
 
-    `energy` [n] are the squares of singular values. `errors` [n + 1] is what is lost with so many terms: with data, the expected
+    `energy` [n] are the squares of singular values. `errors` [n + 1] are those with so many terms: with data, the expected
     change by the objective (K-FAC, as for scores); without, a share of the squared norm. `mean` is the mean input that biases make up
     for, where the products have one.
     """
@@ -43,26 +43,26 @@ class Spectrum:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """(outputs of all, columns)."""
+        """(Outputs of all matrices, columns)."""
         return len(self.left), self.right.shape[1]
 
     @property
     def even(self) -> float:
-        """The rank at which factors have as many parameters as the matrices."""
+        """Rank at which factors have as many parameters as the matrices."""
         outputs, columns = self.sizes
         return outputs * columns / (outputs + columns)
 
     def rank_of(self, energy: float) -> int:
-        """The least rank that holds this share of the energy."""
+        """Return the least rank that contains this share of the energy."""
         shares = self.energy.cumsum(0) / self.energy.sum().clamp_min(1e-300)
         return min(int((shares < energy).sum()) + 1, len(self.energy))
 
     def missing(self, rank: int) -> float:
-        """The share of the energy beyond a rank."""
+        """Return the share of the energy beyond a rank."""
         return float(self.energy[rank:].sum() / self.energy.sum().clamp_min(1e-300))
 
     def factors(self, rank: int, tensors: dict[str, Tensor]) -> dict[str, Factors]:
-        """Of each weight, as it is stored; the factor that reads the input is one tensor for all."""
+        """Return the factors of each weight, as it is stored; the factor that reads the input is one tensor for all."""
         first = tensors[self.matrices[0].weight]
         shared = self.right[:rank].to(first.dtype)
         turned = shared.t().contiguous()
@@ -73,7 +73,7 @@ class Spectrum:
         return found
 
     def biases(self, rank: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What biases become, so that the mean output stays."""
+        """Return the new biases by name, which preserve the mean output; none without `mean`."""
         if self.mean is None:
             return {}
         lost = self.left[:, rank:] @ (self.right[rank:] @ self.mean)
@@ -91,7 +91,7 @@ MatrixGroup = tuple[Matrix, ...]
 
 
 def plain(program: Program, groups: Sequence[MatrixGroup]) -> list[Spectrum]:
-    """Spectra of the weights alone."""
+    """Return the spectra of the weights alone."""
     return [_plain(group, _stacked(program, group)) for group in groups]
 
 
@@ -109,9 +109,9 @@ def informed(
     whiten: bool = True,
     memory: int = 0,
 ) -> list[Spectrum]:
-    """Spectra of what the data make of the weights (`whiten`), or of the weights alone; errors are by the data in both cases.
+    """Return spectra whitened by the inputs' moments (`whiten`), or those of the weights alone; errors are by the data in both cases.
 
-    Moments that exceed `memory` bytes (half of the model's size where it is 0) are gathered in several passes.
+    Moments that exceed `memory` bytes (where it is 0: half of the model's size, at least 32 MiB) are accumulated in several passes.
     """
     own = list({matrix.node.name: matrix for group in groups for matrix in group}.values())
     limit = memory or max(program.parameter_bytes() // 2, 1 << 25)
@@ -149,13 +149,13 @@ def _stacked(program: Program, group: MatrixGroup) -> Tensor:
 
 
 def _square(slopes: Tensor, matrix: Matrix, program: Program) -> Tensor:
-    """The moment of a result's gradients; zero where no output depends on it."""
+    """Return the moment of a result's gradients [outputs, outputs]; zero where no output depends on it."""
     size = len(matrix.read(program.tensors()[matrix.weight]))
     return slopes.double().expand(size, size)
 
 
 def _roots(spread: Tensor) -> tuple[Tensor, Tensor]:
-    """S with S Sᵀ = C, and its inverse, of the damped moment."""
+    """Return S with S Sᵀ = C, the damped moment, and its inverse."""
     values, vectors = torch.linalg.eigh(spread)
     mean = values.clamp_min(0).mean().clamp_min(1e-30)
     root = (values.clamp_min(0) + _DAMPING * mean).sqrt()
@@ -163,12 +163,12 @@ def _roots(spread: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lost(left: Tensor, right: Tensor, slopes: Tensor, spread: Tensor) -> Tensor:
-    """tr(G ΔW C ΔWᵀ) of what lies beyond each rank: sums of the lower right corners of (Lᵀ G L) ∘ (R C Rᵀ)."""
+    """Return tr(G ΔW C ΔWᵀ) of the terms beyond each rank: sums of the lower right corners of (Lᵀ G L) ∘ (R C Rᵀ)."""
     products = (left.t() @ slopes @ left) * (right @ spread @ right.t())
     corners = products.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0)
     return torch.cat([corners, corners.new_zeros(1)]).clamp_min(0)
 
 
 def _tails(values: Tensor) -> Tensor:
-    """The sum beyond each place, the whole first."""
+    """Return the sum of the values beyond each place, that of all values first."""
     return torch.cat([values.flip(0).cumsum(0).flip(0), values.new_zeros(1)])

@@ -1,4 +1,4 @@
-"""Slim to a budget: scores and costs of sites become plans, which are sought until the emitted file keeps to the budget."""
+"""Unit plans: turn the scores and costs of sites into a plan of the units to keep whose emitted file meets a budget."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fxprune.search.probe import Probe
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """The selection, how it was sought, what each site keeps as plain data, and what errors are, in words."""
+    """Result of `plan`: the selection, the search that found it, what each site keeps as plain data, and the meaning of errors in words."""
 
     selection: Selection
     sought: Sought
@@ -41,14 +41,18 @@ class Planned:
     error_is: str = ""
 
     def details(self) -> dict[str, Any]:
-        """For a report."""
+        """Return the search, the meaning of errors and the sites as plain data, for a report."""
         sites = [dict(site) for site in self.sites]
         return {**self.sought.details(), "error_is": self.error_is, "sites": sites}
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """How to decide: the score's name, the calibration data, what gradients are of, and what may be decided."""
+    """Options of `plan`: the score's name, the calibration data, the objective that gradients are of, and what may be decided.
+
+    `hidden`: the width of residual streams may shrink. `layers`: residual branches may be removed. `uniform`: whole heads only, branches
+    stay, and tied axes keep equally many units. `repair`: the re-fitting that will follow.
+    """
 
     score: str
     data: Calibration | None
@@ -61,7 +65,7 @@ class PlanRequest:
 
 
 def plan(program: Program, aim: Aim, request: PlanRequest) -> Planned:
-    """What each axis keeps so that the budget is met at the least error.
+    """Find what each axis keeps so that the budget is met at the least error.
 
     RefusedError where nothing can be decided, or where even the smallest plan exceeds the budget.
     """
@@ -86,7 +90,7 @@ def plan(program: Program, aim: Aim, request: PlanRequest) -> Planned:
 
 
 def _error_is(request: PlanRequest) -> str:
-    """What the errors of a plan are: probes make them changes of the outputs where scores allow it."""
+    """Return the meaning of a plan's errors in words: the objective where they are scaled by probes, else the sum of the score."""
     if request.data is None or not SCORES[request.score].comparable:
         return f"sum of the score {request.score}"
     return request.objective.says
@@ -118,7 +122,10 @@ def _choices(
 
 
 def _without_inside(found: Sequence[Site]) -> tuple[Site, ...]:
-    """Whole heads: the size of a head sets the scale of attention, and one number has to say it for queries, keys and values."""
+    """Return the sites without the axes inside heads, and without branches.
+
+    The size of a head sets the scale of attention, and one number must hold for queries, keys and values.
+    """
     return tuple(replace(site, inner=(), branch="") for site in found if site.main.role not in ("qk", "v"))
 
 
@@ -129,7 +136,7 @@ def _tied(analysis: Analysis, choices: Sequence[SiteChoice]) -> list[Tied]:
 
 
 class _Slimming:
-    """What sites may keep, as drafts."""
+    """Drafts of unit plans, for the budget search."""
 
     def __init__(self, program: Program, items: Sequence[SiteChoice | Tied], request: PlanRequest) -> None:
         self.program, self.items = program, items
@@ -139,7 +146,7 @@ class _Slimming:
         self.more = "" if request.hidden else ", or allow hidden=True"
 
     def draft(self, options: Sequence[Option]) -> Draft:
-        """What these options keep."""
+        """Return the draft of a plan with these options."""
         chosen = selection_of(self.choices, options)
         cost, error = (sum(getattr(option, name) for option in options) for name in ("cost", "error"))
         return Draft(cost, error, chosen.to_json(), lambda: apply(self.program, chosen), options)
@@ -161,7 +168,7 @@ class _Slimming:
 
 
 def _row(choice: SiteChoice, option: Option) -> dict[str, Any]:
-    """What one site keeps."""
+    """Return what one site keeps, as plain data."""
     axes = {
         axis.name: [count, axis.size] for axis, count in zip(choice.site.axes, option.counts, strict=False)
     }

@@ -1,4 +1,4 @@
-"""Devices: modules are moved to another one for a while (to be trained there), and come back."""
+"""Device placement: move modules to another device for a while (to train them there), and move them back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ NOWHERE = "nothing can be trained on device {!r}: {}"
 
 @contextmanager
 def placed(modules: Iterable[nn.Module], device: str) -> Iterator[None]:
-    """Within the block the modules lie on a device ("": where they are), in place; then each is back on its own.
+    """Move the modules to a device within the block, in place ("": leave them where they are); then move each back to its own.
 
-    Parameters and buffers stay the same objects. What a graph makes itself (`arange(…, device=cpu)`) is made there, too. UsageError where
-    there is no such device, where several processes train, and for a module that lies on several devices.
+    Parameters and buffers stay the same objects. Tensors that a graph creates itself (`arange(…, device=cpu)`) are created there, too.
+    UsageError where there is no such device, for a device index other than 0, where several processes train, and for a module that lies on
+    several devices.
     """
     wanted = _checked(device) if device else None
     with ExitStack() as back:
@@ -40,7 +41,7 @@ def redirect(
     after: torch.device,
     only: Container[fx.Node] | None = None,
 ) -> set[fx.Node]:
-    """Let a graph make on another device what it made on one; the nodes that changed. `only` these nodes are looked at."""
+    """Make a graph create on device `after` the tensors that it created on `before`; return the changed nodes (if `only`, among these)."""
     asked = [node for node in graph.graph.nodes if only is None or node in only]
     found = {node for node in asked if _redirected(node, before, after)}
     if found:
@@ -64,7 +65,7 @@ def _redirected(node: fx.Node, before: torch.device, after: torch.device) -> boo
 
 
 def _carry(module: nn.Module, device: torch.device) -> None:
-    """Move what a module holds; whoever refers to one of its tensors still does."""
+    """Move the parameters, buffers and gradients of a module; references to its tensors stay valid."""
     for tensor in _tensors(module):
         tensor.data = tensor.data.to(device)
         if tensor.grad is not None:
@@ -86,7 +87,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _checked(device: str) -> torch.device:
-    """The device, where one process can train on it."""
+    """Return the device; UsageError where this process can't train on it."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         why = "several processes train, and each has a card of its own; put the model there before it is captured (device '')"
         raise UsageError(NOWHERE.format(device, why))

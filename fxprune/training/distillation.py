@@ -1,6 +1,6 @@
-"""Distillation: a student is taught by a teacher's softened logits and by its hidden states, module by module.
+"""Distillation: train a student on a teacher's softened logits and on its hidden states, module by module.
 
-The teacher is any module; the student is the module of a Program, whose graph still knows which module of the model each value comes from.
+The teacher is any module; the student is the module of a Program, whose graph records the module path of each value (`nn_module_stack`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from fxprune.ir import Program
 
 @dataclass(frozen=True)
 class Losses:
-    """Of one batch: from the logits, and from the hidden states (0 where none are matched)."""
+    """The losses of one batch: from the logits, and from the hidden states (0 where none are matched)."""
 
     logits: Tensor
     hidden: Tensor
 
 
 class Distillation(nn.Module):
-    """Teaches a student; its parameters are the trainable maps from the student's hidden sizes to the teacher's, identities at first.
+    """Distillation losses; the parameters are trainable maps from the student's hidden sizes to the teacher's, initially identities.
 
-    `pairs` matches module paths of the student with those of the teacher, whose first floating outputs, (…, hidden), are compared where
-    `mask` (batch, length) is 1; `example` is a batch that tells their sizes. `temperature` softens both logits; nothing multiplies by its
-    square (GRAIN, arXiv 2212.07634). The teacher may be a Program's module, too.
-    UsageError for a path that one of the two does not have.
+    `pairs` matches module paths of the student with those of the teacher; their floating-point outputs, (…, hidden), are compared where
+    `mask` (batch, length) is 1. `example` is a batch to run the teacher on, for the sizes of its outputs. `temperature` divides the logits
+    of both; the loss is not multiplied by its square (GRAIN, arXiv 2212.07634). The teacher may be a Program's module, too.
+    UsageError for a path that one of the two does not have, or where the student is no Program's module.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class Distillation(nn.Module):
         self.maps = nn.ModuleDict({_key(path): linear for path, linear in made.items()})
 
     def show(self, **batch: Any) -> Any:
-        """What the teacher says to a batch; its hidden states lie in `shown`, by the teacher's paths, for `losses`."""
+        """Return the teacher's outputs for a batch; store its hidden states in `shown`, by the teacher's paths, for `losses`."""
         with torch.no_grad(), _listening(self._teacher[0], self._listened, self.shown):
             return self._teacher[0](**batch)
 
     def losses(
         self, taught: Tensor, shown: Tensor, mask: Tensor | None = None, counted: Tensor | None = None
     ) -> Losses:
-        """Of the logits of student and teacher, (rows, …, classes), and of the hidden states that both passed on their way.
+        """Return the losses from the logits of student and teacher, (rows, …, classes), and from the hidden states of their last runs.
 
-        Logits count where `counted` (rows, …) is true.
+        The loss of the logits is the mean over the positions where `counted` (rows, …) is true (None: all).
         """
         counted = torch.ones_like(taught[..., 0], dtype=torch.bool) if counted is None else counted
         soft = F.log_softmax(taught[counted] / self.temperature, dim=-1)
@@ -96,16 +96,16 @@ class Distillation(nn.Module):
 
 
 def paths(module: nn.Module) -> set[str]:
-    """The modules that a teacher or a student has, by path."""
+    """Return the paths of the modules in a teacher or a student."""
     if isinstance(module, fx.GraphModule):
         return {path for node in module.graph.nodes for path in _modules(node)}
     return {path for path, _ in module.named_modules()}
 
 
 def matched(program: Program, teacher: nn.Module, most: int = 6) -> dict[str, str]:
-    """Pairs for a teacher with modules of the same paths: what enters the first layer, and the outputs of at most so many layers.
+    """Return pairs for a teacher with the same module paths: the input of the first layer and the outputs of at most `most` layers.
 
-    Of more layers, every second one, or third (GRAIN: 0, 2, …, 12 of 12).
+    With more layers, every second one, or third, and so on is matched (GRAIN: 0, 2, …, 12 of 12).
     """
     analysis = analyze(program)
     known = paths(teacher)
@@ -121,7 +121,7 @@ def matched(program: Program, teacher: nn.Module, most: int = 6) -> dict[str, st
 
 
 def tap(graph: fx.GraphModule, path: str, seen: dict[str, Tensor], who: str) -> int:
-    """Keep in `seen` what the module of this path gives whenever the graph runs; the size of its last dimension."""
+    """Store the output of the module of this path in `seen` whenever the graph runs; return the size of its last dimension."""
     node = _result(graph, path, who)
     name = f"_tap_{path.replace('.', '_')}"
     graph.add_submodule(name, nn.Identity())
@@ -135,7 +135,7 @@ def tap(graph: fx.GraphModule, path: str, seen: dict[str, Tensor], who: str) -> 
 
 
 def _result(graph: fx.GraphModule, path: str, who: str) -> fx.Node:
-    """The last floating value that a module computes and something outside of it reads."""
+    """Return the last floating-point value that a module computes and that is read outside of it; UsageError where there is none."""
     inside: list[fx.Node] = [node for node in graph.graph.nodes if path in _modules(node)]
     for node in reversed(inside):
         value = node.meta.get("val")
@@ -151,7 +151,7 @@ def _modules(node: fx.Node) -> tuple[str, ...]:
 
 
 def _twin(teacher: fx.GraphModule) -> fx.GraphModule:
-    """Another graph of the same weights, to be tapped: the teacher stays as it is."""
+    """Return a copy of the graph with the same weights, so that taps leave the teacher unchanged."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(teacher.graph, {}))
     graph.set_codegen(copy.copy(teacher.graph._codegen))
@@ -160,7 +160,7 @@ def _twin(teacher: fx.GraphModule) -> fx.GraphModule:
 
 @contextmanager
 def _listening(teacher: nn.Module, paths_: Iterable[str], shown: dict[str, Tensor]) -> Iterator[None]:
-    """Keep what modules of these paths give while the teacher runs."""
+    """Store the outputs of the modules of these paths in `shown` while the teacher runs."""
     handles = [
         teacher.get_submodule(path).register_forward_hook(
             lambda _, __, out, path=path: shown.__setitem__(path, _first(out))
@@ -175,14 +175,14 @@ def _listening(teacher: nn.Module, paths_: Iterable[str], shown: dict[str, Tenso
 
 
 def _first(out: Any) -> Tensor:
-    """The first floating tensor of what a module gives."""
+    """Return the first floating-point tensor among a module's outputs."""
     return next(
         leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_floating_point()
     )
 
 
 def _key(path: str) -> str:
-    """No name of a module has dots."""
+    """Return a path as a module name, which can't have dots."""
     return path.replace(".", "_")
 
 
@@ -194,7 +194,7 @@ def _identity(ours: int, shown: Tensor) -> nn.Linear:
 
 
 def _distance(ours: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean square of what lies apart, over the places where the mask is 1."""
+    """Return the mean squared difference, over the positions where the mask is 1."""
     squares = (ours - theirs).square().mean(-1)
     if mask is None:
         return squares.mean()

@@ -1,4 +1,4 @@
-"""Examples: labelled rows as a program takes them, and batches of rows of like length."""
+"""Examples: labelled rows in the form of a program's inputs, and batches of rows of similar length."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fxprune.ir import Program
 from fxprune.ir.tensors import raw
 
 IGNORED = -100
-"""The label of a place that counts for nothing, as torch's cross-entropy has it."""
+"""Label of a position that is ignored, the default `ignore_index` of torch's cross-entropy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Labelled rows: `inputs` by the program's names, each (rows, …), and `labels` (rows, …), class numbers or IGNORED.
 
-    `lengths` (rows) says how long each row is where they are padded along dimension 1: a batch is then cut to its longest, unless they are
-    `fixed`. With `by_token` labels are (rows, length) and are cut, too.
+    `lengths` (rows) are the lengths of the rows where these are padded along dimension 1: a batch is then cut to its longest row, unless
+    `fixed`. With `by_token`, labels are (rows, length) and are cut, too. UsageError where the numbers of rows differ.
     """
 
     inputs: Mapping[str, Tensor]
@@ -43,14 +43,14 @@ class Examples:
         return len(self.labels)
 
     def rows(self, index: Sequence[int] | Tensor) -> Examples:
-        """Some of the rows."""
+        """Return some of the rows."""
         chosen = torch.as_tensor(index)
         inputs = {name: value[chosen] for name, value in self.inputs.items()}
         lengths = None if self.lengths is None else self.lengths[chosen]
         return replace(self, inputs=inputs, labels=self.labels[chosen], lengths=lengths)
 
     def split(self, share: float, seed: int) -> tuple[Examples, Examples]:
-        """Shuffled by a seed, and cut in two: the first has `share` of the rows."""
+        """Return two parts of the rows, shuffled by a seed: the first has a `share` of them; UsageError where one would be empty."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         cut = round(share * len(self))
         if not 0 < cut < len(self):
@@ -58,7 +58,7 @@ class Examples:
         return self.rows(order[:cut]), self.rows(order[cut:])
 
     def digest(self) -> str:
-        """Equal for equal rows."""
+        """Return a hash of inputs and labels, equal for equal rows."""
         found = hashlib.sha256()
         for name, value in sorted({**self.inputs, "": self.labels}.items()):
             found.update(f"{name} {tuple(value.shape)}".encode())
@@ -66,7 +66,7 @@ class Examples:
         return found.hexdigest()[:12]
 
     def batch(self, index: Sequence[int] | Tensor) -> TrainingBatch:
-        """Some of the rows, no longer than the longest of them."""
+        """Return some of the rows as a batch, cut to the longest of them."""
         rows = self.rows(index)
         longest = math.inf if rows.lengths is None or self.fixed else int(rows.lengths.max())
         inputs = {name: _cut(value, longest) for name, value in rows.inputs.items()}
@@ -75,7 +75,7 @@ class Examples:
 
 
 TrainingBatch = tuple[dict[str, Tensor], Tensor, Tensor]
-"""Inputs by name, labels, and the numbers of the rows."""
+"""(inputs by name, labels, indices of the rows)."""
 
 
 def _cut(value: Tensor, longest: float) -> Tensor:
@@ -83,9 +83,9 @@ def _cut(value: Tensor, longest: float) -> Tensor:
 
 
 class Batches:
-    """Row numbers in batches: shuffled by a seed and `epoch`, sorted by length within every 16 batches, and the batches shuffled again.
+    """Batch sampler: rows shuffled by a seed and `epoch`, sorted by length within every 16 batches, and the batches shuffled again.
 
-    Rows of like length share a batch, which saves padding: on TREC nearly half of the work.
+    Rows of similar length share a batch, which saves padding: on TREC nearly half of the work.
     """
 
     CHUNK = 16
@@ -109,9 +109,10 @@ class Batches:
 
 
 def loader(examples: Examples, batches: Batches) -> Any:
-    """What Accelerate prepares: each item is a Batch.
+    """Return the DataLoader for Accelerate to prepare: each item is a TrainingBatch.
 
-    A loader draws a number whenever it starts; from a generator of its own, so that a run that is resumed draws as one that was not.
+    A DataLoader draws a random number whenever an iteration starts: from a generator of its own, so that the other random numbers of a
+    resumed run are those of an uninterrupted one.
     """
     rows: Any = range(len(examples))
     return DataLoader(
@@ -126,7 +127,7 @@ def encoded(
     program: Program,
     length: int = 128,
 ) -> Examples:
-    """Texts, or pairs of texts, as a program takes them; `length` is the most tokens of a row.
+    """Return examples of tokenised texts, or pairs of texts, for a program; `length` is the largest number of tokens in a row.
 
     `tokenizer` is called as those of transformers are. A program whose length is fixed gets rows of that length.
     """
@@ -135,7 +136,10 @@ def encoded(
 
 
 def examples(made: Mapping[str, Any], labels: Tensor, program: Program, by_token: bool = False) -> Examples:
-    """Examples of what a tokenizer made: inputs that the program takes, as long as its attention mask says."""
+    """Return examples of a tokenizer's outputs: the inputs that the program takes, with lengths from the attention mask.
+
+    UsageError where the tokenizer does not make one of them.
+    """
     missing = [name for name in program.input_names() if name not in made]
     if missing:
         raise UsageError(
@@ -147,7 +151,7 @@ def examples(made: Mapping[str, Any], labels: Tensor, program: Program, by_token
 
 
 def tokenized(tokenizer: Any, texts: Sequence[Any], program: Program, length: int, **more: Any) -> Any:
-    """What the tokenizer makes, as tensors; rows of at most `length` tokens, or of the program's own length."""
+    """Return the tokenizer's outputs as tensors; rows of at most `length` tokens, or of the program's fixed length."""
     fixed = fixed_length(program)
     return tokenizer(
         list(texts),
@@ -162,7 +166,7 @@ def tokenized(tokenizer: Any, texts: Sequence[Any], program: Program, length: in
 
 
 def fixed_length(program: Program) -> int | None:
-    """The number of columns of the first input where it is no free dimension."""
+    """Return the number of columns of the first input; None where it is a free dimension."""
     name = program.input_names()[0]
     example = next(value for value in program.flat_inputs() if isinstance(value, Tensor))
     return None if 1 in program.free_dims().get(name, ()) else int(example.shape[1])

@@ -1,6 +1,7 @@
-"""Evaluators that train: how good a program is at a task once it was fine-tuned, the paper's own setting for a search over layers.
+"""Fine-tuning: train a copy of a program on a task, predict with it, and evaluate it.
 
-Who is evaluated is copied, so that candidates that share weights stay as they were.
+`TextClassification` is the evaluator of a search over layers, as in Greedy-layer Pruning (arXiv 2105.14839). Programs are copied before
+they are trained, so that candidates that share weights are not changed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Metric: TypeAlias = Callable[[Any, Any], float]
 
 
 def accuracy(labels: Any, predictions: Any) -> float:
-    """The share of predictions that are right."""
+    """Return the share of correct predictions."""
     return float((labels == predictions).mean())
 
 
@@ -37,7 +38,10 @@ def fine_tune(
     hooks: Hooks | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> nn.Module:
-    """A trained copy of the program as a module in eval mode; cross-entropy on one output, (rows, …, classes), or on several alike."""
+    """Return a trained copy of the program as a module in eval mode; the loss is the cross-entropy of `output`.
+
+    `output` is (rows, …, classes); several outputs of one shape are stacked (see `logits`).
+    """
     module, outputs = program.module(), (output,) if isinstance(output, str) else output
 
     def lesson(ready: Any, batch: Any) -> Tensor:
@@ -53,7 +57,10 @@ def fine_tune(
 
 
 def logits(known: Sequence[str], outputs: Any, names: Sequence[str]) -> Tensor:
-    """The outputs of these names, (rows, …, classes); several are stacked along dimension 1. `known` are the names of all of them."""
+    """Return the outputs of these names, (rows, …, classes); several are stacked along dimension 1.
+
+    `known` are the names of all outputs, in order. UsageError for a name that is not among them.
+    """
     for name in names:
         if name not in known:
             raise UsageError(f"no output {name!r}; outputs: {', '.join(known)}")
@@ -66,7 +73,7 @@ def logits(known: Sequence[str], outputs: Any, names: Sequence[str]) -> Tensor:
 
 
 def cross_entropy(answers: Tensor, labels: Tensor) -> Tensor:
-    """The mean over places that have a label; 0 where none has."""
+    """Return the mean cross-entropy over positions that have a label; 0 where none has."""
     total = nn.functional.cross_entropy(
         answers.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )
@@ -80,7 +87,7 @@ def predict(
     outputs: Sequence[str] = ("logits",),
     batch_size: int = 64,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What a module of this program says, batch by batch, rows of like length together: row numbers, logits (rows, …, classes), labels."""
+    """Yield (row indices, logits (rows, …, classes), labels) of a module of this program, batch by batch, in order of length."""
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     order = torch.arange(len(examples)) if examples.lengths is None else examples.lengths.argsort()
     with torch.no_grad():
@@ -93,7 +100,7 @@ def predict(
 def predicted(
     program: Program, module: nn.Module, examples: Examples, batch_size: int = 64, output: str = "logits"
 ) -> Tensor:
-    """What a module of this program answers, in the shape of the labels: the class with the highest output, IGNORED in padding."""
+    """Return the predictions of a module, in the shape of the labels: the class with the highest output, IGNORED in padding."""
     found = torch.full_like(examples.labels, IGNORED, dtype=torch.long)
     for index, said, _ in predict(program, module, examples, (output,), batch_size):
         classes = said.argmax(dim=-1)
@@ -102,7 +109,7 @@ def predicted(
 
 
 def perplexity(program: Program, module: nn.Module, examples: Examples, output: str = "logits") -> float:
-    """The exponential of the mean cross-entropy over all places that have a label; lower is better."""
+    """Return the exponential of the mean cross-entropy over all positions that have a label; lower is better."""
     total, count = 0.0, 0
     for _, said, labels in predict(program, module, examples, (output,), 8):
         places = int((labels != IGNORED).sum())
@@ -112,10 +119,10 @@ def perplexity(program: Program, module: nn.Module, examples: Examples, output: 
 
 @dataclass(frozen=True, eq=False)
 class TextClassification:
-    """An evaluator for searches: fine-tunes a copy on 85 % of the examples, the same rows every time, and gives the metric on the rest.
+    """Evaluator for searches: fine-tune a copy on a `share` of the examples, the same rows every time; return the metric on the rest.
 
-    With `test`, it trains on all examples and gives the metric on those. Three digits count, as for the authors, so that near ties
-    go to the last layer.
+    With `test`, train on all examples, and return the metric on `test`. The metric is rounded to three digits, as by the authors, so that
+    near ties go to the last layer.
     """
 
     examples: Examples
@@ -135,12 +142,12 @@ class TextClassification:
         return round(float(self.metric(held_back.labels.numpy(), answers.numpy())), 3)
 
     def parts(self) -> tuple[Examples, Examples]:
-        """What it trains on, and what it is judged on."""
+        """Return (examples to train on, examples to evaluate on)."""
         return (self.examples, self.test) if self.test else self.examples.split(self.share, self.split_seed)
 
     @property
     def identity(self) -> str:
-        """What a journal knows it by: the recipe, the metric, the rows."""
+        """Key in a journal of evaluations: the recipe, the metric, the rows."""
         rows = f"{self.examples.digest()} on {self.test.digest() if self.test else (self.share, self.split_seed)}"
         name = getattr(self.metric, "__qualname__", repr(self.metric))
         return f"text classification: {name} of {self.output}, {self.recipe}, {rows}"

@@ -1,4 +1,4 @@
-"""Shares: which gates are open at a moment of training, by their scores: as many as a schedule allows, or those above a threshold."""
+"""Gate budgets: which gates are open at each moment of training, by their scores: a share of the cost, or those above a threshold."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from fxprune.gates import Gate
 
 Schedule: TypeAlias = Callable[[float], float]
-"""A number for each moment, progress from 0 to 1."""
+"""A function from progress (0 to 1) to a number."""
 
 Opened: TypeAlias = Mapping[Gate, Tensor]
-"""Which units are open, booleans."""
+"""The units that are open, booleans."""
 
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """What is open, what each unit scores, and how many parameters it costs."""
+    """State of the gates: which units are open, the score of each, and its cost in parameters."""
 
     open: Opened
     scores: Mapping[Gate, Tensor]
@@ -29,30 +29,30 @@ class Standing:
 
 
 class GateBudget(Protocol):
-    """How much is left, and when."""
+    """Protocol of a function that decides which gates are open."""
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
-        """Which units are open from now on; where gates are drawn by chance, their values."""
+        """Return the units that are open from now on; for stochastic gates, their values."""
 
 
 @runtime_checkable
 class Stochastic(Protocol):
-    """A budget whose gates are drawn by chance, between 0 and 1, in each step of training."""
+    """Protocol of a budget whose gates are sampled, between 0 and 1, in each step of training."""
 
     def settled(self) -> Mapping[Gate, Tensor]:
-        """The gates that are deployed."""
+        """Return the values of the gates that are deployed."""
 
 
 def everything(standing: Standing, progress: float) -> dict[Gate, Tensor]:
-    """A budget that closes nothing."""
+    """Return the open units unchanged: a budget that closes nothing."""
     return dict(standing.open)
 
 
 @dataclass(frozen=True)
 class Share:
-    """The least worthy units close until the others cost at most a share of all, which a schedule gives.
+    """Budget that closes the units of lowest score until the others cost at most a share of all, which a schedule gives.
 
-    With `per_cost`, units are ranked by score for each parameter that they cost, which is fairer where some are far larger than others.
+    With `per_cost`, units are ranked by score per parameter of their cost, which is fairer where some are far larger than others.
     With `regrow`, closed units open again where their score has overtaken others; else they never do.
     """
 
@@ -61,7 +61,7 @@ class Share:
     regrow: bool = False
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
-        """The best units that the schedule has room for; of equal ones, those that come last."""
+        """Return the units of highest score that the schedule has room for; of equal ones, those that come last."""
         flat = torch.cat([table.flatten() for table in standing.open.values()])
         costs = torch.cat([standing.costs[gate].flatten() for gate in standing.open]).to(flat.device)
         scores = torch.cat([standing.scores[gate].flatten() for gate in standing.open])
@@ -79,7 +79,7 @@ class Share:
 
 
 def _surplus(scores: Tensor, costs: Tensor, open_: Tensor, room: float) -> Tensor:
-    """The least worthy open units that must close until the others cost no more than there is room for, booleans."""
+    """Return the open units of lowest score that must close so that the others cost no more than `room`, booleans."""
     if bool((costs == costs[0]).all()):
         return _least(scores, open_, int(open_.sum()) - int(room / float(costs[0])))
     here = open_.nonzero().flatten()
@@ -91,7 +91,7 @@ def _surplus(scores: Tensor, costs: Tensor, open_: Tensor, room: float) -> Tenso
 
 
 def _least(scores: Tensor, open_: Tensor, count: int) -> Tensor:
-    """The `count` open units of least score, found without sorting them all (there may be millions); of equal ones the first."""
+    """Return the `count` open units of lowest score, booleans, without sorting them (there may be millions); of equal ones the first."""
     if count <= 0:
         return torch.zeros_like(open_)
     ranked = scores if bool(open_.all()) else scores[open_]
@@ -104,7 +104,10 @@ def _least(scores: Tensor, open_: Tensor, count: int) -> Tensor:
 
 
 def _smallest(values: Tensor, count: int) -> float:
-    """The number in this place, from 1; graphics cards sort millions in a millisecond, CPUs take a tenth of a second without sorting."""
+    """Return the `count`-th smallest number (from 1).
+
+    GPUs sort millions in a millisecond; CPUs take a tenth of a second even without sorting.
+    """
     if values.device.type == "cpu":
         return float(np.partition(values.numpy(), count - 1)[count - 1])
     return float(values.sort().values[count - 1])
@@ -112,25 +115,25 @@ def _smallest(values: Tensor, count: int) -> float:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Units are open whose sigmoid(score) lies above a threshold, which a schedule gives; how many these are, the scores decide."""
+    """Budget that opens the units whose sigmoid(score) lies above a threshold, which a schedule gives; their number is not fixed."""
 
     schedule: Schedule
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
-        """Above the threshold, or closed."""
+        """Return the units above the threshold."""
         edge = self.schedule(progress)
         return {gate: score.sigmoid() > edge for gate, score in standing.scores.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Keeping:
-    """Another budget, but these units always stay open."""
+    """Another budget in which the units `kept` always stay open."""
 
     budget: GateBudget
     kept: Opened
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
-        """What the other budget opens, and these."""
+        """Return the units that the other budget opens, and those of `kept`."""
         found = self.budget(standing, progress)
         return {
             gate: open_ | self.kept[gate].to(open_.device) if gate in self.kept else open_

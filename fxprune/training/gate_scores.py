@@ -1,4 +1,4 @@
-"""What gates feel while a module trains, and scores that are made of it: one class for each way to know what a unit is worth."""
+"""Gate scores, accumulated during training: one class per score."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from fxprune.gates import Gate
 
 Tables: TypeAlias = dict[Gate, Tensor]
-"""A number for each gate's units, in the shape of the gate."""
+"""A number for each unit of each gate, in the shape of the gate."""
 
 
 @dataclass(frozen=True, eq=False)
 class Felt:
-    """One step: the scores so far, the gates' gradients, which gates are open, the progress from 0 to 1, and a score's own `slots`."""
+    """Inputs of one step: the scores so far, the gates' gradients, the open gates, the progress from 0 to 1, a score's own `slots`."""
 
     scores: Tables
     slopes: Mapping[Gate, Tensor]
@@ -28,22 +28,22 @@ class Felt:
 
 
 class GateScore(Protocol):
-    """How a unit's worth is known. `slots` are what it remembers besides, by name: a number for each unit (True), or one (False)."""
+    """Protocol of a score of units. `slots` are its further state, by name: a number for each unit (True), or one per gate (False)."""
 
     slots: ClassVar[Mapping[str, bool]]
     dtype: ClassVar[torch.dtype]
 
     def update(self, felt: Felt) -> None:
-        """Take in one step."""
+        """Update the scores in place from one step."""
 
 
 @dataclass
 class Taylor:
-    """Moving averages of how much the loss would change if a unit closed: |gradient of its gate| (GRAIN, arXiv 2212.07634).
+    """Moving average of the estimated change of the loss if a unit closed: |gradient of its gate| (GRAIN, arXiv 2212.07634).
 
-    The absolute value comes after the sum over the unit and the batch. `beta` is the share of the average that stays in each step. `alpha`
-    (by gate, for gates within an outer axis) is structure regularisation: what comes in is multiplied by tanh(D / alpha), where D is the
-    share of an outer unit's gates that is open, so that small ones empty first.
+    The absolute value is taken after the sum over the unit and the batch. `beta` is the share of the average that stays in each step.
+    `alpha` (by gate, for gates within an outer axis) is structure regularisation: new values are multiplied by tanh(D / alpha), where D is
+    the share of an outer unit's gates that is open, so that small outer units empty first.
     """
 
     slots: ClassVar[Mapping[str, bool]] = {}
@@ -53,7 +53,7 @@ class Taylor:
     alpha: Mapping[Gate, float] = field(default_factory=dict)
 
     def update(self, felt: Felt) -> None:
-        """One step; gates whose gradients are not finite skip it."""
+        """Update the averages; a step with a gradient that is not finite is skipped, for all gates."""
         if not finite(felt):
             return
         for gate, slope in felt.slopes.items():
@@ -66,7 +66,7 @@ class Taylor:
 
 @dataclass
 class Random:
-    """Numbers that say nothing, drawn once by a seed: what a score has to beat."""
+    """Random scores, the same in every step: the baseline for other scores."""
 
     slots: ClassVar[Mapping[str, bool]] = {}
     dtype: ClassVar[torch.dtype] = torch.float64
@@ -74,7 +74,7 @@ class Random:
     seed: int = 0
 
     def update(self, felt: Felt) -> None:
-        """The same numbers in each step."""
+        """Set the scores to the random numbers of the seed."""
         random = torch.Generator().manual_seed(self.seed)
         for score in felt.scores.values():
             score.copy_(torch.rand(score.shape, generator=random, dtype=score.dtype))
@@ -82,10 +82,10 @@ class Random:
 
 @dataclass
 class Movement:
-    """Scores that are learned: the gradient of a gate goes straight through to its score (movement pruning, arXiv 2005.07683, 2109.04838).
+    """Learned scores, by a straight-through estimator: each gets its gate's gradient (movement pruning, arXiv 2005.07683, 2109.04838).
 
-    Adam at `rate` (falling to 0 in a line) lowers the loss plus `pull(progress)` times the mean of sigmoid(score) over each gate's units,
-    weighed by `weight`: it pulls scores down, and what the loss wants to keep moves up. All start at 0.
+    Adam at `rate` (linear decay to 0) minimises the loss plus `pull(progress)` times the mean of sigmoid(score) over each gate's units,
+    weighted by `weight`: the second term lowers all scores, the loss raises those of useful units. All start at 0.
     """
 
     slots: ClassVar[Mapping[str, bool]] = {"first": True, "second": True, "steps": False}
@@ -96,7 +96,7 @@ class Movement:
     weight: Mapping[Gate, float] = field(default_factory=dict)
 
     def update(self, felt: Felt) -> None:
-        """One step of Adam; gates whose gradients are not finite skip it."""
+        """Make one step of Adam; a step with a gradient that is not finite is skipped, for all gates."""
         if not finite(felt):
             return
         rate = self.rate * (1 - felt.progress)
@@ -105,7 +105,7 @@ class Movement:
             adam(felt.scores[gate], slope + self._pulled(gate, felt), state, rate)
 
     def _pulled(self, gate: Gate, felt: Felt) -> Tensor | float:
-        """The gradient of what pulls scores down."""
+        """Return the gradient of the regulariser that lowers scores."""
         strength = self.pull(felt.progress) * self.weight.get(gate, 1.0)
         if not strength:
             return 0.0
@@ -114,7 +114,7 @@ class Movement:
 
 
 def adam(score: Tensor, slope: Tensor, state: tuple[Tensor, ...], rate: float) -> None:
-    """Adam's step with its usual constants (arXiv 1412.6980)."""
+    """Make a step of Adam in place, with its usual constants (arXiv 1412.6980); `state` is (first moment, second moment, steps)."""
     first, second, steps = state
     steps += 1
     first.lerp_(slope, 0.1)
@@ -125,5 +125,5 @@ def adam(score: Tensor, slope: Tensor, state: tuple[Tensor, ...], rate: float) -
 
 
 def finite(felt: Felt) -> bool:
-    """Whether all gradients are."""
+    """Return whether all gradients are finite."""
     return all(bool(slope.isfinite().all()) for slope in felt.slopes.values())

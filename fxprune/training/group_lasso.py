@@ -1,8 +1,8 @@
-"""Reweighted group lasso: groups of weights are pulled to zero, small ones ever harder, until what is left of them can go at no loss.
+"""Reweighted group lasso: a penalty that drives groups of weights to zero, small ones ever harder, until they can be removed without loss.
 
-In each of some rounds the loss gets `strength · Σ β_g ‖g‖²`; after a round, β_g = 1 / (‖g‖² + eps), without a gradient (arXiv 2009.08065;
-reconstructed, for the authors published no code). β is 1 at first. Large groups are let go, small ones are crushed: the number of groups is
-pulled down, and not the size of those that stay.
+In each round `strength · Σ β_g ‖g‖²` is added to the loss; after a round, β_g = 1 / (‖g‖² + eps), without a gradient (arXiv 2009.08065;
+reconstructed, as the authors published no code). β is 1 at first. The penalty on large groups is relaxed and that on small ones grows: it
+reduces the number of groups, and not the size of those that stay.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fxprune.training.gate_budgets import Standing
 from fxprune.training.gate_scores import Felt
 
 Squares: TypeAlias = Callable[[], Tensor]
-"""The squared norms of a gate's groups as they are now, in the shape of the gate."""
+"""A function that returns the current squared norms of a gate's groups, in the shape of the gate."""
 
 
 @dataclass(eq=False)
 class Lasso:
-    """A score for `Pruner`: a group's squared norm; `penalty` is what the loss gets besides, until progress passes `until`.
+    """Score for `Pruner`: the squared norm of each group; `penalty` is added to the loss, until the progress `until`.
 
-    `wide` are gates whose whole columns (all blocks of a column together) are groups as well, so that what every block drops can leave at
-    the producer.
+    `wide` are gates whose whole columns (all blocks of a column together) are groups as well, so that a column that every block drops can
+    be removed at the producer.
     """
 
     slots: ClassVar[Mapping[str, bool]] = {"beta": True, "beta_wide": True, "rounds": False}
@@ -42,11 +42,11 @@ class Lasso:
     _felt: Felt | None = field(default=None, repr=False)
 
     def bind(self, scores: Mapping[Gate, Tensor], slots: Mapping[str, Mapping[Gate, Tensor]]) -> None:
-        """Remember where what is felt is kept: `penalty` is asked for before the first step."""
+        """Keep references to the pruner's scores and slots, as `penalty` is called before the first step."""
         self._felt = Felt(dict(scores), {}, {}, 0.0, {name: dict(found) for name, found in slots.items()})
 
     def penalty(self) -> Tensor:
-        """What the loss gets besides; 0 once the rounds are over."""
+        """Return the penalty to add to the loss; 0 once the rounds are over."""
         assert self._felt is not None
         total = torch.zeros(())
         for gate, squares in self.squares.items():
@@ -66,7 +66,7 @@ class Lasso:
         return pulled
 
     def update(self, felt: Felt) -> None:
-        """Norms of the moment; at the end of a round, new weights."""
+        """Set the scores to the current squared norms, and β anew at the end of a round."""
         with torch.no_grad():
             for gate, squares in self.squares.items():
                 felt.scores[gate].copy_(squares())
@@ -85,15 +85,15 @@ class Lasso:
 
 
 def _blocks_of(gate: Gate) -> int:
-    """The dimension of a gate along which the blocks of one column lie: that of the weight's outputs."""
+    """Return the dimension of a gate along which the blocks of one column lie: that of the weight's outputs."""
     return gate.outputs
 
 
 @dataclass(frozen=True)
 class Once:
-    """At a moment the groups of each gate close but a share of the largest, or those below a threshold; what is closed stays closed.
+    """Budget that closes groups once, at progress `at`: in each gate all but the largest share `density`, or those up to `threshold`.
 
-    With `equal`, each block keeps equally many, so that its product is as large as the others'.
+    `threshold` (0: use `density`) is a norm. With `equal`, each block keeps equally many, so that the products of all blocks have one size.
     """
 
     at: float
@@ -102,7 +102,7 @@ class Once:
     equal: bool = False
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
-        """All, until it is time; then what was chosen."""
+        """Return the open units: unchanged before `at` and once some are closed, else the groups chosen now."""
         if progress < self.at or any(not bool(table.all()) for table in standing.open.values()):
             return dict(standing.open)
         return {gate: self._chosen(gate, standing.scores[gate]) for gate in standing.open}
@@ -117,7 +117,7 @@ class Once:
 
 
 def _largest(scores: Tensor, share: float) -> Tensor:
-    """A share of the numbers, the largest; at least one."""
+    """Return which numbers are among the largest `share`, booleans; at least one."""
     count = max(1, round(share * len(scores)))
     kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     kept[scores.sort(descending=True, stable=True).indices[:count]] = True

@@ -1,8 +1,8 @@
-"""Hard concrete gates: stochastic values in [0, 1] that are often exactly 0 or 1, with an expected size that a Lagrangian holds (FLOP).
+"""Hard concrete gates: stochastic values in [0, 1], often exactly 0 or 1; a Lagrangian holds the expected sparsity at a target (FLOP).
 
 A unit's gate in training is z = clamp(1.2 s − 0.1, 0, 1) with s = sigmoid((log u − log(1 − u) + a) / β) and u uniform (arXiv 1712.01312;
 β = 1 as in FLOP, arXiv 1910.04732). It is not 0 with probability sigmoid(a + β log 11), which makes the expected size a smooth function
-of a. The loss gets λ₁ (s − t) + λ₂ (s − t)², s the expected sparsity and t its target, and the multipliers go up while a goes down.
+of a. The loss gets λ₁ (S − t) + λ₂ (S − t)², with S the expected sparsity and t its target; a descends and the multipliers ascend on it.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from fxprune.training.gate_budgets import Standing
 from fxprune.training.gate_scores import Felt, Tables, adam, finite
 
 LOW, HIGH = -0.1, 1.1
-"""What s is stretched to before it is cut off at 0 and 1."""
+"""Interval that s is stretched to before it is clamped to [0, 1]."""
 
 SOFT = 0.8
-"""Of a, in the values that are deployed: the authors' "empirically validated magic number"."""
+"""Factor of a in the deployed values: the authors' "empirically validated magic number"."""
 
 EDGE = 1e-6
-"""How far u stays from 0 and 1."""
+"""Least distance of u from 0 and 1."""
 
 TINY = 1e-9
-"""So that the line has an end where the warm-up lasts to the end of the run."""
+"""Added to the length of the final ramp, which is 0 where the warm-up lasts to the end of the run."""
 
 FAR = 50.0
-"""An `a` of this size is 0 or 1 for good."""
+"""Shift beyond the largest |a| after which every gate is practically always 0, or never."""
 
 HOLD = 0.5
-"""Of the time after the warm-up: from then on the target is approached step by step, whatever the multipliers have reached."""
+"""Share of the time after the warm-up; after it the target is approached linearly, whatever the multipliers have reached."""
 
 
 def probability(score: Tensor, beta: float) -> Tensor:
-    """That a gate is not 0."""
+    """Return the probability that a gate is not 0."""
     return (score - beta * math.log(-LOW / HIGH)).sigmoid()
 
 
 def sample_gates(score: Tensor, noise: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """(the gates of these uniform numbers, their slopes by the score)."""
+    """Return (the gates for uniform numbers `noise`, their derivatives by the score)."""
     share = ((noise.logit() + score) / beta).sigmoid()
     wide = share * (HIGH - LOW) + LOW
     slope = share * (1 - share) * ((HIGH - LOW) / beta)
@@ -54,7 +54,7 @@ def sample_gates(score: Tensor, noise: Tensor, beta: float) -> tuple[Tensor, Ten
 
 
 def deployed(score: Tensor, beta: float) -> Tensor:
-    """What gates are after training: as many are 0 as can be expected, the others soft."""
+    """Return the gates after training: as many are 0 as expected, those of lowest score; the others lie between 0 and 1."""
     zeros = round(score.numel() - float(probability(score, beta).sum()))
     value = (SOFT * score / beta).sigmoid()
     value.view(-1)[score.flatten().sort(stable=True).indices[:zeros]] = 0
@@ -63,13 +63,14 @@ def deployed(score: Tensor, beta: float) -> Tensor:
 
 @dataclass(eq=False)
 class HardConcrete:
-    """A score and a budget in one, for `Pruner`: what gates are is drawn anew in each step, from `a`, which Adam moves at `rate`.
+    """Score and budget in one, for `Pruner`: gates are sampled in each step from the scores `a`, which Adam moves at `rate`.
 
-    `costs` are the parameters that leave with each unit. The expected sparsity follows a line from 0 to `target` until `warmup`.
+    `costs` are the numbers of parameters that leave with each unit. The target of the expected sparsity rises linearly from 0 to `target`
+    until the progress `warmup`.
 
-    Multipliers grow by `rate` a step at most, so that those of a short run, or of a steep loss, end before they hold the target (the
-    authors discard what misses it by more than 0.02). In the second half of what follows the warm-up, all `a` move together so that the
-    expected sparsity goes from where it is to the target in a line; that part is not the paper's.
+    Multipliers grow by about `rate` per step at most, so that in a short run, or with a steep loss, they may not reach the values that hold
+    the target (the authors discard runs that miss it by more than 0.02). Therefore, in the second half of the time after the warm-up, all
+    `a` are shifted together so that the expected sparsity goes linearly from its value to the target; this part is not in the paper.
     """
 
     slots: ClassVar[Mapping[str, bool]] = {
@@ -83,14 +84,14 @@ class HardConcrete:
     target: float
     warmup: float = 0.5
     rate: float = 5e-2
-    dropped: float = 0.05  #: the probability, roughly, with which a gate is small at first
+    dropped: float = 0.05  #: the approximate probability that a gate is small at first
     beta: float = 1.0
     seed: int = 0
     _scores: Tables = field(default_factory=dict, repr=False)
     _noise: Tables = field(default_factory=dict, repr=False)
 
     def bind(self, scores: Tables, slots: Mapping[str, Tables]) -> None:
-        """Remember where things are kept, and begin where nothing is there yet."""
+        """Keep references to the pruner's scores and slots, and initialise the scores where no step was made yet."""
         self._scores, self._noise = scores, slots["noise"]
         random = torch.Generator().manual_seed(self.seed)
         for gate, score in scores.items():
@@ -99,12 +100,12 @@ class HardConcrete:
                 score.copy_(first + 0.01 * torch.randn(score.shape, generator=random))
 
     def sparsity(self, scores: Tables) -> float:
-        """The share of the cost that can be expected to leave."""
+        """Return the expected sparsity: the expected share of the cost that is closed."""
         left = sum(float((self._cost(g, s) * probability(s, self.beta)).sum()) for g, s in scores.items())
         return 1 - left / self._total
 
     def update(self, felt: Felt) -> None:
-        """A step for `a` and for the multipliers, and new numbers; gradients that are not finite skip it."""
+        """Make a step for `a` and the multipliers, and draw new noise; where a gradient is not finite, only apply the final ramp."""
         learns = finite(felt)
         if learns:
             self._learn(felt)
@@ -114,7 +115,7 @@ class HardConcrete:
                 self._draw(gate, felt.slots["noise"][gate], int(felt.slots["steps"][gate]))
 
     def _learn(self, felt: Felt) -> None:
-        """A step of Adam down for `a`, and up for the multipliers."""
+        """Make a step of Adam, down for `a` and up for the multipliers."""
         gap = self.sparsity(felt.scores) - self.target * min(1.0, felt.progress / self.warmup)
         for gate, score in felt.scores.items():
             state = {name: table[gate] for name, table in felt.slots.items()}
@@ -130,7 +131,7 @@ class HardConcrete:
     def _slope(
         self, gate: Gate, score: Tensor, noise: Tensor, felt: Tensor | None, strength: float
     ) -> Tensor:
-        """Of the whole loss by `a`; before anything was drawn, of the Lagrangian alone."""
+        """Return the gradient of the whole loss by `a`; before the first noise was drawn, of the Lagrangian alone."""
         open_ = probability(score, self.beta)
         held: Tensor = -strength * self._cost(gate, score) / self._total * open_ * (1 - open_)
         is_drawn = bool((noise > 0).all())
@@ -139,7 +140,7 @@ class HardConcrete:
         )
 
     def _hold(self, felt: Felt) -> None:
-        """Towards the end, move all `a` together, so that the expected sparsity goes to the target in a line."""
+        """Towards the end, shift all `a` together, so that the expected sparsity goes linearly to the target."""
         since = self.warmup + HOLD * (1 - self.warmup)
         if felt.progress < since:
             return
@@ -161,20 +162,20 @@ class HardConcrete:
                 score.sub_(down)
 
     def _draw(self, gate: Gate, noise: Tensor, step: int) -> None:
-        """Uniform numbers that only the seed, the gate and the step decide: all processes, and a run that is resumed, draw the same."""
+        """Draw uniform numbers that depend on the seed, the gate and the step alone: all processes, and a resumed run, draw the same."""
         place = list(self._noise).index(gate)
         random = torch.Generator().manual_seed(hash((self.seed, step, place)) % 2**63)
         noise.copy_(torch.rand(noise.shape, generator=random) * (1 - 2 * EDGE) + EDGE)
 
     def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
-        """The gates that were drawn."""
+        """Return the sampled gates."""
         return {
             gate: sample_gates(score, self._noise[gate], self.beta)[0]
             for gate, score in standing.scores.items()
         }
 
     def settled(self) -> dict[Gate, Tensor]:
-        """The gates that are deployed: no chance in them."""
+        """Return the deployed gates, which are not random."""
         return {gate: deployed(score, self.beta) for gate, score in self._scores.items()}
 
     def _cost(self, gate: Gate, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loop of training: batches, optimizer, learning rate, clipping and checkpoints, on Accelerate (the extra `train`)."""
+"""Training loop: batches, optimizer, learning rate, clipping and checkpoints, on Accelerate (the extra `train`)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _NEEDS = "training runs on Accelerate ({}); install: pip install 'fxprune[train]
 
 PRECISIONS = ("no", "bf16")
 
-# On CPUs in bfloat16, attention written out is 1.6 to 2.8 times as fast as torch's fused kernel up to this length, and slower from 384 on.
+# On CPUs in bfloat16, unfused (MATH) attention is 1.6 to 2.8 times as fast as torch's fused kernel up to this length, slower from 384 on.
 SHORT = 128
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune: AdamW, learning rate down to 0 in a line; the defaults are those of Greedy-layer Pruning (arXiv 2105.14839)."""
+    """Settings of training: AdamW, linear decay of the learning rate to 0; defaults of Greedy-layer Pruning (arXiv 2105.14839)."""
 
     epochs: int = 3
     learning_rate: float = 2e-5
     batch_size: int = 32
     warmup: float = 0.0  #: share of the steps in which the learning rate rises
     weight_decay: float = 0.0
-    seed: int = 0  #: of the order of rows, and of dropout
+    seed: int = 0  #: seed of the order of rows, and of dropout
     precision: str = "no"  #: mixed precision: no or bf16
-    clip: float = 0.0  #: the largest norm of the gradients of a step; 0: any
-    #: where it is trained (cuda); "": where the weights are. What was trained comes back, and is the same but for rounding
+    clip: float = 0.0  #: the largest norm of the gradients of a step; 0: no clipping
+    #: the device to train on (cuda); "": the one of the weights. The result is moved back, and differs by rounding only
     device: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
@@ -47,14 +47,14 @@ class Recipe:
             raise UsageError(f"precision must be {' or '.join(PRECISIONS)}, got {self.precision!r}")
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate at a step, as a share of the highest."""
+        """Return the learning rate at a step, as a share of the highest."""
         rising = self.warmup * steps
         return step / rising if step < rising else max(0.0, (steps - step) / max(1.0, steps - rising))
 
 
 @dataclass
 class Moment:
-    """Where a run stands: `step` of `steps` are done. `history` is what was noted on the way, plain data that checkpoints hold."""
+    """State of a run: `step` of `steps` are done. `history` is the log of the run, plain data that checkpoints contain."""
 
     steps: int
     step: int = 0
@@ -63,25 +63,25 @@ class Moment:
 
     @property
     def progress(self) -> float:
-        """Of the step that is being done, from 0 (the first) to 1 (the last)."""
+        """Progress of the current step, from 0 (the first) to 1 (the last)."""
         return self.step / max(1, self.steps - 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {"step": self.step, "loss": self.loss, "history": list(self.history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.step, self.loss, self.history = state["step"], state["loss"], list(state["history"])
 
 
 LossFunction: TypeAlias = Callable[[Any, TrainingBatch], Tensor]
-"""(the module as it is wrapped, a batch) to the loss to go down by."""
+"""(the wrapped module, a batch) -> the loss to minimise."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What else happens: before each step of the optimizer, after each step, and after each epoch."""
+    """Callbacks: before each step of the optimizer, after each step, and after each epoch."""
 
     before: Callable[[Moment], None] = lambda moment: None
     after: Callable[[Moment], None] = lambda moment: None
@@ -90,14 +90,14 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A folder in which a run is kept, and the seconds from one time to the next; a run that finds itself there goes on."""
+    """The folder for checkpoints of a run, and the seconds between two of them; a run with a checkpoint there resumes from it."""
 
     folder: Path
     seconds: float = 120.0
 
 
 class Loop:
-    """One run of training, whole or the rest of one that was interrupted; it trains in place, where the weights are."""
+    """One run of training, whole or resumed from a checkpoint; it trains in place, on the device of the weights."""
 
     def __init__(
         self,
@@ -116,12 +116,12 @@ class Loop:
         ready = self.accelerator.prepare(module, optimizer, loader(examples, self.batches))
         self.module, self.optimizer, self.loader = ready
         self.moment = Moment(recipe.epochs * len(self.loader))
-        steps = self.moment.steps  # not through `self`: a ring would keep the optimizer on its device
+        steps = self.moment.steps  # not through `self`: a cycle would keep the optimizer on its device
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.rate(step, steps))
         self.accelerator.register_for_checkpointing(self.moment, self.schedule)
 
     def run(self, lesson: LossFunction) -> Moment:
-        """Train to the end; the same seed gives the same weights, and leaves the caller's random numbers alone."""
+        """Train to the end; the same seed gives the same weights. torch's random state is restored afterwards."""
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.recipe.seed)
@@ -137,7 +137,7 @@ class Loop:
         return self.moment
 
     def _rest(self) -> Iterator[tuple[TrainingBatch, bool]]:
-        """The batches that are still to come, and whether an epoch ends with each."""
+        """Yield (batch, whether it ends an epoch) for the rest of the run."""
         each = len(self.loader)
         for epoch in range(self.moment.step // each, self.recipe.epochs):
             self.batches.epoch = epoch
@@ -162,7 +162,7 @@ class Loop:
 
     @contextmanager
     def _narrow(self, batch: TrainingBatch) -> Iterator[None]:
-        """Mixed precision, where it is asked for."""
+        """Enable mixed precision within the block, where the recipe requires it."""
         device = self.accelerator.device.type
         if self.recipe.precision == "no":
             yield
@@ -185,7 +185,7 @@ class Loop:
             ) from error
 
     def _save(self) -> None:
-        """Now and then, and at the end: written beside the last one, which goes only when the new one is whole."""
+        """Save a checkpoint where one is due, and at the end; the last one is deleted only when the new one is complete."""
         kept = self.checkpoints
         if kept is None or not self._is_time(kept):
             return
@@ -201,7 +201,7 @@ class Loop:
         self._saved = time.monotonic()
 
     def _is_time(self, kept: Checkpoints) -> bool:
-        """Whether a checkpoint is due: the clock of the first process decides for all."""
+        """Return whether a checkpoint is due, by the clock of the first process."""
         due = self.moment.step == self.moment.steps or time.monotonic() > self._saved + kept.seconds
         if self.accelerator.num_processes > 1:
             said = torch.tensor(float(due), device=self.accelerator.device)
@@ -211,9 +211,9 @@ class Loop:
 
 
 def _accelerator(device: torch.device) -> Any:
-    """Training runs where the weights are: the graph names its device.
+    """Return an Accelerator for the device of the weights, which the graph's nodes refer to as well; UsageError where it can't be imported.
 
-    Mixed precision is the loop's own: Accelerate's puts another forward on the module, which a graph that recompiles never reaches.
+    The loop handles mixed precision itself: Accelerate's replaces the module's forward, and a graph that recompiles never reaches it.
     """
     try:
         from accelerate import Accelerator
@@ -229,13 +229,13 @@ def _accelerator(device: torch.device) -> Any:
 
 
 def undecayed(parameters: Iterable[Tensor]) -> None:
-    """Weight decay leaves these alone: something else already pulls at them."""
+    """Exclude these parameters from weight decay, as another penalty already applies to them."""
     for parameter in parameters:
         parameter.undecayed = True  # type: ignore[attr-defined]
 
 
 def _groups(parameters: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, the weights of norms, and what is `undecayed` do not."""
+    """Return the optimizer's parameter groups: matrices decay; biases, the weights of norms, and `undecayed` parameters do not."""
     decays = [p.ndim > 1 and not getattr(p, "undecayed", False) for p in parameters]
     return [
         {"params": [p for p, yes in zip(parameters, decays, strict=True) if yes], "weight_decay": decay},
@@ -244,13 +244,13 @@ def _groups(parameters: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
 
 
 def _newest(folder: Path) -> Path | None:
-    """The checkpoint of the most steps."""
+    """Return the checkpoint of the most steps, if there is one."""
     found = {int(path.name.partition("-")[2]): path for path in folder.glob("step-*")}
     return found[max(found)] if found else None
 
 
 def _place(draft: Path, folder: Path, step: int) -> None:
-    """The draft becomes the checkpoint of its step, and older ones go."""
+    """Rename the draft to the checkpoint of its step, and delete older ones."""
     older = list(folder.glob("step-*"))
     target = folder / f"step-{step}"
     if target in older:

@@ -1,9 +1,7 @@
-"""Pruner: closes gates while a gated module trains.
+"""Pruner: close gates while a gated module trains, by a score, the cost of each unit, and a budget.
 
-Its parts are apart: how a unit's worth is known (`fxprune.training.gate_scores`), what a unit costs, and how much is left when
-(`fxprune.training.gate_budgets`).
-
-In each step, after the backward pass and before the optimizer's step, scores take in what the gates felt, and a budget says which are open.
+In each step, after the backward pass and before the optimizer's step, the score takes in the gradients of the gates
+(`fxprune.training.gate_scores`), and the budget decides which gates are open (`fxprune.training.gate_budgets`).
 """
 
 from __future__ import annotations
@@ -26,7 +24,10 @@ from fxprune.training.gate_scores import Felt, GateScore, Taylor
 
 
 def unit_costs(gated: Gated) -> dict[Gate, Tensor]:
-    """How many parameters leave with each unit, float64 in the shape of its gates; SelectionError for gates of regions."""
+    """Return the number of parameters that removing each unit removes, float64 in the shape of its gates.
+
+    SelectionError for gates of regions.
+    """
     analysis = analyze(gated.base)
     nodes = gated.base.reads()
     costs = {}
@@ -50,11 +51,11 @@ def unit_costs(gated: Gated) -> dict[Gate, Tensor]:
 
 
 class Pruner:
-    """Watches the gates of a module that trains, and closes them.
+    """Controller that closes the gates of a module during training.
 
-    The module may be wrapped by torch.compile, DistributedDataParallel or Accelerate. Gradients of gates are taken off in the backward
-    pass, so that clipping and optimizers never see them; over processes they are averaged, so that all close the same units. What is open
-    and what was felt live in the module, as gates and as buffers: whatever saves and loads the module saves and loads them.
+    The module may be wrapped by torch.compile, DistributedDataParallel or Accelerate. Gradients of gates are removed in the backward pass,
+    so that clipping and optimizers never get them; they are averaged over processes, so that all close the same units. The state (open
+    gates, scores and their slots) is kept in the module, as its gates and buffers: it is saved and loaded with the module.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Pruner:
             parameter.register_post_accumulate_grad_hook(lambda p, own=gate: self._take(own, p))
 
     def _held(self, what: str, gate: Gate, each: bool = True) -> Tensor:
-        """A buffer for a gate (a number for each unit, or one), made where there is none."""
+        """Return a buffer of the module for a gate (a number for each unit if `each`, else one number), registered where there is none."""
         name = f"gate_{what}.{gate.name.partition('.')[2]}"
         if name not in dict(self.module.named_buffers()):
             shape = self.parameters[gate].shape if each else ()
@@ -87,21 +88,21 @@ class Pruner:
 
     @property
     def open(self) -> dict[Gate, Tensor]:
-        """Which units are open, booleans."""
+        """The units that are open, booleans."""
         return {gate: parameter.detach() > 0 for gate, parameter in self.parameters.items()}
 
     @property
     def density(self) -> float:
-        """What the open units cost, as a share of all."""
+        """Cost of the open units, as a share of the cost of all."""
         total = sum(float(cost.sum()) for cost in self.costs.values())
         if not total:
             return 1.0
         return sum(float(self.costs[gate][open_.cpu()].sum()) for gate, open_ in self.open.items()) / total
 
     def observe(self, loss: Tensor | None) -> None:
-        """Let scores feel this loss only, or none: what later backward passes bring to the gates is dropped until the step.
+        """Take the gates' gradients from this loss only, or from none; gradients of later backward passes are dropped until `step`.
 
-        That is gradient separation. The graph stays for the backward pass that trains.
+        This is gradient separation. The autograd graph is retained for the backward pass that trains.
         """
         self.listening = False
         if loss is None:
@@ -114,7 +115,7 @@ class Pruner:
                 self._add(gate, slope)
 
     def step(self, progress: float) -> None:
-        """After the backward pass, before the optimizer's step; progress runs from 0 to 1."""
+        """Update the scores and the open gates, after the backward pass and before the optimizer's step; progress runs from 0 to 1."""
         none = {gate: torch.zeros_like(score) for gate, score in self.scores.items()}
         slopes = _averaged(none | self._felt)
         self._felt, self.listening = {}, True
@@ -125,7 +126,7 @@ class Pruner:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """Within the block gates are what would be deployed, for an evaluation in between; only those that are drawn by chance change."""
+        """Set the gates to their deployed values within the block, for an evaluation during training; only stochastic gates change."""
         before = {gate: parameter.detach().clone() for gate, parameter in self.parameters.items()}
         self._put(self.budget.settled() if isinstance(self.budget, Stochastic) else {})
         try:
@@ -134,7 +135,7 @@ class Pruner:
             self._put(before)
 
     def settle(self) -> None:
-        """Make stochastic gates 0 or 1 at the end of training, and fold their values into weights."""
+        """Set stochastic gates to 0 or 1 at the end of training, and fold their values into weights."""
         if isinstance(self.budget, Stochastic):
             settle(self.gated, self.module, self.budget.settled())
 
@@ -154,7 +155,7 @@ class Pruner:
 
 
 def _averaged(slopes: dict[Gate, Tensor]) -> dict[Gate, Tensor]:
-    """The mean over all processes, where there are several."""
+    """Return the mean over all processes, where there are several."""
     distributed = torch.distributed
     if not slopes or not (distributed.is_available() and distributed.is_initialized()):
         return slopes

@@ -1,4 +1,4 @@
-"""Schedules: how much is left at each moment of training, a share of what there was, as a function of progress from 0 to 1."""
+"""Sparsity schedules: numbers, such as the share of the cost that is left, as a function of progress from 0 to 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fxprune.errors import UsageError
 
 @dataclass(frozen=True)
 class Cubic:
-    """1 until `start`, down along a cubic to `final` at `end`, and `final` from there on (To prune, or not to prune, arXiv 1710.01878)."""
+    """Cubic decay: 1 until `start`, `final` from `end` on, a cubic in between (To prune, or not to prune, arXiv 1710.01878)."""
 
     final: float
     start: float = 0.2
@@ -24,14 +24,14 @@ class Cubic:
             )
 
     def __call__(self, progress: float) -> float:
-        """The share that is left at a moment."""
+        """Return the share that is left."""
         gone = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
         return self.final + (1 - self.final) * (1 - gone) ** 3
 
 
 @dataclass(frozen=True)
 class Rising:
-    """0 until `start`, up along a cubic to `final` at `end`, and `final` from there on: Cubic turned over."""
+    """Cubic rise: 0 until `start`, `final` from `end` on, in between `final` times the complement of a `Cubic` to 0."""
 
     final: float
     start: float = 0.2
@@ -41,5 +41,5 @@ class Rising:
         Cubic(0.0, self.start, self.end)
 
     def __call__(self, progress: float) -> float:
-        """The number at a moment."""
+        """Return the value of the schedule."""
         return self.final * (1 - Cubic(0.0, self.start, self.end)(progress))

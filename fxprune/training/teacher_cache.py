@@ -1,4 +1,4 @@
-"""Recall: what a teacher said to rows that come again in every epoch, kept row by row without padding."""
+"""Teacher cache: the teacher's outputs, one entry per row, without padding; every epoch reads the same rows again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class Recall:
-    """Named tensors by row, up to `limit` bytes; rows that come after that are asked for again each time.
+    """Cache of named tensors by row, up to `limit` bytes; entries that no longer fit are not stored.
 
-    `trimmed` names tensors that are (length, …) in each row: they are kept without padding, which comes back as zeros.
+    `trimmed` names tensors that are (length, …) in each row: they are stored without padding, and padded with zeros when they are read.
     """
 
     def __init__(self, limit: int = 2**31) -> None:
@@ -25,9 +25,9 @@ class Recall:
     def get(
         self, index: Tensor, names: Collection[str], width: int, trimmed: Collection[str]
     ) -> dict[str, Tensor] | None:
-        """The tensors of these names for all of these rows, (rows, …), or None where one is not known.
+        """Return the tensors of these names for all of these rows, (rows, …), or None where one is not in the cache.
 
-        `width` is the length of the batch.
+        `width` is the length of the batch, to which `trimmed` tensors are padded.
         """
         rows = [self._rows.get(i, {}) for i in index.tolist()]
         if any(name not in row for row in rows for name in names):
@@ -43,7 +43,7 @@ class Recall:
         values: Mapping[str, Tensor],
         trimmed: Collection[str],
     ) -> None:
-        """Keep what was said to these rows, while there is room."""
+        """Store the values of these rows, while there is room; `lengths` (rows) are those that `trimmed` tensors are cut to."""
         for place, row in enumerate(index.tolist()):
             cut = slice(None) if lengths is None else slice(int(lengths[place]))
             told = {

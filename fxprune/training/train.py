@@ -1,7 +1,7 @@
-"""Teach: a program loses units while it is trained, by a task's labels or by a teacher.
+"""Training with a method: train a program on labels or from a teacher while its gates close.
 
-taught = teach(program, Grain(density=0.1), examples, Recipe(epochs=10), teacher)
-slim = lower(taught.gated, taught.module).program
+trained = train(program, Grain(density=0.1), examples, Recipe(epochs=10), teacher)
+slim = lower(trained.gated, trained.module).program
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from fxprune.training.loop import Checkpoints, Hooks, Loop, Moment, Recipe
 from fxprune.training.pruner import Pruner
 from fxprune.training.teacher_cache import Recall
 
-LOGITS = ""  # their name beside those of modules
+LOGITS = ""  # the key of logits in the teacher cache, beside module paths
 
 
 Judge: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
-"""How good a module (in eval mode) is: metrics by name."""
+"""A function from a module (in eval mode) to its metrics by name."""
 
 
 class Method(Protocol):
-    """What decides while a student trains: which gates there are, what closes them, and what the student is trained by."""
+    """Protocol of a method: the gates of a program, the pruner that closes them, and the loss that the student is trained with."""
 
     @property
     def hidden(self) -> float:
-        """How much hidden states count beside logits; 0: they are not matched."""
+        """Weight of the hidden states beside the logits; 0: they are not matched."""
 
     @property
     def temperature(self) -> float:
-        """Of the logits that are taught."""
+        """Temperature of the logits in distillation."""
 
     @property
     def hard(self) -> float:
-        """How much the labels count beside a teacher's logits, 0 to 1."""
+        """Weight of the labels beside a teacher's logits, 0 to 1."""
 
     def gated(self, program: Program) -> Gated:
-        """The program with gates."""
+        """Return the program with gates."""
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
-        """What closes the gates of a module that trains."""
+        """Return the pruner that closes the gates of a module during training."""
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
-        """What the student goes down by; the pruner may look at parts of it."""
+        """Return the loss to minimise; the pruner may observe parts of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A gated program, its module after training (in eval mode), what closed its gates, and where the run stands."""
+    """Result of training: the gated program, its trained module (in eval mode), the pruner, and the final state of the run."""
 
     gated: Gated
     module: nn.Module
@@ -66,9 +66,10 @@ class Trained:
 
 
 class Student(nn.Module):
-    """A module that learns, with its teacher, as one module whose forward gives its losses: (from logits, from hidden states).
+    """The learner and its teacher as one module, whose forward returns the losses (from logits, from hidden states).
 
-    With a share of `hard` labels, what the logits give is multiplied by the square of the temperature, so that both stay of one size.
+    With a share of `hard` labels, the distillation loss of the logits is multiplied by the square of the temperature, so that both terms
+    have the same scale.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Student(nn.Module):
         self._ddp_params_and_buffers_to_ignore = [f"learner.{name}" for name in ignored]
 
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses of one batch."""
+        """Return the losses of one batch: (from logits or labels, from hidden states)."""
         answers = logits(self._names, self.learner(**inputs), self._outputs)
         if self.distillation is None:
             hard = cross_entropy(answers, labels)
@@ -102,7 +103,7 @@ class Student(nn.Module):
         return self.hard * cross_entropy(answers, labels) + (1 - self.hard) * soft, losses.hidden
 
     def _mask(self, inputs: Mapping[str, Tensor], index: Tensor) -> Tensor | None:
-        """1 where a row has a token."""
+        """Return booleans (rows, length), true where a row has a token; None for rows without lengths."""
         if self._lengths is None:
             return None
         return (
@@ -110,7 +111,7 @@ class Student(nn.Module):
         )
 
     def _shown(self, teacher: Distillation, inputs: Mapping[str, Tensor], index: Tensor) -> Tensor:
-        """The teacher's logits; its hidden states lie in `teacher.shown`."""
+        """Return the teacher's logits, from the cache where it has them; the hidden states are in `teacher.shown` afterwards."""
         lengths = None if self._lengths is None else self._lengths[index.cpu()]
         paths = list(teacher.pairs.values())
         trimmed = {*(paths if lengths is not None else ()), *([LOGITS] if self._by_token else ())}
@@ -145,10 +146,10 @@ def train(
     recall: Recall | None = None,
     judge: Judge | None = None,
 ) -> Trained:
-    """Train a copy of the program while its gates close; a teacher gives what the program gives, without one labels teach.
+    """Train a copy of the program while its gates close, from a teacher with the same outputs, or on the labels where there is none.
 
-    `pairs` matches hidden states by module path (the layers of the same names, where it is None). `recall` remembers what the teacher said;
-    it may serve several runs on the same rows. `judge` is asked after each epoch, and what it says is noted in `moment.history`.
+    `pairs` matches hidden states by module path (None: the layers of the same names). `recall` caches the teacher's outputs, and may be
+    used by several runs on the same rows. `judge` is called after each epoch; its metrics are recorded in `moment.history`.
     """
     gated = method.gated(program)
     module = gated.module()
@@ -179,7 +180,7 @@ def _distillation(
 
 
 def _with(hooks: Hooks, pruner: Pruner, module: nn.Module, judge: Judge | None) -> Hooks:
-    """Gates close before each step of the optimizer; a hundred times, and after each epoch, it is noted where the run stands."""
+    """Return hooks that also step the pruner before each optimizer step, and record the run after about each 1 % of it and each epoch."""
 
     def before(moment: Moment) -> None:
         pruner.step(moment.progress)

@@ -1,4 +1,7 @@
-"""Claims: what a pipeline did, part by part, in a form that can be proved. A part ends where matrices become factors."""
+"""Claims: the changes that a pipeline made, part by part, in a form that can be proved.
+
+A part ends where matrices become factors.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from fxprune.verification.equivalence import Proof, is_rigid, verify
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A program before and after: what each axis kept, which weights were re-fitted, and which were replaced by two (with their names)."""
+    """Program before and after: the selection, the weights that were re-fitted, and those that were replaced by two (with their names)."""
 
     before: Program
     after: Program
@@ -28,7 +31,7 @@ class Claim:
         return self.after is self.before
 
     def then(self, after: Program, selection: Selection, refitted: Sequence[str]) -> Claim:
-        """This claim with one more pass behind it."""
+        """Return this claim extended by one more pass."""
         both = self.selection.compose(selection)
         if selection.removed:
             both = _of_what_is_left(self.before, after, both)
@@ -37,9 +40,9 @@ class Claim:
         )
 
     def prove(self) -> Proof:
-        """That the program after is the one before without what went; VerifyError says what differs.
+        """Prove that the program after equals the one before without what was removed; VerifyError names what differs.
 
-        Factors are multiplied first: the program computes the same with their products, and these count as re-fitted weights.
+        Factors are multiplied first: the program must compute the same with their products, and these count as re-fitted weights.
         """
         if not self.factors:
             return verify(self.before, self.after, self.selection, self.refitted)
@@ -64,7 +67,7 @@ class Claim:
 
 
 def proved(original: Program, claims: Sequence[Claim]) -> Proof:
-    """All claims, as one verdict; its `change` is that of the whole."""
+    """Prove all claims, and return one proof; its `change` is that of the whole."""
     verdicts = [claim.prove() for claim in claims]
     if len(verdicts) == 1:
         return verdicts[0]
@@ -82,7 +85,7 @@ def proved(original: Program, claims: Sequence[Claim]) -> Proof:
 
 
 def _of_what_is_left(original: Program, program: Program, selection: Selection) -> Selection:
-    """The selection without the axes of parameters that went with their regions."""
+    """Return the selection without the axes all of whose parameters were removed with their regions."""
     left = program.tensors().keys()
     axes = [axis for axis in analyze(original).axes if axis.name in selection]
     gone = {axis.name for axis in axes if not any(member.name in left for member in axis.members)}

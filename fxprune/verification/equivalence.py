@@ -1,4 +1,4 @@
-"""Verify: the shrunk program equals the original with the removed units' readers set to zero, or the first node that differs is named."""
+"""Equivalence: prove that a shrunk program equals the original with the removed units' readers set to zero, or find what differs."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from fxprune.verification.float64 import to_float64
 
 @dataclass(frozen=True)
 class Proof:
-    """What was proved: `relative` is the largest difference of an output over its largest magnitude, on the example inputs.
+    """Result of a proof: `relative` is the largest difference of an output over its largest magnitude, on the example inputs.
 
-    `exact` are the axes of the claim, `inexact` those left out of it; `change` is how much pruning moved the outputs (the same
-    measure against the original), which shows that the claim is not empty. `refitted` are weights that were changed on purpose: the
-    claim is about the program with their cut originals in their place.
+    `bar` is the limit that it was held to. `exact` are the axes of the claim, `inexact` those left out of it; `change` is how
+    much pruning moved the outputs (the same measure against the original), which shows that the claim is not empty. `refitted` are weights
+    that were changed on purpose: the claim is about the program with their cut originals in their place.
     """
 
     relative: float
@@ -86,7 +86,7 @@ def is_rigid(program: Program) -> bool:
 
 
 def _check_examples(analysis: Analysis, slim: Program, selection: Selection) -> None:
-    """VerifyError where the example of an input that may shrink is not the part of the original's that stays."""
+    """Raise VerifyError where the example of an input that may shrink is not the part of the original's that stays."""
     program = analysis.program
     if not program.free_inputs:
         return
@@ -104,7 +104,7 @@ def _check_examples(analysis: Analysis, slim: Program, selection: Selection) -> 
 def _change(
     analysis: Analysis, before: Mapping[str, Tensor], got: list[Tensor], selection: Selection
 ) -> float:
-    """How far pruning moved the outputs that have to be there."""
+    """Return how far pruning moved the outputs that are not spare; infinite where the number of outputs differs."""
     names, spare = list(analysis.program.named_outputs()), analysis.program.spare
     kept = [place for place, name in enumerate(names) if name not in spare]
     if len(got) != len(names):
@@ -115,14 +115,14 @@ def _change(
 
 
 def _put_back(program: Program, slim: Program, selection: Selection, refitted: Sequence[str]) -> Program:
-    """The slim program with the cut originals of its re-fitted weights; VerifyError where one has another shape or type."""
+    """Return the slim program with the cut originals of its re-fitted weights; VerifyError where one has another shape or type."""
     if not refitted:
         return slim
     plain, mine = apply(program, selection).tensors(), slim.tensors()
     back: dict[str, Tensor] = {}
     for name in refitted:
         one = mine[name]
-        other = plain.get(name, torch.zeros_like(one))  # a bias that was added is put back to nothing
+        other = plain.get(name, torch.zeros_like(one))  # a bias that was added is put back to zero
         if one.shape != other.shape or one.dtype != other.dtype:
             raise VerifyError(
                 f"{name} was re-fitted to {tuple(one.shape)} {one.dtype}; the selection leaves {tuple(other.shape)} {other.dtype}",
@@ -133,7 +133,7 @@ def _put_back(program: Program, slim: Program, selection: Selection, refitted: S
 
 
 def _outputs(slim: Program, program: Program) -> list[Tensor] | None:
-    """The outputs, or None where the program does not even run (the first bad node is looked for afterwards)."""
+    """Return the outputs; None where the program does not run (the first faulty node is searched for afterwards)."""
     try:
         return run_example(slim, program)
     except RuntimeError:
@@ -156,7 +156,7 @@ def _compare(
 
 
 def _in_doubles(analysis: Analysis, oracle: Program, candidate: Program, claim: Selection) -> float:
-    """The same difference in float64, where a deep program's rounding can't hide what differs; infinite where it can't run so."""
+    """Return the difference in float64, where rounding of a deep program can't hide a fault; infinite where it can't run in float64."""
     try:
         source = to_float64(oracle)
         got = run_example(to_float64(candidate), source)
@@ -167,7 +167,7 @@ def _in_doubles(analysis: Analysis, oracle: Program, candidate: Program, claim: 
 
 
 def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection) -> list[Tensor]:
-    """The oracle's outputs; of those that may shrink, the part that stays."""
+    """Return the oracle's outputs; of those that may shrink, the part that stays."""
     if not analysis.program.free_outputs:
         return outputs
     kept = kept_masks(analysis, claim)
@@ -197,7 +197,7 @@ def _first_difference(
 
 
 def _kept_part(dims: Any, expected: Tensor, kept: Kept) -> Tensor:
-    """The part of the oracle's value that the shrunk program should hold."""
+    """Return the part of the oracle's value that the shrunk program should contain."""
     if not dims or not all(isinstance(dim, Dim) for dim in dims) or len(dims) != expected.dim():
         return expected
     if any(changes(dim, kept) and dim.size != size for dim, size in zip(dims, expected.shape, strict=True)):

@@ -1,4 +1,4 @@
-"""A program in double precision: what two programs differ by there is no rounding of float32."""
+"""Copy of a program in float64, in which a difference of two programs is not due to rounding of float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxprune.ir.signature import put_inputs
 
 
 def to_float64(program: Program) -> Program:
-    """The same program with weights, constants, example inputs and the types that it names in float64; it is for running only."""
+    """Return the program with weights, constants, example inputs and floating dtype arguments in float64; for running only."""
     graph = copy_graph(program)
     for node in graph.nodes:
         node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), _type)
@@ -24,7 +24,7 @@ def to_float64(program: Program) -> Program:
 
 
 def _type(argument: Any) -> Any:
-    """A floating type becomes float64."""
+    """Return float64 for a floating dtype, any other argument as it is."""
     return torch.float64 if isinstance(argument, torch.dtype) and argument.is_floating_point else argument
 
 

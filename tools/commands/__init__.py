@@ -1,1 +1,1 @@
-"""What a command does: one command or option, one file."""
+"""Commands of `fxprune`: one command or option, one file."""

@@ -1,4 +1,4 @@
-"""`fxprune bench`: several ONNX files on the same inputs, taking turns."""
+"""`fxprune bench`: time several ONNX files in turns on inputs of the same sizes."""
 
 import argparse
 from dataclasses import asdict
@@ -51,7 +51,7 @@ def _files(given: list[str]) -> dict[str, Path]:
 
 
 def settings(options: argparse.Namespace) -> Settings:
-    """What --runtime, --threads and --optimization ask for; UsageError where it can't be."""
+    """Return the settings of --runtime, --threads and --optimization; UsageError where they are not available, or not for ONNX files."""
     asked = Settings(options.threads, options.optimization, options.runtime)
     row = runtime_of(asked)
     if row.suffix != ".onnx":

@@ -1,4 +1,4 @@
-"""What `--target` and `--calibration` make of a pipeline: its passes get the data, and the settings of the runtime."""
+"""`--target` and `--calibration`: add a budget to a pipeline, and give its passes data and the settings of the runtime."""
 
 import argparse
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ MEASURING = (Slim, Lowrank)
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the command line."""
+    """Add the options of budgets and calibration data."""
     group = parser.add_argument_group(
         "budget", "slim to a share of what the model costs now, without training"
     )
@@ -44,7 +44,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
 
 
 def extend_pipeline(steps: Pipeline, options: argparse.Namespace) -> Pipeline:
-    """The pipeline with what `--target` asks for at its end; runtime, threads and level are those of the command line."""
+    """Return the pipeline with `--target` as a pass at its end; measuring passes use runtime, threads and level of the command line."""
     chosen = settings(options)
     names = {"threads": chosen.threads, "runtime": chosen.runtime, "optimization": chosen.optimization}
     passes = [_with_settings(each, names) for each in steps.passes]
@@ -55,7 +55,7 @@ def extend_pipeline(steps: Pipeline, options: argparse.Namespace) -> Pipeline:
 
 
 def _with_settings(each: Pass, names: Mapping[str, Any]) -> Pass:
-    """A measuring pass takes the settings of the command line where its text says nothing else."""
+    """Return a measuring pass with the settings of the command line where its own are the defaults."""
     if not isinstance(each, MEASURING):
         return each
     usual = {field.name: field.default for field in fields(each)}
@@ -80,12 +80,12 @@ def _target(text: str) -> tuple[str, float]:
 def read_calibration_option(
     options: argparse.Namespace, program: Program, loaded: Loaded
 ) -> Calibration | None:
-    """The calibration data, checked; UsageError says what does not fit."""
+    """Return the calibration data, checked, or None without the option; UsageError describes what does not fit."""
     if not options.calibration:
         return None
     return read_calibration(options.calibration, program, loaded, options.rows, options.length)
 
 
 def budget_points(steps: Pipeline, program: Program) -> list[Point]:
-    """Where budgets are meant: the report measures there, too."""
+    """Return the points that latency budgets refer to, so that the report measures there, too."""
     return [each.point(program) for each in steps.passes if isinstance(each, MEASURING) and each.latency]

@@ -1,4 +1,4 @@
-"""`--checkpoint`: the slim program as a stock Hugging Face checkpoint in OUT/checkpoint, or the reason why there is none."""
+"""`--checkpoint`: write the slim program as a stock Hugging Face checkpoint to OUT/checkpoint, or report why there is none."""
 
 import contextlib
 from pathlib import Path
@@ -14,7 +14,7 @@ FOLDER = "checkpoint"
 
 
 def check_checkpoint_option(loaded: Loaded) -> None:
-    """UsageError for a model that is no Hugging Face folder."""
+    """Raise UsageError for a model without a Hugging Face config."""
     if loaded.config is None:
         raise UsageError(
             f"--checkpoint writes a Hugging Face model; {loaded.name} is none: give hf:DIR, or leave it out"
@@ -24,7 +24,7 @@ def check_checkpoint_option(loaded: Loaded) -> None:
 def write_checkpoint_folder(
     loaded: Loaded, slim: Program, out: Path, tokenizer: bool = True
 ) -> dict[str, Any]:
-    """Write what is proved equal, with the tokenizer where there is one and ids are as they were; tell of it as plain data."""
+    """Write a checkpoint that is proved equal, with `tokenizer` also the model's tokenizer, if any; return the report's entry."""
     model: Any = loaded.model
     try:
         # The model's own config was set up for capturing.

@@ -1,4 +1,4 @@
-"""What the commands share to talk: results on standard output, progress on standard error."""
+"""Console of the commands: results on standard output, progress on standard error."""
 
 import json
 import sys
@@ -18,14 +18,14 @@ from fxprune.tools.reports.report import Grid
 
 
 def output() -> Console:
-    """The console for results; wide where it is no terminal, so that a redirected table keeps its columns."""
+    """Return the console for results; 140 columns wide where it is no terminal, so that a redirected table keeps its columns."""
     return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def progress() -> Console:
-    """The console for progress, notes and errors.
+    """Return the console for progress, notes and errors.
 
-    It holds the stream itself, so that silencing the libraries for a while does not silence it.
+    It keeps the stream itself, so that silencing the libraries for a while does not silence it.
     """
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
@@ -54,7 +54,7 @@ def _drawn(grid: Grid) -> Table:
 
 
 class Stages:
-    """Shows what is going on, and remembers how long each stage took."""
+    """Display of the current stage, and record of the seconds that each stage took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -63,7 +63,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Run one stage under its name; a terminal shows it turning."""
+        """Run one stage under its name, with a spinner in a terminal."""
         start = time.perf_counter()
         with self.console.status(name) as self._status:
             yield
@@ -72,23 +72,23 @@ class Stages:
             self.console.print(f"[dim]{name}: {self.seconds[name]:.1f} s[/dim]")
 
     def show(self, text: str) -> None:
-        """Say more closely what the stage is at."""
+        """Update the text of the current stage."""
         if self._status is not None:
             self._status.update(text)
 
     def note(self, text: str) -> None:
-        """Say something that the user should know before trusting the result."""
+        """Print a note that the user should read before trusting the result."""
         self.console.print(f"note: {text}", markup=False)
 
 
 class Steps:
-    """A bar with the number of evaluations done and the time that is left; where there is no terminal, a line now and then."""
+    """Progress bar with the number of evaluations done and the time left; without a terminal, a line about every SECONDS."""
 
-    SECONDS = 5.0  # from one line to the next
+    SECONDS = 5.0  # between lines
 
     def __init__(self, name: str, total: int | None = None) -> None:
         self.name, self.total, self.done = name, total, 0
-        self.first: int | None = None  # what was done before
+        self.first: int | None = None  # steps done before this run
         self.console = progress()
         self.start = self.said = time.perf_counter()
         columns = (
@@ -108,7 +108,7 @@ class Steps:
         self.bar.stop()
 
     def at(self, done: int, total: int, left: float, told: str = "") -> None:
-        """So many are done, and the rest will take so many seconds; `told` is what else there is to say."""
+        """Show that so many are done, and the estimated seconds that are left, behind the text `told`."""
         text = f"{told}{_duration(left)} left"
         self.bar.update(self.task, completed=done, total=total, left=text)
         now = time.perf_counter()
@@ -117,12 +117,12 @@ class Steps:
             self.console.print(f"{self.name}: {done} of {total}, {text}", markup=False)
 
     def one(self, _seconds: float) -> None:
-        """One more of the total is done."""
+        """Count one more step as done."""
         total = self.total or self.done + 1
         self.reached(self.done + 1, total)
 
     def reached(self, done: int, total: int, told: str = "") -> None:
-        """So many of the total are done; how long the rest takes is reckoned from those that were done here."""
+        """Show that so many of the total are done; the time left is estimated from those done in this run."""
         if self.first is None:
             self.first = done - 1
         self.done = done
@@ -131,7 +131,7 @@ class Steps:
 
 
 def _duration(seconds: float) -> str:
-    """`1 h 05 min`, `12 min`, `40 s`."""
+    """Return seconds as text: `1 h 05 min`, `12 min`, `40 s`."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02} min"

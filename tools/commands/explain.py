@@ -1,4 +1,4 @@
-"""`fxprune explain`: what could go, and why the rest stays whole."""
+"""`fxprune explain`: show the axes and regions of a model that can be removed, and why the rest stays whole."""
 
 import argparse
 import re
@@ -40,7 +40,7 @@ def explain_command(options: argparse.Namespace) -> int:
 
 
 def _target(options: argparse.Namespace) -> Path | None:
-    """The file for the page; UsageError, before any work, where something is in its place."""
+    """Return the file for the page, or None; UsageError, before any work, where something is in its place."""
     target = Path(options.html) if options.html else None
     if target and (target.is_dir() or (target.exists() and not options.force)):
         what = (
@@ -89,7 +89,7 @@ def _overview(analysis: Analysis) -> list[Grid]:
 
 
 def _regions(regions: Iterable[Region]) -> Grid:
-    """One row for regions that differ only by the number of their layer and have one structure."""
+    """Return a table with one row for regions that differ only by the number of their layer and have one structure."""
     groups: dict[tuple[str, str, str, str], list[Region]] = {}
     for region in regions:
         alike = (region.unit, re.sub(r"\d+", "#", region.name), region.signature, region.why)
@@ -107,7 +107,7 @@ def _regions(regions: Iterable[Region]) -> Grid:
 
 
 def _axes(axes: Iterable[Axis]) -> Grid:
-    """One row for axes that differ only by the number of their layer."""
+    """Return a table with one row for axes that differ only by the number of their layer."""
     groups: dict[tuple[str, str, int, bool, str], list[Axis]] = {}
     for axis in axes:
         alike = (axis.role, re.sub(r"\d+", "#", axis.name), axis.size, axis.exact, _notation(axis))

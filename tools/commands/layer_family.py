@@ -1,4 +1,4 @@
-"""A family of programs without some layers: chosen by several methods, each fine-tuned and scored, sized and timed."""
+"""Layer families: programs without some layers, chosen by several methods, fine-tuned and scored, sized and timed."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from fxprune.training.fine_tune import Examples, Recipe
 _POINT = {"batch": 8, "length": 64}
 _SECONDS = 6.0
 
-# name: (search, score, what it does); "task" fine-tunes
+# name: (search, score, what it does); the score "task" fine-tunes
 METHODS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
         "greedy": ("greedy", "task", "fine-tune without each, remove the best, again given what is gone"),
@@ -39,7 +39,7 @@ METHODS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Setting:
-    """What is asked: by which methods, how many layers, how candidates are trained, where evaluations are remembered and run."""
+    """Settings of a search: methods, kind and number of layers, training of candidates, and where evaluations are recorded and run."""
 
     methods: tuple[str, ...]
     unit: str
@@ -52,7 +52,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Seeded:
-    """One seed's model, with the two evaluators: the one that searches, and the one whose metric is reported."""
+    """The model of one seed, with two evaluators: one for the search, and one whose metric is reported."""
 
     seed: int
     program: Program
@@ -62,7 +62,7 @@ class Seeded:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed found: each method's search, the metric of each member of its family, and all sets of a size where asked."""
+    """Results of one seed: each method's search, the metric of each member of its family, and all sets of a size where asked for."""
 
     seeded: Seeded
     found: Mapping[str, Found]
@@ -71,7 +71,7 @@ class SeedResult:
 
 
 def search_family(seeded: Seeded, setting: Setting) -> SeedResult:
-    """Search by each method, and fine-tune all that was chosen."""
+    """Search by each method, and fine-tune every member of the families found."""
     found = {name: _search(seeded, setting, name) for name in setting.methods}
     orders = {name: [choice.order[:k] for k in range(setting.count + 1)] for name, choice in found.items()}
     final = Evaluated(seeded.program, seeded.final, setting.journal, setting.executor)
@@ -110,7 +110,7 @@ def _found(seeded: Seeded, setting: Setting, search: str, score: str, count: int
 
 
 def _calibration(examples: Examples) -> tuple[dict[str, torch.Tensor], ...]:
-    """Rows for the scores without training: 64, one by one, for padding would count as well."""
+    """Return up to 64 rows for the scores without training, one per batch, because padding would count as well."""
     lengths = examples.lengths
     rows = [examples.rows([i]) for i in range(min(64, len(examples)))]
     if lengths is None or examples.fixed:
@@ -122,7 +122,7 @@ def _calibration(examples: Examples) -> tuple[dict[str, torch.Tensor], ...]:
 
 
 def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, Found]) -> dict[str, Any]:
-    """Every set of a size, the best first, and where the methods' choices stand among them."""
+    """Rate every set of a size; return the scores, best first, and the ranks of the methods' choices among them."""
     size = setting.exhaustive
     every = _found(seeded, setting, "exhaustive", "task", size, f"seed {seeded.seed}: all sets of {size}")
     ratings = every.ratings[0]
@@ -144,7 +144,7 @@ def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, Found]) ->
 def measure_family(
     program: Program, order: Sequence[str], settings: Settings
 ) -> tuple[Point, list[dict[str, Any]]]:
-    """Parameters, file size and latency of each member of the family, in one measurement, taking turns."""
+    """Measure parameters, file size and latency of each member of the family, at one point, taking turns."""
     family = [bypass(program, order[:k]) for k in range(len(order) + 1)]
     here = example_point(program)
     point = {axis: _POINT.get(axis, size) for axis, size in here.items()}

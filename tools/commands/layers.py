@@ -1,4 +1,4 @@
-"""`fxprune layers`: which layers a task can do without, by fine-tuning each candidate; what each further one costs, and what it saves."""
+"""`fxprune layers`: find the layers that a task needs least, by fine-tuning candidates, with the cost and savings of each removal."""
 
 import argparse
 import json
@@ -87,14 +87,14 @@ def _numbers(text: str, option: str) -> list[int]:
 
 @contextmanager
 def _workers(count: int) -> Iterator[Executor | None]:
-    """Processes that share the threads of this one; none where one candidate is trained at a time."""
+    """Yield a pool of processes that share the threads of this one; None where one candidate is trained at a time."""
     if count < 1:
         raise UsageError(f"--workers must be at least 1, got {count}")
     if count == 1:
         yield None
         return
     threads = max(1, torch.get_num_threads() // count)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve the neighbours
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes
     with ProcessPoolExecutor(
         count, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
@@ -128,7 +128,7 @@ def _check_classes(program: Program, name: str, classes: int) -> None:
 def _report(
     options: argparse.Namespace, setting: Setting, runs: Sequence[SeedResult], session: Settings
 ) -> dict[str, Any]:
-    """Everything that was found, as layers.json holds it; the first method's family of the first seed is measured."""
+    """Return all results in the form of layers.json; the first method's family of the first seed is measured."""
     first = runs[0]
     point, measured = measure_family(first.seeded.program, first.found[setting.methods[0]].order, session)
     return {

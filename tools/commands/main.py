@@ -1,7 +1,7 @@
-"""The command `fxprune`: its arguments, and what an error becomes.
+"""The command `fxprune`: its arguments, and its exit codes.
 
-Exit codes: 0 all is well; 1 a claim failed (the slim program differs, or a file could not be proven); 2 the
-command was called wrongly, or asks for what is refused, and nothing was written; 130 interrupted, and no result was written.
+Exit codes: 0 success; 1 a claim failed (the slim program differs, or a file could not be proven); 2 the command was called wrongly, or asks
+for what is refused, and nothing was written; 130 interrupted, and no result was written.
 """
 
 import argparse
@@ -44,7 +44,7 @@ BAD_USE = (CaptureError, PipelineError, RefusedError, SelectionError, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code."""
+    """Run one command and return its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     options = _parser().parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from fxprune.training.loop import PRECISIONS
 
 
 def recipe(parser: argparse.ArgumentParser, own: Recipe) -> None:
-    """How to fine-tune; the defaults are those of a recipe."""
+    """Add the options of fine-tuning, with the defaults of a recipe."""
     add = parser.add_argument_group("fine-tuning").add_argument
     add("--epochs", type=int, default=own.epochs, metavar="N", help=f"({own.epochs})")
     add(
@@ -46,7 +46,7 @@ def recipe(parser: argparse.ArgumentParser, own: Recipe) -> None:
 
 
 def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int = 0) -> Recipe:
-    """What the options say; UsageError where nothing could be trained."""
+    """Return the recipe of the options; UsageError where epochs or the batch size are below 1."""
     if min(options.epochs, options.batch_size) < 1:
         raise UsageError("--epochs and --batch-size must be at least 1")
     if epochs is not None and epochs < 1:
@@ -65,7 +65,7 @@ def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int 
 
 
 def session_options(parser: argparse.ArgumentParser) -> None:
-    """What runs the files that are measured."""
+    """Add the options of the runtime that files are measured on."""
     add = parser.add_argument
     ways = "; ".join(f"{name}: {row.help}" for name, row in RUNTIMES.items() if row.suffix == ".onnx")
     add(
@@ -84,5 +84,5 @@ def session_options(parser: argparse.ArgumentParser) -> None:
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:
-    """For machines."""
+    """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

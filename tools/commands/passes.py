@@ -32,7 +32,7 @@ def _rows(entries: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
 
 
 def describe_pass(kind: Any) -> dict[str, Any]:
-    """One pass as data: its name, its help, and each option with its type and default."""
+    """Return one pass as data: its name, its help, and each option with its type, default and help."""
     text = inspect.getdoc(kind) or ""
     return {
         "name": kind.name,
@@ -49,7 +49,7 @@ def describe_pass(kind: Any) -> dict[str, Any]:
 
 
 def _help(kind: type, option: str) -> str:
-    """The `#:` comment beside a field, in the class that declares it."""
+    """Return the `#:` comment beside a field, in the class that declares it."""
     for base in kind.__mro__[:-1]:
         found = re.search(rf"^    {option}: .*#: (.*)$", inspect.getsource(base), re.MULTILINE)
         if found:

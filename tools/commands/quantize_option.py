@@ -1,4 +1,4 @@
-"""`--quantize`: model.int8.onnx beside model.onnx, and what the report tells of it."""
+"""`--quantize`: write model.int8.onnx beside model.onnx, and its entry of the report."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ _ROWS = {name: row for name, row in QUANTIZERS.items() if row.suffix == ".onnx"}
 
 
 def add_quantize_option(parser: argparse.ArgumentParser) -> None:
-    """The option of the command line."""
+    """Add `--quantize`."""
     ways = "; ".join(f"{name}: {row.help}" for name, row in _ROWS.items())
     parser.add_argument("--quantize", choices=_ROWS, help=f"write {_FILE}, too. {ways}")
 
 
 def check_quantize_option(options: argparse.Namespace) -> None:
-    """UsageError, before any work, where the quantizer that is asked for could not do its own."""
+    """Raise UsageError, before any work, where the quantizer needs calibration data and can't have them."""
     if not _needs_data(options):
         return
     if not options.calibration:
@@ -43,7 +43,7 @@ def check_quantize_option(options: argparse.Namespace) -> None:
 
 
 def _needs_data(options: argparse.Namespace) -> bool:
-    """Whether the quantizer that is asked for takes calibration data."""
+    """Return whether the quantizer that is asked for takes calibration data."""
     return bool(options.quantize) and QUANTIZERS[options.quantize].calibrated
 
 
@@ -55,7 +55,7 @@ def write_quantized(
     stages: Stages,
     folder: Path,
 ) -> dict[str, Any] | None:
-    """Quantize model.onnx in the folder, and time both; the report's entry, or None where nobody asks for it."""
+    """Quantize model.onnx in the folder, and time both; return the report's entry, or None without the option."""
     if not options.quantize:
         return None
     points = [entry["point"] for entry in latency]

@@ -47,7 +47,7 @@ from fxprune.tools.reports.manifest import largest_differences, write_manifest
 from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
 from fxprune.tools.reports.report_html import render_report
 
-# Small, long, and many: a short input alone hides all gains behind overhead.
+# Short, long, and batched: on a short input alone, overhead hides all gains.
 _POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
 _SECONDS_A_POINT = 3.0
 
@@ -56,7 +56,7 @@ Decide = Callable[[Program, Loaded, Stages], Result]
 
 @dataclass(frozen=True)
 class _Job:
-    """What to do with a model: the pipeline as text and as a function, where it is meant, tokens to keep, outputs that may shrink."""
+    """A job on a model: the pipeline as text and as a function, points of its budgets, tokens to keep, outputs that may shrink."""
 
     text: str
     decide: Decide
@@ -211,9 +211,9 @@ def _stock(loaded: Loaded, slim: Program, draft: Path, tokenizer: bool, stages: 
 def _export_original(
     loaded: Loaded, program: Program, path: Path, opset: int, stages: Stages
 ) -> float | None:
-    """Export the original as its owner would, and give the seconds; None where torch can't.
+    """Export the original by a plain torch.onnx.export, and return the seconds; None where torch can't.
 
-    Where that file does not run, the unpruned program's stands in for it.
+    Where that fails, or its file does not run, the unpruned program is exported instead.
     """
     kwargs, dynamic = loaded.uncached()
     seconds = None
@@ -248,7 +248,7 @@ def measure_latencies(
     chosen: Settings,
     stages: Stages,
 ) -> list[dict[str, Any]]:
-    """An entry for each point: both files in turns, and the ratio of operations; `points` come after the usual ones."""
+    """Measure both files in turns, one entry per point, with the ratio of operations; `points` come after the default ones."""
     entries = []
     for point in _points(program, points):
         with stages.stage(f"measuring at {report.describe_point(point)}"):
@@ -256,7 +256,7 @@ def measure_latencies(
             both = {
                 "before": given,
                 "after": feeds(slim, fitted),
-            }  # the slim program may take other token ids
+            }  # the slim program may have other token ids
             timed = measure(files, both, chosen, _SECONDS_A_POINT)
             flops = (count_flops(program, fitted), count_flops(slim, fitted))
             entries.append(report.latency(fitted, timed["before"], timed["after"], flops))
@@ -270,7 +270,7 @@ def _points(program: Program, more: Sequence[Point]) -> list[Point]:
 
 
 def _fit(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
-    """Halve the length until the original can take it: a table of positions may end before."""
+    """Halve the length until the original runs, since its table of positions may be shorter; return the point and its inputs."""
     opened = open_session(file)
     while True:
         given = feeds(program, point)
@@ -286,9 +286,9 @@ def _fit(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
 def runtime_agreement(
     program: Program, emitted: Emitted, file: Path, settings: Settings, stages: Stages
 ) -> dict[str, Any]:
-    """How far the runtime that is asked for is from the program, where it is another than the one that every file is checked in.
+    """Compare the runtime that is asked for with the program; nothing for the default, in which every file is checked anyway.
 
-    ExportError where it is further than the bar.
+    ExportError where the difference exceeds the tolerance.
     """
     if settings.runtime == DEFAULT.runtime:
         return {}

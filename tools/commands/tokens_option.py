@@ -1,4 +1,4 @@
-"""`--tokens`: keep some token ids only, prove it, and write their new names beside the model."""
+"""`--tokens`: keep some token ids only, prove it, and write the new ids beside the model."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ TOKENS_FILE = "token_ids.json"
 
 @dataclass(frozen=True)
 class TokensRequest:
-    """Which token ids to keep, of which table, and the untied outputs that count them."""
+    """The token ids to keep, their table, and the untied outputs that count them."""
 
     ids: tuple[int, ...]
     table: str | None
@@ -24,7 +24,7 @@ class TokensRequest:
 
 
 def tokens_request(options: argparse.Namespace) -> TokensRequest | None:
-    """What the options ask for; None where they ask for all tokens."""
+    """Return the request of the options; None where all tokens stay. UsageError where it can't be read."""
     table, outputs = options.token_table, tuple(options.token_outputs)
     if not options.tokens:
         if table or outputs:
@@ -43,7 +43,7 @@ def tokens_request(options: argparse.Namespace) -> TokensRequest | None:
 
 
 def _ids(text: str) -> tuple[int, ...]:
-    """Ids from a JSON list, or from lines of one id each."""
+    """Return ids from a JSON list, or from lines of one id each."""
     if not text.lstrip().startswith("["):
         return token_list(
             [_number(line, place) for place, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -62,7 +62,7 @@ def _number(line: str, place: int) -> int:
 
 
 def keep_tokens_asked(program: Program, wanted: TokensRequest | None) -> tuple[Program, Vocabulary | None]:
-    """The program with the wanted tokens only."""
+    """Return the program with the wanted tokens only, and its vocabulary; unchanged, and None, without a request."""
     if wanted is None:
         return program, None
     vocabulary = keep_tokens(program, wanted.ids, wanted.table, wanted.outputs)
@@ -70,7 +70,7 @@ def keep_tokens_asked(program: Program, wanted: TokensRequest | None) -> tuple[P
 
 
 def prove_tokens(program: Program, vocabulary: Vocabulary | None) -> dict[str, Any] | None:
-    """Prove it against the program with all tokens, and give the report's entry."""
+    """Prove the kept tokens against the program with all tokens, and return the report's entry."""
     if vocabulary is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""`fxprune train`: a model learns a task from a teacher while it loses units; what is left is lowered, proven, emitted and measured."""
+"""`fxprune train`: train a model for a task with a teacher while units are removed; then lower, prove, export and measure it."""
 
 import argparse
 import json
@@ -40,14 +40,14 @@ from fxprune.training.loop import Checkpoints, Hooks
 _FORMAT = "fxprune.train/1"
 NO_TEACHER = "labels"
 
-#: What a run in a folder of checkpoints must have in common with the one that goes on there.
+#: Options that a run must have in common with the one whose folder of checkpoints it resumes.
 _SAME = ("model", "task", "data", "pipeline", "teacher", "teacher_epochs", "epochs", "learning_rate", "batch_size", "warmup",
         "weight_decay", "clip", "precision", "seed", "rows", "length", "text", "second", "label", "columns", "metric")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A task that was read, and the program that learns it."""
+    """A task that was read, and the program to train for it."""
 
     loaded: Loaded
     program: Program
@@ -107,7 +107,7 @@ def _check_outputs(program: Program, lesson: Lesson, classes: int) -> None:
 
 
 def _kept(options: argparse.Namespace) -> Path:
-    """The folder of checkpoints, which must be of the same run; `--restart` empties it."""
+    """Return the folder of checkpoints; UsageError where it is of another run, unless `--restart` removes its checkpoints."""
     kept = Path(options.run or f"{options.output}.run")
     told = {name: getattr(options, name) for name in _SAME}
     path = kept / "run.json"
@@ -129,7 +129,7 @@ def _kept(options: argparse.Namespace) -> Path:
 def _teacher(
     options: argparse.Namespace, job: _Job, kept: Path, stages: Stages
 ) -> tuple[nn.Module | None, dict[str, Any]]:
-    """Who teaches, and how good it is: a model of the user's, or the model itself once it was fine-tuned."""
+    """Return the teacher and its metrics: a model of the user, or the model itself, fine-tuned first; None for labels alone."""
     if options.teacher == NO_TEACHER:
         return None, {"model": NO_TEACHER}
     if options.teacher:
@@ -153,7 +153,7 @@ def _teacher(
 def _written(
     options: argparse.Namespace, job: _Job, done: Sequence[Stage], found: dict[str, Any], stages: Stages
 ) -> dict[str, Any]:
-    """Emit, judge and measure; everything that was found, as train.json holds it."""
+    """Evaluate, export and measure; write the results, and return them in the form of train.json."""
     slim, session = done[-1].program, settings(options)
     with stages.stage("judging what is left"):
         judged = job.lesson.judge(slim.graph)

@@ -1,4 +1,4 @@
-"""The options of `fxprune train`."""
+"""Options of `fxprune train`."""
 
 import argparse
 
@@ -9,12 +9,12 @@ from fxprune.tools.inputs.metrics import METRICS
 from fxprune.tools.inputs.tasks import TASKS
 from fxprune.training import Recipe
 
-#: GRAIN's own, but for the number of epochs, which is 20 there
+#: GRAIN's defaults, except for the number of epochs, which is 20 there
 OWN = Recipe(epochs=10, learning_rate=3e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
-    """All of them."""
+    """Add all options."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     _what(parser)
     _data(parser)

@@ -1,4 +1,4 @@
-"""The parts of a pipeline that trains, one after another: passes that prune, and passes that train, each lowered before the next."""
+"""Stages of a pipeline that trains: passes that prune, and passes that train, each lowered before the next."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -35,9 +35,9 @@ _Part: TypeAlias = "Pipeline | Any"
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A part that was carried out: the claim that was proved of it, its largest relative difference, and what it left.
+    """A part that was carried out: the claim that was proved of it, its largest relative difference, and the program that it left.
 
-    Where it trained, also what was taught, what was lowered, and how units of unequal sizes were.
+    Where it trained, also the trained module, the lowered program, and how units of unequal sizes were lowered.
     """
 
     claim: str
@@ -49,7 +49,7 @@ class Stage:
 
 
 def split_stages(text: str) -> list[_Part]:
-    """A pipeline's text in parts: each pass that trains is one, and so is each run of others between them."""
+    """Split a pipeline's text into parts: each pass that trains, and each run of other passes. UsageError where none trains."""
     parts: list[_Part] = []
     for each in pipeline(text).passes:
         if isinstance(each, Training):
@@ -67,7 +67,7 @@ def split_stages(text: str) -> list[_Part]:
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
-    """What all parts share: the options, the rows, the teacher, and where checkpoints lie."""
+    """State that all parts share: the options, the rows, the teacher, and the folder of checkpoints."""
 
     options: argparse.Namespace
     lesson: Lesson
@@ -76,7 +76,7 @@ class Trainer:
     stages: Stages
 
     def run(self, program: Program, parts: Sequence[_Part]) -> list[Stage]:
-        """Every part in order, each on what the one before it left; VerifyError where one is not what it claims to be."""
+        """Run every part in order, each on the program that the one before left; VerifyError where a claim fails."""
         done: list[Stage] = []
         recall = Recall(self.options.recall * 2**20)
         for part in parts:
@@ -113,7 +113,7 @@ class Trainer:
         return Stage("lowered", relative, program, taught, lowered, how)
 
     def _how(self, taught: Trained, session: Settings) -> dict[str, str] | str:
-        """How units of unequal sizes are lowered: as asked, or as measured."""
+        """Return how units of unequal sizes are lowered: as asked, or as measured."""
         if self.options.lowering != "measured":
             return str(self.options.lowering)
         with self.stages.stage("measuring how uneven heads run fastest"):
@@ -127,7 +127,7 @@ def _recipe(options: argparse.Namespace, method: Any) -> Recipe:
 
 
 def said(steps: Steps, moment: Moment) -> None:
-    """Where a run stands, in the words of the bar."""
+    """Show the state of a run in its progress bar."""
     figures: dict[str, float] = {}
     for entry in moment.history:
         figures |= {name: value for name, value in entry.items() if name not in ("step", "loss")}
@@ -137,7 +137,7 @@ def said(steps: Steps, moment: Moment) -> None:
 
 
 def _proved(taught: Trained, lowered: Program) -> float:
-    """The largest relative difference of what was lowered from the gated module."""
+    """Return the largest relative difference of the lowered program from the gated module; VerifyError above the tolerance."""
     expected = run_example(taught.gated.program.replace(graph=taught.module))
     relative = difference(run_example(lowered, taught.gated.program), expected)
     bar = max(TOLERANCES.get(value.dtype, 0.0) for value in expected)
@@ -149,7 +149,7 @@ def _proved(taught: Trained, lowered: Program) -> float:
 
 
 def describe_stages(done: Sequence[Stage]) -> dict[str, Any]:
-    """What train.json says of the parts: histories end to end, what is left of gates and heads, how it was lowered, what was proved."""
+    """Return the entries of train.json about the parts: joined histories, what is left of gates and heads, the lowering, the proofs."""
     trained = [stage for stage in done if stage.taught is not None]
     gated = [stage for stage in trained if stage.taught and stage.taught.gated.gates]
     last = (gated or trained)[-1]
@@ -168,7 +168,7 @@ def describe_stages(done: Sequence[Stage]) -> dict[str, Any]:
 
 
 def _history(trained: Sequence[Stage]) -> list[dict[str, Any]]:
-    """What was noted on the way, as one run; a part without gates has the density of the one before it."""
+    """Return the histories of all parts as one run; a part without gates has the density of the one before it."""
     found: list[dict[str, Any]] = []
     for stage in trained:
         assert stage.taught is not None
@@ -179,7 +179,7 @@ def _history(trained: Sequence[Stage]) -> list[dict[str, Any]]:
 
 
 def _heads(base: Program, lowered: Lowered) -> dict[str, list[int]]:
-    """Which heads are left, by axis."""
+    """Return the heads that are left, by axis."""
     open_ = {unit.axis: unit.table for unit in lowered.units if not unit.within}
     axes = [axis for axis in analyze(base).axes if axis.role == "heads"]
     return {
@@ -191,7 +191,7 @@ def _heads(base: Program, lowered: Lowered) -> dict[str, list[int]]:
 
 
 def _proofs(done: Sequence[Stage]) -> dict[str, float]:
-    """The largest difference by claim; a claim that is made again is numbered."""
+    """Return the largest difference by claim; a claim that is made again is numbered."""
     found: dict[str, float] = {}
     for stage in done:
         number = 1 + sum(name.partition(" (")[0] == stage.claim for name in found)

@@ -1,1 +1,1 @@
-"""What a command is given: models, example inputs, calibration data, tasks."""
+"""Inputs of the commands: models, example inputs, calibration data, tasks."""

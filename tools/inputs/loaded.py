@@ -1,4 +1,4 @@
-"""A model as a command gets it: module, example inputs, and where they came from."""
+"""Loaded models, as commands get them: module, example inputs, and where they came from."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +16,7 @@ from fxprune.frontend.io_constraints import free
 from fxprune.ir import Program, first_line, quiet
 
 MANIFEST = "fxprune.json"
-"""The file that lists what a run has written."""
+"""The file that describes the results of a run, and lists its files."""
 
 
 MODEL_FORMS = "minilm, hf:DIR, hf:DIR#TASK, py:PACKAGE.MODULE:FUNCTION or FILE.pt2"
@@ -25,7 +25,7 @@ OWN_FUNCTION = "give the model and its inputs in a function (py:…)"
 
 
 def call_or_refuse(what: str, function: Callable[[], Any]) -> Any:
-    """Call a function of the user's or of a library; UsageError says that this `what` failed, and how."""
+    """Call a function of the user or of a library; its errors become a UsageError that begins with `what`."""
     try:
         return function()
     except UsageError:
@@ -36,9 +36,9 @@ def call_or_refuse(what: str, function: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and inputs to capture it on; `notes` are what to know before trusting a result.
+    """A model and inputs to capture it on; `notes` are warnings about its results.
 
-    Of a Hugging Face model also its own config and the task that it is for, in optimum's words.
+    Of a Hugging Face model also its original config, and its task by optimum's name.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Loaded:
     task: str = ""
 
     def capture(self, free_outputs: Collection[str] = (), training: bool = False) -> Program:
-        """Capture the model, to be trained if asked (see `fxprune.capture`).
+        """Capture the model, for training if asked (see `fxprune.capture`).
 
-        Outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every one.
+        Outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every output. UsageError for unknown names.
         """
         program = self._captured(training)
         names = program.output_names()
@@ -68,7 +68,7 @@ class Loaded:
         return free(program, outputs=freed)
 
     def _captured(self, training: bool) -> Program:
-        """What torch can't trace is tried once more with the patches of its library."""
+        """Capture the model; where torch can't trace it, try once more with the patches of its library."""
         with quiet():
             try:
                 return capture(self.model, self.args, self.kwargs, self.dynamic, training=training)
@@ -77,11 +77,11 @@ class Loaded:
                     raise
             with self.patches():
                 program = capture(self.model, self.args, self.kwargs, self.dynamic, training=training)
-            check_same(self.model, program)  # the model without patches is the one to agree with
+            check_same(self.model, program)  # the program must agree with the unpatched model
             return program
 
     def uncached(self) -> tuple[dict[str, Any], Any]:
-        """Give the kwargs and dynamic shapes of a plain export: as captured, with no cache among the outputs."""
+        """Return the kwargs and dynamic shapes of a plain export: as captured, with no cache among the outputs."""
         takes = (
             isinstance(self.model, nn.Module)
             and "use_cache" in inspect.signature(self.model.forward).parameters

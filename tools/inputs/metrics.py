@@ -1,4 +1,4 @@
-"""Metrics of classes: METRICS, one row each; those that are more than a share come from scikit-learn (the extra `train`)."""
+"""Task metrics: METRICS for classes, one row each, by scikit-learn (the extra `train`) except accuracy; and SQuAD's for answers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _NEEDS = "the metric {} needs scikit-learn ({}); install: pip install 'fxprune[t
 
 
 def matthews(labels: Any, predictions: Any) -> float:
-    """Matthews' correlation: 0 for what any constant or coin does, 1 for what is all right."""
+    """Return Matthews' correlation: 0 for constant or random predictions, 1 where all are right."""
     return float(_learned("matthews").matthews_corrcoef(labels, predictions))
 
 
 def f1(labels: Any, predictions: Any) -> float:
-    """The mean over classes of the harmonic mean of precision and recall."""
+    """Return the mean over classes of the harmonic mean of precision and recall."""
     return float(_learned("f1").f1_score(labels, predictions, average="macro", zero_division=0.0))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A metric, and what it is."""
+    """A metric, and its help."""
 
     of: Metric
     help: str
@@ -48,18 +48,18 @@ def _learned(name: str) -> Any:
 
 
 def exact(wanted: str, found: str) -> float:
-    """1 where two answers have the same words (SQuAD's exact match)."""
+    """Return 1 where two answers have the same words, else 0 (SQuAD's exact match)."""
     return float(_words(wanted) == _words(found))
 
 
 def overlap(wanted: str, found: str) -> float:
-    """The harmonic mean of the shares of each answer's words that the other has (SQuAD's F1)."""
+    """Return the harmonic mean of the shares of each answer's words that the other has (SQuAD's F1)."""
     ours, theirs = _words(found), _words(wanted)
     shared = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * shared / (len(ours) + len(theirs)) if shared else float(ours == theirs)
 
 
 def _words(text: str) -> list[str]:
-    """As SQuAD's own script counts them: lower case, without punctuation and articles."""
+    """Return the words that SQuAD's own script counts: lower case, without punctuation and articles."""
     bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()

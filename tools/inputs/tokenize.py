@@ -1,6 +1,7 @@
-"""Encode: words with tags, questions about contexts, and running text as examples; single texts and pairs are `examples.encoded`.
+"""Task tokenization: words with tags, questions about contexts, and running text as examples.
 
-Tokenizers are called as the fast ones of transformers are: they say which word, and which letters, a token comes from.
+Single texts and pairs are tokenized by `fxprune.training.examples.encoded`. Tokenizers must be fast ones of transformers, which give the
+word, and the characters, that a token comes from.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def encode_tags(
     program: Program,
     length: int = 128,
 ) -> Examples:
-    """Words with the number of the class of each; the first token of a word has its class, others count for nothing."""
+    """Return words and their class numbers as examples; the first token of a word has its class, others are ignored."""
     uneven = next(
         (i for i, (one, other) in enumerate(zip(words, tags, strict=True)) if len(one) != len(other)), None
     )
@@ -42,7 +43,7 @@ def encode_tags(
 
 
 def _first_tokens(words: Sequence[int | None]) -> Iterator[tuple[int, int]]:
-    """(place, word) where a word begins."""
+    """Yield (position, word index) of the first token of each word."""
     before = None
     for place, word in enumerate(words):
         if word is not None and word != before:
@@ -51,7 +52,7 @@ def _first_tokens(words: Sequence[int | None]) -> Iterator[tuple[int, int]]:
 
 
 def encode_text(tokenizer: Any, texts: Sequence[str], program: Program, length: int = 128) -> Examples:
-    """Texts one after another, cut into rows of `length` tokens; the label of a token is the one that follows it."""
+    """Return texts as examples: joined, and cut into rows of `length` tokens; the label of a token is the next one of its row."""
     length = fixed_length(program) or length
     with_ends = [text + (tokenizer.eos_token or "") for text in texts if text.strip()]
     ids = [i for row in tokenizer(with_ends, add_special_tokens=False)["input_ids"] for i in row]
@@ -70,14 +71,14 @@ def encode_text(tokenizer: Any, texts: Sequence[str], program: Program, length: 
 
 
 Answers: TypeAlias = Sequence[tuple[str, int]]
-"""The answers of a question: text, and the letter of the context that it starts at."""
+"""The answers to a question: text, and the character of the context where it starts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Questions:
     """Windows over contexts, as examples whose labels are (rows, 2): the tokens where the answer starts and ends, 0 where it is elsewhere.
 
-    `rows` says which question each window belongs to, `offsets` (rows, length, 2) the letters of each token of the context; other
+    `rows` are the questions that the windows belong to, `offsets` (rows, length, 2) the characters of each token of the context; other
     tokens have -1.
     """
 
@@ -88,7 +89,10 @@ class Questions:
     answers: Sequence[Answers]
 
     def texts(self, said: Iterable[tuple[Tensor, Tensor]], most: int = 30) -> list[str]:
-        """The answer of each question, at most so many tokens; `said` are row numbers and logits of starts and ends, (rows, 2, length)."""
+        """Return the answers to the questions, at most `most` tokens each.
+
+        `said` are row numbers and logits of starts and ends, (rows, 2, length).
+        """
         found: dict[int, tuple[float, str]] = {}
         for index, logits in said:
             for row, (score, first, last) in zip(
@@ -103,7 +107,7 @@ class Questions:
         return [found.get(question, (0.0, ""))[1] for question in range(len(self.contexts))]
 
     def _spans(self, index: Tensor, logits: Tensor, most: int) -> list[tuple[float, int, int]]:
-        """(score, first token, last token) of each row's best span within the context."""
+        """Return (score, first token, last token) of each row's best span within the context."""
         length = logits.shape[-1]
         inside = self.offsets[index, :length, 0] >= 0
         start, end = (logits[:, i].masked_fill(~inside, -torch.inf) for i in (0, 1))
@@ -122,9 +126,9 @@ def encode_questions(
     length: int = 384,
     stride: int | None = None,
 ) -> Questions:
-    """Questions about contexts, whose answers are parts of them.
+    """Return questions about contexts, with answers that are parts of these, as windows.
 
-    A context that is too long makes several windows, each with `stride` tokens of the one before (a third of them).
+    A context that is too long gives several windows, each with `stride` tokens of the one before (by default a third of `length`).
     """
     pairs = [(question.strip(), context) for question, context in zip(questions, contexts, strict=True)]
     made = tokenized(
@@ -140,7 +144,7 @@ def encode_questions(
 
 
 def _span(offsets: Tensor, answers: Answers) -> tuple[int, int]:
-    """The tokens of the first answer; (0, 0) where it is not whole in this window."""
+    """Return the first and last token of the first answer; (0, 0) where it is not whole in this window."""
     if not answers:
         return 0, 0
     text, first = answers[0]

@@ -1,1 +1,1 @@
-"""What a command writes: reports, pages, charts, manifests."""
+"""Reports that commands write: tables, pages, charts, manifests."""

@@ -1,4 +1,4 @@
-"""Line charts as plain geometry, for a template to draw: lines differ by dashes and marks, so that they are told apart without colour."""
+"""Line charts as plain geometry, for a template to draw; lines differ by dashes and marks, so that no colour is needed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 44
 MOST_POINTS = 300
-"""A line shows at most so many points."""
+"""Number of points above which a line is thinned."""
 
 _Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points with a name, joined by a line or not; `mark` is what stands at each, `dot` or `chosen`.
+    """Points with a name, joined by a line or not; `mark` is drawn at each: `dot`, `chosen` or nothing.
 
-    `titles` tell of single points where a pointer rests on them, `texts` are written beside them.
+    `titles` are the tooltips of single points, `texts` are written beside them.
     """
 
     label: str
@@ -37,7 +37,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn: a title, the names of the axes, ticks, and lines in the drawing's units; `summary` says in words what is seen."""
+    """A chart to draw: a title, the names of the axes, ticks, and lines in the drawing's units; `summary` describes it in words."""
 
     title: str
     summary: str
@@ -56,10 +56,10 @@ def chart(
     log: bool = False,
     ends: tuple[float | None, float | None] = (None, None),
 ) -> Chart:
-    """Lines in their own units become a chart; `log` for the vertical axis (what is not positive is left out), `ends` are its limits."""
+    """Return a chart of lines in their own units; `log` (drops values ≤ 0) and `ends`, its limits, are for the vertical axis."""
     lines = [_thinned(line, log) for line in lines]
     xs, ys = ([point[i] for line in lines for point in line.points] for i in (0, 1))
-    xs, ys = xs or [0.0, 1.0], ys or [1.0, 10.0]  # of a loss that is no number nothing is drawn
+    xs, ys = xs or [0.0, 1.0], ys or [1.0, 10.0]  # no finite points (a loss of nan): an empty chart
     x_low, x_high = _ends(xs, (None, None))
     counts = all(float(x).is_integer() for x in xs)
     y_low, y_high = (min(ys), max(ys)) if log else _ends(ys, ends)
@@ -75,7 +75,7 @@ def chart(
 
 
 def _thinned(line: Line, log: bool) -> Line:
-    """A line without what can't be drawn, and with no more points than are seen."""
+    """Return a line without points that can't be drawn, thinned to about MOST_POINTS."""
     step = max(1, -(-len(line.points) // MOST_POINTS))
     chosen = [i for i in range(len(line.points)) if i % step == 0 or i == len(line.points) - 1]
     chosen = [i for i in chosen if math.isfinite(line.points[i][1]) and not (log and line.points[i][1] <= 0)]
@@ -106,7 +106,7 @@ def _placed(line: Line, across: Callable[[float], float], up: Callable[[float], 
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers between two others, at most so many."""
+    """Return round numbers between two others, in at most `most` intervals."""
     raw = (high - low) / most
     base = 10.0 ** math.floor(math.log10(raw))
     step = next(base * factor for factor in (1, 2, 5, 10) if base * factor >= raw * (1 - 1e-9))
@@ -115,7 +115,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Powers of ten between two numbers; where there are few, halves and fifths of them, too."""
+    """Return powers of ten about between two numbers; where there are few, also 2 and 5 times these."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     factors = (1,) if last - first > 3 else (1, 2, 5)
     found = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]

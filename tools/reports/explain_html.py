@@ -1,4 +1,4 @@
-"""`fxprune explain --html`: the network drawn with its axes coloured and lettered by group, and what stays whole, on one page."""
+"""`fxprune explain --html`: a page with the network, its axes coloured and lettered by group, and the refusals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from fxprune.tools.reports.network_diagram import AxisGroup, Box, Chip, Edge, Ne
 from fxprune.tools.reports.templates import Refused, Tile, refused, render
 
 CHAR, BOLD = 6.7, 7.3
-"""How wide a character is drawn: of 11 px in a chip, of 12 px in a title."""
+"""Width of a character: of 11 px in a chip, of 12 px in a title."""
 LINE, _HEAD, PAD = 20, 24, 9
 COLOURS, DASHES = 7, 4
-"""Groups go through so many colours and so many dashes, which have no common divisor; each has its letter, too."""
+"""Groups cycle through so many colours and so many dashes, which have no common divisor; each has its letter, too."""
 OPEN = 16
-"""Where there are at most so many groups, their members are shown at once."""
+"""Largest number of groups whose members are shown unfolded."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DrawnChip:
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A box with its corner, its size, and of each line the name and the chips."""
+    """A box with its corner, its size, and the name and the chips of each line."""
 
     box: Box
     corner: tuple[float, float]
@@ -41,7 +41,7 @@ class DrawnBox:
 
 @dataclass(frozen=True)
 class DrawnEdge:
-    """A line: for each group that it carries a path (one without a letter where it carries none), and words with their places."""
+    """An edge: one path for each group that it carries (one without a letter where it carries none), and words with their places."""
 
     paths: tuple[tuple[str, str], ...]
     words: tuple[tuple[float, float, str], ...]
@@ -49,7 +49,7 @@ class DrawnEdge:
 
 @dataclass(frozen=True)
 class Figure:
-    """A section, drawn."""
+    """A drawn section."""
 
     section: Section
     size: tuple[float, float]
@@ -59,7 +59,7 @@ class Figure:
 
 
 def render_explain(name: str, analysis: Analysis) -> str:
-    """The whole page, as HTML."""
+    """Return the whole page, as HTML."""
     found = refused(report.refusals(analysis.refusals))
     drawn = network(analysis, [each.why for each in found])
     return render(
@@ -91,13 +91,13 @@ def _tiles(analysis: Analysis, drawn: Network, found: Sequence[Refused]) -> list
 
 
 def _named(group: AxisGroup) -> str:
-    """The name of a group's axis, its layer's name left out where it stands for several."""
+    """Return the name of a group's axis, without its layer's name where it stands for several."""
     axis: Axis = group.axes[0]
     return axis.name if len(group.axes) == 1 else axis.name.removeprefix(group.layers[0]).strip(".")
 
 
 def _regions(found: Sequence[Region]) -> list[tuple[str, str, list[str]]]:
-    """(unit, why it can't go or nothing, names) of regions that share both."""
+    """Return (unit, why it can't go or nothing, names) of regions that share both."""
     rows: dict[tuple[str, str], list[str]] = {}
     for region in found:
         rows.setdefault((region.unit, region.why), []).append(region.name)
@@ -105,7 +105,7 @@ def _regions(found: Sequence[Region]) -> list[tuple[str, str, list[str]]]:
 
 
 def figure(section: Section) -> Figure:
-    """Boxes and lines of a section, in their places; nothing where the section is drawn elsewhere."""
+    """Return the boxes and lines of a section, in their places; empty where the section is drawn elsewhere."""
     if section.drawn_as:
         return Figure(section, (0, 0), (), (), "")
     laid = {box.name: _lines(box) for box in section.boxes}
@@ -127,7 +127,7 @@ def _rounded(spot: tuple[float, float]) -> tuple[float, float]:
 
 
 def _lines(box: Box) -> tuple[tuple[str, tuple[DrawnChip, ...]], ...]:
-    """The chips of each line, side by side behind the longest name."""
+    """Return the chips of each line, side by side behind the longest name."""
     start = PAD + max((len(name) for name, _ in box.lines), default=0) * CHAR + 8
     return tuple((name, tuple(_chips(dims, start))) for name, dims in box.lines)
 
@@ -152,7 +152,7 @@ def _size(box: Box, lines: Sequence[tuple[str, Sequence[DrawnChip]]]) -> tuple[f
 
 
 def _edge(edge: Edge, points: Sequence[tuple[float, float]], higher: int) -> DrawnEdge:
-    """One path for each group, side by side; letters where it begins, what is done to the value where it ends.
+    """Return an edge with one path per group, side by side; letters at its start, operators on the value at its end.
 
     Words of neighbours stand at different heights.
     """
@@ -166,7 +166,7 @@ def _edge(edge: Edge, points: Sequence[tuple[float, float]], higher: int) -> Dra
 
 
 def _path(points: Sequence[tuple[float, float]], beside: float) -> str:
-    """Curves that leave and arrive vertically."""
+    """Return an SVG path of curves that leave and arrive vertically."""
     moved = [(round(x + beside, 1), round(y, 1)) for x, y in points]
     text = f"M{moved[0][0]:g} {moved[0][1]:g}"
     for (x, y), (to_x, to_y) in pairwise(moved):
@@ -176,7 +176,7 @@ def _path(points: Sequence[tuple[float, float]], beside: float) -> str:
 
 
 def _summary(section: Section) -> str:
-    """The drawing in words: its boxes in order, and what each reads."""
+    """Return the drawing in words: its boxes in order, and what each reads."""
     titles: Mapping[str, str] = {box.name: box.title for box in section.boxes}
     read: dict[str, list[str]] = {}
     for edge in section.edges:

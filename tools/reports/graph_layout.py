@@ -1,4 +1,4 @@
-"""Places for boxes in rows from top to bottom, and paths for the lines between them: a layered drawing (Sugiyama and others, 1981)."""
+"""Graph layout: boxes in rows from top to bottom, and paths for the lines between them (a layered drawing, Sugiyama and others, 1981)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from itertools import pairwise
 import networkx as nx
 
 GAP, DROP, MARGIN = 18, 52, 8
-"""Between boxes of a row, between rows, and around everything."""
+"""Space between boxes of a row, between rows, and around everything."""
 SWEEPS = 8
 THIN = 10
-"""How wide a line is that passes by a row."""
+"""Width of a line that passes by a row."""
 
 _Size = tuple[float, float]
 Spot = tuple[float, float]
@@ -28,7 +28,7 @@ class Layout:
 def place_nodes(
     sizes: Mapping[str, _Size], edges: Iterable[tuple[str, str]], sinks: Iterable[str] = ()
 ) -> Layout:
-    """Boxes of these sizes in the order given, and edges (no cycles); `sinks` stand in the last row."""
+    """Lay out boxes of these sizes, in the order given, and edges (no cycles); `sinks` stand in the last row."""
     edges = list(dict.fromkeys(edges))
     rows, chains = _rows(sizes, edges, frozenset(sinks))
     widths = {name: sizes[name][0] if name in sizes else THIN for row in rows for name in row}
@@ -44,7 +44,7 @@ _Row = list[str]
 def _rows(
     sizes: Mapping[str, _Size], edges: Sequence[tuple[str, str]], sinks: frozenset[str]
 ) -> tuple[list[_Row], dict[tuple[str, str], _Row]]:
-    """Boxes by row, each below all that leads to it, and, where an edge passes by rows, a stand-in in each of them."""
+    """Return (rows, chains): boxes by row, each below its predecessors, and for each edge its ends with a stand-in in every row between."""
     graph = nx.DiGraph(edges)
     graph.add_nodes_from(sizes)
     level = {name: i for i, row in enumerate(nx.topological_generations(graph)) for name in row}
@@ -67,7 +67,7 @@ def _rows(
 
 
 def _ordered(rows: list[_Row], links: Sequence[tuple[str, str]]) -> list[_Row]:
-    """Each row sorted by the mean place of its neighbours in the row above, then below, in turns: fewer lines cross."""
+    """Sort each row by the mean place of its neighbours in the row above, then below, in turns, so that fewer lines cross."""
     above, below = _neighbours(links)
     for sweep in range(SWEEPS):
         down = sweep % 2 == 0
@@ -99,7 +99,7 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
 def _centres(
     rows: Sequence[_Row], widths: Mapping[str, float], links: Sequence[tuple[str, str]]
 ) -> dict[str, float]:
-    """The middle of each box: near the mean of its neighbours', without touching others."""
+    """Return the centre of each box: near the mean of its neighbours', without touching others."""
     above, below = _neighbours(links)
     centres: dict[str, float] = {}
     for row in rows:
@@ -116,7 +116,7 @@ def _centres(
 def _packed(
     row: Sequence[str], wanted: Mapping[str, float], widths: Mapping[str, float], centres: dict[str, float]
 ) -> None:
-    """Centres as close to those that are wanted as the order and the widths of a row allow: the mean of packing from either side."""
+    """Set centres as close to the wanted ones as the order and the widths of a row allow: the mean of packing from either side."""
     right: dict[str, float] = {}
     edge = float("-inf")
     for name in row:
@@ -135,7 +135,7 @@ def _drawn(
     sizes: Mapping[str, _Size],
     chains: Mapping[tuple[str, str], _Row],
 ) -> Layout:
-    """Corners and paths, shifted so that everything lies within the margins."""
+    """Return corners and paths, shifted so that everything lies within the margins."""
     reach = [(centres[n], sizes.get(n, (THIN, 0))[0] / 2) for row in rows for n in row] or [(0.0, 0.0)]
     left = min(centre - half for centre, half in reach) - MARGIN
     right = max(centre + half for centre, half in reach) + MARGIN
@@ -150,7 +150,7 @@ def _drawn(
         first, *between, last = chains[key]
         floor = dict.fromkeys(
             (bands[first][0] + sizes[first][1], bands[first][1])
-        )  # no line runs behind a taller neighbour
+        )  # so that no line runs behind a taller neighbour
         middle = [(centres[name] - left, at) for name in between for at in bands[name]]
         found.paths[key] = [*((start - left, at) for at in floor), *middle, (end - left, bands[last][0])]
     return found
@@ -159,7 +159,7 @@ def _drawn(
 def _ports(
     centres: Mapping[str, float], sizes: Mapping[str, _Size], chains: Mapping[tuple[str, str], _Row]
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """Where each edge leaves its box below and enters the other above: side by side, in the order of where they come from."""
+    """Return where each edge leaves its box below and enters the other above: side by side, in the order of their other ends."""
     found: dict[tuple[str, str], list[float]] = {key: [0.0, 0.0] for key in chains}
     for end in (0, 1):
         by_box: dict[str, list[tuple[str, str]]] = {}

@@ -1,4 +1,4 @@
-"""What a program had and has: its layers with their parameters, and its axes with their sizes, before and after, as plain data."""
+"""Inventory of a program: its layers with their parameters, and its axes with their sizes, before and after, as plain data."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,16 +11,15 @@ from fxprune.ir import Program, Selection
 from fxprune.ir.selection import is_dependent
 
 SHOWN = 64
-"""An axis of at most so many units is listed unit by unit."""
+"""Largest size of an axis that is listed unit by unit."""
 
 
 def inventory(program: Program, slim: Program, selection: Selection) -> dict[str, Any]:
-    """`layers` and `axes` for a report.
+    """Return `layers` and `axes` for a report.
 
-    A layer: its name, whether it is gone, parameters before and after. An axis: name, role, layer (empty where it lies in no single
-    one), sizes before and after, `kept`, the units that are left, where they are few, and `dims`, where each head keeps another number.
-    `after` is None where the slim program does not tell, and of ranks, which are new, `before` is the largest rank that the matrix could
-    have.
+    A layer: its name, whether it is removed, parameters before and after. An axis: name, role, layer (empty where it lies in no single
+    one), sizes before and after, `kept`, the units that are left, where they are few, and `dims`, where heads keep different numbers.
+    `after` is None where it can't be read from the slim program. For ranks, which are new, `before` is the largest possible rank.
     """
     before, after = analyze(program), analyze(slim)
     found = [region for region in before.regions if region.unit == "layer" and not region.why]
@@ -36,7 +35,7 @@ def inventory(program: Program, slim: Program, selection: Selection) -> dict[str
 def _layers(
     found: Sequence[Region], program: Program, slim: Program, removed: Collection[str]
 ) -> list[dict[str, Any]]:
-    """The layers in order, then what lies in none of them, under an empty name."""
+    """Return the layers in order, then what lies in none of them, under an empty name."""
     rest = {name for name, value in program.tensors().items() if isinstance(value, nn.Parameter)}
     rows = []
     for region in found:
@@ -54,7 +53,7 @@ def _layer(name: str, within: Collection[str], program: Program, slim: Program) 
 
 
 def _parameters(program: Program, within: Collection[str]) -> int:
-    """Parameters of some modules; a shared one counts once."""
+    """Return the number of parameters of some modules; a shared one counts once."""
     found = {
         id(value): value.numel()
         for name, value in program.tensors().items()
@@ -64,12 +63,12 @@ def _parameters(program: Program, within: Collection[str]) -> int:
 
 
 def module_paths(parameters: Collection[str]) -> set[str]:
-    """The modules that parameters of these names lie in."""
+    """Return the modules that parameters of these names lie in."""
     return {name.rpartition(".")[0] for name in parameters}
 
 
 def _sizes(found: LayerSizes) -> dict[str, Left]:
-    """What is left of each axis, by name."""
+    """Return what is left of each axis, by name."""
     inside = [size for layer in found.layers for size in layer.sizes]
     return {size.axis: size.after for size in (*inside, *found.rest)}
 
@@ -90,7 +89,7 @@ def _axis(axis: Axis, layers: Sequence[Region], left: Left, selection: Selection
 
 
 def _rank(axis: Axis, layers: Sequence[Region], slim: Program) -> dict[str, Any]:
-    """A rank that the original did not have."""
+    """Return the entry of a rank that the original did not have."""
     tensors = slim.tensors()
     own = [(tensors[member.name], member.dim) for member in axis.members if member.learned]
     most = min(value.numel() // value.shape[dim] for value, dim in own)
@@ -99,7 +98,7 @@ def _rank(axis: Axis, layers: Sequence[Region], slim: Program) -> dict[str, Any]
 
 
 def layer_of(axis: Axis, layers: Sequence[Region]) -> str:
-    """The one layer that all parameters of an axis lie in; empty where there is none, or more than one."""
+    """Return the one layer that all parameters of an axis lie in; empty where there is none, or more than one."""
     own = module_paths([member.name for member in axis.members if member.learned])
     found = [region.name for region in layers if own <= module_paths(region.parameters)]
     return found[0] if len(found) == 1 else ""

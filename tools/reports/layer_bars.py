@@ -1,4 +1,4 @@
-"""What is left of each layer, as rows of bars for a template: heads, dims, neurons, channels, ranks and parameters, before and after."""
+"""Bars for a template: what is left of each layer's heads, dims, neurons, channels, ranks and parameters, one row per layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ WORDS: dict[str, tuple[str, str]] = {
 }
 _UNKNOWN = ("other", "unit")
 COUNTED = ("heads", "experts", "groups")
-"""Roles of which each unit is drawn."""
+"""Roles whose units are drawn one by one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Bar:
     """An axis: its name, what is left of it in words, and its drawing.
 
     `track` is its whole size as a percentage of the largest axis of its column, `fill` what is left as a percentage of the track. Where
-    units are few, `units` says of each whether it stays; `heights` are percentages: what each unit of another axis keeps of this one.
+    units are few, `units` is for each whether it stays; `heights` are percentages: what each unit of another axis keeps of this one.
     """
 
     name: str
@@ -55,7 +55,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Left:
-    """Columns (role, words) and rows; `scale` is what a full bar of each column stands for, in words."""
+    """Columns (role, words) and rows; `scale` is the size of a full bar of each column, in words."""
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[_Row, ...]
@@ -64,7 +64,7 @@ class _Left:
 
 
 def remainder(layers: Sequence[Mapping[str, Any]], axes: Sequence[Mapping[str, Any]]) -> _Left:
-    """Rows for layers and for what lies in none, from plain data (see `inventory`); an axis may have `dims`, what each head keeps of it."""
+    """Return rows for layers and for what lies in none, from plain data (see `inventory`); `dims` are what each head keeps of an axis."""
     roles = [role for role in WORDS if any(_role(axis) == role for axis in axes)]
     most = {role: max(axis["before"] for axis in axes if _role(axis) == role) for role in roles}
     heaviest = max((layer["parameters"]["before"] for layer in layers if layer["name"]), default=0)
@@ -103,7 +103,7 @@ def _alone(axis: Mapping[str, Any], roles: Sequence[str], most: Mapping[str, int
 
 
 def _parameters(layer: Mapping[str, Any], heaviest: int) -> Pair:
-    """Bars as shares of the heaviest layer; none (no width) where there is nothing to compare with."""
+    """Return the parameters, with bars as shares of the heaviest layer; without width where there is nothing to compare with."""
     counts = layer["parameters"]["before"], layer["parameters"]["after"]
     both = pair(layer["name"], counts, (brief(counts[0]), brief(counts[1])))
     share = max(counts) / heaviest if heaviest else 0.0
@@ -134,19 +134,19 @@ def _bar(axis: Mapping[str, Any], most: Mapping[str, int], layer: str) -> Bar:
 
 
 def _all_or_none(axis: Mapping[str, Any]) -> range | None:
-    """The units of an axis whose units people count, where all of them stay or none does."""
+    """Return the units that stay of an axis with a role in COUNTED, if all of them stay or none does; else None."""
     counted = _role(axis) in COUNTED and axis["before"] <= SHOWN
     return range(axis["after"]) if counted and axis["after"] in (0, axis["before"]) else None
 
 
 def _count(size: int, role: str) -> str:
-    """`12 heads`."""
+    """Return a count with its unit: `12 heads`."""
     unit = WORDS.get(role, _UNKNOWN)[1]
     return f"{size:,} {unit}{'s' if size != 1 else ''}"
 
 
 def brief(count: int) -> str:
-    """A number of parameters in few characters: `1.77 M`."""
+    """Return a number of parameters in few characters: `1.77 M`."""
     for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             return f"{count / size:.2f} {prefix}"

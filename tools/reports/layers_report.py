@@ -1,4 +1,4 @@
-"""report.html of `fxprune layers`: the metric against latency for each number of removed layers, and which go, from layers.json."""
+"""Report of `fxprune layers`, from layers.json: the metric against latency for each number of removed layers, and which go."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from fxprune.tools.reports.templates import Tile, render
 
 _NEEDS = "the picture of the curve needs matplotlib ({}); install: pip install 'fxprune[train]'"
 
-MARKERS = ("o", "s", "^", "D", "v", "P")  # lines are told apart without colour, too
+MARKERS = ("o", "s", "^", "D", "v", "P")  # so that lines differ without colour, too
 
 STYLES = ("-", "--", ":", "-.")
 
-BESIDE = 0.05  # how far lines stand apart, so that the ranges of all are seen
+BESIDE = 0.05  # distance between lines, so that the ranges of all are visible
 
 
 def render_layers(found: Mapping[str, Any]) -> str:
-    """The whole page, as HTML."""
+    """Return the whole page, as HTML."""
     return render(
         "layers.html",
         model=found["model"],
@@ -50,7 +50,7 @@ def _tiles(found: Mapping[str, Any]) -> list[Tile]:
 
 
 def _curve(found: Mapping[str, Any]) -> Chart:
-    """A line for each way of choosing; the first one's family is what was measured, and its last member was asked for."""
+    """Return a chart with a line for each method; the times are those of the first one's family, whose last member was asked for."""
     times = [entry["ms"]["median"] for entry in found["family"]]
     lines = []
     for method, runs in found["methods"].items():
@@ -82,12 +82,12 @@ def _costs(found: Mapping[str, Any]) -> Chart:
 
 
 def curve_grids(found: Mapping[str, Any]) -> list[Grid]:
-    """The curve; what each way of choosing removes; where it ranks among all sets, where these were tried."""
+    """Return tables: the curve; what each method removes; its rank among all sets, where these were tried."""
     return [_curve_grid(found), _choices(found), *_ranks(found)]
 
 
 def curve_markdown(found: Mapping[str, Any]) -> str:
-    """All of it as a Markdown page."""
+    """Return the report as a Markdown page."""
     parts = [f"# {found['model']} on {found['data']}: which layers can go", "![curve](layers.svg)"]
     for grid in curve_grids(found):
         parts += [f"## {grid.title}", report.markdown_table(grid)]
@@ -95,7 +95,7 @@ def curve_markdown(found: Mapping[str, Any]) -> str:
 
 
 def describe_search(found: Mapping[str, Any]) -> str:
-    """How the numbers were made, in a sentence."""
+    """Return a text on how the numbers were made."""
     recipe, rows = found["recipe"], found["rows"]
     training = (
         f"{recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, batches of {recipe['batch_size']}, "
@@ -109,7 +109,7 @@ def describe_search(found: Mapping[str, Any]) -> str:
 
 
 def _curve_grid(found: Mapping[str, Any]) -> Grid:
-    """One row a number of removed layers: the metric of each method as mean and range over seeds, then size and speed."""
+    """Return one row per number of removed layers: the metric of each method as mean and range over seeds, then size and speed."""
     family = found["family"]
     rows = [
         (
@@ -128,7 +128,7 @@ def _curve_grid(found: Mapping[str, Any]) -> Grid:
 
 
 def spread(values: Sequence[float]) -> str:
-    """`0.931 (0.928–0.936)`; one value alone."""
+    """Return mean and range as text, `0.931 (0.928–0.936)`; one value alone."""
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
@@ -163,7 +163,7 @@ def _ranks(found: Mapping[str, Any]) -> list[Grid]:
 
 
 def draw_curve(found: Mapping[str, Any], folder: Path) -> None:
-    """layers.svg and layers.png: the metric left, parameters and latency right, both over the number of removed layers."""
+    """Draw layers.svg and layers.png: the metric left, parameters and latency right, both over the number of removed layers."""
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     steps = list(range(len(found["family"])))
@@ -194,7 +194,7 @@ def draw_curve(found: Mapping[str, Any], folder: Path) -> None:
 
 
 def pyplot() -> Any:
-    """matplotlib, drawing into files."""
+    """Return pyplot of matplotlib, drawing into files; UsageError where it is not installed."""
     try:
         import matplotlib as mpl
     except ImportError as error:

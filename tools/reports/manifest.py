@@ -1,4 +1,4 @@
-"""What makes OUT a folder that others load: config.json, tokenizer, and a manifest, fxprune.json, of all that a reader must know."""
+"""Manifest: the files that other tools need to load OUT: config.json, tokenizer, and fxprune.json, a description of the model."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from fxprune.tools.inputs.loaded import MANIFEST, Loaded
 
 _FORMAT = "fxprune.manifest/1"
 
-#: what of PREPROCESSING speaks of token ids
+#: rows of PREPROCESSING that depend on token ids
 OF_TOKENS = ("AutoTokenizer", "GenerationConfig")
 
 NO_TOKENIZER = (
@@ -26,7 +26,7 @@ NO_TOKENIZER = (
     " token_ids.json translates them (fxprune.TokenIds.load(…).translate(ids))"
 )
 
-#: what a report says that a manifest repeats
+#: entries of a report that a manifest repeats
 REPEATED = ("model", "pipeline", "before", "after", "machine")
 
 
@@ -41,10 +41,10 @@ def write_manifest(
     classes: Sequence[str] = (),
     tokenizer: str = "",
 ) -> None:
-    """Write beside model.onnx what other tools read; the config and the tokenizer of a Hugging Face model, and the manifest of any.
+    """Write the files for other tools beside model.onnx: config and tokenizer of a Hugging Face model, and the manifest of any model.
 
-    `programs` are those before and after, `largest_differences` the largest differences by claim, `classes` the names of those that a head
-    sorts into, `tokenizer` the MODEL whose tokenizer is used, if it is another's.
+    `programs` are those before and after, `proof` the largest differences by claim, `classes` the names of a head's classes, `tokenizer`
+    the MODEL whose tokenizer is used, if it is another's.
     """
     found = layerwise(*programs, removed)
     notes: list[str] = []
@@ -70,7 +70,7 @@ def write_manifest(
 
 
 def largest_differences(report: Mapping[str, Any]) -> dict[str, float]:
-    """The largest differences in a report of `fxprune run`, by claim."""
+    """Return the largest differences in a report of `fxprune run`, by claim."""
     told, other = report["tokens"], report["onnx"].get("runtime")
     claims = {
         "pruned against zeroed original": report["verdict"]["relative"],
@@ -82,7 +82,7 @@ def largest_differences(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _layers(found: LayerSizes) -> dict[str, Any]:
-    """The sizes as plain data: those of single layers in order, then of what belongs to none alone."""
+    """Return the sizes as plain data: those of single layers in order, then of what belongs to none alone."""
     return {
         "layers": [asdict(layer) for layer in found.layers],
         "rest": [asdict(size) for size in found.rest],
@@ -90,7 +90,7 @@ def _layers(found: LayerSizes) -> dict[str, Any]:
 
 
 def _labelled(config: Any, classes: Sequence[str]) -> Any:
-    """A copy of the config that names the classes."""
+    """Return a copy of the config that names the classes."""
     made = copy.deepcopy(config)
     if classes:
         made.id2label = dict(enumerate(classes))
@@ -99,7 +99,7 @@ def _labelled(config: Any, classes: Sequence[str]) -> Any:
 
 
 def _renamed(config: Any, vocabulary: TokenIds | None) -> Any:
-    """The config with the new size of the vocabulary and the new ids of its special tokens; a token that went has none."""
+    """Set the new size of the vocabulary and the new ids of special tokens in the config; a removed token has none."""
     if vocabulary is None:
         return config
     new = {old: number for number, old in enumerate(vocabulary.ids)}
@@ -114,7 +114,7 @@ def _renamed(config: Any, vocabulary: TokenIds | None) -> Any:
 
 
 def _preprocessing(draft: Path, source: str, vocabulary: TokenIds | None) -> list[str]:
-    """The tokenizer and what else a folder has, but nothing that speaks of token ids that this model does not have."""
+    """Write the tokenizer and other preprocessing of a folder, without rows that depend on token ids if these changed; return notes."""
     kinds = [kind for kind in PREPROCESSING if vocabulary is None or kind not in OF_TOKENS]
     notes = list(save_preprocessing(source, draft, kinds))
     if vocabulary is None:

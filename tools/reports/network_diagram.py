@@ -1,4 +1,4 @@
-"""A network as boxes and lines: what reads weights or joins values, in sections, with the axes that each dimension carries.
+"""Network diagram: boxes for operators that read weights or join values, and lines, in sections, with the axes of each dimension.
 
 Layers that are alike (the same boxes, the same axes in the same places, names apart) share the letters of their axes, and are drawn once.
 """
@@ -16,12 +16,12 @@ from fxprune.ir import attribute, operands
 from fxprune.tools.reports.inventory import layer_of, module_paths
 
 _SHOWN = 7
-"""A dimension shows at most so many atoms."""
+"""About the largest number of atoms that a dimension shows."""
 
 
 @dataclass(frozen=True)
 class Chip:
-    """An atom: its text, the letter of its group, or the number of the reason why it stays whole; a joint (×, +) has neither."""
+    """An atom: its text, and the letter of its group or the number of its refusal's reason; a joint (×, +) has neither."""
 
     text: str
     group: str = ""
@@ -40,7 +40,7 @@ class AxisGroup:
 
 @dataclass(frozen=True)
 class Box:
-    """Something that reads weights, joins values, goes in, or comes out; `lines` are tensors with the chips of their dimensions."""
+    """An operator that reads weights or joins values, an input or an output; `lines` are tensors with the chips of their dimensions."""
 
     name: str
     title: str
@@ -53,7 +53,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Edge:
-    """A value that goes from box to box: the letters of the groups that it carries, and what is done to it on the way."""
+    """A value between two boxes: the letters of the groups that it carries, and the operators applied to it on the way."""
 
     start: str
     end: str
@@ -82,7 +82,7 @@ class Network:
 
 
 def network(analysis: Analysis, reasons: Sequence[str]) -> Network:
-    """What to draw of a program; `reasons` are those of its refusals, in the order in which they are numbered."""
+    """Return the diagram of a program; `reasons` are those of its refusals, in the order in which they are numbered."""
     layers = [region for region in analysis.regions if region.unit == "layer" and not region.why]
     found = _groups(analysis, layers)
     words = _Words(found, {why: i for i, why in enumerate(reasons, 1)})
@@ -91,7 +91,7 @@ def network(analysis: Analysis, reasons: Sequence[str]) -> Network:
 
 
 def _groups(analysis: Analysis, layers: Sequence[Region]) -> list[AxisGroup]:
-    """Axes with letters, in graph order; an axis of a layer shares that of the axis that stands in the same place of a layer like it."""
+    """Return axes with letters, in graph order; axes in the same place of layers that are alike share one."""
     kinds = _kinds(analysis, layers)
     found: dict[Any, list[tuple[Axis, str]]] = {}
     for axis in analysis.axes:
@@ -105,7 +105,7 @@ def _groups(analysis: Analysis, layers: Sequence[Region]) -> list[AxisGroup]:
 
 
 def _kinds(analysis: Analysis, layers: Sequence[Region]) -> dict[str, Any]:
-    """What makes layers alike: their structure, and all that is known of their axes, names apart."""
+    """Return a key for each layer, equal for layers that are alike: its structure, and the properties of its axes, names apart."""
     own: dict[str, list[Any]] = {region.name: [] for region in layers}
     for axis in analysis.axes:
         layer = layer_of(axis, layers)
@@ -115,7 +115,7 @@ def _kinds(analysis: Analysis, layers: Sequence[Region]) -> dict[str, Any]:
 
 
 def _about(axis: Axis, layer: str) -> Any:
-    """All that is known of an axis, with names as seen from its layer; constants that lie elsewhere have none."""
+    """Return the properties of an axis, with names relative to its layer; constants that lie elsewhere have none."""
     members = tuple((_seen(m.name, layer, m.learned), m.dim, m.notation, m.learned) for m in axis.members)
     learned = {member.name for member in axis.members if member.learned}
     readers = tuple(sorted(_seen(name, layer, name in learned) for name in axis.readers))
@@ -128,7 +128,7 @@ def _seen(name: str, layer: str, learned: bool) -> str:
 
 
 def letters(place: int) -> str:
-    """A, B, … Z, AA, AB and so on."""
+    """Return the letters of a place: A, B, … Z, AA, AB and so on."""
     text = ""
     place += 1
     while place:
@@ -138,14 +138,14 @@ def letters(place: int) -> str:
 
 
 class _Words:
-    """Dimensions as chips."""
+    """Conversion of dimensions to chips."""
 
     def __init__(self, found: Sequence[AxisGroup], reasons: Mapping[str, int]) -> None:
         self.letter = {find(axis.leaf): group.letter for group in found for axis in group.axes}
         self.reasons = reasons
 
     def chips(self, dim: Dim) -> tuple[Chip, ...]:
-        """A dimension's atoms, with what joins them; a long sum ends with an ellipsis."""
+        """Return a dimension's atoms, with the joints between them; a long list ends with an ellipsis."""
         found = tuple(self._chips(dim))
         return found if len(found) < 2 * _SHOWN else (*found[: 2 * _SHOWN - 2], Chip("…"))
 
@@ -168,14 +168,14 @@ class _Words:
         return Chip(f"{leaf.size} [{number}]" if number else str(leaf.size), "", number)
 
     def carried(self, dims: Any) -> tuple[str, ...]:
-        """The letters of the groups that a value carries."""
+        """Return the letters of the groups that a value carries."""
         atoms = [find(leaf) for dim in flat_dims(dims) for leaf in leaves(dim)]
         return tuple(dict.fromkeys(self.letter[leaf] for leaf in atoms if leaf in self.letter))
 
 
 @dataclass
 class _Graph:
-    """Boxes and edges of a graph: what has one operand and no weights is part of an edge."""
+    """Boxes and edges of a graph; an operator on one value, without weights, is part of an edge."""
 
     analysis: Analysis
     words: _Words
@@ -188,7 +188,7 @@ class _Graph:
         self.layer = {node: region.name for region in self.layers for node in region.nodes}
         self.behind: dict[
             fx.Node, tuple[str, tuple[str, ...]]
-        ] = {}  # the box that a value comes from, and what was done since
+        ] = {}  # the box that a value comes from, and the operators since
         for node in self.program.graph.graph.nodes:
             self._visit(node)
 
@@ -243,13 +243,13 @@ class _Graph:
         return isinstance(attribute(self.program.graph, name), nn.Parameter)
 
     def _shown(self, name: str, title: str) -> str:
-        """A tensor's name as seen from its module; what was folded to a constant has no name of anybody's."""
+        """Return a tensor's name relative to its module; folded constants, which no module names, are `constant`."""
         if title and name.startswith(f"{title}."):
             return name.removeprefix(f"{title}.")
         return name if self._learned(name) else "constant"
 
     def _tensors(self, node: fx.Node) -> dict[str, fx.Node]:
-        """The parameters and buffers that a node reads, directly or behind operators on constants, with the nodes that read them."""
+        """Return the parameters and buffers that a node reads, directly or behind operators on constants, with their get_attr nodes."""
         found: dict[str, fx.Node] = {}
         waiting = [source for source in operands(node) if source not in self.flow.varies]
         for each in waiting:
@@ -260,32 +260,32 @@ class _Graph:
 
 
 def _is_value(node: fx.Node) -> bool:
-    """Whether a node gives tensors, and not sizes."""
+    """Return whether the value of a node contains a tensor (and is not a size)."""
     value = node.meta.get("val")
     return any(isinstance(each, Tensor) for each in (value if isinstance(value, (tuple, list)) else (value,)))
 
 
 def _operator(node: fx.Node) -> str:
-    """The operator's name without its library and overload."""
+    """Return the operator's name without its library and overload."""
     packet = getattr(node.target, "overloadpacket", node.target)
     return str(getattr(packet, "__name__", packet))
 
 
 def _module(node: fx.Node) -> str:
-    """The innermost module that a node comes from."""
+    """Return the path of the innermost module that a node comes from."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return str(stack[-1][0]) if stack else ""
 
 
 def _done(node: fx.Node) -> tuple[str, ...]:
-    """What an operator on one value does to it; nothing where it only looks at it in another way."""
+    """Return the name of an operator on one value; nothing for a view."""
     schema = getattr(node.target, "_schema", None)
     is_view = schema is None or any(each.alias_info is not None for each in schema.returns)
     return () if is_view else (_operator(node),)
 
 
 def _sections(boxes: Sequence[Box], edges: Sequence[Edge]) -> Iterator[Section]:
-    """Layers and what lies between them, in graph order; layers like the one before are drawn as that one."""
+    """Yield layers and what lies between them, in graph order; layers like an earlier one are drawn as that one."""
     parts: dict[tuple[int, str], list[Box]] = {}
     begun: dict[str, int] = {}
     for box in boxes:
@@ -309,7 +309,7 @@ def _sections(boxes: Sequence[Box], edges: Sequence[Edge]) -> Iterator[Section]:
 def _section(
     key: tuple[int, str], own: Sequence[Box], edges: Sequence[Edge], where: Mapping[str, tuple[int, str, str]]
 ) -> Section:
-    """The boxes and edges of a section, with small boxes for where values come from and go to: layers, or else boxes."""
+    """Return the boxes and edges of a section, with small boxes for the sources and targets of its values: layers, or else boxes."""
     inside = {box.name for box in own}
     sources: dict[str, Box] = {}
     targets: dict[str, dict[str, None]] = {}
@@ -339,7 +339,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _between(after: int, layers: Sequence[str]) -> str:
-    """What a part without a layer is called: by the layer that begins before it, of those of all boxes in graph order."""
+    """Return the title of a part without a layer, by the layer that begins before it; `layers` are those of all boxes, in graph order."""
     names = list(dict.fromkeys(name for name in layers if name))
     if not names:
         return "the whole network"
@@ -347,7 +347,7 @@ def _between(after: int, layers: Sequence[str]) -> str:
 
 
 def _shape(section: Section) -> Any:
-    """What is drawn of a layer, without the names of nodes and of other sections."""
+    """Return the drawing of a layer, without the names of nodes and of other sections."""
     own = [box for box in section.boxes if box.kind not in ("from", "to")]
     place = {box.name: i for i, box in enumerate(own)}
     edges = [edge for edge in section.edges if edge.start in place and edge.end in place]

@@ -1,4 +1,4 @@
-"""The output folder: filled under another name beside its place, and moved there when all is done."""
+"""Output folder: filled under another name beside its place, and moved there when complete."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from fxprune.tools.inputs.loaded import MANIFEST
 
 
 def check_output_folder(target: Path, force: bool) -> None:
-    """Refuse, before any work, a place where the results could not go."""
+    """Raise UsageError, before any work, where the results could not be placed."""
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file; give the name of a folder")
     if target.is_dir() and any(target.iterdir()) and not force:
@@ -24,9 +24,9 @@ def check_output_folder(target: Path, force: bool) -> None:
 
 @contextmanager
 def draft_folder(target: Path) -> Iterator[Path]:
-    """Give a draft folder to fill; what goes wrong meanwhile, Ctrl-C included, leaves the target as it was.
+    """Yield a draft folder to fill; any error in the block, Ctrl-C included, leaves the target unchanged.
 
-    A target that exists keeps what else is in it: only files of the same names are replaced.
+    In a target that exists, files of the same names are replaced, those of an earlier run (by its manifest) removed, and others kept.
     """
     target = target.absolute()
     beside = next(folder for folder in target.parents if folder.is_dir())
@@ -48,7 +48,7 @@ def _place(draft: Path, target: Path) -> None:
         with contextlib.suppress(OSError):
             draft.rename(target)  # also onto an empty folder
             return
-        # Weights beside an old model.onnx must not be taken for the new one's, nor its tokenizer for this one's.
+        # Weights beside an old model.onnx must not be taken for the new one's, nor an old tokenizer for the new model's.
         new = {file.name for file in draft.iterdir()}
         for name in {"model.onnx.data", *_listed(target / MANIFEST)} - new:
             (target / name).unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def _place(draft: Path, target: Path) -> None:
 
 
 def _listed(manifest: Path) -> list[str]:
-    """The files that an earlier run says it has written in its folder, and nowhere else."""
+    """Return the files of an earlier run by its manifest, only those directly in its folder."""
     try:
         found = list(json.loads(manifest.read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What a run is worth: one dictionary (report.json), and the same as tables (report.md, the terminal)."""
+"""Report of a run: one dictionary (report.json), and the same as tables (report.md, the terminal)."""
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,12 +29,12 @@ class Grid:
 
 
 def machine() -> dict[str, Any]:
-    """Where the numbers come from."""
+    """Return the machine of the measurements: Python, processor, package versions."""
     return {"python": platform.python_version(), "processor": processor(), "packages": _versions()}
 
 
 def latency(point: Point, before: Timing, after: Timing, flops: tuple[int, int]) -> dict[str, Any]:
-    """One point's entry: times before and after, with the ratio of operations beside the speedup."""
+    """Return one point's entry: times before and after, with the ratio of operations beside the speedup."""
     return {
         "point": dict(point),
         "before_ms": asdict(before),
@@ -45,7 +45,7 @@ def latency(point: Point, before: Timing, after: Timing, flops: tuple[int, int])
 
 
 def refusals(found: Iterable[Refusal]) -> list[dict[str, Any]]:
-    """What stays whole, grouped by the reason; the most frequent first."""
+    """Return the refusals as plain data, grouped by reason, the most frequent first."""
     groups: dict[str, list[Refusal]] = {}
     for refusal in found:
         groups.setdefault(refusal.why, []).append(refusal)
@@ -64,7 +64,7 @@ def refusals(found: Iterable[Refusal]) -> list[dict[str, Any]]:
 
 
 def freed(program: Program, slim: Program) -> list[dict[str, Any]]:
-    """The outputs that may shrink, with their sizes in the example before and after."""
+    """Return the outputs that may shrink, with their sizes on the example inputs before and after."""
     after = slim.named_outputs()
     return [
         {"name": name, "before": _sizes_of(node), "after": _sizes_of(after[name])}
@@ -78,7 +78,7 @@ def _sizes_of(node: Node) -> list[int]:
 
 
 def report_grids(report: Mapping[str, Any]) -> list[Grid]:
-    """The tables of a report, in reading order."""
+    """Return the tables of a report, in reading order."""
     found = plans(report["steps"])
     return [
         size_rows(report),
@@ -91,7 +91,7 @@ def report_grids(report: Mapping[str, Any]) -> list[Grid]:
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown page."""
+    """Return the report as a Markdown page."""
     parts = [f"# {report['model']}: {_what(report)}"]
     for grid in report_grids(report):
         parts += [f"## {grid.title}", markdown_table(grid)]
@@ -100,7 +100,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 
 
 def markdown_table(grid: Grid) -> str:
-    """A grid as a Markdown table."""
+    """Return a grid as a Markdown table."""
     rules = [
         "---:" if place >= len(grid.columns) - grid.numbers else "---" for place in range(len(grid.columns))
     ]
@@ -109,36 +109,36 @@ def markdown_table(grid: Grid) -> str:
 
 
 def where(report: Mapping[str, Any]) -> str:
-    """Where a report's numbers come from, in a sentence."""
+    """Return a sentence on the machine of a report's measurements."""
     machine = report["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     return f"Measured on {machine['processor']} with Python {machine['python']}, {packages}."
 
 
 def _what(report: Mapping[str, Any]) -> str:
-    """What was done, in words."""
+    """Return what was done, in words: the pipeline and the tokens."""
     tokens = report["tokens"]
     told = [report["pipeline"], f"{tokens['after']:,} of {tokens['before']:,} tokens" if tokens else ""]
     return ", ".join(part for part in told if part)
 
 
 def short(source: str) -> str:
-    """A source line without the folders that say nothing: those of the packages and of this place."""
+    """Return a source line without the folders of installed packages and the current one."""
     return source.rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
 
 
 def describe_point(point: Mapping[str, int]) -> str:
-    """A point in words: `batch 8, length 64`."""
+    """Return a point in words: `batch 8, length 64`."""
     return ", ".join(f"{axis} {size}" for axis, size in point.items()) or "fixed sizes"
 
 
 def describe_session(settings: Mapping[str, Any]) -> str:
-    """The settings of the runtime in words."""
+    """Return the settings of the runtime in words."""
     return describe_settings(Settings(**settings))
 
 
 def size_rows(report: Mapping[str, Any]) -> Grid:
-    """Parameters, FLOPs and bytes before and after."""
+    """Return a table of parameters, bytes and FLOPs before and after."""
     before, after = report["before"], report["after"]
     rows = [
         _row("parameters", before["parameters"], after["parameters"], ""),
@@ -155,7 +155,7 @@ def _row(name: str, before: int, after: int, unit: str) -> tuple[str, str, str, 
 
 
 def _quantity(value: int, beside: int, unit: str) -> str:
-    """A number with its unit, scaled as the number beside it is, so that the two compare at a glance."""
+    """Return a number with its unit, scaled as the number beside it, so that both are easy to compare."""
     if not unit:
         return f"{value:,}"
     for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -165,7 +165,7 @@ def _quantity(value: int, beside: int, unit: str) -> str:
 
 
 def latency_rows(report: Mapping[str, Any]) -> Grid:
-    """A row for each point."""
+    """Return a table of latencies, one row per point."""
     title = f"Latency in ms: medians, {describe_session(report['session'])}"
     rows = [
         (
@@ -181,7 +181,7 @@ def latency_rows(report: Mapping[str, Any]) -> Grid:
 
 
 def quantized(report: Mapping[str, Any]) -> list[Grid]:
-    """What the file in 8-bit integers costs, and how far it is from the one before."""
+    """Return a table of the quantized file's size, latency and agreement with model.onnx; none where there is none."""
     found = report.get("quantized")
     if not found:
         return []
@@ -204,7 +204,7 @@ def quantized(report: Mapping[str, Any]) -> list[Grid]:
 
 
 def proof_rows(report: Mapping[str, Any]) -> Grid:
-    """What was proved, and how long capture to file took."""
+    """Return a table of what was proved, and of the time from capture to file."""
     verdict, onnx, seconds = report["verdict"], report["onnx"], report["seconds"]
     over = f"largest relative difference over {len(verdict['exact'])} exact axes"
     change = verdict["change"]
@@ -234,7 +234,7 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
 
 
 def _elsewhere(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The runtime that was asked for, where it is another."""
+    """Return the row of the runtime that was asked for, where it is not the default one."""
     other, points = onnx.get("runtime"), "; ".join(describe_point(point) for point in onnx["points"])
     return [(f"{other['title']} against program", f"{other['relative']:.1e}", points)] if other else []
 
@@ -288,7 +288,7 @@ def _refused(report: Mapping[str, Any]) -> Grid:
 
 
 def plans(steps: Sequence[Mapping[str, Any]]) -> list[Grid]:
-    """What a plan keeps, what was tried, and what was re-fitted, as tables."""
+    """Return tables of what each step's plan keeps, its ranks, and the plans that were tried."""
     found: list[Grid] = []
     for step in steps:
         details = step.get("details") or {}
@@ -302,7 +302,7 @@ def plans(steps: Sequence[Mapping[str, Any]]) -> list[Grid]:
 
 
 def _ranks(text: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
-    """Which matrices became two, and why the others did not; queries, keys and values are one row."""
+    """Return a table of the matrices that became two, and why the others did not; queries, keys and values are one row."""
     made = [
         (
             _few([name.removesuffix(".weight") for name in row["weights"]]),

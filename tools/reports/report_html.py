@@ -1,4 +1,4 @@
-"""report.html: what a run did to a model, in pictures, from the same dictionary as report.json."""
+"""report.html: the results of a run in pictures, from the same dictionary as report.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from fxprune.tools.reports.templates import Pair, Tile, pair, refused, render
 
 
 def render_report(data: Mapping[str, Any]) -> str:
-    """The whole page, as HTML."""
+    """Return the whole page, as HTML."""
     return render(
         "report.html",
         model=data["model"],
@@ -31,12 +31,12 @@ def render_report(data: Mapping[str, Any]) -> str:
 
 
 def _told(tokens: Mapping[str, Any] | None) -> str:
-    """How many tokens stay, in words."""
+    """Return how many tokens stay, in words; empty where all do."""
     return f"{tokens['after']:,} of {tokens['before']:,} tokens" if tokens else ""
 
 
 def tiles(data: Mapping[str, Any], proved: Tile) -> list[Tile]:
-    """What counts, at a glance: time where it was measured last, parameters, the file, and the proof."""
+    """Return the summary figures: time at the point measured last, parameters, the file, and the proof."""
     before, after = data["before"], data["after"]
     file = report.size_rows(data).rows[2]
     return [
@@ -53,19 +53,19 @@ def _speed(entry: Mapping[str, Any]) -> Tile:
 
 
 def _ms(value: float) -> str:
-    """Milliseconds with two decimals, more where that would say nothing."""
+    """Return milliseconds with two decimals, or with three digits below 1 ms."""
     return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
 
 
 def proof(data: Mapping[str, Any]) -> Tile:
-    """What was proved, in a figure."""
+    """Return the summary figure of the proof."""
     verdict = data["verdict"]
     told = f"largest relative difference from the zeroed original; the bar is {verdict['bar']:.0e}"
     return Tile("Proof", f"{verdict['relative']:.1e}", told)
 
 
 def latency_bars(data: Mapping[str, Any]) -> list[Pair]:
-    """A pair of bars for each point, each to its own scale."""
+    """Return a pair of bars for each point, each to its own scale."""
     return [
         pair(
             report.describe_point(entry["point"]),
@@ -78,7 +78,7 @@ def latency_bars(data: Mapping[str, Any]) -> list[Pair]:
 
 
 def size_bars(data: Mapping[str, Any]) -> list[Pair]:
-    """A pair of bars for each row of the table of sizes."""
+    """Return a pair of bars for each row of the table of sizes."""
     before, after = data["before"], data["after"]
     numbers = [(before[name], after[name]) for name in ("parameters", "bytes", "file_bytes", "flops")]
     rows = report.size_rows(data).rows
@@ -86,7 +86,7 @@ def size_bars(data: Mapping[str, Any]) -> list[Pair]:
 
 
 def frontiers(data: Mapping[str, Any]) -> list[Chart]:
-    """For each step that sought a plan: the error of the best plans against what they leave, those that were tried, and the chosen one."""
+    """Return a chart for each budget search: the error of the best plans against their cost, the plans tried, and the chosen one."""
     plans = [(step["text"], step.get("details") or {}) for step in data["steps"]]
     return [
         _frontier(text, details) for text, details in plans if details.get("trials") and details.get("budget")

@@ -1,4 +1,4 @@
-"""Pages for people's eyes: a Jinja template becomes one HTML file that holds all it needs. What comes from a model is escaped."""
+"""HTML pages: a Jinja template becomes one self-contained file, in which values are escaped."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ _JOINTS = re.compile(r"(?<=[^\W\d])[._/](?=\w)|[._/](?=[^\W\d])")
 
 @dataclass(frozen=True)
 class Source:
-    """A line of somebody's code: `file.py:12`, the function that it stands in, and its text, where torch could read it."""
+    """A line of source code: `file.py:12`, the function that contains it, and its text, where torch could read it."""
 
     place: str
     function: str
@@ -26,7 +26,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure that sums up: what it is of, the figure, and what it comes from."""
+    """A summary figure: its label, its value, and what it comes from."""
 
     label: str
     value: str
@@ -35,7 +35,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Pair:
-    """A size before and after: as words, as percentages of the longer bar, and their ratio in words; `sub` is what else there is to say."""
+    """A size before and after: as words, as percentages of the longer bar, and their ratio in words; `sub` is a further remark."""
 
     label: str
     before: str
@@ -47,7 +47,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Refused:
-    """What stays whole: why, how often, what, and the source line that says so, where one is known."""
+    """Refusals for one reason: why, what stays whole, a node, and the source line behind it, where one is known."""
 
     why: str
     what: tuple[str, ...]
@@ -56,7 +56,7 @@ class Refused:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from its template and values; a value that is missing is an error."""
+    """Return a page from its template and values; a missing value is an error."""
     return _environment().get_template(template).render(**values)
 
 
@@ -76,12 +76,12 @@ def _environment() -> Environment:
 
 
 def percent(value: float) -> str:
-    """A percentage for a style, `62.5%`."""
+    """Return a percentage for a style, `62.5%`, between 0 and 100."""
     return f"{round(min(100.0, max(0.0, value)), 2):g}%"
 
 
 def breakable(text: str) -> str:
-    """A name that may be broken behind its dots and slashes (a zero-width space), so that narrow screens hold it; numbers stay whole."""
+    """Return a name with zero-width spaces behind dots, slashes and underscores, to break on narrow screens; numbers stay whole."""
     return _JOINTS.sub("\\g<0>\u200b", text)
 
 
@@ -90,18 +90,18 @@ def _is_number(grid: Grid, place: int) -> bool:
 
 
 def pair(label: str, sizes: tuple[float, float], words: tuple[str, str], sub: str = "") -> Pair:
-    """Two sizes, the longer bar 100% wide."""
+    """Return two sizes as bars, the longer one 100% wide."""
     most = max(*sizes, 1e-30)
     ratio = f"{sizes[0] / sizes[1]:.2f}×" if sizes[1] else "–"
     return Pair(label, *words, (100 * sizes[0] / most, 100 * sizes[1] / most), ratio, sub)
 
 
 def refused(entries: Iterable[Mapping[str, Any]]) -> list[Refused]:
-    """The refusals of a report (see `report.refusals`)."""
+    """Return the refusals of a report (see `report.refusals`)."""
     return [Refused(e["why"], tuple(e["what"]), e["node"], source(e["source"])) for e in entries]
 
 
 def source(text: str) -> Source | None:
-    """A source line in its parts; None where torch kept none."""
+    """Return a source line in its parts; None where torch kept none."""
     found = _SOURCE.match(text)
     return Source(found["place"], found["function"], (found["code"] or "").strip()) if found else None

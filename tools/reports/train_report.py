@@ -1,4 +1,4 @@
-"""report.html of `fxprune train`: the metric, density over time, what is left of each layer, latency and proof, from train.json."""
+"""Report of `fxprune train`, from train.json: the metric, density over time, what is left of each layer, latency and proof."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ from fxprune.tools.reports.report_html import latency_bars, size_bars, tiles
 from fxprune.tools.reports.templates import Tile, render
 from fxprune.training import Pruner
 
-POINT = {"batch": 8, "length": 64}  # where lowerings are compared
+POINT = {"batch": 8, "length": 64}  # the point where lowerings are compared
 
-PLAIN = {"step", "loss", "density"}  # of the history: all else are metrics
+PLAIN = {"step", "loss", "density"}  # entries of the history that are not metrics
 
 
 def render_training(found: Mapping[str, Any]) -> str:
-    """The whole page, as HTML."""
+    """Return the whole page, as HTML."""
     metrics, proof = metric_rows(found), train_proof(found)
     return render(
         "train.html",
@@ -59,7 +59,7 @@ def _proved(found: Mapping[str, Any]) -> Tile:
 
 
 def axes(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The axes of the program, with what training left of them where gates said so."""
+    """Return the axes of the program, with what training left of those in `heads` and `left`."""
     kept = {name: {"kept": heads, "after": len(heads)} for name, heads in found["heads"].items()}
     rows = {axis["name"]: axis | kept.get(axis["name"], {}) for axis in found["axes"]}
     layers = [layer["name"] for layer in found["layers"] if layer["name"]]
@@ -73,7 +73,7 @@ def axes(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def over_time(found: Mapping[str, Any]) -> list[Chart]:
-    """Density and metric over steps, and the loss; a metric of which less is better has a chart of its own."""
+    """Return charts of density and metric over steps, and of the loss; a metric of which less is better has its own chart."""
     history = found["history"]
     if len(history) < 2:
         return []
@@ -91,7 +91,7 @@ def over_time(found: Mapping[str, Any]) -> list[Chart]:
 
 
 def _metrics(found: Mapping[str, Any]) -> list[Line]:
-    """A line with marks for each metric, and one for the teacher's."""
+    """Return a line with marks for each metric, and one for the teacher's."""
     history = found["history"]
     ends = history[0]["step"], history[-1]["step"]
     made: list[Line] = []
@@ -105,9 +105,9 @@ def _metrics(found: Mapping[str, Any]) -> list[Line]:
 
 
 def left(pruner: Pruner, units: Sequence[Open] = ()) -> list[dict[str, Any]]:
-    """What is open of each axis: a number of units, or, within the units of another axis, a number for each of those.
+    """Return the open units of each axis: a number, or, within the units of another axis, a number for each of those.
 
-    Blocks say how many of them are open; what they left of axes is in `units`, as lowering found it.
+    For blocks it is the number of open blocks; what they left of axes comes from `units`, as lowering found it.
     """
     roles = {axis.name: axis.role for axis in analyze(pruner.gated.base).axes}
     found = [
@@ -133,7 +133,7 @@ def _entry(of: tuple[str, str], open_: Tensor, role: str) -> dict[str, Any]:
 
 
 def train_grids(found: Mapping[str, Any]) -> list[Grid]:
-    """The metric, sizes, latency, what is left, and what was proved."""
+    """Return tables of the metric, sizes, latency, what is left, and what was proved."""
     return [
         metric_rows(found),
         report.size_rows(found),
@@ -144,7 +144,7 @@ def train_grids(found: Mapping[str, Any]) -> list[Grid]:
 
 
 def train_markdown(found: Mapping[str, Any]) -> str:
-    """All of it as a Markdown page."""
+    """Return the report as a Markdown page."""
     parts = [f"# {found['model']} on {found['data']}: {found['pipeline']}", "![what happened](train.svg)"]
     for grid in train_grids(found):
         parts += [f"## {grid.title}", report.markdown_table(grid)]
@@ -152,7 +152,7 @@ def train_markdown(found: Mapping[str, Any]) -> str:
 
 
 def describe_training(found: Mapping[str, Any]) -> str:
-    """How the numbers were made, in a sentence."""
+    """Return a text on how the numbers were made."""
     recipe, (train, dev) = found["recipe"], found["rows"]
     return (
         f"{found['task']}, trained on {train} rows, judged on {dev}: {recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, "
@@ -168,7 +168,7 @@ def _how(lowering: Any) -> str:
 
 
 def metric_rows(found: Mapping[str, Any]) -> Grid:
-    """Metrics of teacher and student, and the density."""
+    """Return a table of the metrics of teacher and student, and the density."""
     rows = [
         (name, f"{found['teacher'][name]:.4g}" if name in found["teacher"] else "–", f"{value:.4g}")
         for name, value in found["student"].items()
@@ -183,7 +183,7 @@ def _left(found: Mapping[str, Any]) -> Grid:
 
 
 def _open(entry: Mapping[str, Any]) -> str:
-    """`512 of 1536`; `4 of 12: 20, 8, 31, 2 of 32` for dims of heads."""
+    """Return the open units as text: `512 of 1536`; `4 of 12: 20, 8, 31, 2 of 32` for dims of heads."""
     counts = entry["open"]
     if not isinstance(counts, list):
         return f"{counts} of {entry['of']}"
@@ -193,7 +193,7 @@ def _open(entry: Mapping[str, Any]) -> str:
 
 
 def train_proof(found: Mapping[str, Any]) -> Grid:
-    """What was proved, and how closely."""
+    """Return a table of what was proved, with the largest differences."""
     claims = {
         "before training": "what was pruned before training == the model with those units zeroed",
         "lowered": "lowered == gated",
@@ -205,7 +205,7 @@ def train_proof(found: Mapping[str, Any]) -> Grid:
 
 
 def draw_training(found: Mapping[str, Any], folder: Path) -> None:
-    """train.svg and train.png: the loss, density and metric over steps; below, how much of each axis is left."""
+    """Draw train.svg and train.png: the loss, density and metric over steps; below, how much of each axis is left."""
     plt = pyplot()
     figure, ((top, right), (below, heads)) = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     _over_time(found, top, right)
@@ -243,7 +243,7 @@ def _over_time(found: Mapping[str, Any], left_: Any, right: Any) -> None:
 
 
 def _shares(found: Mapping[str, Any], axes: Any) -> None:
-    """How much of each axis is left, layer by layer, a line for each role."""
+    """Draw how much of each axis is left, layer by layer, a line for each role."""
     roles: dict[str, list[float]] = {}
     for entry in found["left"]:
         counts = entry["open"] if isinstance(entry["open"], list) else [entry["open"]]
@@ -256,7 +256,7 @@ def _shares(found: Mapping[str, Any], axes: Any) -> None:
 
 
 def _sizes(found: Mapping[str, Any], axes: Any) -> None:
-    """The dims of every head that is left: one bar a head, the largest first, layer by layer."""
+    """Draw the dims of every head that is left: one bar per head, the largest first, layer by layer."""
     within = [entry for entry in found["left"] if isinstance(entry["open"], list)]
     roles = list(dict.fromkeys(entry["role"] for entry in within))
     for place, role in enumerate(roles):

@@ -1,8 +1,8 @@
-"""A pruned program as a stock Hugging Face checkpoint: a configuration of the same class that says its sizes, proved equal.
+"""Hugging Face checkpoint of a pruned program: a stock model of the same class, configured to its sizes and proved equal.
 
-Configurations say one number for all layers, so prune uniformly (`ffn(ratio=0.5, uniform=True)`). Which settings give the program's
-sizes is found by measurement (`fxprune.integrations.huggingface.config_search`), and whether the model then computes the same by running
-it: many settings show in no shape.
+Configurations have one number for all layers, so prune uniformly (`ffn(ratio=0.5, uniform=True)`). Settings that give the program's
+sizes are found by measurement (`fxprune.integrations.huggingface.config_search`). The model is then run to prove that it computes the
+same, because many settings affect no shape.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from fxprune.ir import TOLERANCES, Program, describe_error, difference, quiet, r
 from fxprune.rewrite.shared_tables import recoupled
 
 PROOFS = 64
-"""Configurations with the right shapes that are run before a search gives up."""
+"""Maximum number of configurations with the right shapes that are run before a search gives up."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A stock model that computes what a program does.
+    """A stock model that computes the same as a program.
 
     `settings` are the numbers of the configuration that changed, before and after; `relative` is the largest difference to the program on
-    its example inputs; `carried` names weights that the program does not read, and that are as they were.
+    its example inputs; `carried` names weights that the program does not read, and that are unchanged.
     """
 
     model: Any
@@ -45,14 +45,14 @@ class Checkpoint:
 
 @dataclass
 class _Tries:
-    """What was run, and why it is not the program."""
+    """Outputs of the program, and the failed trials with their reasons."""
 
     slim: Program
     outputs: list[Tensor]
     failed: list[str] = field(default_factory=list)
 
     def gap(self, model: nn.Module) -> float:
-        """The largest relative difference of a model's outputs to the program's."""
+        """Return the largest relative difference of a model's outputs to the program's; inf where the counts differ."""
         got = answers(model, self.slim)
         return difference(got, self.outputs) if len(got) == len(self.outputs) else float("inf")
 
@@ -62,10 +62,11 @@ class _Tries:
 
 
 def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
-    """A stock model of the same class with the program's weights, proved to compute the same as the program on its example inputs.
+    """Return a stock model of the same class with the program's weights, proved to compute the same on the program's example inputs.
 
     `model` is the transformers model that the program was captured from, `config` its configuration where it is not `model.config`.
-    Removed layers are renumbered. RefusedError says which size no configuration gives, and what it would have to say.
+    The layers that stay are renumbered. UsageError where there is no configuration; RefusedError names a size that no configuration
+    gives.
     """
     config = model.config if config is None and hasattr(model, "config") else config
     if not (hasattr(config, "to_dict") and hasattr(model, "save_pretrained")):
@@ -92,9 +93,10 @@ def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
 def save_pretrained(
     model: Any, slim: Program, folder: str | Path, overwrite: bool = False, config: Any = None
 ) -> Checkpoint:
-    """`checkpoint`, written to a folder (config.json, model.safetensors), read back by `from_pretrained` and compared once more.
+    """Write `checkpoint` to a folder (config.json, model.safetensors), read it back by `from_pretrained`, and compare once more.
 
-    What exists stays unless `overwrite`. RefusedError as `checkpoint`; ExportError where what was read back differs.
+    UsageError where the folder is not empty, unless `overwrite`. RefusedError as `checkpoint`; ExportError where the model that was read
+    back differs.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not overwrite and (folder.is_file() or any(folder.iterdir())):
@@ -113,7 +115,7 @@ def save_pretrained(
 def _written(made: Checkpoint, slim: Program, draft: Path) -> Checkpoint:
     with quiet():
         made.model.save_pretrained(draft)
-        for file in draft.iterdir():  # weights are for whom the configuration is for
+        for file in draft.iterdir():  # weights get the permissions of the configuration
             file.chmod((draft / "config.json").stat().st_mode)
         reread = type(made.model).from_pretrained(draft, local_files_only=True).eval()
     tries = _Tries(slim, run_example(slim))
@@ -126,7 +128,7 @@ def _written(made: Checkpoint, slim: Program, draft: Path) -> Checkpoint:
 
 
 def _candidates(search: Search, tries: _Tries) -> Iterator[Changes]:
-    """What gives the sizes; where that is not it, with a number besides that no size follows and that may count heads."""
+    """Yield changes that give the sizes; where none is right, also with a changed number that affects no size and may count heads."""
     before = len(tries.failed)
     yield from search.found()
     if not search.unbuilt and len(tries.failed) == before:
@@ -142,7 +144,7 @@ def _candidates(search: Search, tries: _Tries) -> Iterator[Changes]:
 def _proved(
     model: Any, search: Search, changes: Changes, weights: Weights, tries: _Tries
 ) -> Checkpoint | None:
-    """The checkpoint, if it computes what the program does."""
+    """Return the checkpoint if it computes the same as the program; else None, with the reason in `tries`."""
     if len(tries.failed) >= PROOFS:
         return None
     said = (
@@ -167,7 +169,7 @@ def _proved(
 
 
 def _filled(kind: Any, config: Any, weights: Weights) -> Any:
-    """A model of this configuration with the program's weights."""
+    """Return a model of this configuration with the program's weights; RefusedError where a weight is missing or does not fit."""
     with quiet(), torch.random.fork_rng(devices=[]):
         made = kind(config).eval()
     state = made.state_dict(keep_vars=True)
@@ -188,7 +190,7 @@ def _shape(value: Tensor) -> str:
 
 
 def _why(search: Search, tries: _Tries) -> str:
-    """The refusal: what was nearest, and what stands against it."""
+    """Return the text of the refusal: the nearest configuration, and the reason against it."""
     kind, config = search.kind.__name__, type(search.config).__name__
     base = search.sizes({})
     if base is None:
@@ -210,7 +212,7 @@ def _why(search: Search, tries: _Tries) -> str:
 
 
 def _uneven(search: Search) -> bool:
-    """Whether modules of one list that had a size in common are to have others."""
+    """Return whether modules of one list that had a size in common need different ones."""
     base, ends = search.sizes({}) or {}, dict[tuple[str, int, int], set[int]]()
     lists = {name for name, dim in search.wanted if dim == COUNT}
     for (name, dim), value in search.wanted.items():
@@ -220,6 +222,6 @@ def _uneven(search: Search) -> bool:
 
 
 def _pattern(name: str, lists: set[str]) -> str:
-    """A name without its places in lists of modules."""
+    """Return a name with `*` for its indices in lists of modules."""
     parts = name.split(".")
     return ".".join("*" if ".".join(parts[:i]) in lists else part for i, part in enumerate(parts))

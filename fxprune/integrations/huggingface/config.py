@@ -1,9 +1,9 @@
-"""What a transformers config says of a pruned model: sizes that all layers share, and those of single layers in `per_layer_config`.
+"""Sizes of a pruned model in its transformers config: those that all layers share, and those of single layers in `per_layer_config`.
 
-A model whose layers differ is *heterogeneous* in transformers: `per_layer_config` holds what differs, layer by layer, and `skip` in it the
-parts of a layer that are gone; asking such a config for a size, and not for a layer's, is an error there. An attribute is written only
-where its value was the size that was counted in every layer; what no attribute says is a sentence in `fxprune`, so that no reader is
-told a wrong size without a sign. Nothing here imports transformers: a config is an object with attributes.
+A model whose layers differ is *heterogeneous* in transformers: `per_layer_config` holds the differences, layer by layer, and its `skip` the
+parts of a layer that are gone; reading a size from such a config, and not from a layer's, is an error there. An attribute is written only
+where its value was the size counted in every layer; changes that no attribute can hold are sentences in `fxprune`, so that no wrong size
+goes unmarked. Nothing here imports transformers: a config is an object with attributes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Pair: TypeAlias = tuple[int, Left]
 """A size before and after."""
 
 _WHOLE = -1
-"""The number of what belongs to no layer alone."""
+"""Layer number of sizes that belong to no single layer."""
 
 SKIPS = ("attention", "mlp")
 """The parts of a layer that have a name in transformers' `skip`."""
@@ -28,10 +28,10 @@ SKIPS = ("attention", "mlp")
 
 @dataclass(frozen=True)
 class Attribute:
-    """What is counted, in words, and the attributes that may say it, of which the first that fits is taken.
+    """A size in words, and the config attributes that may hold it, of which the first that fits is used.
 
-    `derived` are the sizes from which transformers works it out as long as the attribute is absent or None: when one of them changes, it
-    has to be written although it is what it was. A `new` one may be added to a config without it, and be a list, a number a head.
+    `derived` are the sizes from which transformers derives it while the attribute is absent or None: when one of them changes, it must be
+    written even if unchanged. A `new` attribute may be added to a config without it, and may be a list, with one number per head.
     """
 
     what: str
@@ -55,15 +55,15 @@ ATTRIBUTES: dict[str, Attribute] = {
 
 
 _Counts: TypeAlias = Mapping[int, list[_Pair]]
-"""The sizes of one kind by the number of the layer that they are in, or by WHOLE."""
+"""The sizes of one kind, by layer number or `_WHOLE`."""
 
 _Values: TypeAlias = dict[str, Any]
 
 
 def record_sizes(config: Any, found: LayerSizes, manifest: str) -> Any:
-    """A copy of a config that says what was counted; `fxprune` in it names the manifest, and holds what the config can't say.
+    """Return a copy of a config with the counted sizes; its `fxprune` names the manifest, and lists changes that no attribute can hold.
 
-    The copy is one that its own class reads back: what the class refuses (heads that don't divide the width) is not said.
+    The copy can be read back by its own class: a size that the class refuses (heads that don't divide the width) is only listed.
     """
     made = copy.deepcopy(config)
     counts = _counts(found)
@@ -74,7 +74,7 @@ def record_sizes(config: Any, found: LayerSizes, manifest: str) -> Any:
     for kind, sizes in counts.items():
         name = _attribute(config, kind, sizes) if fits or _WHOLE in sizes else ""
         if kind == "shared" and not name and sizes == counts["heads"]:
-            continue  # keys and values have the heads of queries, as in every model that says nothing else
+            continue  # keys and values have the heads of queries, which is the default without an attribute
         if kind in moved or (name and _follows(config, kind, name, moved)):
             told = _said(made, layers, name, sizes) if name else None
             made, layers = told or (made, layers)
@@ -95,7 +95,7 @@ def record_sizes(config: Any, found: LayerSizes, manifest: str) -> Any:
 
 
 def _counts(found: LayerSizes) -> dict[str, dict[int, list[_Pair]]]:
-    """What is counted of what is left: attentions and neurons of layers and parts that are gone are no sizes."""
+    """Return the sizes of each kind by layer, without attentions and neurons of removed layers and parts."""
     counts: dict[str, dict[int, list[_Pair]]] = {kind: {} for kind in ATTRIBUTES}
     attentions = [attention for layer in found.layers for attention in _attentions(layer)]
     apart = any(attention.qk != attention.v for attention in attentions)
@@ -108,7 +108,7 @@ def _counts(found: LayerSizes) -> dict[str, dict[int, list[_Pair]]]:
 
 
 def _attentions(layer: Layer) -> tuple[Attention, ...]:
-    """Those that are left."""
+    """Return the attentions of a layer that are left."""
     return () if layer.removed or layer.branches.get("attention") else layer.attentions
 
 
@@ -127,7 +127,7 @@ def _moved(sizes: _Counts) -> bool:
 
 
 def _attribute(config: Any, kind: str, sizes: _Counts) -> str:
-    """The attribute whose value every layer had, by the name that others map to; empty where there is none, or several sizes in a layer."""
+    """Return the attribute (after `attribute_map`) that can hold a size of all layers; empty where none can, or layers have several."""
     row, befores = ATTRIBUTES[kind], {before for pairs in sizes.values() for before, _ in pairs}
     afters = [after for pairs in sizes.values() for _, after in pairs]
     if len(befores) != 1 or len(afters) > len(sizes) or None in afters:
@@ -142,14 +142,14 @@ def _attribute(config: Any, kind: str, sizes: _Counts) -> str:
 
 
 def _follows(config: Any, kind: str, name: str, moved: set[str]) -> bool:
-    """Whether transformers would work a size out from others that have changed."""
+    """Return whether transformers would derive a size from others that have changed."""
     return getattr(config, name, None) is None and bool(moved & set(ATTRIBUTES[kind].derived))
 
 
 def _said(
     config: Any, layers: dict[int, _Values], name: str, sizes: _Counts
 ) -> tuple[Any, dict[int, _Values]] | None:
-    """The config with a size of all layers, or the layers with their own; None where the config's class refuses it."""
+    """Return (config, layers) with one size for all layers, or one for each; None where the config's class refuses it."""
     left = {number: pairs[0][1] for number, pairs in sizes.items()}
     alike = len(set(map(str, left.values()))) == 1
     made = copy.deepcopy(config)
@@ -163,14 +163,14 @@ def _merged(one: Mapping[int, _Values], other: Mapping[int, _Values]) -> dict[in
 
 
 def _with_layers(config: Any, layers: dict[int, _Values]) -> Any | None:
-    """A copy with what layers have of their own, if its class reads it back."""
+    """Return a copy with the values of single layers, or None where its class can't read it back."""
     for lenient in (False, True):
         made = copy.deepcopy(config)
-        with suppress(Exception):  # whatever a class refuses with, it can't say this
+        with suppress(Exception):  # on any error: the class can't represent this
             if layers:
                 made.per_layer_config = layers
             if lenient:
-                # The checks of some classes (Llama) ask for the one size of all layers: with this a reader is warned, and not stopped.
+                # Checks of some classes (Llama) read the one size of all layers: with this, reading it is a warning, not an error.
                 made.allow_global_per_layer_attribute_access = True
             type(made).from_dict(made.to_dict())
             return made
@@ -178,12 +178,12 @@ def _with_layers(config: Any, layers: dict[int, _Values]) -> Any | None:
 
 
 def _skipped(layer: Layer) -> list[str]:
-    """The parts of a layer that are gone, in transformers' words."""
+    """Return the parts of a layer that are gone, by transformers' names."""
     return [part for part in SKIPS if part in layer.branches and (layer.removed or layer.branches[part])]
 
 
 def _gone(layer: Layer, told: bool) -> str:
-    """What `skip` does not say of a layer, in a sentence; empty where it says all."""
+    """Return a sentence about removed parts of a layer that `skip` does not cover; empty where it covers all."""
     parts = [part for part, gone in layer.branches.items() if gone or layer.removed]
     if layer.removed and not (told and parts and set(parts) <= set(SKIPS)):
         return f"{layer.name} is gone"
@@ -192,13 +192,13 @@ def _gone(layer: Layer, told: bool) -> str:
 
 
 def _elsewhere(found: LayerSizes) -> list[str]:
-    """What has changed outside of layers, other than the width of the stream."""
+    """Return sentences about sizes outside of layers that have changed, other than the width of the residual stream."""
     others = [size for size in found.rest if size.role != "hidden" and size.before != size.after]
     return [f"{size.axis} has {size.after} of {size.before}" for size in others]
 
 
 def _sentence(kind: str, sizes: _Counts, found: LayerSizes) -> str:
-    """What no attribute says: where sizes have changed."""
+    """Return a sentence about a change that no attribute holds: where sizes of a kind have changed."""
     names = [
         "the model" if number == _WHOLE else found.layers[number].name
         for number, pairs in sizes.items()

@@ -1,8 +1,8 @@
-"""Which configuration of a Hugging Face class gives wanted sizes: found by building it on the meta device and looking.
+"""Configuration search: find the settings of a Hugging Face class that give wanted sizes, by building models on the meta device.
 
-No table says what a field means. Each whole number of a configuration (and of its parts) is changed alone, the model is built without
-memory, and the sizes that followed are what the field governs; they are taken to be linear in it. A search then sets one field after
-another until all sizes are as wanted. Shapes alone may leave several configurations: the caller proves one.
+No table of fields is needed. Each whole number of a configuration (and of its parts) is changed alone, the model is built without memory,
+and the sizes that change are those that the field governs; they are taken to be linear in it. A search then sets one field after another
+until all sizes are as wanted. Several configurations may give the same shapes: the caller proves one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import nn
 from fxprune.ir import quiet
 
 Field: TypeAlias = tuple[str | int, ...]
-"""Where a number stands in a configuration: `("text_config", "hidden_size")`, `("depths", 2)`."""
+"""Path of a number in a configuration: `("text_config", "hidden_size")`, `("depths", 2)`."""
 
 Changes: TypeAlias = Mapping[Field, int]
 
 _Size: TypeAlias = tuple[str, int]
-"""A dimension of a parameter, or a list of modules and COUNT for how many it holds."""
+"""A parameter and one of its dimensions, or a list of modules and COUNT, for its length."""
 
 ConfigSizes: TypeAlias = dict[_Size, int]
 
@@ -33,11 +33,11 @@ COUNT = -1
 CONTAINERS = (nn.ModuleList, nn.Sequential)
 
 TRIED = 4000
-"""Configurations that are built before a search gives up."""
+"""Maximum number of configurations that are built before a search gives up."""
 
 
 def _sizes_of(model: nn.Module) -> ConfigSizes:
-    """The sizes of all that a model saves, and the lengths of its lists of modules."""
+    """Return the sizes of all tensors in a model's state dict, and the lengths of its lists of modules."""
     found = {
         (name, dim): size
         for name, value in model.state_dict().items()
@@ -51,7 +51,7 @@ def _sizes_of(model: nn.Module) -> ConfigSizes:
 
 @dataclass(frozen=True)
 class Stuck:
-    """Where a search went no further: how many sizes were wrong, the first of them, what was set, and what setting more would do."""
+    """Dead end of a search: how many sizes were wrong, one of them, the changes so far, and the effect of a further change."""
 
     left: int
     wrong: _Size
@@ -61,10 +61,10 @@ class Stuck:
 
 @dataclass
 class Search:
-    """Looks for configurations of a model's class with the wanted sizes.
+    """Search for configurations of a model's class with the wanted sizes.
 
-    `kept` are the entries that stay of lists with one for each module of a list that loses some, by the length before; `unbuilt` counts
-    settings that would give a size and can't be built.
+    `kept` are the indices that stay in lists with one entry per module, where modules are removed, by the length before; `unbuilt`
+    counts settings that would give a size and can't be built.
     """
 
     kind: type[nn.Module]
@@ -81,7 +81,7 @@ class Search:
         self.plain: dict[str, Any] = self.config.to_dict()
 
     def found(self, start: Changes | None = None) -> Iterator[Changes]:
-        """Changes of the configuration that give the wanted sizes, each set once."""
+        """Yield changes of the configuration that give the wanted sizes, without duplicates."""
         seen: set[frozenset[tuple[Field, int]]] = set()
         for changes in self._solved(dict(start or {})):
             key = frozenset(changes.items())
@@ -90,7 +90,7 @@ class Search:
                 yield changes
 
     def made(self, changes: Changes) -> Any:
-        """The configuration with these changes; lists with an entry for each layer lose those of the layers that go."""
+        """Return the configuration with these changes; lists with an entry for each layer lose those of removed layers."""
         plain = copy.deepcopy(self.plain)
         for path, value in changes.items():
             before = _at(plain, path)
@@ -108,14 +108,14 @@ class Search:
         return [*entries, *entries[-1:] * count][:count] if fits else entries
 
     def sizes(self, changes: Changes) -> ConfigSizes | None:
-        """What a configuration gives; None where it can't be built."""
+        """Return the sizes of the changed configuration; None where it can't be built, or TRIED have been built."""
         key = frozenset(changes.items())
         if key not in self._built:
             self._built[key] = self._sizes(changes) if len(self._built) < TRIED else None
         return self._built[key]
 
     def _sizes(self, changes: Changes) -> ConfigSizes | None:
-        """Where it can't be built as it is, it may be for lists that have to be as long as a number says."""
+        """Build the changed configuration; where that fails, build it again with lists fitted to the lengths that its numbers give."""
         found = self._tried(changes)
         if found is None:
             self._fitted.add(frozenset(changes.items()))
@@ -131,12 +131,12 @@ class Search:
 
     @cached_property
     def fields(self) -> list[Field]:
-        """The numbers of the configuration, those that are not set last."""
+        """The numbers of the configuration, with those that are not set at the end."""
         found = sorted(_numbers(self.plain, self.config), key=lambda each: each[1] is None)
         return [path for path, _ in found]
 
     def followers(self, path: Field) -> set[_Size]:
-        """The sizes that follow a number when it is changed alone."""
+        """Return the sizes that change with a number when it is changed alone."""
         if path not in self._followers:
             base, steps = self.sizes({}) or {}, self._steps(path, {})
             after = self.sizes({path: steps[-1][0]}) or {} if steps else base
@@ -146,13 +146,13 @@ class Search:
         return self._followers[path]
 
     def value(self, path: Field) -> int | None:
-        """What the configuration says before."""
+        """Return the number in the original configuration; None where it is not set."""
         found: int | None = _at(self.plain, path)
         return found
 
     @property
     def silent(self) -> list[Field]:
-        """The numbers that no size follows, such as a number of heads that share a width."""
+        """The numbers that affect no size, such as a number of heads that share a width."""
         return [path for path in self.fields if not self.followers(path)]
 
     def _solved(self, changes: dict[Field, int]) -> Iterator[Changes]:
@@ -168,12 +168,12 @@ class Search:
             for way in self._ways(changes, size):
                 ways.append(way)
                 yield from self._solved(way)
-            if ways or self.unbuilt == before:  # what can't be built yet may be, once other sizes are right
+            if ways or self.unbuilt == before:  # unbuilt settings may work once other sizes are right
                 self.stuck.append(Stuck(len(wrong), size, changes, self._against(size, ways)))
                 return
 
     def _ways(self, changes: dict[Field, int], wrong: _Size) -> Iterator[dict[Field, int]]:
-        """Settings of one field more that give a size."""
+        """Yield changes with one more field, set so that a size is as wanted."""
         for path in self.fields:
             if path not in changes and wrong in self.followers(path):
                 value = self._needed(path, changes, wrong)
@@ -181,11 +181,11 @@ class Search:
                     yield changes | {path: value}
 
     def wrong(self, now: ConfigSizes) -> _Size | None:
-        """The first size that is not as wanted, lists of modules first."""
+        """Return the first size that is not as wanted, lists of modules first; None where all are."""
         return next((size for size, value in self.wanted.items() if now.get(size) != value), None)
 
     def _needed(self, path: Field, changes: dict[Field, int], size: _Size) -> int | None:
-        """The value of a field that gives a wanted size, if sizes are linear in it."""
+        """Return the value of a field that gives a wanted size, if sizes are linear in it; else None."""
         found = self._steps(path, changes) or self._steps(path, {})
         steps = [(value, sizes[size]) for value, sizes in found if size in sizes]
         if len(steps) < 2 or steps[0][1] == steps[1][1]:
@@ -200,7 +200,7 @@ class Search:
         return value if made and made.get(size) == self.wanted[size] else None
 
     def _steps(self, path: Field, changes: dict[Field, int]) -> list[tuple[int, ConfigSizes]]:
-        """Two values of a field at which the model can be built, with the sizes: its own first, where it has one."""
+        """Return two values of a field at which the model can be built, with the sizes, its own tried first; empty where it can't be."""
         own = self.value(path)
         tried = [8, 16] if own is None else [own, own + 1, own - 1, 2 * own, own // 2]
         found: list[tuple[int, ConfigSizes]] = []
@@ -210,7 +210,7 @@ class Search:
         return found if len(found) == 2 else []
 
     def _against(self, wrong: _Size, ways: list[dict[Field, int]]) -> str:
-        """What the first setting that gives a size does to another."""
+        """Return the effect on another size of the first setting that gives a size, as text."""
         if not ways:
             return f"no number of it makes {shown(wrong, self.wanted)}"
         now = self.sizes(ways[0]) or {}
@@ -221,18 +221,18 @@ class Search:
 
 
 def name_of(path: Field) -> str:
-    """A field's name as Python would say it: `text_config.hidden_size`, `depths[2]`."""
+    """Return a field's name in Python's notation: `text_config.hidden_size`, `depths[2]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
 
 
 def shown(size: _Size, sizes: ConfigSizes) -> str:
-    """A shape or a length in words: `layers.0.fc.weight 16×32`, `layers 3 modules`."""
+    """Return a shape or a length as text: `layers.0.fc.weight 16×32`, `layers 3 modules`."""
     return f"{size[0]} {amount(size, sizes)}"
 
 
 def amount(size: _Size, sizes: ConfigSizes) -> str:
-    """The whole shape, or the length, that a size belongs to."""
+    """Return the whole shape, or the length, that a size belongs to, as text."""
     name, dim = size
     if dim == COUNT:
         return f"{sizes.get(size, 0)} modules"
@@ -243,7 +243,7 @@ def amount(size: _Size, sizes: ConfigSizes) -> str:
 
 
 def _numbers(plain: Mapping[str, Any], config: Any) -> Iterator[tuple[Field, int | None]]:
-    """Every whole number of a configuration, those in lists and parts, too, and what is not set and may be one."""
+    """Yield every whole number of a configuration, also in lists and parts, and fields that are None and may be one."""
     parts = getattr(config, "sub_configs", {})
     for name, value in plain.items():
         if name in parts and isinstance(value, dict):
@@ -262,7 +262,7 @@ def _at(plain: Any, path: Field) -> Any:
 
 
 def _lists(part: Any) -> list[tuple[str, list[Any]]]:
-    """The lists in a part of a configuration, by name."""
+    """Return the lists in a part of a configuration, by name."""
     found = part.items() if isinstance(part, dict) else ()
     return [(name, value) for name, value in found if isinstance(value, list)]
 

@@ -1,11 +1,11 @@
-"""transformers.exporters: models are pruned inside of OnnxExporter, OpenVINOExporter, DynamoExporter, or handed to them as modules.
+"""transformers.exporters: prune models inside OnnxExporter, OpenVINOExporter or DynamoExporter, or hand pruned modules to them.
 
     exporter(OnnxExporter, "heads(ratio=0.25), ffn(ratio=0.5)").export(model, inputs, OnnxConfig(dynamic=True))
     OnnxExporter().export(model, inputs, OnnxConfig(dynamic=True, quantizer=Prune("ffn(ratio=0.5)")))
     OnnxExporter().export(module(slim, model), inputs, OnnxConfig(dynamic=True))
 
-The first keeps all that an exporter does afterwards, its fusions for ONNX Runtime, too; the second fits into a configuration that exists
-already (transformers switches `ort_fusions` off for whatever stands there).
+The first keeps all later steps of an exporter, its fusions for ONNX Runtime included; the second fits into an existing configuration
+(transformers switches `ort_fusions` off for any `quantizer`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fxprune.pipeline.run import Result
 from fxprune.rewrite.transfer import again, same_weights
 from fxprune.verification import Proof, verify
 
-#: what may happen to a cache of keys and values, which is an input and an output of the same name
+#: how a key/value cache, which is an input and an output of the same name, may change
 CACHES = {
     "whole": "it stays as the model's config has it: heads of keys and values, and layers, stay",
     "layers": "an entry goes with its layer; heads of keys and values stay",
@@ -47,9 +47,9 @@ CACHES = {
 
 @dataclass
 class Pruning:
-    """A pipeline for models as exporters hand them over: decided once, and applied to every other part that reads the same weights.
+    """A pipeline for models in parts, as exporters pass them: decided once, and repeated on every other part that reads the same weights.
 
-    `cache` is a row of CACHES. `verdicts` are the proofs, a part of the model each; `results` what was decided.
+    `cache` is a row of CACHES. `verdicts` are the proofs, one per part of the model; `results` are the decisions, with their programs.
     """
 
     pipeline: Pipeline
@@ -73,7 +73,7 @@ class Pruning:
         return result.program
 
     def described(self, config: Any) -> Any:
-        """A copy of the model's config that says what is left, as far as a config can (see `fxprune.integrations.huggingface.config`)."""
+        """Return a copy of the model's config with the sizes that are left, as far as a config can hold them (see `record_sizes`)."""
         if config is None or not self.results:
             return config
         before, result = self.results[0]
@@ -94,7 +94,7 @@ class Pruning:
         return made.program
 
     def _freed(self, program: Program) -> Program:
-        """The cache is what goes in and comes out under one name."""
+        """Free the cache as `cache` allows; it is found as the inputs and outputs with a name in common."""
         if self.cache == "whole":
             return program
         info = trees(program.graph)
@@ -109,7 +109,7 @@ class Pruning:
 
 
 def exporter(kind: type[Any], pipeline: str | Pipeline, cache: str = "whole", **options: Any) -> Any:
-    """An exporter of a kind (OnnxExporter, OpenVINOExporter, …) that prunes each model before it exports it; `options` are the kind's.
+    """Return an exporter of a kind (OnnxExporter, OpenVINOExporter, …) that prunes each model before export; `options` are the kind's.
 
     Its `pruning.verdicts` are the proofs. With `export_for_generation` all parts of a model lose the same units.
     """
@@ -121,17 +121,17 @@ def exporter(kind: type[Any], pipeline: str | Pipeline, cache: str = "whole", **
 
 
 class _Exporting:
-    """Stands before an exporter in the order of methods."""
+    """Mixin that precedes an exporter in the method resolution order."""
 
     pruning: Pruning
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """As the exporter does it; what goes is decided anew for each export, and the config says what is left."""
+        """Export as the exporter does; each export decides anew what is removed, and its config records the sizes that are left."""
         made: Any = super()
         return self._pruned(made.export, args, kwargs)
 
     def export_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """As `export`, with one decision for all parts of the model."""
+        """Export as `export_for_generation` does, with one decision for all parts of the model."""
         made: Any = super()
         return self._pruned(made.export_for_generation, args, kwargs)
 
@@ -142,7 +142,7 @@ class _Exporting:
         return exported
 
     def export_program(self, model: nn.Module, sample_inputs: MutableMapping[str, Any], config: Any) -> Any:
-        """Export what pruning leaves of a model, on what is left of its inputs."""
+        """Export the pruned model, on the inputs that are left."""
         slim = self.pruning.prune(captured(model, sample_inputs, config))
         shapes = slim.dynamic if config.dynamic or config.dynamic_shapes else None
         config = dataclasses.replace(config, dynamic_shapes=shapes)
@@ -151,7 +151,7 @@ class _Exporting:
 
 
 class Prune(ExportQuantizer):
-    """The same inside of a configuration: `OnnxConfig(…, quantizer=Prune("ffn(ratio=0.5)"))`; `then` is a quantizer that follows."""
+    """Pruning as a configuration's quantizer: `OnnxConfig(…, quantizer=Prune("ffn(ratio=0.5)"))`; `then` is a quantizer that follows."""
 
     quantizes_fx_graph = True
     supported_formats = tuple(ExportFormat)
@@ -169,7 +169,7 @@ class Prune(ExportQuantizer):
     def quantize(
         self, model: fx.GraphModule, sample_inputs: dict[str, Any], export_format: ExportFormat
     ) -> Any:
-        """Prune the graph that an exporter traced."""
+        """Prune the graph that an exporter traced; UsageError where the cache would change."""
         if self.pruning.cache != "whole":
             raise UsageError(
                 "a cache that changes needs other inputs, which a configuration can't give: use exporter(…)"
@@ -180,13 +180,13 @@ class Prune(ExportQuantizer):
 
 
 def module(program: Program, like: nn.Module) -> nn.Module:
-    """A program as a model for any exporter: named, configured and called as the model it came from, with the same class of outputs."""
+    """Return a program as a module for exporters: named, configured and called as `like`, with the same class of outputs."""
     made: nn.Module = type(type(like).__name__, (_Module,), {})(program, like)
     return made
 
 
 class _Module(nn.Module):
-    """A graph under the names of its weights; the graph itself is no part of the names."""
+    """Wrapper of a graph whose weights keep their names, without a prefix for the graph."""
 
     def __init__(self, program: Program, like: nn.Module) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class _Module(nn.Module):
 
 
 def _signed(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
-    """A function of these keywords, in its signature, too: torch.export reads the names of inputs there."""
+    """Return a function of these keywords, with them in its signature, where torch.export reads the names of inputs."""
 
     def forward(**kwargs: Any) -> Any:
         return function(**kwargs)
@@ -222,7 +222,7 @@ def _parsed(pipeline: str | Pipeline) -> Pipeline:
 
 
 def captured(model: Any, sample_inputs: Mapping[str, Any], config: DynamoConfig) -> Program:
-    """What transformers' own exporter makes of a model, as a Program."""
+    """Capture a model by transformers' own exporter."""
     plain = DynamoConfig(
         dynamic=config.dynamic,
         strict=config.strict,
@@ -236,9 +236,9 @@ def captured(model: Any, sample_inputs: Mapping[str, Any], config: DynamoConfig)
 
 @contextlib.contextmanager
 def own_patches() -> Iterator[None]:
-    """The patches for ONNX that replace code of transformers (masks built with vmap, which no exported graph can run).
+    """Apply the ONNX patches that replace code of transformers (masks built with vmap, which no exported graph can run).
 
-    Those that replace torch's operators would spoil the graph.
+    Those that replace torch's operators are left out, since they would spoil the graph.
     """
     registered: Any = utils._PATCHES
     own = [
@@ -252,7 +252,7 @@ def own_patches() -> Iterator[None]:
 
 @contextlib.contextmanager
 def transformers_patches() -> Iterator[None]:
-    """All that transformers itself patches to make its models traceable."""
+    """Apply all patches that transformers itself uses to make its models traceable."""
     assert exporter_dynamo  # importing it registers the patches of "dynamo"
     with utils.apply_patches("dynamo"), own_patches():
         yield

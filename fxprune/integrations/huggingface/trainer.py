@@ -1,4 +1,4 @@
-"""transformers.Trainer prunes while it trains: a callback (the extras `hf` and `train`)."""
+"""Trainer callback: prune while transformers.Trainer trains (the extras `hf` and `train`)."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from fxprune.training import Pruner
 
 
 class PruneCallback(TrainerCallback):
-    """Closes gates before each step of the optimizer; density is among what is logged.
+    """Callback that closes gates before each step of the optimizer, and logs the density.
 
-    The model that the Trainer gets is `gated.module()`. Its checkpoints hold gates and scores, so that a run that is resumed closes the
-    same units as one that was not interrupted.
+    The model that the Trainer gets is `gated.module()`. Its checkpoints contain gates and scores, so that a resumed run closes the same
+    units as an uninterrupted one.
     """
 
     def __init__(self, pruner: Pruner) -> None:
         self.pruner, self._resting = pruner, ExitStack()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After all backward passes of a step."""
+        """Step the pruner, after all backward passes of a step."""
         self.pruner.step(state.global_step / max(1, state.max_steps - 1))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """An evaluation that follows sees gates as they would be deployed."""
+        """Set gates to their deployed values if an evaluation follows."""
         self._rest(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """As after a step."""
+        """Set gates to their deployed values if an evaluation follows."""
         self._rest(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Training goes on with gates that are drawn."""
+        """Restore the stochastic gates for training."""
         self._resting.close()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Gates that are drawn by chance settle."""
+        """Settle stochastic gates."""
         self._resting.close()
         self.pruner.settle()
 
@@ -49,7 +49,7 @@ class PruneCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
-        """Say how much is left, to who logs after this and in the history, which has its own copy."""
+        """Add the density to the logs for later callbacks, and to the history, which has its own copy."""
         for entry in (logs, *state.log_history[-1:]):
             if entry is not None:
                 entry["density"] = self.pruner.density

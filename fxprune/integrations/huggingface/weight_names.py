@@ -1,4 +1,4 @@
-"""A program's weights under the names that a smaller model of the same class has: lists of modules that lost some count anew."""
+"""Weight names: a program's weights under the names of a smaller model of the same class, with lists of modules renumbered."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fxprune.integrations.huggingface.config_search import CONTAINERS, COUNT, Co
 from fxprune.ir import Program
 
 Moves: TypeAlias = Mapping[str, Mapping[str, str | None]]
-"""For each list of modules, by path: the new key of each of its modules by the old one, None for those that are gone."""
+"""For each list of modules, by path: the new key of each module by its old key, None for removed ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a smaller model should hold, by its own names.
+    """The weights of a smaller model, by its own names.
 
-    `values` are the program's tensors; `carried` those of the model that the program does not read, as they were. `kept` are the places
-    that stay of lists which lost modules, by the length of the list before.
+    `values` are the program's tensors; `carried` those of the model that the program does not read, unchanged. `kept` are the indices that
+    stay of lists which lost modules, by the length of the list before.
     """
 
     sizes: ConfigSizes
@@ -30,7 +30,7 @@ class Weights:
 
 
 def readings(model: nn.Module, program: Program) -> list[Weights]:
-    """How the program's weights may be named: modules of which nothing is left are gone; or they are only never read, and stay."""
+    """Return the possible namings of the program's weights: modules without any weight left are removed, or are unread and stay."""
     state = model.state_dict(keep_vars=True)
     present = _present(state, program)
     moves = _moves(model, set(state), set(present))
@@ -41,12 +41,12 @@ def readings(model: nn.Module, program: Program) -> list[Weights]:
 
 
 def foreign(model: nn.Module, program: Program) -> list[str]:
-    """Learned weights of the program that the model does not have: factors, and biases that were added."""
+    """Return the learned weights of the program that the model does not have: factors, and biases that were added."""
     return sorted(program.parameters().keys() - model.state_dict().keys())
 
 
 def _present(state: Mapping[str, Tensor], program: Program) -> dict[str, Tensor]:
-    """The program's tensors by every name that the model has for them: a tie has several, the program one."""
+    """Return the program's tensors by every name that the model has for them: tied weights have several there, and one in the program."""
     tensors = program.tensors()
     shared = {id(value): tensors[name] for name, value in state.items() if name in tensors}
     found = {name: tensors.get(name, shared.get(id(value))) for name, value in state.items()}
@@ -54,7 +54,10 @@ def _present(state: Mapping[str, Tensor], program: Program) -> dict[str, Tensor]
 
 
 def _moves(model: nn.Module, names: set[str], present: set[str]) -> Moves:
-    """A module of a list is gone where nothing is left of what all modules of the list have (one may have more, which others read)."""
+    """Return the moves of all lists; a module is removed where none of the weights common to its list is left.
+
+    A module may have further weights, which others read.
+    """
     moves: dict[str, dict[str, str | None]] = {}
     for path, module in model.named_modules():
         if isinstance(module, CONTAINERS):
@@ -73,7 +76,7 @@ def _weights(state: Mapping[str, Tensor], present: Mapping[str, Tensor], moves: 
     named = {name: _moved(name, moves) for name in state}
     values = {new: present[name] for name, new in named.items() if new and name in present}
     stranded = {name: present[name] for name, new in named.items() if new is None and name in present}
-    values = stranded | values  # what others read of a module that is gone is looked for where it was
+    values = stranded | values  # weights of a removed module that others read keep their names
     carried = {
         new: value.detach() for name, value in state.items() if (new := named[name]) and name not in present
     }
@@ -85,7 +88,7 @@ def _weights(state: Mapping[str, Tensor], present: Mapping[str, Tensor], moves: 
 
 
 def _moved(name: str, moves: Moves) -> str | None:
-    """The new name of a tensor or module; None where a module on the way is gone."""
+    """Return the new name of a tensor or module; None where a module on its path is removed."""
     path, parts = "", []
     for part in name.split(".") if name else []:
         new = moves[path].get(part) if path in moves else part

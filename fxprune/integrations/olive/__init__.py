@@ -1,4 +1,4 @@
-"""Microsoft Olive: a pass of its workflows, and one step of anybody's workflow."""
+"""Microsoft Olive: a pass for its workflows, and the delivery step behind it, which needs no Olive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 PASS = frozenset({"FxPrune", "write_package_config"})
-"""What workflows name in this folder; loaded when asked for, because it needs Olive, and the rest of the folder does not."""
+"""Names that workflows use from this folder; loaded on first access, because they need Olive, and the rest of the folder does not."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""fxprune as one step of somebody else's workflow: a Program in, a folder with a proven ONNX file and the figures of the proof out."""
+"""Delivery, as one step of another tool's workflow: prune a Program, and write a proven ONNX file with the figures of the proof."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fxprune.verification import Proof
 
 @dataclass(frozen=True)
 class Delivery:
-    """The ONNX file, the selection that led there, and figures as plain data (see `deliver`)."""
+    """The ONNX file, the file of its selection, and figures as plain data (see `deliver`)."""
 
     model: Path
     selection: Path
@@ -52,7 +52,7 @@ def deliver(
 
 
 def summary(figures: Mapping[str, Any]) -> str:
-    """The figures of a delivery in a sentence."""
+    """Return the figures of a delivery as a sentence."""
     before, after = figures["before"], figures["after"]
     idle = "".join(f"; {note}" for note in figures["notes"])
     return (

@@ -1,4 +1,4 @@
-"""What other tools tell of inputs and outputs (dummy tensors, names of dynamic dimensions), made fit for a capture and a proof."""
+"""I/O specs of other tools (dummy tensors, names of dynamic dimensions and outputs), prepared for capture and proof."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Axes = Mapping[str, Mapping[int, str]]
 
 
 def vary_sizes(inputs: Mapping[str, Tensor], axes: Axes) -> dict[str, Tensor]:
-    """The inputs, with another size above 1 for every dynamic dimension: torch.export fixes a size of 1, and takes equal sizes for one.
+    """Return the inputs with distinct sizes above 1 for all dynamic axes: torch.export fixes a size of 1, and unifies equal sizes.
 
-    A dimension that grows repeats what is there. UsageError where an input has no such dimension.
+    A dimension that grows repeats its content. UsageError where an input has no such dimension.
     """
     sizes: dict[str, int] = {}
     for name, tensor in inputs.items():
@@ -35,16 +35,16 @@ def vary_sizes(inputs: Mapping[str, Tensor], axes: Axes) -> dict[str, Tensor]:
 
 
 def dynamic_shapes_of(inputs: Mapping[str, Tensor], axes: Axes) -> dict[str, dict[int, object]] | None:
-    """The dynamic shapes of a capture; None where every size is fixed."""
+    """Return the dynamic shapes for a capture; None where every size is fixed."""
     shapes: dict[str, dict[int, object]] = {n: dict.fromkeys(axes.get(n, {}), Dim.AUTO) for n in inputs}
     return shapes if any(shapes.values()) else None
 
 
 def varied(program: Program) -> Program:
-    """The program, captured on keyword inputs, with drawn ones where it was given the same number all over.
+    """Return the program (captured on keyword inputs) with random example inputs in place of constant ones.
 
-    Among equal tokens attention gives the same result whatever queries and keys are: a proof would say nothing of them. Floating inputs get
-    normal numbers, inputs that are looked up in a table get rows of it; other integers, such as masks of ones, stay.
+    Over equal tokens attention gives the same result for all queries and keys, so that a proof would not cover them. Floating inputs become
+    normal numbers, indices of a table become random rows; other integers, such as masks of ones, stay.
     """
     random = torch.Generator().manual_seed(0)
     nodes = dict(zip(trees(program.graph).orig_args, program.placeholders(), strict=True))
@@ -57,7 +57,7 @@ def varied(program: Program) -> Program:
 
 
 def named(program: Program, names: Sequence[str]) -> Program:
-    """The program with outputs of these names, where the model gives them none; UsageError where it has other names or fewer outputs."""
+    """Return the program with these output names, where the model names none; UsageError where it has other names or fewer outputs."""
     found = program.output_names()
     if set(names) <= set(found):
         return program

@@ -1,9 +1,9 @@
-"""Microsoft Olive: a pass that turns a PyTorch model into a smaller, proven ONNX model (the extra `olive`).
+"""Olive pass: turn a PyTorch model into a smaller, proven ONNX model (the extra `olive`).
 
     {"type": "FxPrune", "pipeline": "heads(ratio=0.25), ffn(ratio=0.5), fold"}
 
-It stands where OnnxConversion would: all that Olive does to ONNX models comes after it. Olive finds it by a package config, which
-`write_package_config` makes.
+It takes the place of OnnxConversion: Olive's passes on ONNX models come after it. Olive finds it by a package config, which
+`write_package_config` writes.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from fxprune.integrations.olive.io_spec import Axes, dynamic_shapes_of, named, v
 from fxprune.ir import Program
 from fxprune.passes import pipeline
 
-# Olive shows what is logged below its own name.
+# Olive shows the messages of loggers below its own name.
 logger = logging.getLogger("olive.fxprune")
 
-# Olive's own conversion writes it, so its later passes are at home there.
+# Olive's own conversion writes this opset, so its later passes support it.
 OPSET = 20
 
 PACKAGE = {
@@ -96,7 +96,10 @@ class FxPrune(Pass):  # type: ignore[misc]  # Olive has no types
         return {"validate_pipeline": field_validator("pipeline")(_readable)}
 
     def _run_for_config(self, model: Any, config: Any, output_model_path: str) -> Any:
-        """Refusals are ValueErrors: Olive ends with the sentence, every time; of an OlivePassError it recalls only that a pass failed."""
+        """Run the pass; refusals become ValueErrors.
+
+        Olive ends with the message of a ValueError in every run; of an OlivePassError it keeps only that a pass failed.
+        """
         try:
             delivery = self._deliver(model, config, Path(resolve_onnx_path(output_model_path)).parent)
         except FxpruneError as error:
@@ -120,13 +123,16 @@ class FxPrune(Pass):  # type: ignore[misc]  # Olive has no types
 
 
 def package_config() -> dict[str, Any]:
-    """Olive's own package config with FxPrune among its passes, for `olive.workflows.run(workflow, package_config=…)`."""
+    """Return Olive's own package config with FxPrune among its passes, for `olive.workflows.run(workflow, package_config=…)`."""
     own = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text(encoding="utf-8"))
     return {**own, "passes": {**own["passes"], "FxPrune": PACKAGE}}
 
 
 def write_package_config(path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Write it as a file, for `olive run --package-config FILE`: Olive knows the passes of that file and no others."""
+    """Write `package_config` to a file, for `olive run --package-config FILE`; ExportError where it exists, unless `overwrite`.
+
+    Olive finds the passes of that file and no others.
+    """
     target = Path(path)
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists; give another name, or allow overwriting")
@@ -134,7 +140,7 @@ def write_package_config(path: str | os.PathLike[str], overwrite: bool = False) 
 
 
 def _readable(text: str) -> str:
-    """The text of a pipeline; ValueError points at what can't be read, before any pass runs."""
+    """Return the text of a pipeline; ValueError points at the part that can't be read, before any pass runs."""
     try:
         pipeline(text)
     except PipelineError as error:
@@ -143,7 +149,7 @@ def _readable(text: str) -> str:
 
 
 def _captured(model: Any, free_outputs: Sequence[str]) -> Program:
-    """The model as Olive would convert it: its dummy inputs, its dynamic axes, its names."""
+    """Capture the model as Olive would convert it: with its dummy inputs, its dynamic axes, its names."""
     module, io = model.load_model(), model.io_config
     if not io:
         raise UsageError("Olive knows no inputs for this model: give io_config in the workflow")
@@ -196,7 +202,7 @@ def _calibration(config: Any, program: Program) -> Calibration | None:
 
 
 def _batches(loader: Any, names: set[str]) -> Iterator[Any]:
-    """The inputs of each batch, without labels, and without what a tokenizer makes and the model does not take."""
+    """Yield the inputs of each batch, without labels, and without tokenizer outputs that the model does not take."""
     for batch in loader:
         inputs = OliveEvaluator.extract_input_data(batch)
         wanted = isinstance(inputs, Mapping)
@@ -204,7 +210,7 @@ def _batches(loader: Any, names: set[str]) -> Iterator[Any]:
 
 
 def _attributes(model: Any, delivery: Delivery) -> dict[str, Any]:
-    """What Olive's own conversion hands on, the figures, and the selection as a file that goes where the model goes."""
+    """Return the attributes that Olive's own conversion keeps, the figures, and the selection as a file that is copied with the model."""
     own = deepcopy(model.model_attributes or {})
     hugging = {"hf_task": model.task, "type": model.model_type} if isinstance(model, HfModelHandler) else {}
     files = [*own.get("additional_files", []), str(delivery.selection)]

@@ -1,1 +1,1 @@
-"""8-bit integers after pruning: one quantizer, one file."""
+"""Quantization to 8-bit integers after pruning: one quantizer, one file."""

@@ -1,7 +1,7 @@
-"""The adapter of ONNX Runtime's quantizer: an ONNX file in, one whose weights are 8-bit integers out.
+"""Adapter of ONNX Runtime's quantizer: reads an ONNX file, and writes one whose weights are 8-bit integers.
 
-The settings were chosen by measurement (docs/results/quantization.md). The quantizer's own choice of operators is not taken: it makes a
-`QAttention` of every `Attention`, which since opset 23 is another operator, and ONNX Runtime can't open the file.
+The settings were chosen by measurement (docs/results/quantization.md). The quantizer's default operators are not used: they include
+`Attention`, which becomes `QAttention`; since opset 23 it is another operator, and ONNX Runtime can't open the file.
 """
 
 import tempfile
@@ -17,24 +17,24 @@ from fxprune.runtimes import open_session
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 DYNAMIC = ("MatMul", "Gemm", "Gather")
-"""Products with a constant, and look-ups in a table, which hold nearly all weights. A dynamic convolution runs at a third of the speed."""
+"""Products with a constant, and table look-ups, which hold nearly all weights. A dynamic convolution runs at a third of the speed."""
 
 CARRIED = ("Relu", "Clip", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
-"""Stay in integers between convolutions. Elsewhere a sum is a residual stream, whose outliers 8 bits can't hold: MiniLM loses 6 points."""
+"""Kept in integers between convolutions. Elsewhere a sum is a residual stream, whose outliers 8 bits can't hold: MiniLM loses 6 points."""
 
 LARGE = 1_900_000_000
-"""Bytes: a file holds 2 GB, so weights of more lie beside it."""
+"""Bytes above which weights are stored in a file beside the ONNX file, which holds at most 2 GB."""
 
 
 def quantizer_version() -> str:
-    """The version of ONNX Runtime; ImportError where it or its quantizer can't be imported."""
+    """Return the version of ONNX Runtime; ImportError where it or its quantizer can't be imported."""
     import onnxruntime.quantization
 
     return str(onnxruntime.__version__)
 
 
 def quantize_dynamic(source: Path, target: Path, _batches: Iterable[Feeds]) -> None:
-    """Weights become integers now; activations do in every run, by the range that they have there."""
+    """Quantize weights now, and activations in every run, by the range that they have there; ExportError where it fails."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _prepared(source) as (prepared, large):
@@ -42,7 +42,7 @@ def quantize_dynamic(source: Path, target: Path, _batches: Iterable[Feeds]) -> N
             prepared,
             target,
             op_types_to_quantize=list(DYNAMIC),
-            # With one scale a matrix MiniLM's outputs move twice as far, and are no sooner there.
+            # With one scale per matrix, MiniLM's outputs differ twice as much, and runs are no faster.
             per_channel=True,
             # Unsigned weights take 1.6 times as long.
             weight_type=QuantType.QInt8,
@@ -51,7 +51,7 @@ def quantize_dynamic(source: Path, target: Path, _batches: Iterable[Feeds]) -> N
 
 
 def quantize_static(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
-    """Weights and the inputs of products become integers, by ranges that are seen on the batches."""
+    """Quantize weights and the inputs of products, by ranges observed on the batches; ExportError where it fails."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     with _prepared(source) as (prepared, large):
@@ -63,13 +63,13 @@ def quantize_static(source: Path, target: Path, batches: Iterable[Feeds]) -> Non
             op_types_to_quantize=[*_PRODUCTS, *CARRIED, "Gather"],
             nodes_to_quantize=_chosen(prepared),
             per_channel=True,
-            # Signed activations take twice as long on x86, and move no less.
+            # Signed activations take twice as long on x86, and outputs differ no less.
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # The others want batches of one size.
+            # The other methods require batches of one size.
             calibrate_method=CalibrationMethod.MinMax,
             use_external_data_format=large,
-            # A product's result goes on in float32, where the ranges of MiniLM's need it.
+            # Results of products stay in float32, which the ranges of MiniLM's require.
             extra_options={
                 "MatMulConstBOnly": True,
                 "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
@@ -78,7 +78,7 @@ def quantize_static(source: Path, target: Path, batches: Iterable[Feeds]) -> Non
 
 
 def count_onnx_integers(path: Path) -> int:
-    """How many of a file's constants are 8-bit integers, vectors and single numbers aside."""
+    """Return how many of a file's constants are 8-bit integers, vectors and scalars not counted."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -88,9 +88,9 @@ def count_onnx_integers(path: Path) -> int:
 
 @contextmanager
 def _prepared(source: Path) -> Iterator[tuple[Path, bool]]:
-    """The file as the quantizer wants it, with shapes inferred, and whether weights must lie beside a file.
+    """Yield the file prepared for the quantizer, with shapes inferred, and whether weights must be stored beside the file.
 
-    Symbolic shape inference stops at Attention of opset 23; ONNX's own knows it.
+    Symbolic shape inference stops at Attention of opset 23, so ONNX's own is used. Errors, those of the block too, become ExportErrors.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -117,9 +117,9 @@ def _prepared(source: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def _mend(graph: Any) -> None:
-    """Name every node, for nodes are chosen by name; and let the quantizer turn over the matrix of a Gemm.
+    """Name every node, since nodes are chosen by name, and make it safe for the quantizer to transpose the matrix of a Gemm in place.
 
-    It does so in place: the size that the file states would be wrong then, and so would another reader, as of a table that is tied.
+    For that, the stated sizes of constants are dropped, and a matrix with other readers (such as a tied table) is copied.
     """
     constants = {each.name: each for each in graph.initializer}
     for place in reversed(range(len(graph.value_info))):
@@ -135,7 +135,7 @@ def _mend(graph: Any) -> None:
 
 
 def _chosen(path: Path) -> list[str]:
-    """The names of the nodes to quantize: products, look-ups, and what only passes on what convolutions computed."""
+    """Return the names of the nodes to quantize: products, look-ups, and CARRIED operators that only read results of convolutions."""
     import onnx
 
     chosen, carried = [], set[str]()
@@ -152,7 +152,7 @@ def _chosen(path: Path) -> list[str]:
 
 
 def _reader(path: Path, batches: Iterable[Feeds]) -> object:
-    """The batches as the quantizer reads them: one after another, then None; what the graph does not read is left out."""
+    """Return the batches as a CalibrationDataReader: one after another, then None, without inputs that the graph does not read."""
     from onnxruntime.quantization import CalibrationDataReader
 
     known = {entry.name for entry in open_session(path).get_inputs()}

@@ -1,7 +1,7 @@
-"""The adapter of torchao's PT2E quantization: a .pt2 file in, one whose matrices are 8-bit integers out.
+"""Adapter of torchao's PT2E quantization: reads a .pt2 file, and writes one whose matrices are 8-bit integers.
 
-What it writes has operators `quantized_decomposed::…`, which a process knows once it has imported `torchao.quantization.pt2e`. As they
-stand they are slow; `torch.compile` with `torch._inductor.config.freezing` makes integer products of them (docs/results/quantization.md).
+Its operators `quantized_decomposed::…` are registered by importing `torchao.quantization.pt2e`. They are slow as they stand;
+`torch.compile` with `torch._inductor.config.freezing` turns them into integer products (docs/results/quantization.md).
 """
 
 from collections.abc import Iterable
@@ -20,15 +20,15 @@ from fxprune.ir import Feeds, Program, inference, innermost_reason, quiet, trees
 
 
 def torchao_version() -> str:
-    """The version of torchao, whose operators are known from here on; ImportError where it can't be imported."""
-    with quiet():  # it tells of kernels for other machines
+    """Return the version of torchao, and register its operators; ImportError where it can't be imported."""
+    with quiet():  # importing it reports kernels for other machines
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer
 
     return str(torchao.__version__)
 
 
 def quantize_pt2e(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
-    """Matrices and what they read become integers, by ranges that are seen on the batches, for x86."""
+    """Quantize matrices and their inputs, by ranges observed on the batches, for x86; ExportError where it fails."""
     with quiet(), inference():
         program = capture(source)
         try:
@@ -38,7 +38,7 @@ def quantize_pt2e(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
 
 
 def count_pt2_integers(path: Path) -> int:
-    """How many of a file's tensors are 8-bit integers, vectors and single numbers aside."""
+    """Return how many of a file's tensors are 8-bit integers, vectors and scalars not counted."""
     with quiet():
         state = torch.export.load(path).state_dict
     return sum(value.dtype is torch.int8 and value.dim() > 1 for value in state.values())
@@ -60,13 +60,13 @@ def _converted(program: Program, batches: Iterable[Feeds]) -> fx.GraphModule:
 
 
 def _call(program: Program, batch: Feeds) -> Any:
-    """(args, kwargs) of a run on a batch."""
+    """Return (args, kwargs) for a run on a batch."""
     leaves = flatten_batch(program, {name: torch.tensor(value) for name, value in batch.items()})
     return pytree.tree_unflatten(leaves, trees(program.graph).in_spec)
 
 
 def _drop_unread(module: fx.GraphModule) -> None:
-    """The float32 matrices stay in the module, and in its file, though no node reads them."""
+    """Delete the tensors that no node reads: conversion leaves the float32 matrices in the module, and so in its file."""
     read = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
     for owner, own in list(module.named_modules()):
         for name in [*own._parameters, *own._buffers]:

@@ -1,7 +1,7 @@
-"""Quantization after pruning: the table of quantizers, and how far a quantized file is from the one before.
+"""Quantization after pruning: the table of quantizers, and the agreement of a quantized file with the unquantized one.
 
-A quantizer belongs to somebody else, and reads and writes files; a row says all that fxprune knows of it. There is no bar of equality, for
-8 bits are no proof of anything: the agreement is told, and only outputs of another shape, or that are no numbers any more, are refused.
+Quantizers are external tools that read and write files; a row of the table is all that fxprune depends on. There is no tolerance, since
+8-bit outputs are not expected to be equal: the agreement is reported; only outputs with another shape, or newly not finite, are refused.
 """
 
 import math
@@ -34,18 +34,18 @@ from fxprune.runtimes.registry import prepare
 _Values = np.ndarray[Any, Any]
 
 _MOST = 16
-"""Batches that are compared: more tell nothing new."""
+"""Maximum number of batches that are compared; more add nothing new."""
 
 EXAMPLE = {"batch": 3, "length": 16}
-"""Sizes of made-up inputs, where an ONNX file comes without any."""
+"""Sizes of generated inputs, where an ONNX file is given without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
-    """A quantizer: what it is, which files it reads and writes, and how pip installs it.
+    """A quantizer: its title and help, the suffix of the files it reads and writes, and how pip installs it.
 
-    `write` takes the file, its target and the batches, which are none where it is not `calibrated`; `integers` counts the matrices that a
-    file holds as 8-bit integers; `version` raises ImportError where the library is absent; `runtime` runs the files.
+    `write` takes the file, its target and the batches, which a quantizer that is not `calibrated` ignores; `integers` counts the matrices
+    that a file holds as 8-bit integers; `version` raises ImportError where the library is absent; `runtime` runs the files.
     """
 
     title: str
@@ -98,9 +98,10 @@ QUANTIZERS: dict[str, Quantizer] = {
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How near an output is to the unquantized one, over all inputs compared.
+    """Agreement of an output with the unquantized one, over all inputs compared.
 
-    `relative` is the largest difference over the largest value (0 where both are equal), `cosine` that of all values as one vector (1).
+    `relative` is the largest difference over the largest unquantized value (0 where both are equal), `cosine` the cosine similarity of all
+    values as one vector (1 where both are equal).
     """
 
     relative: float
@@ -109,7 +110,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A file that was quantized: how, its size and that of the unquantized one in bytes, the agreement of each output, and the seconds."""
+    """A quantized file: the quantizer, its size and the unquantized one's in bytes, the agreement of each output, and the seconds."""
 
     path: Path
     how: str
@@ -136,8 +137,8 @@ def quantize(
     """Write a program, or a file that `fxprune.export_onnx` or `fxprune.save_pt2` wrote, with 8-bit integers, and compare the two.
 
     `how` is a row of `QUANTIZERS`; `calibration` are batches like those of real use (as for `fxprune.calibration.data.checked`), and
-    `inputs` those that outputs are compared on (the calibration data, or else the examples). UsageError where the row is unknown or
-    absent, or misses data; ExportError where nothing could be quantized, or what came out does not run.
+    `inputs` those that outputs are compared on (the calibration data, or else the examples). UsageError where the quantizer is unknown or
+    not installed, or calibration data are missing; ExportError where nothing could be quantized, or the result does not run.
     """
     row = quantizer(how)
     with tempfile.TemporaryDirectory() as folder, draft_file(path, overwrite) as draft:
@@ -156,7 +157,7 @@ def quantize(
 
 
 def quantizer(how: str) -> Quantizer:
-    """The row of a name; UsageError where it is unknown or its library absent."""
+    """Return the row of a name; UsageError where it is unknown or its library can't be imported."""
     if how not in QUANTIZERS:
         raise UsageError(f"no quantizer {how!r}; quantizers: {', '.join(QUANTIZERS)}")
     row = QUANTIZERS[how]
@@ -171,7 +172,7 @@ def quantizer(how: str) -> Quantizer:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is quantized: its file, the names of its outputs, batches to calibrate on (or none), and inputs to compare on."""
+    """Subject of a quantization: its file, the names of its outputs, batches to calibrate on (or none), and inputs to compare on."""
 
     file: Path
     outputs: Sequence[str]
@@ -222,7 +223,7 @@ def _written(program: Program, file: Path) -> Path:
 
 
 def _agreement(subject: _Subject, quantized: Path, settings: Settings) -> dict[str, Agreement]:
-    """The agreement of each output; ExportError where shapes differ, or numbers became none."""
+    """Return the agreement of each output; ExportError where shapes differ, or finite values became others."""
     before, after = (prepare(path, settings) for path in (subject.file, quantized))
     sums = {name: _Sums() for name in subject.outputs}
     for given in subject.inputs:
@@ -236,7 +237,7 @@ def _agreement(subject: _Subject, quantized: Path, settings: Settings) -> dict[s
 
 
 class _Sums:
-    """What the agreement of an output is made of, added up over inputs."""
+    """Running sums of the agreement of an output, over inputs."""
 
     def __init__(self) -> None:
         self.gap = self.scale = self.product = self.one = self.other = 0.0

@@ -1,1 +1,1 @@
-"""The rules of ATen operators: one family of operators, one file."""
+"""Rules of ATen operators: one family of operators per file."""

@@ -1,4 +1,4 @@
-"""Attention as one operator: batch dims are heads, the contraction of q and k is qk, what v brings is v."""
+"""Attention as one operator: batch dims get the role heads, the contraction of q and k the role qk, the last dim of v the role v."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contractions: products that sum over a dimension. What is summed over, a removed unit leaves without a trace."""
+"""Contractions: products that sum over a dimension, from which units whose terms are zero can be removed exactly."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def bilinear(op: Op) -> Shape:
 
 @rule(aten.einsum, zero="times")
 def einsum(op: Op) -> Shape:
-    """The equation is the rule: equal letters unify, letters without a result are summed over, `...` broadcasts."""
+    """Apply the equation: unify equal letters, contract letters that are not in the result, and broadcast `...`."""
     left, arrow, right = op["equation"].replace(" ", "").partition("->")
     shapes = [op.flow.dims[node] for node in op.tensors()]
     names = [_spelled(name, len(shape)) for name, shape in zip(left.split(","), shapes, strict=True)]
@@ -100,7 +100,7 @@ def einsum(op: Op) -> Shape:
 
 
 def _spelled(name: str, rank: int) -> str:
-    """An operand's letters; `...` becomes digits that count from the right, so that equal digits align."""
+    """Return an operand's letters, with `...` replaced by digits that count from the right, so that equal digits align."""
     count = rank - len(name.replace("...", ""))
     return name.replace("...", "".join(str(place) for place in reversed(range(count))))
 
@@ -146,7 +146,7 @@ def addbmm(op: Op) -> Shape:
 
 @rule(aten.inner, zero="times")
 def inner(op: Op) -> Shape:
-    """The last dims are summed over; those of the second operand follow those of the first."""
+    """Contract the last dims; the other dims of the second operand follow those of the first."""
     one, other = op.dims("self"), op.dims("other")
     if not one or not other:
         return (*one, *other)
@@ -157,7 +157,7 @@ def inner(op: Op) -> Shape:
 
 @rule(aten.tensordot, zero="times")
 def tensordot(op: Op) -> Shape:
-    """The named dims are summed over; those of the second operand follow those of the first."""
+    """Contract the named dims; the other dims of the second operand follow those of the first."""
     one, other = op.dims("self"), op.dims("other")
     left = [i % max(1, len(one)) for i in op.integers("dims_self")]
     right = [i % max(1, len(other)) for i in op.integers("dims_other")]
@@ -169,7 +169,7 @@ def tensordot(op: Op) -> Shape:
 
 @rule(aten.linalg_vecdot, zero="times")
 def vecdot(op: Op) -> Shape:
-    """One dim is summed over, the others broadcast."""
+    """Contract one dim; the others broadcast."""
     shapes = [op.dims("x"), op.dims("y")]
     sizes = torch.broadcast_shapes(*(tuple(dim.size for dim in shape) for shape in shapes))
     shape = broadcast(op, shapes, tuple(sizes))
@@ -193,7 +193,10 @@ def grouped_mm(op: Op) -> Shape:
 
 
 def _grouped(op: Op, left: str, right: str) -> Shape:
-    """Rows find their expert by where the groups end: experts that no row has may go, if the ends come of counts of the chosen."""
+    """Unify the dim of experts with the dim that the group offsets delimit, or pin it; contract the inner dim.
+
+    Experts without rows can be removed where the offsets come from counts of the chosen.
+    """
     rows, (expert, inner, outer) = op.dims(left), op.dims(right)
     numbered = op.chosen(op["offs"], "offsets")
     if numbered is None or numbered.size != expert.size:
@@ -209,7 +212,7 @@ def _grouped(op: Op, left: str, right: str) -> Shape:
 
 @rule(aten.histc, zero="value")
 def histogram(op: Op) -> Shape:
-    """How often each number occurs: one bin for each position of the dim that is numbered, or all stays whole."""
+    """Give one bin to each position of the dim that the values number, and pin the values' dims; pin all where that dim is not known."""
     numbered = op.chosen(op["self"], "numbers") if op.node in op.flow.routing.counts else None
     if numbered is None or numbered.size != op.out[0]:
         return op.opaque(f"{op.node.target} counts values")
@@ -223,5 +226,5 @@ def histogram(op: Op) -> Shape:
 
 @rule(aten.bincount, zero="lose")
 def counts(op: Op) -> Shape:
-    """How often each value occurs: which rows there are matters, and so does each bin."""
+    """Pin all dims: the counts depend on every row, and each bin stands for one value."""
     return op.opaque(f"{op.node.target} counts values")

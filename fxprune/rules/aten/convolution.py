@@ -1,4 +1,4 @@
-"""Convolutions contract over channels, Product(groups, m) where grouped; pooling and resizing act per channel."""
+"""Convolutions: contractions over channels, Product(groups, m) where grouped; pooling and resizing act per channel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 def spatial(op: Op, sizes: tuple[int, ...]) -> Shape:
-    """Dims of places: new, and whole by nature."""
+    """Return new pinned dims for spatial or sequence positions."""
     result = tuple(atom(size) for size in sizes)
     op.pin(result, "places (spatial or sequence positions) stay whole")
     return result
@@ -25,7 +25,7 @@ def spatial(op: Op, sizes: tuple[int, ...]) -> Shape:
 def convolution(op: Op) -> Shape:
     """`b (g i) *!, (g o) i *!, (g o)? -> b (g o) *!`; transposed, the weight is `(g i) o *!`.
 
-    Places stay what they are where the kernel is a point.
+    Spatial dims are passed through where the convolution is pointwise.
     """
     shape, weight = op.dims("input"), op.dims("weight")
     rank = len(weight) - 2
@@ -83,7 +83,7 @@ def _finish(op: Op, places: tuple[Shape, Shape, Shape], roles: tuple[Dim, Dim, D
 
 
 def _is_pointwise(op: Op, before: Shape, kernel: Shape, after: tuple[int, ...]) -> bool:
-    """Whether each place is read alone, as gMLP reads features: one point, no stride, and sizes that say that nothing was padded."""
+    """Whether each position is read alone, as gMLP reads features: kernel size 1, no stride, and no padding (sizes are unchanged)."""
     points = all(dim.size == 1 for dim in kernel) and set(op.integers("stride")) <= {1}
     return points and tuple(dim.size for dim in before) == after
 
@@ -115,19 +115,19 @@ def _pool(op: Op, rank: int) -> Shape:
 
 @rule(*_POOLS_1, *_PLACES_1, zero="keep")
 def pool1d(op: Op) -> Shape:
-    """The last dim is places."""
+    """Pin the last dim, which is spatial, and pass through the others."""
     return _pool(op, 1)
 
 
 @rule(*_POOLS_2, zero="keep")
 def pool2d(op: Op) -> Shape:
-    """The last two dims are places."""
+    """Pin the last two dims, which are spatial, and pass through the others."""
     return _pool(op, 2)
 
 
 @rule(*_POOLS_3, zero="keep")
 def pool3d(op: Op) -> Shape:
-    """The last three dims are places."""
+    """Pin the last three dims, which are spatial, and pass through the others."""
     return _pool(op, 3)
 
 
@@ -145,7 +145,7 @@ _RANKS = {
 
 @rule(*_RANKS, zero="lose")
 def pool_with_indices(op: Op) -> tuple[Shape, ...]:
-    """Values and the places where they were found; the random samples of a fractional pool lie along batch and channels."""
+    """Pin the spatial dims of values and indices; unify the random samples of a fractional pool with batch and channels."""
     shape, rank = op.dims("self"), _RANKS[packet_of(op.node.target)]
     lead = shape[:-rank]
     op.pin(shape[-rank:], "places (spatial or sequence positions) stay whole")
@@ -159,7 +159,7 @@ def pool_with_indices(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d, zero="keep")
 def grid_sampler(op: Op) -> Shape:
-    """Values are looked up at the places that the grid tells; batch and channels pass."""
+    """Pin the spatial dims, at whose positions the grid reads values, and the grid's; batch and channels pass through."""
     shape, grid = op.dims("input"), op.dims("grid")
     op.pin((*shape[2:], *grid[1:]), "the grid says at which places values are read")
     return (op.unify(shape[0], grid[0]), shape[1], *spatial(op, op.out[2:]))
@@ -167,7 +167,7 @@ def grid_sampler(op: Op) -> Shape:
 
 @rule(aten.pad, zero="value")
 def pad(op: Op) -> Shape:
-    """Constant padding is a Sum with free parts; circular, reflect and replicate padding read by position."""
+    """Add free parts of a Sum for constant padding; pin the dims that circular, reflect and replicate padding read by position."""
     if op["mode"] == "constant":
         return constant_pad(op)
     shape, count = op.dims("self"), len(op.integers("pad")) // 2
@@ -177,7 +177,7 @@ def pad(op: Op) -> Shape:
 
 @rule(aten.pixel_shuffle, zero="keep")
 def pixel_shuffle(op: Op) -> Shape:
-    """Channels are Product(c, r, r): r and the places stay whole."""
+    """Split channels as Product(c, r²); pin r² and the spatial dims."""
     *lead, channels, height, width = op.dims("self")
     op.pin((height, width), "places (spatial or sequence positions) stay whole")
     kept = atom(op.out[-3])
@@ -188,7 +188,7 @@ def pixel_shuffle(op: Op) -> Shape:
 
 @rule(aten.pixel_unshuffle, zero="keep")
 def pixel_unshuffle(op: Op) -> Shape:
-    """Channels become Product(c, r, r)."""
+    """Merge channels and r² pinned positions as Product(c, r²); pin the spatial dims."""
     *lead, channels, height, width = op.dims("self")
     op.pin((height, width), "places (spatial or sequence positions) stay whole")
     block = spatial(op, (op.out[-3] // channels.size,))
@@ -197,7 +197,7 @@ def pixel_unshuffle(op: Op) -> Shape:
 
 @rule(aten.channel_shuffle, zero="keep")
 def channel_shuffle(op: Op) -> Shape:
-    """Product(g, m) becomes Product(m, g)."""
+    """Reorder channels from Product(g, m) to Product(m, g)."""
     shape = op.dims("self")
     groups = atom(op.integer("groups"))
     inner = atom(shape[1].size // groups.size)

@@ -1,4 +1,4 @@
-"""Creation: fills have free dims, for only their size changes; counts and random numbers by position stay whole."""
+"""Creation operators: fills have free dims, since only their size changes; dims of ranges, windows and random numbers are pinned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 @rule(aten.zeros, aten.new_zeros, zero="zero")
 def _zeros(op: Op) -> Shape:
-    """Zeros of any size are zeros."""
+    """Give the result free dims: zeros of any size are zeros."""
     return fill(op)
 
 
@@ -28,7 +28,7 @@ def _zeros(op: Op) -> Shape:
     zero="lose",
 )
 def fill(op: Op) -> Shape:
-    """Every position holds the same (or an independent) value."""
+    """Give the result free dims: every position has the same (or an independent) value."""
     result = op.fresh()
     for place, dim in enumerate(result):
         op.size(dim, "size", place)
@@ -41,7 +41,7 @@ def fill(op: Op) -> Shape:
     aten.fft_fftfreq, aten.fft_rfftfreq, zero="lose",
 )  # fmt: skip
 def counted(op: Op) -> Shape:
-    """The values tell the position."""
+    """Pin the result's dims: values depend on their position."""
     result = op.fresh()
     op.pin(result, f"{op.node.target} counts positions")
     return result
@@ -49,7 +49,7 @@ def counted(op: Op) -> Shape:
 
 @rule(aten.rand, aten.randn, aten.randint, zero="lose")
 def random(op: Op) -> Shape:
-    """Numbers are drawn by position: with fewer positions, others would be drawn."""
+    """Pin the result's dims: numbers are drawn by position, and with fewer positions, others would be drawn."""
     result = op.fresh()
     op.pin(result, "random numbers are drawn by position")
     return result
@@ -70,7 +70,7 @@ def random(op: Op) -> Shape:
     zero="lose",
 )
 def random_like(op: Op) -> Shape:
-    """As many random numbers as its operand has elements."""
+    """Pin the dims of operands and result: as many numbers are drawn as there are elements."""
     for node in op.tensors():
         op.pin(op.flow.dims[node], "random numbers are drawn by position")
     return random(op)
@@ -78,7 +78,7 @@ def random_like(op: Op) -> Shape:
 
 @rule(aten.affine_grid_generator, zero="lose")
 def affine_grid(op: Op) -> Shape:
-    """A grid of positions for each matrix of the batch."""
+    """Pin all dims but the batch: the result is a grid of positions for each matrix."""
     batch, *matrix = op.dims("theta")
     rest = tuple(atom(size) for size in op.out[1:])
     op.pin((*matrix, *rest), f"{op.node.target} counts positions")

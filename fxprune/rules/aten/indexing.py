@@ -1,4 +1,4 @@
-"""Indexing: dims that are looked up by value stay whole, the others pass through."""
+"""Indexing: dims that are indexed by value are pinned, unless the values number them; the others pass through."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 @rule(aten.embedding, zero="first")
 def embedding(op: Op) -> Shape:
-    """`v d, * -> * d`: rows are looked up by value, so v stays whole unless the values number it."""
+    """`v d, * -> * d`: rows are indexed by value, so v is pinned unless the values number it."""
     rows, inner = op.dims("weight")
     op.look_up(rows, op["indices"], f"{op.node.target} reads it by position")
     return (*op.dims("indices"), inner)
@@ -24,7 +24,7 @@ def embedding(op: Op) -> Shape:
 
 @rule(aten.embedding_bag, aten._embedding_bag, aten._embedding_bag_forward_only, zero="first")
 def embedding_bag(op: Op) -> tuple[Shape, ...]:
-    """`v d, … -> b! d`, and three results that count: rows are looked up by value and pooled in bags that other numbers cut."""
+    """`v d, … -> b! d`, and three results of indices: rows are indexed by value and pooled in bags that offsets delimit."""
     rows, inner = op.dims("weight")
     why = f"{op.node.target} reads it by position"
     op.look_up(rows, op["indices"], why)
@@ -33,7 +33,7 @@ def embedding_bag(op: Op) -> tuple[Shape, ...]:
     results = [tuple(atom(size) for size in sizes) for sizes in op.outs]
     places = [
         (shape[0], inner) if len(shape) == 2 else shape for shape in results
-    ]  # the largest lie along d, too
+    ]  # the indices of the maxima have the dim d, too
     for shape in places:
         op.pin(shape[:1], why)
     return tuple(places)
@@ -41,7 +41,10 @@ def embedding_bag(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.index, aten._unsafe_index, zero="first")
 def index(op: Op) -> Shape:
-    """self[i, j, …]: indexed dims stay whole; the index tensors' own dims stand where the first stood, or in front if they are apart."""
+    """Replace indexed dims by those of the index tensors, in the place of the first, or in front if the indexed ones are not adjacent.
+
+    An indexed dim is pinned unless the values number it; indexing by a mask pins all dims.
+    """
     shape, indices = op.dims("self"), list(op["indices"])
     if any(_is_mask(item) for item in indices):
         return op.opaque("indexing by a mask depends on values")
@@ -68,7 +71,7 @@ def _index_dims(op: Op, items: list[Node]) -> Shape:
 
 @rule(aten.index_put, aten.index_put_, aten._unsafe_index_put, zero="lose")
 def index_put(op: Op) -> Shape:
-    """Written positions stay whole, and so does what is written."""
+    """Pin the dims written by index and the values' along them; unify the trailing dims if only leading ones are indexed, else pin all."""
     shape, indices = op.dims("self"), list(op["indices"])
     touched = range(len(shape)) if any(_is_mask(i) for i in indices) else range(len(indices))
     op.pin(
@@ -88,7 +91,7 @@ def index_put(op: Op) -> Shape:
 
 @rule(aten.gather, zero="first")
 def gather(op: Op) -> Shape:
-    """The gathered dim is looked up by value; the others are the index's own where the sizes agree."""
+    """Look up the gathered dim by value; unify the others with the index's dims where the sizes agree, else pin them."""
     name = "index" if "index" in op.arguments else "indices"
     shape, positions = op.dims("self"), op.dims(name)
     place = op.integer("dim") % max(1, len(shape))
@@ -104,7 +107,7 @@ def gather(op: Op) -> Shape:
 
 @rule(aten.take_along_dim, zero="first")
 def take_along_dim(op: Op) -> Shape:
-    """A gather where sizes agree; what is flattened or broadcast stays whole."""
+    """Apply `gather` where sizes agree; pin all dims where operands are flattened or broadcast."""
     shape, positions = op.dims("self"), op.dims("indices")
     if op["dim"] is None or tuple(dim.size for dim in positions) != op.out or len(shape) != len(positions):
         return op.opaque("take_along_dim that flattens or broadcasts")
@@ -113,7 +116,7 @@ def take_along_dim(op: Op) -> Shape:
 
 @rule(aten.scatter, zero="value")
 def scatter(op: Op) -> Shape:
-    """The dim that is written stays whole unless the values number it; the others unify where all sizes agree."""
+    """Pin the dim that is written unless the values number it; unify the others where all sizes agree, else pin them."""
     shape = op.dims("self")
     others = [op.dims(name) for name in ("index", "src") if op.has(name)]
     place = op.integer("dim") % max(1, len(shape))
@@ -133,7 +136,7 @@ def scatter(op: Op) -> Shape:
     aten.scatter_add, aten.scatter_reduce, aten.scatter_, aten.scatter_add_, aten.scatter_reduce_, zero="lose"
 )
 def scatter_more(op: Op) -> Shape:
-    """As scatter, but the dim that is written always stays whole."""
+    """Apply `scatter`, and always pin the dim that is written."""
     place = op.integer("dim") % max(1, len(op.dims("self")))
     shape = scatter(op)
     if shape:
@@ -143,7 +146,7 @@ def scatter_more(op: Op) -> Shape:
 
 @rule(aten.one_hot, zero="value")
 def one_hot(op: Op) -> Shape:
-    """A new dim, in which each number marks its position."""
+    """Add the dim that the values number, or a pinned dim of classes where it is not known."""
     classes = atom(op.out[-1])
     numbered = op.chosen(op["self"])
     if numbered is None or numbered.size != classes.size:
@@ -156,7 +159,7 @@ def one_hot(op: Op) -> Shape:
 
 @rule(aten.index_select, zero="first")
 def index_select(op: Op) -> Shape:
-    """One dim is looked up by value."""
+    """Look up one dim by value."""
     shape, place = op.dims("self"), op.integer("dim") % max(1, len(op.dims("self")))
     op.look_up(shape[place], op["index"], "rows are looked up by value")
     rows = op.dims("index")
@@ -165,7 +168,7 @@ def index_select(op: Op) -> Shape:
 
 @rule(aten.index_add, aten.index_copy, aten.index_add_, aten.index_copy_, zero="lose")
 def index_add(op: Op) -> Shape:
-    """Rows are written by value along one dim; the others unify."""
+    """Pin the dim along which rows are written by value; unify the others."""
     shape, source = op.dims("self"), op.dims("source")
     place = op.integer("dim") % max(1, len(shape))
     for i, (dim, other) in enumerate(zip(shape, source, strict=True)):
@@ -178,13 +181,13 @@ def index_add(op: Op) -> Shape:
 
 @rule(aten.slice_scatter, aten.select_scatter, aten.masked_scatter, aten.masked_scatter_, zero="lose")
 def written(op: Op) -> Shape:
-    """A part is written by position: the dims of both stay whole."""
+    """Pin all dims: a part is written by position."""
     return op.opaque(f"{op.node.target} writes a part by position")
 
 
 @rule(aten.tril, aten.triu, aten.tril_, aten.triu_, zero="keep")
 def triangle(op: Op) -> Shape:
-    """The last two dims are compared by position."""
+    """Pin the last two dims, whose positions are compared."""
     shape = op.dims("self")
     op.pin(shape[-2:], f"{op.node.target} compares positions")
     return shape
@@ -203,5 +206,5 @@ def triangle(op: Op) -> Shape:
     zero="lose",
 )
 def strided(op: Op) -> Shape:
-    """Positions are taken by stride, so all dims stay whole."""
+    """Pin all dims: positions are read by stride."""
     return op.opaque(f"{op.node.target} reads positions by stride")

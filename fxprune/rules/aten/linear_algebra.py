@@ -1,4 +1,4 @@
-"""Linear algebra: what works on whole matrices keeps them whole, and only the batch of matrices passes through."""
+"""Linear algebra: operators on whole matrices pin the dims of the matrices; batch dims pass through."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WHOLE = """
 
 @rule(*(getattr(aten, name) for name in _WHOLE.split() if hasattr(aten, name)), zero="lose")
 def _whole(op: Op) -> Dims:
-    """The last two dims of the first operand are one matrix; further operands (a tolerance) stay whole."""
+    """Pin the last two dims of the first operand, which are one matrix, and all dims of further operands (a tolerance)."""
     first, *others = op.tensors()
     shape: Shape = op.flow.dims[first]
     why = f"{op.node.target} reads whole matrices"
@@ -72,10 +72,10 @@ def _first(op: Op) -> tuple[int, ...]:
 
 @rule(aten.cross, aten.linalg_cross, zero="times")
 def cross(op: Op) -> Shape:
-    """The dim of three numbers is read by position, the others broadcast."""
+    """Pin the dim of three components, which are read by position; the others broadcast."""
     shapes = [op.dims("self"), op.dims("other")]
     result = broadcast(op, shapes, op.out)
-    # without a dim it takes the first of size 3, which may become another one: then all stay whole
+    # without `dim` it takes the first dim of size 3, which may become another one: then all are pinned
     places = range(len(op.out)) if op["dim"] is None else [op.integer("dim") % len(op.out)]
     op.pin([result[i] for i in places], f"{op.node.target} tells its positions apart")
     return result
@@ -83,7 +83,7 @@ def cross(op: Op) -> Shape:
 
 @rule(aten.linalg_multi_dot, aten.chain_matmul, zero="lose")
 def chain(op: Op) -> Shape:
-    """Matrices one after another; the first and the last may be vectors."""
+    """Contract each matrix with the next; the first and the last may be vectors."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
     nodes = op.tensors()
     for place, (left, right) in enumerate(pairwise(shapes)):

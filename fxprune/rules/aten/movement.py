@@ -1,4 +1,4 @@
-"""Movement: a movement operator renames positions and never mixes values, so its dims are its operand's, merged, cut or joined."""
+"""Movement operators: they move values and never mix them, so their dims are the operand's, merged, cut or joined."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def axis(op: Op, name: str = "dim", tensor: str = "self") -> int:
-    """A dimension argument as a non-negative number."""
+    """Return a dimension argument as a non-negative number."""
     return op.integer(name) % max(1, len(op.dims(tensor)))
 
 
@@ -29,7 +29,7 @@ def axis(op: Op, name: str = "dim", tensor: str = "self") -> int:
     zero="keep",
 )
 def view(op: Op) -> Shape:
-    """The product of the result's dims is the product of the operand's."""
+    """Unify the product of the result's dims with that of the operand's; pin all dims where the dtype changes."""
     if op.arguments.get("dtype"):
         return op.opaque("a view as another dtype reinterprets memory")
     name = "size" if "size" in op.arguments else "shape"
@@ -42,13 +42,13 @@ def view(op: Op) -> Shape:
 
 @rule(aten._reshape_alias, zero="keep")
 def reshape_alias(op: Op) -> Shape:
-    """Its strides are numbers that tell all sizes, so all dims stay whole."""
+    """Pin all dims: the strides are numbers that depend on all sizes."""
     return op.opaque("_reshape_alias reads positions by stride")
 
 
 @rule(aten.flatten, zero="keep")
 def flatten(op: Op) -> Shape:
-    """Dims start…end become their product."""
+    """Merge dims start…end into their product."""
     shape = op.dims("self")
     start, end = op.integer("start_dim") % max(1, len(shape)), op.integer("end_dim") % max(1, len(shape))
     return (*shape[:start], product(shape[start : end + 1]), *shape[end + 1 :])
@@ -56,7 +56,7 @@ def flatten(op: Op) -> Shape:
 
 @rule(aten.unflatten, zero="keep")
 def unflatten(op: Op) -> Shape:
-    """One dim becomes a product."""
+    """Split one dim into the factors of a product."""
     shape, place = op.dims("self"), axis(op)
     parts = op.fresh()[place : len(op.out) - (len(shape) - place - 1)]
     unify_products([shape[place]], parts, op.node.name)
@@ -67,14 +67,14 @@ def unflatten(op: Op) -> Shape:
 
 @rule(aten.permute, aten.permute_copy, zero="keep")
 def permute(op: Op) -> Shape:
-    """`self.dims[i]` for i in dims."""
+    """Reorder dims: `self.dims[i]` for i in dims."""
     shape = op.dims("self")
     return tuple(shape[i] for i in op.integers("dims"))
 
 
 @rule(aten.transpose, aten.swapaxes, aten.swapdims, aten.transpose_copy, zero="keep")
 def transpose(op: Op) -> Shape:
-    """Two dims change places."""
+    """Swap two dims."""
     shape = list(op.dims("self"))
     first, second = ("dim0", "dim1") if "dim0" in op.arguments else ("axis0", "axis1")
     one, other = op.integer(first), op.integer(second)
@@ -84,14 +84,14 @@ def transpose(op: Op) -> Shape:
 
 @rule(aten.t, aten.numpy_T, aten.adjoint, aten.mT, aten.mH, aten.matrix_H, aten.t_copy, zero="keep")
 def turned(op: Op) -> Shape:
-    """The last two dims change places (all of them for numpy_T of up to two)."""
+    """Swap the last two dims (of numpy_T, operands of up to two dims)."""
     shape = op.dims("self")
     return (*shape[:-2], *reversed(shape[-2:]))
 
 
 @rule(aten.movedim, aten.moveaxis, zero="keep")
 def movedim(op: Op) -> Shape:
-    """The dims `source` stand at `destination`."""
+    """Move the dims `source` to `destination`."""
     shape = op.dims("self")
     source = [i % len(shape) for i in op.integers("source")]
     destination = [i % len(shape) for i in op.integers("destination")]
@@ -102,7 +102,7 @@ def movedim(op: Op) -> Shape:
 
 @rule(aten.unsqueeze, aten.unsqueeze_copy, zero="keep")
 def unsqueeze(op: Op) -> Shape:
-    """A dim of size 1 comes in."""
+    """Add a dim of size 1."""
     shape = op.dims("self")
     place = op.integer("dim") % (len(shape) + 1)
     return (*shape[:place], atom(1), *shape[place:])
@@ -110,7 +110,7 @@ def unsqueeze(op: Op) -> Shape:
 
 @rule(aten.squeeze, aten.squeeze_copy, zero="keep")
 def squeeze(op: Op) -> Shape:
-    """Dims of size 1 go: the named ones, or all."""
+    """Remove the dims of size 1 among the named ones (or all), and pin those that were named: the result depends on their sizes."""
     shape = op.dims("self")
     named = op.integers("dim") if "dim" in op.arguments else tuple(range(len(shape)))
     places = {i % max(1, len(shape)) for i in named}
@@ -121,7 +121,7 @@ def squeeze(op: Op) -> Shape:
 
 @rule(aten.expand, aten.expand_copy, aten.broadcast_to, zero="keep")
 def expand(op: Op) -> Shape:
-    """Dims of size 1 are repeated: the repeats are a new dim, which may shrink with what it meets."""
+    """Replace expanded dims of size 1 by new free dims, and add new leading ones; they shrink with the dims that they unify with."""
     shape = op.dims("self")
     lead = len(op.out) - len(shape)
     result = tuple(_expanded(shape[i - lead] if i >= lead else None, size) for i, size in enumerate(op.out))
@@ -132,7 +132,7 @@ def expand(op: Op) -> Shape:
 
 @rule(aten.broadcast_tensors, zero="lose")
 def broadcast_tensors(op: Op) -> tuple[Shape, ...]:
-    """All results have the dims of the broadcast."""
+    """Give every result the dims of the broadcast."""
     shape = broadcast(op, [op.flow.dims[node] for node in op.tensors()], op.outs[0])
     return tuple(shape for _ in op.outs)
 
@@ -143,7 +143,7 @@ def _expanded(dim: Dim | None, size: int) -> Dim:
 
 @rule(aten.repeat, aten.tile, zero="keep")
 def repeat(op: Op) -> Shape:
-    """repeat(r) of d is Product(r, d)."""
+    """Merge repeats and dim: repeat(r) of d is Product(r, d)."""
     shape = op.dims("self")
     name = "repeats" if "repeats" in op.arguments else "dims"
     times = op.integers(name)
@@ -158,7 +158,7 @@ def repeat(op: Op) -> Shape:
 
 @rule(aten.repeat_interleave, zero="keep")
 def repeat_interleave(op: Op) -> Shape:
-    """repeat_interleave(r) of d is Product(d, r)."""
+    """Merge dim and repeats: repeat_interleave(r) of d is Product(d, r)."""
     shape = op.dims("self")
     if "dim" not in op.arguments or op["dim"] is None or isinstance(op["repeats"], torch.fx.Node):
         return op.opaque("repeat_interleave without a dim, or by a tensor, depends on values")
@@ -172,14 +172,14 @@ def repeat_interleave(op: Op) -> Shape:
 
 @rule(aten.cat, aten.concat, aten.concatenate, zero="keep")
 def cat(op: Op) -> Shape:
-    """The dim that is joined is a Sum; the others unify. Legacy empty operands of one dim are skipped."""
+    """Concatenate along a dim, which becomes a Sum; unify the others. Legacy empty operands of one dim are skipped."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
     shapes = [shape for shape in shapes if len(shape) == len(op.out)]
     return join_along(op, shapes, op.integer("dim") % len(op.out))
 
 
 def join_along(op: Op, shapes: list[Shape], place: int) -> Shape:
-    """Operands after one another along a dim: it is their Sum, the others unify."""
+    """Concatenate shapes along a dim, which becomes their Sum; unify the others."""
     result = list(shapes[0])
     for shape in shapes[1:]:
         for i, dim in enumerate(shape):
@@ -190,7 +190,7 @@ def join_along(op: Op, shapes: list[Shape], place: int) -> Shape:
 
 @rule(aten.stack, aten._stack, zero="keep")
 def stack(op: Op) -> Shape:
-    """Operands unify; the new dim says which of them, so it stays whole."""
+    """Unify the operands; pin the new dim, whose positions are the operands."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
     for shape in shapes[1:]:
         op.unify_all(shapes[0], shape)
@@ -202,7 +202,7 @@ def stack(op: Op) -> Shape:
 
 @rule(aten.split_with_sizes, aten.split_with_sizes_copy, aten.unsafe_split_with_sizes, zero="keep")
 def split_with_sizes(op: Op) -> tuple[Shape, ...]:
-    """The dim that is split is the Sum of the parts."""
+    """Split a dim, which is the Sum of the parts."""
     shape, place = op.dims("self"), axis(op)
     parts = [atom(out[place]) for out in op.outs]
     unify(shape[place], total(parts), op.node.name)
@@ -221,7 +221,7 @@ def split_with_sizes(op: Op) -> tuple[Shape, ...]:
     zero="keep",
 )
 def pieces(op: Op) -> tuple[Shape, ...]:
-    """Only what has a symbolic size is still split by a count or a step: its positions stay whole."""
+    """Pin the dim that is split by a count or a step: only dims of symbolic size still are."""
     shape, place = op.dims("self"), axis(op)
     parts = [atom(out[place]) for out in op.outs]
     op.pin((shape[place], *parts), f"{op.node.target} cuts a symbolic size")
@@ -230,14 +230,14 @@ def pieces(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.unbind, aten.unbind_copy, zero="keep")
 def _unbind(op: Op) -> tuple[Shape, ...]:
-    """The dim that goes is read by position."""
+    """Remove and pin a dim: each of its positions is a result."""
     shape, place = op.dims("self"), axis(op)
     op.pin(shape[place], "unbind: each position is a result of its own")
     return tuple(shape[:place] + shape[place + 1 :] for _ in op.outs)
 
 
 def _cut(op: Op, dim: Dim, start: int, length: int) -> tuple[Dim, Dim, Dim]:
-    """A dim as Sum(before, middle, after)."""
+    """Unify a dim with Sum(before, middle, after), and return the three parts."""
     before, middle, after = atom(start), atom(length), atom(dim.size - start - length)
     unify(dim, total([before, middle, after]), op.node.name)
     return before, middle, after
@@ -245,7 +245,7 @@ def _cut(op: Op, dim: Dim, start: int, length: int) -> tuple[Dim, Dim, Dim]:
 
 @rule(aten.slice, aten.slice_copy, zero="keep")
 def slice_(op: Op) -> Shape:
-    """start…end is the middle of a Sum; a step that divides makes Product(m, step)."""
+    """Cut a dim: start…end is the middle of a Sum; a step that divides the size makes Product(m, step)."""
     shape, place, step = op.dims("self"), axis(op), op.integer("step")
     dim, length = shape[place], op.out[axis(op)]
     start, end = _bounds(op, dim.size)
@@ -305,7 +305,7 @@ def _strided(op: Op, dim: Dim, start: int, end: int, step: int, length: int) -> 
 
 @rule(aten.select, aten.select_copy, zero="keep")
 def select(op: Op) -> Shape:
-    """One position of a dim is read; the others may go."""
+    """Read one position of a dim; the others can be removed."""
     shape, place = op.dims("self"), axis(op)
     dim, index = shape[place], op.integer("index") % max(1, shape[place].size)
     if pinned(dim) is None:
@@ -316,7 +316,7 @@ def select(op: Op) -> Shape:
 
 @rule(aten.constant_pad_nd, zero="value")
 def constant_pad(op: Op) -> Shape:
-    """Padding is a Sum with free parts, so that they shrink with what they meet (ResNet's option-A shortcut)."""
+    """Pad with free parts of a Sum, which shrink with the dims that they unify with (ResNet's option-A shortcut)."""
     shape, amounts = list(op.dims("self")), op.integers("pad")
     for i in range(0, len(amounts), 2):
         place = len(shape) - 1 - i // 2
@@ -340,7 +340,7 @@ def _padded(op: Op, dim: Dim, index: int, amounts: tuple[int, int]) -> Dim:
 
 @rule(aten.flip, aten.roll, aten.rot90, aten.fliplr, aten.flipud, zero="keep")
 def _ordered(op: Op) -> Shape:
-    """The order of a dim matters, so it stays whole."""
+    """Pin the dims whose order matters."""
     shape = op.dims("self")
     named = op.integers("dims") if "dims" in op.arguments else tuple(range(len(shape)))
     for i in named or range(len(shape)):

@@ -1,4 +1,4 @@
-"""Normalisations: their statistics run over a dim, so removing units of it changes what the others become (inexact)."""
+"""Normalisation: statistics run over a dim, so removing units of it changes the values of the others (inexact)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 @rule(aten.layer_norm, aten.rms_norm, zero="lose")
 def layer_norm(op: Op) -> Shape:
-    """The last dims are normalised; weight and bias lie along them."""
+    """Mark the last dims as normalised over (inexact); unify weight and bias with them."""
     shape = op.dims("input")
     normalized = shape[len(shape) - len(op.integers("normalized_shape")) :]
     _over(op, normalized, "normalisation")
@@ -35,14 +35,14 @@ def _over(op: Op, dims: Shape, what: str) -> None:
 
 @rule(aten._fused_rms_norm, zero="lose")
 def fused_rms_norm(op: Op) -> tuple[Shape, ...]:
-    """As layer_norm, with rstd."""
+    """Apply `layer_norm`, with a second result rstd."""
     shape, count = layer_norm(op), len(op.integers("normalized_shape"))
     return shape, (*shape[: len(shape) - count], *(atom(1) for _ in range(count)))
 
 
 @rule(aten.native_layer_norm, zero="lose")
 def native_layer_norm(op: Op) -> tuple[Shape, ...]:
-    """As layer_norm, with mean and rstd."""
+    """Apply `layer_norm`, with further results mean and rstd."""
     shape = layer_norm(op)
     kept = len(shape) - len(op.integers("normalized_shape"))
     statistic = (*shape[:kept], *(atom(1) for _ in shape[kept:]))
@@ -51,7 +51,7 @@ def native_layer_norm(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.group_norm, zero="lose")
 def group_norm(op: Op) -> Shape:
-    """Channels are Product(groups, m): a whole group may go exactly, m is normalised over."""
+    """Split channels as Product(groups, m): a whole group can be removed exactly, m is normalised over."""
     shape = op.dims("input")
     groups = atom(op.integer("num_groups"))
     inner = atom(shape[1].size // groups.size)
@@ -66,7 +66,7 @@ def group_norm(op: Op) -> Shape:
 
 @rule(aten.batch_norm, aten.instance_norm, zero="lose")
 def batch_norm(op: Op) -> Shape:
-    """Per channel: weight, bias and running statistics lie along dim 1; without them the other dims are normalised over."""
+    """Unify weight, bias and running statistics with dim 1; with statistics of the input, the other dims are normalised over."""
     shape = op.dims("input")
     for name in ("weight", "bias", "running_mean", "running_var"):
         if op.has(name):
@@ -79,13 +79,16 @@ def batch_norm(op: Op) -> Shape:
 
 @rule(aten._native_batch_norm_legit_no_training, zero="lose")
 def native_batch_norm(op: Op) -> tuple[Shape, ...]:
-    """As batch_norm in inference, with two empty results."""
+    """Apply `batch_norm` in inference, with two empty further results."""
     return batch_norm(op), (atom(0),), (atom(0),)
 
 
 @rule(aten.softmax, aten._softmax, zero="value")
 def softmax(op: Op) -> Shape:
-    """Over the outputs of a weight (a router's logits) a choice: a removed one leaves its share to the others. Else the dim stays whole."""
+    """Record a choice among the outputs of a weight (a router's logits), or pin the dim.
+
+    The share of a removed output goes to the others.
+    """
     shape = op.dims("self")
     place = op.integer("dim") % max(1, len(shape))
     if op["self"] in op.flow.routing.logits and place == len(shape) - 1:
@@ -97,7 +100,7 @@ def softmax(op: Op) -> Shape:
 
 @rule(aten.log_softmax, aten._log_softmax, aten._safe_softmax, zero="lose")
 def log_softmax(op: Op) -> Shape:
-    """The normalised dim stays whole."""
+    """Pin the normalised dim."""
     shape = op.dims("self")
     op.pin(shape[op.integer("dim") % max(1, len(shape))], "softmax over it")
     return shape
@@ -105,7 +108,7 @@ def log_softmax(op: Op) -> Shape:
 
 @rule(aten._weight_norm, zero="self")
 def weight_norm(op: Op) -> Shape:
-    """g·v/‖v‖, the norm over all dims but `dim`: those are normalised over; g lies along `dim`."""
+    """Mark all dims but `dim` as normalised over (inexact), for g·v/‖v‖; g lies along `dim`."""
     shape, place = op.dims("v"), op.integer("dim") % len(op.dims("v"))
     for one, other in zip(shape, op.dims("g"), strict=True):
         op.unify(one, other)
@@ -118,7 +121,7 @@ def weight_norm(op: Op) -> Shape:
 
 @rule(aten.glu, zero="lose")
 def glu(op: Op) -> Shape:
-    """The dim is Sum(r, r): the second half gates the first."""
+    """Split the dim as Sum(r, r): the second half gates the first."""
     shape = list(op.dims("self"))
     place = op.integer("dim") % len(shape)
     half: Dim = atom(shape[place].size // 2)

@@ -1,7 +1,7 @@
 """Pointwise operators: element by element, with broadcasting, so every dimension of the result is the operands' own.
 
-`torch.Tag.pointwise` says which operators these are, and the tag is the rule; the operators that lack the tag are listed.
-The table of laws about zeros says which of them keep a zero a zero.
+`torch.Tag.pointwise` marks these operators, and the tag is the rule; the operators that lack the tag are listed in `UNTAGGED`.
+`ZERO` lists those that keep a zero a zero, by law.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 
 def packets(names: str) -> frozenset[Any]:
-    """The ATen packets of these names; one that this torch does not have is left out."""
+    """Return the ATen packets of these names, without those that this torch does not have."""
     return frozenset(getattr(aten, name) for name in names.split() if hasattr(aten, name))
 
 
@@ -71,7 +71,7 @@ _SCALED = (aten.prelu, aten._prelu_kernel)
 
 
 def pointwise(op: Op) -> Shape:
-    """Every dimension of the result is the operands' own; a sum of two activations is evidence for a residual stream."""
+    """Broadcast the operands' dims; a sum of two activations is evidence for a residual stream."""
     tensors = op.tensors()
     shapes = [op.flow.dims[node] for node in tensors]
     result = broadcast(op, shapes, op.out)
@@ -85,7 +85,7 @@ def _carried_by_two(dim: Any, shapes: list[Shape]) -> bool:
 
 
 def in_place(op: Op) -> Shape:
-    """An in-place operator: the result's dims are self's, the others unify with them."""
+    """Return the dims of self, which an in-place operator writes, and unify the other operands' dims with them."""
     target, *others = [op.flow.dims[node] for node in op.tensors()]
     for shape in others:
         for dim, other in zip(reversed(target), reversed(shape), strict=False):
@@ -94,7 +94,7 @@ def in_place(op: Op) -> Shape:
 
 
 def law(target: Any) -> str:
-    """The law about zeros of a pointwise operator; what is not listed loses them."""
+    """Return the law about zeros of a pointwise operator, "lose" where none is listed."""
     packet = packet_of(target)
     return next((name for name, packets in ZERO.items() if packet in packets), "lose")
 
@@ -108,14 +108,14 @@ def is_pointwise(target: Any) -> bool:
 
 
 def is_in_place(packet: Any) -> bool:
-    """An operator whose schema says that it writes its first argument and returns it."""
+    """Whether an operator writes its first argument, by the schema of its first overload."""
     schema = getattr(packet, packet.overloads()[0])._schema
     alias = schema.arguments[0].alias_info if schema.arguments else None
     return bool(alias and alias.is_write)
 
 
 def tagged_rule(target: Any) -> Rule | None:
-    """The rule that `torch.Tag.pointwise` is, for an operator that has the tag and no rule of its own."""
+    """Return the rule of an operator that has `torch.Tag.pointwise` and no rule of its own, else None."""
     if lookup(target) is not None or not isinstance(target, torch._ops.OpOverload):
         return None
     if torch.Tag.pointwise not in target.tags or len(target._schema.returns) != 1:
@@ -125,7 +125,7 @@ def tagged_rule(target: Any) -> Rule | None:
 
 
 def prelu(op: Op) -> Shape:
-    """Prelu's weight lies along dimension 1 of its input."""
+    """Unify the weight with dimension 1 of the input."""
     shape = op.dims("self")
     weight = op.dims("weight")
     if len(shape) > 1 and weight:

@@ -1,8 +1,8 @@
-"""Recurrent networks as one operator: gates × hidden rows, hidden columns that read the step before, one hidden size for all layers.
+"""Recurrent networks as one operator: rows are gates × hidden, columns read the previous step, all layers have one hidden size.
 
     w_ih  (gates! x H, inputs)     w_hh  (gates! x H, H)     b  (gates! x H)     w_hr  (P, H) where the LSTM projects
 
-The input of a later layer is the Sum of the directions of the layer before. The initial states are one tensor, so all layers share H.
+The input of a later layer is the Sum of the directions of the previous layer. The initial states are one tensor, so all layers share H.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ aten = torch.ops.aten
 
 @rule(aten.lstm, zero="lose")
 def lstm(op: Op) -> tuple[Shape, ...]:
-    """Output, last hidden states, last cell states."""
+    """Return the dims of the output, the last hidden states and the last cell states."""
     hidden, cell = (op.flow.dims[node] for node in op["hx"])
     if hidden[-1].size == cell[-1].size:  # a projection is always narrower
         op.unify(hidden[-1], cell[-1])
@@ -36,7 +36,7 @@ def lstm(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.gru, aten.rnn_tanh, aten.rnn_relu, zero="lose")
 def gru(op: Op) -> tuple[Shape, ...]:
-    """Output and last hidden states."""
+    """Return the dims of the output and the last hidden states."""
     hidden = op.dims("hx")
     _states(op, hidden)
     return (*_sequence(op), _layers(op, hidden[-1], hidden[-1])), hidden
@@ -47,14 +47,14 @@ def _lead(op: Op) -> Shape:
 
 
 def _sequence(op: Op) -> Shape:
-    """Batch and steps in the input's order; each step goes on from the one before."""
+    """Return batch and steps in the input's order; pin the steps, each of which depends on the previous one."""
     lead = _lead(op)
     op.pin(lead[-1 if op["batch_first"] else 0], "each step goes on from the one before")
     return lead
 
 
 def _states(op: Op, *states: Shape) -> None:
-    """A state is `layers! batch H`, the batch being the input's."""
+    """Pin the layers of each state (`layers! batch H`); unify its batch with the input's."""
     batch = _lead(op)[0 if op["batch_first"] else -1]
     for state in states:
         op.pin(state[0], "one state a layer and direction")
@@ -63,7 +63,7 @@ def _states(op: Op, *states: Shape) -> None:
 
 
 def _layers(op: Op, hidden: Dim, cell: Dim) -> Dim:
-    """Unify the weights of all layers and directions; what the last layer gives."""
+    """Unify the weights of all layers and directions; return the output dim of the last layer."""
     directions = 2 if op["bidirectional"] else 1
     count = op.integer("num_layers") * directions
     weights: Sequence[fx.Node] = op["params"]
@@ -80,7 +80,7 @@ def _layers(op: Op, hidden: Dim, cell: Dim) -> Dim:
 def _layer(
     op: Op, weights: list[fx.Node], inputs: tuple[Dim, list[fx.Node]], states: tuple[Dim, Dim]
 ) -> None:
-    """One layer in one direction: [w_ih, w_hh, b_ih?, b_hh?, w_hr?]."""
+    """Unify the weights of one layer in one direction: [w_ih, w_hh, b_ih?, b_hh?, w_hr?]."""
     hidden, cell = states
     w_ih, w_hh, *others = weights
     rows = _gates(op, op.flow.dims[w_ih][0], cell)
@@ -97,7 +97,7 @@ def _layer(
 
 
 def _gates(op: Op, rows: Dim, cell: Dim) -> Dim:
-    """Rows are Product(gates, hidden); which gate is which never changes."""
+    """Split rows as Product(gates, hidden), and pin the gates, which are read by position."""
     gates = atom(rows.size // cell.size)
     op.pin(gates, "the gates of a recurrent cell")
     unify(rows, product([gates, cell]), op.node.name)
@@ -105,7 +105,7 @@ def _gates(op: Op, rows: Dim, cell: Dim) -> Dim:
 
 
 def _read(op: Op, columns: Dim, what: Dim, operands: list[fx.Node]) -> None:
-    """A matrix reads a dim: it sums over it."""
+    """Unify the columns of a matrix with the dim that it reads, and contract them."""
     op.unify(columns, what)
     op.contract(columns, *operands)
     op.role(columns, "ffn")
@@ -113,7 +113,7 @@ def _read(op: Op, columns: Dim, what: Dim, operands: list[fx.Node]) -> None:
 
 @rule(aten.lstm_cell, zero="lose")
 def lstm_cell(op: Op) -> tuple[Shape, ...]:
-    """One step: hidden and cell state."""
+    """Return the dims of the hidden and cell states of one step."""
     hidden, cell = (op.flow.dims[node] for node in op["hx"])
     op.unify_all(hidden, cell)
     op.unify_all(hidden[:-1], _lead(op))
@@ -123,7 +123,7 @@ def lstm_cell(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.gru_cell, aten.rnn_tanh_cell, aten.rnn_relu_cell, zero="lose")
 def gru_cell(op: Op) -> Shape:
-    """One step: the hidden state."""
+    """Return the dims of the hidden state of one step."""
     hidden = op.dims("hx")
     op.unify_all(hidden[:-1], _lead(op))
     _layer(op, _cell_weights(op), (op.dims("input")[-1], [op["input"]]), (hidden[-1], hidden[-1]))

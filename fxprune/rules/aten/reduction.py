@@ -1,4 +1,4 @@
-"""Reductions: a sum is a contraction (exact), a mean or a maximum over a dim is not, and what depends on order or position pins."""
+"""Reductions: a sum is a contraction (exact), a mean or a maximum is not, and operators that depend on order or position pin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def reduced(op: Op) -> tuple[Shape, Shape]:
-    """(the dims that are reduced, the dims of the result)."""
+    """Return (the dims that are reduced, the dims of the result)."""
     name = "self" if "self" in op.arguments else "input"
     shape = op.dims(name)
     given = op.integers("dim") if "dim" in op.arguments else op.integers("axis")
@@ -29,7 +29,7 @@ def reduced(op: Op) -> tuple[Shape, Shape]:
 
 @rule(aten.sum, aten.nansum, zero="keep")
 def sum_(op: Op) -> Shape:
-    """A contraction with nothing."""
+    """Contract the reduced dims, with one operand."""
     gone, result = reduced(op)
     for dim in gone:
         op.contract(dim, "self")
@@ -50,7 +50,7 @@ def sum_(op: Op) -> Shape:
     zero="lose",
 )
 def mean(op: Op) -> Shape:
-    """The statistic over a dim changes with its members."""
+    """Mark the reduced dims as inexact: a statistic over them changes with their members."""
     gone, result = reduced(op)
     _statistic(op, gone)
     return result
@@ -63,7 +63,7 @@ def _statistic(op: Op, gone: tuple[Dim, ...]) -> None:
 
 @rule(aten.mse_loss, aten.l1_loss, aten.smooth_l1_loss, aten.huber_loss, zero="lose")
 def _loss(op: Op) -> Shape:
-    """Pointwise, then (unless told not to) a statistic over all dims."""
+    """Broadcast the operands; unless `reduction` is 0 (none), mark all dims as inexact: a statistic is computed over them."""
     shapes = [op.dims("self"), op.dims("target")]
     sizes = torch.broadcast_shapes(*(tuple(dim.size for dim in shape) for shape in shapes))
     result = broadcast(op, shapes, tuple(sizes))
@@ -75,7 +75,7 @@ def _loss(op: Op) -> Shape:
 
 @rule(aten.amax, aten.amin, zero="keep")
 def amax(op: Op) -> Shape:
-    """A maximum over zeros is not a maximum over fewer."""
+    """Mark the reduced dims as inexact: a maximum over zeros is not a maximum over fewer members."""
     gone, result = reduced(op)
     _statistic(op, gone)
     return result
@@ -83,7 +83,7 @@ def amax(op: Op) -> Shape:
 
 @rule(aten.max, aten.min, aten.var_mean, aten.std_mean, aten.median, aten.mode, aten.aminmax, zero="lose")
 def _pair(op: Op) -> Shape | tuple[Shape, ...]:
-    """Two results over a dim, one of them possibly its position; between two tensors max and min are pointwise."""
+    """Reduce a dim to values and positions, or two statistics; between two tensors max and min are pointwise."""
     if op.has("other"):
         return pointwise(op)
     gone, result = reduced(op)
@@ -95,7 +95,7 @@ def _pair(op: Op) -> Shape | tuple[Shape, ...]:
     return (result, result) if isinstance(op.node.meta["val"], (tuple, list)) else result
 
 
-#: what never wins
+#: operator: the value that is never chosen
 LOSERS = {
     aten.max: float("-inf"),
     aten.argmax: float("-inf"),
@@ -105,7 +105,7 @@ LOSERS = {
 
 
 def _chosen(op: Op) -> bool:
-    """Whether the operator is a choice of one among the positions of a dim; then it says so."""
+    """Record the choice of one among the positions of a dim; return whether the operator is such a choice."""
     found = candidates(op.node)
     loser = LOSERS.get(packet(op.node))
     if found is None or loser is None:
@@ -116,7 +116,7 @@ def _chosen(op: Op) -> bool:
 
 @rule(aten.argmax, aten.argmin, aten.count_nonzero, zero="lose")
 def positional(op: Op) -> Shape:
-    """The result is a position, or counts."""
+    """Record a choice, or pin the reduced dims: the result is a position or a count."""
     gone, result = reduced(op)
     if not _chosen(op):
         op.pin(gone, f"{op.node.target} gives positions along it")
@@ -125,7 +125,7 @@ def positional(op: Op) -> Shape:
 
 @rule(aten.cumsum, zero="value")
 def cumulated(op: Op) -> Shape:
-    """A sum over what stands before: removed positions that are zero don't matter to those behind them."""
+    """Contract the dim: removed positions that are zero do not change the sums at later positions."""
     shape = op.dims("self")
     if shape:
         op.contract(shape[op.integer("dim") % len(shape)], "self")
@@ -134,7 +134,7 @@ def cumulated(op: Op) -> Shape:
 
 @rule(aten.cumprod, aten.logcumsumexp, aten.argsort, zero="lose")
 def _ordered(op: Op) -> Shape:
-    """The order along the dim matters."""
+    """Pin the dim, whose order matters."""
     shape = op.dims("self")
     op.pin(shape[op.integer("dim") % max(1, len(shape))], f"{op.node.target} depends on the order")
     return shape
@@ -142,7 +142,7 @@ def _ordered(op: Op) -> Shape:
 
 @rule(aten.topk, zero="lose")
 def topk(op: Op) -> tuple[Shape, ...]:
-    """The best of the positions along a dim, which may lose some as long as enough stay."""
+    """Record a choice of k among the positions of a dim, which can shrink as long as k remain."""
     found = candidates(op.node)
     if found is None or not isinstance(op["k"], int):
         return ranked(op)
@@ -154,7 +154,7 @@ def topk(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.sort, aten.cummax, aten.cummin, aten.kthvalue, zero="lose")
 def ranked(op: Op) -> tuple[Shape, ...]:
-    """Values and positions along a dim that stays whole."""
+    """Pin the dim along which values and positions are returned."""
     shape = list(op.dims("self"))
     place = op.integer("dim") % max(1, len(shape))
     op.pin(shape[place], f"{op.node.target} gives positions along it")

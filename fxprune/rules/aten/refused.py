@@ -1,4 +1,4 @@
-"""Operators that are known and refused: everything they touch stays whole, for the reason beside them."""
+"""Refused operators: the dims of their operands and results are pinned, for the reason in the table."""
 
 from __future__ import annotations
 

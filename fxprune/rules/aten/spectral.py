@@ -1,4 +1,4 @@
-"""Complex numbers and Fourier transforms: a pair of real numbers stays a pair, and frequencies mix all positions of their dims."""
+"""Complex numbers and Fourier transforms: pairs (real, imaginary) are pinned, and so are transformed dims, whose positions mix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 @rule(aten.view_as_complex, aten.view_as_complex_copy, zero="keep")
 def view_as_complex(op: Op) -> Shape:
-    """The last dim is the pair (real, imaginary)."""
+    """Remove and pin the last dim, the pair (real, imaginary)."""
     *shape, pair = op.dims("self")
     op.pin(pair, "real and imaginary part")
     return tuple(shape)
@@ -22,7 +22,7 @@ def view_as_complex(op: Op) -> Shape:
 
 @rule(aten.view_as_real, aten.view_as_real_copy, zero="keep")
 def view_as_real(op: Op) -> Shape:
-    """A new last dim is the pair (real, imaginary)."""
+    """Add a pinned last dim, the pair (real, imaginary)."""
     pair = atom(2)
     op.pin(pair, "real and imaginary part")
     return (*op.dims("self"), pair)
@@ -39,7 +39,7 @@ _SEVERAL = (
 
 @rule(*_ONE, *_SEVERAL, zero="keep")
 def transform(op: Op) -> Shape:
-    """The transformed dims stay whole, others pass through; a sum over positions keeps a zero of the others a zero."""
+    """Pin the transformed dims; the others pass through, and a sum over positions keeps their zeros."""
     shape = op.dims("self")
     named = op.integers("dim") or tuple(range(len(shape)))
     places = {i % len(shape) for i in named}
@@ -53,7 +53,7 @@ def transform(op: Op) -> Shape:
 
 @rule(aten.stft, zero="lose")
 def frames(op: Op) -> Shape:
-    """A signal is read by position; only the batch passes through."""
+    """Pin all dims but the batch: a signal is read by position."""
     shape = op.dims("self")
     lead, why = shape[:-1], f"{op.node.target} mixes all positions"
     rest = tuple(atom(size) for size in op.out[len(lead) :])

@@ -1,4 +1,4 @@
-"""Statistics and searches: losses, distances and quantiles change with the members of what they run over; sorted tables stay whole."""
+"""Statistics and searches: losses, distances and quantiles are inexact over their dims; dims that are searched are pinned."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ aten = torch.ops.aten
 
 
 def statistic(op: Op, gone: Iterable[Dim]) -> None:
-    """What is computed over these dims changes with their members."""
+    """Mark dims as inexact: a statistic over them changes with their members."""
     op.inexact(gone, f"{op.node.target} over it at {op.node.name}: the statistic changes")
 
 
 def together(op: Op, names: tuple[str, ...]) -> Shape:
-    """The operands of these names, broadcast."""
+    """Broadcast the operands of these names, and return the dims."""
     shapes = [op.dims(name) for name in names if op.has(name)]
     sizes = torch.broadcast_shapes(*(tuple(dim.size for dim in shape) for shape in shapes))
     return broadcast(op, shapes, tuple(sizes))
@@ -33,7 +33,7 @@ def together(op: Op, names: tuple[str, ...]) -> Shape:
     aten.margin_ranking_loss, aten.poisson_nll_loss, zero="lose",
 )  # fmt: skip
 def _loss(op: Op) -> Shape:
-    """Pointwise, then (unless told not to) a statistic over all dims."""
+    """Broadcast the operands; unless `reduction` is 0 (none), mark all dims as inexact: a statistic is computed over them."""
     names = tuple(name for name in op.arguments if op.has(name))
     result = together(op, names)
     if op.integer("reduction") == 0:
@@ -44,7 +44,7 @@ def _loss(op: Op) -> Shape:
 
 @rule(aten.cross_entropy_loss, aten.nll_loss_nd, aten.nll_loss, aten.nll_loss2d, zero="lose")
 def classified(op: Op) -> Shape:
-    """Classes are named by value; the other dims are those of the target."""
+    """Pin the classes, which are named by value; unify the other dims with the target's."""
     shape, target = op.dims("self"), op.dims("target")
     place = min(1, len(shape) - 1)
     op.pin(shape[place], "classes are named by value")
@@ -63,7 +63,7 @@ def classified(op: Op) -> Shape:
 
 @rule(aten.cosine_similarity, aten.pairwise_distance, zero="lose")
 def compared(op: Op) -> Shape:
-    """Two operands are compared along a dim; the norms change with its members."""
+    """Mark the dim along which two operands are compared as inexact: the norms change with its members."""
     shape = together(op, ("x1", "x2"))
     place = op.integer("dim") % len(shape) if "dim" in op.arguments else len(shape) - 1
     statistic(op, shape[place : place + 1])
@@ -73,14 +73,14 @@ def compared(op: Op) -> Shape:
 
 @rule(aten.dist, zero="lose")
 def dist(op: Op) -> Shape:
-    """A norm of the difference."""
+    """Mark all dims as inexact: the result is a norm of the difference."""
     statistic(op, together(op, ("self", "other")))
     return ()
 
 
 @rule(aten.linalg_norm, aten.linalg_matrix_norm, aten.frobenius_norm, aten.nuclear_norm, zero="lose")
 def norm(op: Op) -> Shape:
-    """Vector norms over one dim, matrix norms over two."""
+    """Mark the reduced dims as inexact: vector norms run over one, matrix norms over two."""
     gone, result = reduced(op)
     statistic(op, gone)
     return result
@@ -88,7 +88,7 @@ def norm(op: Op) -> Shape:
 
 @rule(aten.quantile, aten.nanquantile, zero="lose")
 def quantile(op: Op) -> Shape:
-    """A statistic over one dim or all; several quantiles stand in front."""
+    """Mark one dim (or all) as inexact; several quantiles become a leading dim."""
     shape = op.dims("self")
     places = range(len(shape)) if op["dim"] is None else [op.integer("dim") % max(1, len(shape))]
     statistic(op, [shape[i] for i in places if shape])
@@ -100,7 +100,7 @@ def quantile(op: Op) -> Shape:
 
 @rule(aten.nanmedian, zero="lose")
 def nanmedian(op: Op) -> Shape | tuple[Shape, ...]:
-    """Over all, or along a dim with its position."""
+    """Mark all dims as inexact, or pin the reduced dim, along which positions are returned."""
     if "dim" not in op.arguments:
         statistic(op, op.dims("self"))
         return ()
@@ -111,7 +111,7 @@ def nanmedian(op: Op) -> Shape | tuple[Shape, ...]:
 
 @rule(aten.msort, zero="lose")
 def msort(op: Op) -> Shape:
-    """Dim 0 is put in order."""
+    """Pin dim 0, which is sorted."""
     shape = op.dims("self")
     op.pin(shape[:1], f"{op.node.target} depends on the order")
     return shape
@@ -119,7 +119,7 @@ def msort(op: Op) -> Shape:
 
 @rule(aten.diff, zero="lose")
 def diff(op: Op) -> Shape:
-    """Neighbours along a dim are subtracted: it stays whole, the others unify with what is put in front or behind."""
+    """Pin the dim along which neighbours are subtracted; unify the others with those of `prepend` and `append`."""
     shape = op.dims("self")
     place = op.integer("dim") % len(shape)
     why = f"{op.node.target} depends on the order"
@@ -136,14 +136,14 @@ def diff(op: Op) -> Shape:
 
 @rule(aten.bucketize, zero="lose")
 def bucketize(op: Op) -> Shape:
-    """Each value is looked up among the boundaries, which stay whole."""
+    """Pin the boundaries, among which each value is looked up."""
     op.pin(op.dims("boundaries"), "values are looked up in it")
     return op.dims("self") if op.has("self") else ()
 
 
 @rule(aten.searchsorted, zero="lose")
 def searchsorted(op: Op) -> Shape:
-    """Each value is looked up in its own row of a sorted table; rows pass through, what is sorted stays whole."""
+    """Pin the sorted dim of a table, in whose rows the values are looked up; unify the dims of the rows."""
     table, values = op.dims("sorted_sequence"), op.dims("self") if op.has("self") else ()
     op.pin(table[-1], "values are looked up in it")
     if op.has("sorter"):
@@ -155,7 +155,7 @@ def searchsorted(op: Op) -> Shape:
 
 @rule(aten.isin, zero="lose")
 def isin(op: Op) -> Shape:
-    """Each element is looked up among others, which stay whole."""
+    """Pin the elements among which each value is looked up."""
     name = "test_elements" if "test_elements" in op.arguments else "test_element"
     if op.has(name):
         op.pin(op.dims(name), "values are looked up in it")
@@ -164,7 +164,7 @@ def isin(op: Op) -> Shape:
 
 @rule(aten.index_fill, aten.index_fill_, zero="lose")
 def index_fill(op: Op) -> Shape:
-    """Positions of a dim are written by value."""
+    """Pin the dim whose positions are written by value."""
     shape = op.dims("self")
     op.pin(
         (*shape[op.integer("dim") % max(1, len(shape)) :][:1], *op.dims("index")), "rows are written by value"
@@ -174,7 +174,7 @@ def index_fill(op: Op) -> Shape:
 
 @rule(aten.max_unpool2d, aten.max_unpool3d, zero="lose")
 def unpooled(op: Op) -> Shape:
-    """Batch and channels pass through, places in the image are written by value."""
+    """Pin the spatial dims, whose positions are written by value; batch and channels pass through."""
     shape, spots = op.dims("self"), op.dims("indices")
     spatial = 2 if op.node.target.overloadpacket is aten.max_unpool2d else 3  # type: ignore[union-attr]
     op.pin((*shape[-spatial:], *spots[-spatial:]), "places are written by value")
@@ -186,5 +186,5 @@ def unpooled(op: Op) -> Shape:
 
 @rule(aten.frexp, zero="keep")
 def frexp(op: Op) -> tuple[Shape, ...]:
-    """Mantissa and exponent, number by number."""
+    """Return the operand's dims for mantissa and exponent."""
     return op.dims("self"), op.dims("self")
