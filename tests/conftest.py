@@ -1,4 +1,4 @@
-"""Settings of all tests: CI draws the same examples every time, so that what fails there fails here."""
+"""Settings of all tests: CI draws the same examples every time, so that a failure there can be repeated."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What analysis finds in models, as text; no hint is given anywhere."""
+"""Axes: the results of analysis on models, as text; no hint is given anywhere."""
 
 from __future__ import annotations
 

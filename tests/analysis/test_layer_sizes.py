@@ -1,4 +1,4 @@
-"""What each layer holds before and after is what the tensors of the smaller program, and of its ONNX file, have."""
+"""Layer sizes: those before and after are the sizes of the tensors in the smaller program, and in its ONNX file."""
 
 from __future__ import annotations
 

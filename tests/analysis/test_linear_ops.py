@@ -1,4 +1,4 @@
-"""Matrices: every operator of the table is inputs @ matrixᵀ + bias, and what is no matrix of its own is left alone."""
+"""Linear ops: every operator of the table is inputs @ matrixᵀ + bias, and weights that are no matrix of their own are left alone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def gap(program: Program, matrix: Matrix, seen: dict[fx.Node, Any]) -> float:
 
 X, PIXELS = (3, 5, 6), (2, 6, 9, 8)
 
-#: what is called, the sizes of the input, the sizes of the parameters
+#: function, the sizes of the input, the sizes of the parameters
 PLAIN: dict[str, tuple[Callable[[Any, Tensor], Any], tuple[int, ...], dict[str, tuple[int, ...]]]] = {
     "linear": (lambda s, x: F.linear(x, s.w), X, {"w": (7, 6)}),
     "linear, bias": (lambda s, x: F.linear(x, s.w, s.b), X, {"w": (7, 6), "b": (7,)}),

@@ -1,4 +1,4 @@
-"""Dependent selection: each head keeps its own dimensions, each group its channels, each expert its neurons, equally many each."""
+"""Nested axes: each head keeps its own dimensions, each group its channels, each expert its neurons, equally many each."""
 
 import random
 

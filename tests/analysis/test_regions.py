@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
+# The result of calling a module is Any to the type checker.
 """Regions: layers and branches are found by structure, named by module, and bypassed as if they had been deleted."""
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def branches(program: Program) -> list[str]:
     return [region.name for region in analyze(program).regions if region.unit == "branch"]
 
 
-#: architecture: (a layer, what deletes it from the model)
+#: architecture: (a layer, the function that deletes it from the model)
 DELETED: dict[str, tuple[str, Callable[[Any], object]]] = {
     "BertForMaskedLM": ("bert.encoder.layer.0", lambda m: m.bert.encoder.layer.__delitem__(0)),
     "RobertaForMaskedLM": ("roberta.encoder.layer.1", lambda m: m.roberta.encoder.layer.__delitem__(1)),

@@ -1,4 +1,4 @@
-"""Analysis is fast and linear, and needs no weights: the bars that `make scale` shows in a table."""
+"""Scale: analysis is fast and linear, and requires no weights; `make scale` prints the table of figures."""
 
 import pytest
 

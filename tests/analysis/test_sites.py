@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""Sites: what is decided together, and the piece of the graph that pays for it, which computes what it computed in its place."""
+# The result of calling a module is Any to the type checker.
+"""Sites: axes that are decided together, and the part of the graph whose cost they change, which computes the same as in its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uniform plans: which axes are tied, how many units all of them keep, and what a budget makes of it."""
+"""Uniform sizes: the axes that are tied across layers, the number of units that all of them keep, and plans for a budget."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-"""Repair: each fit is a least-squares problem with a known answer, is never worse on held-back rows, and changes weights only."""
+"""Least squares: each fit is a problem with a known answer, and is never worse on held-back rows; streams of every kind are repaired."""
 
 from __future__ import annotations
 

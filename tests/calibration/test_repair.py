@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-"""Repair: each fit is a least-squares problem with a known answer, is never worse on held-back rows, and changes weights only."""
+"""Weight re-fitting: families are repaired in every way, with values in memory or on disk, and only weights change."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_every_value_is_dropped_after_its_last_use(monkeypatch: pytest.MonkeyPat
     assert len(runners) == 4
     for runner in runners:
         assert [node.name for node in runner.env if not runner.readers[node]] == []
-        assert len(runner.env) <= 2  # what the last matrix reads, and what it gives
+        assert len(runner.env) <= 2  # the input and the result of the last matrix
 
 
 def test_progress_counts_the_matrices() -> None:

@@ -1,4 +1,4 @@
-"""Calibration data: what fits a program is taken as it is, and what does not is refused in a sentence before anything runs long."""
+"""Batch validation: data that fit a program are taken as they are, and others are refused in a sentence before anything runs long."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""The clock of small files: it measures nothing twice, and believes no other machine, no other settings and no broken file."""
+# The result of calling a module is Any to the type checker.
+"""Measured latency: nothing is measured twice, and times of another machine, of other settings or from a broken file are not used."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""Cost tables: what they say of a size is what the shrunk part costs, and sites that compute the same are measured once."""
+# The result of calling a module is Any to the type checker.
+"""Cost tables: the cost of a size is that of the shrunk part, and sites that compute the same are measured once."""
 
 from __future__ import annotations
 

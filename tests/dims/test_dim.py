@@ -1,4 +1,4 @@
-"""The algebra of dims, checked against torch: what the algebra says about positions, an index tensor shows."""
+"""The algebra of dims: positions, checked against torch with index tensors, and unification."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def flat(dim: Dim, names: dict[Dim, str]) -> str:
     return texts[0] if len(texts) == 1 else f"({joint.join(texts)})"
 
 
-# --- what the algebra says about positions, against torch -------------------------------------------------
+# --- positions by the algebra, against torch ---------------------------------------------------------------
 
 
 @st.composite
@@ -160,7 +160,7 @@ def random_masks(dims: Sequence[Dim], seed: int) -> dict[Dim, Tensor]:
     return masks
 
 
-# --- unification as such ----------------------------------------------------------------------------------
+# --- unification -------------------------------------------------------------------------------------------
 
 
 @st.composite

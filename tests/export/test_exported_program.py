@@ -1,4 +1,4 @@
-"""What the writers of files change in a graph so that ONNX can say it."""
+"""Exported programs: changes of a graph without which ONNX can't express it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""ONNX and .pt2 files: named, proven, and written whole or not at all."""
+"""ONNX and .pt2 files: readable names, proven outputs, and written whole or not at all."""
 
 import logging
 from collections import Counter

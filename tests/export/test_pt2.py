@@ -1,4 +1,4 @@
-"""What is handed over goes on through torch's own toolchain: torch.compile, AOTInductor, and .pt2 files where there is no fxprune."""
+"""Pruned programs in torch's own toolchain: torch.compile, AOTInductor, and .pt2 files where there is no fxprune."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.models import captured, distance
 PIPELINE = "heads(ratio=0.25), ffn(ratio=0.5), channels(ratio=0.25), fold"
 FAMILIES = ("bert", "gpt2", "vit", "resnet")
 
-#: a process in which fxprune can't be imported reads a file, runs it on inputs, and writes what came out
+#: a process in which fxprune can't be imported reads a file, runs it on inputs, and writes the outputs
 CHILD = """
 import sys, importlib
 sys.modules["fxprune"] = None

@@ -1,4 +1,4 @@
-"""Write back: the module computes what the program does with smaller weights of its own, or it is as it was and a line says why."""
+"""Write back: the module computes the same as the program, with smaller weights, or stays as it was, and the refusal gives the line."""
 
 from __future__ import annotations
 

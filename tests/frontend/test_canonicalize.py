@@ -1,4 +1,4 @@
-"""Normalisations: stacked projections come apart, shared position tables don't tie layers, and nothing that is computed changes."""
+"""Canonicalization: stacked projections are split, shared position tables don't tie layers, and no result changes."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
+# The result of calling a module is Any to the type checker.
 """Capture: any source gives the same program, the caller's model stays as it was, and a failure is a sentence."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs that shrink, and entries of a cache that go with their layer: a decoder's step whose cache is a list, an entry a layer."""
+"""Input and output constraints: inputs that shrink, and cache entries that go with their layer, in a decoder step with a list as cache."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""A bench for one operator in a random net: operands of any size whose dims may all go, and ways to read a result of any shape.
+# The result of calling a module is Any to the type checker.
+"""Bench for one operator in a random net: operands of any size with prunable dims, and ways to read a result of any shape.
 
 Each bench makes layers and parameters of its own, so that a pin by one operator keeps no other one's dims whole.
 """
@@ -22,7 +22,7 @@ READERS = (*SILENT, "linear", "vector", "weights", "weights", "weights")
 
 
 class Net(Protocol):
-    """Where a bench takes its parameters from."""
+    """Source of a bench's parameters."""
 
     def layer(self, i: int, o: int, bias: bool = True) -> nn.Module: ...
 
@@ -36,7 +36,7 @@ class Bench:
         self.net, self.x, self.draw = net, x, random.Random(seed)
         self.base = x.select(
             1, self.draw.randrange(x.shape[1])
-        ).asinh()  # tame, and nowhere flat: a difference stays one
+        ).asinh()  # grows slowly, and is nowhere flat: a difference stays one
         self.batch = x.shape[0]
 
     def __call__(self, *sizes: int) -> Tensor:
@@ -71,7 +71,7 @@ class Bench:
         return self.draw.choice(options)
 
     def read(self, result: Any, ways: tuple[str, ...] = READERS) -> Tensor:
-        """All tensors of a result as one number that nothing pins; asinh tames it, and is nowhere flat."""
+        """All tensors of a result as one number that nothing pins; asinh keeps it small, and is nowhere flat."""
         values = [
             value for value in pytree.tree_leaves(result) if isinstance(value, Tensor) and value.numel()
         ]

@@ -1,7 +1,7 @@
 """Sample calls for the operators of the rule table: how the fuzzer draws each of them on a `Bench`.
 
-A row is (names in torch.ops.aten, a call of one of them). Sizes that are equal let a wrong order of dims pass the check of sizes, so
-that only values can tell.
+A row is (names in torch.ops.aten, a call of one of them). Equal sizes let a wrong order of dims pass the check of sizes, so that
+only values show it.
 """
 # ruff: noqa: E501
 # fmt: off
@@ -281,7 +281,7 @@ POINTWISE: tuple[Row, ...] = (
     ("dropout alpha_dropout feature_dropout feature_alpha_dropout dropout_ alpha_dropout_", lambda f, b: f(b(6) * 1, 0.5, False)),
     ("rrelu", lambda f, b: f(b(6), 0.1, 0.3, False)),
 )
-#: what models use is dealt three times as often as what few do
+#: common operators are dealt three times as often as rare ones
 COMMON = (*CONTRACTIONS, *MOVEMENTS, *NORMS, *REDUCTIONS, *INDEXING, *POINTWISE)
 RARE = (*POOLS, *CREATION, *FOURIER, *MORE)
 ROWS = (*COMMON, *COMMON, *COMMON, *RARE)

@@ -1,4 +1,4 @@
-"""What the fuzzer claims of one random program, and how it says that a claim fails."""
+"""Fuzzer check: the claims about one random program, and the text of a failed one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def example() -> torch.Tensor:
 
 
 def chosen(analysis: Analysis, seed: int, exact: bool) -> Selection:
-    """Most of the axes, each at random indices; as many as its choices need, and seldom all."""
+    """A selection of most of the axes, each at random indices: at least as many as its choices need, and all only if they need all."""
     draw = random.Random(seed)
     axes = [axis for axis in analysis.axes if (axis.exact or not exact) and draw.random() < 0.8]
     kept = {
@@ -32,7 +32,7 @@ def chosen(analysis: Analysis, seed: int, exact: bool) -> Selection:
 
 
 def fault(program: Program, analysis: Analysis, seed: int) -> str:
-    """What is wrong with a program's analysis; empty where nothing is."""
+    """The first failed claim about a program's analysis, as text; empty where all hold."""
     for turn in range(2):
         selection = chosen(analysis, 2 * seed + turn, exact=True)
         with torch.no_grad():

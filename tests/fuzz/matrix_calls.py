@@ -1,4 +1,4 @@
-"""Sample calls for matrices, joins, losses and statistics: more rows of `wild_table`."""
+"""Sample calls for matrices, joins, losses and statistics: more rows for `fuzz.calls`."""
 # ruff: noqa: E501
 # fmt: off
 

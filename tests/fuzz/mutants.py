@@ -1,4 +1,4 @@
-"""Wrong rules, one fault each: what a fuzzer that is worth its time must notice.
+"""Mutants: rules and laws with one fault each, all of which the fuzzer must catch.
 
 A mutant patches the table of rules or the laws about zeros for a while; `operators` are the operators whose rule is wrong (empty where it
 is a law that many share), so that programs without them need not run.
@@ -62,7 +62,7 @@ def zero(names: str, law: str) -> Mutant:
 
 
 def unguarded(mutant: Mutant) -> Mutant:
-    """A mutant where nobody looks at divisions by zero, which would refuse its claims for another reason."""
+    """The mutant without the check for divisions by zero, which would refuse its claims for another reason."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         mutant.patch(monkeypatch)
@@ -76,12 +76,12 @@ def _no_divisions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def law(name: str, what: str, wrong: Law) -> Mutant:
-    """A law itself is wrong, for all operators that share it."""
+    """A wrong law, for all operators that share it."""
     return Mutant(f"law {name}: {what}", (), lambda monkeypatch: monkeypatch.setitem(LAWS, name, wrong))
 
 
 def value(name: str, what: str, wrong: Law) -> Mutant:
-    """The law by value of one operator."""
+    """A wrong law by value, of one operator."""
     packets = _packets(name)
     return Mutant(
         f"{name}: {what}", packets, lambda monkeypatch: monkeypatch.setitem(VALUE, packets[0], wrong)
@@ -113,7 +113,7 @@ def _without_bias(s: Silence, node: fx.Node) -> Zeros | None:
 
 
 def mute(names: str, *verbs: str) -> Mutant:
-    """Rules that leave something unsaid: `pin`, `inexact`, `size`, `contract`, `unify`."""
+    """Rules without some of their statements: `pin`, `inexact`, `size`, `contract`, `unify`."""
 
     def change(rule: Rule) -> Rule:
         def function(op: Op) -> Any:
@@ -127,7 +127,7 @@ def mute(names: str, *verbs: str) -> Mutant:
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Say nothing."""
+    """Do nothing."""
 
 
 def _larger(left: Any, right: Any) -> Any:
@@ -135,7 +135,7 @@ def _larger(left: Any, right: Any) -> Any:
 
 
 def wrong(names: str, what: str, function: Callable[[Op, Rule], Any]) -> Mutant:
-    """Rules with another function, which gets the right rule too."""
+    """Rules with another function, which is given the right rule too."""
 
     def change(rule: Rule) -> Rule:
         return replace(rule, function=lambda op: function(op, rule))

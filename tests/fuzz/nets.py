@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""Wilder random nets for the fuzzer: every operator of the rule table on a bench of its own, and the families that `strategies` leaves out.
+# The result of calling a module is Any to the type checker.
+"""Random nets for the fuzzer: every operator of the rule table on a bench of its own, and the families that `strategies` does not have.
 
 Each fourth net is drawn by chance, a chain of steps where operators meet. The others are dealt: the rows of the table, the pointwise
 operators and the cases of the laws about zeros lie in shuffled decks, and the seeds deal them in turn, so that a hundred nets in a row have
@@ -133,7 +133,7 @@ def _in_double() -> Iterator[None]:
 
 
 class WildNet(RandomNet):
-    """A RandomNet whose steps draw from many more operators."""
+    """RandomNet with steps from many more operators."""
 
     def __init__(self, steps: tuple[Step, ...], seed: int) -> None:
         with torch.random.fork_rng(), _in_double():
@@ -297,7 +297,7 @@ class WildNet(RandomNet):
         return F.embedding(torch.arange(values[-1].shape[1]) % 7, table) + values[-1]
 
 
-#: dealt steps of each net: kind -> how many
+#: numbers of dealt steps in each net, by kind
 DEALT = {"row": 5, "point": 1, "case": 3}
 DECKS = {"row": len(ROWS), "point": len(POINTS), "case": len(CASES)}
 
@@ -310,7 +310,7 @@ def _deck(kind: str, turn: int) -> list[int]:
 
 
 def _dealt(kind: str, place: int, draw: random.Random) -> list[Step]:
-    """The cards of a deck for one net; a card's number says its variation too."""
+    """The cards of a deck for one net; the number of a step encodes its variation too."""
     size, count = DECKS[kind], DEALT[kind]
     cards = [_deck(kind, card // size)[card % size] for card in range(place * count, (place + 1) * count)]
     return [Step(kind, card + size * draw.randrange(1000)) for card in cards]

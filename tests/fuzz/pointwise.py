@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fxprune.rules.aten.pointwise import UNTAGGED, is_in_place
 
-#: random numbers, and memory that nobody wrote
+#: random numbers, and uninitialised memory
 RANDOM = frozenset("normal_ uniform_ bernoulli_ bernoulli empty_like native_dropout".split())  # noqa: SIM905
-#: a rounding error moves them far: only on a bench, where operands stand off the places where they jump
+#: discontinuous or ill-conditioned operators: only on a bench, where operands are not near the jumps
 JUMPS = frozenset(
     """sign sgn signbit round trunc floor ceil frac fix heaviside fmod remainder floor_divide rrelu rrelu_
     nextafter frexp nan_to_num_ eq ne lt gt le ge copysign copysign_
@@ -44,7 +44,7 @@ def _fits(packet: Any, count: int) -> bool:
     return isinstance(result, Tensor) and result.shape == (2, 3) and bool(result.isfinite().all())
 
 
-#: number of tensors -> operators, those that jump included
+#: number of tensors -> operators, those of JUMPS included
 BENCH = {count: [packet for packet in _tagged() if _fits(packet, count)] for count in (1, 2, 3)}
 
 

@@ -1,6 +1,6 @@
 """The fuzzer: random programs of all operator families, each captured, analysed, shrunk at random, and compared with the zeroed one.
 
-`make fuzz` runs it; FUZZ_PROGRAMS, FUZZ_SECONDS and FUZZ_FIRST (a seed) say how much. A failure names its seed, and `wild(seed)`
+`make fuzz` runs it; FUZZ_PROGRAMS, FUZZ_SECONDS and FUZZ_FIRST (a seed) are its limits. A failure names its seed, and `wild(seed)`
 rebuilds the net.
 """
 
@@ -25,7 +25,7 @@ FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
 
 
 def judged(net: WildNet, seed: int, counts: Counter[str]) -> str:
-    """What is wrong with fxprune on a net; empty where nothing is."""
+    """The first failed claim about a net, as text; empty where all hold."""
     try:
         program = capture(net, (example(),))
     except CaptureError:
@@ -43,7 +43,7 @@ def checked(seed: int, counts: Counter[str]) -> str:
         net = wild(seed)
         finite = bool(net(example()).isfinite().all())
     except (RuntimeError, IndexError, ValueError):
-        counts["no net"] += 1  # torch itself refuses the draw
+        counts["no net"] += 1  # torch itself rejects the net
         return ""
     if not finite:
         counts["not finite"] += 1
@@ -51,7 +51,7 @@ def checked(seed: int, counts: Counter[str]) -> str:
     counts["programs"] += 1
     try:
         found = judged(net, seed, counts)
-    except Exception:  # noqa: BLE001 (a crash is what is looked for)
+    except Exception:  # noqa: BLE001 (a crash is a fault, too)
         found = traceback.format_exc(limit=-3)
     return f"seed {seed}, {net!r}: {found}" if found else ""
 

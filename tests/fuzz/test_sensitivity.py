@@ -1,4 +1,4 @@
-"""Whether the fuzzer would notice: wrong rules and laws, each of which must be caught within a number of random programs."""
+"""Sensitivity of the fuzzer: wrong rules and laws, each of which must be caught within a number of random programs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CRASH = -1
 
 @dataclass(frozen=True)
 class Sample:
-    """A random program: its seed, its operators, and what is said of its axes with the sound rules."""
+    """Random program: its seed, its operators, and its axes by the correct rules."""
 
     seed: int
     program: Program
@@ -60,7 +60,7 @@ def said(analysis: Analysis) -> tuple[Any, ...]:
 
 
 def catches(mutant: Mutant, samples: list[Sample]) -> Iterator[int]:
-    """The seeds whose programs show the mutant; those that can't know it are passed over."""
+    """Yield the seeds whose programs catch the mutant; programs without its operators are skipped."""
     for one in samples:
         if mutant.operators and not one.operators & set(mutant.operators):
             continue
@@ -73,7 +73,7 @@ def caught(mutant: Mutant, one: Sample) -> bool:
     try:
         analysis = analyze(one.program)
         if not mutant.operators and said(analysis) == one.axes:
-            return False  # a law about zeros says what is exact, and nothing else
+            return False  # a law about zeros decides exactness, and nothing else
         return bool(fault(one.program, analysis, one.seed))
     except Exception:  # noqa: BLE001
         return True

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-"""Expressions whose zeros matter: between layers and a sum without weights, where only the laws about zeros say what is exact."""
+"""Expressions for zero propagation: between layers and a sum without weights, where only the laws about zeros decide exactness."""
 # ruff: noqa: E501
 # fmt: off
 
@@ -19,14 +19,14 @@ aten = torch.ops.aten
 One = Callable[[Bench, Tensor], Tensor]
 Two = Callable[[Bench, Tensor, Tensor], Tensor]
 
-#: that keep a zero a zero
+#: expressions that map zero to zero
 KEEP: tuple[One, ...] = (
     lambda b, x: x.relu(), lambda b, x: x.tanh(), lambda b, x: F.gelu(x), lambda b, x: x.square(), lambda b, x: x ** 3,
     lambda b, x: x.clamp(-0.5, 0.5), lambda b, x: F.hardtanh(x), lambda b, x: x.masked_fill(x > 0.5, 0.0), lambda b, x: x * 2,
     lambda b, x: x + 0, lambda b, x: torch.where(x > 0, x, x * 0.1), lambda b, x: torch.where(x > 0, x, 0.0), lambda b, x: -x,
     lambda b, x: x.abs().sqrt(), lambda b, x: x / 2, lambda b, x: x * x.exp(), lambda b, x: x.flatten(1).reshape(x.shape), lambda b, x: F.elu(x),
 )
-#: that may not
+#: expressions that may not
 LOSE: tuple[One, ...] = (
     lambda b, x: x.atan().exp(), lambda b, x: x.sigmoid(), lambda b, x: F.elu(x) + 1, lambda b, x: x + 0.5, lambda b, x: 1 - x, lambda b, x: x.cos(),
     lambda b, x: F.softplus(x), lambda b, x: x ** 0, lambda b, x: x.square().add(1) ** -1, lambda b, x: x.clamp(0.1, 1),
@@ -42,16 +42,16 @@ LOSE: tuple[One, ...] = (
     lambda b, x: F.batch_norm(x[..., None], b.still(x.shape[-1]), b.still(x.shape[-1]).square() + 0.5, b.p(x.shape[-1]), b.p(x.shape[-1])).sum(-1),
     lambda b, x: F.batch_norm(x[:, None], b.still(1), b.still(1).square() + 0.5, b.p(1), b.p(1)).sum(1), lambda b, x: x.clamp_min(0.1), lambda b, x: x.clamp_max(-0.1),
 )
-#: that change the width, so only at the end
+#: expressions that change the width, so only at the end
 WIDER: tuple[One, ...] = (lambda b, x: F.pad(x, (1, 1), value=0.5), lambda b, x: torch.cat([x, b.p(1).expand(x.shape[0], 1)], -1).cos())
-#: of two values that carry the same dims
+#: expressions of two values with the same dims
 BOTH: tuple[Two, ...] = (
     lambda b, x, y: x + y, lambda b, x, y: x - y, lambda b, x, y: x * y, lambda b, x, y: torch.maximum(x, y), lambda b, x, y: x / (y + 3 * y.sign()),
     lambda b, x, y: y / x, lambda b, x, y: torch.where(x > y, x, y), lambda b, x, y: torch.lerp(x, y, 0.3), lambda b, x, y: x * y.sigmoid(),
     lambda b, x, y: torch.addcmul(x, y, y), lambda b, x, y: torch.hypot(x, y), lambda b, x, y: x.masked_fill(y > 0, 0.0), lambda b, x, y: torch.clamp(x, min=y),
     lambda b, x, y: torch.cat([x, y.exp()], -1)[..., : x.shape[-1]], lambda b, x, y: torch.stack([x, y], -1).sum(-1), lambda b, x, y: x * y + y,
 )
-#: one axis at two places of the result
+#: expressions with one axis at two places of the result
 OUTER: tuple[Two, ...] = (
     lambda b, x, y: x[..., :, None] * y[..., None, :], lambda b, x, y: x[..., :, None] + y[..., None, :], lambda b, x, y: x[..., :, None] - y[..., None, :],
     lambda b, x, y: torch.maximum(x[..., :, None], y[..., None, :]), lambda b, x, y: torch.einsum("...i,...j->...ij" if x.dim() > 2 else "bi,bj->bij", x, y),
@@ -61,12 +61,12 @@ OUTER: tuple[Two, ...] = (
 )
 
 
-#: each case by itself, for the decks
+#: (kind of operands, expression), each by itself, for the decks
 CASES: tuple[tuple[int, Callable[..., Tensor]], ...] = (*((1, case) for case in (*LOSE, *KEEP, *WIDER)), *((2, case) for case in BOTH), *((3, case) for case in OUTER))
 
 
 def case(b: Bench, number: int) -> Tensor:
-    """A sum without weights straight over one case's result; as one number."""
+    """A sum without weights directly over one case's result; as one number."""
     places, function = CASES[number % len(CASES)]
     n = b.pick(3, 4, 5)
     x, y = b(n), b(n)
@@ -85,7 +85,7 @@ def _summed(b: Bench, value: Tensor) -> Tensor:
 
 
 def expression(b: Bench) -> Tensor:
-    """A sum without weights over what some operators make of two layers' results; as one number."""
+    """A sum without weights over some operators on the results of two layers; as one number."""
     n = b.pick(3, 4, 5)
     x, y = b(n), b(n)
     x, y = b.pick((x, y), (x, y), (y, x), (x, x), (x, (b.p(n) * 2).expand_as(x)), (b.p(n).expand_as(x), x), (x, y + x))
@@ -107,13 +107,13 @@ def _step(b: Bench, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _plain(b: Bench, x: Tensor, y: Tensor) -> Tensor:
-    """One law-bearing operator straight before the sum."""
+    """One operator of the laws directly before the sum."""
     value: Any = b.pick(b.pick(*LOSE)(b, x), b.pick(*KEEP)(b, x), b.pick(*BOTH)(b, x, y))
     return _summed(b, value)
 
 
 def _outer(b: Bench, x: Tensor, y: Tensor) -> Tensor:
-    """The dims of x and y are tied by a sum beside; then both stand in one value."""
+    """One value of x and y at two places, with the dims of both tied by another sum."""
     tie = (b.pick(x + y, x * y, x - y) * b.p(x.shape[-1])).sum()
     pairs = b.pick(*OUTER)(b, x, y)
     pairs = b.pick(pairs, pairs.relu(), pairs.atan().exp(), pairs.square(), pairs.tanh())
@@ -121,7 +121,7 @@ def _outer(b: Bench, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _paired(b: Bench, x: Tensor, y: Tensor) -> Tensor:
-    """A product of two activations sums over the axis."""
+    """A product of two activations that sums over the axis."""
     x, y = b.pick((x, y), (b.pick(*LOSE)(b, x), y), (b.pick(*LOSE)(b, x), b.pick(*LOSE)(b, y)), (b.pick(*KEEP)(b, x), y))
     value = b.pick(torch.einsum("bi,bi->b", x, y), x @ y.transpose(0, 1), torch.baddbmm(b.p(1, 1, 1), x[:, None], y[..., None]),
                    F.scaled_dot_product_attention(x[:, None], y[:, None], y[:, None]).sum(-1))
@@ -129,7 +129,7 @@ def _paired(b: Bench, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _joined(b: Bench, x: Tensor, y: Tensor) -> Tensor:
-    """A concatenation of what is zero and what is not, along the axis or beside it."""
+    """A concatenation of x and a value that may not be zero where x is, along the axis or beside it."""
     other = b.pick(y, b.pick(*LOSE)(b, y), torch.ones_like(x))
     place = b.pick(-1, -2, -3)
     value = torch.cat([x, other], -1) if place == -1 else torch.stack([x, other], place)

@@ -1,4 +1,4 @@
-"""Blocks of weights: what closed ones compute, a smaller program computes; what is left is what is not empty, and no head goes else."""
+"""Block-gated weights: the lowered program computes the same as the gated one, and only what is empty is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gates and their lowering: what closed gates compute, a smaller program computes, whatever is closed."""
+"""Lowering of gates: the smaller program computes the same as the gated one, whichever gates are closed."""
 
 from __future__ import annotations
 

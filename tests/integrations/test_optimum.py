@@ -1,4 +1,4 @@
-"""OUT in a venv with optimum-onnx 0.1 and without fxprune: slow (10 minutes), and needs a package index.
+"""Output folders in a venv with optimum-onnx 0.1 and without fxprune: slow (10 minutes), and requires a package index.
 
 The venv is made once, in `$FXPRUNE_OPTIMUM_VENV` or pytest's temporary folder; `python -m support.optimum_folder WORK` (in tests/) does
 the same by hand.

@@ -1,4 +1,4 @@
-"""Inputs at a point."""
+"""Example inputs at a point: names of dynamic sizes, and inputs of other sizes."""
 
 import torch
 from torch import Tensor, nn

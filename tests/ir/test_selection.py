@@ -1,4 +1,4 @@
-"""A Selection is plain data: it checks itself, prints, saves, loads and composes."""
+"""Selections are plain data: checked, printed, saved, loaded and composed."""
 
 from __future__ import annotations
 

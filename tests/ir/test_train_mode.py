@@ -1,4 +1,4 @@
-"""A pruned program trains as the model would: `train()` and `eval()` switch what they switch in the original."""
+"""Train and eval mode: a pruned program trains like its model, and `train()` and `eval()` switch the same operators as in the original."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The passes of blocks: which matrices get which gates, what fill and empty leave, and what they say."""
+"""The passes of blocks: the gates of each matrix, the results of fill and empty, and their details."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLOP: hard concrete gates on ranks, an expected size that a Lagrangian holds, and soft values that end in the factors."""
+"""FLOP: hard concrete gates on ranks, an expected size that a Lagrangian holds, and soft values that are folded into the factors."""
 
 from __future__ import annotations
 

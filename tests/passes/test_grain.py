@@ -1,4 +1,4 @@
-"""GRAIN as a configuration: its units, its losses, its densities; what it does to a task is measured elsewhere."""
+"""GRAIN as a configuration: its units, its losses, its densities; its effect on a task is measured elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrices become two where that is measured to be faster; what was done is proved, and what stayed whole says why."""
+"""Low-rank factors: matrices become two where that is measured to be faster, with a proof, and with a reason where they stay whole."""
 
 from __future__ import annotations
 

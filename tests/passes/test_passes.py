@@ -1,4 +1,4 @@
-"""The passes: each cuts its own axes by the asked fraction, keeps what weighs most, and proves it."""
+"""The passes: each cuts its own axes by the given fraction, keeps the units of largest magnitude, and proves the result."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""Slim: it reaches what it promises, removes what does nothing, keeps what the data can't spare, and says what is impossible."""
+# The result of calling a module is Any to the type checker.
+"""Slim: it reaches its budget, removes idle units, keeps those that the data require, and refuses the impossible in a sentence."""
 
 from __future__ import annotations
 

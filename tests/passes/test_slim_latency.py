@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""Slim to a latency: plans are measured and mended until one keeps to it; and once, for real."""
+# The result of calling a module is Any to the type checker.
+"""Slim to a latency: plans are measured and corrected until one keeps to it, by a simulated clock, and once by a real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipelines: the text prints back, and an error points at its place and says what was possible."""
+"""Pipelines: the text prints back, and an error points at its place and lists the possibilities."""
 
 import pytest
 

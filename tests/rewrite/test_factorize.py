@@ -1,4 +1,4 @@
-"""Factorize: two factors give what the matrix gave, on every matrix of six families; ties stay, and ranks are axes like others."""
+"""Factorize: two factors compute the same as the matrix, on every matrix of six families; ties stay, and ranks are axes like others."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_it_composes_with_what_prunes_in_any_order(text: str) -> None:
     left = [name for name in names if name in after.tensors()]
     last = factorize(after, {name: min(after.tensors()[name].shape) for name in left}).program
     assert sum("_rows" in name for name in first.program.tensors()) == len(left)
-    if "hidden" not in text and "heads" not in text:  # scores of factors are others than those of the matrix
+    if "hidden" not in text and "heads" not in text:  # scores of factors differ from those of the matrix
         assert distance(outputs(first.program), outputs(last)) < 1e-4
     assert all(value.isfinite().all() for value in torch.utils._pytree.tree_leaves(outputs(first.program)))
 

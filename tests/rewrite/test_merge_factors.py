@@ -1,4 +1,4 @@
-"""Two products with nothing between become one where that is no larger, and compute the same."""
+"""Merge factors: two products with nothing between become one where that is no larger, and compute the same."""
 
 from __future__ import annotations
 

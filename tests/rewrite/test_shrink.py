@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""Shrink: smaller tensors, the same function but for what was removed, and nothing else touched."""
+# The result of calling a module is Any to the type checker.
+"""Shrink: smaller tensors, the same function but for the removed units, and no other change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was decided on one program, on another that reads the same weights."""
+"""Transfer: a selection of one program, applied to another that reads the same weights."""
 
 import pytest
 import torch

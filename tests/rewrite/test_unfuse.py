@@ -1,4 +1,4 @@
-"""A fused matrix comes apart into its parts, one of which becomes factors; a tie stays whole."""
+"""Unfuse: a fused matrix is split into its parts, one of which becomes factors; a tied one stays whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vocabulary removal: the slim program on new ids computes what the original computes on the old ones."""
+"""Vocabulary removal: the slim program on new ids computes the same as the original on the old ones."""
 
 from dataclasses import replace
 from pathlib import Path

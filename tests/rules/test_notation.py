@@ -1,4 +1,4 @@
-"""The notation of rules: what it means, and what is refused."""
+"""The notation of rules: its meaning, and the texts that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates as axes: a removed expert is one that the router can't choose."""
+"""Routing: candidates are axes, and a removed expert is one that the router can't choose."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
+# The result of calling a module is Any to the type checker.
 """Each rule against the operator itself: operands cut along the claimed axes give the cut result (see one_operator.py)."""
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def third_party() -> Iterator[Any]:
         library.impl(name, lambda x, by: x * by, "CPU")
         torch.library.register_fake(f"{LIBRARY}::{name}", lambda x, by: torch.empty_like(x), lib=library)
     yield getattr(torch.ops, LIBRARY)
-    del library  # kept until here: with it go its operators
+    del library  # kept until here: its operators are removed with it
 
 
 class WithCustomOperator(nn.Module):

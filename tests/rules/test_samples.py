@@ -32,7 +32,7 @@ VALUE_DEPENDENT = (
     "rand", "uniform", "bernoulli", "multinomial", "normal", "dropout", "rrelu", "lowrank", "fractional", "multi_head", "empty", "cauchy",
     "exponential", "geometric",
 )  # fmt: skip
-#: the harness can't judge these: results whose size depends on values, that are sparse or half complex
+#: the harness can't check these: results whose size depends on values, that are sparse or half complex
 NO_PROGRAM = (
     "masked_select", "nonzero", "argwhere", "unique", "as_strided", "hash_tensor", "tensor_split", "chalf", "jiterator", "sparse",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""OpenVINO runs what comes out: it agrees with the program, and slim reaches a budget that is measured on it."""
+"""OpenVINO: exported files agree with the program, and slim reaches a latency that is measured in it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_slim_reaches_a_latency_that_openvino_measures(tmp_path: Path) -> None:
     assert len(json.loads(cache.read_text())) > 10
     assert (
         _measured(program, outcome.program, tmp_path) <= 0.75
-    )  # again, on a machine that does other things too
+    )  # measured again, on a machine with other load
 
 
 def _measured(before: Program, after: Program, place: Path) -> float:

@@ -1,4 +1,4 @@
-"""The table of runtimes: each computes the same, each is measured, and what is not there is a sentence."""
+"""The table of runtimes: each computes the same, each is measured, and an absent one is refused in a sentence."""
 
 import os
 import sys
@@ -76,7 +76,7 @@ def test_every_runtime_computes_what_the_program_computes(name: str, made: tuple
         expected = _outputs(program, point)
         assert expected is not None
         kept.append((expected, run({**given, "unknown": np.ones(1)})))
-    for expected, found in kept:  # a later run must not write into what an earlier one gave
+    for expected, found in kept:  # a later run must not write into the outputs of an earlier one
         assert [value.dtype for value in found] == [np.float32, np.bool_]
         assert float(np.abs(expected[0] - found[0]).max()) < 1e-5
         assert np.array_equal(expected[1], found[1])

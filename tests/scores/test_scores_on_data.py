@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-"""Scores: each against the sum that defines it, worked out by hand; and all of them on the families, in one pass over the data."""
+"""Scores on data: units along any dimensions, passes within a memory limit, losses, graphs that write, and errors of outputs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_complex_weights_count_with_both_parts() -> None:
     gate, batch = torch.ones(9, requires_grad=True), data.batches[0]
     (slope,) = torch.autograd.grad(supervised((model(batch["x"], gate),), batch), [gate])
     program = free(model, 4, 6)
-    both = 2 * slope.abs()  # nothing says which zeros silence the units, so both matrices are gated
+    both = 2 * slope.abs()  # it is not known which zeros silence the units, so both matrices are gated
     assert torch.allclose(worths(rated(program, "taylor", data, loss=supervised))[0].float(), both, rtol=1e-4)
     parts = [value.abs().square().sum(dim) for value, dim in ((model.up, 0), (model.down, 1))]
     wanted = torch.stack([part / part.mean() for part in parts]).sum(0)

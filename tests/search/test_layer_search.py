@@ -1,4 +1,4 @@
-"""Searches: the right layers go, with as many evaluations as the paper counts, and none is ever repeated."""
+"""Layer search: the right layers go, with as many evaluations as the paper counts, and none is ever repeated."""
 
 import json
 import signal

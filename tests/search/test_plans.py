@@ -1,4 +1,4 @@
-"""Plans: what an option costs and errs, which options are worth weighing, and what a plan keeps in indices."""
+"""Plans: the cost and the error of an option, the options that are worth comparing, and the selection of a plan."""
 
 from __future__ import annotations
 

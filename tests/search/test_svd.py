@@ -1,4 +1,4 @@
-"""A matrix as a sum of terms, best first: plain, or by what the data make of it; and what is lost without the last of them."""
+"""SVD: a matrix as a sum of terms, best first, plain or whitened by the data, and the error without the last of them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What tests share: helpers and planted models."""
+"""Shared by the tests: helpers and planted models."""

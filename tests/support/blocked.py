@@ -1,4 +1,4 @@
-"""What the tests of blocks share: gates on the blocks of three tiny families, random masks, and what must be left, counted."""
+"""Helpers for the tests of blocks: gates on the blocks of three tiny families, random masks, and the expected numbers of parameters."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def drawn(on: Gated, seed: int) -> dict[Gate, Tensor]:
     return found
 
 
-# What stands before a branch and is read by it alone: gone where the branch is empty.
+# The norm before a branch, which the branch alone reads: gone where the branch is empty.
 NORMS = {
     "attn.c_attn": "ln_1.",
     "mlp.c_fc": "ln_2.",
@@ -97,7 +97,7 @@ def _thirds(matrix: Tensor, fused: bool) -> list[Tensor]:
 
 
 def _unread(left: dict[str, int]) -> set[str]:
-    """A table of positions that no head adds (T5)."""
+    """The names of position tables that no head adds (T5)."""
     found: set[str] = set()
     for side in ("encoder", "decoder"):
         own = [
@@ -111,7 +111,7 @@ def _unread(left: dict[str, int]) -> set[str]:
 
 
 def _matrix(one: Gate, mask: Tensor) -> Tensor:
-    """Which weights are open, [outputs, columns]."""
+    """The mask of open weights, [outputs, columns]."""
     assert one.grid is not None
     wide = one.grid.spread(mask)
     return wide.t() if one.outputs else wide

@@ -1,4 +1,4 @@
-"""What tests of pages share: a reader that knows whether HTML is well-formed, and a report to draw."""
+"""Helpers for the tests of pages: a parser that checks whether HTML is well-formed, and a sample report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHAPES = frozenset(("path", "rect", "circle", "polyline"))
 
 
 class Reader(HTMLParser):
-    """Tags with their attributes in order, the text, and what is wrong with the nesting."""
+    """HTML parser that collects tags with their attributes in order, the text, and errors of nesting."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Reader(HTMLParser):
 
 
 def read(page: str) -> Reader:
-    """A page that was found to be well-formed and to need nothing from elsewhere."""
+    """Parse a page, and check that it is well-formed and loads nothing from elsewhere."""
     reader = Reader(page)
     assert reader.wrong == []
     assert not {"link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in reader.tags}

@@ -1,4 +1,4 @@
-"""What the tests of gates share: six tiny families, gates on all that can have them, random masks."""
+"""Helpers for the tests of gates: six tiny families, gates on all axes and regions that can have them, random masks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _made(name: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def everything(program: Program) -> list[GateTarget]:
-    """Each exact axis; qk and v of each head apart where they may."""
+    """The targets for gates: each exact axis without choices, q/k and v dims within each head where that is possible."""
     analysis = analyze(program)
     asked: list[GateTarget] = []
     for axis in analysis.axes:
@@ -86,7 +86,7 @@ def masked(on: Gated, masks: Mapping[Gate, Tensor]) -> dict[str, Tensor]:
 
 
 def with_masks(on: Gated, masks: Mapping[Gate, Tensor]) -> Program:
-    """The gated program itself, some gates closed."""
+    """The gated program itself, with these gates."""
     return rebuild(on.program, copy_graph(on.program), masked(on, masks))
 
 

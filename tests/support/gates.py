@@ -1,4 +1,4 @@
-"""Gates, as the law about them needs them: a 0/1 mask per axis, multiplied into the graph at every sum over the axis."""
+"""Reference gates for the law about them: a 0/1 mask per axis, multiplied into the graph at every sum over the axis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models that tests speak about: tiny transformers by name, and nets of the zoo; with the inputs that they take."""
+"""Models for the tests: tiny transformers by name, and nets of the zoo, with their inputs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def captured(name: str, dynamic: bool = False) -> Program:
 
 
 def dynamic_shapes(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Batch dynamic, and length for tokens."""
+    """Dynamic shapes: the batch, and the length of tokens."""
     auto = torch.export.Dim.AUTO
     return {name: {0: auto} if value.dim() > 2 else {0: auto, 1: auto} for name, value in inputs.items()}
 

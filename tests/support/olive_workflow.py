@@ -1,9 +1,9 @@
-"""What docs/guide/olive.md shows, and the tests within Olive, in a virtual environment of its own:
+"""Olive workflow: the tests within Olive and the commands of docs/guide/olive.md, in a virtual environment of its own.
 
     python tests/support/olive_workflow.py FOLDER
 
 It makes FOLDER/venv (once; minutes), runs tests/integrations/olive/test_olive_pass.py in it, and then the commands of the page in
-FOLDER/work, which must not exist. Everything that these print is shown; the exit code is 0 if all went well.
+FOLDER/work, which must not exist. All their output is shown; the exit code is 0 if all of them succeed.
 """
 
 import os
@@ -23,7 +23,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def environment(folder: Path) -> Path:
-    """The venv, made if it is not there, with the versions that CI has where Olive accepts them."""
+    """The venv, created if it is missing, with the versions of CI where Olive accepts them."""
     venv = folder / "venv"
     python = venv / "bin" / "python"
     if python.exists():

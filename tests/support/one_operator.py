@@ -1,6 +1,6 @@
-"""A rule against its operator: a program of one operator, its tensors cut along the axes that the rule claims, must give the cut result.
+"""Check of a rule against its operator: a program of one operator, its tensors cut along the claimed axes, must give the cut result.
 
-The dims of the result stay free here (a program's own analysis pins its outputs), so every claim of the rule comes to light.
+The dims of the result stay free here (a program's own analysis pins its outputs), so that every claim of the rule is checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ aten = torch.ops.aten
 
 
 class OneOperator(nn.Module):
-    """Calls a function on parameters (floating operands) and buffers (all others)."""
+    """Module that calls a function on parameters (floating operands) and buffers (all others)."""
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class OneOperator(nn.Module):
 
 @contextmanager
 def free_outputs() -> Iterator[None]:
-    """Analysis that does not pin the outputs of a graph."""
+    """Context in which analysis does not pin the outputs of a graph."""
 
     def walk(program: Program) -> Flow:
         found = Flow()
@@ -72,7 +72,7 @@ def free_outputs() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one check: how many axes were cut, the largest relative difference, and the operators of the program."""
+    """Result of one check: numbers of axes and of exact ones, largest relative difference, unknown operators, all operators."""
 
     axes: int
     exact: int
@@ -104,7 +104,7 @@ def check_program(program: Program) -> Verdict:
 
 
 def by_hand(target: Any, *args: Any, cast: bool = False, **kwargs: Any) -> Program:
-    """A program that calls this very operator, for one that torch.export would take apart; what it writes is written into a copy.
+    """A program that calls exactly this operator, which torch.export would decompose; an operator in place writes into a copy.
 
     With `cast`, integers and booleans come from parameters that are cast, so that their dims are axes.
     """
@@ -139,7 +139,7 @@ def _leaf(graph: fx.Graph, holder: OneOperator, place: int, cast: bool) -> Any:
 
 
 def _called(graph: fx.Graph, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-    """A call with the value that it gives."""
+    """A node that calls an operator, with its value in `meta`."""
     node = graph.call_function(target, args, kwargs)
     values = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
     node.meta["val"] = target(*values[0], **values[1])

@@ -1,4 +1,4 @@
-"""What an ONNX file computes, counted from its text by shape inference: nothing is run, and nothing of fxprune is used.
+"""FLOPs of an ONNX file, counted from its graph by shape inference: nothing is run, and nothing of fxprune is used.
 
 The convention is that of `fxprune.cost.count`: a multiply-add counts 2, and only contractions count (products, convolutions, attention).
 """
@@ -20,7 +20,7 @@ def counted_flops(path: Path, inputs: Mapping[str, Sequence[int]]) -> int:
     for value in model.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, inputs[value.name], strict=True):
             dim.dim_value = size
-    del model.graph.value_info[:]  # the exporter's symbols: inference says the numbers
+    del model.graph.value_info[:]  # the exporter's symbols: inference puts numbers in their place
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph

@@ -1,4 +1,4 @@
-"""OUT in somebody else's toolchain: our command line writes folders here, optimum-onnx loads them in a venv of its own.
+"""Output folders in optimum-onnx: fxprune's command line writes them here, optimum-onnx loads them in a venv of its own.
 
     python -m support.optimum_folder WORK            build WORK/venv (pinned), write WORK/CASE, load each, print a line of JSON for each
 
@@ -21,7 +21,7 @@ from support.tiny import BERT, TRAIN, saved, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: optimum-onnx 0.1 wants transformers before 4.58; torch comes first, for what follows would take another build
+#: optimum-onnx 0.1 requires transformers before 4.58; torch comes first, since the other packages would install another build
 PINS = (
     ("torch==2.13.0",),
     (
@@ -55,7 +55,7 @@ VIT: Mapping[str, Any] = {**BERT, "image_size": 16, "patch_size": 8, "num_labels
 
 @dataclass(frozen=True)
 class Case:
-    """A model of transformers, the class of optimum that loads what was made of it, and the pipeline."""
+    """A model of transformers, the class of optimum that loads the result, the configuration, and the pipeline."""
 
     model: str
     loader: str
@@ -81,7 +81,7 @@ CASES: dict[str, Case] = {
 
 
 def foreign(venv: Path) -> Path:
-    """The Python of a venv with optimum-onnx, made where it is not there."""
+    """The Python of a venv with optimum-onnx, which is created where it is missing."""
     python = venv / "bin" / "python"
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
@@ -91,7 +91,7 @@ def foreign(venv: Path) -> Path:
 
 
 def made(name: str, work: Path) -> Path:
-    """OUT of a case, written by our command line, with what the program says of fresh inputs."""
+    """The output folder of a case, written by the command line, with fresh inputs and the program's outputs in expected.npz."""
     case, out = CASES[name], work / name
     model = (
         "minilm" if name == "minilm" else f"hf:{saved(work / f'{name}-model', case.model, **case.settings)}"
@@ -111,7 +111,7 @@ def made(name: str, work: Path) -> Path:
 
 
 def _greedy(program: Any, ids: torch.Tensor, count: int = 6) -> torch.Tensor:
-    """The tokens that the program finds likeliest, one after another, without a cache."""
+    """The tokens of greedy decoding by the program, without a cache."""
     for _ in range(count):
         logits = program(input_ids=ids, attention_mask=torch.ones_like(ids))["logits"]
         ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
@@ -126,7 +126,7 @@ def _training(data: Path, model: str, pipeline: str) -> list[str]:
 
 
 def _inputs(out: Path) -> dict[str, torch.Tensor]:
-    """Sentences through the tokenizer in OUT, or images."""
+    """Sentences encoded by the tokenizer in the output folder, or images."""
     from transformers import AutoTokenizer
 
     names = [entry["name"] for entry in json.loads((out / "fxprune.json").read_text())["inputs"]]
@@ -138,7 +138,7 @@ def _inputs(out: Path) -> dict[str, torch.Tensor]:
 
 
 def loaded(python: Path, name: str, out: Path) -> dict[str, Any]:
-    """What the other venv says of a folder."""
+    """The result of optimum_load.py for a folder, in the other venv."""
     command: list[str | Path] = [python, ROOT / "tests" / "optimum_load.py", CASES[name].loader, out]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env={"HF_HUB_OFFLINE": "1"})
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -1,9 +1,9 @@
-"""Runs in a venv with optimum-onnx and without fxprune: loads a folder three ways, and says how far they are from what was expected.
+"""Loader of an output folder in a venv with optimum-onnx and without fxprune: loads it three ways, and compares with expected outputs.
 
     python optimum_load.py CLASS OUT
 
-OUT/expected.npz holds the inputs (`in.NAME`) and the outputs of the program (`out.NAME`), OUT/sentences.json what the inputs were made
-of. Prints a line of JSON: the largest relative difference of the ORTModel, of a plain InferenceSession and of model.pt2.
+OUT/expected.npz has the inputs (`in.NAME`) and the outputs of the program (`out.NAME`), OUT/sentences.json the sentences of the inputs.
+Prints a line of JSON, with the largest relative differences of the ORTModel, of a plain InferenceSession and of model.pt2.
 """
 
 import importlib
@@ -26,7 +26,7 @@ def relative(ours: Any, theirs: Any) -> float:
 
 
 def tokenized(out: Path) -> dict[str, Any]:
-    """What the folder's own tokenizer makes of the sentences."""
+    """The sentences, encoded by the folder's own tokenizer."""
     sentences = json.loads((out / "sentences.json").read_text())
     made = AutoTokenizer.from_pretrained(out)(sentences, padding=True, return_tensors="np")
     return {name: np.asarray(value) for name, value in made.items()}
@@ -61,7 +61,7 @@ def main(kind: str, out: Path) -> dict[str, Any]:
 
 
 def program(out: Path, given: dict[str, Any], wanted: dict[str, Any]) -> float:
-    """The program itself, read without fxprune: the classes of its outputs must have been imported."""
+    """The largest difference of the program itself, read without fxprune; the classes of its outputs must be imported first."""
     for module in json.loads((out / "fxprune.json").read_text())["containers"]:
         importlib.import_module(module)
     loaded = torch.export.load(out / "model.pt2").module(check_guards=False)

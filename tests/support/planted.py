@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""An encoder of eight layers of which three do nothing, and how good it is: the answer of a search is known beforehand.
+# The result of calling a module is Any to the type checker.
+"""Planted encoder: eight layers of which three do nothing, and its evaluator, so that the result of a search is known beforehand.
 
 `python tests/support/planted.py JOURNAL COUNT SECONDS` searches it, so slowly that a test can kill it.
 """
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Says of which token there are most."""
+    """Encoder that is trained to predict the most frequent token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def trained() -> Program:
-    """Trained with the idle layers idle: the output projections of both of their branches are zero."""
+    """The encoder, trained with idle layers: the output projections of both of their branches stay zero."""
     torch.manual_seed(0)
     model = Encoder()
     for i in IDLE:

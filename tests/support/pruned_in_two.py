@@ -1,4 +1,4 @@
-"""Run by torchrun in each of two processes: a gated model trains under Accelerate on data of its own, and says what became of its gates."""
+"""Worker of two processes under torchrun: trains a gated model under Accelerate on data of its own, and writes the state of its gates."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-"""What the tests of re-fitting share: small nets, and ways to ask."""
+"""Helpers for the tests of weight re-fitting: small nets, their data and selections, and measures of error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH = 16
 
 
 def summed(x: Tensor, y: Tensor) -> Sums:
-    """Taken in two parts."""
+    """The sums of a least-squares problem, accumulated in two parts."""
     sums, place = Sums(), len(x) // 3
     sums.take(x[:place], y[:place])
     sums.take(x[place:], y[place:])
@@ -56,7 +56,7 @@ class Branch(nn.Module):
 
 
 class Stream(nn.Module):
-    """Two branches on a residual stream, in the order that a subclass says."""
+    """Two branches on a residual stream, one after the other where a subclass does not arrange them in another way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Stream(nn.Module):
 
 
 class Parallel(Stream):
-    """Both branches are computed before either is added."""
+    """Stream with both branches computed before either is added."""
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.a(x), self.b(x)
@@ -77,7 +77,7 @@ class Parallel(Stream):
 
 
 class Placed(Stream):
-    """A table of positions as large as the value is added to a matrix's result."""
+    """Stream with a table of positions, as large as the value, that is added to a matrix's result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Placed(Stream):
 
 
 class Latent(Stream):
-    """The stream begins with a parameter, as large as the batch."""
+    """Stream that begins with a parameter, expanded to the size of the batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Latent(Stream):
 
 
 class Counting(Stream):
-    """Counts its runs in a buffer, and what it gives depends on the count."""
+    """Stream that counts its runs in a buffer, and whose result depends on the count."""
 
     runs: Tensor
 
@@ -115,7 +115,7 @@ class Counting(Stream):
 
 
 def free(model: nn.Module, *sizes: int) -> Program:
-    """Captured with a free batch."""
+    """The program of a model, captured with a free batch."""
     return capture(model.eval(), (torch.randn(sizes),), dynamic=({0: FREE},))
 
 
@@ -129,7 +129,7 @@ def calibration(program: Program, count: int, *sizes: int) -> Calibration:
 
 
 def without_last(program: Program, gone: int = 4) -> Selection:
-    """Every exact axis that nothing surrounds loses its last units."""
+    """A selection without the last units of each exact axis of neurons or channels."""
     axes = [axis for axis in analyze(program).axes if axis.exact and axis.role in ("ffn", "channels")]
     return Selection({axis.name: range(axis.size - gone) for axis in axes})
 
@@ -187,7 +187,7 @@ def first(outputs: Any) -> Tensor:
 
 
 def quarter_less(program: Program) -> Selection:
-    """A quarter of the neurons, channels and heads goes, and a unit of what lies within heads."""
+    """A selection without a quarter of the neurons, channels and heads, and without a tenth of the dims within heads, rounded up."""
     roles = {"ffn": 0.75, "channels": 0.75, "heads": 0.75, "qk": 0.9, "v": 0.9}
     axes = [axis for axis in analyze(program).axes if axis.exact and axis.role in roles]
     axes = [axis for axis in axes if "queries" not in axis.name and axis.size > 2]

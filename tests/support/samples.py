@@ -1,4 +1,4 @@
-"""Hand-made samples for the operators that torch's own samples never reach: aliases that export takes apart, casts, recurrent cells."""
+"""Hand-made samples for the operators that torch's own samples never reach: aliases that export decomposes, casts, recurrent cells."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def overloads(table: list[tuple[str, tuple[Any, ...]]]) -> Iterator[tuple[Any, t
             yield getattr(getattr(aten, base), overload or "default"), operands
 
 
-#: functions of operands, and how many axes the rule must find exact
+#: (name, function, operands, number of axes that the rule must find exact)
 COMPOSED: list[tuple[str, Callable[..., Any], tuple[Any, ...], int]] = [
     ("einsum, ellipsis", lambda a, b: torch.einsum("...ij,...jk->...ik", a, b), (r(2, 4, 6), r(2, 6, 8)), 4),
     (

@@ -1,7 +1,7 @@
-"""How long capture and analysis take at real sizes, on the meta device: `python tests/support/scale.py` (make scale) prints the table.
+"""Time of capture and analysis at real sizes, on the meta device: `python tests/support/scale.py` (make scale) prints the table.
 
-Each row runs in a process of its own, so that its peak memory (libraries included) is its own. `plan` is what a pass decides without
-reading weights: half of every exact axis.
+Each row runs in a process of its own, so that its peak memory (libraries included) is its own. The plan is that of a pass
+which reads no weights: half of every exact axis.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LAYERS = (12, 24, 48, 96)
 
 
 def bert(layers: int) -> nn.Module:
-    """BERT-base's widths."""
+    """A BERT of BERT-base's widths."""
     from transformers import BertConfig, BertModel
 
     return BertModel(BertConfig(num_hidden_layers=layers))
 
 
 def llama(layers: int) -> nn.Module:
-    """Llama-7B's widths."""
+    """A Llama of Llama-7B's widths."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers))

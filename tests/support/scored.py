@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-"""What tests/scores share: small nets, and ways to ask."""
+"""Helpers for tests/scores: small nets, their data, and reference computations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Bend(nn.Module):
 
 
 class Heads(nn.Module):
-    """Attention of two heads with three dims each; a gate on what is read of every head."""
+    """Attention of two heads with three dims each, with an optional gate on the results of the heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Heads(nn.Module):
 
 
 def free(model: nn.Module, *sizes: int) -> Program:
-    """Captured with a free batch."""
+    """The program of a model, captured with a free batch."""
     return capture(model.eval(), (torch.randn(sizes),), dynamic=({0: FREE},))
 
 
@@ -72,7 +72,7 @@ def one_batch(program: Program, value: Tensor) -> Calibration:
 
 
 def rated(program: Program, name: str, data: Calibration | None, **options: Any) -> Worth:
-    """What a score says of the only axis of a program."""
+    """The worth of the units of a program's only axis, by a score."""
     analysis = analyze(program)
     units = Units(analysis.axes[0])
     assert len(analysis.axes) == 1
@@ -80,7 +80,7 @@ def rated(program: Program, name: str, data: Calibration | None, **options: Any)
 
 
 def worths(worth: Worth) -> Tensor:
-    """What each unit is worth by itself, [groups, size]."""
+    """The worth of each unit by itself, [groups, size]."""
     return torch.empty_like(worth.errors[:, 1:]).scatter_(1, worth.order, worth.errors.diff(dim=1))
 
 
@@ -96,7 +96,7 @@ def family_data(name: str) -> Calibration:
 
 
 def everything(analysis: Analysis) -> list[Units]:
-    """All axes, and those that may differ for each head."""
+    """The units of all axes, and those of axes within heads, for each head apart."""
     within = [Units(axis, site.main) for site in find_sites(analysis) for axis in site.inner]
     return [*map(Units, analysis.axes), *within]
 
@@ -126,7 +126,7 @@ def silent(program: Program, axis: Axis, unit: int, names: Sequence[str]) -> Pro
 
 
 def unexplained(known: Tensor, wanted: Tensor, bias: bool) -> float:
-    """The share of a target's squares that no weights on known columns explain."""
+    """The share of a target's squares that a least-squares fit on known columns does not explain."""
     columns = torch.cat([known, torch.ones(len(known), 1)], 1) if bias else known
     columns, target = columns.double(), wanted.double()
     fitted = torch.linalg.lstsq(columns, target).solution if columns.shape[1] else None
@@ -135,7 +135,7 @@ def unexplained(known: Tensor, wanted: Tensor, bias: bool) -> float:
 
 
 class Twice(Bend):
-    """Two outputs read the units."""
+    """Net with two outputs that read the units."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ def labelled(*sizes: tuple[int, ...], seed: int = 0) -> Calibration:
 
 
 def gated(model: Heads, data: Calibration) -> tuple[list[Tensor], list[float]]:
-    """The gradients of a supervised loss by gates that stand in the model, and each batch's share of the rows."""
+    """The gradients of a supervised loss with respect to gates in the model, and each batch's share of the rows."""
     slopes: list[Tensor] = []
     for batch in data.batches:
         model.gate = torch.ones(2, 3, requires_grad=True)
@@ -174,7 +174,7 @@ def gated(model: Heads, data: Calibration) -> tuple[list[Tensor], list[float]]:
 
 
 class Merged(Heads):
-    """Heads share a dimension with the batch, as in torch's own attention."""
+    """Heads that share a dimension with the batch, as in torch's own attention."""
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
@@ -201,7 +201,7 @@ class Complex(nn.Module):
 
 
 class Early(nn.Module):
-    """The first output does not depend on the later units."""
+    """Net whose first output does not depend on the later units."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Early(nn.Module):
 
 
 class Chosen(Bend):
-    """Gives the best class, which no gradient comes through; `beside` gives scores of its own, too."""
+    """Net that returns the best class, which has no gradient; with `beside`, the scores of another net, too."""
 
     def __init__(self, beside: bool) -> None:
         super().__init__(3)
@@ -225,7 +225,7 @@ class Chosen(Bend):
 
 
 class Counting(Bend):
-    """Counts its runs in a buffer, and adds the count to what it gives."""
+    """Net that counts its runs in a buffer, and adds the count to its result."""
 
     runs: Tensor
 
@@ -239,7 +239,7 @@ class Counting(Bend):
 
 
 class Written(Bend):
-    """Writes through a view into what a matrix gives, and later into what another one read."""
+    """Net that writes through a view into the result of a matrix, and later into the input of another one."""
 
     def __init__(self) -> None:
         super().__init__(9)

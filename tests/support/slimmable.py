@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""What slim is tried on: small programs with calibration data, and the pass itself at a small point."""
+# The result of calling a module is Any to the type checker.
+"""Helpers for the tests of slim: small programs with calibration data, and the pass itself at a small point."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ COUNTED: dict[str, dict[str, float]] = {}
 
 
 def remembered(name: str) -> Meter:
-    """A meter that counts what parts cost once for all tests; tests/cost/test_table.py is about the counting."""
+    """A meter that counts the cost of each part once for all tests; tests/cost/test_table.py tests the counting."""
 
     def meter(wanted: Wanted) -> dict[Key, float]:
         for signature, make in wanted.values():
@@ -125,7 +125,7 @@ def kept(outcome: Outcome) -> dict[str, int]:
 
 
 def share_of(program: Program, slimmed: Program, name: str) -> float:
-    """Counted here, not there."""
+    """The share of a budget's quantity that is left, counted here and not by the pass."""
     if name == "flops":
         return count_flops(slimmed, POINT) / count_flops(program, POINT)
     sizes = []

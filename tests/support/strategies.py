@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
+# The result of calling a module is Any to the type checker.
 """Random small nets for the laws: a chain of steps over [batch, length, width], built of operators that have rules."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Step:
 
 
 class RandomNet(nn.Module):
-    """Each step reads the value before it; `earlier` and `joined` read older values too."""
+    """Random net: each step reads the value before it; `earlier`, `joined` and `maximum` read older values too."""
 
     def __init__(self, steps: tuple[Step, ...], seed: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Run by torchrun in each of two processes: a student is taught on its share of the rows, and says what became of its gates."""
+"""Worker of two processes under torchrun: trains a student on its share of the rows, and writes the state of its gates."""
 
 from __future__ import annotations
 

@@ -31,13 +31,13 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "thing", *COLOURS,
 
 
 def saved(folder: Path, kind: str = "BertModel", **settings: Any) -> Path:
-    """A model of three layers, of a class of transformers, and a tokenizer that knows WORDS."""
+    """Save a model of a class of transformers, and a tokenizer with the vocabulary WORDS."""
     import transformers
 
     model = getattr(transformers, kind)
     config = model.config_class(vocab_size=len(WORDS), **settings)
     with quiet(), torch.random.fork_rng():
-        torch.manual_seed(0)  # whatever tests ran before
+        torch.manual_seed(0)  # the same weights, whichever tests ran before
         model(config).save_pretrained(folder)
         transformers.BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
     return folder

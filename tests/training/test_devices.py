@@ -1,4 +1,4 @@
-"""Training on another device than the one where a module lies."""
+"""Device placement: training on another device than the module's own."""
 
 import gc
 import weakref

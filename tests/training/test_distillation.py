@@ -1,4 +1,4 @@
-"""Distillation: losses as the paper writes them, hidden states from the right modules, any teacher."""
+"""Distillation: losses as in the paper, hidden states from the right modules, any teacher."""
 
 from __future__ import annotations
 

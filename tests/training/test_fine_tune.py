@@ -1,4 +1,4 @@
-"""Evaluators that train: what is trained is a copy, the rows are the same every time, and two runs give one number."""
+"""Fine-tuning evaluators: they train a copy, the rows are the same every time, and two runs give the same number."""
 
 from __future__ import annotations
 

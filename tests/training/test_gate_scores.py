@@ -1,4 +1,4 @@
-"""Scores that are learned, and groups that are pulled to zero: what is planted is found, and nothing else goes."""
+"""Movement scores and group lasso: the planted blocks or groups are found, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: killed and resumed ends bit-equal, mixed precision trains what is evaluated, hooks see every step."""
+"""Training loop: a killed and resumed run ends bit-equal, mixed precision trains the module that is evaluated, hooks run at every step."""
 
 from __future__ import annotations
 

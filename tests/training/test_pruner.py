@@ -1,4 +1,4 @@
-"""The pruner: scores are gate gradients, what is planted goes first, densities are met, and nothing else sees the gates."""
+"""The pruner: scores are gate gradients, planted units go first, densities are met, and no optimizer moves a gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teach: a program loses units while labels or a teacher train it; what was said is remembered; a killed run closes the same gates."""
+"""Training with a method: units go while labels or a teacher train, teacher outputs are cached, a killed run closes the same gates."""
 
 from __future__ import annotations
 

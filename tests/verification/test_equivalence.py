@@ -1,4 +1,4 @@
-"""The proof: it accepts what shrink gives, leaves inexact axes out of the claim, and names the first node that differs."""
+"""Equivalence proof: it accepts the results of shrink, leaves inexact axes out of the claim, and names the first node that differs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The check that every architecture of the zoo must pass: what is pruned equals the zeroed original, and the check is not vacuous."""
+"""Zoo check: every architecture's pruned program equals the zeroed original, and the check is not vacuous."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Patches = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one architecture: `ok`, `capture-failed`, `wrong` or `crash`, with the reason and the numbers.
+    """Result of one architecture: `ok`, `capture-failed`, `wrong` or `crash`, with the reason and the numbers.
 
-    `order` and `onnx` are empty until `zoo.stages` has looked: what shuffled constraints and ONNX Runtime say.
+    `order` and `onnx` are the results of shuffled constraints and of ONNX Runtime, empty until `zoo.stages` has run them.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give every parameter and running statistic a value that matters, at scales that keep the outputs finite."""
+    """Give every parameter and running statistic a random value, at scales that keep the outputs finite."""
     torch.manual_seed(seed)
     done: set[int] = set()
     with torch.no_grad():
@@ -174,7 +174,7 @@ def _compared(analysis: Analysis, selection: Selection, label: str, outcome: Out
 def _judged(
     pair: tuple[Program, Program], kwargs: Mapping[str, Any], label: str, outcome: Outcome
 ) -> Outcome:
-    """The outcome after comparing the pruned with the zeroed program; beyond the bar, float64 tells rounding from a wrong answer."""
+    """The outcome after comparing the pruned with the zeroed program; beyond the bar, float64 decides whether it is rounding."""
     relative = difference(*(outputs(each, kwargs) for each in pair))
     better = replace(outcome, relative=max(outcome.relative, relative))
     if relative <= BAR:
@@ -187,7 +187,7 @@ def _judged(
 
 
 def _other_axes(analysis: Analysis, slim: Program, selection: Selection) -> str:
-    """How the axes of the pruned program differ from those of the original, less what was cut; empty where they don't."""
+    """The differences between the axes of the pruned program and those of the original, less what was cut; empty if there are none."""
     sizes = {axis.name: axis.size for axis in analysis.axes}
     kept = {name: len(selection[name]) for name in selection}
     wanted = {name: kept.get(name, size) for name, size in sizes.items() if kept.get(name, size) > 1}
@@ -220,7 +220,7 @@ def _resized(value: Any, dims: tuple[int, ...]) -> Any:
 
 
 def run(name: str, build: Build, dynamic: bool = True, patches: Patches | None = None) -> Outcome:
-    """Build, capture and check one architecture; nothing escapes."""
+    """Build, capture and check one architecture; a failed capture and a crash of the check are outcomes."""
     return begun(name, build, dynamic, patches)[0]
 
 
@@ -243,7 +243,7 @@ def begun(
 
 
 def said(error: Exception) -> str:
-    """The kind of an error and what it says, cut."""
+    """The type and the message of an error, cut to 400 characters."""
     return f"{type(error).__name__}: {error}"[:400]
 
 
@@ -269,7 +269,7 @@ def _unlike(model: nn.Module, program: Program, name: str) -> Outcome | None:
 
 
 def _exported(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """What torch.export makes of a model, without any of ours, returns."""
+    """The outputs of torch.export's own program of a model, without fxprune."""
     torch.manual_seed(1)
     with torch.no_grad():
         plain = torch.export.export(model, (), copied(kwargs), strict=False).module(check_guards=False)

@@ -1,4 +1,4 @@
-"""Comparing what programs return: outputs, their largest relative difference, and the same program in float64."""
+"""Comparison of programs: their outputs, the largest relative difference, and a copy of a program in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxprune.ir import Program, copy_graph, rebuild
 
 
 def copied(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Fresh tensors: torch.export marks those that it is given as dynamic, and a later export heeds the marks."""
+    """Clones of the tensors: torch.export marks those that it is given as dynamic, and a later export reads the marks."""
     fresh: dict[str, Any] = pytree.tree_map_only(Tensor, torch.clone, dict(kwargs))
     return fresh
 
@@ -25,7 +25,7 @@ def outputs(program: Program, kwargs: Mapping[str, Any]) -> list[Tensor]:
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest difference relative to the largest value of the same output; infinite where values are no numbers or shapes differ."""
+    """The largest difference relative to the largest value of the same output; infinite where shapes or non-finite places differ."""
     pairs = list(zip(ours, theirs, strict=True))
     if any(one.shape != other.shape for one, other in pairs):
         return float("inf")

@@ -1,7 +1,7 @@
 """The Hugging Face part of the zoo: one row for each architecture, a class of `transformers` with a tiny configuration.
 
-A row is the name of a class (and `/` a variant); sizes that `tiny.TINY` does not give stand in `overrides.OVERRIDES`, inputs in words
-that `inputs.made` understands. Nothing is imported or built before a row's `build` is called.
+A row is the name of a class (and `/` a variant); sizes that `tiny.TINY` does not give are in `overrides.OVERRIDES`, inputs in words
+that `inputs.made` parses. Nothing is imported or built before a row's `build` is called.
 """
 
 # ruff: noqa: SIM905 (names in words read better than lists of quoted names)

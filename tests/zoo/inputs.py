@@ -1,4 +1,4 @@
-"""Example inputs in words: `input_ids=ids/13 pixel_values=real/3x32x32` names inputs, what they hold and their sizes after the batch."""
+"""Example inputs in words: `input_ids=ids/13 pixel_values=real/3x32x32` names inputs, their contents and their sizes after the batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _padded(sizes: Sizes) -> Tensor:
 
 
 def _marked(sizes: Sizes) -> Tensor:
-    """Token ids, of which the given number say that a piece of an image stands here."""
+    """Token ids (batch, length), of which `count` in each row mark places of image pieces; `sizes` is (count, length)."""
     count, length = sizes
     ids = torch.randint(10, 99, (BATCH, length))
     ids[:, 1 : 1 + count] = IMAGE_TOKEN

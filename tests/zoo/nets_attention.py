@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
+# The result of calling a module is Any to the type checker.
 """Hand-written attention: fused and stacked qkv, grouped queries, rotary, relative bias, linear attention, cross-attention."""
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class ExpandedKv(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries of their own, learned, that look at the sequence (a Perceiver)."""
+    """Learned queries that attend to the sequence (a Perceiver)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ class RelativeBias(nn.Module):
 
 
 class Alibi(nn.Module):
-    """Slopes by head, computed from nothing."""
+    """Slopes by head, computed without inputs or parameters (ALiBi)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class Alibi(nn.Module):
 
 
 class QkNorm(nn.Module):
-    """Queries and keys are normalised per head."""
+    """Attention with queries and keys normalised per head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -309,7 +309,7 @@ class HeadScale(nn.Module):
 
 
 class Window(nn.Module):
-    """Attention in windows: batch and windows are folded (Swin)."""
+    """Attention in windows, which are folded into the batch (Swin)."""
 
     def __init__(self) -> None:
         super().__init__()

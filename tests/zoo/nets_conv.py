@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
+# The result of calling a module is Any to the type checker.
 """Hand-written convolutional and recurrent nets: residuals, concatenations, groups, resizing, padding, norms, recurrence."""
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ class Conv3d(nn.Module):
 
 
 class GridSample(nn.Module):
-    """Values are read at places that the net computes."""
+    """Values sampled at places that the net computes."""
 
     def __init__(self) -> None:
         super().__init__()

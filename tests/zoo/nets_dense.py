@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
+# The result of calling a module is Any to the type checker.
 """Hand-written nets of dense layers: residual and gated feed-forward nets, mixtures, parametrisations, shared weights."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""Hand-written nets with candidates: routers and their experts, codebooks, sparse activations. What is removed is never chosen."""
+# The result of calling a module is Any to the type checker.
+"""Hand-written nets with candidates: routers and their experts, codebooks, sparse activations. Removed candidates are never chosen."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class SortedRows(Router):
 
 
 class CountedExperts(Router):
-    """Numbers with which a net calculates tie its experts to their places."""
+    """Router with arithmetic on the numbers of experts, which ties the experts to their places."""
 
     def forward(self, x: Tensor) -> Tensor:
         weights, numbers = self.router(x).softmax(dim=-1).topk(2, dim=-1)
@@ -117,7 +117,7 @@ class CountedExperts(Router):
 
 
 class Codebook(nn.Module):
-    """The nearest of a list of codes takes the place of the input (vector quantisation)."""
+    """Vector quantisation: the input is replaced by the nearest of a list of codes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
-# A module called is Any to the type checker.
-"""Hand-written nets that are easy to get wrong: parametrised weights, one axis at two places, spread scalars, writes in place."""
+# The result of calling a module is Any to the type checker.
+"""Hand-written nets that are easy to get wrong: parametrised weights, one axis at two places, broadcast scalars, writes in place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WeightNorm(nn.Module):
 
 
 class SpectralNorm(nn.Module):
-    """In double precision: the norm of random weights may nearly cancel."""
+    """Spectral normalisation, in double precision: the norm of random weights may nearly cancel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class SpectralNorm(nn.Module):
 
 
 class InputConvex(nn.Module):
-    """Positive square weights on a residual stream: silence of the input is not silence of the result."""
+    """Positive square weights on a residual stream: a zero input does not make the result zero."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class OuterProduct(nn.Module):
 
 
 class Broadcast(nn.Module):
-    """A scalar that is spread over the units: removed units lose it too, zeros of weights do not say so."""
+    """A scalar that is broadcast over the units: removed units lose it too, which zeros of weights do not show."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class InPlace(nn.Module):
 
 
 class InPlaceThroughViews(nn.Module):
-    """A write that a view of a view sees, and one through dropout, which is its operand in evaluation."""
+    """A write that shows in a view of a view, and one through dropout, whose result is its operand in evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class SliceWrite(nn.Module):
 
 
 class DividedBySilence(nn.Module):
-    """What zeros would silence is divided by, too: 0 · (0 / 0) is not 0."""
+    """A value that zeros would silence is a divisor, too: 0 · (0 / 0) is not 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class DividedBySilence(nn.Module):
 
 
 class Strides(nn.Module):
-    """A view by strides speaks of memory, which cutting changes."""
+    """A view by strides, which depends on the memory layout that cutting changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Strides(nn.Module):
 
 
 class LearnedSteps(nn.Module):
-    """A recurrent net whose steps a layer makes, and that begins with a learned state."""
+    """A recurrent net whose steps come from a layer, and whose initial state is learned."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""ONNX Runtime on what was pruned: it must agree wherever the unpruned original exports.
+"""ONNX Runtime check: it must agree with the pruned program wherever the unpruned original exports.
 
 The pruned program is written by `fxprune.export_onnx`, which compares ONNX Runtime with the program at the example and, where sizes are
 dynamic, at a second shape. Only where that fails does the original matter: it *exports* if plain `torch.onnx.export(dynamo=True)` of the
@@ -38,7 +38,7 @@ AGREES, NO_EXPORT, DIFFERS_TOO, ROUNDS, FAILS = (
 
 @dataclass(frozen=True)
 class Agreement:
-    """ONNX Runtime on a pruned program: one of the five words, the reason, the largest relative difference, the shapes compared."""
+    """Result for a pruned program: one of the five words, the reason, the largest relative difference, the number of shapes compared."""
 
     said: str
     reason: str = ""
@@ -47,7 +47,7 @@ class Agreement:
 
 
 def agreement(model: nn.Module, original: Program, slim: Program) -> Agreement:
-    """Write and compare the pruned program; the original is exported only where that fails, to tell whose fault it is."""
+    """Write and compare the pruned program; the original is exported only where that fails, to find the cause."""
     with tempfile.TemporaryDirectory() as folder:
         draft, plain = Path(folder) / "slim.onnx", Path(folder) / "original.onnx"
         if _has_own_operators(slim) and (reason := _refused(model, original, plain)):
@@ -60,7 +60,7 @@ def agreement(model: nn.Module, original: Program, slim: Program) -> Agreement:
 
 
 def _has_own_operators(program: Program) -> bool:
-    """Whether there are operators from outside of torch, which rarely export: then asking the original first saves time."""
+    """Whether there are operators from outside of torch, which rarely export: then trying the original first saves time."""
     calls = program.graph.graph.nodes
     return any(
         isinstance(node.target, torch._ops.OpOverload) and node.target.namespace != "aten" for node in calls
@@ -70,9 +70,9 @@ def _has_own_operators(program: Program) -> bool:
 def _blamed(
     model: nn.Module, original: Program, slim: Program, file: Path, failure: ExportError
 ) -> Agreement:
-    """Torch's fault where the original does not export, ONNX Runtime's where it computes that wrongly too, else ours.
+    """The cause of a failure: torch where the original does not export, ONNX Runtime where it computes that wrongly too, else fxprune.
 
-    A net that blows rounding up, so that its own float32 is further than the bar from float64, can't be held to the bar.
+    A net that amplifies rounding, so that its own float32 is further than the bar from float64, can't be held to the bar.
     """
     if not file.exists() and (reason := _refused(model, original, file)):
         return Agreement(NO_EXPORT, reason)
@@ -113,7 +113,7 @@ def _plain(model: nn.Module, original: Program, file: Path) -> None:
 
 
 def _off(model: nn.Module, original: Program, file: Path) -> float:
-    """How far ONNX Runtime's outputs of the original's file are from the model's."""
+    """The relative difference between ONNX Runtime's outputs of the original's file and the model's."""
     opened = open_session(file)
     found = [torch.as_tensor(value) for value in run_session(opened, _renamed(opened, feeds(original)))]
     wanted = _tensors(model, original.kwargs)
@@ -130,7 +130,7 @@ def _is_random(program: Program) -> bool:
 
 
 def _rounding(program: Program) -> float:
-    """How far float32 is from float64 on the same program; not a number where it does not run in float64."""
+    """The relative difference between float32 and float64 on the same program; NaN where it does not run in float64."""
     try:
         return difference(outputs(program, program.kwargs), outputs(doubled(program), double(program.kwargs)))
     except RuntimeError:

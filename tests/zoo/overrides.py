@@ -1,4 +1,4 @@
-"""What configurations need beyond `tiny.TINY`: only sizes, never a hint about structure."""
+"""Overrides of configurations, beyond `tiny.TINY`: only sizes, never a hint about structure."""
 
 # ruff: noqa: PIE800, SIM905 (a ** keeps sizes that belong together on one line)
 

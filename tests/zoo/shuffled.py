@@ -1,4 +1,4 @@
-"""The axes of a program when its nodes are visited in another order: they must be the same."""
+"""Order of constraints: the axes of a program must be the same when its nodes are visited in another order."""
 
 from __future__ import annotations
 

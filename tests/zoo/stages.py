@@ -1,4 +1,4 @@
-"""One architecture in stages: what `check` says, then the order of constraints, then ONNX Runtime; a stage may run out of time alone."""
+"""Stages of one architecture: `check`, then the order of constraints, then ONNX Runtime; a stage may run out of time alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAME = "same"
 
 
 def stages(name: str, build: Build, dynamic: bool, patches: Patches | None, onnx: bool) -> Iterator[Outcome]:
-    """The outcome as it grows, after each stage; nothing escapes."""
+    """Yield the outcome after each stage; a crash of a check is an outcome, too."""
     outcome, made = begun(name, build, dynamic, patches)
     yield outcome
     if made is None or outcome.status != "ok":

@@ -90,7 +90,7 @@ TINY: dict[str, int] = {
 
 
 def tiny_config(kind: type[PretrainedConfig], overrides: Mapping[str, Any]) -> PretrainedConfig:
-    """A configuration of this kind with the sizes of `TINY`; `overrides` wins, and a dict in it speaks of a part of the configuration."""
+    """A configuration of this kind with the sizes of `TINY`; `overrides` wins, and a dict in it is for a part of the configuration."""
     default = kind()
     parts = {
         name: _part(default, name, overrides)

@@ -1,1 +1,1 @@
-"""What docs/results is made by. Not in the wheel: run it from a source checkout."""
+"""Benchmarks: the measurements behind docs/results. Not in the wheel: run them from a source checkout."""

@@ -1,8 +1,8 @@
-"""`python -m fxprune.tools.benchmarks.ablation [TASK …]`: a method on a real task, beside its ablations and its relatives (`--study`).
+"""`python -m fxprune.tools.benchmarks.ablation [TASK …]`: compare methods and their ablations on real tasks, one `--study` at a time.
 
 A teacher is trained once; then a student for each variant, density and seed, on the same rows. Results go into a JSON Lines file as soon as
-they are known, students and teachers beside it, so that a run that was interrupted goes on, and several may share the work. `--measure`
-lowers and times what was trained; `--page` draws docs/results/grain.md from the file.
+they are known, students and teachers beside it, so that an interrupted run can be continued, and several may share the work. `--measure`
+lowers and times the trained students; `--page` writes the page of the study (docs/results/grain.md, blocks.md or flop.md) from the file.
 """
 
 import argparse
@@ -51,7 +51,7 @@ _SECONDS = 6.0
 
 @dataclass(frozen=True)
 class _Setting:
-    """A task: its folder, its columns, its metric, the rows that are used, and the two recipes."""
+    """Setting of a task: its folder, columns and metric, the number of training rows (0: all), and the two recipes."""
 
     folder: str
     columns: Columns
@@ -60,7 +60,7 @@ class _Setting:
     teacher: Recipe
     student: Recipe
     beta: float = (
-        0.99  #: of the scores: the paper's 0.998 remembers 500 steps, a fifth of which is a run here
+        0.99  #: decay of the scores: the paper's 0.998 averages over 500 steps, too many for the runs here
     )
 
 
@@ -86,7 +86,7 @@ SETTINGS: dict[str, _Setting] = {
 
 
 class _Bench:
-    """One task: its program and rows, its teacher, and the students."""
+    """Bench of one task: its program and rows, its teacher, and the students."""
 
     def __init__(self, task: str, out: Path, device: str = "") -> None:
         self.task, self.out, self.device = task, out, device
@@ -115,13 +115,13 @@ class _Bench:
         return module
 
     def judged(self, module: nn.Module) -> float:
-        """The task's metric on dev."""
+        """The task's metric of a module on dev."""
         with placed([module], self.device):
             answers = predicted(self.program, module, self.dev)
         return METRICS[self.setting.metric].of(self.dev.labels.numpy(), answers.numpy())
 
     def student(self, variant: str, density: float, seed: int) -> None:
-        """Train one, and keep it."""
+        """Train the student of a variant, density and seed; save its weights and record its metric."""
         method, program = self.method(variant, density, seed), self.start(variant, density, seed)
         recipe = replace(self.setting.student, seed=seed)
         longer = EPOCHS.get(variant) or getattr(method, "epochs", 0)
@@ -135,7 +135,7 @@ class _Bench:
                   reached=taught.pruner.density, method=str(method), recipe=asdict(recipe), **_left(taught.pruner))  # fmt: skip
 
     def lowered(self, variant: str, density: float, seed: int, settings: Settings) -> tuple[Lowered, Any]:
-        """What is left of one, its uneven heads lowered in the way that is fastest here."""
+        """A trained student, lowered, and for each axis of uneven heads the lowering that is fastest here."""
         method, clock = self.method(variant, density, seed), Clock(settings, default_cache())
         gated = method.gated(self.start(variant, density, seed))
         tensors = load_file(self.file(variant, density, seed))
@@ -144,28 +144,28 @@ class _Bench:
         return replace(done, program=method.finish(done.program, clock, POINT)), how
 
     def start(self, variant: str, density: float, seed: int) -> Program:
-        """What one begins with: the whole program, or what another method left."""
+        """The program that a student starts from: that of `STARTS` where the variant has one, else the whole program."""
         begin = STARTS.get(variant)
         return begin(self, density, seed) if begin else self.program
 
     def left_by(self, variant: str, density: float, seed: int) -> Program:
-        """What a student became, which is trained now where it is not there yet."""
+        """The lowered program of a student, which is trained first where its weights are not saved yet."""
         if not self.file(variant, density, seed).exists():
             self.student(variant, density, seed)
         gated = self.method(variant, density, seed).gated(self.start(variant, density, seed))
         return lower(gated, load_file(self.file(variant, density, seed))).program
 
     def method(self, variant: str, density: float, seed: int) -> Any:
-        """A row of STUDIES at a density."""
+        """The method of a variant, at a density."""
         make, _ = STUDY_VARIANTS[variant]
         return make(density, seed, self.setting.beta)
 
     def file(self, variant: str, density: float, seed: int) -> Path:
-        """Where a student lies."""
+        """The path of a student's weights."""
         return self.out.parent / f"{self.task}-{variant}-{density:g}-{seed}.safetensors"
 
     def note(self, **figures: Any) -> None:
-        """One line of results."""
+        """Append one line of results to the file, and print its beginning to standard error."""
         text = json.dumps({"task": self.task, "measure": self.setting.metric, **figures}, default=float)
         sys.stderr.write(text[:300] + "\n")
         with self.out.open("a", encoding="utf-8") as lines:
@@ -173,13 +173,13 @@ class _Bench:
 
 
 def _on(setting: _Setting, device: str) -> _Setting:
-    """A setting on a device."""
+    """The setting with both recipes on a device."""
     made = {name: replace(getattr(setting, name), device=device) for name in ("teacher", "student")}
     return replace(setting, **made)
 
 
 def _left(pruner: Pruner) -> dict[str, Any]:
-    """What is open: heads by the number of their value dims in each layer, and neurons in each layer."""
+    """Open units: the value dims of each open head by layer, the neurons of each layer, and ranks where there are any."""
     heads: list[list[int]] = []
     neurons: list[int] = []
     for entry in left(pruner):
@@ -195,7 +195,7 @@ def _left(pruner: Pruner) -> dict[str, Any]:
 
 
 def _zeros(program: Program) -> float:
-    """The share of the numbers in matrices that run over heads or neurons that are zero."""
+    """The share of zeros among the weights of matrices over heads or neurons (`FILLED_ROLES`)."""
     found = [
         program.tensors()[site.matrix.weight] for site in find_blocked_weights(analyze(program), FILLED_ROLES)
     ]
@@ -203,7 +203,7 @@ def _zeros(program: Program) -> float:
 
 
 def lengths(program: Program) -> dict[str, int]:
-    """How many heads and neurons a program has."""
+    """The numbers of heads and neurons of a program, over its exact axes."""
     axes = [axis for axis in analyze(program).axes if axis.exact]
     return {role: sum(axis.size for axis in axes if axis.role == role) for role in ("heads", "ffn")}
 
@@ -223,12 +223,12 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """What is known so far."""
+    """The results so far; empty where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _known(path: Path, task: str) -> set[tuple[str, float, int]]:
-    """The students that were trained."""
+    """The trained students of a task: (variant, density, seed) each."""
     return {
         (row["variant"], row["density"], row["seed"])
         for row in read(path)
@@ -237,7 +237,7 @@ def _known(path: Path, task: str) -> set[tuple[str, float, int]]:
 
 
 def _measure(bench: _Bench, settings: Settings, seconds: float) -> None:
-    """Lower, write and time the students that were not timed yet, each in turns with the whole model."""
+    """Lower, export and time the students that have no timing yet, each in turns with the whole model."""
     rows = read(bench.out)
     timed = {
         (r["variant"], r["density"], r["seed"]) for r in rows if r["task"] == bench.task and "speedup" in r
@@ -262,7 +262,7 @@ def _measure(bench: _Bench, settings: Settings, seconds: float) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is not known yet; or measure what was trained; or write the page."""
+    """Train the students that have no results yet; or measure the trained ones; or write the page."""
     options = _parser().parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)

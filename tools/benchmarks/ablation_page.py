@@ -1,4 +1,4 @@
-"""docs/results/grain.md: what `fxprune.tools.benchmarks.ablation` found, drawn from its file."""
+"""Pages of `fxprune.tools.benchmarks.ablation`: docs/results/grain.md, blocks.md and flop.md, each written from its file of figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -62,7 +62,7 @@ python -m fxprune.tools.benchmarks.ablation CoLA SST-2 --study ranks --out docs/
 ```"""
 
 _Left: TypeAlias = Callable[[_Entries, _Entries], str]
-"""(what was trained, what was measured) to a cell."""
+"""Function from (records of training, records of measuring) to a cell."""
 
 
 def _heads(students: _Entries, measured: _Entries) -> str:
@@ -87,7 +87,7 @@ def _reached(students: _Entries, measured: _Entries) -> str:
     return spread(found) if found else "–"
 
 
-#: study: (what stands before its tables, what stands behind them, columns of its own)
+#: study: (text before its tables, text after them, columns of its own)
 _STUDIES: dict[str, tuple[str, str, Mapping[str, _Left]]] = {
     "grain": (_HEAD, CURVES, {"heads left": _heads}),
     "blocks": (_BLOCKS, "", {"heads left": _whole_heads, "zeros": _zeros}),
@@ -96,7 +96,7 @@ _STUDIES: dict[str, tuple[str, str, Mapping[str, _Left]]] = {
 
 
 def render_ablation(study: str, entries: _Entries, variants: Mapping[str, str], note: str) -> str:
-    """The whole page."""
+    """The Markdown page of a study; `variants` are their descriptions by name, `note` is a sentence about the run."""
     head, tail, own = _STUDIES[study]
     parts = [head, note] if note else [head]
     for task, found in groupby(

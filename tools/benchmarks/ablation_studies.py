@@ -1,4 +1,4 @@
-"""What `fxprune.tools.benchmarks.ablation` compares: studies, their variants as methods, and what some of them begin with."""
+"""Studies of `fxprune.tools.benchmarks.ablation`: their variants as methods, and the programs that some variants start from."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ from fxprune.passes.flop import balanced, starts
 from fxprune.rewrite.factorize import factorize
 
 Make: TypeAlias = Callable[[float, int, float], Any]
-"""(density, seed, beta) to a method."""
+"""Function from (density, seed, beta) to a method."""
 
 
 def _grain(**changes: Any) -> Make:
@@ -24,7 +24,7 @@ def _blocks(variant: str, **changes: Any) -> Make:
     return lambda density, seed, beta: Blocks(variant=variant, density=density, seed=seed, **changes)
 
 
-# The paper's 5 % of its runs are thousands of steps; here they are 62, and the score of a single weight is noise.
+# The paper starts after 5 % of its runs, thousands of steps; here that is 62 steps, in which the score of a single weight is noise.
 LATE = {"start": 0.3, "end": 0.8}
 
 
@@ -40,7 +40,7 @@ def _lasso(strength: float, until: float) -> Make:
     return lambda density, seed, beta: GroupLasso(density=density, strength=strength, until=until)
 
 
-#: study: name: (the method, what it is)
+#: study: variant: (its method, its description)
 STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
     "grain": {
         "grain": (_grain(), "GRAIN"),
@@ -102,22 +102,22 @@ STUDY_VARIANTS = {name: row for study in STUDIES.values() for name, row in study
 
 
 def _filled(hybrid: str) -> Callable[[Any, float, int], Program]:
-    """What hybrid left, its zeros filled."""
+    """Start from the result of a hybrid variant, its zeros filled."""
     return lambda bench, density, seed: Fill(seed=seed).run(bench.left_by(hybrid, density, seed)).program
 
 
 def thin(program: Program, density: float) -> Program:
-    """Every matrix as factors of this share of its parameters."""
+    """The program with its matrices as two factors each, of this share of the matrix's parameters."""
     return factorize(program, starts(analyze(program), density), balanced).program
 
 
 def _from_scratch(bench: Any, density: float, seed: int) -> Program:
-    """What FLOP left, all numbers drawn anew."""
+    """The result of FLOP, its weights initialised anew."""
     return redrawn(bench.left_by("flop", density, seed), seed)
 
 
 def redrawn(program: Program, seed: int) -> Program:
-    """Every number drawn anew as transformers draws them: normal, 0.02; norms and biases as they begin."""
+    """The program with weights initialised anew as transformers does: matrices normal (deviation 0.02), scales of norms 1, biases 0."""
     random = torch.Generator().manual_seed(seed)
     made = {name: nn.Parameter(_drawn(name, value, random)) for name, value in program.parameters().items()}
     return rebuild(program, copy_graph(program), made)
@@ -136,7 +136,7 @@ def _teacher(bench: Any, *_: Any) -> Program:
     return rebuild(program, copy_graph(program), taught)
 
 
-#: variant: what it begins with, where that is not the whole program
+#: variant: the program that it starts from, where that is not the whole one
 STARTS: dict[str, Callable[[Any, float, int], Program]] = {
     "filled": _filled("hybrid"),
     "filled-late": _filled("hybrid-late"),
@@ -149,7 +149,7 @@ STARTS: dict[str, Callable[[Any, float, int], Program]] = {
 
 
 EPOCHS = {"grain-long": 20, "random-long": 20, "heads-long": 20}
-"""Variants that are trained for longer than the others (the paper's 20 epochs), and only where they are named."""
+"""Epochs of variants that are trained longer than the others (the paper's 20), and only where they are named."""
 
 UNTRAINED = frozenset({"svd-after"})
-"""Variants that are judged as they begin."""
+"""Variants that are evaluated as they start, without training."""

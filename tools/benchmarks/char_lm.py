@@ -1,7 +1,7 @@
-"""`python -m fxprune.tools.benchmarks.char_lm`: a small character language model loses ranks: FLOP, SVD, and the same size from scratch.
+"""`python -m fxprune.tools.benchmarks.char_lm`: compare ranks by FLOP, by SVD and from scratch, on a small character language model.
 
-The model learns the text of WikiText-2's valid, character by character, and is judged on the first part of its test. Every figure goes into
-a JSON Lines file (`--out`); `--table` prints the table.
+The model is trained on WikiText-2's valid, character by character, and evaluated on the first part of its test. Every figure goes into a
+JSON Lines file (`--out`); `--table` prints the table.
 """
 
 import argparse
@@ -88,7 +88,7 @@ class Characters(nn.Module):
 
 
 def rows(part: str, most: int) -> Examples:
-    """The text of a part, cut into rows; characters beyond the usual ones are one and the same."""
+    """The text of a part of WikiText-2, cut into rows; all characters outside of codes 32 to 125 share one number."""
     text = task_data(f"WikiText-2/{part}.txt").read_text(encoding="utf-8")
     codes = torch.tensor([ord(c) - 31 if 32 <= ord(c) < 126 else 0 for c in text])
     cut = codes[: (len(codes) - 1) // _LENGTH * _LENGTH + 1]
@@ -97,7 +97,7 @@ def rows(part: str, most: int) -> Examples:
 
 
 class _Bench:
-    """The model, its text, and what became of it."""
+    """Bench of one seed: the model, its text, and the variants of the model."""
 
     def __init__(self, out: Path, seed: int) -> None:
         self.out, self.seed = out, seed
@@ -113,7 +113,7 @@ class _Bench:
         self.recipe = Recipe(**{**asdict(_RECIPE), "seed": seed})
 
     def run(self, densities: Sequence[float]) -> None:
-        """Train the whole model, then what it is compared with."""
+        """Train the whole model, then the variants at each density; record all of them."""
         start = time.perf_counter()
         whole = self._with(self.program, fine_tune(self.program, self.train, self.recipe))
         self.note("whole", 1.0, whole, time.perf_counter() - start)
@@ -146,7 +146,7 @@ class _Bench:
         return rebuild(program, copy_graph(program), found)
 
     def note(self, variant: str, density: float, program: Program, seconds: float) -> None:
-        """One line of results."""
+        """Append one line of results to the file."""
         bits = math.log2(perplexity(program, program.graph, self.test))
         entry = {"variant": variant, "density": density, "seed": self.seed, "bits": bits, "seconds": seconds,
                  "parameters": program.parameter_count(), "recipe": asdict(self.recipe), "machine": report.machine()}  # fmt: skip
@@ -174,7 +174,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and judge, or print the table."""
+    """Train and evaluate, or print the table."""
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.char_lm", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("out/characters.jsonl"), help="where figures are kept")

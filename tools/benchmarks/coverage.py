@@ -1,7 +1,8 @@
 """`python -m fxprune.tools.benchmarks.coverage`: check every architecture of the zoo and write docs/results/coverage.md.
 
-Each architecture runs in a process of its own, stage by stage, each with a time limit: pruned against zeroed, constraints in another order,
-ONNX Runtime. The zoo lives in `tests/zoo`, outside the wheel: this needs the source checkout and `transformers`.
+Each architecture runs in a process of its own, in stages with a time limit each: the pruned against the zeroed program, the axes with
+constraints in another order, and ONNX Runtime. The zoo is in `tests/zoo`, outside the wheel: this requires the source checkout and
+`transformers`.
 """
 
 import argparse
@@ -33,7 +34,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a stage may take: the check, and each later one; `onnx` whether ONNX Runtime is asked."""
+    """Time limits in seconds, of the check and of each later stage; `onnx`: whether the stage of ONNX Runtime runs."""
 
     check: float = _SECONDS
     later: float = ONNX_SECONDS
@@ -42,7 +43,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Job:
-    """One architecture at work, with its record so far; `fixed` where symbolic sizes took too long and a second try does without."""
+    """A running check of one architecture, with its latest record; `fixed` in a second try, made where symbolic sizes took too long."""
 
     name: str
     fixed: bool
@@ -53,7 +54,7 @@ class _Job:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the zoo and write the page; 1 where an answer is wrong or something crashed."""
+    """Run the zoo and write the page; return 0 if every record is right, else 1."""
     options = _options(arguments)
     names = options.names or list(_zoo("hf").ROWS)
     records = _collect(names, options)
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _collect(names: Sequence[str], options: argparse.Namespace) -> list[Record]:
-    """The records, those of an earlier run first, the others as they come; Ctrl-C keeps those that are there."""
+    """The records, those of an earlier run first, then the others as they finish; after Ctrl-C, those that were finished."""
     console, records = progress(), _earlier(options.records, names)
     known = {record["name"] for record in records}
     limits = Limits(options.seconds, options.onnx_seconds, options.onnx)
@@ -122,7 +123,7 @@ def _zoo(module: str) -> Any:
 
 
 def check_all(names: Sequence[str], limits: Limits = Limits(), workers: int = WORKERS) -> Iterator[Record]:
-    """Check architectures, some at once, each forked from this process, which has the libraries loaded; records as they come."""
+    """Check architectures, `workers` at once, each in a fork of this process with the libraries loaded; yield records as they finish."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _load(limits)
     waiting, running = [(name, False) for name in names], list[_Job]()
@@ -143,7 +144,7 @@ def check_all(names: Sequence[str], limits: Limits = Limits(), workers: int = WO
 
 
 def _load(limits: Limits) -> None:
-    """Load what every process needs, exporters and transformers' patches included: they take seconds."""
+    """Import the libraries before forking, exporters and transformers' patches included: they take seconds."""
     _zoo("stages"), _zoo("tiny")
     importlib.import_module("torch").set_num_threads(1)
     with importlib.import_module("fxprune.tools.inputs.huggingface").export_patches():
@@ -163,7 +164,7 @@ def _start(name: str, fixed: bool, limits: Limits) -> _Job:
 
 
 def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
-    """What a process does: one architecture, in silence, and its outcome as plain data after every stage."""
+    """Run one architecture in a child process without output, and send its outcome as plain data after every stage."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -175,7 +176,7 @@ def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
 
 
 def _heard(job: _Job, limits: Limits) -> _Job:
-    """The job with the latest record that it sent; each one gives the next stage its own time."""
+    """The job with the latest record that it sent; each record restarts the time limit, for the next stage."""
     while job.answer.poll():
         try:
             record = job.answer.recv()
@@ -187,7 +188,7 @@ def _heard(job: _Job, limits: Limits) -> _Job:
 
 
 def _finished(job: _Job, limits: Limits) -> Record | None:
-    """The record of a job that has ended, died or run out of time; None while it is at work."""
+    """The record of a job that has ended, crashed or run out of time; None while it runs."""
     if job.process.exitcode == 0 and job.record is not None:
         return job.record
     if job.process.exitcode is not None:
@@ -201,7 +202,7 @@ def _finished(job: _Job, limits: Limits) -> Record | None:
 
 
 def _lost(job: _Job, status: str, reason: str) -> Record:
-    """What is known of a job that did not end well: its record, and which stage was lost."""
+    """The record of a job that crashed or timed out: its latest one, with the reason at the stage that was lost."""
     if job.record is None:
         return asdict(_zoo("check").Outcome(job.name, status, reason))
     if not job.record["order"]:

@@ -1,4 +1,4 @@
-"""docs/results/coverage.md out of the records of a run: a summary, a table, and sections for all that is not plainly right."""
+"""Page of `fxprune.tools.benchmarks.coverage`: docs/results/coverage.md, with sections for all that is not plainly right."""
 
 import importlib
 from collections import Counter
@@ -25,7 +25,7 @@ COLUMNS = (
 
 CAPTURED = ("ok", "wrong", "crash")
 
-#: words of `zoo.onnx_check` and of a stage that was lost, and what a cell says
+#: result of `zoo.onnx_check`, or of a stage that was lost: text of the cell
 ONNX = {
     "": "",
     "the original does not export": "not exported",
@@ -49,7 +49,7 @@ the nn.Module, to tell whose fault it is. What torch can't capture is tried agai
 
 
 def is_right(record: Record) -> bool:
-    """Whether no claim about an architecture failed; what torch can't capture or export is no claim of ours."""
+    """Whether no claim about an architecture failed; there is none about architectures that torch can't capture or export."""
     return (
         record["status"] not in ("wrong", "crash")
         and record["order"] in ("", "same")

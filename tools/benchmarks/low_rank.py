@@ -1,6 +1,6 @@
-"""`python -m fxprune.tools.benchmarks.low_rank`: plain and whitened factors at equal measured speed, beside `slim`; no labels.
+"""`python -m fxprune.tools.benchmarks.low_rank`: compare plain and whitened factors with `slim` at equal measured speed, without labels.
 
-Every figure goes into a JSON Lines file as soon as it is known (`--out`), and docs/results/ranks.md is drawn from that file (`--page`).
+Every figure goes into a JSON Lines file as soon as it is known (`--out`), and docs/results/ranks.md is written from that file (`--page`).
 """
 
 import argparse
@@ -16,10 +16,10 @@ from fxprune.tools.benchmarks.speed import Bench
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
 
-MEMORY = 4096  # megabytes: all moments of SmolLM2 in one pass over the data instead of several
+MEMORY = 4096  # megabytes: room for all second moments of SmolLM2 in one pass over the data
 SPEEDS = {"minilm": (1.5, 2.0), "smollm2": (1.25,)}
 
-#: method: options of lowrank; the update is what each adds to the one before
+#: method: options of lowrank; each method adds one step to the one before
 LOWRANK: dict[str, dict[str, Any]] = {
     "SVD": {"whiten": False, "update": "none"},
     "whitened SVD": {"update": "none"},
@@ -27,7 +27,7 @@ LOWRANK: dict[str, dict[str, Any]] = {
     "whitened SVD, all matrices re-fitted": {"update": "all"},
 }
 
-#: method: passes with their share of the way (in logarithms of the speed)
+#: method: passes, each with its share of the speedup (of its logarithm)
 MIXED: dict[str, tuple[tuple[type[Pass], float], ...]] = {
     "slim": ((Slim, 1.0),),
     "slim, then factors": ((Slim, 0.5), (Lowrank, 0.5)),
@@ -42,10 +42,10 @@ _TITLES = {
 
 
 class Ranks(Bench):
-    """A subject of the speed bench, whose matrices become factors."""
+    """Speed bench of one subject whose matrices become low-rank factors."""
 
     def run(self, speed: float, method: str) -> None:
-        """One method at one speed."""
+        """Run one method at one speed, and record its figures."""
         start, program, matrices = time.perf_counter(), self.program, list[Mapping[str, Any]]()
         sought = list[Mapping[str, Any]]()
         for kind, share in self._parts(method):
@@ -70,7 +70,7 @@ class Ranks(Bench):
 
 
 def render_low_rank(entries: Sequence[Mapping[str, Any]], note: str) -> str:
-    """docs/results/ranks.md."""
+    """The Markdown page docs/results/ranks.md; `note` is a sentence about the run."""
     parts = [_HEAD, *([note] if note else [])]
     for name in dict.fromkeys(str(entry["subject"]) for entry in entries):
         parts += _subject(name, [entry for entry in entries if entry["subject"] == name])
@@ -120,7 +120,7 @@ def _counted(details: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, or draw the page from what was measured."""
+    """Measure, or write the page from the figures of earlier runs."""
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.low_rank", description=__doc__)
     add = parser.add_argument
     add("subjects", nargs="*", help=f"of {', '.join(SPEEDS)}")

@@ -1,6 +1,6 @@
-"""What ONNX Runtime makes of the expensive parts of a network: attention, GELU and normalisation, fused or native.
+"""Fusion counts of ONNX Runtime: operators for attention, GELU and normalisation, fused or native.
 
-Pruning may spoil the pattern that a fusion looks for: then the pruned file counts fewer than the dense one.
+Pruning may break the pattern that a fusion matches: then the pruned file has fewer of them than the dense one.
 """
 
 import re
@@ -15,7 +15,7 @@ from fxprune.runtimes import Settings
 from fxprune.runtimes.base import DEFAULT
 from fxprune.runtimes.onnxruntime import save_optimized
 
-# ONNX's own operators and those of ONNX Runtime; QuickGelu is also what SiLU is fused to.
+# ONNX's own operators and those of ONNX Runtime; SiLU is fused to QuickGelu, too.
 _FAMILIES: dict[str, frozenset[str]] = {
     "attention": frozenset(
         {
@@ -53,15 +53,15 @@ _FAMILIES: dict[str, frozenset[str]] = {
     ),
 }
 
-# Where ONNX Runtime has no kernel, it writes the function out, and names its values so, with a number from the second on.
+# Where ONNX Runtime has no kernel, it inlines the function's body, and names its values so, with a number from the second on.
 WRITTEN_OUT = re.compile(r"_inlfunc_([A-Za-z]+?)(?:_token_(\d+))?_")
 
 
 def fusions(path: Path, settings: Settings = DEFAULT) -> dict[str, int]:
     """Count the operators of each family that ONNX Runtime runs for an ONNX file, and all `nodes`.
 
-    Operators inside functions and branches count, and so does one that ONNX Runtime itself writes out. What the
-    file holds written out, and no fusion found, counts among `nodes` only. UsageError for other runtimes.
+    Operators inside functions and branches count, and so does one whose function ONNX Runtime itself inlines. A pattern
+    that the file spells out, and that no fusion matches, counts among `nodes` only. UsageError for other runtimes.
     """
     if settings.runtime.partition(":")[0] != "onnxruntime":
         raise UsageError(f"fusions are counted in onnxruntime only, not in {settings.runtime}")
@@ -93,6 +93,6 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def _written_out(graph: Any) -> list[str]:
-    """The functions that ONNX Runtime wrote out in this graph, once each."""
+    """The names of the functions that ONNX Runtime inlined in this graph, one entry for each call."""
     found = (WRITTEN_OUT.match(name) for node in graph.node for name in node.output)
     return [function for function, _ in dict.fromkeys(match.groups() for match in found if match)]

@@ -1,4 +1,4 @@
-"""How much memory work takes: the resident set, sampled, by phase."""
+"""Peak memory by phase: the growth of the resident set, sampled in a thread."""
 
 import threading
 import time
@@ -12,14 +12,14 @@ STATM = Path("/proc/self/statm")
 
 
 class Peak:
-    """Within the block, the growth of the resident set over its level at the start, in bytes, for each phase named by `phase`."""
+    """Context manager that records the largest growth of the resident set since its start, in bytes, for each phase named by `phase`."""
 
     def __init__(self) -> None:
         self.growth: dict[str, int] = {}
         self._name, self._running, self._start = "begin", False, 0
 
     def phase(self, text: str) -> None:
-        """What follows belongs to the phase named by a text's first word."""
+        """Begin the phase that is named by the first word of a text."""
         self._name = text.split(maxsplit=1)[0]
 
     def __enter__(self) -> Self:

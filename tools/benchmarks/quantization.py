@@ -1,6 +1,6 @@
-"""`python -m fxprune.tools.benchmarks.quantization`: MiniLM pruned, quantized, and both: size, speed, agreement, task metric.
+"""`python -m fxprune.tools.benchmarks.quantization`: size, speed, agreement and task metric of MiniLM pruned, quantized, and both.
 
-Every figure goes into a JSON Lines file (`--out`), and docs/results/quantization.md is drawn from that file (`--page`).
+Every figure goes into a JSON Lines file (`--out`), and the table of docs/results/quantization.md is written from that file (`--page`).
 """
 
 import argparse
@@ -33,12 +33,12 @@ from fxprune.tools.reports.report import Grid
 
 PIPELINE = "heads(ratio=0.25), ffn(ratio=0.5), fold"
 _POINTS = ({"batch": 1, "length": 128}, {"batch": 8, "length": 64})
-_ROWS, HELD = 256, 0.5  # sentences, and the share of them that is compared on
-_SECONDS = 20.0  # a point, for all files together
+_ROWS, HELD = 256, 0.5  # number of sentences, and the share of them that is held out for comparison
+_SECONDS = 20.0  # for each point, all files together
 
 
 class _Bench:
-    """One subject in all its forms, each a file."""
+    """Bench of MiniLM in all its forms, each a file."""
 
     def __init__(self, out: Path, threads: int) -> None:
         self.out, self.settings = out, Settings(threads)
@@ -51,7 +51,7 @@ class _Bench:
         self.calls: dict[str, Prepared] = {}
 
     def run(self) -> None:
-        """Write every form, judge it, then time all of them in turns."""
+        """Write and evaluate every form, then time all of them in turns."""
         for name, program in self.programs.items():
             file = export_onnx(program, self.folder / f"{name}.onnx").path
             self._row(f"{name}", file, None)
@@ -65,7 +65,7 @@ class _Bench:
             self.note("row", name=name, threads=self.settings.threads, **row)
 
     def note(self, kind: str, **figures: Any) -> None:
-        """One line of results, on the screen and in the file."""
+        """Append one line of results to the file, and print it to standard error."""
         text = json.dumps({"kind": kind, **figures})
         print(text, file=sys.stderr, flush=True)
         with self.out.open("a", encoding="utf-8") as lines:
@@ -90,12 +90,12 @@ class _Bench:
         print(name, self.rows[name], file=sys.stderr, flush=True)
 
     def _compiled(self, name: str, file: Path) -> None:
-        """What Inductor makes of a .pt2 file; judged as it stands, for compiling anew for each length would take hours."""
+        """Add a .pt2 file compiled by Inductor; its metric is the uncompiled form's, since compiling for each length would take hours."""
         plain = name.removesuffix(", torch.compile")
         self.rows[name] = {**self.rows[plain], "bytes": file_bytes(file)}
         with quiet():
             module = torch.export.load(file).module(check_guards=False)
-        inductor.freezing = True  # said as an option of torch.compile, it comes too late for integer products
+        inductor.freezing = True  # as an option of torch.compile it acts too late for integer products
         fast = torch.compile(module, dynamic=False)
 
         def call(given: Feeds) -> Any:
@@ -125,7 +125,7 @@ def _arrays(batch: Mapping[str, torch.Tensor]) -> Feeds:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, or draw the page from what was measured."""
+    """Measure, or write the table from the figures of earlier runs."""
     parser = argparse.ArgumentParser(
         prog="python -m fxprune.tools.benchmarks.quantization", description=__doc__
     )
@@ -151,7 +151,7 @@ if __name__ == "__main__":
 
 
 def render_quantization(text: str, entries: Sequence[Mapping[str, Any]], note: str) -> str:
-    """The page with its table drawn anew, between `<!-- table -->` and `<!-- /table -->`."""
+    """The page `text` with a new table between `<!-- table -->` and `<!-- /table -->`."""
     made = "\n\n".join([report.markdown_table(_grid(entries)), *([note] if note else []), _where(entries)])
     return re.sub(
         r"(<!-- table -->\n).*?(<!-- /table -->)",
@@ -162,7 +162,7 @@ def render_quantization(text: str, entries: Sequence[Mapping[str, Any]], note: s
 
 
 def _grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
-    """A row for each form of the model."""
+    """The table: a row for each form of the model."""
     rows = [entry for entry in entries if entry["kind"] == "row"]
     points = [report.describe_point(each["point"]) for each in rows[0]["latency"]]
     cells = [

@@ -1,6 +1,6 @@
-"""`python -m fxprune.tools.benchmarks.speed`: slim real models to measured speeds without training, beside other pruners.
+"""`python -m fxprune.tools.benchmarks.speed`: compare `slim` with other pruners on real models at measured speeds, without training.
 
-Every figure goes into a JSON Lines file as soon as it is known (`--out`), and docs/results/speed.md is drawn from that file (`--page`).
+Every figure goes into a JSON Lines file as soon as it is known (`--out`), and docs/results/speed.md is written from that file (`--page`).
 """
 
 import argparse
@@ -39,7 +39,7 @@ _METHODS = ("ours", "others")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run for a subject: the speeds that are asked for, rows of calibration data, the point and the options of the pass."""
+    """Plan of a subject: speeds, rows of calibration data, the point, options of the pass, Torch-Pruning's importance (`peer`)."""
 
     speeds: tuple[float, ...]
     rows: int
@@ -48,7 +48,7 @@ class Plan:
     peer: str
 
 
-#: subject: what is run
+#: subject: its plan
 PLANS: dict[str, Plan] = {
     "minilm": Plan((1.5, 2.0, 3.0), 512, {"batch": 8, "length": 128}, {}, "magnitude"),
     "smollm2": Plan((1.25, 1.5), 64, {"batch": 1, "length": 128}, {"distance": "divergence"}, "taylor"),
@@ -57,7 +57,7 @@ PLANS: dict[str, Plan] = {
 
 
 class Bench:
-    """One subject: the original, its file, and everything that is measured against it, in one run."""
+    """Bench of one subject: the original, its file, and all measurements against it, in one run."""
 
     def __init__(self, name: str, out: Path, threads: int, at: Sequence[int] = THREADS) -> None:
         self.subject: Subject = subject(name)
@@ -85,7 +85,7 @@ class Bench:
         return self.subject.metric(lambda batch: program(**batch))
 
     def note(self, kind: str, **figures: Any) -> None:
-        """One line of results, on the screen and in the file."""
+        """Append one line of results to the file, and print its beginning to standard error."""
         entry = {"subject": self.subject.name, "kind": kind, "threads": self.threads, **figures}
         text = json.dumps(entry, default=float)
         print(text[:400], file=sys.stderr, flush=True)
@@ -93,7 +93,7 @@ class Bench:
             lines.write(text + "\n")
 
     def ours(self) -> None:
-        """Our plans at all speeds and points."""
+        """Measure `slim` at all speeds, with and without repair; the repaired program at all points, too."""
         for speed in self.plan.speeds:
             slim = self._slim(speed, "obs", "all")
             self._row(speed, "fxprune", slim, self._after(slim.program))
@@ -102,7 +102,7 @@ class Bench:
             self._everywhere(speed, slim.program)
 
     def others(self) -> None:
-        """The other methods at the same speeds."""
+        """Measure the other methods at the same speeds."""
         for speed in self.plan.speeds:
             for score in ("magnitude", "random"):
                 other = self._slim(speed, score, "none")
@@ -129,7 +129,7 @@ class Bench:
         return outcome
 
     def _after(self, program: Program) -> Path:
-        """The program's file; the last one that was written stays for as long as it is asked for."""
+        """The program's ONNX file; it is written only where the last one that was written is another program's."""
         if program is not self._written:
             self._written = program
             export_onnx(program, self.folder / "after.onnx", overwrite=True)
@@ -145,14 +145,14 @@ class Bench:
                   speedup=speedup, bytes=after.stat().st_size)  # fmt: skip
 
     def _speedup(self, after: Path, seconds: float) -> float:
-        """How much faster a file is than the original, in turns with it."""
+        """The speedup of a file over the original's, timed in turns with it."""
         files = {"before": self.before, "after": after}
         given = dict.fromkeys(files, feeds(self.program, self.point))
         timed = measure(files, given, self.settings, seconds)
         return timed["before"].median / timed["after"].median
 
     def _everywhere(self, speed: float, program: Program) -> None:
-        """The plan at every point and number of threads, each file under the level that is best for it at the point that was asked for."""
+        """Measure a plan at every point and number of threads, each file under the level that is fastest for it at `self.point`."""
         after = self._after(program)
         files = {"before": self.before, "after": after}
         counts = {name: fusions(path, self.settings) for name, path in files.items()}
@@ -168,7 +168,7 @@ class Bench:
                           speedup=ms["before"] / ms["after"], levels=levels)  # fmt: skip
 
     def _peer(self, speed: float) -> None:
-        """Torch-Pruning at the ratio that comes closest to the speed, by bisection on the measured file."""
+        """Measure Torch-Pruning at the ratio that comes closest to the speed, found by bisection on measured files."""
         low, high, best = 0.02, 0.95, None
         try:
             for _ in range(PEER_TRIES):
@@ -189,12 +189,12 @@ class Bench:
 
 
 def replace_program(outcome: Outcome, program: Program) -> Outcome:
-    """The outcome with another program."""
+    """An outcome with another program and the same selection."""
     return Outcome(program, outcome.selection)
 
 
 def _each(best: Mapping[str, Settings], files: Mapping[str, Path], given: Any) -> dict[str, float]:
-    """Medians, each file under settings of its own, taking turns three times."""
+    """The median time of each file in ms, under settings of its own, over three turns."""
     found: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(3):
         for name, path in files.items():
@@ -213,7 +213,7 @@ def _points(program: Program) -> Iterator[Point]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, or draw the page from what was measured."""
+    """Measure, or write the page from the figures of earlier runs."""
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.speed", description=__doc__)
     parser.add_argument("subjects", nargs="*", help=f"of {', '.join(PLANS)}")
     parser.add_argument("--out", type=Path, default=Path("out/speed.jsonl"), help="where figures are kept")

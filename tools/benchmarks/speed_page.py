@@ -1,4 +1,4 @@
-"""docs/results/speed.md from the figures of `python -m fxprune.tools.benchmarks.speed`."""
+"""Page of `fxprune.tools.benchmarks.speed`: docs/results/speed.md, written from its file of figures."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ _METHODS = """- **fxprune**: `slim(latency=1/speed)`: scores by optimal brain su
 
 
 def render_speed(entries: _Entries, note: str = "") -> str:
-    """The page, with a sentence about the run where there is one."""
+    """The Markdown page; `note` is a sentence about the run."""
     parts = [_HEAD, _METHODS, *([note] if note else [])]
     for name in dict.fromkeys(entry["subject"] for entry in entries):
         parts += _subject(name, [entry for entry in entries if entry["subject"] == name])

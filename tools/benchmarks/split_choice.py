@@ -1,7 +1,7 @@
-"""`python -m fxprune.tools.benchmarks.split_choice`: is the choice of dense or split products right here? 24 cases, measured.
+"""`python -m fxprune.tools.benchmarks.split_choice`: compare the choice of dense or split products with measured times, in 24 cases.
 
 Each case is a matrix of row-blocks that keep different columns. The cost model (`fxprune.search.alternatives.cheaper_splits` with a
-`Clock`) chooses; then both files are run in turns, for longer, and the faster one is what should have been chosen.
+`Clock`) chooses; then both files are timed in turns, for longer, and the faster one is the right choice.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _SECONDS = 4.0
 def sparse(
     columns: int, outputs: int, blocks: int, density: float, bias: bool = True, rows: int = 3
 ) -> Program:
-    """A linear layer whose row-blocks each keep a share of the columns, others in each."""
+    """The program of a linear layer whose row-blocks each keep a share of the columns, chosen at random for each block."""
     random = torch.Generator().manual_seed(0)
     net = nn.Linear(columns, outputs, bias=bias)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def sparse(
 
 
 def case(shape: tuple[int, int], blocks: int, density: float, settings: Settings) -> dict[str, Any]:
-    """What was chosen, and the speedup of the split over the dense product, measured after."""
+    """The predicted and the measured speedup of the split over the dense product, and whether the choice was right."""
     program = sparse(*shape, blocks, density, rows=_ROWS)
     _, (verdict,) = cheaper_splits(program, Clock(settings, default_cache()))
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,6 @@
-"""`python -m fxprune.tools.benchmarks.training_curves`: losses of a captured program and of its original on SST-2, seed by seed.
+"""`python -m fxprune.tools.benchmarks.training_curves`: compare losses of a captured program and its original on SST-2, seed by seed.
 
-The same rows in the same order, the same recipe, the same random numbers.
+Both train on the same rows in the same order, with the same recipe and the same random numbers.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from fxprune.training.fine_tune import accuracy, cross_entropy, logits, predicte
 from fxprune.training.loop import Hooks, Loop
 
 _RECIPE = Recipe(epochs=2, learning_rate=5e-5, warmup=0.1, weight_decay=0.01, clip=1.0)
-WINDOW = 10  # steps, over which losses are averaged
+WINDOW = 10  # steps that a loss is averaged over
 
 
 def trained(module: nn.Module, rows: Examples, recipe: Recipe, names: Sequence[str]) -> list[float]:
-    """The loss of every step; the module is trained in place."""
+    """Train a module in place, and return the loss of every step."""
     losses: list[float] = []
 
     def lesson(ready: Any, batch: TrainingBatch) -> Tensor:
@@ -45,12 +45,12 @@ def trained(module: nn.Module, rows: Examples, recipe: Recipe, names: Sequence[s
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """Means over WINDOW steps."""
+    """The means of the losses over windows of WINDOW steps."""
     return [mean(losses[i : i + WINDOW]) for i in range(0, len(losses) - WINDOW + 1, WINDOW)]
 
 
 def one(seed: int, most: int) -> dict[str, Any]:
-    """Both, with one seed: the same head, the same order of rows."""
+    """The losses and the accuracy of both modules, with one seed: the same head, the same order of rows."""
     folder = task_data("SST-2/train.tsv").parent
     task = read_task(folder, most=most)
     loaded = models.classifier("minilm", 2, seed)
@@ -71,7 +71,7 @@ def _accuracy(program: Program, module: nn.Module, dev: Examples) -> float:
 
 
 def _told(runs: Sequence[dict[str, Any]]) -> str:
-    """How far the curves lie apart: of one seed between the two, and between the seeds of the original."""
+    """A summary of the distances between curves: of both modules for one seed, and of the original between seeds."""
     curves = {name: [smooth(run[name]["losses"]) for run in runs] for name in ("original", "captured")}
     pairs = [
         abs(a - b)
@@ -89,7 +89,7 @@ def _told(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Both curves of each seed."""
+    """Draw both curves of each seed into a file."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for run in runs:
@@ -105,7 +105,7 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train both with each seed; print how far they lie apart, and draw them."""
+    """Train both modules with each seed; print the distances between their curves, and draw them."""
     parser = argparse.ArgumentParser(
         prog="python -m fxprune.tools.benchmarks.training_curves", description=__doc__
     )

@@ -1,4 +1,4 @@
-"""Stock checkpoints: a configuration is found by measurement, what `from_pretrained` reads is equal, and what none can say is refused."""
+"""Stock checkpoints: a configuration is found by measurement, `from_pretrained` reads an equal model, and other plans are refused."""
 
 from __future__ import annotations
 

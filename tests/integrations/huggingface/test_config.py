@@ -1,4 +1,4 @@
-"""A config tells the sizes of a pruned model, or says that it does not: it is read back by transformers itself."""
+"""Configs of pruned models: they have the sizes, or list those that they can't have, and transformers itself reads them back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exporters of transformers prune what they export: classes of outputs, fusions and caches follow."""
+"""Exporters of transformers with pruning: classes of outputs and fusions are kept, and caches follow."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""transformers.Trainer with the callback: densities are met, and a killed run that is resumed ends where another one does."""
+"""transformers.Trainer with the callback: densities are met, and a run that is killed and resumed ends like one that is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step of somebody else's workflow: a proven file, its selection, and the figures of the proof."""
+"""Delivery within another tool's workflow: a proven file, its selection, and the figures of the proof."""
 
 import json
 from pathlib import Path

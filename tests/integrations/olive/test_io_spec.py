@@ -1,4 +1,4 @@
-"""What other tools tell of inputs and outputs becomes fit for a capture and a proof."""
+"""Input and output specs of other tools, made fit for a capture and a proof."""
 
 from pathlib import Path
 

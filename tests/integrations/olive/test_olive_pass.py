@@ -1,4 +1,4 @@
-"""FxPrune within Microsoft Olive itself (in a venv of its own: `python tests/support/olive_workflow.py VENV`)."""
+"""The pass FxPrune within Microsoft Olive itself (in a venv of its own: `python tests/support/olive_workflow.py FOLDER`)."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Quantization after pruning: what is written is smaller, agrees, and says so; what can't be is refused in a sentence."""
+"""Quantization after pruning: files are smaller and agree, with the figures; impossible requests are refused in a sentence."""
 
 from __future__ import annotations
 

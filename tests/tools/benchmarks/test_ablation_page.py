@@ -1,4 +1,4 @@
-"""Pages that are drawn from files of figures: a table for each task, a row for each method."""
+"""Pages of the ablation and low-rank benchmarks: a table for each task or subject, a row for each method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coverage command: a few architectures through all of its stages, and a page that hides nothing."""
+"""The coverage benchmark: a few architectures through all of its stages, and a page with every failure."""
 
 import json
 import re

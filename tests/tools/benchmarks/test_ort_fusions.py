@@ -1,4 +1,4 @@
-"""Attention, GELU and normalisation in ONNX Runtime: counted wherever they are, and the same after pruning."""
+"""Fusion counts of ONNX Runtime: attention, GELU and normalisation, counted wherever they are, and the same after pruning."""
 
 import math
 from pathlib import Path

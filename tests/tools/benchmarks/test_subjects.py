@@ -1,4 +1,4 @@
-"""The subjects of the speed benchmark: inputs without padding, the same every time; metrics that are right; a peer that gets smaller."""
+"""The subjects of the speed benchmark: inputs without padding, the same every time; correct metrics; smaller models by Torch-Pruning."""
 
 from collections.abc import Callable
 from pathlib import Path

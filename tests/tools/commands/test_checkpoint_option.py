@@ -1,4 +1,4 @@
-"""`--checkpoint`: what it writes beside the other results, what the report says of it, and what it refuses."""
+"""`--checkpoint`: the checkpoint beside the other results, its lines in the report, and refusals."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it prints, and what it makes of bad input."""
+"""The command line: files, printed text, and sentences for bad input."""
 
 import json
 from pathlib import Path

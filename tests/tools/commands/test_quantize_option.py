@@ -1,4 +1,4 @@
-"""`fxprune run --quantize`: a second file, what the report tells of it, and what is refused before any work."""
+"""`fxprune run --quantize`: a second file, its figures in the report, and refusals before any work."""
 
 import json
 from pathlib import Path

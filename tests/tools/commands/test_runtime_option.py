@@ -1,4 +1,4 @@
-"""`--runtime`: what it measures, what it says of itself, and what it refuses."""
+"""`--runtime`: measurements, the help text, and refusals."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`--tokens` and `--free-output`: what they write, what they say, and what they make of bad input."""
+"""`--tokens` and `--free-output`: files, reports, and sentences for bad input."""
 
 import importlib.util
 import json

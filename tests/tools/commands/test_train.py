@@ -1,4 +1,4 @@
-"""`fxprune train`: tiny models learn made-up tasks from the command line, lose units, and go on where they were killed."""
+"""`fxprune train`: tiny models learn made-up tasks from the command line, lose units, and resume where they were killed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`--calibration`: text for the model's tokenizer, arrays in files, and functions; what can't be read is a sentence."""
+"""`--calibration`: text for the model's tokenizer, arrays in files, and functions; unreadable data are refused in a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where models come from: Hugging Face folders, with example inputs that their forward takes."""
+"""Loading of models: Hugging Face folders, with example inputs that their forward takes."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Encode: answers come back from the tokens that they were turned into, on made-up contexts and on SQuAD; words keep their tags."""
+"""Task tokenization: answers are recovered from their tokens, on made-up contexts and on SQuAD; words keep their tags."""
 
 from __future__ import annotations
 

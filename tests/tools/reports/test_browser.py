@@ -1,4 +1,4 @@
-"""Pages in a real browser, where one is installed: no part is wider than a phone or a desk, nothing is fetched, nothing goes wrong."""
+"""Pages in a real browser, where one is installed: no part is wider than a phone or a desktop, nothing is fetched, no error occurs."""
 
 from __future__ import annotations
 

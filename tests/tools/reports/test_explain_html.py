@@ -1,4 +1,4 @@
-"""`fxprune explain --html`: boxes, lines and letters; layers that are alike are drawn once, and nothing that is drawn lies on another."""
+"""`fxprune explain --html`: boxes, lines and letters; layers that are alike are drawn once, and no two drawn parts overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says of layers and axes: sizes before and after, what is gone, ranks that are new, and what can't be told."""
+"""Inventory of a report: sizes of layers and axes before and after, removed layers, new ranks, and unknown sizes."""
 
 from __future__ import annotations
 

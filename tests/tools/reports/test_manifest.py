@@ -1,4 +1,4 @@
-"""OUT is a folder that others load: config, tokenizer, manifest; and what is said where somebody gives it back to us."""
+"""Output folders for other tools: config, tokenizer and manifest, and the sentence where one is given to fxprune again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The subjects of the speed benchmark: a model with real weights, inputs to calibrate on, and a metric of how good it is.
+"""Subjects of the speed benchmark: models with real weights, inputs for calibration, and a task metric each.
 
     minilm        all-MiniLM-L6-v2: Spearman's rank correlation on STS-benchmark
     smollm2       SmolLM2-135M-Instruct: perplexity on WikiText-2
@@ -35,9 +35,9 @@ def _itself(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to prune and to judge: `loader` gives it, `sampler` inputs for (rows, seed), `judge` the metric of what runs batches.
+    """Model to prune and evaluate: `loader` gives it, `sampler` inputs for (rows, seed), `judge` the metric of a function on batches.
 
-    `deployed` makes of the model what is really put into a file.
+    `deployed` makes of the model the module that is captured and exported.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Subject:
         return self.loader()
 
     def calibration(self, rows: int, seed: int = 0) -> list[Inputs]:
-        """Unlabelled inputs of so many rows in batches without padding, none of which the metric sees; UsageError if there are fewer."""
+        """Unlabelled inputs of so many rows in batches without padding, disjoint from the metric's; UsageError if there are fewer."""
         return self.sampler(rows, seed)
 
     def metric(self, run: RunFunction) -> float:
-        """How good the model behind `run` is; it gives outputs as an object, a mapping, a tuple, a tensor or arrays."""
+        """The metric of the model behind `run`, which returns outputs as an object, a mapping, a tuple, a tensor or arrays."""
         with torch.no_grad():
             return self.judge(run)
 
@@ -92,7 +92,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
 
 
 def subject(name: str) -> Subject:
-    """The subject of a name; UsageError lists them."""
+    """The subject of a name; UsageError, with all names, where there is none."""
     if name not in SUBJECTS:
         raise UsageError(f"no subject {name!r}; subjects: {', '.join(SUBJECTS)}")
     return SUBJECTS[name]

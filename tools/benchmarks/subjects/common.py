@@ -1,4 +1,4 @@
-"""What the subjects of the speed benchmark share: batches, the output of whatever runs them, and where data and packages lie."""
+"""Helpers shared by the subjects: types of batches, choice of an output, paths of task data and packages, random indices."""
 
 import importlib.util
 import os
@@ -15,14 +15,14 @@ Inputs: TypeAlias = dict[str, Tensor]
 """Inputs by the program's names; the first dimension of each is that of the rows."""
 
 RunFunction: TypeAlias = Callable[[Inputs], Any]
-"""Calls a model with a batch: `lambda batch: program(**batch)`, an nn.Module likewise, or an ONNX Runtime session."""
+"""Function that runs a model on a batch: `lambda batch: program(**batch)`, an nn.Module likewise, or an ONNX Runtime session."""
 
 PLACE = "FXPRUNE_DATA"
 HERE = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
 def task_data(name: str) -> Path:
-    """A file of task data (`STS-benchmark/sts-test.csv`) in $FXPRUNE_DATA or ../shared/data; UsageError where it is in neither."""
+    """The path of a file of task data (`STS-benchmark/sts-test.csv`) in $FXPRUNE_DATA, else in ../shared/data; UsageError if missing."""
     folder = Path(os.environ.get(PLACE) or HERE)
     if not (folder / name).is_file():
         raise UsageError(f"there is no {folder / name}; set {PLACE} to the folder that holds {name}")
@@ -30,7 +30,7 @@ def task_data(name: str) -> Path:
 
 
 def package(name: str, install: str) -> Path:
-    """The folder of an installed package, which is not imported; UsageError says how to install it."""
+    """The folder of a package, which is not imported; UsageError, with the command `install`, where it is not installed."""
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
         raise UsageError(f"the package {name} is not installed; install: {install}")
@@ -51,7 +51,7 @@ def pick_output(outputs: Any, name: str) -> Tensor:
 
 
 def sample_indices(count: int, rows: int, seed: int, what: str) -> list[int]:
-    """So many different numbers below `count`, by a seed; UsageError where there are fewer."""
+    """`rows` different random indices below `count`, by a seed; UsageError unless `rows` is from 1 to `count`."""
     if not 0 < rows <= count:
         raise UsageError(f"rows must be from 1 to {count}, the number of {what}; got {rows}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))

