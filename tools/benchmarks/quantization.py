@@ -146,10 +146,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _Bench(options.out, options.threads).run()
 
 
-if __name__ == "__main__":
-    main()
-
-
 def render_quantization(text: str, entries: Sequence[Mapping[str, Any]], note: str) -> str:
     """The page `text` with a new table between `<!-- table -->` and `<!-- /table -->`."""
     made = "\n\n".join([report.markdown_table(_grid(entries)), *([note] if note else []), _where(entries)])
@@ -182,3 +178,7 @@ def _grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
 
 def _where(entries: Sequence[Mapping[str, Any]]) -> str:
     return report.where({"machine": next(entry for entry in entries if entry["kind"] == "machine")})
+
+
+if __name__ == "__main__":
+    main()
