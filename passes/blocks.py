@@ -20,7 +20,7 @@ from fxprune.gates.insert import gate
 from fxprune.ir import Program
 from fxprune.pipeline import Training, require
 from fxprune.training import Cubic, Losses, Pruner, Share
-from fxprune.training.gate_budgets import GateBudget, Keeping, Threshold
+from fxprune.training.gate_budgets import GateBudget, KeepOpen, Threshold
 from fxprune.training.gate_scores import GateScore, Movement, Random, Taylor
 from fxprune.training.schedules import Rising
 
@@ -151,7 +151,7 @@ class Blocks(Training):
             budget: GateBudget = Share(Cubic(self.density, self.start, self.end), regrow=True)
         else:
             budget = Threshold(Rising(self.threshold, self.start, self.end))
-        return Keeping(budget, _kept(gated, self.rewind)) if self.rewind else budget
+        return KeepOpen(budget, _kept(gated, self.rewind)) if self.rewind else budget
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
         """Return the training loss: that of the logits."""

@@ -12,7 +12,7 @@ from fxprune.gates.insert import gate
 from fxprune.ir import Program
 from fxprune.pipeline import Training, require
 from fxprune.training import Losses, Pruner
-from fxprune.training.gate_budgets import everything
+from fxprune.training.gate_budgets import keep_all
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Distill(Training):
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
         """Return a pruner that closes nothing."""
-        return Pruner(gated, module, everything)
+        return Pruner(gated, module, keep_all)
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
         """Return the training loss: that of the logits, plus `hidden` times that of the hidden states."""

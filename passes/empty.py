@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fxprune.analysis import analyze
-from fxprune.gates.lower import lower_silenced, select_open, without_empty
+from fxprune.gates.lower import close_dead_units, lower_silenced, select_open
 from fxprune.ir import Program, Selection
 from fxprune.pipeline import Outcome, Pass
 
@@ -19,7 +19,7 @@ class Empty(Pass):
 
     def run(self, program: Program) -> Outcome:
         """Remove the empty units and move constants into biases; the parameters that this changes count as re-fitted."""
-        ready = without_empty(program)
+        ready = close_dead_units(program)
         slim = lower_silenced(ready).program
         kept: Selection = select_open(analyze(program), ready.units)
         return Outcome(slim, kept, _changed(program, slim), {"gone": list(ready.gone)})

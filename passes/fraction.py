@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fxprune.analysis import Analysis, Axis, Units, analyze
-from fxprune.analysis.uniform import alike
+from fxprune.analysis.uniform import group_uniform
 from fxprune.calibration import Calibration
 from fxprune.errors import RefusedError
 from fxprune.ir import Program, Selection
@@ -62,7 +62,7 @@ class Fraction(Pass):
         """Return how many units of each axis stay; RefusedError where uniform sizes don't exist."""
         if not self.uniform:
             return {axis.name: self.count(axis) for axis in axes}
-        return {axis.name: self._common(tied) for tied in alike(analysis, axes) for axis in tied}
+        return {axis.name: self._common(tied) for tied in group_uniform(analysis, axes) for axis in tied}
 
     def _common(self, tied: Sequence[Axis]) -> int:
         smallest, neediest = min(tied, key=lambda axis: axis.size), max(tied, key=lambda axis: axis.least)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis import Analysis, Units, analyze
 from fxprune.dims import BlockSizes
-from fxprune.dims.blocks import BlockGrid, shares
+from fxprune.dims.blocks import BlockGrid, even_blocks
 from fxprune.errors import RefusedError
 from fxprune.gates import Gate, Gated, find_blocked_weights
 from fxprune.gates.blocked_weights import BlockedWeight
@@ -21,7 +21,7 @@ from fxprune.gates.insert import gate
 from fxprune.ir import Program
 from fxprune.pipeline import Training, require
 from fxprune.training import Losses, Pruner
-from fxprune.training.group_lasso import Lasso, Once, Squares
+from fxprune.training.group_lasso import Lasso, OneShot, Squares
 from fxprune.training.loop import undecayed
 
 _ROLES = ("heads", "qk", "v", "ffn", "rank")
@@ -89,7 +89,7 @@ class GroupLasso(Training):
         cut = outputs if self.groups != "rows" else 1 - outputs
         dims = analysis.flow.dims[analysis.program.reads()[site.matrix.weight]]
         sizes: list[BlockSizes] = [1, 1]
-        sizes[cut] = shares(dims[cut], self.blocks)
+        sizes[cut] = even_blocks(dims[cut], self.blocks)
         return sizes[0], sizes[1]
 
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
@@ -99,7 +99,7 @@ class GroupLasso(Training):
         undecayed(tensors[each.of] for each in gated.gates if each.grid is not None)
         wide = frozenset(gated.gates if self.groups == "both" else ())
         lasso = Lasso(squares, self.strength, self.rounds, self.until, self.eps, wide)
-        made = Pruner(gated, module, Once(self.until, self.density, self.threshold, self.equal), lasso)
+        made = Pruner(gated, module, OneShot(self.until, self.density, self.threshold, self.equal), lasso)
         lasso.bind(made.scores, made.slots)
         return made
 

@@ -13,8 +13,13 @@ from fxprune.ir import Program, Selection
 from fxprune.pipeline import PYTHON, Pass, require
 from fxprune.pipeline.base import BATCHES
 from fxprune.search import Evaluate
-from fxprune.search.layer_scores import Evaluated, Faithfulness, Influence, Last
-from fxprune.search.layer_search import SEARCHES, Found, Progress, search_layers
+from fxprune.search.layer_scores import (
+    BlockInfluenceRater,
+    EvaluationRater,
+    FaithfulnessRater,
+    LastLayersRater,
+)
+from fxprune.search.layer_search import SEARCHES, LayerSearchResult, Progress, search_layers
 
 #: how a candidate is judged where no `evaluate` is given, and what that is
 _SCORES = {
@@ -53,7 +58,7 @@ class Layers(Pass):
         found = self.find(program)
         return Selection(removed=found.order) if found else Selection()
 
-    def find(self, program: Program) -> Found | None:
+    def find(self, program: Program) -> LayerSearchResult | None:
         """Run the search and return its order, scores and evaluations; None where the count is 0 or nothing can be removed."""
         names = [r.name for r in analyze(program).regions if r.unit == self.unit and not r.why]
         count = self.count or int(len(names) * self.ratio)
@@ -61,10 +66,10 @@ class Layers(Pass):
             return None
         return search_layers(self.search, self._rater(program), names, count, self.progress)
 
-    def _rater(self, program: Program) -> Evaluated | Influence | Last:
+    def _rater(self, program: Program) -> EvaluationRater | BlockInfluenceRater | LastLayersRater:
         if self.evaluate is None and self.score == "last":
-            return Last()
+            return LastLayersRater()
         if self.evaluate is None and self.score == "influence":
-            return Influence(program, self.data)
-        evaluate = self.evaluate or Faithfulness(program, self.data)
-        return Evaluated(program, evaluate, self.journal or None, self.executor)
+            return BlockInfluenceRater(program, self.data)
+        evaluate = self.evaluate or FaithfulnessRater(program, self.data)
+        return EvaluationRater(program, evaluate, self.journal or None, self.executor)

@@ -16,19 +16,19 @@ from fxprune.errors import RefusedError, UsageError
 from fxprune.ir import Point, Program, Selection, point_with
 from fxprune.pipeline import PYTHON, Outcome, Pass, require
 from fxprune.runtimes import Settings, runtime_of
-from fxprune.search.budget_search import Aim, seek
+from fxprune.search.budget_search import Target, search_budget
 from fxprune.search.rank_plans import (
     RankChoice,
-    Table,
-    Thin,
-    Way,
+    RankCostTable,
+    RankDrafts,
+    RankOption,
     apply_ranks,
+    cheapest_at_least,
     groups,
     levels,
-    smallest,
     with_members,
 )
-from fxprune.search.svd import Spectrum, informed, plain
+from fxprune.search.svd import Spectrum, plain_spectra, whitened_spectra
 
 #: update: (how `repair` goes about it, whether all matrices are re-fitted)
 UPDATES: dict[str, tuple[str, bool]] = {
@@ -122,13 +122,13 @@ class Lowrank(Pass):
         runtime_of(settings)
         self.observe("measuring factors beside matrices")
         clock = Clock(settings, self.cache, lambda i: self.observe(f"measuring small file {i + 1}"))
-        return Table(program, clock, self.point(program), self._levels).choices(found, spectra)
+        return RankCostTable(program, clock, self.point(program), self._levels).choices(found, spectra)
 
     def _spectra(self, program: Program, found: Sequence[Any]) -> list[Spectrum]:
         if self.data is None:
-            return plain(program, found)
+            return plain_spectra(program, found)
         objective = Objective(self.distance, self.loss)
-        return informed(program, found, self.data, objective, self.whiten, self.memory << 20)
+        return whitened_spectra(program, found, self.data, objective, self.whiten, self.memory << 20)
 
     def _levels(self, spectrum: Spectrum) -> list[int]:
         """Return the ranks to measure: `rank` where it is given and below the break-even rank, or some below that."""
@@ -138,14 +138,14 @@ class Lowrank(Pass):
 
     def _decided(
         self, program: Program, choices: Sequence[RankChoice]
-    ) -> tuple[Sequence[Way], dict[str, Any]]:
+    ) -> tuple[Sequence[RankOption], dict[str, Any]]:
         """Return a way for each choice, and details of the search as plain data (none without a latency)."""
         if not self.latency:
-            return [smallest(choice, self._least(choice)) for choice in choices], {}
+            return [cheapest_at_least(choice, self._least(choice)) for choice in choices], {}
         settings = Settings(self.threads, self.optimization, self.runtime)
-        aim = Aim("latency", self.latency, self.point(program), Clock(settings, self.cache))
+        aim = Target("latency", self.latency, self.point(program), Clock(settings, self.cache))
         more = "" if self.shared else ", or allow shared=True"
-        sought = seek(program, aim, Thin(program, choices, more), self.observe)
+        sought = search_budget(program, aim, RankDrafts(program, choices, more), self.observe)
         objective = Objective(self.distance, self.loss)
         said = "share of the squared norms" if self.data is None else objective.says
         return sought.draft.plan, sought.details() | {"error_is": said}
@@ -155,7 +155,7 @@ class Lowrank(Pass):
         spectra = {s.matrices: s for way in (*choice.ways, *choice.slow) for s, _ in way.parts}
         return {group: self.rank or s.rank_of(self.energy) for group, s in spectra.items()}
 
-    def _row(self, choice: RankChoice, way: Way, errors: Mapping[str, float]) -> dict[str, Any]:
+    def _row(self, choice: RankChoice, way: RankOption, errors: Mapping[str, float]) -> dict[str, Any]:
         """Return the row of a report about the matrices of a choice: ranks, errors and costs, and why they are whole where they are."""
         outputs, columns = choice.joint.sizes
         best = min((*choice.ways[1:], *choice.slow), key=lambda each: each.cost, default=None)

@@ -17,7 +17,7 @@ from fxprune.pipeline import PYTHON, Outcome, Pass, require
 from fxprune.rewrite.apply import apply
 from fxprune.runtimes import Settings, runtime_of
 from fxprune.scores import SCORES
-from fxprune.search.budget_search import Aim
+from fxprune.search.budget_search import Target
 from fxprune.search.unit_plans import Planned, PlanRequest, plan
 
 
@@ -58,14 +58,14 @@ class Slim(Pass):
         for option in ("batch", "length", "threads"):
             require(getattr(self, option) >= 1, f"{option} must be at least 1, got {getattr(self, option)}")
 
-    def aim(self, program: Program) -> Aim:
+    def aim(self, program: Program) -> Target:
         """Return the budget, at the point and with the settings of the options; UsageError where the runtime is not available."""
         name = next(name for name in BUDGETS if getattr(self, name))
         settings = Settings(self.threads, self.optimization, self.runtime)
         if BUDGETS[name].count is None:
             runtime_of(settings)
         clock = Clock(settings, self.cache, lambda i: self.observe(f"measuring small file {i + 1}"))
-        return Aim(name, getattr(self, name), self.point(program), clock)
+        return Target(name, getattr(self, name), self.point(program), clock)
 
     def point(self, program: Program) -> Point:
         """Return the point that the budget refers to: batch and length as given, other free sizes as in the example inputs."""

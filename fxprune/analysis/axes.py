@@ -15,10 +15,10 @@ from torch import fx, nn
 
 from fxprune.analysis.axis_names import name_axes
 from fxprune.analysis.dim_inference import flat_dims, walk
-from fxprune.analysis.exactness import divisions, readers
+from fxprune.analysis.exactness import divisions, zero_set
 from fxprune.analysis.nested_axes import outer_atoms
-from fxprune.analysis.regions import Region, regions
-from fxprune.analysis.roles import bottlenecks, role_of
+from fxprune.analysis.regions import Region, find_regions
+from fxprune.analysis.roles import find_bottlenecks, role_of
 from fxprune.dims import Dim, coordinates, is_pinned, leaves
 from fxprune.dims.dim import Pin, dim_text, pinned
 from fxprune.dims.masks import keep_mask
@@ -49,7 +49,7 @@ class Member:
 class Axis:
     """Dimension that can shrink: all its members lose the same indices together.
 
-    `exact` means that removal equals zeroing the `readers` (parameters that read the axis), and, at the nodes `choices`, that its
+    `exact` means that removal equals zeroing the `zero_set` (parameters that read the axis), and, at the nodes `choices`, that its
     units are never chosen; where it is False, `why_inexact` is the reason. At least `least` units must stay (a router's top k).
     """
 
@@ -104,7 +104,7 @@ class Analysis:
     def regions(self) -> tuple[Region, ...]:
         """The layers and residual branches that can be bypassed, then repeated modules that can't, with the reason."""
         roles = [(a.role, frozenset(m.name for m in a.members if m.learned)) for a in self.axes]
-        return regions(self.program, self.flow, roles)
+        return find_regions(self.program, self.flow, roles)
 
     def region(self, name: str) -> Region:
         """Return the region of this name; SelectionError with the nearest names where there is none, or with the reason why it can't go."""
@@ -140,7 +140,7 @@ def analyze(program: Program) -> Analysis:
     learned = {leaf for leaf, members in places.items() if any(name in parameters for name, _, _ in members)}
     free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not is_pinned(leaf)]
     roles = _roles(flow)
-    for leaf in bottlenecks(flow):
+    for leaf in find_bottlenecks(flow):
         roles.setdefault(leaf, set()).add("rank")
     chosen = {leaf: role_of(roles.get(leaf, set())) for leaf in free}
     called = name_axes(chosen, places, program.labels, parameters)
@@ -222,14 +222,14 @@ class _Facts:
 
 def _axis(flow: Flow, leaf: Dim, what: tuple[str, str, tuple[Member, ...]], facts: _Facts) -> Axis:
     name, role, members = what
-    zeros, why = readers(flow, leaf, facts.contractions.get(leaf, []), facts.divisions.get(leaf, []))
+    zeros, why = zero_set(flow, leaf, facts.contractions.get(leaf, []), facts.divisions.get(leaf, []))
     why = facts.notes.get(leaf, "") or why
     choices = tuple(choice.node.name for choice in facts.choices.get(leaf, []))
-    least = max((_enough(dim, leaf, count) for dim, count, _ in facts.least.get(leaf, [])), default=1)
+    least = max((_least_units(dim, leaf, count) for dim, count, _ in facts.least.get(leaf, [])), default=1)
     return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf, choices, least)
 
 
-def _enough(dim: Dim, leaf: Dim, least: int) -> int:
+def _least_units(dim: Dim, leaf: Dim, least: int) -> int:
     """Return how many units must stay, where all of other axes do, so that `least` positions of a dim are left."""
     units = coordinates(dim, leaf)
     each, others = int((units == 0).sum()), int((units < 0).sum())
@@ -240,7 +240,7 @@ def _refusals(
     program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]
 ) -> tuple[Refusal, ...]:
     nodes = {node.name: node for node in program.graph.graph.nodes}
-    found = [_stays(program, flow, leaf, places[leaf], nodes) for leaf in whole]
+    found = [_pinned_refusal(program, flow, leaf, places[leaf], nodes) for leaf in whole]
     unknown = [
         _refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes)
         for node, why in flow.unknown.items()
@@ -248,7 +248,9 @@ def _refusals(
     return (*unknown, *found)
 
 
-def _stays(program: Program, flow: Flow, leaf: Dim, places: Places, nodes: Mapping[str, fx.Node]) -> Refusal:
+def _pinned_refusal(
+    program: Program, flow: Flow, leaf: Dim, places: Places, nodes: Mapping[str, fx.Node]
+) -> Refusal:
     line = partial(_line, program, flow, leaf)
     where = frozenset((name, place) for name, place, _ in places)
     return _refusal(_what(places), leaf.size, pinned(leaf), nodes, line, where)

@@ -25,7 +25,7 @@ Law: TypeAlias = Callable[["_Run", fx.Node], Any]
 """Transfer function of an operator: the mask of a node's value."""
 
 
-class Known(Mapping[fx.Node, Tensor]):
+class ConstantMasks(Mapping[fx.Node, Tensor]):
     """Masks of the known elements: `known[node]`, booleans of the value's shape, and `known.values_at[node]`, the value in one run."""
 
     def __init__(self, values: dict[fx.Node, Any], masks: dict[fx.Node, Any]) -> None:
@@ -48,13 +48,13 @@ class Known(Mapping[fx.Node, Tensor]):
         return found
 
 
-def known(program: Program) -> Known:
+def propagate_constants(program: Program) -> ConstantMasks:
     """Return the elements that a program computes alike for all inputs."""
     run = _Run(program.graph)
     with torch.no_grad():
         flat = flatten_inputs(program, program.args, program.kwargs)
         run.run(*flat, enable_io_processing=False)
-    return Known(run.values, run.masks)
+    return ConstantMasks(run.values, run.masks)
 
 
 class _Run(fx.Interpreter):

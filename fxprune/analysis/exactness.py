@@ -23,7 +23,7 @@ aten = torch.ops.aten
 Zeros = frozenset[str]
 
 
-class Silence:
+class ZeroPropagation:
     """Zero propagation for one axis of one program."""
 
     def __init__(self, flow: Flow, leaf: Dim, contractions: Iterable[Contraction]) -> None:
@@ -96,17 +96,17 @@ class Silence:
         )
 
 
-def _keep(s: Silence, node: fx.Node) -> Zeros | None:
+def _keep(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     """Silence all carriers; None where the operator adds a place for the axis (expand, repeat), which their zeros do not reach."""
     carriers = [n for n in operands(node) if s.carries(n)]
     return s.all(carriers) if sum(map(s.count, carriers)) >= s.count(node) else None
 
 
-def _times(s: Silence, node: fx.Node) -> Zeros | None:
+def _times(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return _product(s, node, operands(node))
 
 
-def _product(s: Silence, node: fx.Node, factors: Iterable[Any]) -> Zeros | None:
+def _product(s: ZeroPropagation, node: fx.Node, factors: Iterable[Any]) -> Zeros | None:
     """Silence one factor if it carries the axis wherever the result does, else all: y[i, j] = a[i] * b[j] needs both."""
     carriers = [n for n in factors if s.carries(n)]
     enough = [n for n in carriers if s.count(n) >= s.count(node) and not s.contracts(node)]
@@ -115,7 +115,7 @@ def _product(s: Silence, node: fx.Node, factors: Iterable[Any]) -> Zeros | None:
     return s.any(enough)
 
 
-def _plus(s: Silence, node: fx.Node) -> Zeros | None:
+def _plus(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     bound = bind(node)
     numbers = [
         a.value for name, a in bound.items() if name in ("self", "other") and not isinstance(a.value, fx.Node)
@@ -128,29 +128,29 @@ def _plus(s: Silence, node: fx.Node) -> Zeros | None:
     return None if any(number not in (0, None) for number in numbers) else s.everywhere(tensors, node)
 
 
-def _first(s: Silence, node: fx.Node) -> Zeros | None:
+def _first(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     first, *rest = list(operands(node))
     return None if any(s.carries(other) for other in rest) else s.everywhere([first], node)
 
 
-def _affine(s: Silence, node: fx.Node) -> Zeros | None:
+def _affine(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     bound = bind(node)
     return _with(
         s, node, _product(s, node, [bound["input"].value, bound["weight"].value]), bound["bias"].value
     )
 
 
-def _with(s: Silence, node: fx.Node, zeros: Zeros | None, addend: Any) -> Zeros | None:
+def _with(s: ZeroPropagation, node: fx.Node, zeros: Zeros | None, addend: Any) -> Zeros | None:
     if zeros is None or not isinstance(addend, fx.Node):
         return zeros
     more = s.everywhere([addend], node)
     return zeros | more if more is not None else None
 
 
-def _bounds(low: str, high: str) -> Callable[[Silence, fx.Node], Zeros | None]:
+def _bounds(low: str, high: str) -> Callable[[ZeroPropagation, fx.Node], Zeros | None]:
     """Return the law of a clamp, which keeps a zero if zero lies within the bounds."""
 
-    def law(s: Silence, node: fx.Node) -> Zeros | None:
+    def law(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
         bound = bind(node)
         least, most = (bound[name].value if name in bound else None for name in (low, high))
         if isinstance(least, fx.Node) or isinstance(most, fx.Node):
@@ -161,17 +161,17 @@ def _bounds(low: str, high: str) -> Callable[[Silence, fx.Node], Zeros | None]:
     return law
 
 
-def _pow(s: Silence, node: fx.Node) -> Zeros | None:
+def _pow(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     exponent = bind(node)["exponent"].value
     return s.of(node.args[0]) if isinstance(exponent, (int, float)) and exponent > 0 else None
 
 
-def _fill(s: Silence, node: fx.Node) -> Zeros | None:
+def _fill(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     value = bind(node)["value"].value
     return s.everywhere(node.args[:1], node) if value is None or value == 0 else None
 
 
-def _where(s: Silence, node: fx.Node) -> Zeros | None:
+def _where(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     bound = bind(node)
     chosen = [bound[name].value for name in ("self", "other") if name in bound]
     literals = [value for value in chosen if not isinstance(value, fx.Node)]
@@ -180,8 +180,8 @@ def _where(s: Silence, node: fx.Node) -> Zeros | None:
     return s.everywhere([value for value in chosen if isinstance(value, fx.Node)], node)
 
 
-def _addmm(first: str, second: str) -> Callable[[Silence, fx.Node], Zeros | None]:
-    def law(s: Silence, node: fx.Node) -> Zeros | None:
+def _addmm(first: str, second: str) -> Callable[[ZeroPropagation, fx.Node], Zeros | None]:
+    def law(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
         bound = bind(node)
         return _with(
             s, node, _product(s, node, [bound[first].value, bound[second].value]), bound["self"].value
@@ -190,18 +190,18 @@ def _addmm(first: str, second: str) -> Callable[[Silence, fx.Node], Zeros | None
     return law
 
 
-def _softmax(s: Silence, node: fx.Node) -> Zeros | None:
+def _softmax(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     """Require no zeros where removed candidates are masked, so that their share is zero; the axis must occur nowhere else in this value."""
     masked = [c for c in s.flow.choices if c.node is node and s.count_in([c.dim]) == s.count(node) == 1]
     return frozenset() if masked else None
 
 
-def _marked(s: Silence, node: fx.Node) -> Zeros | None:
+def _marked(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     """Require no zeros where no operand carries the axis: a removed unit is never chosen, so its bin, or column of a one-hot, is zero."""
     return frozenset() if not any(s.carries(source) for source in operands(node)) else None
 
 
-def _scatter(s: Silence, node: fx.Node) -> Zeros | None:
+def _scatter(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     """Silence the base, which stays where nothing is written, and the written source where the index carries the axis."""
     bound = bind(node)
     base, index, source = (bound[name].value if name in bound else None for name in ("self", "index", "src"))
@@ -210,20 +210,20 @@ def _scatter(s: Silence, node: fx.Node) -> Zeros | None:
     return s.everywhere([base, source], node) if isinstance(source, fx.Node) else None
 
 
-def _cumsum(s: Silence, node: fx.Node) -> Zeros | None:
+def _cumsum(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return None if s.contracts(node) else _keep(s, node)
 
 
-def _by_value(s: Silence, node: fx.Node) -> Zeros | None:
+def _by_value(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     found = VALUE.get(packet_of(node.target))
     return found(s, node) if found else None
 
 
-def _self(s: Silence, node: fx.Node) -> Zeros | None:
+def _self(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return s.everywhere([bind(node)["g"].value], node)
 
 
-LAWS: dict[str, Callable[[Silence, fx.Node], Zeros | None]] = {
+LAWS: dict[str, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     "lose": lambda s, node: None,
     "keep": _keep,
     "zero": lambda s, node: frozenset(),
@@ -235,7 +235,7 @@ LAWS: dict[str, Callable[[Silence, fx.Node], Zeros | None]] = {
     "self": _self,
 }
 
-VALUE: dict[Any, Callable[[Silence, fx.Node], Zeros | None]] = {
+VALUE: dict[Any, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     aten.softmax: _softmax,
     aten._softmax: _softmax,
     aten.one_hot: _marked,
@@ -294,14 +294,14 @@ def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
     return found
 
 
-def readers(
+def zero_set(
     flow: Flow, leaf: Dim, contractions: Sequence[Contraction], divided: Sequence[tuple[fx.Node, fx.Node]]
 ) -> tuple[Zeros, str]:
     """Return (the parameters to zero so that the contractions over the axis are silent, the reason why that is impossible or "").
 
     `divided` are the divisions by values that carry the axis: zeros that reach one of them make it infinite, and nothing silences that.
     """
-    silence = Silence(flow, leaf, contractions)
+    silence = ZeroPropagation(flow, leaf, contractions)
     zeros: Zeros = frozenset()
     why = ""
     for contraction in contractions:

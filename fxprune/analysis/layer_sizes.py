@@ -21,7 +21,7 @@ from fxprune.dims.masks import new_size
 from fxprune.ir import Program
 from fxprune.ir.naming import FACTORS, part_name, part_tensor
 
-Left = int | list[int] | None
+RemainingCount = int | list[int] | None
 """Number of units left: one number, one for each head where they differ, None where it can't be counted."""
 
 
@@ -32,7 +32,7 @@ class AxisSize:
     axis: str
     role: str
     before: int
-    after: Left
+    after: RemainingCount
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Attention:
     `shared` are the heads of keys and values (grouped queries); equal to `heads` where each query head has its own.
     """
 
-    heads: tuple[int, Left]
-    shared: tuple[int, Left]
-    qk: tuple[int, Left]
-    v: tuple[int, Left]
+    heads: tuple[int, RemainingCount]
+    shared: tuple[int, RemainingCount]
+    qk: tuple[int, RemainingCount]
+    v: tuple[int, RemainingCount]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class LayerSizes:
     rest: tuple[AxisSize, ...]
 
 
-def layerwise(before: Program, after: Program, removed: Collection[str] = ()) -> LayerSizes:
+def count_layer_sizes(before: Program, after: Program, removed: Collection[str] = ()) -> LayerSizes:
     """Count the units of a program and of a smaller one made from it, layer by layer.
 
     `removed` are regions that are known to be gone (`Selection.removed`); those that have lost all of their weights are gone, too.
@@ -152,7 +152,7 @@ class _Counter:
         if axis.name in self.wrong:
             return AxisSize(axis.name, axis.role, axis.size, None)
         inner = axis.role in ("qk", "v") and len(counts) > 1
-        return AxisSize(axis.name, axis.role, axis.size, _alike(counts) if inner else sum(counts))
+        return AxisSize(axis.name, axis.role, axis.size, _collapse_equal(counts) if inner else sum(counts))
 
     def attention(self, dims: tuple[Dim, Dim, Dim]) -> Attention:
         """Return the sizes of an attention, over its copies where heads of unequal sizes are computed apart."""
@@ -167,8 +167,8 @@ class _Counter:
         return Attention(
             (heads.size, sum(new_size(heads, one) for one in kept)),
             (shared.size, sum(new_size(shared, one) for one in kept)),
-            (qk.size, _a_head(qk, heads, kept)),
-            (v.size, _a_head(v, heads, kept)),
+            (qk.size, _per_head(qk, heads, kept)),
+            (v.size, _per_head(v, heads, kept)),
         )
 
     def _shared(self, heads: Dim) -> Dim:
@@ -240,11 +240,11 @@ class _Counter:
         return True
 
 
-def _alike(counts: list[int]) -> Left:
+def _collapse_equal(counts: list[int]) -> RemainingCount:
     """Return one number where all are the same, 0 where there is none."""
     return counts if len(set(counts)) > 1 else max(counts, default=0)
 
 
-def _a_head(dim: Dim, heads: Dim, kept: list[dict[Dim, Tensor]]) -> Left:
+def _per_head(dim: Dim, heads: Dim, kept: list[dict[Dim, Tensor]]) -> RemainingCount:
     """Return the dims of each head that is left."""
-    return _alike([size for one in kept for size in [new_size(dim, one)] * new_size(heads, one)])
+    return _collapse_equal([size for one in kept for size in [new_size(dim, one)] * new_size(heads, one)])

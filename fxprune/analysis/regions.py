@@ -16,7 +16,7 @@ from typing import TypeAlias
 from torch import Tensor, fx
 
 from fxprune.analysis.axis_names import shared_path
-from fxprune.analysis.segments import Atom, Row, chains, weights
+from fxprune.analysis.segments import Row, Segment, find_rows, weights
 from fxprune.ir import Program
 from fxprune.rules import Flow
 
@@ -45,9 +45,9 @@ Roles: TypeAlias = Sequence[tuple[str, frozenset[str]]]
 """The role of each axis, and the parameters that carry it: a branch is named by them."""
 
 
-def regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ...]:
+def find_regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ...]:
     """Return the layers, then the residual branches, each in graph order, then the modules that can't go, with the reason."""
-    rows = chains(program, flow)
+    rows = find_rows(program, flow)
     modules = _modules(program, flow)
     whole = _module_units(rows, modules)
     place = {node.name: i for i, node in enumerate(program.graph.graph.nodes)}
@@ -66,7 +66,7 @@ def regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ...]:
     return (*named, *_refused(program, flow, named, modules))
 
 
-def _region(unit: Sequence[Atom], kind: str, path: str = "") -> Region:
+def _region(unit: Sequence[Segment], kind: str, path: str = "") -> Region:
     parameters = tuple(dict.fromkeys(name for atom in unit for name in atom.parameters))
     parts = [part for atom in unit for part in (atom, *atom.tail)]
     nodes = frozenset(node.name for part in parts for node in part.nodes)
@@ -75,7 +75,7 @@ def _region(unit: Sequence[Atom], kind: str, path: str = "") -> Region:
     return Region(name, kind, unit[0].entry.name, unit[-1].end.name, parameters, signature, "", nodes)
 
 
-Unit: TypeAlias = tuple[Atom, ...]
+Unit: TypeAlias = tuple[Segment, ...]
 
 
 def _module_units(rows: Sequence[Row], modules: Mapping[str, Module]) -> dict[str, Unit]:
@@ -122,22 +122,22 @@ def _beside(path: str, modules: Mapping[str, Module]) -> list[str]:
     return [p for p, module in modules.items() if p.rpartition(".")[0] == parent and module.kind == kind]
 
 
-def _paths(atom: Atom, modules: Mapping[str, Module]) -> list[str]:
+def _paths(atom: Segment, modules: Mapping[str, Module]) -> list[str]:
     """Return the repeated modules that contain all nodes of an atom that read weights."""
     return [path for path, module in modules.items() if module.repeated and _within(atom, module)]
 
 
-def _within(atom: Atom, module: Module) -> bool:
+def _within(atom: Segment, module: Module) -> bool:
     readers = [node for node in atom.nodes if node in module.all_readers]
     return bool(readers) and all(node in module.nodes for node in readers)
 
 
-def _innermost(atom: Atom, modules: Mapping[str, Module]) -> str:
+def _innermost(atom: Segment, modules: Mapping[str, Module]) -> str:
     """Return the innermost module that contains all nodes of an atom that read weights, "" where there is none."""
     return max((path for path, module in modules.items() if _within(atom, module)), key=len, default="")
 
 
-def _repeating(row: Sequence[Atom]) -> Iterator[tuple[Atom, ...]]:
+def _repeating(row: Sequence[Segment]) -> Iterator[tuple[Segment, ...]]:
     """Yield the units of every stretch that repeats and contains a residual."""
     signs = [atom.signature for atom in row]
     at = 0
@@ -159,7 +159,7 @@ def _stretch(signs: Sequence[str], at: int) -> tuple[int, int]:
     return 0, at
 
 
-def _units(stretch: Sequence[Atom], period: int) -> list[tuple[Atom, ...]]:
+def _units(stretch: Sequence[Segment], period: int) -> list[tuple[Segment, ...]]:
     """Split a stretch into units of one length, with as much of their tails as all of them share."""
     units = [stretch[i : i + period] for i in range(0, len(stretch) - period + 1, period)]
     tails = [[piece.signature for piece in unit[-1].tail] for unit in units]

@@ -32,7 +32,7 @@ ROLES: tuple[tuple[frozenset[str], str], ...] = (
 _PRODUCTS = frozenset({*FORMS, aten.embedding, aten.conv3d})
 
 
-def bottlenecks(flow: Flow) -> list[Dim]:
+def find_bottlenecks(flow: Flow) -> list[Dim]:
     """Return the atoms of values that products by weights make, and that only products by weights read, which sum over them."""
     made = {node for node in flow.dims if _by_weights(flow, node)}
     summed: dict[Dim, set[fx.Node]] = {}

@@ -32,7 +32,7 @@ _SAME_VALUE = frozenset((aten.dropout, aten.to, aten._to_copy, aten.clone, aten.
 
 
 @dataclass(frozen=True)
-class Atom:
+class Segment:
     """Segment between two neighbouring cut points of equal dims, (entry, exit], in graph order.
 
     `tail` are the atoms without parameters that follow it (an activation, a dropout).
@@ -43,7 +43,7 @@ class Atom:
     nodes: tuple[fx.Node, ...]
     parameters: tuple[str, ...]
     signature: str
-    tail: tuple[Atom, ...] = ()
+    tail: tuple[Segment, ...] = ()
 
     @property
     def end(self) -> fx.Node:
@@ -72,11 +72,11 @@ def _source(node: fx.Node) -> fx.Node:
 class Row:
     """Atoms of one stream in graph order, all of the same dims; `reached` are the nodes between the stream's source and the outputs."""
 
-    atoms: tuple[Atom, ...]
+    atoms: tuple[Segment, ...]
     reached: frozenset[fx.Node]
 
 
-def chains(program: Program, flow: Flow) -> list[Row]:
+def find_rows(program: Program, flow: Flow) -> list[Row]:
     """Return rows of atoms between neighbouring cut points, by stream and by dims, the longest first.
 
     Where streams join (an encoder's output in a decoder), an atom belongs to the longest row that has it.
@@ -179,7 +179,7 @@ class _Stream:
         low, high = self.inside[one]
         return low <= self.inside[other][0] < high
 
-    def runs(self) -> Iterator[list[Atom]]:
+    def runs(self) -> Iterator[list[Segment]]:
         """Yield rows of atoms."""
         if self.source not in self.graph or self.sink not in self.graph:
             return
@@ -210,9 +210,9 @@ class _Stream:
                 groups.setdefault(key, []).append(node)
         yield from (points for points in groups.values() if len(points) > 1)
 
-    def _rows(self, points: Sequence[fx.Node]) -> Iterator[list[Atom]]:
+    def _rows(self, points: Sequence[fx.Node]) -> Iterator[list[Segment]]:
         """Yield the row of atoms between neighbours; those without parameters belong to the tail of the one before."""
-        row: list[Atom] = []
+        row: list[Segment] = []
         for entry, way_out in pairwise(points):
             atom = self._atom(entry, way_out)
             if atom.parameters and not is_written(entry):
@@ -222,10 +222,10 @@ class _Stream:
         if row:
             yield row
 
-    def _atom(self, entry: fx.Node, way_out: fx.Node) -> Atom:
+    def _atom(self, entry: fx.Node, way_out: fx.Node) -> Segment:
         nodes = self._between(entry, way_out)
         parameters = weights(self.program, nodes, self.flow)
-        return Atom(entry, way_out, tuple(nodes), parameters, _signature(self.program, nodes, entry))
+        return Segment(entry, way_out, tuple(nodes), parameters, _signature(self.program, nodes, entry))
 
     def _between(self, entry: fx.Node, way_out: fx.Node) -> list[fx.Node]:
         """Return the nodes behind the entry up to and with the exit, in graph order."""

@@ -15,7 +15,7 @@ from fxprune.ir import attribute
 SELECT = torch.ops.aten.index_select.default
 
 
-def alike(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
+def group_uniform(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
     """Group the axes that a uniform plan ties: of one role and one size, or in the same place of layers that repeat.
 
     Layers count as repeats where they stand in one list and their axes have the same roles in the same order; sizes may differ, for

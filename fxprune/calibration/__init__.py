@@ -1,10 +1,10 @@
 """Unlabelled data: check it, run it, and re-fit weights on it."""
 
-from fxprune.calibration.data import Calibration, checked
+from fxprune.calibration.data import Calibration, check_calibration
 from fxprune.calibration.objective import Objective
 
 __all__ = [
     "Calibration",
     "Objective",
-    "checked",
+    "check_calibration",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.calibration.validation import describe_inputs, fitting, inputs_text
+from fxprune.calibration.validation import check_batch, describe_inputs, inputs_text
 from fxprune.errors import UsageError
 from fxprune.ir import Program, attribute, describe_error, is_written
 
@@ -23,7 +23,7 @@ Batch: TypeAlias = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Batches for one program, as returned by `checked`."""
+    """Batches for one program, as returned by `check_calibration`."""
 
     batches: tuple[Batch, ...]
 
@@ -49,7 +49,7 @@ class Calibration:
         return Calibration(parts[0]), Calibration(parts[1])
 
 
-def checked(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibration:
+def check_calibration(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibration:
     """Check that calibration data fit a program, and return copies; they are read once, and no further than `limit` rows (0: all).
 
     A batch is a mapping of input names to tensors, arrays or lists, or the tensors themselves in the order of the inputs. Inputs that the
@@ -61,7 +61,7 @@ def checked(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibra
     kept: list[Batch] = []
     left = limit
     for place, given in enumerate(_iterable(batches), 1):
-        kept.append(_shortened(program, fitting(program, given, f"calibration batch {place}"), left))
+        kept.append(_shortened(program, check_batch(program, given, f"calibration batch {place}"), left))
         left -= _rows(kept[-1])
         if limit and left <= 0:
             break

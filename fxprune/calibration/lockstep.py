@@ -86,7 +86,7 @@ class Runner(fx.Interpreter):
             self._read(source)
 
 
-class Parking:
+class ActivationStore:
     """Store for the live values of runners: at most `limit` bytes in memory, the rest in a temporary folder until they are used again.
 
     Runners take turns, so a runner in memory stays there while it fits: that needs fewer reads from disk than evicting the oldest.

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from fxprune.analysis import Analysis, Matrix, analyze, matrices
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.least_squares import Fit, Sums, best
-from fxprune.calibration.lockstep import Parking, Runner
+from fxprune.calibration.lockstep import ActivationStore, Runner
 from fxprune.dims import Kept, changes, cut
 from fxprune.ir import Program, Selection, attribute, bind, copy_graph, rebuild
 from fxprune.rewrite.bypass import bypass
@@ -103,10 +103,10 @@ def repair(
     if not tasks:
         return Repaired(slim, ())
     fit, held = data.split(HELD_BACK, slim)
-    lanes = [_Lane(program, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
+    lanes = [_BatchRun(program, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
     new: dict[str, Tensor] = {}
     done: list[Refitted] = []
-    with Parking(int(LIVE * program.parameter_bytes())) as parking:
+    with ActivationStore(int(LIVE * program.parameter_bytes())) as parking:
         for place, task in enumerate(tasks):
             if observe:
                 observe(place, len(tasks))
@@ -135,7 +135,7 @@ def _tasks(
             and (everywhere or name in lost)
             and _is_cut_alike(analysis, before[name].node, kept)
         ):
-            met, other = _meets(matrix.node, order)
+            met, other = _residual_sum(matrix.node, order)
             target, other = (nodes[met.name], other) if met.name in nodes else (nodes[name], None)
             dims = analysis.flow.dims[before[name].node]
             tasks.append(_Task(matrix, target, other, partial(cut, dims=dims, kept=kept)))
@@ -148,7 +148,7 @@ def _is_cut_alike(analysis: Analysis, node: fx.Node, kept: Kept) -> bool:
     return all(isinstance(size, int) for size, dim in pairs if changes(dim, kept))
 
 
-def _meets(node: fx.Node, order: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:
+def _residual_sum(node: fx.Node, order: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:
     """Return (the residual sum that alone reads the result of a matrix, the other addend); (the node itself, None) where there is none."""
     current = node
     while len(current.users) == 1:
@@ -190,7 +190,7 @@ def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict
     return Refitted(matrix.weight, fit.how, before, after, tuple(replaced))
 
 
-class _Lane:
+class _BatchRun:
     """One batch that runs through both programs in lockstep."""
 
     def __init__(

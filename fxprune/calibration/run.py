@@ -17,7 +17,7 @@ from fxprune.ir.aliasing import returns_alias
 
 
 @dataclass
-class Seen:
+class BatchRecord:
     """Record of one batch: values by node name, and for each differentiated number the gradients by node and parameter name."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -31,11 +31,11 @@ class Observer(Protocol):
     nodes: frozenset[str]
     parameters: frozenset[str]
 
-    def take(self, seen: Seen) -> None:
+    def take(self, seen: BatchRecord) -> None:
         """Take in the record of one batch."""
 
 
-class _Tap(fx.Interpreter):
+class _RecordingInterpreter(fx.Interpreter):
     """Interpreter that records the requested values, and makes nodes and parameters differentiable where gradients are requested.
 
     A value that the graph overwrites is recorded as its last reader got it.
@@ -69,7 +69,9 @@ class _Tap(fx.Interpreter):
         return value
 
 
-def stream(program: Program, data: Calibration, meters: Sequence[Observer], objective: Objective) -> None:
+def run_calibration(
+    program: Program, data: Calibration, meters: Sequence[Observer], objective: Objective
+) -> None:
     """Run every batch once, and pass its record to the observers; the record of a batch is not kept.
 
     FxpruneError where the graph can't be differentiated although an observer requests gradients.
@@ -80,10 +82,10 @@ def stream(program: Program, data: Calibration, meters: Sequence[Observer], obje
     random = torch.Generator().manual_seed(objective.seed)
     for batch in data.batches:
         rows = Calibration((batch,)).rows
-        tap = _Tap(program, values, nodes, parameters)
+        tap = _RecordingInterpreter(program, values, nodes, parameters)
         with torch.set_grad_enabled(bool(nodes or parameters)):
             outputs = tap.run(*flatten_batch(program, batch), enable_io_processing=False)
-            seen = Seen(tap.values)
+            seen = BatchRecord(tap.values)
             if nodes or parameters:
                 numbers = objective.values(outputs, batch, rows / data.rows, random)
                 seen.slopes = _slopes(tap, numbers)
@@ -91,7 +93,7 @@ def stream(program: Program, data: Calibration, meters: Sequence[Observer], obje
             meter.take(seen)
 
 
-def _slopes(tap: _Tap, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
+def _slopes(tap: _RecordingInterpreter, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
     """Return the gradients of each number, the last number first, by node and parameter."""
     found = []
     for left, number in reversed(list(enumerate(numbers))):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis import Matrix
-from fxprune.calibration.run import Seen
+from fxprune.calibration.run import BatchRecord
 
 ROWS = 1 << 14
 """Number of rows that are converted to float64 at a time: an image has tens of thousands."""
@@ -58,7 +58,7 @@ class MomentObserver:
         self.parameters: frozenset[str] = frozenset()
         self.moments = {matrix.node.name: Moments() for matrix in matrices}
 
-    def take(self, seen: Seen) -> None:
+    def take(self, seen: BatchRecord) -> None:
         """Add one batch."""
         for matrix in self.matrices:
             name = matrix.node.name

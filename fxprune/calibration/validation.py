@@ -15,7 +15,7 @@ from fxprune.ir import Program, describe_error, is_free
 from fxprune.ir.example_inputs import dynamic_axis_names
 
 
-def fitting(program: Program, given: Any, where: str) -> dict[str, Tensor]:
+def check_batch(program: Program, given: Any, where: str) -> dict[str, Tensor]:
     """Return copies of one batch's tensors by input name, in the program's order, dtypes and device; `where` names the batch in errors.
 
     `given` is a mapping of names to tensors, arrays or lists, or the tensors alone in the order of the inputs. UsageError where a name, a

@@ -65,7 +65,7 @@ class SiteCost:
 
 
 @dataclass
-class Costs:
+class CostTable:
     """Cost table of a program at a point; sites that compute the same share their measurements.
 
     With `odd`, main axes are measured at odd widths as well.

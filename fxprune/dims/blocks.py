@@ -1,4 +1,4 @@
-"""Block grids: a weight cut into rectangles; with `aligned` and `shares`, edges follow the borders of segments and heads."""
+"""Block grids: a weight cut into rectangles; with `aligned` and `even_blocks`, edges follow the borders of segments and heads."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _added(values: Tensor, sizes: tuple[int, ...], place: int) -> Tensor:
     return values.new_zeros(shape).index_add(place, index, values)
 
 
-def shares(dim: Dim, count: int) -> tuple[int, ...]:
+def even_blocks(dim: Dim, count: int) -> tuple[int, ...]:
     """The sizes of about `count` blocks of similar size along a dim, none of which crosses the border of a segment or of a head."""
     parts = segments(dim)
     wanted = max(1, round(count / len(parts)))

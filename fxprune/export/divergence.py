@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.frontend.agreement import answers
+from fxprune.frontend.agreement import module_outputs
 from fxprune.ir import Program, describe_error, difference, source_line
 from fxprune.ir.interpreter import every_value
 
@@ -30,17 +30,17 @@ ByLine: TypeAlias = Mapping[str, Sequence[Tensor]]
 """The values of a program at each line of the code that it came from."""
 
 
-def parting(model: nn.Module, program: Program) -> str:
+def describe_divergence(model: nn.Module, program: Program) -> str:
     """Describe where a module diverges from a program: the innermost line that is not torch's, with both shapes; "" where unknown."""
     by_line: dict[str, list[Tensor]] = {}
     nodes = {node.name: node for node in program.graph.graph.nodes}
     for name, value in every_value(program, program):
         if isinstance(value, Tensor):
             by_line.setdefault(source_line(nodes[name]).partition(" in ")[0], []).append(value)
-    watch = _Watch(by_line)
+    watch = _LineComparison(by_line)
     try:
         with watch:
-            answers(model, program)
+            module_outputs(model, program)
     except Exception as error:  # noqa: BLE001 - any failure is the divergence to describe
         return _failed(error, by_line)
     return watch.shape or watch.value
@@ -88,7 +88,7 @@ def _shape(value: Tensor) -> str:
     return "×".join(map(str, value.shape)) or "a number"
 
 
-class _Watch(TorchFunctionMode):
+class _LineComparison(TorchFunctionMode):
     """Comparison of each line's results with the program's; records the first line of another shape, and of other values.
 
     Only results with as many dims and elements as one of the program's are compared: a canonical graph lacks the others.

@@ -25,14 +25,14 @@ from torch.export.graph_signature import (
 
 from fxprune.errors import ExportError
 from fxprune.ir import Program, attribute, inference, innermost_reason, quiet
-from fxprune.rewrite.shared_tables import rejoin
+from fxprune.rewrite.shared_tables import drop_whole_choices
 
 aten = torch.ops.aten
 
 
 def to_exported_program(program: Program) -> ExportedProgram:
     """Export the program's graph once more; ExportError where torch.export can't."""
-    graph, kwargs = rejoin(program).graph, dict(program.kwargs)
+    graph, kwargs = drop_whole_choices(program).graph, dict(program.kwargs)
     with quiet(), inference():
         try:
             return torch.export.export(
@@ -46,7 +46,7 @@ def to_exported_program(program: Program) -> ExportedProgram:
 
 def lift(program: Program) -> ExportedProgram:
     """Turn the graph as it is into an ExportedProgram: parameters and buffers first, then the inputs."""
-    program = rejoin(program)
+    program = drop_whole_choices(program)
     graph, nodes = fx.Graph(), dict[fx.Node, fx.Node]()
     specs, state = _lift_tensors(program, graph, nodes)
     for node in program.placeholders():

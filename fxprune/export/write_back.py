@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import RefusedError
-from fxprune.export.divergence import parting
+from fxprune.export.divergence import describe_divergence
 from fxprune.export.module_sizes import arguments_of, declared
-from fxprune.frontend.agreement import answers
+from fxprune.frontend.agreement import module_outputs
 from fxprune.ir import TOLERANCES, Program, attribute, difference, run_example
 
 INSTEAD = "use slim.module(), which needs none of its code"
@@ -64,7 +64,7 @@ def _written(edit: _Edit, slim: Program, outputs: Sequence[Tensor]) -> float:
     if gap <= bar:
         return gap
     gone = _gone(model, slim)
-    where = "" if gone else parting(model, slim)
+    where = "" if gone else describe_divergence(model, slim)
     for path in gone:
         edit.set(*_split(path), nn.Identity())
     gap = _gap(model, slim, outputs) if gone else gap
@@ -76,7 +76,7 @@ def _written(edit: _Edit, slim: Program, outputs: Sequence[Tensor]) -> float:
 def _gap(model: nn.Module, slim: Program, outputs: Sequence[Tensor]) -> float:
     """Return the largest relative difference of outputs; infinite where the module does not run."""
     try:
-        got = answers(model, slim)
+        got = module_outputs(model, slim)
     except Exception:  # noqa: BLE001 - why it does not run is found by running it again beside the program
         return float("inf")
     return difference(got, list(outputs)) if len(got) == len(outputs) else float("inf")

@@ -25,7 +25,7 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
     tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
     if any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors):
         return
-    wanted = answers(model, program)
+    wanted = module_outputs(model, program)
     with exporting(model):
         try:
             got = _seeded(program.graph, (program.args, program.kwargs), 0)
@@ -35,7 +35,7 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
                 f"what torch.export made of {name} does not run: {describe_error(error)}"
             ) from error
         gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
-        if gap <= _SAME or _is_random(wanted, answers(model, program, 1)):
+        if gap <= _SAME or _is_random(wanted, module_outputs(model, program, 1)):
             return
     raise CaptureError(
         f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
@@ -43,7 +43,7 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
     )
 
 
-def answers(model: nn.Module, program: Program, seed: int = 0) -> list[Tensor]:
+def module_outputs(model: nn.Module, program: Program, seed: int = 0) -> list[Tensor]:
     """Return the tensors among a module's outputs for a program's example inputs; the module runs as it would be captured."""
     inputs = program.args, {**program.kwargs, **uncached_kwargs(model, program.kwargs)}
     with exporting(model), without_cache(model, program.kwargs):

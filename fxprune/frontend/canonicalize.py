@@ -1,6 +1,6 @@
 """Canonicalization: small graph passes that express the same in fewer kinds of operators, so that rules stay short.
 
-None of them changes what is computed. Each is a function that changes a graph in place; `NORMALIZATIONS` is their order.
+None of them changes what is computed. Each is a function that changes a graph in place; `CANONICALIZATIONS` is their order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fxprune.ir.edit import size_of
 from fxprune.rewrite import remove_dead
 from fxprune.rewrite.constant_folding import fold_constants
 from fxprune.rewrite.dead_code import pass_on
-from fxprune.rewrite.shared_tables import decouple
+from fxprune.rewrite.shared_tables import decouple_tables
 
 aten = torch.ops.aten
 
@@ -44,15 +44,15 @@ _PASSED_ON = (
 )
 
 
-def normalize(program: Program) -> Program:
+def canonicalize(program: Program) -> Program:
     """Run every canonicalization pass once, in order; the program's graph is changed in place (capture owns it)."""
-    for each in NORMALIZATIONS:
+    for each in CANONICALIZATIONS:
         each(program.graph)
         program.graph.graph.lint()
     program.graph.delete_all_unused_submodules()
     program.graph.recompile()
     program.graph.eval()
-    return decouple(program)
+    return decouple_tables(program)
 
 
 def inline_regions(graph: fx.GraphModule) -> None:
@@ -165,7 +165,7 @@ def contiguous_pairs(graph: fx.GraphModule) -> None:
                 node.args = (call(graph, aten.contiguous.default, (source,)),)
 
 
-def functional(graph: fx.GraphModule) -> None:
+def functionalize(graph: fx.GraphModule) -> None:
     """Replace an in-place pointwise operator on a value that nothing aliases by its functional form, whose result later readers read."""
     order = {node: i for i, node in enumerate(graph.graph.nodes)}
     for node in list(graph.graph.nodes):
@@ -224,7 +224,7 @@ def _keeps_type(source: fx.Node, node: fx.Node) -> bool:
     return isinstance(after, Tensor) and before.dtype == after.dtype and before.shape == after.shape
 
 
-def no_aliases(graph: fx.GraphModule) -> None:
+def drop_aliases(graph: fx.GraphModule) -> None:
     """Remove nodes that pass a value on as it is (`alias`, `detach`, a cast to its own dtype), unless something writes into it."""
     pass_on(graph, lambda node: node.target in _PASSED_ON and _same_kind(node))
 
@@ -246,7 +246,7 @@ def clean(graph: fx.GraphModule) -> None:
     remove_dead(graph)
 
 
-NORMALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
+CANONICALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
     inline_regions,
     drop_assertions,
     explicit_sizes,
@@ -254,8 +254,8 @@ NORMALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
     explicit_splits,
     explicit_scale,
     contiguous_pairs,
-    functional,
-    no_aliases,
+    functionalize,
+    drop_aliases,
     unstack,
     clean,
     _fold,

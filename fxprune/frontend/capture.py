@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
 from fxprune.frontend.agreement import check_same
-from fxprune.frontend.canonicalize import normalize
+from fxprune.frontend.canonicalize import canonicalize
 from fxprune.frontend.dynamic_shapes import (
     auto_symbolic,
     dynamic_of,
@@ -31,13 +31,13 @@ from fxprune.frontend.dynamic_shapes import (
     symbolic,
     with_constants,
 )
-from fxprune.frontend.io_constraints import free
+from fxprune.frontend.io_constraints import free_dims
 from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
 from fxprune.frontend.pt2_archive import missing_modules
 from fxprune.ir import Program, describe_error, source_line, trees
 from fxprune.ir.signature import shape_tree
 from fxprune.ir.torch_context import exporting
-from fxprune.ir.train_mode import remember_dropout
+from fxprune.ir.train_mode import copy_dropout
 
 
 def capture(
@@ -59,7 +59,7 @@ def capture(
     program = _captured(model, args, dict(kwargs or {}), dynamic)
     if training and isinstance(model, nn.Module):
         _remember_dropout(program, model, args, dict(kwargs or {}), dynamic)
-    return free(program, outputs=free_outputs)
+    return free_dims(program, outputs=free_outputs)
 
 
 def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> Program:
@@ -91,7 +91,7 @@ def _remember_dropout(
     shapes = with_constants(dynamic_shapes(model, args, kwargs, dynamic), extra)
     with without_cache(model, kwargs), suppress(CaptureError):
         exported = _export(model, own_args, own_kwargs, shapes, training=True)
-        remember_dropout(program.graph, exported.graph)
+        copy_dropout(program.graph, exported.graph)
 
 
 def _load(path: Path) -> ExportedProgram:
@@ -165,7 +165,7 @@ def _of_module(
     _check_operators(graph)
     drop_inputs(graph, drop)
     own_buffers(graph)
-    return normalize(Program(graph, args, kwargs, dynamic))
+    return canonicalize(Program(graph, args, kwargs, dynamic))
 
 
 def from_exported_module(module: fx.GraphModule, kwargs: Mapping[str, Any]) -> Program:

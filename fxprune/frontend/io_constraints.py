@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 from fxprune.errors import CaptureError
 from fxprune.ir import Program
-from fxprune.rewrite.shared_tables import decouple
+from fxprune.rewrite.shared_tables import decouple_tables
 
 
-def free(
+def free_dims(
     program: Program,
     inputs: Collection[str] = (),
     outputs: Collection[str] = (),
@@ -27,7 +27,7 @@ def free(
         free_outputs=program.free_outputs | set(outputs),
         spare=program.spare | set(spare),
     )
-    return decouple(freed) if inputs or outputs else freed
+    return decouple_tables(freed) if inputs or outputs else freed
 
 
 def _check_known(what: str, asked: Collection[str], names: tuple[str, ...]) -> None:

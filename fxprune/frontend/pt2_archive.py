@@ -14,7 +14,7 @@ _MODEL = re.compile(r"/models/[^/]+\.json$")
 _TYPE = re.compile(r'\\"type\\": \\"([\w.]+)\\"')
 
 
-def unknown(path: Path) -> tuple[str, ...]:
+def unregistered_classes(path: Path) -> tuple[str, ...]:
     """Return the classes in a file's inputs and outputs that torch does not know in this process; none where the file can't be read."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -27,12 +27,12 @@ def unknown(path: Path) -> tuple[str, ...]:
 
 def required_modules(path: Path) -> tuple[str, ...]:
     """Return the modules that a process must import before it reads a file."""
-    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in unknown(path)))
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in unregistered_classes(path)))
 
 
 def missing_modules(path: Path) -> str:
     """Return a sentence with the unknown classes and the modules to import; empty where there are none."""
-    names = ", ".join(unknown(path))
+    names = ", ".join(unregistered_classes(path))
     return (
         f"its inputs or outputs are made of {names}; first import {', '.join(required_modules(path))}"
         if names

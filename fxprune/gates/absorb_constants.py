@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis import Matrix, matrices, walk
-from fxprune.analysis.constant_propagation import Known, known
+from fxprune.analysis.constant_propagation import ConstantMasks, propagate_constants
 from fxprune.ir import Program, attribute, bind, call, copy_graph, rebuild, set_attribute
 from fxprune.ir.edit import fake_mode
 from fxprune.ir.program import sibling
@@ -17,12 +17,12 @@ from fxprune.ir.program import sibling
 aten = torch.ops.aten
 
 
-def absorbed(program: Program) -> Program:
+def absorb_constants(program: Program) -> Program:
     """Return the program with the constant inputs of products moved into their biases; equal but for rounding.
 
     A product without a bias gets one. Columns of a convolution that read padding are left alone: their input is not constant at the border.
     """
-    facts = known(program)
+    facts = propagate_constants(program)
     found = {m: _constant(m, facts) for m in matrices(program, walk(program)).values()}
     own = {m: (places, numbers) for m, (places, numbers) in found.items() if _is_read(program, m, places)}
     if not own:
@@ -44,7 +44,7 @@ def absorbed(program: Program) -> Program:
     return rebuild(program.replace(graph=graph), graph.graph, tensors)
 
 
-def _constant(matrix: Matrix, facts: Known) -> tuple[Tensor, Tensor]:
+def _constant(matrix: Matrix, facts: ConstantMasks) -> tuple[Tensor, Tensor]:
     """Return (booleans of the columns whose input is the same nonzero number in each row, the first row of the input)."""
     rows = matrix.rows(facts.values_at[matrix.source])
     same = (matrix.rows(facts[matrix.source].to(rows.dtype)) == 1).all(0) & (rows == rows[:1]).all(0)

@@ -11,25 +11,25 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis import Analysis, Axis, Units, analyze
-from fxprune.analysis.constant_propagation import Known, known
+from fxprune.analysis.constant_propagation import ConstantMasks, propagate_constants
 from fxprune.dims import Dim, Kept, find, leaves, zero
 from fxprune.dims.masks import KeptRows
-from fxprune.gates.absorb_constants import absorbed
+from fxprune.gates.absorb_constants import absorb_constants
 from fxprune.gates.gate import gate_target
-from fxprune.gates.implied import Open, close_implied
+from fxprune.gates.implied import OpenUnits, close_implied
 from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.rewrite.shrink import labels
 from fxprune.rules import Contraction
 
 
-def emptied(program: Program) -> tuple[Program, list[Open]]:
+def zero_dead_units(program: Program) -> tuple[Program, list[OpenUnits]]:
     """Return (the program with zeros in all weights of dead units, the units that are not dead); equal to the given one but for rounding.
 
     A dead unit may make others dead that only it read, or that read only it: the search is repeated until no more are found.
     """
     closed = -1
     while True:
-        program = absorbed(program)
+        program = absorb_constants(program)
         analysis = analyze(program)
         units = _units(analysis)
         count = sum(int((~unit.table).sum()) for unit in units)
@@ -38,9 +38,9 @@ def emptied(program: Program) -> tuple[Program, list[Open]]:
         closed, program = count, _without(analysis, units)
 
 
-def _units(analysis: Analysis) -> list[Open]:
+def _units(analysis: Analysis) -> list[OpenUnits]:
     """Return which units are not dead, for each exact axis that has dead ones; per head where each may keep dims of its own."""
-    facts, flow = known(analysis.program), analysis.flow
+    facts, flow = propagate_constants(analysis.program), analysis.flow
     found = []
     for axis in analysis.axes:
         if not axis.exact or axis.choices:
@@ -52,7 +52,7 @@ def _units(analysis: Analysis) -> list[Open]:
         table = ~torch.stack(silent).all(0) if silent else torch.ones(units.count, dtype=torch.bool)
         if not bool(table.all()):
             shape = (outer.size, axis.size) if outer else (axis.size,)
-            found.append(Open(axis.name, outer.name if outer else "", table.reshape(shape)))
+            found.append(OpenUnits(axis.name, outer.name if outer else "", table.reshape(shape)))
     return close_implied(analysis, found)
 
 
@@ -61,7 +61,7 @@ def _outer(analysis: Analysis, axis: Axis) -> Axis | None:
     return None if isinstance(asked, str) else analysis.axis(asked[1])
 
 
-def _silent(analysis: Analysis, facts: Known, found: Contraction, units: Units) -> Tensor:
+def _silent(analysis: Analysis, facts: ConstantMasks, found: Contraction, units: Units) -> Tensor:
     """Return the units for which a sum adds zero, whatever the inputs are: one of its factors is zero at all their positions."""
     result = torch.zeros(units.count, dtype=torch.bool)
     for node in found.operands:
@@ -77,7 +77,7 @@ def _lies_once(leaf: Dim, dims: tuple[Dim, ...], summed: Dim) -> bool:
     return len(places) == 1 and find(places[0]) is find(summed)
 
 
-def _zeros(facts: Known, node: fx.Node, dims: tuple[Dim, ...], units: Units) -> Tensor:
+def _zeros(facts: ConstantMasks, node: fx.Node, dims: tuple[Dim, ...], units: Units) -> Tensor:
     """Return the units at whose positions a value is zero, whatever the inputs are."""
     other = (~facts.zero(node)).to(torch.float64)
     left = units.total(other, dims)
@@ -88,7 +88,7 @@ def _zeros(facts: Known, node: fx.Node, dims: tuple[Dim, ...], units: Units) -> 
     return left == 0
 
 
-def _without(analysis: Analysis, units: list[Open]) -> Program:
+def _without(analysis: Analysis, units: list[OpenUnits]) -> Program:
     """Zero every weight of closed units: those that read them and those that produce them."""
     nodes = analysis.program.reads()
     tensors = analysis.program.tensors()

@@ -24,7 +24,7 @@ from fxprune.rules import Contraction
 aten = torch.ops.aten
 
 
-def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str, ...]]:
+def remove_empty_sums(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str, ...]]:
     """Replace the sums over these axes by their remainders; return (the program, the names of the axes that remain as they were).
 
     The result equals the given program where all readers of the axes are zero. Code that only fed the sums is removed. An axis stays where
@@ -35,7 +35,7 @@ def hollow(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program, tuple[str
     nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
     for axis in axes:
         sums = [found for found in analysis.flow.contractions if axis.leaf in leaves(found.dim)]
-        if sums and all(_can(program, found, axis.leaf) for found in sums):
+        if sums and all(_is_replaceable(program, found, axis.leaf) for found in sums):
             for found in sums:
                 _replace(graph, program, nodes, found.node)
     slim = rebuild(program, graph.graph, {}).replace(labels={})
@@ -75,7 +75,7 @@ def _labels(axes: Mapping[str, Axis]) -> dict[Label, str]:
     }
 
 
-def _can(program: Program, found: Contraction, leaf: Dim) -> bool:
+def _is_replaceable(program: Program, found: Contraction, leaf: Dim) -> bool:
     """Return whether every term belongs to the axis, the operator's remainder is known, and so are its sizes, from the inputs."""
     everything = bool((coordinates(found.dim, leaf) >= 0).all())
     return everything and sum_of(found.node) is not None and _sizes(program, found.node) is not None

@@ -13,7 +13,7 @@ from fxprune.errors import SelectionError
 from fxprune.gates.gate import Gate, Gated, tensors_of
 
 
-def settle(gated: Gated, module: nn.Module, values: Mapping[Gate, Tensor]) -> None:
+def fold_values(gated: Gated, module: nn.Module, values: Mapping[Gate, Tensor]) -> None:
     """Set a module's gates to 0 and 1 in place, multiplying values in between into weights; it computes the same as with `values`.
 
     Exact for axes that products with weights sum over, as ranks are. SelectionError where a gate of anything else has a value in between.
@@ -24,7 +24,7 @@ def settle(gated: Gated, module: nn.Module, values: Mapping[Gate, Tensor]) -> No
         for gate, value in values.items():
             if bool(((value != 0) & (value != 1)).any()):
                 axis = _axis(analysis, gate)
-                for name in scaled(axis):
+                for name in weights_to_scale(axis):
                     dims = analysis.flow.dims[nodes[name]]
                     place = next(i for i, dim in enumerate(dims) if axis.leaf in leaves(dim))
                     units = coordinates(dims[place], axis.leaf)
@@ -43,7 +43,7 @@ def _axis(analysis: Analysis, gate: Gate) -> Axis:
     return axis
 
 
-def scaled(axis: Axis) -> tuple[str, ...]:
+def weights_to_scale(axis: Axis) -> tuple[str, ...]:
     """Return the weights to multiply by the gate values of a rank: those that read it, once each.
 
     Both factors of a tied table read the rank and produce it (the embedding through one, the head through the other): one is enough.

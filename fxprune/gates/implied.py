@@ -19,7 +19,7 @@ _Key: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Open:
+class OpenUnits:
     """The units of an axis that stay: booleans [size], or [outer, size] within another axis."""
 
     axis: str
@@ -27,39 +27,39 @@ class Open:
     table: Tensor
 
 
-def intersect_kept(units: Sequence[Open]) -> list[Open]:
+def intersect_kept(units: Sequence[OpenUnits]) -> list[OpenUnits]:
     """Merge tables of the same axis into one: a unit stays where it stays in all of them."""
     found: dict[_Key, Tensor] = {}
     for unit in units:
         found[_key(unit)] = found[_key(unit)] & unit.table if _key(unit) in found else unit.table
-    return [Open(axis, within, table) for (axis, within), table in found.items()]
+    return [OpenUnits(axis, within, table) for (axis, within), table in found.items()]
 
 
-def close_implied(analysis: Analysis, units: Sequence[Open]) -> list[Open]:
-    """Return the tables with the implied units closed (see `_follow`); an outer axis that inner units can close gets a table."""
+def close_implied(analysis: Analysis, units: Sequence[OpenUnits]) -> list[OpenUnits]:
+    """Return the tables with the implied units closed (see `_close_once`); an outer axis that inner units can close gets a table."""
     closers = [_key(unit) for unit in units if unit.within and _closes(analysis, unit.axis, unit.within)]
-    found = _follow(closers, {_key(unit): unit.table for unit in units})
-    return [Open(axis, within, table) for (axis, within), table in found.items()]
+    found = _close_once(closers, {_key(unit): unit.table for unit in units})
+    return [OpenUnits(axis, within, table) for (axis, within), table in found.items()]
 
 
-def closing(gated: Gated) -> Callable[[Mapping[Gate, Tensor]], dict[Gate, Tensor]]:
-    """Return a function from the open gates to the gates that stay open once the implied ones are closed (see `_follow`)."""
+def implied_closer(gated: Gated) -> Callable[[Mapping[Gate, Tensor]], dict[Gate, Tensor]]:
+    """Return a function from the open gates to the gates that stay open once the implied ones are closed (see `_close_once`)."""
     analysis = analyze(gated.base)
     units = {(gate.of, gate.within): gate for gate in gated.gates if gate.kind == "units"}
     closers = [key for key in units if key[1] and _closes(analysis, *key)]
 
     def settle(open_: Mapping[Gate, Tensor]) -> dict[Gate, Tensor]:
-        found = _follow(closers, {key: open_[gate] for key, gate in units.items()})
+        found = _close_once(closers, {key: open_[gate] for key, gate in units.items()})
         return {**open_, **{gate: found[key] for key, gate in units.items()}}
 
     return settle
 
 
-def _key(unit: Open) -> _Key:
+def _key(unit: OpenUnits) -> _Key:
     return unit.axis, unit.within
 
 
-def _follow(closers: Sequence[_Key], tables: Mapping[_Key, Tensor]) -> dict[_Key, Tensor]:
+def _close_once(closers: Sequence[_Key], tables: Mapping[_Key, Tensor]) -> dict[_Key, Tensor]:
     """Close each outer unit in which all units of one of the `closers` are closed, and all units within closed outer units."""
     outer = {axis: table for (axis, within), table in tables.items() if not within}
     for axis, within in closers:

@@ -18,10 +18,10 @@ from fxprune.analysis import Analysis, analyze
 from fxprune.dims import zero
 from fxprune.dims.masks import KeptRows
 from fxprune.errors import RefusedError, SelectionError
-from fxprune.gates.dead_units import emptied
-from fxprune.gates.empty_sums import hollow
+from fxprune.gates.dead_units import zero_dead_units
+from fxprune.gates.empty_sums import remove_empty_sums
 from fxprune.gates.gate import Gate, Gated, tensors_of
-from fxprune.gates.implied import Open, close_implied, intersect_kept
+from fxprune.gates.implied import OpenUnits, close_implied, intersect_kept
 from fxprune.gates.partition import partition
 from fxprune.ir import Program, Selection, attribute, copy_graph, like, rebuild
 from fxprune.ir.naming import part_name
@@ -48,20 +48,20 @@ class Lowered:
     program: Program
     regions: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
-    units: tuple[Open, ...] = ()
+    units: tuple[OpenUnits, ...] = ()
     padded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Silenced:
+class ZeroedProgram:
     """A program whose closed units are silent and whose empty sums are gone, before its axes shrink; `units` are those that stay.
 
     `asked` are the tables of all axes, also of those in `gone`, of which no unit is left; `regions` are those that were bypassed.
     """
 
     program: Program
-    units: tuple[Open, ...]
-    asked: tuple[Open, ...] = ()
+    units: tuple[OpenUnits, ...]
+    asked: tuple[OpenUnits, ...] = ()
     regions: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
 
@@ -76,10 +76,10 @@ def lower(
     `how` is a row of LOWERINGS, or one for each outer axis by name (see `fxprune.search.alternatives`, which measures them).
     SelectionError where a gate is neither 0 nor 1, or where there is no such row.
     """
-    return lower_silenced(silenced(gated, trained), how)
+    return lower_silenced(zero_closed(gated, trained), how)
 
 
-def lower_silenced(ready: Silenced, how: str | Mapping[str, str] = "pad") -> Lowered:
+def lower_silenced(ready: ZeroedProgram, how: str | Mapping[str, str] = "pad") -> Lowered:
     """Remove the closed units of a silenced program; `how` as for `lower`."""
     for name in [how] if isinstance(how, str) else how.values():
         if name not in LOWERINGS:
@@ -95,7 +95,7 @@ def lower_silenced(ready: Silenced, how: str | Mapping[str, str] = "pad") -> Low
     return Lowered(slim, ready.regions, ready.gone, ready.asked, padded)
 
 
-def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = None) -> Silenced:
+def zero_closed(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = None) -> ZeroedProgram:
     """Return the ungated program with the trained weights, zeros in place of closed gates, and without closed regions and empty sums.
 
     With gates of blocks, units that zeros leave dead are closed as well. SelectionError where a gate is neither 0 nor 1.
@@ -104,21 +104,23 @@ def silenced(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None = No
     values = {gate: _binary(gate, value) for gate, value in gated.values(tensors).items()}
     closed = tuple(g.of for g, value in values.items() if g.kind == "region" and not bool(value))
     analysis = analyze(bypass(_ungated(gated, tensors, values), closed))
-    units = [Open(g.of, g.within, value) for g, value in values.items() if g.kind == "units"]
+    units = [OpenUnits(g.of, g.within, value) for g, value in values.items() if g.kind == "units"]
     units = close_implied(analysis, [unit for unit in units if unit.axis in analysis.by_name])
     if any(gate.kind == "blocks" for gate in values):
-        return without_empty(_silenced(analysis, units), units, closed)
+        return close_dead_units(_silenced(analysis, units), units, closed)
     program, left, gone = _emptied(analysis, units)
-    return Silenced(program, tuple(left), tuple(units), closed, gone)
+    return ZeroedProgram(program, tuple(left), tuple(units), closed, gone)
 
 
-def without_empty(program: Program, units: Sequence[Open] = (), regions: tuple[str, ...] = ()) -> Silenced:
+def close_dead_units(
+    program: Program, units: Sequence[OpenUnits] = (), regions: tuple[str, ...] = ()
+) -> ZeroedProgram:
     """Close the units that zeros in the weights leave dead, before the axes shrink; `units` are tables whose closed units are silent."""
-    emptier, found = emptied(program)
+    emptier, found = zero_dead_units(program)
     analysis = analyze(emptier)
     both = close_implied(analysis, intersect_kept([*units, *found]))
     cleared, left, gone = _emptied(analysis, both)
-    return Silenced(cleared, tuple(left), tuple(both), regions, gone)
+    return ZeroedProgram(cleared, tuple(left), tuple(both), regions, gone)
 
 
 def _binary(gate: Gate, value: Tensor) -> Tensor:
@@ -156,7 +158,9 @@ def _blocked(weight: Tensor, open_: Tensor) -> Tensor:
     return weight * open_.to(weight.device).reshape(*open_.shape, *(1,) * (weight.dim() - open_.dim()))
 
 
-def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[Open], tuple[str, ...]]:
+def _emptied(
+    analysis: Analysis, units: Sequence[OpenUnits]
+) -> tuple[Program, list[OpenUnits], tuple[str, ...]]:
     """Zero the readers of closed units and replace empty sums; return (the program, the units of the axes left, the axes removed)."""
     program = _silenced(analysis, units)
     again = analyze(program)
@@ -164,12 +168,12 @@ def _emptied(analysis: Analysis, units: Sequence[Open]) -> tuple[Program, list[O
     gone = tuple(axis.name for axis in empty)
     if not empty:
         return program, list(units), gone
-    hollowed, there = hollow(again, empty)
+    hollowed, there = remove_empty_sums(again, empty)
     left = [unit for unit in units if unit.axis in there and unit.within in ("", *there)]
     return hollowed, left, gone
 
 
-def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
+def _silenced(analysis: Analysis, units: Sequence[OpenUnits]) -> Program:
     """Zero the readers of every closed unit."""
     program, flow = analysis.program, analysis.flow
     nodes = program.reads()
@@ -182,14 +186,14 @@ def _silenced(analysis: Analysis, units: Sequence[Open]) -> Program:
     return rebuild(program, copy_graph(program), tensors).replace(labels=labels(analysis, {}))
 
 
-def ragged(ready: Silenced) -> list[str]:
+def ragged(ready: ZeroedProgram) -> list[str]:
     """Return the outer axes whose open units keep unequal numbers of units of some axis within."""
     known = analyze(ready.program).by_name
     outer = dict.fromkeys(unit.within for unit in ready.units if unit.within)
     return [name for name in outer if name in known and len(set(_counts(ready.units, name).values())) > 1]
 
 
-def _counts(units: Sequence[Open], outer: str) -> dict[int, _Counts]:
+def _counts(units: Sequence[OpenUnits], outer: str) -> dict[int, _Counts]:
     """Return the number of units of each inner axis that stay within each open outer unit; at least one, for a dimension can't be empty."""
     inner = [unit.table for unit in units if unit.within == outer]
     alive = next((unit.table for unit in units if unit.axis == outer and not unit.within), None)
@@ -198,8 +202,8 @@ def _counts(units: Sequence[Open], outer: str) -> dict[int, _Counts]:
 
 
 def copy_uneven(
-    program: Program, units: Sequence[Open], outer: str, how: str
-) -> tuple[Program, tuple[Open, ...]]:
+    program: Program, units: Sequence[OpenUnits], outer: str, how: str
+) -> tuple[Program, tuple[OpenUnits, ...]]:
     """Copy the nodes that carry `outer` for each group of its units, by the row `how` of LOWERINGS; return (the program, its units).
 
     RefusedError where the axis can't be computed in parts.
@@ -216,18 +220,18 @@ def copy_uneven(
     own = [unit for unit in units if outer in (unit.axis, unit.within)]
     others = [unit for unit in units if unit not in own]
     if not any(unit.axis == outer for unit in own):
-        own.append(Open(outer, "", torch.ones(size, dtype=torch.bool)))
+        own.append(OpenUnits(outer, "", torch.ones(size, dtype=torch.bool)))
     apart = [torch.isin(torch.arange(size), torch.tensor(group)) for group in groups.values()]
     return copies, (*others, *(_in_part(unit, i, group) for i, group in enumerate(apart) for unit in own))
 
 
-def _in_part(unit: Open, number: int, group: Tensor) -> Open:
+def _in_part(unit: OpenUnits, number: int, group: Tensor) -> OpenUnits:
     table = unit.table & (group[:, None] if unit.within else group)
     within = part_name(unit.within, number) if unit.within else ""
-    return Open(part_name(unit.axis, number), within, table)
+    return OpenUnits(part_name(unit.axis, number), within, table)
 
 
-def select_open(analysis: Analysis, units: Sequence[Open]) -> Selection:
+def select_open(analysis: Analysis, units: Sequence[OpenUnits]) -> Selection:
     """Return the Selection of open units: at least one of each axis, and equally many within each unit of an outer axis."""
     axes: dict[str, Sequence[int] | Sequence[Sequence[int]]] = {}
     within: dict[str, str] = {}
@@ -249,7 +253,7 @@ def _flat(table: Tensor) -> list[int]:
     return found or [0]
 
 
-def _rows(unit: Open, alive: Tensor | None) -> list[list[int]]:
+def _rows(unit: OpenUnits, alive: Tensor | None) -> list[list[int]]:
     """Return the units kept within each outer one: the open ones, padded with closed ones to the number in the largest."""
     rows = unit.table if alive is None or not bool(alive.any()) else unit.table[alive]
     width = max(1, int(rows.sum(1).max()))

@@ -13,7 +13,7 @@ from fxprune.ir.arguments import bind
 aten = torch.ops.aten
 
 
-_UNSAID = (
+_UNDECLARED_ALIASES = (
     aten.dropout,
     aten.alpha_dropout,
     aten.feature_dropout,
@@ -30,7 +30,7 @@ _UNSAID = (
 
 def returns_alias(node: fx.Node) -> bool:
     """Whether a node's result may share memory with an operand."""
-    if node.target is operator.getitem or getattr(node.target, "overloadpacket", None) in _UNSAID:
+    if node.target is operator.getitem or getattr(node.target, "overloadpacket", None) in _UNDECLARED_ALIASES:
         return True
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(result.alias_info is not None for result in schema.returns)
@@ -54,7 +54,7 @@ def is_written(node: fx.Node) -> bool:
     )
 
 
-def is_idle_write(node: fx.Node, order: Mapping[fx.Node, int]) -> bool:
+def is_dead_write(node: fx.Node, order: Mapping[fx.Node, int]) -> bool:
     """Whether a write goes to memory that the graph allocates and that nothing reads afterwards.
 
     `order` gives the position of each node in the graph.

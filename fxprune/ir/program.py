@@ -196,7 +196,7 @@ def trees(graph: Any) -> Any:
     return graph.graph._codegen.pytree_info
 
 
-def containers(program: Program) -> tuple[str, ...]:
+def container_modules(program: Program) -> tuple[str, ...]:
     """The modules that define the classes of inputs and outputs: a process that reads the program's .pt2 file must have imported them."""
     found: dict[str, None] = {}
     waiting = [trees(program.graph).in_spec, trees(program.graph).out_spec]

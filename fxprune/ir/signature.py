@@ -41,7 +41,7 @@ def owners(program: Program) -> dict[str, str]:
     return dict(zip([node.name for node in program.placeholders()], names, strict=True))
 
 
-def needed(program: Program, results: Sequence[Any]) -> list[Any]:
+def required_outputs(program: Program, results: Sequence[Any]) -> list[Any]:
     """The required ones among the flat results of a run: all but those that may be removed with the layer that makes them."""
     spare = program.spare_outputs()
     return [value for value, node in zip(results, program.outputs(), strict=True) if node not in spare]
@@ -200,11 +200,11 @@ def _spec_without(
     return found, left
 
 
-Going: TypeAlias = tuple[set[int], set[int]]
+Removal: TypeAlias = tuple[set[int], set[int]]
 """(the leaves to remove, these and the loose leaves)."""
 
 
-def _pruned(value: Any, going: Going) -> Any:
+def _pruned(value: Any, going: Removal) -> Any:
     """A tree without those entries of lists, tuples and dicts whose leaves are removed; objects are changed in place."""
     if type(value) in (list, tuple):
         return type(value)(_pruned(part, going) for part in value if not _all_gone(part, going))
@@ -215,7 +215,7 @@ def _pruned(value: Any, going: Going) -> Any:
     return value
 
 
-def _all_gone(value: Any, going: Going) -> bool:
+def _all_gone(value: Any, going: Removal) -> bool:
     marks = set(_marked(value))
     return bool(marks & going[0]) and marks <= going[1]
 

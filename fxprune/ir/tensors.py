@@ -28,6 +28,6 @@ def storage_key(tensor: Tensor) -> Any:
     )
 
 
-def raw(value: Tensor) -> memoryview:
+def tensor_bytes(value: Tensor) -> memoryview:
     """The bytes of a tensor, for a digest."""
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -30,7 +30,7 @@ _ATTENTION = aten.scaled_dot_product_attention.default
 DROPOUT = "fxprune_dropout_p"
 
 
-def remember_dropout(graph: fx.GraphModule, training: fx.Graph) -> int:
+def copy_dropout(graph: fx.GraphModule, training: fx.Graph) -> int:
     """Copy the dropout probabilities of attention from a graph captured in training mode; return the number of nodes that have one.
 
     Nothing is copied where the two graphs do not have the same attention nodes, module by module.

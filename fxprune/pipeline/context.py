@@ -16,7 +16,7 @@ def needs_data(steps: Pipeline) -> bool:
     return any(field.name == "data" for each in steps.passes for field in fields(each))
 
 
-def fed(steps: Pipeline, data: Calibration | None, observe: Callable[[str], None]) -> Pipeline:
+def with_data(steps: Pipeline, data: Calibration | None, observe: Callable[[str], None]) -> Pipeline:
     """Return the pipeline with calibration data and a progress callback in the passes that take them."""
     return Pipeline(tuple(_fed(each, data, observe) for each in steps.passes))
 

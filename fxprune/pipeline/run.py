@@ -11,7 +11,7 @@ from fxprune.errors import FxpruneError, PassError
 from fxprune.ir import Program, Selection
 from fxprune.pipeline.base import Outcome, Pass
 from fxprune.verification import Claim, Proof
-from fxprune.verification.claims import proved
+from fxprune.verification.claims import prove_claims
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Result:
     def prove(self, original: Program) -> Proof:
         """Prove every claim; VerifyError names what differs."""
         whole = Claim(original, self.program, self.selection, self.refitted)
-        return proved(original, self.claims or [whole])
+        return prove_claims(original, self.claims or [whole])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxprune.ir import is_written
-from fxprune.ir.aliasing import is_idle_write
+from fxprune.ir.aliasing import is_dead_write
 from fxprune.ir.edit import move_uses
 
 aten = torch.ops.aten
@@ -33,7 +33,7 @@ def remove_dead(graph: fx.GraphModule) -> int:
     for node in reversed(order):
         if node.users or node.op in ("placeholder", "output"):
             continue
-        if not _has_effect(node) or is_idle_write(node, order):
+        if not _has_effect(node) or is_dead_write(node, order):
             graph.graph.erase_node(node)
             gone += 1
     _drop_unread(graph)

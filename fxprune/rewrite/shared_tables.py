@@ -36,7 +36,7 @@ STREAM = frozenset(
 _ATTENTION = frozenset({"heads", "qk", "v"})
 
 
-def decouple(program: Program) -> Program:
+def decouple_tables(program: Program) -> Program:
     """Give each use of a shared side value its own choice of indices, along dims that are evidence of attention.
 
     A use is where a side value (a position, a mask, a table, and values computed from them) meets the stream of activations. Returns
@@ -154,7 +154,7 @@ def _chosen(graph: fx.GraphModule, node: fx.Node, places: list[int]) -> fx.Node:
     return node
 
 
-def rejoin(program: Program) -> Program:
+def drop_whole_choices(program: Program) -> Program:
     """Remove the choices that still take all indices in order; the same program where there are none."""
     whole = [node.name for node in program.graph.graph.nodes if _is_whole_choice(program.graph, node)]
     if not whole:
@@ -178,7 +178,7 @@ def _is_whole_choice(graph: fx.GraphModule, node: fx.Node) -> bool:
     return torch.equal(index.cpu(), torch.arange(size))
 
 
-def recoupled(program: Program) -> Program:
+def merge_equal_choices(program: Program) -> Program:
     """Cut shared values where all that read them choose the same indices, and remove these choices; the program computes the same."""
     analysis, kept, whole = analyze(program), dict[Dim, Tensor](), dict[str, Tensor]()
     for leaf, nodes in choices(analysis).items():
@@ -190,7 +190,7 @@ def recoupled(program: Program) -> Program:
     if not kept:
         return program
     cut = shrink_atoms(analysis, kept)
-    return rejoin(rebuild(cut, copy_graph(cut), whole))
+    return drop_whole_choices(rebuild(cut, copy_graph(cut), whole))
 
 
 def _only_chosen(analysis: Analysis, leaf: Dim, chosen: set[fx.Node]) -> bool:

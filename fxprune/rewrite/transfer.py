@@ -37,7 +37,7 @@ def transfer(source: Program, selection: Selection, target: Program) -> Selectio
     marks = {_marks(axis, {}): axis.name for axis in after.axes}
     read = [axis for axis in before.axes if _marks(axis, names)]
     wanted = {axis.name for axis in read} & (set(selection) | set(selection.within.values()))
-    called = {axis.name: _called(axis, names, marks, after) for axis in read if axis.name in wanted}
+    called = {axis.name: _target_name(axis, names, marks, after) for axis in read if axis.name in wanted}
     return Selection(
         {called[name]: kept for name, kept in selection.axes.items() if name in called},
         {called[name]: size for name, size in selection.sizes.items() if name in called},
@@ -47,7 +47,7 @@ def transfer(source: Program, selection: Selection, target: Program) -> Selectio
 
 
 @dataclass(frozen=True, eq=False)
-class Again:
+class Replayed:
     """Program that was pruned like another: the selection that did it, and its names of weights that were re-fitted there."""
 
     program: Program
@@ -55,16 +55,16 @@ class Again:
     refitted: tuple[str, ...] = ()
 
 
-def again(
+def replay_pruning(
     source: Program, slim: Program, selection: Selection, target: Program, refitted: Collection[str] = ()
-) -> Again:
+) -> Replayed:
     """Prune the target as the source became `slim`; weights named in `refitted` are those of `slim`."""
     own, names = transfer(source, selection, target), same_weights(source, target)
     pruned, new = apply(target, own), slim.parameters()
     there = pruned.parameters()
     moved = {names[name]: name for name in refitted if names.get(name) in there}
     tensors = {mine: like(there[mine], new[name].detach()) for mine, name in moved.items()}
-    return Again(rebuild(pruned, copy_graph(pruned), tensors), own, tuple(moved))
+    return Replayed(rebuild(pruned, copy_graph(pruned), tensors), own, tuple(moved))
 
 
 Marks: TypeAlias = frozenset[tuple[str, int, tuple[int, ...]]]
@@ -78,7 +78,7 @@ def _marks(axis: Axis, names: Mapping[str, str]) -> Marks:
     )
 
 
-def _called(axis: Axis, names: Mapping[str, str], marks: Mapping[Marks, str], after: Analysis) -> str:
+def _target_name(axis: Axis, names: Mapping[str, str], marks: Mapping[Marks, str], after: Analysis) -> str:
     """Return the target's name of an axis; SelectionError where none is the same."""
     mine = _marks(axis, names)
     found = [name for theirs, name in marks.items() if mine & theirs]

@@ -21,7 +21,7 @@ from fxprune.rewrite.dead_code import remove_dead
 aten = torch.ops.aten
 
 
-def cleave(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
+def unfuse(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
     """Split weights, by name, into parts of these sizes along their outputs: `name_0`, `name_1` and so on; the program computes the same.
 
     Where the product is only split again at the same places, its parts are read without being joined first. RefusedError for a weight
@@ -36,12 +36,12 @@ def cleave(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
             raise RefusedError(
                 f"{name} is no matrix of one product alone (it is tied, shared, or not there): it stays whole"
             )
-        _apart(graph, nodes[owners[name].node], owners[name], parts, tensors)
+        _split_product(graph, nodes[owners[name].node], owners[name], parts, tensors)
     remove_dead(graph)
     return rebuild(program.replace(graph=graph), graph.graph, tensors).replace(labels={})
 
 
-def _apart(
+def _split_product(
     graph: fx.GraphModule, node: fx.Node, matrix: Matrix, sizes: Sequence[int], tensors: dict[str, Tensor]
 ) -> None:
     """Replace one product by a product for each part."""

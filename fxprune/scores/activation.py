@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis import Units
-from fxprune.calibration.run import Seen
+from fxprune.calibration.run import BatchRecord
 from fxprune.rules import Contraction, Flow
 from fxprune.scores.base import Evidence, Worth, additive
 
@@ -25,7 +25,7 @@ class NormObserver:
         self.parameters: frozenset[str] = frozenset()
         self.squares: dict[tuple[Units, int, int], Tensor] = {}
 
-    def take(self, seen: Seen) -> None:
+    def take(self, seen: BatchRecord) -> None:
         """Add the squares of one batch."""
         for units, found in self.asked.items():
             for i, contraction in enumerate(found):

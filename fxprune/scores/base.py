@@ -15,7 +15,7 @@ from torch import Tensor
 from fxprune.analysis import Analysis, Units
 from fxprune.analysis.uniform import tied_by_table
 from fxprune.calibration import Calibration, Objective
-from fxprune.calibration.run import Observer, stream
+from fxprune.calibration.run import Observer, run_calibration
 from fxprune.errors import UsageError
 
 
@@ -56,7 +56,7 @@ class Evidence:
             raise UsageError(
                 "this score needs calibration data: give --calibration FILE, or data=… in Python"
             )
-        stream(self.analysis.program, self.data, meters, self.objective)
+        run_calibration(self.analysis.program, self.data, meters, self.objective)
 
 
 Rate: TypeAlias = Callable[[Evidence, Sequence[Units]], dict[Units, Worth]]

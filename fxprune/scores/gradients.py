@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fxprune.analysis import Analysis, Units
 from fxprune.analysis.axes import Member
-from fxprune.calibration.run import Seen
+from fxprune.calibration.run import BatchRecord
 from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 
@@ -31,23 +31,23 @@ class GateObserver:
         self.first = {units: torch.zeros(units.count, dtype=torch.float64) for units in asked}
         self.second = {units: torch.zeros(units.count, dtype=torch.float64) for units in asked}
 
-    def take(self, seen: Seen) -> None:
+    def take(self, seen: BatchRecord) -> None:
         """Add the changes of one batch."""
         for slopes in seen.slopes:
             for units, members in self.asked.items():
                 gate = torch.zeros(units.count, dtype=torch.float64)
                 for member in members:
                     if member.name in slopes:
-                        gate += self._felt(units, member, slopes[member.name])
+                        gate += self._gate_gradient(units, member, slopes[member.name])
                 self.first[units] += gate.abs()
                 self.second[units] += gate.square()
 
-    def _felt(self, units: Units, member: Member, slope: Tensor) -> Tensor:
+    def _gate_gradient(self, units: Units, member: Member, slope: Tensor) -> Tensor:
         weight = attribute(self.program.graph, member.name).detach()
         wide = torch.complex128 if weight.is_complex() else torch.float64
         product = (weight.to(wide).conj() * slope.to(wide)).real
-        felt = units.total(product, self.flow.dims[self.nodes_of[member.name]])
-        return felt if felt is not None else torch.zeros(units.count, dtype=torch.float64)
+        summed = units.total(product, self.flow.dims[self.nodes_of[member.name]])
+        return summed if summed is not None else torch.zeros(units.count, dtype=torch.float64)
 
 
 def _readers(units: Units) -> tuple[Member, ...]:

@@ -37,7 +37,7 @@ def _magnitude(evidence: Evidence, units: Units) -> Tensor:
     return worth
 
 
-def chance(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
+def random_score(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
     """Score units by uniform random numbers, the same for the same axis and seed."""
     return {units: additive(units, _drawn(evidence.objective.seed, units)) for units in asked}
 

@@ -20,7 +20,7 @@ from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 from fxprune.scores.gradients import GateObserver
 
-Read: TypeAlias = list[tuple[Matrix, Tensor]]
+ReaderColumns: TypeAlias = list[tuple[Matrix, Tensor]]
 
 
 _DAMPING = 1e-2
@@ -79,7 +79,7 @@ def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) ->
     return Reader(inverse, root.t() @ wide, columns)
 
 
-def eliminate(readers: list[Reader], groups: int, size: int) -> tuple[Tensor, Tensor]:
+def elimination_order(readers: list[Reader], groups: int, size: int) -> tuple[Tensor, Tensor]:
     """Return (order, errors): in each group the units in order of removal [groups, size], and cumulative costs [groups, size + 1].
 
     Every step removes equally many units from each group.
@@ -106,7 +106,7 @@ def _spread(before: Tensor, costs: Tensor, paid: float) -> list[Tensor]:
     return list((before[:, None] + shares.cumsum(1)).unbind(1))
 
 
-def surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
+def optimal_brain_surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
     """Score units by the error of their readers' outputs after the best re-fit, weighted by the curvature of the loss.
 
     Units are removed step by step, those of least error first. Axes that no weight matrix reads (qk) get their diagonal Fisher score,
@@ -132,9 +132,9 @@ def surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
     return {units: found[units] for units in asked}
 
 
-def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> Read:
+def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> ReaderColumns:
     """Return the matrices that sum over the units, with the columns of each unit [count, n]."""
-    found: Read = []
+    found: ReaderColumns = []
     for contraction in evidence.analysis.flow.contractions:
         matrix = known.get(contraction.node.name)
         places = units.along(contraction.dim)
@@ -145,9 +145,9 @@ def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> Read
     return found
 
 
-def _eliminated(evidence: Evidence, units: Units, read: Read, moments: dict[str, Moments]) -> Worth:
+def _eliminated(evidence: Evidence, units: Units, read: ReaderColumns, moments: dict[str, Moments]) -> Worth:
     readers: list[Reader] = []
     for matrix, columns in read:
         weight = attribute(evidence.analysis.program.graph, matrix.weight).detach()
         readers.append(reader(matrix, weight, moments[matrix.node.name], columns))
-    return Worth(*eliminate(readers, units.groups, units.axis.size))
+    return Worth(*elimination_order(readers, units.groups, units.axis.size))

@@ -14,7 +14,7 @@ from fxprune.cost.budgets import Meter
 from fxprune.cost.subgraph import Part, Values, part, values_at
 from fxprune.errors import RefusedError
 from fxprune.gates import LOWERINGS, Gated
-from fxprune.gates.lower import Silenced, copy_uneven, ragged, select_open, silenced
+from fxprune.gates.lower import ZeroedProgram, copy_uneven, ragged, select_open, zero_closed
 from fxprune.ir import Point, Program
 from fxprune.rewrite.merge_factors import FactorPair, merge_factors, pairs
 from fxprune.rewrite.shrink import shrink
@@ -32,7 +32,7 @@ def cheapest_lowerings(
     `lower(gated, trained, cheapest_lowerings(gated, trained, clock))` uses them. Where an axis can't be computed in parts, only padding
     remains.
     """
-    ready = silenced(gated, trained)
+    ready = zero_closed(gated, trained)
     found = {}
     for outer in ragged(ready):
         parts = _parts(ready, outer, point)
@@ -41,7 +41,7 @@ def cheapest_lowerings(
     return found
 
 
-def _parts(ready: Silenced, outer: str, point: Point | None) -> dict[str, Part]:
+def _parts(ready: ZeroedProgram, outer: str, point: Point | None) -> dict[str, Part]:
     """Return the nodes that compute with the axis as a part, for each lowering that is possible."""
     found = {}
     for how in LOWERINGS:
@@ -52,7 +52,7 @@ def _parts(ready: Silenced, outer: str, point: Point | None) -> dict[str, Part]:
     return found
 
 
-def _part(ready: Silenced, outer: str, how: str, point: Point | None) -> Part:
+def _part(ready: ZeroedProgram, outer: str, how: str, point: Point | None) -> Part:
     program, units = copy_uneven(ready.program, ready.units, outer, how)
     before = {node.name for node in ready.program.graph.graph.nodes}
     made = frozenset(n.name for n in program.graph.graph.nodes if n.op == "call_function") - before

@@ -32,7 +32,7 @@ SECONDS_A_PLAN = 3.0
 
 
 @dataclass(frozen=True)
-class Aim:
+class Target:
     """Target of a search: a budget's name, the share of it that may be left, the point that it applies to, a clock for latencies."""
 
     budget: str
@@ -50,10 +50,10 @@ class Aim:
         return self.clock if self.measured else counting_meter(self.budget)
 
 
-class Scale:
+class Comparison:
     """Comparison of whole programs with the original: by a count, or by emitting both and timing them in turns."""
 
-    def __init__(self, program: Program, aim: Aim, folder: Path) -> None:
+    def __init__(self, program: Program, aim: Target, folder: Path) -> None:
         self.aim, self.folder, self.program = aim, folder, program
         count = BUDGETS[aim.budget].count
         self.count = None if count is None else lambda one: float(count(one, aim.point))
@@ -120,14 +120,14 @@ class Trial:
 
 
 @dataclass(frozen=True, eq=False)
-class Sought:
+class SearchResult:
     """Result of a search: the draft that meets the budget, the trials that led there, and the share that is left.
 
     `factor` is the saving of the whole model over that by the table. `frontier` are the best plans for other budgets, as (predicted
     share, error).
     """
 
-    aim: Aim
+    aim: Target
     draft: Draft
     trials: tuple[Trial, ...]
     factor: float
@@ -146,11 +146,13 @@ class Sought:
         }
 
 
-def seek(program: Program, aim: Aim, drafts: Drafts, observe: Callable[[str], None]) -> Sought:
+def search_budget(
+    program: Program, aim: Target, drafts: Drafts, observe: Callable[[str], None]
+) -> SearchResult:
     """Find the draft of least error that, as a whole, meets the budget; RefusedError where even the smallest exceeds it."""
     with tempfile.TemporaryDirectory(prefix="fxprune-plan-") as folder:
         observe("measuring the original")
-        return _Search(drafts, Scale(program, aim, Path(folder)), observe).run()
+        return _Search(drafts, Comparison(program, aim, Path(folder)), observe).run()
 
 
 class _Search:
@@ -160,7 +162,7 @@ class _Search:
     nodes. One plan, everything halved, is measured as a whole; `factor` is its saving over that by the table.
     """
 
-    def __init__(self, drafts: Drafts, scale: Scale, observe: Callable[[str], None]) -> None:
+    def __init__(self, drafts: Drafts, scale: Comparison, observe: Callable[[str], None]) -> None:
         self.drafts, self.scale, self.observe = drafts, scale, observe
         self.factor = self._factor()
 
@@ -173,7 +175,7 @@ class _Search:
         """Return the share of the original that is left where all that is decided about costs this much by the table."""
         return (self.rest + self.factor * cost) / self.scale.total
 
-    def run(self) -> Sought:
+    def run(self) -> SearchResult:
         """Draft and measure until a plan meets the budget and removes little more than necessary."""
         aim, trials, seen = self.scale.aim, list[Trial](), set[str]()
         best: tuple[tuple[bool, float], Draft] | None = None
@@ -196,7 +198,7 @@ class _Search:
         draft = best[1] if best else self._smallest(trials)
         share = best[0][1] if best else trials[-1].measured
         frontier = tuple((self.predicted(cost), error) for cost, error in self.drafts.frontier())
-        return Sought(aim, draft, tuple(trials), self.factor, share, frontier)
+        return SearchResult(aim, draft, tuple(trials), self.factor, share, frontier)
 
     def _tried(self, draft: Draft, place: int) -> Trial:
         predicted = self.predicted(draft.cost)

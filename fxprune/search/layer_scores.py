@@ -20,9 +20,9 @@ from fxprune.analysis import Analysis, analyze
 from fxprune.export import save_pt2
 from fxprune.frontend.capture import capture
 from fxprune.ir import Program
-from fxprune.ir.program import containers
-from fxprune.ir.signature import needed
-from fxprune.ir.tensors import raw
+from fxprune.ir.program import container_modules
+from fxprune.ir.signature import required_outputs
+from fxprune.ir.tensors import tensor_bytes
 from fxprune.rewrite.bypass import bypass, bypass_regions
 from fxprune.search.journal import Journal, evaluator_identity
 
@@ -30,7 +30,7 @@ Evaluate: TypeAlias = Callable[[Program], float]
 """Quality of a program, higher is better. Candidates share their weights with the searched program: to train one, train a copy."""
 
 
-class Evaluated:
+class EvaluationRater:
     """Rater that evaluates each candidate program; every evaluation is recorded in a journal, and none is repeated.
 
     With an executor, candidates run there, in any order: `evaluate` must be picklable, and the program is passed as a `.pt2` file in a
@@ -76,9 +76,11 @@ class Evaluated:
         with tempfile.TemporaryDirectory(prefix="fxprune-search-") as folder:
             path = Path(folder) / "program.pt2"
             save_pt2(self.program, path)
-            needed = containers(self.program)
+            needed = container_modules(self.program)
             futures: dict[Future[tuple[float, float]], frozenset[str]] = {
-                self.executor.submit(evaluated, str(path), tuple(sorted(gone)), self.evaluate, needed): gone
+                self.executor.submit(
+                    evaluate_candidate, str(path), tuple(sorted(gone)), self.evaluate, needed
+                ): gone
                 for gone in sets
             }
             for future in as_completed(futures):
@@ -91,11 +93,11 @@ def fingerprint(analysis: Analysis) -> str:
     for name, value in sorted(analysis.program.tensors().items()):
         digest.update(name.encode())
         if value.device.type != "meta":
-            digest.update(raw(value))
+            digest.update(tensor_bytes(value))
     return digest.hexdigest()[:16]
 
 
-def evaluated(
+def evaluate_candidate(
     path: str, removed: tuple[str, ...], evaluate: Evaluate, needed: Sequence[str] = ()
 ) -> tuple[float, float]:
     """Return (score, seconds) of one candidate; runs in a worker, and first imports the modules that the file needs."""
@@ -111,7 +113,7 @@ def _loaded(path: str) -> Analysis:
     return analyze(capture(Path(path)))
 
 
-class Last:
+class LastLayersRater:
     """Rater that gives equal scores, so that the last candidates go first (top-layer dropping, arXiv 2004.03844)."""
 
     def __init__(self) -> None:
@@ -124,7 +126,7 @@ class Last:
         return [0.0] * len(candidates)
 
 
-class Influence:
+class BlockInfluenceRater:
     """Rater by block influence (arXiv 2403.03853): a region matters little if its output has the direction of its input.
 
     The score is the mean cosine of a region's input and output, over the last dimension, on calibration inputs (keyword arguments); one
@@ -150,7 +152,7 @@ class Influence:
         return [total / len(self.data) for total in totals]
 
 
-class Faithfulness:
+class FaithfulnessRater:
     """Evaluator without labels: minus the squared difference of a candidate's outputs from the original's, over the square of those.
 
     The mean over calibration inputs (keyword arguments; the example inputs where none are given) and floating outputs; 0 is the best.
@@ -173,7 +175,7 @@ class Faithfulness:
 
     def _outputs(self, program: Program, kwargs: dict[str, Any]) -> list[Tensor]:
         with torch.no_grad():
-            values = needed(program, pytree.tree_leaves(program(*self.args, **kwargs)))
+            values = required_outputs(program, pytree.tree_leaves(program(*self.args, **kwargs)))
         return [value.double() for value in values if isinstance(value, Tensor) and value.is_floating_point()]
 
 

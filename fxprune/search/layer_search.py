@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from fxprune.errors import SelectionError
-from fxprune.search.layer_scores import Evaluated, Influence, Last
+from fxprune.search.layer_scores import BlockInfluenceRater, EvaluationRater, LastLayersRater
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Called after each evaluation with the number done, the total, and an estimate of the seconds that the rest will take."""
@@ -28,7 +28,7 @@ class Rater(Protocol):
 
 
 @dataclass(frozen=True)
-class Found:
+class LayerSearchResult:
     """Result of a search: the regions to remove, in order, their scores, and the number of evaluations that it requested.
 
     A greedy search yields a nested family: the first k of `order` are its answer for k. `scores` are those after each removal (greedy), of
@@ -41,7 +41,7 @@ class Found:
     ratings: tuple[dict[str, float], ...] = ()
 
 
-def greedy(rater: Rater, candidates: Sequence[str], count: int) -> Found:
+def greedy(rater: Rater, candidates: Sequence[str], count: int) -> LayerSearchResult:
     """Remove the best, rate the rest given what is removed, and so on: nL − n(n−1)/2 ratings for n of L."""
     removed: list[str] = []
     rounds: list[dict[str, float]] = []
@@ -50,18 +50,18 @@ def greedy(rater: Rater, candidates: Sequence[str], count: int) -> Found:
         rounds.append(dict(zip(left, rater.rate(removed, left), strict=True)))
         removed.append(_best(rounds[-1]))
     scores = tuple(ratings[name] for name, ratings in zip(removed, rounds, strict=True))
-    return Found(tuple(removed), scores, sum(map(len, rounds)), tuple(rounds))
+    return LayerSearchResult(tuple(removed), scores, sum(map(len, rounds)), tuple(rounds))
 
 
-def oneshot(rater: Rater, candidates: Sequence[str], count: int) -> Found:
+def oneshot(rater: Rater, candidates: Sequence[str], count: int) -> LayerSearchResult:
     """Rate each candidate alone, and remove those whose removal scores best."""
     ratings = dict(zip(candidates, rater.rate([], candidates), strict=True))
     place = {name: i for i, name in enumerate(candidates)}
     order = sorted(candidates, key=lambda name: (_number(ratings[name]), place[name]), reverse=True)[:count]
-    return Found(tuple(order), tuple(ratings[name] for name in order), len(ratings), (ratings,))
+    return LayerSearchResult(tuple(order), tuple(ratings[name] for name in order), len(ratings), (ratings,))
 
 
-def exhaustive(rater: Rater, candidates: Sequence[str], count: int) -> Found:
+def exhaustive(rater: Rater, candidates: Sequence[str], count: int) -> LayerSearchResult:
     """Rate every set of `count` candidates, for small cases; the order within the answer is that of the candidates."""
     ratings: dict[tuple[str, ...], float] = {}
     for first in itertools.combinations(candidates, count - 1):
@@ -70,11 +70,11 @@ def exhaustive(rater: Rater, candidates: Sequence[str], count: int) -> Found:
         ratings |= {(*first, last): score for last, score in scored}
     best = _best(ratings)
     named = {" + ".join(names): score for names, score in ratings.items()}
-    return Found(best, (ratings[best],) * count, len(ratings), (named,))
+    return LayerSearchResult(best, (ratings[best],) * count, len(ratings), (named,))
 
 
 #: name: (the search, what it does)
-SEARCHES: dict[str, tuple[Callable[[Rater, Sequence[str], int], Found], str]] = {
+SEARCHES: dict[str, tuple[Callable[[Rater, Sequence[str], int], LayerSearchResult], str]] = {
     "greedy": (greedy, "remove the best, rate the rest given what is gone, and so on"),
     "oneshot": (oneshot, "rate each alone, remove those that are missed least"),
     "exhaustive": (exhaustive, "rate every set of that size"),
@@ -93,22 +93,22 @@ def _number(score: float) -> float:
 
 def search_layers(
     name: str,
-    rater: Evaluated | Influence | Last,
+    rater: EvaluationRater | BlockInfluenceRater | LastLayersRater,
     candidates: Sequence[str],
     count: int,
     progress: Progress | None = None,
-) -> Found:
+) -> LayerSearchResult:
     """Run a search of the table SEARCHES; SelectionError unless 1 ≤ `count` < number of candidates (one must stay)."""
     if not 1 <= count < len(candidates):
         raise SelectionError(
             f"{count} of {len(candidates)} regions can't go: at least one must go and one must stay"
         )
     if progress:
-        rater.observe = _Clock(name, len(candidates), count, progress)
+        rater.observe = _ProgressEstimate(name, len(candidates), count, progress)
     return SEARCHES[name][0](rater, candidates, count)
 
 
-class _Clock:
+class _ProgressEstimate:
     """Counter of evaluations that estimates the time left from those that were not in a journal, however many run at once."""
 
     def __init__(self, name: str, size: int, count: int, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from fxprune.calibration import Calibration, Objective
 from fxprune.calibration.data import flatten_batch, state
 from fxprune.calibration.repair import repair
 from fxprune.ir import Program
-from fxprune.ir.signature import needed
+from fxprune.ir.signature import required_outputs
 from fxprune.rewrite.apply import apply
 from fxprune.rewrite.bypass import bypass_regions
 from fxprune.search.plans import SiteChoice, selection_of
@@ -113,4 +113,4 @@ class _Run(fx.Interpreter):
 def _run(program: Program, batch: dict[str, Tensor]) -> Any:
     with torch.no_grad():
         results = _Run(program).run(*flatten_batch(program, batch), enable_io_processing=False)
-    return tuple(needed(program, pytree.tree_leaves(results))) if program.spare else results
+    return tuple(required_outputs(program, pytree.tree_leaves(results))) if program.spare else results

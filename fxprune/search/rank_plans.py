@@ -29,7 +29,7 @@ _KNOTS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
+class RankOption:
     """One way to write the matrices of a choice: as they are (no parts), or each part's matrices as factors with one first product."""
 
     parts: tuple[tuple[Spectrum, int], ...]
@@ -51,11 +51,11 @@ class RankChoice:
 
     group: MatrixGroup
     joint: Spectrum
-    ways: tuple[Way, ...]
-    slow: tuple[Way, ...] = ()
+    ways: tuple[RankOption, ...]
+    slow: tuple[RankOption, ...] = ()
 
     @property
-    def dense(self) -> Way:
+    def dense(self) -> RankOption:
         """Way that leaves the matrices as they are."""
         return self.ways[0]
 
@@ -97,7 +97,7 @@ Levels = Callable[[Spectrum], Sequence[int]]
 
 
 @dataclass
-class Table:
+class RankCostTable:
     """Cost table of rank choices at a point, by a meter; matrices of the same sizes share their measurements."""
 
     program: Program
@@ -126,10 +126,13 @@ class Table:
             told = " ".join(str(rank) for _, rank in form)
             asked[i] = (f"{whole.signature} ranks {told}", lambda form=form: _thin(small(), form))  # type: ignore[misc]
         costs = self.meter(asked)
-        ways = [Way(form, costs[i], sum(float(s.errors[r]) for s, r in form)) for i, form in enumerate(forms)]
+        ways = [
+            RankOption(form, costs[i], sum(float(s.errors[r]) for s, r in form))
+            for i, form in enumerate(forms)
+        ]
         fast = [way for way in ways if way.cost <= FASTER * costs[-1]]
         return RankChoice(
-            group, joint, (Way((), costs[-1], 0.0), *fast), tuple(w for w in ways if w not in fast)
+            group, joint, (RankOption((), costs[-1], 0.0), *fast), tuple(w for w in ways if w not in fast)
         )
 
     def _common(self, alone: Sequence[Spectrum]) -> list[int]:
@@ -145,7 +148,7 @@ def _thin(program: Program, form: Sequence[tuple[Spectrum, int]]) -> Program:
     return factorize(program, dict.fromkeys(factors, 1), factors=factors).program
 
 
-def apply_ranks(program: Program, ways: Sequence[Way]) -> Factorized:
+def apply_ranks(program: Program, ways: Sequence[RankOption]) -> Factorized:
     """Return the program with its matrices written in these ways, and with biases that make up for the mean of what is lost."""
     tensors = program.tensors()
     ranks: dict[str, int] = {}
@@ -162,7 +165,7 @@ def apply_ranks(program: Program, ways: Sequence[Way]) -> Factorized:
 
 
 @dataclass(frozen=True, eq=False)
-class Thin:
+class RankDrafts:
     """Drafts of rank plans, for the budget search: one way for each choice, so that the sum of errors is least."""
 
     program: Program
@@ -174,7 +177,7 @@ class Thin:
         """Cost of all matrices as they are."""
         return sum(choice.dense.cost for choice in self.choices)
 
-    def draft(self, ways: Sequence[Way]) -> Draft:
+    def draft(self, ways: Sequence[RankOption]) -> Draft:
         """Return the draft of a plan with these ways."""
         cost, error = sum(way.cost for way in ways), sum(way.error for way in ways)
         key = str([[(s.matrices[0].weight, rank) for s, rank in way.parts] for way in ways])
@@ -205,7 +208,7 @@ class Thin:
         return self.draft([min(choice.ways, key=lambda way: way.cost) for choice in self.choices])
 
 
-def smallest(choice: RankChoice, ranks: Mapping[MatrixGroup, int]) -> Way:
+def cheapest_at_least(choice: RankChoice, ranks: Mapping[MatrixGroup, int]) -> RankOption:
     """Return the cheapest way in which all matrices have at least the given ranks; the dense one where there is no such way."""
     good = [
         way

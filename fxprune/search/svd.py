@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fxprune.analysis import Matrix
 from fxprune.calibration import Calibration, Objective
-from fxprune.calibration.run import pack_by_bytes, stream
+from fxprune.calibration.run import pack_by_bytes, run_calibration
 from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
 from fxprune.ir import Program
 from fxprune.rewrite.factorize import Factors
@@ -90,7 +90,7 @@ MatrixGroup = tuple[Matrix, ...]
 """Matrices that read one value."""
 
 
-def plain(program: Program, groups: Sequence[MatrixGroup]) -> list[Spectrum]:
+def plain_spectra(program: Program, groups: Sequence[MatrixGroup]) -> list[Spectrum]:
     """Return the spectra of the weights alone."""
     return [_plain(group, _stacked(program, group)) for group in groups]
 
@@ -101,7 +101,7 @@ def _plain(group: MatrixGroup, weight: Tensor) -> Spectrum:
     return Spectrum(group, u * s.sqrt(), s.sqrt()[:, None] * v, energy, _tails(energy) / energy.sum())
 
 
-def informed(
+def whitened_spectra(
     program: Program,
     groups: Sequence[MatrixGroup],
     data: Calibration,
@@ -120,7 +120,7 @@ def informed(
     for chunk in pack_by_bytes(places, lambda i: sum(map(moment_bytes, groups[i])), limit):
         wanted = list({m.node.name: m for i in chunk for m in groups[i]}.values())
         meter = MomentObserver(wanted)
-        stream(program, data, [meter], objective)
+        run_calibration(program, data, [meter], objective)
         for i in chunk:
             found[i] = _informed(program, groups[i], meter.moments, whiten)
     return [found[i] for i in range(len(groups))]

@@ -8,15 +8,15 @@ from typing import Any
 
 from fxprune.analysis import Analysis, Units, analyze
 from fxprune.analysis.sites import Site, find_sites
-from fxprune.analysis.uniform import alike
+from fxprune.analysis.uniform import group_uniform
 from fxprune.calibration import Calibration, Objective
-from fxprune.cost.table import Costs
+from fxprune.cost.table import CostTable
 from fxprune.errors import RefusedError
 from fxprune.ir import Program, Selection
 from fxprune.rewrite.apply import apply
 from fxprune.scores import SCORES, Evidence, Worth
 from fxprune.scores.base import share_order
-from fxprune.search.budget_search import Aim, Draft, Sought, seek
+from fxprune.search.budget_search import Draft, SearchResult, Target, search_budget
 from fxprune.search.plans import (
     Option,
     SiteChoice,
@@ -36,7 +36,7 @@ class Planned:
     """Result of `plan`: the selection, the search that found it, what each site keeps as plain data, and the meaning of errors in words."""
 
     selection: Selection
-    sought: Sought
+    sought: SearchResult
     sites: tuple[Mapping[str, Any], ...] = ()
     error_is: str = ""
 
@@ -64,7 +64,7 @@ class PlanRequest:
     observe: Callable[[str], None] = lambda text: None
 
 
-def plan(program: Program, aim: Aim, request: PlanRequest) -> Planned:
+def plan(program: Program, aim: Target, request: PlanRequest) -> Planned:
     """Find what each axis keeps so that the budget is met at the least error.
 
     RefusedError where nothing can be decided, or where even the smallest plan exceeds the budget.
@@ -84,7 +84,7 @@ def plan(program: Program, aim: Aim, request: PlanRequest) -> Planned:
     choices = _choices(analysis, found, worths, aim, request)
     items = _tied(analysis, choices) if request.uniform else choices
     choices = [choice for item in items for choice in item.choices]
-    found_plan = seek(program, aim, _Slimming(program, items, request), request.observe)
+    found_plan = search_budget(program, aim, _UnitDrafts(program, items, request), request.observe)
     rows = tuple(_row(choice, option) for choice, option in zip(choices, found_plan.draft.plan, strict=True))
     return Planned(selection_of(choices, found_plan.draft.plan), found_plan, rows, _error_is(request))
 
@@ -108,9 +108,9 @@ def _worths(analysis: Analysis, found: Sequence[Site], request: PlanRequest) -> 
 
 
 def _choices(
-    analysis: Analysis, found: Sequence[Site], worths: Mapping[str, Worth], aim: Aim, request: PlanRequest
+    analysis: Analysis, found: Sequence[Site], worths: Mapping[str, Worth], aim: Target, request: PlanRequest
 ) -> list[SiteChoice]:
-    costs = Costs(analysis, aim.meter(), aim.point, odd=aim.measured)
+    costs = CostTable(analysis, aim.meter(), aim.point, odd=aim.measured)
     choices: list[SiteChoice] = []
     for i, site in enumerate(found):
         request.observe(f"costs of {site.main.name} ({i + 1} of {len(found)})")
@@ -131,11 +131,11 @@ def _without_inside(found: Sequence[Site]) -> tuple[Site, ...]:
 
 def _tied(analysis: Analysis, choices: Sequence[SiteChoice]) -> list[Tied]:
     by_name = {choice.site.main.name: choice for choice in choices}
-    sets = alike(analysis, [choice.site.main for choice in choices])
+    sets = group_uniform(analysis, [choice.site.main for choice in choices])
     return [Tied(tuple(by_name[axis.name] for axis in axes)) for axes in sets]
 
 
-class _Slimming:
+class _UnitDrafts:
     """Drafts of unit plans, for the budget search."""
 
     def __init__(self, program: Program, items: Sequence[SiteChoice | Tied], request: PlanRequest) -> None:

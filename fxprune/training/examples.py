@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from fxprune.errors import UsageError
 from fxprune.ir import Program
-from fxprune.ir.tensors import raw
+from fxprune.ir.tensors import tensor_bytes
 
 IGNORED = -100
 """Label of a position that is ignored, the default `ignore_index` of torch's cross-entropy."""
@@ -62,7 +62,7 @@ class Examples:
         found = hashlib.sha256()
         for name, value in sorted({**self.inputs, "": self.labels}.items()):
             found.update(f"{name} {tuple(value.shape)}".encode())
-            found.update(raw(value))
+            found.update(tensor_bytes(value))
         return found.hexdigest()[:12]
 
     def batch(self, index: Sequence[int] | Tensor) -> TrainingBatch:

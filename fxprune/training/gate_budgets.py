@@ -20,7 +20,7 @@ Opened: TypeAlias = Mapping[Gate, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class GateState:
     """State of the gates: which units are open, the score of each, and its cost in parameters."""
 
     open: Opened
@@ -31,7 +31,7 @@ class Standing:
 class GateBudget(Protocol):
     """Protocol of a function that decides which gates are open."""
 
-    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+    def __call__(self, standing: GateState, progress: float) -> dict[Gate, Tensor]:
         """Return the units that are open from now on; for stochastic gates, their values."""
 
 
@@ -43,7 +43,7 @@ class Stochastic(Protocol):
         """Return the values of the gates that are deployed."""
 
 
-def everything(standing: Standing, progress: float) -> dict[Gate, Tensor]:
+def keep_all(standing: GateState, progress: float) -> dict[Gate, Tensor]:
     """Return the open units unchanged: a budget that closes nothing."""
     return dict(standing.open)
 
@@ -60,7 +60,7 @@ class Share:
     per_cost: bool = False
     regrow: bool = False
 
-    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+    def __call__(self, standing: GateState, progress: float) -> dict[Gate, Tensor]:
         """Return the units of highest score that the schedule has room for; of equal ones, those that come last."""
         flat = torch.cat([table.flatten() for table in standing.open.values()])
         costs = torch.cat([standing.costs[gate].flatten() for gate in standing.open]).to(flat.device)
@@ -119,20 +119,20 @@ class Threshold:
 
     schedule: Schedule
 
-    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+    def __call__(self, standing: GateState, progress: float) -> dict[Gate, Tensor]:
         """Return the units above the threshold."""
         edge = self.schedule(progress)
         return {gate: score.sigmoid() > edge for gate, score in standing.scores.items()}
 
 
 @dataclass(frozen=True, eq=False)
-class Keeping:
+class KeepOpen:
     """Another budget in which the units `kept` always stay open."""
 
     budget: GateBudget
     kept: Opened
 
-    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+    def __call__(self, standing: GateState, progress: float) -> dict[Gate, Tensor]:
         """Return the units that the other budget opens, and those of `kept`."""
         found = self.budget(standing, progress)
         return {

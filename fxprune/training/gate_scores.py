@@ -17,7 +17,7 @@ Tables: TypeAlias = dict[Gate, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Felt:
+class StepInputs:
     """Inputs of one step: the scores so far, the gates' gradients, the open gates, the progress from 0 to 1, a score's own `slots`."""
 
     scores: Tables
@@ -33,7 +33,7 @@ class GateScore(Protocol):
     slots: ClassVar[Mapping[str, bool]]
     dtype: ClassVar[torch.dtype]
 
-    def update(self, felt: Felt) -> None:
+    def update(self, step: StepInputs) -> None:
         """Update the scores in place from one step."""
 
 
@@ -52,16 +52,16 @@ class Taylor:
     beta: float = 0.998
     alpha: Mapping[Gate, float] = field(default_factory=dict)
 
-    def update(self, felt: Felt) -> None:
+    def update(self, step: StepInputs) -> None:
         """Update the averages; a step with a gradient that is not finite is skipped, for all gates."""
-        if not finite(felt):
+        if not finite(step):
             return
-        for gate, slope in felt.slopes.items():
+        for gate, slope in step.slopes.items():
             size = slope.abs()
             if gate in self.alpha:
-                density = felt.open[gate].to(size.dtype).mean(-1, keepdim=True)
+                density = step.open[gate].to(size.dtype).mean(-1, keepdim=True)
                 size = size * torch.tanh(density / self.alpha[gate])
-            felt.scores[gate].mul_(self.beta).add_(size, alpha=1 - self.beta)
+            step.scores[gate].mul_(self.beta).add_(size, alpha=1 - self.beta)
 
 
 @dataclass
@@ -73,10 +73,10 @@ class Random:
 
     seed: int = 0
 
-    def update(self, felt: Felt) -> None:
+    def update(self, step: StepInputs) -> None:
         """Set the scores to the random numbers of the seed."""
         random = torch.Generator().manual_seed(self.seed)
-        for score in felt.scores.values():
+        for score in step.scores.values():
             score.copy_(torch.rand(score.shape, generator=random, dtype=score.dtype))
 
 
@@ -95,21 +95,21 @@ class Movement:
     pull: Callable[[float], float] = lambda progress: 0.0
     weight: Mapping[Gate, float] = field(default_factory=dict)
 
-    def update(self, felt: Felt) -> None:
+    def update(self, step: StepInputs) -> None:
         """Make one step of Adam; a step with a gradient that is not finite is skipped, for all gates."""
-        if not finite(felt):
+        if not finite(step):
             return
-        rate = self.rate * (1 - felt.progress)
-        for gate, slope in felt.slopes.items():
-            state = tuple(felt.slots[name][gate] for name in self.slots)
-            adam(felt.scores[gate], slope + self._pulled(gate, felt), state, rate)
+        rate = self.rate * (1 - step.progress)
+        for gate, slope in step.slopes.items():
+            state = tuple(step.slots[name][gate] for name in self.slots)
+            adam(step.scores[gate], slope + self._pulled(gate, step), state, rate)
 
-    def _pulled(self, gate: Gate, felt: Felt) -> Tensor | float:
+    def _pulled(self, gate: Gate, step: StepInputs) -> Tensor | float:
         """Return the gradient of the regulariser that lowers scores."""
-        strength = self.pull(felt.progress) * self.weight.get(gate, 1.0)
+        strength = self.pull(step.progress) * self.weight.get(gate, 1.0)
         if not strength:
             return 0.0
-        share = felt.scores[gate].sigmoid()
+        share = step.scores[gate].sigmoid()
         return share * (1 - share) * (strength / share.numel())
 
 
@@ -124,6 +124,6 @@ def adam(score: Tensor, slope: Tensor, state: tuple[Tensor, ...], rate: float) -
     score.addcdiv_(first, size, value=-rate / (1 - 0.9**count))
 
 
-def finite(felt: Felt) -> bool:
+def finite(step: StepInputs) -> bool:
     """Return whether all gradients are finite."""
-    return all(bool(slope.isfinite().all()) for slope in felt.slopes.values())
+    return all(bool(slope.isfinite().all()) for slope in step.slopes.values())

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fxprune.gates import Gate
-from fxprune.training.gate_budgets import Standing
-from fxprune.training.gate_scores import Felt
+from fxprune.training.gate_budgets import GateState
+from fxprune.training.gate_scores import StepInputs
 
 Squares: TypeAlias = Callable[[], Tensor]
 """A function that returns the current squared norms of a gate's groups, in the shape of the gate."""
@@ -39,48 +39,50 @@ class Lasso:
     until: float = 0.5
     eps: float = 1e-6
     wide: frozenset[Gate] = frozenset()
-    _felt: Felt | None = field(default=None, repr=False)
+    _inputs: StepInputs | None = field(default=None, repr=False)
 
     def bind(self, scores: Mapping[Gate, Tensor], slots: Mapping[str, Mapping[Gate, Tensor]]) -> None:
         """Keep references to the pruner's scores and slots, as `penalty` is called before the first step."""
-        self._felt = Felt(dict(scores), {}, {}, 0.0, {name: dict(found) for name, found in slots.items()})
+        self._inputs = StepInputs(
+            dict(scores), {}, {}, 0.0, {name: dict(found) for name, found in slots.items()}
+        )
 
     def penalty(self) -> Tensor:
         """Return the penalty to add to the loss; 0 once the rounds are over."""
-        assert self._felt is not None
+        assert self._inputs is not None
         total = torch.zeros(())
         for gate, squares in self.squares.items():
-            if int(self._felt.slots["rounds"][gate]) < self.rounds:
+            if int(self._inputs.slots["rounds"][gate]) < self.rounds:
                 total = total + self._pull(gate, squares())
         return self.strength * total
 
     def _pull(self, gate: Gate, squares: Tensor) -> Tensor:
-        assert self._felt is not None
-        first = int(self._felt.slots["rounds"][gate]) == 0
-        beta = self._felt.slots["beta"][gate]
+        assert self._inputs is not None
+        first = int(self._inputs.slots["rounds"][gate]) == 0
+        beta = self._inputs.slots["beta"][gate]
         pulled = (squares if first else beta * squares).sum()
         if gate in self.wide:
             columns = squares.sum(_blocks_of(gate))
-            wide = self._felt.slots["beta_wide"][gate].select(_blocks_of(gate), 0)
+            wide = self._inputs.slots["beta_wide"][gate].select(_blocks_of(gate), 0)
             pulled = pulled + (columns if first else wide * columns).sum()
         return pulled
 
-    def update(self, felt: Felt) -> None:
+    def update(self, step: StepInputs) -> None:
         """Set the scores to the current squared norms, and β anew at the end of a round."""
         with torch.no_grad():
             for gate, squares in self.squares.items():
-                felt.scores[gate].copy_(squares())
-                self._refresh(gate, felt)
+                step.scores[gate].copy_(squares())
+                self._refresh(gate, step)
 
-    def _refresh(self, gate: Gate, felt: Felt) -> None:
-        done = felt.slots["rounds"][gate]
-        due = min(self.rounds, int(felt.progress / self.until * self.rounds))
+    def _refresh(self, gate: Gate, step: StepInputs) -> None:
+        done = step.slots["rounds"][gate]
+        due = min(self.rounds, int(step.progress / self.until * self.rounds))
         if due <= int(done):
             return
-        score = felt.scores[gate]
-        felt.slots["beta"][gate].copy_(1 / (score + self.eps))
+        score = step.scores[gate]
+        step.slots["beta"][gate].copy_(1 / (score + self.eps))
         columns = score.sum(_blocks_of(gate), keepdim=True) if gate.grid else score
-        felt.slots["beta_wide"][gate].copy_((1 / (columns + self.eps)).expand_as(score))
+        step.slots["beta_wide"][gate].copy_((1 / (columns + self.eps)).expand_as(score))
         done.fill_(due)
 
 
@@ -90,7 +92,7 @@ def _blocks_of(gate: Gate) -> int:
 
 
 @dataclass(frozen=True)
-class Once:
+class OneShot:
     """Budget that closes groups once, at progress `at`: in each gate all but the largest share `density`, or those up to `threshold`.
 
     `threshold` (0: use `density`) is a norm. With `equal`, each block keeps equally many, so that the products of all blocks have one size.
@@ -101,7 +103,7 @@ class Once:
     threshold: float = 0.0
     equal: bool = False
 
-    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+    def __call__(self, standing: GateState, progress: float) -> dict[Gate, Tensor]:
         """Return the open units: unchanged before `at` and once some are closed, else the groups chosen now."""
         if progress < self.at or any(not bool(table.all()) for table in standing.open.values()):
             return dict(standing.open)

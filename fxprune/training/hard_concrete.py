@@ -18,8 +18,8 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from fxprune.gates import Gate
-from fxprune.training.gate_budgets import Standing
-from fxprune.training.gate_scores import Felt, Tables, adam, finite
+from fxprune.training.gate_budgets import GateState
+from fxprune.training.gate_scores import StepInputs, Tables, adam, finite
 
 LOW, HIGH = -0.1, 1.1
 """Interval that s is stretched to before it is clamped to [0, 1]."""
@@ -104,23 +104,23 @@ class HardConcrete:
         left = sum(float((self._cost(g, s) * probability(s, self.beta)).sum()) for g, s in scores.items())
         return 1 - left / self._total
 
-    def update(self, felt: Felt) -> None:
+    def update(self, step: StepInputs) -> None:
         """Make a step for `a` and the multipliers, and draw new noise; where a gradient is not finite, only apply the final ramp."""
-        learns = finite(felt)
+        learns = finite(step)
         if learns:
-            self._learn(felt)
-        self._hold(felt)
+            self._learn(step)
+        self._hold(step)
         if learns:
-            for gate in felt.scores:
-                self._draw(gate, felt.slots["noise"][gate], int(felt.slots["steps"][gate]))
+            for gate in step.scores:
+                self._draw(gate, step.slots["noise"][gate], int(step.slots["steps"][gate]))
 
-    def _learn(self, felt: Felt) -> None:
+    def _learn(self, step: StepInputs) -> None:
         """Make a step of Adam, down for `a` and up for the multipliers."""
-        gap = self.sparsity(felt.scores) - self.target * min(1.0, felt.progress / self.warmup)
-        for gate, score in felt.scores.items():
-            state = {name: table[gate] for name, table in felt.slots.items()}
+        gap = self.sparsity(step.scores) - self.target * min(1.0, step.progress / self.warmup)
+        for gate, score in step.scores.items():
+            state = {name: table[gate] for name, table in step.slots.items()}
             strength = float(state["line"]) + 2 * float(state["square"]) * gap
-            slope = self._slope(gate, score, state["noise"], felt.slopes.get(gate), strength)
+            slope = self._slope(gate, score, state["noise"], step.slopes.get(gate), strength)
             before = state["steps"].clone()
             adam(score, slope, (state["first"], state["second"], state["steps"]), self.rate)
             for name, up in (("line", gap), ("square", gap * gap)):
@@ -129,28 +129,30 @@ class HardConcrete:
                 adam(state[name], moved, (state[f"{name}_first"], state[f"{name}_second"], own), self.rate)
 
     def _slope(
-        self, gate: Gate, score: Tensor, noise: Tensor, felt: Tensor | None, strength: float
+        self, gate: Gate, score: Tensor, noise: Tensor, gradient: Tensor | None, strength: float
     ) -> Tensor:
         """Return the gradient of the whole loss by `a`; before the first noise was drawn, of the Lagrangian alone."""
         open_ = probability(score, self.beta)
         held: Tensor = -strength * self._cost(gate, score) / self._total * open_ * (1 - open_)
         is_drawn = bool((noise > 0).all())
         return (
-            held + felt * sample_gates(score, noise, self.beta)[1] if is_drawn and felt is not None else held
+            held + gradient * sample_gates(score, noise, self.beta)[1]
+            if is_drawn and gradient is not None
+            else held
         )
 
-    def _hold(self, felt: Felt) -> None:
+    def _hold(self, step: StepInputs) -> None:
         """Towards the end, shift all `a` together, so that the expected sparsity goes linearly to the target."""
         since = self.warmup + HOLD * (1 - self.warmup)
-        if felt.progress < since:
+        if step.progress < since:
             return
-        held = next(iter(felt.slots["held"].values()))
+        held = next(iter(step.slots["held"].values()))
         if not float(held):
-            held.fill_(self.sparsity(felt.scores))
-        gone = (felt.progress - since + TINY) / (1 - since + TINY)
+            held.fill_(self.sparsity(step.scores))
+        gone = (step.progress - since + TINY) / (1 - since + TINY)
         wanted = float(held) + (self.target - float(held)) * min(1.0, gone)
-        scores = torch.cat([score.flatten() for score in felt.scores.values()]).double().cpu()
-        costs = torch.cat([self.costs[gate].flatten() for gate in felt.scores]).double().cpu()
+        scores = torch.cat([score.flatten() for score in step.scores.values()]).double().cpu()
+        costs = torch.cat([self.costs[gate].flatten() for gate in step.scores]).double().cpu()
 
         def beyond(down: float) -> float:
             return 1 - float((costs * probability(scores - down, self.beta)).sum() / costs.sum()) - wanted
@@ -158,7 +160,7 @@ class HardConcrete:
         most = float(scores.abs().max()) + FAR
         if beyond(-most) < 0 < beyond(most):
             down = brentq(beyond, -most, most, xtol=1e-6)
-            for score in felt.scores.values():
+            for score in step.scores.values():
                 score.sub_(down)
 
     def _draw(self, gate: Gate, noise: Tensor, step: int) -> None:
@@ -167,7 +169,7 @@ class HardConcrete:
         random = torch.Generator().manual_seed(hash((self.seed, step, place)) % 2**63)
         noise.copy_(torch.rand(noise.shape, generator=random) * (1 - 2 * EDGE) + EDGE)
 
-    def __call__(self, standing: Standing, progress: float) -> dict[Gate, Tensor]:
+    def __call__(self, standing: GateState, progress: float) -> dict[Gate, Tensor]:
         """Return the sampled gates."""
         return {
             gate: sample_gates(score, self._noise[gate], self.beta)[0]

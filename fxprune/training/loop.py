@@ -53,7 +53,7 @@ class Recipe:
 
 
 @dataclass
-class Moment:
+class RunState:
     """State of a run: `step` of `steps` are done. `history` is the log of the run, plain data that checkpoints contain."""
 
     steps: int
@@ -83,9 +83,9 @@ LossFunction: TypeAlias = Callable[[Any, TrainingBatch], Tensor]
 class Hooks:
     """Callbacks: before each step of the optimizer, after each step, and after each epoch."""
 
-    before: Callable[[Moment], None] = lambda moment: None
-    after: Callable[[Moment], None] = lambda moment: None
-    epoch: Callable[[Moment], None] = lambda moment: None
+    before: Callable[[RunState], None] = lambda moment: None
+    after: Callable[[RunState], None] = lambda moment: None
+    epoch: Callable[[RunState], None] = lambda moment: None
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ class Loop:
         optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         ready = self.accelerator.prepare(module, optimizer, loader(examples, self.batches))
         self.module, self.optimizer, self.loader = ready
-        self.moment = Moment(recipe.epochs * len(self.loader))
+        self.moment = RunState(recipe.epochs * len(self.loader))
         steps = self.moment.steps  # not through `self`: a cycle would keep the optimizer on its device
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.rate(step, steps))
         self.accelerator.register_for_checkpointing(self.moment, self.schedule)
 
-    def run(self, lesson: LossFunction) -> Moment:
+    def run(self, lesson: LossFunction) -> RunState:
         """Train to the end; the same seed gives the same weights. torch's random state is restored afterwards."""
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from fxprune.analysis import Units, analyze
 from fxprune.errors import SelectionError
 from fxprune.gates import Gate, Gated
-from fxprune.gates.fold_values import settle
+from fxprune.gates.fold_values import fold_values
 from fxprune.gates.gate import tensors_of, unwrapped
-from fxprune.gates.implied import closing
+from fxprune.gates.implied import implied_closer
 from fxprune.ir import attribute, set_attribute
-from fxprune.training.gate_budgets import GateBudget, Standing, Stochastic
-from fxprune.training.gate_scores import Felt, GateScore, Taylor
+from fxprune.training.gate_budgets import GateBudget, GateState, Stochastic
+from fxprune.training.gate_scores import GateScore, StepInputs, Taylor
 
 
 def unit_costs(gated: Gated) -> dict[Gate, Tensor]:
@@ -71,8 +71,8 @@ class Pruner:
             for name, each in self.score.slots.items()
         }
         self.listening = True
-        self._felt: dict[Gate, Tensor] = {}
-        self._closing = closing(gated)
+        self._gradients: dict[Gate, Tensor] = {}
+        self._closing = implied_closer(gated)
         for gate, parameter in self.parameters.items():
             parameter.register_post_accumulate_grad_hook(lambda p, own=gate: self._take(own, p))
 
@@ -117,11 +117,11 @@ class Pruner:
     def step(self, progress: float) -> None:
         """Update the scores and the open gates, after the backward pass and before the optimizer's step; progress runs from 0 to 1."""
         none = {gate: torch.zeros_like(score) for gate, score in self.scores.items()}
-        slopes = _averaged(none | self._felt)
-        self._felt, self.listening = {}, True
+        slopes = _averaged(none | self._gradients)
+        self._gradients, self.listening = {}, True
         open_ = self.open
-        self.score.update(Felt(self.scores, slopes, open_, progress, self.slots))
-        left = self._closing(self.budget(Standing(open_, self.scores, self.costs), progress))
+        self.score.update(StepInputs(self.scores, slopes, open_, progress, self.slots))
+        left = self._closing(self.budget(GateState(open_, self.scores, self.costs), progress))
         self._put(left)
 
     @contextmanager
@@ -137,7 +137,7 @@ class Pruner:
     def settle(self) -> None:
         """Set stochastic gates to 0 or 1 at the end of training, and fold their values into weights."""
         if isinstance(self.budget, Stochastic):
-            settle(self.gated, self.module, self.budget.settled())
+            fold_values(self.gated, self.module, self.budget.settled())
 
     def _put(self, values: Mapping[Gate, Tensor]) -> None:
         with torch.no_grad():
@@ -151,7 +151,7 @@ class Pruner:
 
     def _add(self, gate: Gate, slope: Tensor) -> None:
         wide = slope.detach().to(self.score.dtype)
-        self._felt[gate] = self._felt[gate] + wide if gate in self._felt else wide
+        self._gradients[gate] = self._gradients[gate] + wide if gate in self._gradients else wide
 
 
 def _averaged(slopes: dict[Gate, Tensor]) -> dict[Gate, Tensor]:

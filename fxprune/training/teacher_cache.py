@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 
-class Recall:
+class TeacherCache:
     """Cache of named tensors by row, up to `limit` bytes; entries that no longer fit are not stored.
 
     `trimmed` names tensors that are (length, …) in each row: they are stored without padding, and padded with zeros when they are read.

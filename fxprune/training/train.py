@@ -19,9 +19,9 @@ from fxprune.training.devices import placed
 from fxprune.training.distillation import Distillation, Losses, matched
 from fxprune.training.examples import IGNORED, Examples
 from fxprune.training.fine_tune import cross_entropy, logits
-from fxprune.training.loop import Checkpoints, Hooks, Loop, Moment, Recipe
+from fxprune.training.loop import Checkpoints, Hooks, Loop, Recipe, RunState
 from fxprune.training.pruner import Pruner
-from fxprune.training.teacher_cache import Recall
+from fxprune.training.teacher_cache import TeacherCache
 
 LOGITS = ""  # the key of logits in the teacher cache, beside module paths
 
@@ -62,7 +62,7 @@ class Trained:
     gated: Gated
     module: nn.Module
     pruner: Pruner
-    moment: Moment
+    moment: RunState
 
 
 class Student(nn.Module):
@@ -79,7 +79,7 @@ class Student(nn.Module):
         examples: Examples,
         outputs: Sequence[str],
         distillation: Distillation | None = None,
-        recall: Recall | None = None,
+        recall: TeacherCache | None = None,
         hard: float = 0.0,
     ) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ def train(
     pairs: Mapping[str, str] | None = None,
     hooks: Hooks | None = None,
     checkpoints: Checkpoints | None = None,
-    recall: Recall | None = None,
+    recall: TeacherCache | None = None,
     judge: Judge | None = None,
 ) -> Trained:
     """Train a copy of the program while its gates close, from a teacher with the same outputs, or on the labels where there is none.
@@ -182,16 +182,16 @@ def _distillation(
 def _with(hooks: Hooks, pruner: Pruner, module: nn.Module, judge: Judge | None) -> Hooks:
     """Return hooks that also step the pruner before each optimizer step, and record the run after about each 1 % of it and each epoch."""
 
-    def before(moment: Moment) -> None:
+    def before(moment: RunState) -> None:
         pruner.step(moment.progress)
         hooks.before(moment)
 
-    def after(moment: Moment) -> None:
+    def after(moment: RunState) -> None:
         if moment.step % max(1, moment.steps // 100) == 0:
             moment.history.append(_entry(moment, pruner))
         hooks.after(moment)
 
-    def epoch(moment: Moment) -> None:
+    def epoch(moment: RunState) -> None:
         with pruner.still():
             judged = judge(module.eval()) if judge else {}
         moment.history.append({**_entry(moment, pruner), **judged})
@@ -200,5 +200,5 @@ def _with(hooks: Hooks, pruner: Pruner, module: nn.Module, judge: Judge | None) 
     return Hooks(before, after, epoch)
 
 
-def _entry(moment: Moment, pruner: Pruner) -> dict[str, Any]:
+def _entry(moment: RunState, pruner: Pruner) -> dict[str, Any]:
     return {"step": moment.step, "loss": moment.loss, "density": pruner.density}

@@ -66,7 +66,7 @@ class Claim:
         )
 
 
-def proved(original: Program, claims: Sequence[Claim]) -> Proof:
+def prove_claims(original: Program, claims: Sequence[Claim]) -> Proof:
     """Prove all claims, and return one proof; its `change` is that of the whole."""
     verdicts = [claim.prove() for claim in claims]
     if len(verdicts) == 1:

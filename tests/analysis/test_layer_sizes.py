@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 
 from fxprune import Selection, parse_pipeline
 from fxprune.analysis import analyze
-from fxprune.analysis.layer_sizes import Layer, LayerSizes, Left, layerwise
+from fxprune.analysis.layer_sizes import Layer, LayerSizes, RemainingCount, count_layer_sizes
 from fxprune.export import export_onnx
 from fxprune.gates import LOWERINGS
 from fxprune.gates.insert import gate
@@ -28,7 +28,7 @@ WIDTH = 32
 GATED, FUSED = {"llama"}, {"gpt2"}
 
 
-def number(size: Left) -> int:
+def number(size: RemainingCount) -> int:
     assert isinstance(size, int)
     return size
 
@@ -51,7 +51,7 @@ def matrices(layer: Layer, name: str) -> Iterator[int]:
 def test_the_sizes_are_those_of_the_matrices_in_the_onnx_file(name: str, tmp_path: Path) -> None:
     program = family(name)
     result = parse_pipeline("layers(count=1), heads(ratio=0.5), ffn(ratio=0.3), fold").run(program)
-    found = layerwise(program, result.program, result.selection.removed)
+    found = count_layer_sizes(program, result.program, result.selection.removed)
     file = export_onnx(result.program, tmp_path / "model.onnx").path
     weights = Counter(
         int(torch.Size(w.dims).numel()) for w in onnx.load(file).graph.initializer if len(w.dims) == 2
@@ -72,7 +72,7 @@ def test_any_selection_is_counted_as_it_was_made(data: some.DataObject) -> None:
     axes = [axis for axis in analyze(program).axes if axis.role != "hidden"]
     sizes = {axis.name: data.draw(some.integers(1, axis.size), label=axis.name) for axis in axes}
     slim = shrink(program, Selection({name: range(size) for name, size in sizes.items()}))
-    found = layerwise(program, slim)
+    found = count_layer_sizes(program, slim)
     assert {size.axis: size.after for layer in found.layers for size in layer.sizes} == sizes
     for place, layer in enumerate(found.layers):
         path, (attention,) = f"model.layers.{place}.self_attn", layer.attentions
@@ -94,7 +94,7 @@ def test_heads_of_unequal_sizes_are_counted_one_by_one(how: str) -> None:
             table[head, :count] = 1
         values |= {gated.name: table.reshape(values[gated.name].shape)}
     slim = lower(on, values, how).program
-    attention = layerwise(program, slim).layers[0].attentions[0]
+    attention = count_layer_sizes(program, slim).layers[0].attentions[0]
     wide = {"pad": 8, "bucket": [8, 3, 3, 1], "loop": [8, 3, 3, 1]}[how]
     assert attention.heads == (4, 4)
     assert attention.qk == (8, wide)
@@ -105,16 +105,16 @@ def test_a_matrix_that_became_two_has_a_rank() -> None:
     program = family("bert")
     weight = "encoder.layer.1.intermediate.dense.weight"
     small = shrink(factorize(program, {weight: 5}).program, Selection())
-    found = layerwise(program, small)
+    found = count_layer_sizes(program, small)
     assert found.layers[1].ranks == {weight: 5}
     assert found.layers[0].ranks == {}
-    assert found.layers[1].sizes == layerwise(program, program).layers[1].sizes
+    assert found.layers[1].sizes == count_layer_sizes(program, program).layers[1].sizes
 
 
 def test_a_branch_that_went_is_told_and_counts_nothing() -> None:
     program = family("gpt2")
     selection = Selection(removed=("transformer.h.1.ffn",))
-    found = layerwise(program, apply(program, selection), selection.removed)
+    found = count_layer_sizes(program, apply(program, selection), selection.removed)
     assert [layer.branches for layer in found.layers] == [
         {"attention": False, "mlp": False},
         {"attention": False, "mlp": True},
@@ -124,7 +124,7 @@ def test_a_branch_that_went_is_told_and_counts_nothing() -> None:
 
 def test_a_decoder_beside_an_encoder_is_no_layer_of_its_own() -> None:
     program = family("t5")
-    names = [layer.name for layer in layerwise(program, program).layers]
+    names = [layer.name for layer in count_layer_sizes(program, program).layers]
     assert names == [f"{side}.block.{number}" for side in ("encoder", "decoder") for number in (0, 1)]
 
 
@@ -133,6 +133,6 @@ def test_what_does_not_explain_the_shapes_is_not_counted(monkeypatch: pytest.Mon
 
     program = family("bert")
     monkeypatch.setattr(module._Counter, "_count", lambda self, axis, copy: 1)
-    found: LayerSizes = layerwise(program, program)
+    found: LayerSizes = count_layer_sizes(program, program)
     assert {size.after for layer in found.layers for size in layer.sizes} == {None}
     assert found.layers[0].attentions[0].heads == (4, None)

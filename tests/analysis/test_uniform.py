@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, Selection, analyze, apply, capture, parse_pipeline
-from fxprune.analysis.uniform import alike
-from fxprune.calibration import checked
+from fxprune.analysis.uniform import group_uniform
+from fxprune.calibration import check_calibration
 from fxprune.passes import Slim
 from fxprune.passes.fraction import common_count
-from fxprune.rewrite.shared_tables import recoupled
+from fxprune.rewrite.shared_tables import merge_equal_choices
 from support.models import captured, distance
 
 
@@ -34,7 +34,10 @@ def stack(*neurons: int) -> Program:
 
 def names(program: Program, role: str) -> list[list[str]]:
     analysis = analyze(program)
-    return [[a.name for a in tied] for tied in alike(analysis, [a for a in analysis.axes if a.role == role])]
+    return [
+        [a.name for a in tied]
+        for tied in group_uniform(analysis, [a for a in analysis.axes if a.role == role])
+    ]
 
 
 def test_axes_in_the_same_place_of_layers_are_tied_whatever_their_sizes() -> None:
@@ -78,7 +81,7 @@ def test_where_all_sizes_are_equal_nothing_changes() -> None:
 
 def test_slim_keeps_equally_many_whole_heads_and_neurons() -> None:
     program = captured("bert")
-    data = checked(program, [dict(program.kwargs)] * 2)
+    data = check_calibration(program, [dict(program.kwargs)] * 2)
     done = Slim(params=0.8, uniform=True, repair="none", data=data).run(program)
     kept = {name: len(indices) for name, indices in done.selection.axes.items()}
     for role in ("heads", "ffn"):
@@ -110,9 +113,9 @@ def test_heads_of_one_position_bias_are_the_same_in_all_layers_and_the_bias_is_c
     assert done.prove(program).relative <= 1e-5
     table = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     assert done.program.tensors()[table].shape == (32, 4)
-    cut = recoupled(done.program)
+    cut = merge_equal_choices(done.program)
     assert cut.tensors()[table].shape == (32, 2)
     assert (
         distance(cut(*program.args, **program.kwargs), done.program(*program.args, **program.kwargs)) <= 1e-5
     )
-    assert recoupled(apart.program) is apart.program
+    assert merge_equal_choices(apart.program) is apart.program

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fxprune import Program, Selection, apply, capture, verify
 from fxprune.calibration import Calibration
-from fxprune.calibration.lockstep import Parking, Runner
+from fxprune.calibration.lockstep import ActivationStore, Runner
 from fxprune.calibration.repair import REPAIRS, repair
 from fxprune.errors import UsageError
 from fxprune.passes import Heads
@@ -189,15 +189,15 @@ def test_what_waits_on_disk_comes_back_as_it_was(name: str, monkeypatch: pytest.
     monkeypatch.setattr("fxprune.calibration.repair.LIVE", 1e9)
     inside = repair(program, slim, selection, data)
     parked: list[tuple[int, int]] = []
-    leave = Parking.__exit__
+    leave = ActivationStore.__exit__
 
-    def noted(parking: Parking, *rest: Any) -> None:
+    def noted(parking: ActivationStore, *rest: Any) -> None:
         folder = Path(parking._folder.name)
         parked.append((len(parking.inside), len(parking.outside)))
         leave(parking, *rest)
         assert not folder.exists()
 
-    monkeypatch.setattr(Parking, "__exit__", noted)
+    monkeypatch.setattr(ActivationStore, "__exit__", noted)
     monkeypatch.setattr("fxprune.calibration.repair.LIVE", 0)
     outside = repair(program, slim, selection, data)
     [(kept, written)] = parked

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from fxprune import Program, capture
-from fxprune.calibration import Calibration, checked
+from fxprune.calibration import Calibration, check_calibration
 from fxprune.calibration.data import Batch, batched_by_length, flatten_batch
 from fxprune.errors import UsageError
 
@@ -65,12 +65,12 @@ def batch(rows: int = 2, length: int = 5) -> dict[str, Any]:
 
 def refused(program: Program, sentence: str, *batches: Any) -> None:
     with pytest.raises(UsageError, match=re.escape(sentence)):
-        checked(program, batches)
+        check_calibration(program, batches)
 
 
 def test_batches_are_counted_ordered_and_copied(program: Program) -> None:
     given = [dict(reversed(batch(2).items())), batch(3)]
-    found = checked(program, given)
+    found = check_calibration(program, given)
     assert found.rows == 5
     assert list(found.batches[0]) == ["ids", "weight"]
     given[0]["ids"].fill_(6)
@@ -79,7 +79,7 @@ def test_batches_are_counted_ordered_and_copied(program: Program) -> None:
 
 def test_a_batch_runs_and_neither_it_nor_the_program_changes(program: Program) -> None:
     runs = program.tensors()["runs"].clone()
-    found = checked(program, [batch()])
+    found = check_calibration(program, [batch()])
     assert torch.equal(program.tensors()["runs"], runs)
     inputs = flatten_batch(program, found.batches[0])
     assert [type(value).__name__ for value in inputs] == ["Tensor", "Tensor", "float", "Tensor", "NoneType"]
@@ -93,18 +93,18 @@ def test_a_batch_runs_and_neither_it_nor_the_program_changes(program: Program) -
 def test_arrays_lists_and_other_widths_become_the_programs_tensors(program: Program) -> None:
     backwards = np.ones((1, 4), np.float64)[:, ::-1]
     backwards.flags.writeable = False
-    found = checked(program, [{"ids": np.array([[1, 2, 3, 4]], np.int32), "weight": backwards}])
+    found = check_calibration(program, [{"ids": np.array([[1, 2, 3, 4]], np.int32), "weight": backwards}])
     assert {name: value.dtype for name, value in found.batches[0].items()} == {
         "ids": torch.int64, "weight": torch.float32
     }  # fmt: skip
-    listed = checked(program, [{"ids": [[1, 2]], "weight": [[1.0, 2.0]]}])
+    listed = check_calibration(program, [{"ids": [[1, 2]], "weight": [[1.0, 2.0]]}])
     assert listed.batches[0]["ids"].tolist() == [[1, 2]]
 
 
 def test_tensors_alone_are_inputs_in_order(program: Program, image: Program) -> None:
-    assert checked(program, [tuple(batch().values())]).rows == 2
-    assert checked(image, [torch.rand(4, 3, 6, 5), np.ones((1, 3, 6, 5))]).rows == 5
-    assert list(checked(image, [[torch.rand(1, 3, 6, 5)]]).batches[0]) == ["input_1"]
+    assert check_calibration(program, [tuple(batch().values())]).rows == 2
+    assert check_calibration(image, [torch.rand(4, 3, 6, 5), np.ones((1, 3, 6, 5))]).rows == 5
+    assert list(check_calibration(image, [[torch.rand(1, 3, 6, 5)]]).batches[0]) == ["input_1"]
 
 
 @pytest.mark.parametrize(("limit", "rows", "taken"), [(0, 9, 3), (3, 3, 1), (4, 4, 2), (7, 7, 3)])
@@ -118,14 +118,14 @@ def test_a_generator_is_read_once_and_no_further_than_the_limit(
             asked.append(place)
             yield batch(3, 4 + place)
 
-    assert checked(program, batches(), limit).rows == rows
+    assert check_calibration(program, batches(), limit).rows == rows
     assert asked == list(range(taken))
 
 
 def test_a_batch_of_a_fixed_size_is_not_cut_by_the_limit(fixed: Program) -> None:
-    assert checked(fixed, [torch.rand(2, 4)] * 5, limit=3).rows == 4
+    assert check_calibration(fixed, [torch.rand(2, 4)] * 5, limit=3).rows == 4
     with pytest.raises(UsageError, match="the number of calibration rows must be at least 0"):
-        checked(fixed, [], limit=-1)
+        check_calibration(fixed, [], limit=-1)
 
 
 def test_data_that_are_no_batches_are_refused(program: Program) -> None:
@@ -139,7 +139,7 @@ def test_data_that_are_no_batches_are_refused(program: Program) -> None:
     refused(program, "batch 1 holds 4 tensors, too many for the inputs ids, weight", [torch.ones(1)] * 4)
     for data in (batch(), torch.ones(2, 3), 5):
         with pytest.raises(UsageError, match=f"of batches, got a {type(data).__name__}; put a single batch"):
-            checked(program, data)  # type: ignore[arg-type]
+            check_calibration(program, data)  # type: ignore[arg-type]
 
 
 def test_names_must_be_the_inputs_that_are_read(program: Program) -> None:
@@ -151,7 +151,7 @@ def test_names_must_be_the_inputs_that_are_read(program: Program) -> None:
         {**batch(), "weights": 1},
     )
     refused(program, "batch 1 lacks 'weight'; the program takes the inputs ids", {"ids": batch()["ids"]})
-    assert "unread" in checked(program, [{**batch(), "unread": torch.ones(9)}]).batches[0]
+    assert "unread" in check_calibration(program, [{**batch(), "unread": torch.ones(9)}]).batches[0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -170,7 +170,7 @@ def test_numbers_must_be_of_the_same_kind_and_in_range(program: Program) -> None
     refused(program, "weight is a list that can't be read as a tensor", {**batch(), "weight": [["a"]]})
     refused(program, "weight is a ndarray that can't be read", {**batch(), "weight": np.array([None])})
     narrow = capture(nn.Flatten(), (torch.ones(2, 3, dtype=torch.int32),))
-    assert checked(narrow, [torch.ones(2, 3, dtype=torch.int64)]).rows == 2
+    assert check_calibration(narrow, [torch.ones(2, 3, dtype=torch.int64)]).rows == 2
     refused(
         narrow,
         "holds int64 values that int32, which the program takes, can't hold",
@@ -234,7 +234,7 @@ def firsts(part: Calibration) -> list[float]:
 def test_whole_batches_are_held_back_evenly(
     fixed: Program, count: int, share: float, held: list[int]
 ) -> None:
-    data = checked(fixed, [torch.full((2, 4), float(place)) for place in range(count)])
+    data = check_calibration(fixed, [torch.full((2, 4), float(place)) for place in range(count)])
     fit, back = data.split(share, fixed)
     assert firsts(back) == held
     assert firsts(fit) == [place for place in range(count) if place not in held]
@@ -243,17 +243,17 @@ def test_whole_batches_are_held_back_evenly(
 def test_a_single_batch_is_split_by_rows_where_their_number_is_free(
     program: Program, image: Program, fixed: Program
 ) -> None:
-    data = checked(image, [torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 6, 5)])
+    data = check_calibration(image, [torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 6, 5)])
     fit, back = data.split(0.4, image)
     assert [part.batches[0]["input_1"][:, 0, 0, 0].tolist() for part in (fit, back)] == [[0, 2, 4], [1, 3]]
     for rows in (fit, back):
-        assert checked(image, rows.batches).rows == rows.rows
-    both = checked(program, [batch(2, 5)]).split(0.5, program)
+        assert check_calibration(image, rows.batches).rows == rows.rows
+    both = check_calibration(program, [batch(2, 5)]).split(0.5, program)
     assert [tuple(part.batches[0]["weight"].shape) for part in both] == [(1, 5), (1, 5)]
     with pytest.raises(UsageError, match=r"the program takes all of its 2 rows at once; give at least 2"):
-        checked(fixed, [torch.rand(2, 4)]).split(0.5, fixed)
+        check_calibration(fixed, [torch.rand(2, 4)]).split(0.5, fixed)
     with pytest.raises(UsageError, match=r"1 calibration rows can't be split in two: give at least 2"):
-        checked(image, [torch.rand(1, 3, 6, 5)]).split(0.5, image)
+        check_calibration(image, [torch.rand(1, 3, 6, 5)]).split(0.5, image)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])

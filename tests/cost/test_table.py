@@ -18,7 +18,7 @@ from fxprune.cost import BUDGETS
 from fxprune.cost.budgets import Key, counting_meter
 from fxprune.cost.count import count_flops
 from fxprune.cost.subgraph import part, values_at
-from fxprune.cost.table import Costs, Curve, SiteCost
+from fxprune.cost.table import CostTable, Curve, SiteCost
 from fxprune.ir import Point
 from support.models import captured
 
@@ -58,8 +58,8 @@ def found_in(program: Program) -> dict[str, Site]:
     return {site.main.role: site for site in find_sites(analyze(program))}
 
 
-def table(program: Program, name: str, point: Point | None = POINT) -> Costs:
-    return Costs(analyze(program), counting_meter(name), point)
+def table(program: Program, name: str, point: Point | None = POINT) -> CostTable:
+    return CostTable(analyze(program), counting_meter(name), point)
 
 
 def direct(program: Program, site: Site, sizes: tuple[int, ...], name: str) -> float:
@@ -158,7 +158,7 @@ def test_disjoint_sites_and_the_rest_are_the_whole(name: str) -> None:
         operations.extend(count_flops(made) for made in programs.values())
         return {key: made.parameter_count() for key, made in programs.items()}
 
-    costs = Costs(analyze(program), both, POINT)
+    costs = CostTable(analyze(program), both, POINT)
     calls = {node.name for node in program.graph.graph.nodes if node.op == "call_function"}
     parts = [site.nodes for site in found]
     parts.append(frozenset(calls.difference(*parts)))
@@ -185,7 +185,7 @@ def test_sites_that_compute_the_same_are_measured_once() -> None:
     for name, kinds in (("bert", 2), ("gpt2", 2), ("llama", 3)):
         meter = Counting(float)
         analysis = analyze(captured(name, dynamic=True))
-        costs = Costs(analysis, meter, POINT)
+        costs = CostTable(analysis, meter, POINT)
         found = [costs.of(site) for site in find_sites(analysis)]
         assert len(meter.calls) == kinds
         assert len(found) == 2 * kinds
@@ -197,7 +197,7 @@ def test_sites_that_compute_the_same_are_measured_once() -> None:
 
 def test_the_whole_comes_first_and_no_size_is_asked_for_twice() -> None:
     meter = Counting(float)
-    costs = Costs(analyze(layer()), meter, POINT)
+    costs = CostTable(analyze(layer()), meter, POINT)
     for role in ("heads", "ffn"):
         costs.of(found_in(layer())[role])
     heads, ffn = meter.calls
@@ -209,7 +209,7 @@ def test_the_same_part_at_another_size_is_measured_anew() -> None:
     names = []
     for point in (POINT, {"batch": 2, "length": 7}):
         meter = Counting(float)
-        Costs(analyze(layer()), meter, point).of(found_in(layer())["ffn"])
+        CostTable(analyze(layer()), meter, point).of(found_in(layer())["ffn"])
         names += meter.signatures
     assert len(set(names)) == len(names) == 18
 
@@ -223,7 +223,7 @@ def wide(neurons: int) -> Program:
 
 def measured(neurons: int, of_size: Callable[[int], float], odd: bool = True) -> SiteCost:
     (site,) = find_sites(analyze(wide(neurons)))
-    return Costs(analyze(wide(neurons)), Counting(of_size), None, odd).of(site)
+    return CostTable(analyze(wide(neurons)), Counting(of_size), None, odd).of(site)
 
 
 @pytest.mark.parametrize("neurons", [128, 200, 1100, 3072, 4304])

@@ -20,7 +20,7 @@ from fxprune.errors import CaptureError
 from fxprune.export import to_exported_program
 from fxprune.ir import example_point, inference, quiet
 from fxprune.ir.example_inputs import call_inputs
-from fxprune.ir.program import containers
+from fxprune.ir.program import container_modules
 from support.models import captured, distance
 
 PIPELINE = "heads(ratio=0.25), ffn(ratio=0.5), channels(ratio=0.25), fold"
@@ -168,7 +168,7 @@ def test_the_class_of_the_outputs_must_be_imported_first(tmp_path: Path) -> None
     program = programs("bert")["pruned"]
     file = fxprune.save_pt2(program, tmp_path / "model.pt2")
     kwargs = dict(program.kwargs)
-    modules = containers(program)
+    modules = container_modules(program)
     assert modules == ("transformers.modeling_outputs",)
     found = in_child("pt2", file, kwargs, tmp_path, *modules)
     assert distance(found, program(**kwargs)) <= 1e-5
@@ -194,8 +194,8 @@ def test_plain_outputs_keep_their_names_and_values() -> None:
     assert type(found) is dict
     assert plain.output_names() == program.output_names() == tuple(found)
     assert distance(found, program(*program.args, **program.kwargs)) == 0
-    assert containers(plain) == ()
-    assert "transformers" in containers(program)[0]
+    assert container_modules(plain) == ()
+    assert "transformers" in container_modules(program)[0]
 
 
 def in_child(kind: str, file: Path, kwargs: dict[str, Any], folder: Path, *modules: str) -> list[Tensor]:

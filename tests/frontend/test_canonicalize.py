@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture
-from fxprune.rewrite.shared_tables import rejoin
+from fxprune.rewrite.shared_tables import drop_whole_choices
 from support.models import captured
 
 
@@ -54,7 +54,7 @@ def test_a_rotary_table_does_not_tie_layers() -> None:
 
 def test_choices_that_take_all_are_gone_when_a_program_is_written() -> None:
     program = captured("llama", dynamic=True)
-    joined = rejoin(program)
+    joined = drop_whole_choices(program)
     chosen = [node for node in joined.graph.graph.nodes if "index_select" in node.name]
     assert chosen == []
     assert torch.equal(joined(**program.kwargs).logits, program(**program.kwargs).logits)

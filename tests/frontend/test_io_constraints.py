@@ -9,7 +9,7 @@ from torch.export import Dim
 
 import fxprune
 from fxprune.errors import CaptureError, SelectionError
-from fxprune.frontend.io_constraints import free
+from fxprune.frontend.io_constraints import free_dims
 from fxprune.ir import Program
 from fxprune.ir.signature import put_inputs, with_inputs
 
@@ -61,7 +61,7 @@ def program() -> Program:
 def freed(program: Program) -> Program:
     inputs = [name for name in program.input_names() if name.startswith("cache")]
     outputs = [name for name in program.output_names() if name.startswith("cache")]
-    return free(program, inputs, outputs, [*inputs, *outputs])
+    return free_dims(program, inputs, outputs, [*inputs, *outputs])
 
 
 def roles(program: Program) -> list[str]:
@@ -130,7 +130,7 @@ def test_a_forged_example_is_found(program: Program) -> None:
 
 
 def test_only_a_layer_whose_cache_is_spare_can_go(program: Program) -> None:
-    half = free(program, spare=["cache.1.keys", "cache.1.values"])
+    half = free_dims(program, spare=["cache.1.keys", "cache.1.values"])
     can_go = {
         region.name for region in fxprune.analyze(half).regions if not region.why and region.unit == "layer"
     }
@@ -141,7 +141,7 @@ def test_only_a_layer_whose_cache_is_spare_can_go(program: Program) -> None:
 
 def test_unknown_names_are_refused(program: Program) -> None:
     with pytest.raises(CaptureError, match="no input 'past' to free; inputs: x, cache_0_keys"):
-        free(program, inputs=["past"])
+        free_dims(program, inputs=["past"])
 
 
 def test_examples_are_put_where_they_belong(program: Program) -> None:

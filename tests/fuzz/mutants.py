@@ -15,14 +15,14 @@ import torch
 from torch import fx
 
 from fxprune.analysis import exactness
-from fxprune.analysis.exactness import LAWS, VALUE, Silence, Zeros
+from fxprune.analysis.exactness import LAWS, VALUE, ZeroPropagation, Zeros
 from fxprune.dims import product
 from fxprune.dims.dim import total
 from fxprune.ir import bind, operands
 from fxprune.rules import RULES, Op, Rule, find_rule
 
 aten = torch.ops.aten
-Law = Callable[[Silence, fx.Node], Zeros | None]
+Law = Callable[[ZeroPropagation, fx.Node], Zeros | None]
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -88,23 +88,23 @@ def value(name: str, what: str, wrong: Law) -> Mutant:
     )
 
 
-def _carriers(s: Silence, node: fx.Node) -> list[fx.Node]:
+def _carriers(s: ZeroPropagation, node: fx.Node) -> list[fx.Node]:
     return [one for one in operands(node) if s.carries(one)]
 
 
-def _any(s: Silence, node: fx.Node) -> Zeros | None:
+def _any(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return s.any(_carriers(s, node))
 
 
-def _all(s: Silence, node: fx.Node) -> Zeros | None:
+def _all(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return s.all(_carriers(s, node))
 
 
-def _first_operand(s: Silence, node: fx.Node) -> Zeros | None:
+def _first_operand(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return s.of(node.args[0])
 
 
-def _without_bias(s: Silence, node: fx.Node) -> Zeros | None:
+def _without_bias(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     bound = bind(node)
     return exactness._product(s, node, [bound["input"].value, bound["weight"].value])
 

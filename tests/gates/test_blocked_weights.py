@@ -15,9 +15,9 @@ from fxprune.dims.blocks import aligned
 from fxprune.dims.dim import total
 from fxprune.export import export_onnx
 from fxprune.gates import Gate, Gated, Lowered
-from fxprune.gates.absorb_constants import absorbed
+from fxprune.gates.absorb_constants import absorb_constants
 from fxprune.gates.insert import gate
-from fxprune.gates.lower import lower, lower_silenced, without_empty
+from fxprune.gates.lower import close_dead_units, lower, lower_silenced
 from fxprune.ir import Program
 from support.blocked import FAMILIES, blocked, counted, drawn
 from support.gated import masked, with_masks
@@ -123,7 +123,7 @@ def test_what_is_constant_moves_into_its_readers_bias() -> None:
         program.tensors()["0.weight"][1:3] = 0
         program.tensors()["2.weight"][5:] = 0
     before = called(program)
-    found = lower_silenced(without_empty(program))
+    found = lower_silenced(close_dead_units(program))
     assert distance(called(found.program), before) < 1e-6
     assert [tuple(p.shape) for n, p in found.program.tensors().items() if n.endswith("weight")] == [
         (6, 6),
@@ -139,7 +139,7 @@ def test_emptiness_spreads_to_a_fixed_point() -> None:
         program.tensors()["4.weight"][:, :6] = 0
         program.tensors()["2.weight"][6:, :5] = 0
     before = called(program)
-    found = lower_silenced(without_empty(program))
+    found = lower_silenced(close_dead_units(program))
     assert distance(called(found.program), before) < 1e-6
     assert found.program.tensors()["2.weight"].shape == (2, 3)
 
@@ -151,7 +151,7 @@ def test_a_product_without_a_bias_gets_one() -> None:
         first.weight[2] = 0
     net = nn.Sequential(first, nn.Tanh(), nn.Linear(6, 3, bias=False))
     program = capture(net, (torch.randn(5, 4),))
-    moved = absorbed(program)
+    moved = absorb_constants(program)
     assert distance(called(moved), called(program)) < 1e-6
     assert bool((moved.tensors()["2.weight"][:, 2] == 0).all())
     assert moved.tensors()["2.bias"].shape == (3,)
@@ -167,7 +167,7 @@ def test_a_padded_convolution_keeps_its_constants() -> None:
         first.bias[1] = 2.0
     net = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
     program = capture(net, (torch.randn(2, 2, 5, 5),))
-    found = lower_silenced(without_empty(program))
+    found = lower_silenced(close_dead_units(program))
     assert found.program.tensors()["0.weight"].shape[0] == 4
     assert distance(called(found.program), called(program)) < 1e-6
 
@@ -186,7 +186,7 @@ def test_what_depends_on_the_length_is_no_constant() -> None:
     with torch.no_grad():
         net.first.weight[2] = 0
     program = capture(net, (torch.randn(2, 5, 4),), dynamic=({1: torch.export.Dim.AUTO},))
-    found = lower_silenced(without_empty(program)).program
+    found = lower_silenced(close_dead_units(program)).program
     assert distance(found(torch.ones(2, 9, 4)), net(torch.ones(2, 9, 4))) < 1e-6
 
 

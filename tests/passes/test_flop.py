@@ -14,7 +14,7 @@ from fxprune import analyze, capture, export_onnx
 from fxprune.cost.budgets import counting_meter
 from fxprune.errors import PipelineError, RefusedError, SelectionError
 from fxprune.gates import Gate
-from fxprune.gates.fold_values import settle
+from fxprune.gates.fold_values import fold_values
 from fxprune.gates.gate import tensors_of
 from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
@@ -24,7 +24,7 @@ from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.merge_factors import pairs
 from fxprune.search.alternatives import cheaper_factors
 from fxprune.training import Examples, Recipe
-from fxprune.training.gate_scores import Felt
+from fxprune.training.gate_scores import StepInputs
 from fxprune.training.hard_concrete import HardConcrete, deployed, probability, sample_gates
 from fxprune.training.train import train
 from support.gated import family
@@ -111,7 +111,7 @@ def test_the_size_is_reached_however_steep_the_loss_is(steepness: float, warmup:
     worth = steepness * torch.rand(200, generator=random)
     concrete.bind(scores, slots)
     for step in range(300):
-        concrete.update(Felt(scores, {gate: -worth}, open_, step / 299, slots))
+        concrete.update(StepInputs(scores, {gate: -worth}, open_, step / 299, slots))
     assert concrete.sparsity(scores) == pytest.approx(0.7, abs=1e-3)
     assert int((concrete.settled()[gate] > 0).sum()) == 60
 
@@ -208,7 +208,7 @@ def test_dims_of_thin_embeddings_are_ranks_as_well() -> None:
     with torch.no_grad():
         tensors_of(module)[on.gates[0].name].copy_(values[on.gates[0]])
         before = module(*program.args)
-        settle(on, module, values)
+        fold_values(on, module, values)
         assert distance(module(*program.args), before) < 1e-6
     slim = lower(on, module).program
     assert slim.tensors()["table.weight"].shape == (40, 4)
@@ -227,7 +227,7 @@ def test_a_tie_is_multiplied_once() -> None:
     with torch.no_grad():
         tensors_of(module)[on.gates[0].name].copy_(values[on.gates[0]])
         before = module(*program.args, **program.kwargs)
-        settle(on, module, values)
+        fold_values(on, module, values)
         assert distance(module(*program.args, **program.kwargs), before) < 1e-5
 
 
@@ -236,7 +236,7 @@ def test_only_ranks_settle_between() -> None:
     (axis, *_) = (axis for axis in analyze(program).axes if axis.role == "ffn")
     on = gate(program, [axis.name])
     with pytest.raises(SelectionError, match="only gates of ranks can have values between 0 and 1"):
-        settle(on, on.module(), {on.gates[0]: torch.full((axis.size,), 0.5)})
+        fold_values(on, on.module(), {on.gates[0]: torch.full((axis.size,), 0.5)})
 
 
 def test_everything_may_go() -> None:
@@ -280,5 +280,5 @@ def test_multipliers_go_up_until_the_size_is_right() -> None:
     slots = {n: {own: torch.zeros(64 if wide else ())} for n, wide in concrete.slots.items()}
     concrete.bind(scores, slots)
     for step in range(600):
-        concrete.update(Felt(scores, {own: torch.zeros(64)}, {}, step / 599, slots))
+        concrete.update(StepInputs(scores, {own: torch.zeros(64)}, {}, step / 599, slots))
     assert concrete.sparsity(scores) == pytest.approx(0.7, abs=0.02)

@@ -13,7 +13,7 @@ from fxprune.errors import FxpruneError, RefusedError
 from fxprune.gates.lower import lower
 from fxprune.passes import Grain
 from fxprune.training import Distillation, Losses
-from fxprune.training.gate_scores import Felt, Random, Taylor
+from fxprune.training.gate_scores import Random, StepInputs, Taylor
 from support.gated import family
 from support.models import distance, hugging_face
 
@@ -96,7 +96,7 @@ def test_what_it_is_compared_with() -> None:
     drawn = [dict.fromkeys(gates, torch.zeros(4, dtype=torch.float64)) for _ in range(2)]
     for seed, scores in enumerate(drawn):
         scores.update({gate: torch.zeros(4, dtype=torch.float64) for gate in gates})
-        Random(seed).update(Felt(scores, gates, gates))
+        Random(seed).update(StepInputs(scores, gates, gates))
     first, other = (torch.cat(list(scores.values())) for scores in drawn)
     assert not torch.equal(first, other)
     assert len(first.unique()) == 16

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from fxprune import analyze, capture, export_onnx
-from fxprune.calibration import Calibration, checked
+from fxprune.calibration import Calibration, check_calibration
 from fxprune.cost.budgets import counting_meter
 from fxprune.cost.count import count_flops
 from fxprune.errors import PassError, PipelineError, UsageError, VerifyError
 from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.passes import Lowrank, pipeline
 from fxprune.pipeline import Pipeline
-from fxprune.search.rank_plans import RankChoice, Table, Thin, apply_ranks, groups, with_members
-from fxprune.search.svd import plain
+from fxprune.search.rank_plans import RankChoice, RankCostTable, RankDrafts, apply_ranks, groups, with_members
+from fxprune.search.svd import plain_spectra
 from support.gated import family
 from support.models import distance
 
@@ -45,7 +45,7 @@ def thin_net(rank: int = 24) -> Program:
 
 def data_of(program: Program) -> Calibration:
     name = program.input_names()[0]
-    return checked(program, [{name: torch.randn(64, WIDE)} for _ in range(12)])
+    return check_calibration(program, [{name: torch.randn(64, WIDE)} for _ in range(12)])
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +127,15 @@ def test_a_rank_at_break_even_stays_whole() -> None:
 def choices(program: Program, shared: bool = True) -> list[RankChoice]:
     """By operations, so that nothing is timed."""
     found = groups(analyze(program), apart=not shared)
-    table = Table(program, counting_meter("flops"), None)
-    return table.choices(found, plain(program, with_members(found)))
+    table = RankCostTable(program, counting_meter("flops"), None)
+    return table.choices(found, plain_spectra(program, with_members(found)))
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "vit"])
 def test_every_way_of_every_choice_can_be_written(name: str) -> None:
     """All at their cheapest, and all at half: the files' operations are those of the table."""
     program = family(name)
-    thin = Thin(program, choices(program))
+    thin = RankDrafts(program, choices(program))
     for draft in (thin.half(), thin.least()):
         slim = draft.make()
         assert slim.parameter_count() < program.parameter_count()
@@ -157,7 +157,7 @@ def test_queries_keys_and_values_may_share_their_first_product() -> None:
 
 def test_a_budget_takes_the_terms_that_cost_least() -> None:
     program = family("bert")
-    thin = Thin(program, choices(program))
+    thin = RankDrafts(program, choices(program))
     last = float("inf")
     for share in (0.5, 0.7, 0.9, 1.01):
         draft = thin.within(share * thin.whole)

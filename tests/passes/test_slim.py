@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Selection, apply, capture, parse_pipeline, verify
-from fxprune.calibration import checked
+from fxprune.calibration import check_calibration
 from fxprune.errors import PassError, PipelineError, RefusedError, UsageError, VerifyError
 from fxprune.ir import copy_graph, difference, rebuild, run_example
 from fxprune.passes import Slim
@@ -115,7 +115,7 @@ class Doubled(nn.Module):
 def doubled() -> Subject:
     torch.manual_seed(0)
     program = capture(Doubled(), (torch.randn(3, 6),), dynamic=({0: AUTO},))
-    return program, checked(program, [torch.randn(64, 6) for _ in range(8)])
+    return program, check_calibration(program, [torch.randn(64, 6) for _ in range(8)])
 
 
 def moved(made: Subject, outcome: Outcome) -> float:
@@ -153,7 +153,7 @@ class TwoWays(nn.Module):
 def test_a_loss_says_which_outputs_matter() -> None:
     torch.manual_seed(0)
     program = capture(TwoWays(), (torch.randn(3, 6),), dynamic=({0: AUTO},))
-    made = program, checked(program, [torch.randn(16, 6) for _ in range(6)])
+    made = program, check_calibration(program, [torch.randn(16, 6) for _ in range(6)])
 
     def first_output(outputs: tuple[Tensor], batch: dict[str, Tensor]) -> Tensor:
         return (outputs[0][:, 0] - batch["x"].sum(1)).square().mean()
@@ -212,7 +212,7 @@ class Showing(Layer):
 def showing() -> tuple[Subject, Outcome]:
     torch.manual_seed(0)
     program = capture(Showing(idle=False).eval(), (torch.randint(0, 11, (4, 7)),), free_outputs=["neurons"])
-    made = program, checked(program, [torch.randint(0, 11, (4, 7)) for _ in range(6)])
+    made = program, check_calibration(program, [torch.randint(0, 11, (4, 7)) for _ in range(6)])
     return made, slim(made, flops=0.4)
 
 

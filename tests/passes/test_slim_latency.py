@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, capture, verify
-from fxprune.calibration import checked
+from fxprune.calibration import check_calibration
 from fxprune.cost import BUDGETS, latency
 from fxprune.cost.budgets import Budget
 from fxprune.errors import RefusedError, UsageError
@@ -96,7 +96,7 @@ class Wide(nn.Module):
 def wide() -> Subject:
     torch.manual_seed(0)
     program = capture(Wide(), (torch.randn(2, 4),))
-    return program, checked(program, [torch.randn(2, 4) for _ in range(40)])
+    return program, check_calibration(program, [torch.randn(2, 4) for _ in range(40)])
 
 
 def bent(
@@ -228,7 +228,7 @@ def test_a_real_encoder_becomes_as_fast_as_it_was_asked_to(tmp_path: Path) -> No
     torch.manual_seed(0)
     ids = [torch.randint(0, 101, (4, 64)) for _ in range(6)]
     program = capture(Encoder().eval(), (ids[0],), dynamic=({0: AUTO, 1: AUTO},))
-    made = program, checked(program, ids)
+    made = program, check_calibration(program, ids)
     outcome = slim(made, latency=0.7, batch=4, length=64, threads=1, cache=tmp_path / "costs.json")
     assert 0.3 <= outcome.details["share"] <= 0.7
     assert outcome.details["share"] in measured(outcome)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.errors import SelectionError
 from fxprune.ir import Program
-from fxprune.rewrite.transfer import again, same_weights, transfer
+from fxprune.rewrite.transfer import replay_pruning, same_weights, transfer
 
 
 class Body(nn.Module):
@@ -72,7 +72,7 @@ def test_axes_and_layers_get_the_names_of_the_target(layers: nn.ModuleList) -> N
 def test_the_target_is_pruned_alike(layers: nn.ModuleList) -> None:
     one, other = captured(nn.Sequential(*layers)), captured(Whole(layers))
     result = fxprune.parse_pipeline("ffn(ratio=0.5)").run(one)
-    made = again(one, result.program, result.selection, other)
+    made = replay_pruning(one, result.program, result.selection, other)
     assert fxprune.verify(other, made.program, made.selection).relative <= 1e-5
     assert made.program.parameter_count() - 27 == result.program.parameter_count()
 
@@ -81,7 +81,7 @@ def test_weights_that_were_refitted_come_along(layers: nn.ModuleList) -> None:
     one, other = captured(nn.Sequential(*layers)), captured(Whole(layers))
     result = fxprune.parse_pipeline("ffn(ratio=0.5)").run(one)
     result.program.graph.get_parameter("0.down.weight").data += 1
-    made = again(one, result.program, result.selection, other, ["0.down.weight"])
+    made = replay_pruning(one, result.program, result.selection, other, ["0.down.weight"])
     assert torch.equal(
         made.program.tensors()["body.0.down.weight"], result.program.tensors()["0.down.weight"]
     )

@@ -13,7 +13,7 @@ from fxprune.errors import RefusedError, SelectionError
 from fxprune.ir import Program
 from fxprune.passes import pipeline
 from fxprune.rewrite.factorize import factorize
-from fxprune.rewrite.unfuse import cleave
+from fxprune.rewrite.unfuse import unfuse
 from support.gated import family
 from support.models import distance
 
@@ -30,7 +30,7 @@ def test_queries_come_apart_and_become_factors() -> None:
     """GPT-2's fused projection, its weights turned: only the values' third gets a rank."""
     program = family("gpt2")
     name = fused(program)
-    apart = cleave(program, {name: (32, 32, 32)})
+    apart = unfuse(program, {name: (32, 32, 32)})
     assert distance(outputs(apart), outputs(program)) < 1e-6
     assert [tuple(apart.tensors()[f"{name}_{i}"].shape) for i in range(3)] == [(32, 32)] * 3
     assert name not in apart.tensors()
@@ -56,7 +56,7 @@ class Two(nn.Module):
 def test_a_product_that_is_split_alike_is_not_joined(sizes: tuple[int, ...], joined: bool) -> None:
     torch.manual_seed(0)
     program = capture(Two().eval(), (torch.randn(2, 3, 6),))
-    apart = cleave(program, {"both.weight": sizes})
+    apart = unfuse(program, {"both.weight": sizes})
     targets = {node.target for node in apart.graph.graph.nodes}
     found = [
         each in targets for each in (torch.ops.aten.cat.default, torch.ops.aten.split_with_sizes.default)
@@ -67,7 +67,7 @@ def test_a_product_that_is_split_alike_is_not_joined(sizes: tuple[int, ...], joi
 
 def test_heads_go_as_before() -> None:
     program = family("gpt2")
-    apart = cleave(program, {fused(program): (32, 32, 32)})
+    apart = unfuse(program, {fused(program): (32, 32, 32)})
     cut = [pipeline("heads(ratio=0.5)").run(each).program for each in (program, apart)]
     assert cut[0].parameter_count() == cut[1].parameter_count()
 
@@ -79,7 +79,7 @@ def test_linear_and_convolutions(layer: nn.Module) -> None:
     torch.manual_seed(0)
     shape = (2, 6, 5, 5) if isinstance(layer, nn.Conv2d) else (2, 3, 6)
     program = capture(nn.Sequential(layer, nn.ReLU()).eval(), (torch.randn(shape),))
-    apart = cleave(program, {"0.weight": (4, 6)})
+    apart = unfuse(program, {"0.weight": (4, 6)})
     assert distance(outputs(apart), outputs(program)) < 1e-6
     assert [len(apart.tensors()[f"0.weight_{i}"]) for i in range(2)] == [4, 6]
 
@@ -88,6 +88,6 @@ def test_what_can_not_come_apart() -> None:
     program = family("gpt2")
     table = next(name for name, value in program.tensors().items() if value.shape[:1] == (99,))
     with pytest.raises(RefusedError, match="no matrix of one product alone"):
-        cleave(program, {table: (50, 49)})
+        unfuse(program, {table: (50, 49)})
     with pytest.raises(SelectionError, match=r"has 96 outputs, and parts of \[32, 32\] don't make them"):
-        cleave(program, {fused(program): (32, 32)})
+        unfuse(program, {fused(program): (32, 32)})

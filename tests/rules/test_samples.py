@@ -18,7 +18,7 @@ from torch import nn
 from fxprune import Selection, analyze, capture, shrink, zero_readers
 from fxprune.errors import CaptureError
 from fxprune.frontend import canonicalize
-from fxprune.frontend.canonicalize import NORMALIZATIONS, functional
+from fxprune.frontend.canonicalize import CANONICALIZATIONS, functionalize
 from fxprune.rules import REFUSED, RULES, find_rule, packet_of
 from rules.test_rules import CASES
 from support.models import distance
@@ -135,8 +135,8 @@ def faults(name: str, verdict: Verdict | str) -> list[str]:
 
 def not_functional() -> Any:
     """In-place operators stay as they are, so that their own rules are checked."""
-    kept = tuple(each for each in NORMALIZATIONS if each is not functional)
-    return mock.patch.object(canonicalize, "NORMALIZATIONS", kept)
+    kept = tuple(each for each in CANONICALIZATIONS if each is not functionalize)
+    return mock.patch.object(canonicalize, "CANONICALIZATIONS", kept)
 
 
 def by_cases() -> set[Any]:

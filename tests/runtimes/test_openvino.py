@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, capture, parse_pipeline, verify
-from fxprune.calibration import checked
+from fxprune.calibration import check_calibration
 from fxprune.errors import ExportError
 from fxprune.export import export_onnx
 from fxprune.export.agreement import BAR, _outputs, compare
@@ -64,7 +64,7 @@ class Blocks(nn.Module):
 def test_slim_reaches_a_latency_that_openvino_measures(tmp_path: Path) -> None:
     torch.manual_seed(0)
     program = capture(Blocks().eval(), (torch.randn(256, 128),))
-    data = checked(program, [torch.randn(256, 128) for _ in range(4)])
+    data = check_calibration(program, [torch.randn(256, 128) for _ in range(4)])
     cache = tmp_path / "costs.json"
     outcome = Slim(latency=0.6, runtime="openvino", threads=1, layers=False, data=data, cache=cache).run(
         program

@@ -14,7 +14,7 @@ from fxprune.analysis import Units
 from fxprune.calibration import Calibration, Objective
 from fxprune.scores import SCORES, Evidence, obs
 from fxprune.scores.base import additive
-from fxprune.scores.obs import Reader, eliminate
+from fxprune.scores.obs import Reader, elimination_order
 from support.models import HUGGING_FACE, captured
 from support.scored import (
     BY_DATA,
@@ -206,7 +206,7 @@ def test_removals_cost_what_the_whole_costs() -> None:
             gone.append(units.tolist())
             return super().remove(units)
 
-    order, errors = eliminate([Watched(inverse, weight, columns)], 4, 5)
+    order, errors = elimination_order([Watched(inverse, weight, columns)], 4, 5)
     assert [[unit // 5 for unit in step] for step in gone] == [[0, 1, 2, 3]] * 5
     assert torch.tensor(gone).T.remainder(5).tolist() == order.tolist()
     for count in range(1, 6):
@@ -227,7 +227,7 @@ def test_large_axes_are_emptied_in_few_steps(monkeypatch: pytest.MonkeyPatch) ->
             return super().remove(units)
 
     only = Watched(torch.eye(10, dtype=torch.float64), weight, torch.arange(10)[:, None])
-    order, errors = eliminate([only], 1, 10)
+    order, errors = elimination_order([only], 1, 10)
     assert steps == [3, 3, 3, 1]
     assert order.tolist() == [list(range(10))]
     assert errors[0].tolist() == pytest.approx([sum(i * i for i in range(1, k + 1)) for k in range(11)])

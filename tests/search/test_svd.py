@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import analyze, capture
-from fxprune.calibration import Calibration, Objective, checked
+from fxprune.calibration import Calibration, Objective, check_calibration
 from fxprune.ir import Program
 from fxprune.rewrite.factorize import factorize
 from fxprune.search.rank_plans import groups, levels, with_members
-from fxprune.search.svd import Spectrum, informed, plain
+from fxprune.search.svd import Spectrum, plain_spectra, whitened_spectra
 from support.gated import family
 from support.models import distance
 
@@ -29,12 +29,14 @@ def layer(bias: bool = True) -> tuple[Program, Calibration, Tensor]:
     program = capture(net.eval(), (torch.randn(3, 24),), dynamic=True)
     inputs = skewed(512, 24)
     name = program.input_names()[0]
-    return program, checked(program, [{name: part} for part in inputs.split(64)]), inputs
+    return program, check_calibration(program, [{name: part} for part in inputs.split(64)]), inputs
 
 
 def spectrum(program: Program, data: Calibration | None, whiten: bool = True) -> Spectrum:
     found = groups(analyze(program))
-    made = informed(program, found, data, Objective(), whiten) if data else plain(program, found)
+    made = (
+        whitened_spectra(program, found, data, Objective(), whiten) if data else plain_spectra(program, found)
+    )
     return made[0]
 
 
@@ -89,7 +91,7 @@ def test_few_rows_leave_the_rest_to_the_weights() -> None:
     """Eight inputs of 24 numbers: their moment is singular."""
     program, _, _ = layer()
     name = program.input_names()[0]
-    data = checked(program, [{name: part} for part in skewed(8, 24).split(4)])
+    data = check_calibration(program, [{name: part} for part in skewed(8, 24).split(4)])
     found = spectrum(program, data)
     assert bool(found.left.isfinite().all() and found.right.isfinite().all())
     assert found.rank_of(0.999) <= 8
@@ -126,10 +128,10 @@ def test_factors_are_not_taken_apart_again() -> None:
 def test_a_group_shares_the_factor_that_reads_its_input() -> None:
     program = family("gpt2")
     found = groups(analyze(family("bert")))[0]
-    (made,) = plain(family("bert"), [found])
+    (made,) = plain_spectra(family("bert"), [found])
     factors = list(made.factors(8, family("bert").tensors()).values())
     assert all(columns is factors[0][1] for _, columns in factors)
-    (turned,) = plain(program, [groups(analyze(program))[0]])
+    (turned,) = plain_spectra(program, [groups(analyze(program))[0]])
     rows, columns = next(iter(turned.factors(8, program.tensors()).values()))
     assert (rows.shape, columns.shape) == ((32, 8), (8, 96))
 

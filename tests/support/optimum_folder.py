@@ -139,7 +139,12 @@ def _inputs(out: Path) -> dict[str, torch.Tensor]:
 
 def loaded(python: Path, name: str, out: Path) -> dict[str, Any]:
     """The result of optimum_load.py for a folder, in the other venv."""
-    command: list[str | Path] = [python, ROOT / "tests" / "support" / "optimum_load.py", CASES[name].loader, out]
+    command: list[str | Path] = [
+        python,
+        ROOT / "tests" / "support" / "optimum_load.py",
+        CASES[name].loader,
+        out,
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env={"HF_HUB_OFFLINE": "1"})
     assert ran.returncode == 0, ran.stderr[-3000:]
     told: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])

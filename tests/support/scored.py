@@ -15,7 +15,7 @@ from fxprune import Program, analyze, capture
 from fxprune.analysis import Analysis, Axis, Units
 from fxprune.analysis.sites import find_sites
 from fxprune.calibration import Calibration, Objective
-from fxprune.calibration.run import stream
+from fxprune.calibration.run import run_calibration
 from fxprune.ir import attribute, copy_graph, rebuild
 from fxprune.scores import SCORES, Evidence, Worth, base
 
@@ -259,7 +259,7 @@ def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counting(program: Program, data: Calibration, meters: Sequence[Any], objective: Objective) -> None:
         counted.append(len(meters))
-        stream(program, data, meters, objective)
+        run_calibration(program, data, meters, objective)
 
-    monkeypatch.setattr(base, "stream", counting)
+    monkeypatch.setattr(base, "run_calibration", counting)
     return counted

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fxprune import Program, capture
-from fxprune.calibration import Calibration, checked
+from fxprune.calibration import Calibration, check_calibration
 from fxprune.cost import BUDGETS
 from fxprune.cost.budgets import Key, Meter
 from fxprune.cost.count import count_flops
@@ -59,7 +59,7 @@ def layer(idle: bool = False) -> Subject:
     torch.manual_seed(0)
     ids = [torch.randint(0, 11, (4, 7)) for _ in range(6)]
     program = capture(Layer(idle).eval(), (ids[0],), dynamic=({0: AUTO, 1: AUTO},))
-    return program, checked(program, ids)
+    return program, check_calibration(program, ids)
 
 
 class Convs(nn.Module):
@@ -85,10 +85,12 @@ def subject(name: str) -> Subject:
     if name == "convs":
         images = [torch.randn(4, 2, 6, 6) for _ in range(6)]
         program = capture(Convs().eval(), (images[0],), dynamic=({0: AUTO},))
-        return program, checked(program, images)
+        return program, check_calibration(program, images)
     ids = [torch.randint(0, 99, (4, LENGTH)) for _ in range(6)]
     program = captured(name, dynamic=True)
-    return program, checked(program, [{"input_ids": i, "attention_mask": torch.ones_like(i)} for i in ids])
+    return program, check_calibration(
+        program, [{"input_ids": i, "attention_mask": torch.ones_like(i)} for i in ids]
+    )
 
 
 COUNTED: dict[str, dict[str, float]] = {}

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from fxprune.passes import Grain
 from fxprune.training import Examples, Recipe
 from fxprune.training.loop import Checkpoints
-from fxprune.training.teacher_cache import Recall
+from fxprune.training.teacher_cache import TeacherCache
 from fxprune.training.train import train
 from support.gated import family
 from support.models import hugging_face
@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     )
     state = PartialState(cpu=True)
     seen: list[int] = []
-    recall = Recall()
+    recall = TeacherCache()
     taught = train(
         family("bert"), Grain(density=0.4, beta=0.5), rows, Recipe(2, 1e-3, 4, clip=1.0), hugging_face("bert")[0],
         outputs=("pooler_output",), checkpoints=Checkpoints(folder / "kept", 0), recall=recall,

@@ -17,7 +17,7 @@ from fxprune.training import Examples, Recipe
 from fxprune.training.devices import placed, redirect
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Loop
-from fxprune.training.teacher_cache import Recall
+from fxprune.training.teacher_cache import TeacherCache
 from fxprune.training.train import train
 
 accelerate_state = pytest.importorskip("accelerate.state")
@@ -122,7 +122,7 @@ def test_nothing_of_a_run_that_is_over_stays_on_its_device() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no graphics card on this machine")
 def test_a_student_trains_on_a_graphics_card_and_comes_back() -> None:
-    net, data, recall, on_card = program(), rows(), Recall(), replace(RECIPE, device="cuda")
+    net, data, recall, on_card = program(), rows(), TeacherCache(), replace(RECIPE, device="cuda")
     teacher = fine_tune(net, data, on_card)
     method = Grain(density=0.5, hidden=0.0)
     taught = train(net, method, data, on_card, teacher, recall=recall)

@@ -15,7 +15,7 @@ from fxprune.errors import UsageError
 from fxprune.ir import Program
 from fxprune.passes import Layers
 from fxprune.search.journal import evaluator_identity
-from fxprune.search.layer_scores import Evaluated
+from fxprune.search.layer_scores import EvaluationRater
 from fxprune.training import TextClassification
 from fxprune.training.examples import Batches
 from fxprune.training.fine_tune import Examples, Recipe, accuracy, encoded, fine_tune, predicted
@@ -99,13 +99,13 @@ def test_a_journal_tells_models_apart_that_differ_by_one_weight(program: Program
         calls.append(candidate)
         return 1.0
 
-    Evaluated(program, evaluate, path).scores([()])
-    Evaluated(program, evaluate, path).scores([(), ()])
+    EvaluationRater(program, evaluate, path).scores([()])
+    EvaluationRater(program, evaluate, path).scores([(), ()])
     assert len(calls) == 1
     moved = replace(program, graph=program.module())  # type: ignore[arg-type]
     with torch.no_grad():
         next(moved.graph.parameters()).view(-1)[0] += 1
-    Evaluated(moved, evaluate, path).scores([()])
+    EvaluationRater(moved, evaluate, path).scores([()])
     assert len(calls) == 2
 
 

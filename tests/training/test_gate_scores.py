@@ -11,9 +11,9 @@ from fxprune.gates import Gated
 from fxprune.gates.gate import tensors_of
 from fxprune.gates.insert import gate
 from fxprune.training import Cubic, Pruner, Share
-from fxprune.training.gate_budgets import Keeping, Standing, Threshold
+from fxprune.training.gate_budgets import GateState, KeepOpen, Threshold
 from fxprune.training.gate_scores import Movement
-from fxprune.training.group_lasso import Lasso, Once
+from fxprune.training.group_lasso import Lasso, OneShot
 from fxprune.training.schedules import Rising
 
 
@@ -99,7 +99,7 @@ def test_what_is_kept_stays_open() -> None:
     on = regression(4, 4, (2, 2))
     own = on.gates[0]
     kept = torch.tensor([[True, False], [False, False]])
-    pruner = Pruner(on, on.module(), Keeping(Share(lambda _: 0.25), {own: kept}))
+    pruner = Pruner(on, on.module(), KeepOpen(Share(lambda _: 0.25), {own: kept}))
     pruner.scores[own].copy_(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
     pruner.step(1.0)
     assert pruner.open[own].tolist() == [[True, False], [False, True]]
@@ -111,7 +111,7 @@ def lasso(on: Gated, module: nn.Module, strength: float, rounds: int) -> Pruner:
     assert own.grid is not None
     grid = own.grid
     score = Lasso({own: lambda: grid.totals(weight.square())}, strength, rounds, 0.999)
-    pruner = Pruner(on, module, Once(2.0, 1.0), score)
+    pruner = Pruner(on, module, OneShot(2.0, 1.0), score)
     score.bind(pruner.scores, pruner.slots)
     return pruner
 
@@ -162,8 +162,8 @@ def test_groups_are_cut_once_and_equally() -> None:
     own = on.gates[0]
     scores = {own: torch.arange(12.0).reshape(2, 6)}
     open_ = {own: torch.ones(2, 6, dtype=torch.bool)}
-    standing = Standing(open_, scores, {})
-    assert Once(0.5, 0.5)(standing, 0.4)[own].all()
-    assert Once(0.5, 0.5)(standing, 0.6)[own].sum(1).tolist() == [0, 6]
-    assert Once(0.5, 0.5, equal=True)(standing, 0.6)[own].sum(1).tolist() == [3, 3]
-    assert Once(0.5, threshold=3.0)(standing, 0.6)[own].sum(1).tolist() == [0, 2]
+    standing = GateState(open_, scores, {})
+    assert OneShot(0.5, 0.5)(standing, 0.4)[own].all()
+    assert OneShot(0.5, 0.5)(standing, 0.6)[own].sum(1).tolist() == [0, 6]
+    assert OneShot(0.5, 0.5, equal=True)(standing, 0.6)[own].sum(1).tolist() == [3, 3]
+    assert OneShot(0.5, threshold=3.0)(standing, 0.6)[own].sum(1).tolist() == [0, 2]

@@ -15,7 +15,7 @@ from fxprune.errors import UsageError
 from fxprune.ir import Program
 from fxprune.training import Examples, Recipe
 from fxprune.training.fine_tune import fine_tune, predicted
-from fxprune.training.loop import Checkpoints, Hooks, Loop, Moment
+from fxprune.training.loop import Checkpoints, Hooks, Loop, RunState
 
 pytest.importorskip("accelerate")
 
@@ -53,7 +53,7 @@ class KilledError(Exception):
 
 
 def kill(after: int) -> Hooks:
-    def look(moment: Moment) -> None:
+    def look(moment: RunState) -> None:
         if moment.step == after:
             raise KilledError
 

@@ -21,7 +21,7 @@ from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
 from fxprune.ir import copy_graph, rebuild
 from fxprune.training import Cubic, Pruner, Share
-from fxprune.training.gate_scores import Felt, Taylor
+from fxprune.training.gate_scores import StepInputs, Taylor
 from fxprune.training.pruner import unit_costs
 from support.gated import family, named, within_heads
 from support.models import distance
@@ -145,7 +145,7 @@ def test_nothing_opens_again() -> None:
     assert pruner.density <= 0.1
 
 
-def test_only_the_observed_loss_is_felt() -> None:
+def test_only_the_observed_loss_counts() -> None:
     """Gradient separation: a second loss does not move the scores, and neither reaches the gates' own gradients."""
     scores = []
     for extra in (0.0, 100.0):
@@ -166,10 +166,10 @@ def test_small_heads_empty_first_under_structure_regularisation() -> None:
     """What comes in is multiplied by tanh(D / alpha)."""
     on = intra()
     v = named(on, "0.attention.v")
-    felt, open_ = {v: torch.ones(4, 8, dtype=torch.float64)}, {v: torch.ones(4, 8, dtype=torch.bool)}
+    slopes, open_ = {v: torch.ones(4, 8, dtype=torch.float64)}, {v: torch.ones(4, 8, dtype=torch.bool)}
     open_[v][1, 2:] = False
     scores = {v: torch.zeros(4, 8, dtype=torch.float64)}
-    Taylor(0.0, {v: 0.3}).update(Felt(scores, felt, open_))
+    Taylor(0.0, {v: 0.3}).update(StepInputs(scores, slopes, open_))
     assert scores[v][:, 0].tolist() == pytest.approx([0.99746, 0.68228, 0.99746, 0.99746], abs=1e-4)
 
 
@@ -183,7 +183,7 @@ def test_steps_that_are_not_finite_are_skipped() -> None:
 
 
 def test_a_restart_goes_on() -> None:
-    """The module's own state holds what is open and what was felt."""
+    """The module's own state holds which gates are open, and the scores."""
     on = intra()
     module = on.module()
     pruner = Pruner(on, module, Share(Cubic(0.3, 0.0, 0.5)))
@@ -234,7 +234,7 @@ def test_two_processes_close_the_same_units(tmp_path: Path) -> None:
 def test_a_compiled_module_is_pruned_the_same() -> None:
     """Up to rounding; and it is compiled once."""
     counts = CompileCounter()
-    felt = []
+    pruners = []
     for wrap in (lambda module: module, lambda module: torch.compile(module, backend=counts)):
         on = intra()
         module: Any = wrap(on.module())
@@ -242,8 +242,8 @@ def test_a_compiled_module_is_pruned_the_same() -> None:
         for step in range(3):
             loss_of(module, on, step).backward()
             pruner.step(1.0)
-        felt.append(pruner)
-    one, other = felt
+        pruners.append(pruner)
+    one, other = pruners
     assert counts.frame_count == 1
     assert one.density == other.density
     assert all(

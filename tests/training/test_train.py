@@ -20,8 +20,8 @@ from fxprune.passes import Grain
 from fxprune.training import Examples, Recipe, Trained
 from fxprune.training.distillation import matched
 from fxprune.training.fine_tune import fine_tune
-from fxprune.training.loop import Checkpoints, Hooks, Moment
-from fxprune.training.teacher_cache import Recall
+from fxprune.training.loop import Checkpoints, Hooks, RunState
+from fxprune.training.teacher_cache import TeacherCache
 from fxprune.training.train import train
 from support.gated import family
 from support.models import distance, hugging_face
@@ -109,7 +109,7 @@ def test_what_the_teacher_said_is_remembered() -> None:
     calls: list[int] = []
     teacher, _ = hugging_face("bert")
     teacher.register_forward_pre_hook(lambda *_: calls.append(1))
-    recall = Recall()
+    recall = TeacherCache()
     one = taught(teacher=teacher, recall=recall)
     assert (len(calls), len(recall)) == (1 + 4, 30)
     lengths = int(rows().lengths.sum())  # type: ignore[union-attr]
@@ -121,7 +121,7 @@ def test_what_the_teacher_said_is_remembered() -> None:
 
 
 def test_a_memory_that_is_full_asks_again() -> None:
-    recall = Recall(limit=10_000)
+    recall = TeacherCache(limit=10_000)
     assert taught(recall=recall).pruner.density <= 0.4
     assert 0 < len(recall) < 30
     assert recall.bytes <= 10_000
@@ -131,7 +131,7 @@ def test_a_run_that_was_killed_ends_with_the_same_gates(tmp_path: Path) -> None:
     class KilledError(Exception):
         pass
 
-    def look(moment: Moment) -> None:
+    def look(moment: RunState) -> None:
         if moment.step == 3:
             raise KilledError
 

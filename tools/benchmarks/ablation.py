@@ -42,7 +42,7 @@ from fxprune.training import Pruner, Recipe
 from fxprune.training.devices import placed
 from fxprune.training.examples import encoded
 from fxprune.training.fine_tune import fine_tune, predicted
-from fxprune.training.teacher_cache import Recall
+from fxprune.training.teacher_cache import TeacherCache
 from fxprune.training.train import train
 
 MODEL = "minilm"
@@ -98,7 +98,7 @@ class _Bench:
         self.train, self.dev = (
             encoded(tokenizer, rows.texts, rows.labels, self.program) for rows in (found.train, found.dev)
         )
-        self.recall = Recall()
+        self.recall = TeacherCache()
         self.teacher = self._teacher()
 
     def _teacher(self) -> nn.Module:

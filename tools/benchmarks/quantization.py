@@ -17,7 +17,7 @@ import torch
 from torch._inductor import config as inductor
 from torch.utils import _pytree as pytree
 
-from fxprune.calibration import checked
+from fxprune.calibration import check_calibration
 from fxprune.export import export_onnx, save_pt2
 from fxprune.files import file_bytes
 from fxprune.integrations.quantization.quantize import QUANTIZERS, Quantized, quantize
@@ -46,7 +46,9 @@ class _Bench:
         self.folder = Path(tempfile.mkdtemp(prefix="fxprune-quantized-"))
         original = self.subject.load().capture(())
         self.programs = {"original": original, "pruned": pipeline(PIPELINE).run(original).program}
-        self.fit, self.held = checked(original, self.subject.calibration(_ROWS)).split(HELD, original)
+        self.fit, self.held = check_calibration(original, self.subject.calibration(_ROWS)).split(
+            HELD, original
+        )
         self.rows: dict[str, dict[str, Any]] = {}
         self.calls: dict[str, Prepared] = {}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fxprune.calibration import checked
+from fxprune.calibration import check_calibration
 from fxprune.cost.count import count_flops
 from fxprune.errors import FxpruneError
 from fxprune.export import export_onnx
@@ -67,7 +67,7 @@ class Bench:
         loaded = self.subject.load()
         self.loaded = replace(loaded, model=self.subject.deployed(loaded.model))  # type: ignore[arg-type]
         self.program = self._captured(self.loaded.model)
-        self.data = checked(self.program, self.subject.calibration(self.plan.rows))
+        self.data = check_calibration(self.program, self.subject.calibration(self.plan.rows))
         here = example_point(self.program)
         self.point: Point = {axis: self.plan.point.get(axis, size) for axis, size in here.items()}
         self.before = export_onnx(self.program, self.folder / "original.onnx").path

@@ -16,8 +16,8 @@ from fxprune.ir import Point, Program, example_point, feeds
 from fxprune.passes import Layers
 from fxprune.rewrite.bypass import bypass
 from fxprune.runtimes import Settings, measure
-from fxprune.search.layer_scores import Evaluated
-from fxprune.search.layer_search import Found
+from fxprune.search.layer_scores import EvaluationRater
+from fxprune.search.layer_search import LayerSearchResult
 from fxprune.tools.commands.console import Steps
 from fxprune.training import TextClassification
 from fxprune.training.fine_tune import Examples, Recipe
@@ -65,7 +65,7 @@ class SeedResult:
     """Results of one seed: each method's search, the metric of each member of its family, and all sets of a size where asked for."""
 
     seeded: Seeded
-    found: Mapping[str, Found]
+    found: Mapping[str, LayerSearchResult]
     metrics: Mapping[str, Sequence[float]]
     exhaustive: Mapping[str, Any] | None
 
@@ -74,7 +74,7 @@ def search_family(seeded: Seeded, setting: Setting) -> SeedResult:
     """Search by each method, and fine-tune every member of the families found."""
     found = {name: _search(seeded, setting, name) for name in setting.methods}
     orders = {name: [choice.order[:k] for k in range(setting.count + 1)] for name, choice in found.items()}
-    final = Evaluated(seeded.program, seeded.final, setting.journal, setting.executor)
+    final = EvaluationRater(seeded.program, seeded.final, setting.journal, setting.executor)
     wanted = list(dict.fromkeys(frozenset(order) for family in orders.values() for order in family))
     with Steps(f"seed {seeded.seed}: training what was chosen", len(wanted)) as steps:
         final.observe = steps.one
@@ -85,12 +85,14 @@ def search_family(seeded: Seeded, setting: Setting) -> SeedResult:
     )
 
 
-def _search(seeded: Seeded, setting: Setting, method: str) -> Found:
+def _search(seeded: Seeded, setting: Setting, method: str) -> LayerSearchResult:
     search, score, _ = METHODS[method]
     return _found(seeded, setting, search, score, setting.count, f"seed {seeded.seed}: {method}")
 
 
-def _found(seeded: Seeded, setting: Setting, search: str, score: str, count: int, title: str) -> Found:
+def _found(
+    seeded: Seeded, setting: Setting, search: str, score: str, count: int, title: str
+) -> LayerSearchResult:
     trains = score == "task"
     with Steps(title) as steps:
         found = Layers(
@@ -121,7 +123,7 @@ def _calibration(examples: Examples) -> tuple[dict[str, torch.Tensor], ...]:
     )
 
 
-def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, Found]) -> dict[str, Any]:
+def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, LayerSearchResult]) -> dict[str, Any]:
     """Rate every set of a size; return the scores, best first, and the ranks of the methods' choices among them."""
     size = setting.exhaustive
     every = _found(seeded, setting, "exhaustive", "task", size, f"seed {seeded.seed}: all sets of {size}")

@@ -18,7 +18,7 @@ from fxprune.export.onnx import plain_export, warm_up
 from fxprune.ir import Feeds, Point, Program, Selection, example_point, feeds
 from fxprune.passes import pipeline
 from fxprune.pipeline import Pipeline, Training
-from fxprune.pipeline.context import fed, needs_data
+from fxprune.pipeline.context import needs_data, with_data
 from fxprune.pipeline.run import Result
 from fxprune.rewrite.apply import apply as remove
 from fxprune.runtimes import Settings, measure, open_session
@@ -83,7 +83,7 @@ def run_command(options: argparse.Namespace) -> int:
 
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
         data = read_calibration_option(options, program, loaded)
-        ready = fed(steps, data, lambda text: stages.show(f"pruning: {text}"))
+        ready = with_data(steps, data, lambda text: stages.show(f"pruning: {text}"))
         return ready.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
 
     return _deliver(options, _job(options, str(steps), decide, lambda program: budget_points(steps, program)))

@@ -25,8 +25,8 @@ from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.inputs.tasks import Lesson
 from fxprune.tools.reports.train_report import POINT, left
 from fxprune.training import Recipe, Trained
-from fxprune.training.loop import Checkpoints, Hooks, Moment
-from fxprune.training.teacher_cache import Recall
+from fxprune.training.loop import Checkpoints, Hooks, RunState
+from fxprune.training.teacher_cache import TeacherCache
 from fxprune.training.train import train
 
 _Part: TypeAlias = "Pipeline | Any"
@@ -78,7 +78,7 @@ class Trainer:
     def run(self, program: Program, parts: Sequence[_Part]) -> list[Stage]:
         """Run every part in order, each on the program that the one before left; VerifyError where a claim fails."""
         done: list[Stage] = []
-        recall = Recall(self.options.recall * 2**20)
+        recall = TeacherCache(self.options.recall * 2**20)
         for part in parts:
             trained = sum(stage.taught is not None for stage in done)
             if isinstance(part, Pipeline):
@@ -94,7 +94,7 @@ class Trainer:
             proof = result.prove(program)
         return Stage("after" if trained else "before training", proof.relative, result.program)
 
-    def _trained(self, program: Program, method: Any, recall: Recall, trained: int) -> Stage:
+    def _trained(self, program: Program, method: Any, recall: TeacherCache, trained: int) -> Stage:
         folder = self.kept / (f"student-{trained + 1}" if trained else "student")
         recipe = _recipe(self.options, method)
         with Steps(f"{method}") as steps:
@@ -126,7 +126,7 @@ def _recipe(options: argparse.Namespace, method: Any) -> Recipe:
     return replace(recipe, epochs=getattr(method, "epochs", 0) or recipe.epochs)
 
 
-def said(steps: Steps, moment: Moment) -> None:
+def said(steps: Steps, moment: RunState) -> None:
     """Show the state of a run in its progress bar."""
     figures: dict[str, float] = {}
     for entry in moment.history:

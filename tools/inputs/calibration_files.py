@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fxprune.calibration import Calibration, checked
+from fxprune.calibration import Calibration, check_calibration
 from fxprune.calibration.data import Batch, batched_by_length
 from fxprune.errors import UsageError
 from fxprune.ir import Program, first_line, is_free, quiet
@@ -38,17 +38,17 @@ def read_calibration(text: str, program: Program, loaded: Loaded, rows: int, len
     UsageError describes a fault of the option, the file, or the data.
     """
     if text.startswith("py:"):
-        return checked(program, _called(text), rows)
+        return check_calibration(program, _called(text), rows)
     path = Path(text)
     if not path.is_file():
         raise UsageError(f"there is no file {text} to calibrate on; expected {_FORMS}")
     suffix = path.suffix.lower()
     if suffix in {".npz", ".safetensors"}:
         arrays = _npz(path) if suffix == ".npz" else _safetensors(path)
-        return checked(program, _pieces(program, arrays, path), rows)
+        return check_calibration(program, _pieces(program, arrays, path), rows)
     if length < 1:
         raise UsageError(f"calibration texts must be cut to at least 1 token, got {length}")
-    return checked(program, _texts(path, program, _tokenizer(path, loaded), rows, length), rows)
+    return check_calibration(program, _texts(path, program, _tokenizer(path, loaded), rows, length), rows)
 
 
 def _called(text: str) -> Any:

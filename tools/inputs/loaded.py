@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from fxprune.errors import CaptureError, UsageError
 from fxprune.frontend.agreement import check_same
 from fxprune.frontend.capture import capture
-from fxprune.frontend.io_constraints import free
+from fxprune.frontend.io_constraints import free_dims
 from fxprune.ir import Program, first_line, quiet
 
 MANIFEST = "fxprune.json"
@@ -65,7 +65,7 @@ class Loaded:
                 f"no output {unknown[0]!r} to free; outputs: {', '.join(names)}, or all of them: all"
             )
         freed = set().union(*(found or names for found in asked.values()))
-        return free(program, outputs=freed)
+        return free_dims(program, outputs=freed)
 
     def _captured(self, training: bool) -> Program:
         """Capture the model; where torch can't trace it, try once more with the patches of its library."""

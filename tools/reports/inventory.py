@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.analysis import Axis, Region, analyze
-from fxprune.analysis.layer_sizes import LayerSizes, Left, layerwise
+from fxprune.analysis.layer_sizes import LayerSizes, RemainingCount, count_layer_sizes
 from fxprune.ir import Program, Selection
 from fxprune.ir.selection import is_dependent
 
@@ -23,7 +23,7 @@ def inventory(program: Program, slim: Program, selection: Selection) -> dict[str
     """
     before, after = analyze(program), analyze(slim)
     found = [region for region in before.regions if region.unit == "layer" and not region.why]
-    sizes = _sizes(layerwise(program, slim, selection.removed))
+    sizes = _sizes(count_layer_sizes(program, slim, selection.removed))
     axes = [_axis(axis, found, sizes.get(axis.name), selection) for axis in before.axes]
     known = {axis.name for axis in before.axes}
     ranks = [
@@ -67,13 +67,13 @@ def module_paths(parameters: Collection[str]) -> set[str]:
     return {name.rpartition(".")[0] for name in parameters}
 
 
-def _sizes(found: LayerSizes) -> dict[str, Left]:
+def _sizes(found: LayerSizes) -> dict[str, RemainingCount]:
     """Return what is left of each axis, by name."""
     inside = [size for layer in found.layers for size in layer.sizes]
     return {size.axis: size.after for size in (*inside, *found.rest)}
 
 
-def _axis(axis: Axis, layers: Sequence[Region], left: Left, selection: Selection) -> dict[str, Any]:
+def _axis(axis: Axis, layers: Sequence[Region], left: RemainingCount, selection: Selection) -> dict[str, Any]:
     size, kept = sum(left) if isinstance(left, list) else left, selection.axes.get(axis.name)
     told = {
         "name": axis.name,

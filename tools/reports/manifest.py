@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fxprune.analysis.layer_sizes import LayerSizes, layerwise
+from fxprune.analysis.layer_sizes import LayerSizes, count_layer_sizes
 from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir import Program
-from fxprune.ir.program import containers
+from fxprune.ir.program import container_modules
 from fxprune.rewrite import TokenIds
 from fxprune.runtimes.onnxruntime import signature
 from fxprune.tools.inputs.huggingface import PREPROCESSING, save_preprocessing
@@ -46,7 +46,7 @@ def write_manifest(
     `programs` are those before and after, `proof` the largest differences by claim, `classes` the names of a head's classes, `tokenizer`
     the MODEL whose tokenizer is used, if it is another's.
     """
-    found = layerwise(*programs, removed)
+    found = count_layer_sizes(*programs, removed)
     notes: list[str] = []
     if loaded.config is not None:
         config = _renamed(_labelled(loaded.config, classes), vocabulary)
@@ -60,7 +60,7 @@ def write_manifest(
         "task": loaded.task,
         **{name: report[name] for name in REPEATED},
         **signature(draft / "model.onnx"),
-        "containers": list(containers(programs[1])),
+        "containers": list(container_modules(programs[1])),
         **_layers(found),
         "proof": dict(proof),
         "notes": notes,

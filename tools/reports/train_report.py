@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fxprune.analysis import analyze
-from fxprune.gates.implied import Open
+from fxprune.gates.implied import OpenUnits
 from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
 from fxprune.tools.reports.layer_bars import remainder
@@ -104,7 +104,7 @@ def _metrics(found: Mapping[str, Any]) -> list[Line]:
     return made
 
 
-def left(pruner: Pruner, units: Sequence[Open] = ()) -> list[dict[str, Any]]:
+def left(pruner: Pruner, units: Sequence[OpenUnits] = ()) -> list[dict[str, Any]]:
     """Return the open units of each axis: a number, or, within the units of another axis, a number for each of those.
 
     For blocks it is the number of open blocks; what they left of axes comes from `units`, as lowering found it.

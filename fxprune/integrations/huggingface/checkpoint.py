@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from fxprune.analysis import analyze
 from fxprune.errors import ExportError, RefusedError, UsageError
-from fxprune.frontend.agreement import answers
+from fxprune.frontend.agreement import module_outputs
 from fxprune.integrations.huggingface.config_search import COUNT, Changes, Search, amount, name_of, shown
 from fxprune.integrations.huggingface.weight_names import Weights, foreign, readings
 from fxprune.ir import TOLERANCES, Program, describe_error, difference, quiet, run_example
-from fxprune.rewrite.shared_tables import recoupled
+from fxprune.rewrite.shared_tables import merge_equal_choices
 
 PROOFS = 64
 """Maximum number of configurations with the right shapes that are run before a search gives up."""
@@ -53,7 +53,7 @@ class _Tries:
 
     def gap(self, model: nn.Module) -> float:
         """Return the largest relative difference of a model's outputs to the program's; inf where the counts differ."""
-        got = answers(model, self.slim)
+        got = module_outputs(model, self.slim)
         return difference(got, self.outputs) if len(got) == len(self.outputs) else float("inf")
 
     @property
@@ -79,7 +79,7 @@ def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
             f"no stock {type(model).__name__} has {unknown[0]}, which the program has ({len(unknown)} weights are not the model's: "
             "factors, or biases that a repair added)"
         )
-    slim = recoupled(slim)
+    slim = merge_equal_choices(slim)
     tries, searches = _Tries(slim, run_example(slim)), []
     for weights in readings(model, slim):
         searches.append(Search(type(model), config, weights.sizes, weights.kept))

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from fxprune.analysis.layer_sizes import Attention, Layer, LayerSizes, Left
+from fxprune.analysis.layer_sizes import Attention, Layer, LayerSizes, RemainingCount
 
-_Pair: TypeAlias = tuple[int, Left]
+_Pair: TypeAlias = tuple[int, RemainingCount]
 """A size before and after."""
 
 _WHOLE = -1

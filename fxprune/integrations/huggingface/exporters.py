@@ -24,17 +24,17 @@ from transformers.exporters.configs import DynamoConfig, ExportFormat
 from transformers.exporters.exporter_dynamo import DynamoExporter
 from transformers.exporters.quantizers.base import ExportQuantizer
 
-from fxprune.analysis.layer_sizes import layerwise
+from fxprune.analysis.layer_sizes import count_layer_sizes
 from fxprune.errors import ExportError, UsageError
 from fxprune.frontend.capture import capture, from_exported_module
-from fxprune.frontend.io_constraints import free
+from fxprune.frontend.io_constraints import free_dims
 from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir import Program, quiet, trees
 from fxprune.ir.signature import owners
 from fxprune.passes import pipeline as parse
 from fxprune.pipeline import Pipeline
 from fxprune.pipeline.run import Result
-from fxprune.rewrite.transfer import again, same_weights
+from fxprune.rewrite.transfer import replay_pruning, same_weights
 from fxprune.verification import Proof, verify
 
 #: how a key/value cache, which is an input and an output of the same name, may change
@@ -81,7 +81,7 @@ class Pruning:
             made = copy.deepcopy(config)
             made.fxprune = {"manifest": "", "untold": [f"{self.pipeline} in {len(self.results)} parts"]}
             return made
-        return record_sizes(config, layerwise(before, result.program, result.selection.removed), "")
+        return record_sizes(config, count_layer_sizes(before, result.program, result.selection.removed), "")
 
     def _again(self, before: Program, result: Result, program: Program) -> Program:
         if result.claims:
@@ -89,7 +89,7 @@ class Pruning:
                 f"{self.pipeline} replaces matrices by factors, which can be exported in one part only; this model has several"
                 " (use `export`, or passes that remove units)"
             )
-        made = again(before, result.program, result.selection, program, result.refitted)
+        made = replay_pruning(before, result.program, result.selection, program, result.refitted)
         self.verdicts.append(verify(program, made.program, made.selection, made.refitted))
         return made.program
 
@@ -104,8 +104,8 @@ class Pruning:
         ]
         outputs = [name for name in program.output_names() if name.partition(".")[0] in keys]
         if self.cache == "layers":
-            return free(program, spare=[*inputs, *outputs])
-        return free(program, inputs, outputs, [*inputs, *outputs])
+            return free_dims(program, spare=[*inputs, *outputs])
+        return free_dims(program, inputs, outputs, [*inputs, *outputs])
 
 
 def exporter(kind: type[Any], pipeline: str | Pipeline, cache: str = "whole", **options: Any) -> Any:

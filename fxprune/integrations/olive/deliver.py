@@ -14,7 +14,7 @@ from fxprune.errors import UsageError
 from fxprune.export import Emitted, export_onnx
 from fxprune.ir import Program
 from fxprune.pipeline import Pipeline
-from fxprune.pipeline.context import fed, needs_data
+from fxprune.pipeline.context import needs_data, with_data
 from fxprune.pipeline.run import Result
 from fxprune.verification import Proof
 
@@ -43,7 +43,7 @@ def deliver(
     """
     if data is not None and not needs_data(steps):
         raise UsageError(f"no pass of {str(steps)!r} uses calibration data; leave the data out")
-    result = fed(steps, data, lambda text: None).run(program)
+    result = with_data(steps, data, lambda text: None).run(program)
     verdict = result.prove(program)
     emitted = export_onnx(result.program, folder / "model.onnx", overwrite=True, opset=opset)
     selection = folder / "selection.json"

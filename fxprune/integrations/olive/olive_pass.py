@@ -28,11 +28,11 @@ from olive.passes.pass_config import PassConfigParam
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from fxprune.calibration import Calibration, checked
+from fxprune.calibration import Calibration, check_calibration
 from fxprune.errors import ExportError, FxpruneError, PipelineError, UsageError
 from fxprune.files import write_text
 from fxprune.frontend.capture import capture
-from fxprune.frontend.io_constraints import free
+from fxprune.frontend.io_constraints import free_dims
 from fxprune.integrations.olive.deliver import Delivery, deliver, summary
 from fxprune.integrations.olive.io_spec import Axes, dynamic_shapes_of, named, varied, vary_sizes
 from fxprune.ir import Program
@@ -162,7 +162,7 @@ def _captured(model: Any, free_outputs: Sequence[str]) -> Program:
         raise UsageError(
             f"input {renamed[0]!r} is a word of Python's own: give it another name in forward and io_config"
         )
-    return free(named(varied(program), io["output_names"]), outputs=free_outputs)
+    return free_dims(named(varied(program), io["output_names"]), outputs=free_outputs)
 
 
 def _inputs(model: Any, module: nn.Module, io: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -198,7 +198,7 @@ def _calibration(config: Any, program: Program) -> Calibration | None:
     if config is None:
         return None
     loader = validate_config(config, DataConfig).to_data_container().create_dataloader()
-    return checked(program, _batches(loader, set(program.input_names())))
+    return check_calibration(program, _batches(loader, set(program.input_names())))
 
 
 def _batches(loader: Any, names: set[str]) -> Iterator[Any]:

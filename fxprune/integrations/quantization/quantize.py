@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.calibration import checked
+from fxprune.calibration import check_calibration
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import export_onnx, save_pt2
 from fxprune.files import draft_file, file_bytes
@@ -136,9 +136,9 @@ def quantize(
 ) -> Quantized:
     """Write a program, or a file that `fxprune.export_onnx` or `fxprune.save_pt2` wrote, with 8-bit integers, and compare the two.
 
-    `how` is a row of `QUANTIZERS`; `calibration` are batches like those of real use (as for `fxprune.calibration.data.checked`), and
-    `inputs` those that outputs are compared on (the calibration data, or else the examples). UsageError where the quantizer is unknown or
-    not installed, or calibration data are missing; ExportError where nothing could be quantized, or the result does not run.
+    `how` is a row of `QUANTIZERS`; `calibration` are batches like those of real use (as for `fxprune.calibration.data.check_calibration`),
+    and `inputs` those that outputs are compared on (the calibration data, or else the examples). UsageError where the quantizer is unknown
+    or not installed, or calibration data are missing; ExportError where nothing could be quantized, or the result does not run.
     """
     row = quantizer(how)
     with tempfile.TemporaryDirectory() as folder, draft_file(path, overwrite) as draft:
@@ -211,7 +211,7 @@ def _given(file: Path, row: Quantizer) -> Path:
 
 def _checked(program: Program, batches: Iterable[Any]) -> list[Feeds]:
     given = list(batches)
-    return _arrays(checked(program, given).batches) if given else []
+    return _arrays(check_calibration(program, given).batches) if given else []
 
 
 def _arrays(batches: Iterable[Mapping[str, Any]]) -> list[Feeds]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fxprune.analysis.layer_sizes import Attention, AxisSize, Layer, LayerSizes, Left
+from fxprune.analysis.layer_sizes import Attention, AxisSize, Layer, LayerSizes, RemainingCount
 from fxprune.integrations.huggingface.config import record_sizes
 
 transformers = pytest.importorskip("transformers")
@@ -20,7 +20,13 @@ LLAMA: dict[str, Any] = {**BERT, "num_key_value_heads": 2}
 GPT: dict[str, Any] = {"n_embd": 32, "n_layer": 3, "n_head": 4}
 
 
-def layer(number: int, heads: Left, ffn: Left, shared: tuple[int, Left] | None = None, v: Left = 8) -> Layer:
+def layer(
+    number: int,
+    heads: RemainingCount,
+    ffn: RemainingCount,
+    shared: tuple[int, RemainingCount] | None = None,
+    v: RemainingCount = 8,
+) -> Layer:
     """One of three layers of four heads with eight dims, and 64 neurons (GPT-2 has 128)."""
     before = 128 if ffn is not None and ffn == 99 else 64
     attention = Attention((4, heads), shared or (4, heads), (8, 8), (8, v))

@@ -28,7 +28,7 @@ from transformers.exporters.exporter_dynamo import DynamoExporter
 from transformers.exporters.exporter_onnx import OnnxExporter
 
 from fxprune.integrations.huggingface.exporters import Prune, Pruning, exporter, module
-from fxprune.rewrite.transfer import again
+from fxprune.rewrite.transfer import replay_pruning
 
 LENGTH, MORE = 7, 5
 PIPELINE = "heads(ratio=0.5), ffn(ratio=0.5)"
@@ -140,7 +140,7 @@ def test_a_generation_export_says_what_the_program_says_without_a_cache(
         said, caches = generated(llama(), exported.runners, tokens()["input_ids"])
     whole = fxprune.capture(llama(), kwargs={"input_ids": tokens()["input_ids"]}, dynamic=True)
     before, result = pruning.pruning.results[0]
-    made = again(before, result.program, result.selection, whole)
+    made = replay_pruning(before, result.program, result.selection, whole)
     assert torch.equal(said, uncached(made.program, tokens()["input_ids"]))
     assert caches == [shape] * 2
     assert len(pruning.pruning.results) == 1
@@ -189,7 +189,7 @@ def test_smollm2_generates_what_its_program_says() -> None:
         said, caches = generated(model, exported.runners, ids)
     whole = fxprune.capture(model, kwargs={"input_ids": ids}, dynamic=True)
     before, result = pruning.pruning.results[0]
-    made = again(before, result.program, result.selection, whole)
+    made = replay_pruning(before, result.program, result.selection, whole)
     assert torch.equal(said, uncached(made.program, ids))
     assert caches == [(2, 2, 13, 64)] * 29
     assert (before.parameter_count(), result.program.parameter_count()) == (134_515_008, 114_755_328)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fxprune import FxpruneError, Program, Selection, capture, parse_pipeline
-from fxprune.calibration import checked
+from fxprune.calibration import check_calibration
 from fxprune.integrations.olive.deliver import deliver, summary
 
 
@@ -52,7 +52,7 @@ def test_files_of_an_earlier_delivery_are_replaced(tmp_path: Path) -> None:
 
 def test_data_that_no_pass_uses_are_refused(tmp_path: Path) -> None:
     whole = program()
-    data = checked(whole, [[torch.randn(5, 6)]])
+    data = check_calibration(whole, [[torch.randn(5, 6)]])
     with pytest.raises(FxpruneError) as caught:
         deliver(whole, parse_pipeline("fold"), tmp_path, data)
     assert str(caught.value) == "no pass of 'fold' uses calibration data; leave the data out"
@@ -60,7 +60,7 @@ def test_data_that_no_pass_uses_are_refused(tmp_path: Path) -> None:
 
 def test_data_reach_the_passes(tmp_path: Path) -> None:
     whole = program()
-    data = checked(whole, [[torch.randn(5, 6)] for _ in range(4)])
+    data = check_calibration(whole, [[torch.randn(5, 6)] for _ in range(4)])
     made = deliver(whole, parse_pipeline("slim(params=0.6)"), tmp_path, data)
     assert made.figures["after"]["parameters"] <= 0.6 * 214
     assert made.figures["refitted"] > 0
