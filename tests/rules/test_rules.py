@@ -293,3 +293,24 @@ def test_a_rule_that_fails_is_a_refusal_and_never_a_crash(
     assert any(
         "the rule of fxprune_test.taught.default failed" in refusal.why for refusal in analysis.refusals
     )
+
+
+class Reversed(nn.Module):
+    """`.T` of a cube: all dims are reversed, and no size can tell that from swapping the last two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cube, self.last = nn.Parameter(torch.randn(4, 4, 4)), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((x[:, None, :, None] * self.cube.T).sum((2, 3)))
+
+
+def test_the_transpose_of_a_cube_reverses_all_its_dims() -> None:
+    program = capture(Reversed(), (torch.randn(3, 4),))
+    assert torch.ops.aten.numpy_T.default in {node.target for node in program.graph.graph.nodes}
+    found = {frozenset((m.name, m.dim) for m in axis.members): axis for axis in analyze(program).axes}
+    assert found.keys() == {frozenset({("cube", 0)}), frozenset({("cube", 2), ("last.weight", 1)})}
+    axis = found[frozenset({("cube", 2), ("last.weight", 1)})]
+    selection, x = Selection({axis.name: [0, 2]}), torch.randn(3, 4)
+    assert distance(shrink(program, selection)(x), zero_readers(program, selection)(x)) < 1e-6

@@ -82,11 +82,17 @@ def transpose(op: Op) -> Shape:
     return tuple(shape)
 
 
-@rule(aten.t, aten.numpy_T, aten.adjoint, aten.mT, aten.mH, aten.matrix_H, aten.t_copy, zero="keep")
-def turned(op: Op) -> Shape:
-    """Swap the last two dims (of numpy_T, operands of up to two dims)."""
+@rule(aten.t, aten.adjoint, aten.mT, aten.mH, aten.matrix_H, aten.t_copy, zero="keep")
+def matrix_transpose(op: Op) -> Shape:
+    """Swap the last two dims."""
     shape = op.dims("self")
     return (*shape[:-2], *reversed(shape[-2:]))
+
+
+@rule(aten.numpy_T, zero="keep")
+def numpy_transpose(op: Op) -> Shape:
+    """Reverse all dims, of any number."""
+    return tuple(reversed(op.dims("self")))
 
 
 @rule(aten.movedim, aten.moveaxis, zero="keep")
