@@ -187,7 +187,7 @@ def _product(first: str, second: str, addend: str = "") -> Law:
                 stand_in[more] = torch.zeros_like(run.masks[more])
             return run.again(node, lambda n: stand_in[n].double() if n in stand_in else run.values[n])
 
-        if one is other:
+        if one is other or more in (one, other):
             return torch.full(run.values[node].shape, bool(run.masks[one].all()) and more is None)
         found: Tensor = (open_terms(one, other) == 0) & (open_terms(other, one) == 0)
         if not isinstance(more, fx.Node):

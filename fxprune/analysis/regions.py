@@ -54,7 +54,8 @@ def find_regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ..
     found = [_region(unit, "layer", path) for path, unit in _chosen(whole, modules).items()]
     taken = {name for region in found for name in region.nodes}
     free = [[atom for atom in row.atoms if atom.exit.name not in taken] for row in rows]
-    found += [_region(unit, "layer") for row in free for unit in _repeating(row)]
+    runs = [run for atoms in free for run in _adjacent(atoms)]
+    found += [_region(unit, "layer") for run in runs for unit in _repeating(run)]
     found += [
         _region((replace(atom, tail=()),), "branch", _innermost(atom, modules))
         for row in rows
@@ -135,6 +136,17 @@ def _within(atom: Segment, module: Module) -> bool:
 def _innermost(atom: Segment, modules: Mapping[str, Module]) -> str:
     """Return the innermost module that contains all nodes of an atom that read weights, "" where there is none."""
     return max((path for path, module in modules.items() if _within(atom, module)), key=len, default="")
+
+
+def _adjacent(atoms: Sequence[Segment]) -> list[list[Segment]]:
+    """Split atoms where one does not begin at the end of the one before: what lies between belongs to neither."""
+    runs: list[list[Segment]] = []
+    for atom in atoms:
+        if runs and runs[-1][-1].end is atom.entry:
+            runs[-1].append(atom)
+        else:
+            runs.append([atom])
+    return runs
 
 
 def _repeating(row: Sequence[Segment]) -> Iterator[tuple[Segment, ...]]:

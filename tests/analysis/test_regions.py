@@ -235,3 +235,38 @@ def test_two_layers_and_a_branch_between(name: str) -> None:
     last = [branch for branch in branches(program) if branch.startswith(f"{first}.")][-1]
     wanted = bypass(program, [first, second]).graph.code
     assert bypass(program, [last, second, first]).graph.code == wanted
+
+
+class Added(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.inner(x).relu()
+        return out
+
+
+class Between(nn.Module):
+    """Layers that are modules stand between sums that are not; those of one shape on both sides of a layer are no layer together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Added() for _ in range(2))
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(6, 6)) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + torch.tanh(x @ self.a)
+        x = self.layers[0](x)
+        x = x + torch.tanh(x @ self.b)
+        x = self.layers[1](x)
+        return x + torch.tanh(x @ self.c)
+
+
+def test_a_region_holds_all_that_its_bypass_removes() -> None:
+    program = capture(Between(), (torch.randn(2, 6),))
+    assert layers(program) == ["layers.0", "layers.1"]
+    for region in analyze(program).regions:
+        if not region.why:
+            gone = set(program.tensors()) - set(bypass(program, [region.name]).tensors())
+            assert gone == set(region.parameters), region.name
