@@ -141,8 +141,9 @@ class _Writer:
             self.tensors[str(index.target)] = attribute(self.graph, str(index.target))
             source = call(self.graph, aten.index_select.default, (source, -1, index))
         weight, bias = self._joined(columns, pieces)
-        arguments = [self._parameter(f"{name}.weight", weight)]
-        arguments += [self._parameter(f"{name}.bias", bias)] if bias is not None else []
+        learned = any(self.program.tensors()[matrix.weight].requires_grad for matrix, _ in pieces)
+        arguments = [self._parameter(f"{name}.weight", weight, learned)]
+        arguments += [self._parameter(f"{name}.bias", bias, learned)] if bias is not None else []
         result = call(self.graph, aten.linear.default, (source, *arguments))
         if len(pieces) == 1:
             return {pieces[0][1]: result}
@@ -165,6 +166,6 @@ class _Writer:
         has_bias = any(matrix.bias for matrix, _ in pieces)
         return torch.cat(rows), torch.cat(biases) if has_bias else None
 
-    def _parameter(self, name: str, value: Tensor) -> fx.Node:
-        self.tensors[name] = nn.Parameter(value.contiguous())
+    def _parameter(self, name: str, value: Tensor, learned: bool) -> fx.Node:
+        self.tensors[name] = nn.Parameter(value.contiguous(), learned)
         return add_parameter(self.graph, name, self.tensors[name])

@@ -80,12 +80,13 @@ def _product(
     place, rows, bias = part
     like = tensors[matrix.weight]
     stored = rows.t() if matrix.form.turned else rows.reshape(len(rows), *like.shape[1:])
-    values = {matrix.form.operands[1]: (f"{matrix.weight}_{place}", stored)}
+    values = {matrix.form.operands[1]: (f"{matrix.weight}_{place}", stored, like.requires_grad)}
     if bias is not None:
-        values[matrix.form.operands[2]] = (f"{matrix.bias}_{place}", bias)
+        learned = tensors[matrix.bias].requires_grad
+        values[matrix.form.operands[2]] = (f"{matrix.bias}_{place}", bias, learned)
     given = {name: argument.value for name, argument in bind(node).items()}
-    for operand, (name, value) in values.items():
-        tensors[name] = nn.Parameter(value.clone(memory_format=torch.contiguous_format), like.requires_grad)
+    for operand, (name, value, learned) in values.items():
+        tensors[name] = nn.Parameter(value.clone(memory_format=torch.contiguous_format), learned)
         given[operand] = add_parameter(graph, name, tensors[name])
     return call(graph, node.target, *unbind(node, given))
 

@@ -112,3 +112,12 @@ def test_the_runtime_decides(sizes: tuple[int, int, int, float], pays: bool, tmp
     """Many small blocks stay dense, few large ones are split (methods 4.6)."""
     _, (verdict,) = cheaper_splits(sparse(*sizes, rows=128), Clock(Settings(1), tmp_path / "costs.json"))
     assert verdict.pays == pays, verdict
+
+
+def test_what_was_frozen_stays_frozen() -> None:
+    program = sparse(32, 64, 4, 0.25, bias=True)
+    for value in program.tensors().values():
+        value.requires_grad_(False)
+    small = split(program, splits(program))
+    assert products(small) == 4
+    assert [name for name, value in small.tensors().items() if value.requires_grad] == []

@@ -91,3 +91,13 @@ def test_what_can_not_come_apart() -> None:
         unfuse(program, {table: (50, 49)})
     with pytest.raises(SelectionError, match=r"has 96 outputs, and parts of \[32, 32\] don't make them"):
         unfuse(program, {fused(program): (32, 32)})
+
+
+def test_a_bias_that_trains_beside_a_frozen_weight_still_trains() -> None:
+    layer = nn.Linear(6, 8)
+    layer.weight.requires_grad_(False)
+    apart = unfuse(capture(layer, (torch.randn(2, 6),)), {"weight": (4, 4)})
+    assert {name: value.requires_grad for name, value in apart.tensors().items()} == {
+        **{f"weight_{i}": False for i in range(2)},
+        **{f"bias_{i}": True for i in range(2)},
+    }
