@@ -68,14 +68,13 @@ class GroupLasso(Training):
         require(0 < self.until < 1, f"until must lie between 0 and 1, got {self.until:g}")
 
     def gated(self, program: Program) -> Gated:
-        """Return the program with gates on its groups; RefusedError where it has no matrix for groups of blocks."""
+        """Return the program with gates on its groups; RefusedError where it has none."""
         analysis = analyze(program)
         if self.groups == "axes":
-            roles = ("heads", "ffn")
-            return gate(
-                program,
-                [a.name for a in analysis.axes if a.role in roles and a.exact and not a.choices],
-            )
+            axes = [a.name for a in analysis.axes if a.role in ("heads", "ffn") and a.exact and not a.choices]
+            if not axes:
+                raise RefusedError("no exact axis of heads or neurons: see `fxprune explain`")
+            return gate(program, axes)
         found = find_blocked_weights(analysis, _ROLES)
         if not found:
             raise RefusedError("no matrix of heads or neurons with weights of its own: see `fxprune explain`")

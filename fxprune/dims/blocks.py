@@ -72,7 +72,7 @@ def even_blocks(dim: Dim, count: int) -> tuple[int, ...]:
 
 def _rounded(dim: Dim, block: int) -> int:
     """A block size rounded up to whole heads, where the dim has heads."""
-    inner = dim.size // factors(dim)[0].size
+    inner = dim.size // factors(dim)[0].size if dim.size > 1 else 1
     return -(-block // inner) * inner
 
 
@@ -95,7 +95,7 @@ def aligned(dim: Dim, block: int) -> tuple[int, ...]:
     parts = segments(dim)
     if len(parts) > 1:
         return tuple(size for part in parts for size in aligned(part, block))
-    return _within(factors(dim), block)
+    return _within(factors(dim), block) if dim.size > 1 else (dim.size,)
 
 
 def _within(parts: Sequence[Dim], block: int) -> tuple[int, ...]:

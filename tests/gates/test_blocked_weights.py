@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fxprune import analyze, capture
 from fxprune.dims import atom, product
-from fxprune.dims.blocks import aligned
+from fxprune.dims.blocks import aligned, even_blocks
 from fxprune.dims.dim import total
 from fxprune.export import export_onnx
 from fxprune.gates import Gate, Gated, Lowered
@@ -197,6 +197,7 @@ def test_blocks_begin_where_heads_and_segments_do() -> None:
     assert aligned(heads, 4) == (4,) * 6
     assert aligned(heads, 6) == (6, 2) * 3
     assert aligned(total([heads, atom(6)]), 5) == (5, 3, 5, 3, 5, 3, 5, 1)
+    assert aligned(atom(1), 4) == even_blocks(atom(1), 4) == (1,)
 
 
 def test_a_bias_goes_with_its_row() -> None:

@@ -85,6 +85,8 @@ def test_a_model_without_heads_and_neurons_is_refused() -> None:
     for method in (Blocks(density=0.5), GroupLasso(density=0.5)):
         with pytest.raises(RefusedError, match="no matrix of heads or neurons"):
             method.gated(program)
+    with pytest.raises(RefusedError, match="no exact axis of heads or neurons"):
+        GroupLasso(density=0.5, groups="axes").gated(program)
 
 
 def two_layers() -> Program:
