@@ -51,13 +51,20 @@ def _place(draft: Path, target: Path) -> None:
         # Weights beside an old model.onnx must not be taken for the new one's, nor an old tokenizer for the new model's.
         new = {file.name for file in draft.iterdir()}
         for name in {"model.onnx.data", *_listed(target / MANIFEST)} - new:
-            (target / name).unlink(missing_ok=True)
+            _remove(target / name)
         for file in sorted(draft.iterdir()):
             if file.is_dir():
                 shutil.rmtree(target / file.name, ignore_errors=True)
             file.replace(target / file.name)
     except OSError as error:
         raise ExportError(f"the results could not be moved to {target}: {error.strerror}") from error
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _listed(manifest: Path) -> list[str]:

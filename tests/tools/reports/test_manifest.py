@@ -208,3 +208,14 @@ def test_the_runtime_that_is_asked_for_is_compared(
     assert told["proof"]["OpenVINO on the CPU against program"] == report["onnx"]["runtime"]["relative"]
     assert (told["task"], told["layers"]) == ("", [])
     assert [(size["role"], size["before"], size["after"]) for size in told["rest"]] == [("ffn", 16, 8)]
+
+
+def test_a_folder_of_an_earlier_run_goes_as_its_files_do(tmp_path: Path) -> None:
+    """`--checkpoint` writes a folder; the next run into the same place may be without one."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "fxprune.json").write_text('{"files": ["checkpoint", "report.md"]}')
+    with output_folder.draft_folder(tmp_path) as draft:
+        (draft / "model.onnx").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fxprune.json", "mine", "model.onnx"]
