@@ -61,13 +61,13 @@ VARIANTS: dict[str, Variant] = {
 
 #: name: what a block's worth is known by
 _METHODS: dict[str, Callable[[Blocks, dict[Gate, float]], GateScore]] = {
-    "movement": lambda own, weight: Movement(own.rate, _pull(own), weight),
+    "movement": lambda own, weight: Movement(own.rate, _regulariser(own), weight),
     "taylor": lambda own, weight: Taylor(),
     "random": lambda own, weight: Random(own.seed),
 }
 
 
-def _pull(own: Blocks) -> Callable[[float], float]:
+def _regulariser(own: Blocks) -> Callable[[float], float]:
     """Return the strength of the paper's regulariser as a function of progress: rising as the threshold does, or 0 with a density."""
     return (lambda progress: 0.0) if own.density else Rising(own.strength, own.start, own.end)
 
@@ -151,7 +151,7 @@ class Blocks(Training):
             budget: GateBudget = Share(Cubic(self.density, self.start, self.end), regrow=True)
         else:
             budget = Threshold(Rising(self.threshold, self.start, self.end))
-        return KeepOpen(budget, _kept(gated, self.rewind)) if self.rewind else budget
+        return KeepOpen(budget, _kept_blocks(gated, self.rewind)) if self.rewind else budget
 
     def loss(self, pruner: Pruner, losses: Losses) -> Tensor:
         """Return the training loss: that of the logits."""
@@ -173,7 +173,7 @@ def _head_size(analysis: Analysis, site: BlockedWeight) -> int:
     return min(lengths, default=int(dim.size))
 
 
-def _kept(gated: Gated, folder: str) -> dict[Gate, Tensor]:
+def _kept_blocks(gated: Gated, folder: str) -> dict[Gate, Tensor]:
     """Return the blocks of the heads that an earlier run kept (read from its train.json), booleans in the shape of each gate."""
     text = read_text(Path(folder) / "train.json", "run", UsageError)
     heads = parse_json(text, ("fxprune.train/1", "heads", dict), "run of fxprune train", UsageError)["heads"]

@@ -51,7 +51,7 @@ def find_regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ..
     modules = _modules(program, flow)
     whole = _module_units(rows, modules)
     place = {node.name: i for i, node in enumerate(program.graph.graph.nodes)}
-    found = [_region(unit, "layer", path) for path, unit in _chosen(whole, modules).items()]
+    found = [_region(unit, "layer", path) for path, unit in _outermost_complete(whole, modules).items()]
     taken = {name for region in found for name in region.nodes}
     free = [[atom for atom in row.atoms if atom.exit.name not in taken] for row in rows]
     runs = [run for atoms in free for run in _adjacent(atoms)]
@@ -104,9 +104,9 @@ def _is_all_of(run: Unit, module: Module, reached: frozenset[fx.Node]) -> bool:
     return joined and module.readers & reached <= read and any(atom.residual for atom in run)
 
 
-def _chosen(whole: Mapping[str, Unit], modules: Mapping[str, Module]) -> dict[str, Unit]:
+def _outermost_complete(whole: Mapping[str, Unit], modules: Mapping[str, Module]) -> dict[str, Unit]:
     """Choose, of nested modules, the outermost whose siblings of the same class are all units, else the innermost."""
-    complete = {path for path in whole if all(other in whole for other in _beside(path, modules))}
+    complete = {path for path in whole if all(other in whole for other in _siblings(path, modules))}
     found: dict[str, Unit] = {}
     for path, unit in whole.items():
         chain = sorted((p for p in whole if f"{path}.".startswith(f"{p}.")), key=len)
@@ -117,7 +117,7 @@ def _chosen(whole: Mapping[str, Unit], modules: Mapping[str, Module]) -> dict[st
     return found
 
 
-def _beside(path: str, modules: Mapping[str, Module]) -> list[str]:
+def _siblings(path: str, modules: Mapping[str, Module]) -> list[str]:
     """Return the modules of the same class under the same parent, the given one included."""
     parent, kind = path.rpartition(".")[0], modules[path].kind
     return [p for p, module in modules.items() if p.rpartition(".")[0] == parent and module.kind == kind]

@@ -50,15 +50,15 @@ def _failed(error: Exception, by_line: ByLine) -> str:
     frames = [(f, line) for f, line in _frames(error.__traceback__) if not _is_foreign(f)]
     if not frames:
         return describe_error(error)
-    there = _there([_line(*frame) for frame in reversed(frames)], by_line)
+    there = _values_at([_line(*frame) for frame in reversed(frames)], by_line)
     shapes = list(dict.fromkeys(map(_shape, there)))
     program = (
         f"; the program has {', '.join(shapes[:_FEW])}{', …' * (len(shapes) > _FEW)} there" if shapes else ""
     )
-    return f"{_said(*frames[-1])} fails with {describe_error(error)}{program}"
+    return f"{_describe_line(*frames[-1])} fails with {describe_error(error)}{program}"
 
 
-def _there(lines: Sequence[str], by_line: ByLine) -> Sequence[Tensor]:
+def _values_at(lines: Sequence[str], by_line: ByLine) -> Sequence[Tensor]:
     """Return the program's values at the innermost line that has any: torch records lines of `forward`, not of functions that it calls."""
     return next((by_line[line] for line in lines if line in by_line), ())
 
@@ -79,7 +79,7 @@ def _frames(trace: TracebackType | None) -> list[tuple[FrameType, int]]:
     return found
 
 
-def _said(frame: FrameType, line: int) -> str:
+def _describe_line(frame: FrameType, line: int) -> str:
     code = linecache.getline(frame.f_code.co_filename, line).strip()
     return f"{_line(frame, line)} in {frame.f_code.co_name}: {code}"
 
@@ -108,11 +108,11 @@ class _LineComparison(TorchFunctionMode):
 
     def _compare(self, result: Tensor) -> None:
         frames = [frame for frame in _outwards(sys._getframe()) if not _is_foreign(frame)]
-        there = _there([_line(frame, frame.f_lineno) for frame in frames], self.by_line)
+        there = _values_at([_line(frame, frame.f_lineno) for frame in frames], self.by_line)
         like = [each for each in there if each.dim() == result.dim() and each.numel() == result.numel()]
         if not like or any(difference([result], [each]) <= _CLOSE for each in like):
             return
-        where = f"{_said(frames[0], frames[0].f_lineno)} makes"
+        where = f"{_describe_line(frames[0], frames[0].f_lineno)} makes"
         if all(each.shape != result.shape for each in like):
             self.shape = f"{where} {_shape(result)}, where the program has {_shape(like[0])}"
         self.value = self.value or f"{where} other values of {_shape(result)} than the program"

@@ -48,7 +48,7 @@ class Routing:
 
 
 #: operator: the result (None: the only one) that contains the positions of the chosen
-CHOOSERS: dict[Any, int | None] = {
+SELECTION_OPS: dict[Any, int | None] = {
     aten.topk: 1,
     aten.max: 1,
     aten.min: 1,
@@ -57,7 +57,7 @@ CHOOSERS: dict[Any, int | None] = {
 }
 
 #: operators whose result contains values of their first operand, at other positions, in another dtype or in part
-PASSED_ON = frozenset(
+VALUE_PRESERVING = frozenset(
     (
         *(aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.unsqueeze, aten.squeeze),
         *(aten.expand, aten.clone, aten.contiguous, aten.to, aten._to_copy, aten.type_as, aten.detach, aten.alias),
@@ -82,7 +82,7 @@ LOOKUPS: dict[Any, str] = {
 }
 
 #: operators that read only sizes, or an order that renumbering preserves
-INDIFFERENT = frozenset(
+RENUMBERING_INVARIANT = frozenset(
     (aten.sym_size, aten.argsort, aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like)
 )
 
@@ -92,7 +92,7 @@ def routing(nodes: list[fx.Node], varies: set[fx.Node]) -> Routing:
     found = Routing()
     for node in nodes:
         if node.op == "call_function":
-            _see(node, found, varies)
+            _record(node, found, varies)
     for node, candidates in found.numbers.items():
         for user in node.users:
             if not _survives(node, user, found.numbers):
@@ -105,7 +105,7 @@ def packet(node: fx.Node) -> Any:
     return node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
 
 
-def _see(node: fx.Node, found: Routing, varies: set[fx.Node]) -> None:
+def _record(node: fx.Node, found: Routing, varies: set[fx.Node]) -> None:
     numbers = _numbers(node, found)
     if numbers is not None:
         found.numbers[node] = numbers
@@ -136,18 +136,18 @@ def _numbers(node: fx.Node, found: Routing) -> Candidates | None:
     source: Any = node.args[0] if node.args else None
     if node.target is operator.getitem:
         chooser = packet(source)
-        if chooser in CHOOSERS:
-            return candidates(source) if node.args[1] == CHOOSERS[chooser] else None
+        if chooser in SELECTION_OPS:
+            return candidates(source) if node.args[1] == SELECTION_OPS[chooser] else None
         if chooser is aten.sort and node.args[1] != 0:
             return None
-        return found.numbers.get(source.args[0]) if chooser in PASSED_ON else None
+        return found.numbers.get(source.args[0]) if chooser in VALUE_PRESERVING else None
     if packet(node) in JOINED and all(one in found.numbers for one in source):
         several = [found.numbers[one] for one in source]
         found.same += [(several[0], other, node) for other in several[1:]]
         return several[0]
-    if packet(node) in CHOOSERS and CHOOSERS[packet(node)] is None:
+    if packet(node) in SELECTION_OPS and SELECTION_OPS[packet(node)] is None:
         return candidates(node)
-    passes = packet(node) in PASSED_ON and not isinstance(node.meta.get("val"), (tuple, list))
+    passes = packet(node) in VALUE_PRESERVING and not isinstance(node.meta.get("val"), (tuple, list))
     return found.numbers.get(source) if passes else None
 
 
@@ -169,9 +169,9 @@ def _one_bin_each(node: fx.Node) -> bool:
 
 def _survives(node: fx.Node, user: fx.Node, numbers: Container[fx.Node]) -> bool:
     """Whether a reader of numbers gives the same result after units that are never chosen are removed and the others renumbered."""
-    if packet(user) in INDIFFERENT:
+    if packet(user) in RENUMBERING_INVARIANT:
         return True
-    if packet(user) in PASSED_ON and user.args[0] is node:
+    if packet(user) in VALUE_PRESERVING and user.args[0] is node:
         return node not in _inner(user.args[1:])
     if packet(user) in JOINED:
         return user in numbers

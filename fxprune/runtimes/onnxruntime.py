@@ -71,10 +71,10 @@ def signature(path: Path) -> dict[str, list[dict[str, Any]]]:
     """
     opened = open_session(path)
     ends = {"inputs": opened.get_inputs(), "outputs": opened.get_outputs()}
-    return {end: [_told(entry) for entry in entries] for end, entries in ends.items()}
+    return {end: [_describe_io(entry) for entry in entries] for end, entries in ends.items()}
 
 
-def _told(entry: Any) -> dict[str, Any]:
+def _describe_io(entry: Any) -> dict[str, Any]:
     kind = entry.type.removeprefix("tensor(").removesuffix(")")
     return {"name": entry.name, "dtype": _NUMPY.get(kind, kind), "shape": list(entry.shape)}
 

@@ -18,10 +18,10 @@ from fxprune.scores.obs import Reader, elimination_order
 from support.models import HUGGING_FACE, captured
 from support.scored import (
     BY_DATA,
-    Bend,
     Heads,
     Merged,
     Twice,
+    TwoLayers,
     check,
     counted_passes,
     everything,
@@ -32,10 +32,10 @@ from support.scored import (
     normal,
     one_batch,
     rated,
-    silent,
     supervised,
     unexplained,
-    worths,
+    unit_errors,
+    with_unit_zeroed,
 )
 
 
@@ -73,7 +73,7 @@ def test_every_score_rates_every_axis_in_one_pass(family: str, name: str, passes
 def test_a_unit_that_nothing_reads_goes_first(family: str, axis: str, unit: int, name: str) -> None:
     program = captured(family, dynamic=True)
     before = analyze(program).axis(axis)
-    analysis = analyze(silent(program, before, unit, before.readers))
+    analysis = analyze(with_unit_zeroed(program, before, unit, before.readers))
     units = Units(analysis.axis(axis))
     worth = SCORES[name].rate(Evidence(analysis, family_data(family)), [units])[units]
     assert int(worth.order[0, 0]) == unit
@@ -81,22 +81,24 @@ def test_a_unit_that_nothing_reads_goes_first(family: str, axis: str, unit: int,
 
 
 def test_a_unit_without_weights_goes_first_by_magnitude() -> None:
-    program = free(Bend(3), 4, 6)
+    program = free(TwoLayers(3), 4, 6)
     axis = analyze(program).axes[0]
-    worth = rated(silent(program, axis, 5, [member.name for member in axis.members]), "magnitude", None)
+    worth = rated(
+        with_unit_zeroed(program, axis, 5, [member.name for member in axis.members]), "magnitude", None
+    )
     assert int(worth.order[0, 0]) == 5
     assert float(worth.errors[0, 1]) == 0 < float(worth.errors[0, 2])
 
 
 def test_magnitude_is_the_squared_norm_of_each_matrix_over_its_mean() -> None:
-    model = Bend(3)
+    model = TwoLayers(3)
     squares = [model.up.weight.square().sum(1), model.down.weight.square().sum(0)]
     wanted = torch.stack([square / square.mean() for square in squares]).sum(0)
-    assert torch.allclose(worths(rated(free(model, 4, 6), "magnitude", None))[0].float(), wanted)
+    assert torch.allclose(unit_errors(rated(free(model, 4, 6), "magnitude", None))[0].float(), wanted)
 
 
 def test_of_equal_units_the_last_goes_first() -> None:
-    units = Units(analyze(free(Bend(), 4, 6)).axes[0])
+    units = Units(analyze(free(TwoLayers(), 4, 6)).axes[0])
     worth = additive(units, torch.tensor([2.0, 1, 2, 1, 2, 0, 2, 1, 2], dtype=torch.float64))
     assert worth.order.tolist() == [[5, 7, 3, 1, 8, 6, 4, 2, 0]]
     assert worth.errors.tolist() == [[0, 0, 1, 2, 3, 5, 7, 9, 11, 13]]
@@ -106,7 +108,7 @@ def test_of_equal_units_the_last_goes_first() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_obs_is_least_squares_over_what_is_left(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(obs, "_DAMPING", 1e-9)
-    model, x = Bend(1, bias), normal(60, 6)
+    model, x = TwoLayers(1, bias), normal(60, 6)
     program = free(model, 4, 6)
     worth = rated(program, "obs", one_batch(program, x))
     with torch.no_grad():
@@ -120,7 +122,7 @@ def test_obs_is_least_squares_over_what_is_left(bias: bool, monkeypatch: pytest.
 
 def test_obs_goes_on_greedily(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(obs, "_DAMPING", 1e-9)
-    model, x = Bend(1), normal(60, 6, seed=3)
+    model, x = TwoLayers(1), normal(60, 6, seed=3)
     program = free(model, 4, 6)
     order = rated(program, "obs", one_batch(program, x)).order[0].tolist()
     with torch.no_grad():
@@ -134,7 +136,7 @@ def test_obs_goes_on_greedily(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_obs_with_kernels_removes_all_columns_of_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(obs, "_DAMPING", 1e-9)
-    model, x = Bend(1, kernel=3), normal(8, 6, 20)
+    model, x = TwoLayers(1, kernel=3), normal(8, 6, 20)
     program = free(model, 4, 6, 20)
     worth = rated(program, "obs", one_batch(program, x))
     with torch.no_grad():
@@ -151,7 +153,7 @@ def test_obs_with_kernels_removes_all_columns_of_a_channel(monkeypatch: pytest.M
 
 def test_obs_weighs_outputs_by_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(obs, "_DAMPING", 1e-9)
-    model, x = Bend(3), normal(60, 6)
+    model, x = TwoLayers(3), normal(60, 6)
     program = free(model, 4, 6)
     worth = rated(program, "obs", one_batch(program, x), draws=64)
     with torch.no_grad():
@@ -182,7 +184,7 @@ def test_obs_adds_up_readers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_batches_count_by_their_rows() -> None:
     """A batch's squared change stands over its own squares, and counts by its share of the rows."""
-    model, parts = Bend(1), (normal(50, 6), 3 * normal(10, 6, seed=1))
+    model, parts = TwoLayers(1), (normal(50, 6), 3 * normal(10, 6, seed=1))
     program = free(model, 4, 6)
     data = Calibration(tuple({"x": part} for part in parts))
     with torch.no_grad():
@@ -247,13 +249,13 @@ def test_gradients_are_those_of_gates(name: str, power: int) -> None:
         each = [slope.sum(sums) if sums else slope for slope in slopes]
         parts = [s.abs() ** power * share ** (power / 2) for s, share in zip(each, shares, strict=True)]
         wanted = torch.stack(parts).sum(0)
-        assert torch.allclose(worths(rate[units]).float(), wanted.reshape(units.groups, -1), rtol=1e-4)
+        assert torch.allclose(unit_errors(rate[units]).float(), wanted.reshape(units.groups, -1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("distance", ["square", "divergence"])
 def test_fisher_is_the_curvature_of_the_distance(distance: str) -> None:
     """The logits are linear in each gate, so the curvature is known in closed form."""
-    model, x = Bend(4, bend=False), normal(16, 6) * 2
+    model, x = TwoLayers(4, bend=False), normal(16, 6) * 2
     program = free(model, 4, 6)
     worth = rated(program, "fisher", one_batch(program, x), distance=distance, draws=1500)
     with torch.no_grad():
@@ -262,15 +264,17 @@ def test_fisher_is_the_curvature_of_the_distance(distance: str) -> None:
     p = logits.softmax(-1)[:, None]
     spread = (p * moved.square()).sum(-1) - (p * moved).sum(-1).square()
     known = {"square": moved.square().sum((0, 2)) / logits.square().sum(), "divergence": spread.mean(0)}
-    assert worths(worth)[0].tolist() == pytest.approx(known[distance].tolist(), rel=0.2)
+    assert unit_errors(worth)[0].tolist() == pytest.approx(known[distance].tolist(), rel=0.2)
 
 
 def test_activation_is_the_norm_of_units_times_that_of_their_weights() -> None:
-    model, data = Bend(3), Calibration(({"x": normal(7, 6)}, {"x": normal(5, 6, seed=1)}))
+    model, data = TwoLayers(3), Calibration(({"x": normal(7, 6)}, {"x": normal(5, 6, seed=1)}))
     with torch.no_grad():
         units = torch.cat([model.units(batch["x"]) for batch in data.batches])
         wanted = units.norm(dim=0) * model.down.weight.norm(dim=0)
-    assert torch.allclose(worths(rated(free(model, 4, 6), "activation", data))[0].float(), wanted, rtol=1e-4)
+    assert torch.allclose(
+        unit_errors(rated(free(model, 4, 6), "activation", data))[0].float(), wanted, rtol=1e-4
+    )
 
 
 def test_a_batch_of_another_size_may_be_merged_with_heads() -> None:
@@ -280,4 +284,4 @@ def test_a_batch_of_another_size_may_be_merged_with_heads() -> None:
     found = SCORES["activation"].rate(Evidence(analysis, Calibration(({"x": x},))), [units])[units]
     with torch.no_grad():
         q, k = (layer(x).unflatten(-1, (2, 3)).flatten(0, 1).norm(dim=0) for layer in (model.q, model.k))
-    assert torch.allclose(worths(found).float(), q * k, rtol=1e-4)
+    assert torch.allclose(unit_errors(found).float(), q * k, rtol=1e-4)

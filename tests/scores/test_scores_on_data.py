@@ -21,12 +21,12 @@ from fxprune.scores.obs import Reader
 from support.models import captured
 from support.scored import (
     BY_DATA,
-    Bend,
     Chosen,
     Complex,
     Counting,
     Early,
     Heads,
+    TwoLayers,
     Written,
     check,
     counted_passes,
@@ -39,7 +39,7 @@ from support.scored import (
     rated,
     supervised,
     unexplained,
-    worths,
+    unit_errors,
 )
 
 
@@ -66,10 +66,12 @@ def test_complex_weights_count_with_both_parts() -> None:
     (slope,) = torch.autograd.grad(supervised((model(batch["x"], gate),), batch), [gate])
     program = free(model, 4, 6)
     both = 2 * slope.abs()  # it is not known which zeros silence the units, so both matrices are gated
-    assert torch.allclose(worths(rated(program, "taylor", data, loss=supervised))[0].float(), both, rtol=1e-4)
+    assert torch.allclose(
+        unit_errors(rated(program, "taylor", data, loss=supervised))[0].float(), both, rtol=1e-4
+    )
     parts = [value.abs().square().sum(dim) for value, dim in ((model.up, 0), (model.down, 1))]
     wanted = torch.stack([part / part.mean() for part in parts]).sum(0)
-    assert torch.allclose(worths(rated(program, "magnitude", None))[0].float(), wanted)
+    assert torch.allclose(unit_errors(rated(program, "magnitude", None))[0].float(), wanted)
 
 
 def test_what_no_matrix_reads_gets_its_fisher_from_obs() -> None:
@@ -120,7 +122,7 @@ def test_chance_follows_the_seed_and_the_name() -> None:
 
 @pytest.mark.parametrize("name", SCORES)
 def test_scores_say_when_they_need_data(name: str) -> None:
-    program = free(Bend(), 4, 6)
+    program = free(TwoLayers(), 4, 6)
     if not SCORES[name].needs_data:
         assert rated(program, name, None).order.shape == (1, 9)
         return
@@ -160,7 +162,7 @@ def test_chunks_keep_order_and_room() -> None:
 @pytest.mark.parametrize("name", ["taylor", "fisher", "obs"])
 def test_a_loss_decides_what_matters(name: str) -> None:
     """Only the first output counts, and only one unit feeds it."""
-    model = Bend(3)
+    model = TwoLayers(3)
     with torch.no_grad():
         model.down.weight[0] = F.one_hot(torch.tensor(4), 9)
 
@@ -215,14 +217,14 @@ def test_values_are_seen_as_they_were_read(name: str, monkeypatch: pytest.Monkey
         own = list(range(9 - each.axis.size, 9))
         if name == "activation":
             wanted = value.norm(dim=0) * weight.norm(dim=0)
-            assert torch.allclose(worths(found[each])[0].float(), wanted[own])
+            assert torch.allclose(unit_errors(found[each])[0].float(), wanted[own])
         else:
             alone = [unexplained(value[:, [i for i in range(9) if i != j]], y, bias=True) for j in own]
             assert float(found[each].errors[0, 1]) == pytest.approx(min(alone) / 2, rel=1e-3)
 
 
 def test_a_graph_that_overwrites_what_gradients_need_is_a_sentence() -> None:
-    class Lost(Bend):
+    class Lost(TwoLayers):
         def forward(self, x: Tensor) -> Tensor:
             units = self.units(x)
             flat = units.view(-1, 9)
@@ -237,7 +239,7 @@ def test_a_graph_that_overwrites_what_gradients_need_is_a_sentence() -> None:
 
 def test_features_that_never_change_cost_nothing() -> None:
     """What they bring goes into the bias; the moments have no spread at all, up to rounding."""
-    program = free(Bend(1), 4, 6)
+    program = free(TwoLayers(1), 4, 6)
     for seed in range(20):
         worth = rated(program, "obs", one_batch(program, normal(1, 6, seed=seed).expand(31, 6)))
         assert float(worth.errors.max()) <= 1e-6
@@ -265,10 +267,10 @@ def test_the_gap_of_a_loss_is_twice_its_rise() -> None:
 @pytest.mark.parametrize("distance", ["square", "divergence"])
 def test_curvature_times_a_small_change_is_the_gap(distance: str) -> None:
     """Half a per cent of one unit goes: the gap is the square of that times its Fisher."""
-    model, x = Bend(4, bend=False), normal(16, 6)
+    model, x = TwoLayers(4, bend=False), normal(16, 6)
     program = free(model, 4, 6)
     objective = Objective(distance, draws=1500)
-    worth = worths(rated(program, "fisher", one_batch(program, x), distance=distance, draws=1500))[0]
+    worth = unit_errors(rated(program, "fisher", one_batch(program, x), distance=distance, draws=1500))[0]
     with torch.no_grad():
         less = torch.ones(9).index_fill(0, torch.tensor(2), 1 - 5e-3)
         gap = objective.gap((model(x),), (model.down(model.units(x) * less),), {})

@@ -25,7 +25,7 @@ FREE = torch.export.Dim.AUTO
 BY_DATA = [name for name, row in SCORES.items() if row.needs_data]
 
 
-class Bend(nn.Module):
+class TwoLayers(nn.Module):
     """Nine units between two layers; the second may have no bias, and both may be convolutions."""
 
     def __init__(self, outputs: int = 1, bias: bool = True, kernel: int = 0, bend: bool = True) -> None:
@@ -79,7 +79,7 @@ def rated(program: Program, name: str, data: Calibration | None, **options: Any)
     return SCORES[name].rate(Evidence(analysis, data, Objective(**options)), [units])[units]
 
 
-def worths(worth: Worth) -> Tensor:
+def unit_errors(worth: Worth) -> Tensor:
     """The worth of each unit by itself, [groups, size]."""
     return torch.empty_like(worth.errors[:, 1:]).scatter_(1, worth.order, worth.errors.diff(dim=1))
 
@@ -114,7 +114,7 @@ def check(units: Units, worth: Worth) -> None:
     assert float(worth.errors[:, -1].sum()) > 0
 
 
-def silent(program: Program, axis: Axis, unit: int, names: Sequence[str]) -> Program:
+def with_unit_zeroed(program: Program, axis: Axis, unit: int, names: Sequence[str]) -> Program:
     """The program with one unit's part of these parameters at zero."""
     made: dict[str, Tensor] = {}
     for member in axis.members:
@@ -134,7 +134,7 @@ def unexplained(known: Tensor, wanted: Tensor, bias: bool) -> float:
     return float(left.square().sum() / target.square().sum())
 
 
-class Twice(Bend):
+class Twice(TwoLayers):
     """Net with two outputs that read the units."""
 
     def __init__(self) -> None:
@@ -205,26 +205,26 @@ class Early(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = Bend(6), Bend(2)
+        self.first, self.second = TwoLayers(6), TwoLayers(2)
 
     def forward(self, x: Tensor) -> Any:
         h = self.first(x)
         return h.tanh(), self.second(h)
 
 
-class Chosen(Bend):
+class Chosen(TwoLayers):
     """Net that returns the best class, which has no gradient; with `beside`, the scores of another net, too."""
 
     def __init__(self, beside: bool) -> None:
         super().__init__(3)
-        self.beside = Bend(2) if beside else None
+        self.beside = TwoLayers(2) if beside else None
 
     def forward(self, x: Tensor) -> Any:
         best = super().forward(x).argmax(-1)
         return best if self.beside is None else (best, self.beside(x))
 
 
-class Counting(Bend):
+class Counting(TwoLayers):
     """Net that counts its runs in a buffer, and adds the count to its result."""
 
     runs: Tensor
@@ -238,7 +238,7 @@ class Counting(Bend):
         return super().forward(x) + self.runs
 
 
-class Written(Bend):
+class Written(TwoLayers):
     """Net that writes through a view into the result of a matrix, and later into the input of another one."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ KINDS = (
     "conv",
     "maximum",
 )
-BENDS = ("relu", "gelu", "tanh", "sigmoid", "silu", "softplus", "square", "exp", "elu", "hardswish")
+ACTIVATIONS = ("relu", "gelu", "tanh", "sigmoid", "silu", "softplus", "square", "exp", "elu", "hardswish")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RandomNet(nn.Module):
         return self.layer(values[-1].shape[-1], 4 + 4 * (number % 3), number % 2 == 0)(values[-1])
 
     def _bend(self, values: list[Tensor], number: int) -> Tensor:
-        name = BENDS[number % len(BENDS)]
+        name = ACTIVATIONS[number % len(ACTIVATIONS)]
         function = getattr(torch, name, None) or getattr(F, name)
         return function(values[-1].clamp(-3, 3) if name in ("exp", "square") else values[-1])
 

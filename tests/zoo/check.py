@@ -221,10 +221,10 @@ def _resized(value: Any, dims: tuple[int, ...]) -> Any:
 
 def run(name: str, build: Build, dynamic: bool = True, patches: Patches | None = None) -> Outcome:
     """Build, capture and check one architecture; a failed capture and a crash of the check are outcomes."""
-    return begun(name, build, dynamic, patches)[0]
+    return check_with_model(name, build, dynamic, patches)[0]
 
 
-def begun(
+def check_with_model(
     name: str, build: Build, dynamic: bool = True, patches: Patches | None = None
 ) -> tuple[Outcome, tuple[nn.Module, Program] | None]:
     """The outcome of one architecture, and the model with its program where there is one."""
@@ -236,18 +236,18 @@ def begun(
     except CaptureError as error:
         return Outcome(name, "capture-failed", str(error)), None
     try:
-        outcome = _unlike(model, program, name) or check(program, name)
+        outcome = _capture_mismatch(model, program, name) or check(program, name)
     except Exception as error:  # noqa: BLE001 (a crash of ours is an outcome too)
-        return Outcome(name, "crash", said(error)), None
+        return Outcome(name, "crash", describe_error(error)), None
     return replace(outcome, seconds={"capture": round(seconds, 2), **outcome.seconds}), (model, program)
 
 
-def said(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """The type and the message of an error, cut to 400 characters."""
     return f"{type(error).__name__}: {error}"[:400]
 
 
-def _unlike(model: nn.Module, program: Program, name: str) -> Outcome | None:
+def _capture_mismatch(model: nn.Module, program: Program, name: str) -> Outcome | None:
     """An outcome where the captured program is not the model, before anything is pruned; None where it is."""
     torch.manual_seed(1)
     model.eval()

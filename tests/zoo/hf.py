@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo.inputs import made
+from zoo.inputs import parse_inputs
 from zoo.overrides import OVERRIDES
 
 TEXT = "input_ids=ids/13 attention_mask=padded/13"
@@ -209,7 +209,7 @@ class Row:
         transformers = importlib.import_module("transformers")
         tiny = importlib.import_module("zoo.tiny")
         kind = getattr(transformers, self.name.partition("/")[0])
-        return tiny.tiny_model(kind, OVERRIDES.get(self.name, {})), made(self.inputs)
+        return tiny.tiny_model(kind, OVERRIDES.get(self.name, {})), parse_inputs(self.inputs)
 
 
 FAMILIES = (

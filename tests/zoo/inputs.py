@@ -13,7 +13,7 @@ IMAGE_TOKEN = 5
 Sizes = tuple[int, ...]
 
 
-def made(words: str) -> dict[str, Tensor]:
+def parse_inputs(words: str) -> dict[str, Tensor]:
     """The tensors that the words describe; the same words give the same tensors."""
     torch.manual_seed(0)
     named = (word.split("=") for word in words.split())

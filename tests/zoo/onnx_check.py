@@ -55,7 +55,7 @@ def agreement(model: nn.Module, original: Program, slim: Program) -> Agreement:
         try:
             made = export_onnx(slim, draft)
         except ExportError as error:
-            return _blamed(model, original, slim, plain, error)
+            return _attribute_failure(model, original, slim, plain, error)
     return Agreement(AGREES, relative=made.relative, shapes=len(made.points))
 
 
@@ -67,7 +67,7 @@ def _has_own_operators(program: Program) -> bool:
     )
 
 
-def _blamed(
+def _attribute_failure(
     model: nn.Module, original: Program, slim: Program, file: Path, failure: ExportError
 ) -> Agreement:
     """The cause of a failure: torch where the original does not export, ONNX Runtime where it computes that wrongly too, else fxprune.
@@ -77,7 +77,7 @@ def _blamed(
     if not file.exists() and (reason := _refused(model, original, file)):
         return Agreement(NO_EXPORT, reason)
     try:
-        relative = _off(model, original, file)
+        relative = _original_difference(model, original, file)
     except ExportError as error:
         return Agreement(DIFFERS_TOO, str(error))
     if not relative <= BAR:
@@ -112,7 +112,7 @@ def _plain(model: nn.Module, original: Program, file: Path) -> None:
     plain_export(model, file, (), kwargs, dynamic, ONNX_DEFAULT_OPSET)
 
 
-def _off(model: nn.Module, original: Program, file: Path) -> float:
+def _original_difference(model: nn.Module, original: Program, file: Path) -> float:
     """The relative difference between ONNX Runtime's outputs of the original's file and the model's."""
     opened = open_session(file)
     found = [torch.as_tensor(value) for value in run_session(opened, _renamed(opened, feeds(original)))]

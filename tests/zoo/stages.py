@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from fxprune.ir import Program
-from zoo.check import Build, Outcome, Patches, begun, halved, said
+from zoo.check import Build, Outcome, Patches, check_with_model, describe_error, halved
 from zoo.onnx_check import FAILS, Agreement, agreement
 from zoo.shuffled import same_axes
 
@@ -19,7 +19,7 @@ SAME = "same"
 
 def stages(name: str, build: Build, dynamic: bool, patches: Patches | None, onnx: bool) -> Iterator[Outcome]:
     """Yield the outcome after each stage; a crash of a check is an outcome, too."""
-    outcome, made = begun(name, build, dynamic, patches)
+    outcome, made = check_with_model(name, build, dynamic, patches)
     yield outcome
     if made is None or outcome.status != "ok":
         return
@@ -36,7 +36,7 @@ def _in_any_order(program: Program, outcome: Outcome) -> Outcome:
         seeds = [str(seed) for seed in SEEDS if not same_axes(program, seed)]
         order = f"other axes with seed {', '.join(seeds)}" if seeds else SAME
     except Exception as error:  # noqa: BLE001 (a crash of ours is an outcome too)
-        order = said(error)
+        order = describe_error(error)
     return replace(outcome, order=order, seconds={**outcome.seconds, "order": _since(start)})
 
 
@@ -45,7 +45,7 @@ def _in_onnx(model: nn.Module, program: Program, outcome: Outcome) -> Outcome:
     try:
         found = agreement(model, program, halved(program))
     except Exception as error:  # noqa: BLE001 (likewise)
-        found = Agreement(FAILS, said(error))
+        found = Agreement(FAILS, describe_error(error))
     return replace(
         outcome,
         onnx=found.said,

@@ -37,7 +37,7 @@ from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.metrics import METRICS
 from fxprune.tools.inputs.tables import Columns, read_task
 from fxprune.tools.reports import report
-from fxprune.tools.reports.train_report import POINT, left
+from fxprune.tools.reports.train_report import POINT, open_units
 from fxprune.training import Pruner, Recipe
 from fxprune.training.devices import placed
 from fxprune.training.examples import encoded
@@ -132,7 +132,7 @@ class _Bench:
         seconds = time.perf_counter() - start
         save_file(_plain(taught.module), self.file(variant, density, seed))
         self.note(variant=variant, density=density, seed=seed, metric=self.judged(taught.module), seconds=seconds,
-                  reached=taught.pruner.density, method=str(method), recipe=asdict(recipe), **_left(taught.pruner))  # fmt: skip
+                  reached=taught.pruner.density, method=str(method), recipe=asdict(recipe), **_open_units(taught.pruner))  # fmt: skip
 
     def lowered(self, variant: str, density: float, seed: int, settings: Settings) -> tuple[Lowered, Any]:
         """A trained student, lowered, and for each axis of uneven heads the lowering that is fastest here."""
@@ -178,11 +178,11 @@ def _on(setting: _Setting, device: str) -> _Setting:
     return replace(setting, **made)
 
 
-def _left(pruner: Pruner) -> dict[str, Any]:
+def _open_units(pruner: Pruner) -> dict[str, Any]:
     """Open units: the value dims of each open head by layer, the neurons of each layer, and ranks where there are any."""
     heads: list[list[int]] = []
     neurons: list[int] = []
-    for entry in left(pruner):
+    for entry in open_units(pruner):
         if entry["role"] == "v":
             heads.append([count for count in entry["open"] if count])
         if entry["role"] == "heads":
@@ -190,7 +190,7 @@ def _left(pruner: Pruner) -> dict[str, Any]:
         if entry["role"] == "ffn":
             neurons.append(entry["open"])
     found = {"heads": heads, "neurons": neurons}
-    ranks = [entry["open"] for entry in left(pruner) if entry["role"] == "rank"]
+    ranks = [entry["open"] for entry in open_units(pruner) if entry["role"] == "rank"]
     return found | {"ranks": ranks} if ranks else found
 
 
@@ -202,7 +202,7 @@ def _zeros(program: Program) -> float:
     return sum(int((w == 0).sum()) for w in found) / max(1, sum(w.numel() for w in found))
 
 
-def lengths(program: Program) -> dict[str, int]:
+def count_heads_and_neurons(program: Program) -> dict[str, int]:
     """The numbers of heads and neurons of a program, over its exact axes."""
     axes = [axis for axis in analyze(program).axes if axis.exact]
     return {role: sum(axis.size for axis in axes if axis.role == role) for role in ("heads", "ffn")}
@@ -258,7 +258,7 @@ def _measure(bench: _Bench, settings: Settings, seconds: float) -> None:
             bench.note(variant=variant, density=density, seed=seed, speedup=found["before"].median / found["after"].median,
                        parameters=slim.parameter_count(), file_bytes=after.bytes, whole_bytes=before.bytes, how=how,
                        relative=after.relative, point=point, machine=report.machine(),
-                       splits=splits, zeros=_zeros(slim), **lengths(slim))  # fmt: skip
+                       splits=splits, zeros=_zeros(slim), **count_heads_and_neurons(slim))  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

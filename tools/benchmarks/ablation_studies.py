@@ -106,17 +106,17 @@ def _filled(hybrid: str) -> Callable[[Any, float, int], Program]:
     return lambda bench, density, seed: Fill(seed=seed).run(bench.left_by(hybrid, density, seed)).program
 
 
-def thin(program: Program, density: float) -> Program:
+def factorize_all(program: Program, density: float) -> Program:
     """The program with its matrices as two factors each, of this share of the matrix's parameters."""
     return factorize(program, starts(analyze(program), density), balanced).program
 
 
 def _from_scratch(bench: Any, density: float, seed: int) -> Program:
     """The result of FLOP, its weights initialised anew."""
-    return redrawn(bench.left_by("flop", density, seed), seed)
+    return reinitialize(bench.left_by("flop", density, seed), seed)
 
 
-def redrawn(program: Program, seed: int) -> Program:
+def reinitialize(program: Program, seed: int) -> Program:
     """The program with weights initialised anew as transformers does: matrices normal (deviation 0.02), scales of norms 1, biases 0."""
     random = torch.Generator().manual_seed(seed)
     made = {name: nn.Parameter(_drawn(name, value, random)) for name, value in program.parameters().items()}
@@ -140,10 +140,10 @@ def _teacher(bench: Any, *_: Any) -> Program:
 STARTS: dict[str, Callable[[Any, float, int], Program]] = {
     "filled": _filled("hybrid"),
     "filled-late": _filled("hybrid-late"),
-    "svd": lambda bench, density, seed: thin(bench.program, density),
+    "svd": lambda bench, density, seed: factorize_all(bench.program, density),
     "flop-taught": _teacher,
-    "svd-taught": lambda bench, density, seed: thin(_teacher(bench), density),
-    "svd-after": lambda bench, density, seed: thin(_teacher(bench), density),
+    "svd-taught": lambda bench, density, seed: factorize_all(_teacher(bench), density),
+    "svd-after": lambda bench, density, seed: factorize_all(_teacher(bench), density),
     "scratch": _from_scratch,
 }
 

@@ -21,7 +21,7 @@ from fxprune.gates.lower import lower
 from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.passes import Distill, Flop
 from fxprune.rewrite.merge_factors import merge_factors
-from fxprune.tools.benchmarks.ablation_studies import redrawn, thin
+from fxprune.tools.benchmarks.ablation_studies import factorize_all, reinitialize
 from fxprune.tools.benchmarks.subjects.common import task_data
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
@@ -122,14 +122,14 @@ class _Bench:
                 self.note(variant, density, slim, seconds)
 
     def _variants(self, whole: Program, density: float) -> Iterator[tuple[str, Program, float]]:
-        cut = thin(whole, density)
+        cut = factorize_all(whole, density)
         yield "SVD", cut, 0.0
         yield self._taught("SVD, trained on", cut, Distill(hard=1.0))
         _, slim, seconds = self._taught("", whole, Flop(sparsity=1 - density, hard=1.0, seed=self.seed))
         yield "FLOP", slim, seconds
         start = time.perf_counter()
         longer = Recipe(**{**asdict(self.recipe), "epochs": 2 * self.recipe.epochs})
-        anew = redrawn(slim, self.seed)
+        anew = reinitialize(slim, self.seed)
         yield (
             "same size from scratch, twice as long",
             self._with(anew, fine_tune(anew, self.train, longer)),

@@ -133,7 +133,7 @@ def check_all(names: Sequence[str], limits: Limits = Limits(), workers: int = WO
         time.sleep(0.05)
         for job in list(running):
             running.remove(job)
-            now = _heard(job, limits)
+            now = _with_latest_record(job, limits)
             record = _finished(now, limits)
             if record is None:
                 running.append(now)
@@ -157,13 +157,13 @@ def _load(limits: Limits) -> None:
 def _start(name: str, fixed: bool, limits: Limits) -> _Job:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(name, fixed, limits.onnx, theirs), daemon=True)
+    process = context.Process(target=_run_child, args=(name, fixed, limits.onnx, theirs), daemon=True)
     process.start()
     theirs.close()
     return _Job(name, fixed, process, ours, time.monotonic() + limits.check)
 
 
-def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
+def _run_child(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
     """Run one architecture in a child process without output, and send its outcome as plain data after every stage."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
@@ -175,7 +175,7 @@ def _work(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
         answer.send({**asdict(outcome), "total": round(time.perf_counter() - start, 2)})
 
 
-def _heard(job: _Job, limits: Limits) -> _Job:
+def _with_latest_record(job: _Job, limits: Limits) -> _Job:
     """The job with the latest record that it sent; each record restarts the time limit, for the next stage."""
     while job.answer.poll():
         try:
@@ -192,16 +192,16 @@ def _finished(job: _Job, limits: Limits) -> Record | None:
     if job.process.exitcode == 0 and job.record is not None:
         return job.record
     if job.process.exitcode is not None:
-        return _lost(job, "crash", f"its process ended with code {job.process.exitcode}")
+        return _failure_record(job, "crash", f"its process ended with code {job.process.exitcode}")
     if time.monotonic() < job.until:
         return None
     job.process.kill()
     job.process.join()
     limit = limits.check if job.record is None else limits.later
-    return _lost(job, "timeout", f"not done within {limit:.0f} s")
+    return _failure_record(job, "timeout", f"not done within {limit:.0f} s")
 
 
-def _lost(job: _Job, status: str, reason: str) -> Record:
+def _failure_record(job: _Job, status: str, reason: str) -> Record:
     """The record of a job that crashed or timed out: its latest one, with the reason at the stage that was lost."""
     if job.record is None:
         return asdict(_zoo("check").Outcome(job.name, status, reason))

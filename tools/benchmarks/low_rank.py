@@ -41,7 +41,7 @@ _TITLES = {
 }
 
 
-class Ranks(Bench):
+class LowRankBench(Bench):
     """Speed bench of one subject whose matrices become low-rank factors."""
 
     def run(self, speed: float, method: str) -> None:
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         return
     for name in options.subjects or SPEEDS:
-        bench = Ranks(name, options.out, options.threads)
+        bench = LowRankBench(name, options.out, options.threads)
         bench.note("machine", **report.machine())
         for speed in options.speeds or SPEEDS[name]:
             for method in options.methods:

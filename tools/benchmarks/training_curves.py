@@ -49,7 +49,7 @@ def smooth(losses: Sequence[float]) -> list[float]:
     return [mean(losses[i : i + WINDOW]) for i in range(0, len(losses) - WINDOW + 1, WINDOW)]
 
 
-def one(seed: int, most: int) -> dict[str, Any]:
+def run_seed(seed: int, most: int) -> dict[str, Any]:
     """The losses and the accuracy of both modules, with one seed: the same head, the same order of rows."""
     folder = task_data("SST-2/train.tsv").parent
     task = read_task(folder, most=most)
@@ -70,7 +70,7 @@ def _accuracy(program: Program, module: nn.Module, dev: Examples) -> float:
     return accuracy(dev.labels.numpy(), predicted(program, module, dev).numpy())
 
 
-def _told(runs: Sequence[dict[str, Any]]) -> str:
+def _summary(runs: Sequence[dict[str, Any]]) -> str:
     """A summary of the distances between curves: of both modules for one seed, and of the original between seeds."""
     curves = {name: [smooth(run[name]["losses"]) for run in runs] for name in ("original", "captured")}
     pairs = [
@@ -118,10 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    runs = [one(seed, options.rows) for seed in options.seeds]
+    runs = [run_seed(seed, options.rows) for seed in options.seeds]
     options.out.with_suffix(".json").write_text(json.dumps(runs) + "\n", encoding="utf-8")
     draw(runs, options.out)
-    sys.stdout.write(_told(runs) + "\n")
+    sys.stdout.write(_summary(runs) + "\n")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         selection.save(draft / "selection.json")
         if vocabulary:
             vocabulary.save(draft / TOKENS_FILE)
-        stock = _stock(loaded, slim, draft, vocabulary is None, stages) if job.options.checkpoint else None
+        stock = _write_checkpoint(job, loaded, slim, draft, vocabulary is None, stages)
         before = Path(scratch) / "before.onnx"
         plain = _export_original(loaded, program, before, emitted.opset, stages)
         files = {"before": before, "after": draft / "model.onnx"}
@@ -182,14 +182,17 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             "notes": list(loaded.notes),
             "machine": report.machine(),
         }
-        (draft / "report.json").write_text(
-            json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        (draft / "report.md").write_text(report.report_markdown(data), encoding="utf-8")
-        (draft / "report.html").write_text(render_report(data), encoding="utf-8")
+        _write_reports(draft, data)
         programs, proof = (program, slim), largest_differences(data)
         write_manifest(draft, loaded, programs, data, proof, selection.removed, vocabulary)
     return data
+
+
+def _write_reports(draft: Path, data: Mapping[str, Any]) -> None:
+    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    (draft / "report.json").write_text(text, encoding="utf-8")
+    (draft / "report.md").write_text(report.report_markdown(data), encoding="utf-8")
+    (draft / "report.html").write_text(render_report(data), encoding="utf-8")
 
 
 def _emit(slim: Program, draft: Path, stages: Stages) -> Emitted:
@@ -200,7 +203,11 @@ def _emit(slim: Program, draft: Path, stages: Stages) -> Emitted:
     return emitted
 
 
-def _stock(loaded: Loaded, slim: Program, draft: Path, tokenizer: bool, stages: Stages) -> dict[str, Any]:
+def _write_checkpoint(
+    job: _Job, loaded: Loaded, slim: Program, draft: Path, tokenizer: bool, stages: Stages
+) -> dict[str, Any] | None:
+    if not job.options.checkpoint:
+        return None
     with stages.stage("looking for a configuration of the checkpoint"):
         told = write_checkpoint_folder(loaded, slim, draft, tokenizer)
     if told["why"]:
@@ -252,7 +259,7 @@ def measure_latencies(
     entries = []
     for point in _points(program, points):
         with stages.stage(f"measuring at {report.describe_point(point)}"):
-            fitted, given = _fit(program, files["before"], point)
+            fitted, given = _fit_length(program, files["before"], point)
             both = {
                 "before": given,
                 "after": feeds(slim, fitted),
@@ -269,7 +276,7 @@ def _points(program: Program, more: Sequence[Point]) -> list[Point]:
     return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in wanted)]
 
 
-def _fit(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
+def _fit_length(program: Program, file: Path, point: Point) -> tuple[Point, Feeds]:
     """Halve the length until the original runs, since its table of positions may be shorter; return the point and its inputs."""
     opened = open_session(file)
     while True:

@@ -21,11 +21,11 @@ from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.commands.run import measure_latencies
-from fxprune.tools.commands.train_stages import Stage, Trainer, describe_stages, said, split_stages
+from fxprune.tools.commands.train_stages import Stage, Trainer, describe_stages, show_progress, split_stages
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
-from fxprune.tools.inputs.tasks import TASKS, Lesson, TaskRequest, read_columns
+from fxprune.tools.inputs.tasks import TASKS, PreparedTask, TaskRequest, read_columns
 from fxprune.tools.reports import (
     report,
     train_report,
@@ -51,7 +51,7 @@ class _Job:
 
     loaded: Loaded
     program: Program
-    lesson: Lesson
+    lesson: PreparedTask
     classes: tuple[str, ...]
 
 
@@ -94,7 +94,7 @@ def _job(options: argparse.Namespace, stages: Stages) -> _Job:
     return _Job(loaded, program, lesson, classes)
 
 
-def _check_outputs(program: Program, lesson: Lesson, classes: int) -> None:
+def _check_outputs(program: Program, lesson: PreparedTask, classes: int) -> None:
     outputs = program.named_outputs()
     for name in lesson.outputs:
         if name not in outputs:
@@ -139,7 +139,7 @@ def _teacher(
     else:
         recipe = recipe_of(options, options.teacher_epochs, options.seed)
         with Steps("teacher") as steps:
-            module = fine_tune(job.program, job.lesson.train, recipe, job.lesson.outputs, Hooks(after=partial(said, steps)),
+            module = fine_tune(job.program, job.lesson.train, recipe, job.lesson.outputs, Hooks(after=partial(show_progress, steps)),
                                Checkpoints(kept / "teacher", options.save))  # fmt: skip
     with stages.stage("judging the teacher"):
         judged = job.lesson.judge(module)

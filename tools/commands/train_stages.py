@@ -22,8 +22,8 @@ from fxprune.search.alternatives import cheapest_lowerings
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
 from fxprune.tools.commands.options import recipe_of
-from fxprune.tools.inputs.tasks import Lesson
-from fxprune.tools.reports.train_report import POINT, left
+from fxprune.tools.inputs.tasks import PreparedTask
+from fxprune.tools.reports.train_report import POINT, open_units
 from fxprune.training import Recipe, Trained
 from fxprune.training.loop import Checkpoints, Hooks, RunState
 from fxprune.training.teacher_cache import TeacherCache
@@ -70,7 +70,7 @@ class Trainer:
     """State that all parts share: the options, the rows, the teacher, and the folder of checkpoints."""
 
     options: argparse.Namespace
-    lesson: Lesson
+    lesson: PreparedTask
     teacher: nn.Module | None
     kept: Path
     stages: Stages
@@ -100,7 +100,7 @@ class Trainer:
         with Steps(f"{method}") as steps:
             taught = train(
                 program, method, self.lesson.train, recipe, self.teacher, outputs=self.lesson.outputs,
-                hooks=Hooks(after=partial(said, steps)), checkpoints=Checkpoints(folder, self.options.save), recall=recall,
+                hooks=Hooks(after=partial(show_progress, steps)), checkpoints=Checkpoints(folder, self.options.save), recall=recall,
                 judge=self.lesson.judge,
             )  # fmt: skip
         how = self._how(taught, settings(self.options))
@@ -109,7 +109,7 @@ class Trainer:
         with self.stages.stage("finishing"):
             clock = Clock(settings(self.options), default_cache())
             program = method.finish(lowered.program, clock, point_with(lowered.program, **POINT))
-            relative = _proved(taught, program)
+            relative = _check_lowered(taught, program)
         return Stage("lowered", relative, program, taught, lowered, how)
 
     def _how(self, taught: Trained, session: Settings) -> dict[str, str] | str:
@@ -126,7 +126,7 @@ def _recipe(options: argparse.Namespace, method: Any) -> Recipe:
     return replace(recipe, epochs=getattr(method, "epochs", 0) or recipe.epochs)
 
 
-def said(steps: Steps, moment: RunState) -> None:
+def show_progress(steps: Steps, moment: RunState) -> None:
     """Show the state of a run in its progress bar."""
     figures: dict[str, float] = {}
     for entry in moment.history:
@@ -136,7 +136,7 @@ def said(steps: Steps, moment: RunState) -> None:
     steps.reached(moment.step, moment.steps, f"{told}, ")
 
 
-def _proved(taught: Trained, lowered: Program) -> float:
+def _check_lowered(taught: Trained, lowered: Program) -> float:
     """Return the largest relative difference of the lowered program from the gated module; VerifyError above the tolerance."""
     expected = run_example(taught.gated.program.replace(graph=taught.module))
     relative = difference(run_example(lowered, taught.gated.program), expected)
@@ -159,7 +159,7 @@ def describe_stages(done: Sequence[Stage]) -> dict[str, Any]:
         "density": last.taught.pruner.density,
         "history": _history(trained),
         "steps": sum(stage.taught.moment.steps for stage in trained if stage.taught),
-        "left": left(last.taught.pruner, last.lowered.units),
+        "left": open_units(last.taught.pruner, last.lowered.units),
         "heads": _heads(last.taught.gated.base, last.lowered),
         "lowering": last.how,
         "padded": dict(last.lowered.padded),

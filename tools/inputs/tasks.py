@@ -22,7 +22,7 @@ _Tables = Mapping[str, list[list[Any]]]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PreparedTask:
     """Rows to train on, the outputs that are trained, and the evaluation of a module on dev; `rows` are the numbers of rows of both."""
 
     train: Examples
@@ -39,7 +39,7 @@ class _Task:
     metrics: tuple[str, ...]
     length: int
     classes: Callable[[_Tables], tuple[str, ...]]
-    lesson: Callable[["TaskRequest"], Lesson]
+    lesson: Callable[["TaskRequest"], PreparedTask]
     help: str
     lower_is_better: bool = False
 
@@ -118,7 +118,7 @@ def _split(row: Any) -> list[str]:
     return row.split() if isinstance(row, str) else [str(value) for value in row]
 
 
-def _texts(asked: TaskRequest) -> Lesson:
+def _texts(asked: TaskRequest) -> PreparedTask:
     number = {name: i for i, name in enumerate(asked.classes)}
 
     def made(columns: list[list[Any]]) -> Examples:
@@ -130,7 +130,7 @@ def _texts(asked: TaskRequest) -> Lesson:
     return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
 
 
-def _words(asked: TaskRequest) -> Lesson:
+def _words(asked: TaskRequest) -> PreparedTask:
     number = {name: i for i, name in enumerate(asked.classes)}
 
     def made(columns: list[list[Any]]) -> Examples:
@@ -141,16 +141,16 @@ def _words(asked: TaskRequest) -> Lesson:
     return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
 
 
-def _classes(asked: TaskRequest, train: Examples, dev: Examples) -> Lesson:
+def _classes(asked: TaskRequest, train: Examples, dev: Examples) -> PreparedTask:
     def judge(module: nn.Module) -> dict[str, float]:
         answers, labels = predicted(asked.program, module, dev).flatten(), dev.labels.flatten()
         counted = labels != IGNORED
         return {asked.metric: METRICS[asked.metric].of(labels[counted].numpy(), answers[counted].numpy())}
 
-    return Lesson(train, ("logits",), judge, (len(train), len(dev)))
+    return PreparedTask(train, ("logits",), judge, (len(train), len(dev)))
 
 
-def _questions(asked: TaskRequest) -> Lesson:
+def _questions(asked: TaskRequest) -> PreparedTask:
     made = {
         name: encode_questions(
             asked.tokenizer,
@@ -177,15 +177,17 @@ def _questions(asked: TaskRequest) -> Lesson:
         }
         return {name: sum(found) / max(1, len(found)) for name, found in scores.items()}
 
-    return Lesson(made["train"].examples, outputs, judge, (len(made["train"].contexts), len(dev.contexts)))
+    return PreparedTask(
+        made["train"].examples, outputs, judge, (len(made["train"].contexts), len(dev.contexts))
+    )
 
 
-def _running(asked: TaskRequest) -> Lesson:
+def _running(asked: TaskRequest) -> PreparedTask:
     train, dev = (
         encode_text(asked.tokenizer, [str(x) for x in asked.tables[name][0]], asked.program, asked.length)
         for name in ("train", "dev")
     )
-    return Lesson(
+    return PreparedTask(
         train,
         ("logits",),
         lambda module: {"perplexity": perplexity(asked.program, module, dev)},

@@ -54,7 +54,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Left:
+class _BarTable:
     """Columns (role, words) and rows; `scale` is the size of a full bar of each column, in words."""
 
     columns: tuple[tuple[str, str], ...]
@@ -63,7 +63,7 @@ class _Left:
     counted: bool
 
 
-def remainder(layers: Sequence[Mapping[str, Any]], axes: Sequence[Mapping[str, Any]]) -> _Left:
+def layer_rows(layers: Sequence[Mapping[str, Any]], axes: Sequence[Mapping[str, Any]]) -> _BarTable:
     """Return rows for layers and for what lies in none, from plain data (see `inventory`); `dims` are what each head keeps of an axis."""
     roles = [role for role in WORDS if any(_role(axis) == role for axis in axes)]
     most = {role: max(axis["before"] for axis in axes if _role(axis) == role) for role in roles}
@@ -71,14 +71,14 @@ def remainder(layers: Sequence[Mapping[str, Any]], axes: Sequence[Mapping[str, A
     named = [layer for layer in layers if layer["name"]]
     rows = [_row(layer, axes, roles, most, heaviest) for layer in named]
     outside = [axis for axis in axes if not axis["layer"]]
-    rows += [_alone(axis, roles, most) for axis in outside]
+    rows += [_axis_row(axis, roles, most) for axis in outside]
     rows += [
         _Row("outside of layers", False, tuple(() for _ in roles), _parameters(layer, 0))
         for layer in layers
         if named and not layer["name"]
     ]
     columns = tuple((role, WORDS[role][0]) for role in roles)
-    return _Left(columns, tuple(rows), tuple(_count(most[role], role) for role in roles), bool(named))
+    return _BarTable(columns, tuple(rows), tuple(_count(most[role], role) for role in roles), bool(named))
 
 
 def _role(axis: Mapping[str, Any]) -> str:
@@ -97,7 +97,7 @@ def _row(
     return _Row(layer["name"], layer["removed"], cells, _parameters(layer, heaviest))
 
 
-def _alone(axis: Mapping[str, Any], roles: Sequence[str], most: Mapping[str, int]) -> _Row:
+def _axis_row(axis: Mapping[str, Any], roles: Sequence[str], most: Mapping[str, int]) -> _Row:
     cells = tuple((_bar(axis, most, ""),) if _role(axis) == role else () for role in roles)
     return _Row(axis["name"], axis["after"] == 0, cells, None)
 

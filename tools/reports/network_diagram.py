@@ -85,18 +85,18 @@ def network(analysis: Analysis, reasons: Sequence[str]) -> Network:
     """Return the diagram of a program; `reasons` are those of its refusals, in the order in which they are numbered."""
     layers = [region for region in analysis.regions if region.unit == "layer" and not region.why]
     found = _groups(analysis, layers)
-    words = _Words(found, {why: i for i, why in enumerate(reasons, 1)})
+    words = _ChipWriter(found, {why: i for i, why in enumerate(reasons, 1)})
     graph = _Graph(analysis, words, layers)
     return Network(tuple(found), tuple(reasons), tuple(_sections(graph.boxes, graph.edges)))
 
 
 def _groups(analysis: Analysis, layers: Sequence[Region]) -> list[AxisGroup]:
     """Return axes with letters, in graph order; axes in the same place of layers that are alike share one."""
-    kinds = _kinds(analysis, layers)
+    kinds = _layer_keys(analysis, layers)
     found: dict[Any, list[tuple[Axis, str]]] = {}
     for axis in analysis.axes:
         layer = layer_of(axis, layers)
-        alike = (kinds[layer], _about(axis, layer)) if layer else axis.name
+        alike = (kinds[layer], _axis_key(axis, layer)) if layer else axis.name
         found.setdefault(alike, []).append((axis, layer))
     return [
         AxisGroup(letters(i), i, tuple(axis for axis, _ in both), tuple(layer for _, layer in both if layer))
@@ -104,17 +104,17 @@ def _groups(analysis: Analysis, layers: Sequence[Region]) -> list[AxisGroup]:
     ]
 
 
-def _kinds(analysis: Analysis, layers: Sequence[Region]) -> dict[str, Any]:
+def _layer_keys(analysis: Analysis, layers: Sequence[Region]) -> dict[str, Any]:
     """Return a key for each layer, equal for layers that are alike: its structure, and the properties of its axes, names apart."""
     own: dict[str, list[Any]] = {region.name: [] for region in layers}
     for axis in analysis.axes:
         layer = layer_of(axis, layers)
         if layer:
-            own[layer].append(_about(axis, layer))
+            own[layer].append(_axis_key(axis, layer))
     return {region.name: (region.signature, tuple(own[region.name])) for region in layers}
 
 
-def _about(axis: Axis, layer: str) -> Any:
+def _axis_key(axis: Axis, layer: str) -> Any:
     """Return the properties of an axis, with names relative to its layer; constants that lie elsewhere have none."""
     members = tuple((_seen(m.name, layer, m.learned), m.dim, m.notation, m.learned) for m in axis.members)
     learned = {member.name for member in axis.members if member.learned}
@@ -137,7 +137,7 @@ def letters(place: int) -> str:
     return text
 
 
-class _Words:
+class _ChipWriter:
     """Conversion of dimensions to chips."""
 
     def __init__(self, found: Sequence[AxisGroup], reasons: Mapping[str, int]) -> None:
@@ -178,7 +178,7 @@ class _Graph:
     """Boxes and edges of a graph; an operator on one value, without weights, is part of an edge."""
 
     analysis: Analysis
-    words: _Words
+    words: _ChipWriter
     layers: Sequence[Region]
     boxes: list[Box] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
@@ -208,7 +208,7 @@ class _Graph:
         origins = dict.fromkeys(self.behind[source][0] for source in values)
         if len(origins) == 1 and not learns:
             start, through = self.behind[values[0]]
-            self.behind[node] = start, (*through, *_done(node))
+            self.behind[node] = start, (*through, *_operator_label(node))
         elif values or learns:
             self._begin(node, self._box(node, read), values)
 
@@ -277,7 +277,7 @@ def _module(node: fx.Node) -> str:
     return str(stack[-1][0]) if stack else ""
 
 
-def _done(node: fx.Node) -> tuple[str, ...]:
+def _operator_label(node: fx.Node) -> tuple[str, ...]:
     """Return the name of an operator on one value; nothing for a view."""
     schema = getattr(node.target, "_schema", None)
     is_view = schema is None or any(each.alias_info is not None for each in schema.returns)
@@ -328,13 +328,13 @@ def _section(
             targets.setdefault(name, {})[target or box] = None
             lines[edge.start, name] = replace(edge, end=name)
     title = key[1] or _between(key[0], [layer for _, layer, _ in where.values()])
-    ends = [Box(name, _few(list(found)), "", "to") for name, found in targets.items()]
+    ends = [Box(name, _shortened(list(found)), "", "to") for name, found in targets.items()]
     return Section(
         title, (key[1],) if key[1] else (), (*sources.values(), *own, *ends), tuple(lines.values())
     )
 
 
-def _few(names: Sequence[str]) -> str:
+def _shortened(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
-from fxprune.tools.reports.layer_bars import remainder
+from fxprune.tools.reports.layer_bars import layer_rows
 from fxprune.tools.reports.templates import Pair, Tile, pair, refused, render
 
 
@@ -20,7 +20,7 @@ def render_report(data: Mapping[str, Any]) -> str:
         latency=latency_bars(data),
         session=report.describe_session(data["session"]),
         sizes=size_bars(data),
-        left=remainder(data["layers"], data["axes"]),
+        left=layer_rows(data["layers"], data["axes"]),
         charts=frontiers(data),
         plans=[*report.quantized(data), *report.plans(data["steps"])],
         proof=report.proof_rows(data),

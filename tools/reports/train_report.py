@@ -10,7 +10,7 @@ from fxprune.analysis import analyze
 from fxprune.gates.implied import OpenUnits
 from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
-from fxprune.tools.reports.layer_bars import remainder
+from fxprune.tools.reports.layer_bars import layer_rows
 from fxprune.tools.reports.layers_report import MARKERS, pyplot
 from fxprune.tools.reports.report import Grid
 from fxprune.tools.reports.report_html import latency_bars, size_bars, tiles
@@ -33,7 +33,7 @@ def render_training(found: Mapping[str, Any]) -> str:
         tiles=[*_metric(found), *tiles(found, _proved(found))],
         metrics=metrics,
         charts=over_time(found),
-        left=remainder(found["layers"], axes(found)),
+        left=layer_rows(found["layers"], axes(found)),
         latency=latency_bars(found),
         session=report.describe_session(found["session"]),
         sizes=size_bars(found),
@@ -59,7 +59,7 @@ def _proved(found: Mapping[str, Any]) -> Tile:
 
 
 def axes(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the axes of the program, with what training left of those in `heads` and `left`."""
+    """Return the axes of the program, with what training left of those in `heads` and `open_units`."""
     kept = {name: {"kept": heads, "after": len(heads)} for name, heads in found["heads"].items()}
     rows = {axis["name"]: axis | kept.get(axis["name"], {}) for axis in found["axes"]}
     layers = [layer["name"] for layer in found["layers"] if layer["name"]]
@@ -104,7 +104,7 @@ def _metrics(found: Mapping[str, Any]) -> list[Line]:
     return made
 
 
-def left(pruner: Pruner, units: Sequence[OpenUnits] = ()) -> list[dict[str, Any]]:
+def open_units(pruner: Pruner, units: Sequence[OpenUnits] = ()) -> list[dict[str, Any]]:
     """Return the open units of each axis: a number, or, within the units of another axis, a number for each of those.
 
     For blocks it is the number of open blocks; what they left of axes comes from `units`, as lowering found it.
@@ -157,11 +157,11 @@ def describe_training(found: Mapping[str, Any]) -> str:
     return (
         f"{found['task']}, trained on {train} rows, judged on {dev}: {recipe['epochs']} epochs, learning rate {recipe['learning_rate']:g}, "
         f"batches of {recipe['batch_size']}, precision {recipe['precision']}, seed {recipe['seed']}. "
-        f"Latency: {report.describe_session(found['session'])}. Units of unequal sizes: {_how(found['lowering'])}."
+        f"Latency: {report.describe_session(found['session'])}. Units of unequal sizes: {_describe_lowering(found['lowering'])}."
     )
 
 
-def _how(lowering: Any) -> str:
+def _describe_lowering(lowering: Any) -> str:
     if isinstance(lowering, str):
         return lowering
     return ", ".join(f"{axis}: {row}" for axis, row in lowering.items()) or "none"

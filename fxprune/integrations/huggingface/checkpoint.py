@@ -21,7 +21,7 @@ from fxprune.analysis import analyze
 from fxprune.errors import ExportError, RefusedError, UsageError
 from fxprune.frontend.agreement import module_outputs
 from fxprune.integrations.huggingface.config_search import COUNT, Changes, Search, amount, name_of, shown
-from fxprune.integrations.huggingface.weight_names import Weights, foreign, readings
+from fxprune.integrations.huggingface.weight_names import Weights, added_weights, possible_namings
 from fxprune.ir import TOLERANCES, Program, describe_error, difference, quiet, run_example
 from fxprune.rewrite.shared_tables import merge_equal_choices
 
@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 @dataclass
-class _Tries:
+class _Trials:
     """Outputs of the program, and the failed trials with their reasons."""
 
     slim: Program
@@ -73,18 +73,18 @@ def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
         raise UsageError(
             f"{type(model).__name__} has no Hugging Face configuration: a stock checkpoint needs one"
         )
-    unknown = foreign(model, slim)
+    unknown = added_weights(model, slim)
     if unknown:
         raise RefusedError(
             f"no stock {type(model).__name__} has {unknown[0]}, which the program has ({len(unknown)} weights are not the model's: "
             "factors, or biases that a repair added)"
         )
     slim = merge_equal_choices(slim)
-    tries, searches = _Tries(slim, run_example(slim)), []
-    for weights in readings(model, slim):
+    tries, searches = _Trials(slim, run_example(slim)), []
+    for weights in possible_namings(model, slim):
         searches.append(Search(type(model), config, weights.sizes, weights.kept))
         for changes in _candidates(searches[-1], tries):
-            found = _proved(model, searches[-1], changes, weights, tries)
+            found = _try_checkpoint(model, searches[-1], changes, weights, tries)
             if found is not None:
                 return found
     raise RefusedError(_why(searches[0], tries))
@@ -118,7 +118,7 @@ def _written(made: Checkpoint, slim: Program, draft: Path) -> Checkpoint:
         for file in draft.iterdir():  # weights get the permissions of the configuration
             file.chmod((draft / "config.json").stat().st_mode)
         reread = type(made.model).from_pretrained(draft, local_files_only=True).eval()
-    tries = _Tries(slim, run_example(slim))
+    tries = _Trials(slim, run_example(slim))
     gap = tries.gap(reread)
     if not gap <= tries.bar:
         raise ExportError(
@@ -127,7 +127,7 @@ def _written(made: Checkpoint, slim: Program, draft: Path) -> Checkpoint:
     return Checkpoint(reread, made.settings, gap, made.carried)
 
 
-def _candidates(search: Search, tries: _Tries) -> Iterator[Changes]:
+def _candidates(search: Search, tries: _Trials) -> Iterator[Changes]:
     """Yield changes that give the sizes; where none is right, also with a changed number that affects no size and may count heads."""
     before = len(tries.failed)
     yield from search.found()
@@ -141,8 +141,8 @@ def _candidates(search: Search, tries: _Tries) -> Iterator[Changes]:
                 yield from search.found({path: count})
 
 
-def _proved(
-    model: Any, search: Search, changes: Changes, weights: Weights, tries: _Tries
+def _try_checkpoint(
+    model: Any, search: Search, changes: Changes, weights: Weights, tries: _Trials
 ) -> Checkpoint | None:
     """Return the checkpoint if it computes the same as the program; else None, with the reason in `tries`."""
     if len(tries.failed) >= PROOFS:
@@ -189,7 +189,7 @@ def _shape(value: Tensor) -> str:
     return "×".join(map(str, value.shape))
 
 
-def _why(search: Search, tries: _Tries) -> str:
+def _why(search: Search, tries: _Trials) -> str:
     """Return the text of the refusal: the nearest configuration, and the reason against it."""
     kind, config = search.kind.__name__, type(search.config).__name__
     base = search.sizes({})

@@ -76,7 +76,7 @@ def record_sizes(config: Any, found: LayerSizes, manifest: str) -> Any:
         if kind == "shared" and not name and sizes == counts["heads"]:
             continue  # keys and values have the heads of queries, which is the default without an attribute
         if kind in moved or (name and _follows(config, kind, name, moved)):
-            told = _said(made, layers, name, sizes) if name else None
+            told = _set_sizes(made, layers, name, sizes) if name else None
             made, layers = told or (made, layers)
             untold += [] if told else [_sentence(kind, sizes, found)]
     skips = {
@@ -146,7 +146,7 @@ def _follows(config: Any, kind: str, name: str, moved: set[str]) -> bool:
     return getattr(config, name, None) is None and bool(moved & set(ATTRIBUTES[kind].derived))
 
 
-def _said(
+def _set_sizes(
     config: Any, layers: dict[int, _Values], name: str, sizes: _Counts
 ) -> tuple[Any, dict[int, _Values]] | None:
     """Return (config, layers) with one size for all layers, or one for each; None where the config's class refuses it."""

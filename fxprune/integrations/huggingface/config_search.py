@@ -50,7 +50,7 @@ def _sizes_of(model: nn.Module) -> ConfigSizes:
 
 
 @dataclass(frozen=True)
-class Stuck:
+class DeadEnd:
     """Dead end of a search: how many sizes were wrong, one of them, the changes so far, and the effect of a further change."""
 
     left: int
@@ -71,7 +71,7 @@ class Search:
     config: Any
     wanted: ConfigSizes
     kept: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    stuck: list[Stuck] = field(default_factory=list)
+    stuck: list[DeadEnd] = field(default_factory=list)
     unbuilt: int = 0
     _built: dict[frozenset[tuple[Field, int]], ConfigSizes | None] = field(default_factory=dict)
     _fitted: set[frozenset[tuple[Field, int]]] = field(default_factory=set)
@@ -169,7 +169,7 @@ class Search:
                 ways.append(way)
                 yield from self._solved(way)
             if ways or self.unbuilt == before:  # unbuilt settings may work once other sizes are right
-                self.stuck.append(Stuck(len(wrong), size, changes, self._against(size, ways)))
+                self.stuck.append(DeadEnd(len(wrong), size, changes, self._against(size, ways)))
                 return
 
     def _ways(self, changes: dict[Field, int], wrong: _Size) -> Iterator[dict[Field, int]]:

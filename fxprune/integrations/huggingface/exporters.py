@@ -113,14 +113,14 @@ def exporter(kind: type[Any], pipeline: str | Pipeline, cache: str = "whole", **
 
     Its `pruning.verdicts` are the proofs. With `export_for_generation` all parts of a model lose the same units.
     """
-    made = type(f"Pruned{kind.__name__}", (_Exporting, kind), {})
+    made = type(f"Pruned{kind.__name__}", (_PruningMixin, kind), {})
     pruning = Pruning(_parsed(pipeline), cache)
     found = made(**options)
     found.pruning = pruning
     return found
 
 
-class _Exporting:
+class _PruningMixin:
     """Mixin that precedes an exporter in the method resolution order."""
 
     pruning: Pruning
@@ -201,11 +201,11 @@ class _Module(nn.Module):
         for known in ("config", "generation_config", "main_input_name"):
             if hasattr(like, known):
                 setattr(self, known, getattr(like, known))
-        self.forward = _signed(graph, trees(program.graph).orig_args)
+        self.forward = _with_signature(graph, trees(program.graph).orig_args)
         self.eval()
 
 
-def _signed(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+def _with_signature(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
     """Return a function of these keywords, with them in its signature, where torch.export reads the names of inputs."""
 
     def forward(**kwargs: Any) -> Any:

@@ -29,7 +29,7 @@ class Weights:
     kept: Mapping[int, tuple[int, ...]]
 
 
-def readings(model: nn.Module, program: Program) -> list[Weights]:
+def possible_namings(model: nn.Module, program: Program) -> list[Weights]:
     """Return the possible namings of the program's weights: modules without any weight left are removed, or are unread and stay."""
     state = model.state_dict(keep_vars=True)
     present = _present(state, program)
@@ -40,7 +40,7 @@ def readings(model: nn.Module, program: Program) -> list[Weights]:
     return [_weights(state, present, way) for way in ways]
 
 
-def foreign(model: nn.Module, program: Program) -> list[str]:
+def added_weights(model: nn.Module, program: Program) -> list[str]:
     """Return the learned weights of the program that the model does not have: factors, and biases that were added."""
     return sorted(program.parameters().keys() - model.state_dict().keys())
 

@@ -93,7 +93,7 @@ class FxPrune(Pass):  # type: ignore[misc]  # Olive has no types
 
     @classmethod
     def _validators(cls) -> dict[str, Any]:
-        return {"validate_pipeline": field_validator("pipeline")(_readable)}
+        return {"validate_pipeline": field_validator("pipeline")(_check_pipeline)}
 
     def _run_for_config(self, model: Any, config: Any, output_model_path: str) -> Any:
         """Run the pass; refusals become ValueErrors.
@@ -139,7 +139,7 @@ def write_package_config(path: str | os.PathLike[str], overwrite: bool = False) 
     write_text(target, json.dumps(package_config(), indent=1) + "\n", overwrite=True)
 
 
-def _readable(text: str) -> str:
+def _check_pipeline(text: str) -> str:
     """Return the text of a pipeline; ValueError points at the part that can't be read, before any pass runs."""
     try:
         pipeline(text)

@@ -19,7 +19,7 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv")
 DYNAMIC = ("MatMul", "Gemm", "Gather")
 """Products with a constant, and table look-ups, which hold nearly all weights. A dynamic convolution runs at a third of the speed."""
 
-CARRIED = ("Relu", "Clip", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
+PASS_THROUGH = ("Relu", "Clip", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
 """Kept in integers between convolutions. Elsewhere a sum is a residual stream, whose outliers 8 bits can't hold: MiniLM loses 6 points."""
 
 LARGE = 1_900_000_000
@@ -60,7 +60,7 @@ def quantize_static(source: Path, target: Path, batches: Iterable[Feeds]) -> Non
             target,
             _reader(prepared, batches),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*_PRODUCTS, *CARRIED, "Gather"],
+            op_types_to_quantize=[*_PRODUCTS, *PASS_THROUGH, "Gather"],
             nodes_to_quantize=_chosen(prepared),
             per_channel=True,
             # Signed activations take twice as long on x86, and outputs differ no less.
@@ -107,7 +107,7 @@ def _prepared(source: Path) -> Iterator[tuple[Path, bool]]:
                 all_tensors_to_one_file=True,
             )
             model = onnx.load(path, load_external_data=False)
-            _mend(model.graph)
+            _prepare_graph(model.graph)
             onnx.save(model, path)
             yield path, large
         except Exception as error:
@@ -116,7 +116,7 @@ def _prepared(source: Path) -> Iterator[tuple[Path, bool]]:
             ) from error
 
 
-def _mend(graph: Any) -> None:
+def _prepare_graph(graph: Any) -> None:
     """Name every node, since nodes are chosen by name, and make it safe for the quantizer to transpose the matrix of a Gemm in place.
 
     For that, the stated sizes of constants are dropped, and a matrix with other readers (such as a tied table) is copied.
@@ -143,7 +143,7 @@ def _chosen(path: Path) -> list[str]:
     constants = {each.name for each in graph.initializer}
     for node in graph.node:
         reads = [name for name in node.input if name and name not in constants]
-        inside = node.op_type in CARRIED and reads and carried.issuperset(reads)
+        inside = node.op_type in PASS_THROUGH and reads and carried.issuperset(reads)
         if node.op_type == "Conv" or inside:
             carried.update(node.output)
         if node.op_type in (*_PRODUCTS, "Gather") or inside:

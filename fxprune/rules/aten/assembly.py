@@ -64,7 +64,7 @@ def dstack(op: Op) -> Shape:
 
 
 @rule(aten.hsplit, aten.vsplit, aten.dsplit, zero="keep")
-def parted(op: Op) -> tuple[Shape, ...]:
+def hsplit(op: Op) -> tuple[Shape, ...]:
     """Pin the dim that is split: the places of the cuts are numbers that would have to change with it."""
     shape = op.dims("self")
     places = {aten.vsplit: 0, aten.hsplit: min(1, len(shape) - 1), aten.dsplit: 2}
@@ -92,7 +92,7 @@ def kron(op: Op) -> Shape:
 
 
 @rule(aten.narrow_copy, zero="keep")
-def narrowed(op: Op) -> Shape:
+def narrow_copy(op: Op) -> Shape:
     """Pin the dim that is cut: a part of it is read by position."""
     shape = op.dims("self")
     place = op.integer("dim") % len(shape)

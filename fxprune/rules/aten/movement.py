@@ -226,7 +226,7 @@ def split_with_sizes(op: Op) -> tuple[Shape, ...]:
     aten.tensor_split,
     zero="keep",
 )
-def pieces(op: Op) -> tuple[Shape, ...]:
+def split_by_count(op: Op) -> tuple[Shape, ...]:
     """Pin the dim that is split by a count or a step: only dims of symbolic size still are."""
     shape, place = op.dims("self"), axis(op)
     parts = [atom(out[place]) for out in op.outs]

@@ -96,7 +96,7 @@ def _pair(op: Op) -> Shape | tuple[Shape, ...]:
 
 
 #: operator: the value that is never chosen
-LOSERS = {
+MASKED_VALUES = {
     aten.max: float("-inf"),
     aten.argmax: float("-inf"),
     aten.min: float("inf"),
@@ -107,7 +107,7 @@ LOSERS = {
 def _chosen(op: Op) -> bool:
     """Record the choice of one among the positions of a dim; return whether the operator is such a choice."""
     found = candidates(op.node)
-    loser = LOSERS.get(packet(op.node))
+    loser = MASKED_VALUES.get(packet(op.node))
     if found is None or loser is None:
         return False
     op.choose(found.place, loser)

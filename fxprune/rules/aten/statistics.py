@@ -43,7 +43,7 @@ def _loss(op: Op) -> Shape:
 
 
 @rule(aten.cross_entropy_loss, aten.nll_loss_nd, aten.nll_loss, aten.nll_loss2d, zero="lose")
-def classified(op: Op) -> Shape:
+def softmax_cross_entropy(op: Op) -> Shape:
     """Pin the classes, which are named by value; unify the other dims with the target's."""
     shape, target = op.dims("self"), op.dims("target")
     place = min(1, len(shape) - 1)
@@ -62,7 +62,7 @@ def classified(op: Op) -> Shape:
 
 
 @rule(aten.cosine_similarity, aten.pairwise_distance, zero="lose")
-def compared(op: Op) -> Shape:
+def cosine_similarity(op: Op) -> Shape:
     """Mark the dim along which two operands are compared as inexact: the norms change with its members."""
     shape = together(op, ("x1", "x2"))
     place = op.integer("dim") % len(shape) if "dim" in op.arguments else len(shape) - 1

@@ -16,7 +16,7 @@ from fxprune.runtimes import open_session
 from fxprune.runtimes.onnxruntime import run_session
 from fxprune.tools.benchmarks.subjects import SUBJECTS, Subject, images, subject, texts
 from fxprune.tools.benchmarks.subjects.common import (
-    PLACE,
+    DATA_VARIABLE,
     Inputs,
     package,
     pick_output,
@@ -190,7 +190,7 @@ def test_what_is_absent_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path:
         subject("bert")
     with pytest.raises(UsageError, match="not installed; install: pip install cake"):
         package("no_such_cake", "pip install cake")
-    monkeypatch.setenv(PLACE, str(tmp_path))
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     with pytest.raises(UsageError, match=r"set FXPRUNE_DATA to the folder that holds cake/test\.csv"):
         task_data("cake/test.csv")
 

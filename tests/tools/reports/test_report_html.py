@@ -12,7 +12,7 @@ from fxprune.tools.reports import (
     train_report,
 )
 from fxprune.tools.reports.charts import MOST_POINTS, Line, chart, decades, ticks
-from fxprune.tools.reports.layer_bars import remainder
+from fxprune.tools.reports.layer_bars import layer_rows
 from fxprune.tools.reports.report_html import render_report
 from fxprune.tools.reports.templates import Source, breakable, source
 from support.drawn import NASTY, REPORT, Reader, axis, layer, read, timing
@@ -112,14 +112,14 @@ def test_names_break_and_numbers_do_not() -> None:
 
 def test_ranks_and_heads_of_unequal_dims_are_drawn() -> None:
     axes = [axis("l.0.q.rank", "rank", "l.0", 32, 8), axis("l.0.qk", "qk", "l.0", 10, 15, dims=[10, 5, 0])]
-    left = remainder([layer("l.0", 10, 5)], axes)
+    left = layer_rows([layer("l.0", 10, 5)], axes)
     assert left.columns == (("qk", "query/key dims"), ("rank", "ranks"))
     (dims,), (rank,) = left.rows[0].cells
     assert (dims.text, dims.heights, rank.text, rank.fill) == ("15 of 30", (100, 50, 0), "8 of 32", 25)
 
 
 def test_a_net_without_layers_has_a_row_for_each_axis() -> None:
-    left = remainder(
+    left = layer_rows(
         [layer("", 10, 5)],
         [axis("stem.channels", "channels", "", 8, 4), axis("channels", "channels", "", 16, 16)],
     )

@@ -17,15 +17,15 @@ Inputs: TypeAlias = dict[str, Tensor]
 RunFunction: TypeAlias = Callable[[Inputs], Any]
 """Function that runs a model on a batch: `lambda batch: program(**batch)`, an nn.Module likewise, or an ONNX Runtime session."""
 
-PLACE = "FXPRUNE_DATA"
-HERE = Path(__file__).resolve().parents[4] / "shared" / "data"
+DATA_VARIABLE = "FXPRUNE_DATA"
+DEFAULT_FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
 def task_data(name: str) -> Path:
     """The path of a file of task data (`STS-benchmark/sts-test.csv`) in $FXPRUNE_DATA, else in ../shared/data; UsageError if missing."""
-    folder = Path(os.environ.get(PLACE) or HERE)
+    folder = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_FOLDER)
     if not (folder / name).is_file():
-        raise UsageError(f"there is no {folder / name}; set {PLACE} to the folder that holds {name}")
+        raise UsageError(f"there is no {folder / name}; set {DATA_VARIABLE} to the folder that holds {name}")
     return folder / name
 
 
