@@ -7,6 +7,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -234,6 +235,7 @@ def name_of(path: Path) -> str:
     return ".".join((*home, *parts)).removesuffix(".__init__")
 
 
+@cache
 def product_trees() -> dict[str, ast.Module]:
     return {name_of(path): ast.parse(path.read_text()) for folder in PRODUCT for path in files(folder)}
 
@@ -251,6 +253,7 @@ def package_files() -> Iterator[Path]:
     return (path for place in PRODUCT for path in files(place) if path.name == "__init__.py")
 
 
+@cache
 def packages() -> dict[str, ast.Module]:
     return {name_of(path): ast.parse(path.read_text()) for path in package_files()}
 
