@@ -19,9 +19,6 @@ from fxprune.ir import Point, Program, attribute, describe_error, operands, set_
 from fxprune.ir.example_inputs import call_inputs
 from fxprune.ir.program import flatten_inputs
 
-Config: TypeAlias = tuple[tuple[str, int], ...]
-"""The number of units that stay of each axis, by name."""
-
 # This logger prints a trace of a failure; the exception contains the reason too.
 _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 

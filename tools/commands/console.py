@@ -107,9 +107,9 @@ class Steps:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def at(self, done: int, total: int, left: float, told: str = "") -> None:
-        """Show that so many are done, and the estimated seconds that are left, behind the text `told`."""
-        text = f"{told}{_duration(left)} left"
+    def at(self, done: int, total: int, left: float, text: str = "") -> None:
+        """Show that so many are done, and the estimated seconds that are left, behind `text`."""
+        text = f"{text}{_duration(left)} left"
         self.bar.update(self.task, completed=done, total=total, left=text)
         now = time.perf_counter()
         if not self.console.is_terminal and (done == total or now > self.said + self.SECONDS):
@@ -121,13 +121,13 @@ class Steps:
         total = self.total or self.done + 1
         self.reached(self.done + 1, total)
 
-    def reached(self, done: int, total: int, told: str = "") -> None:
+    def reached(self, done: int, total: int, text: str = "") -> None:
         """Show that so many of the total are done; the time left is estimated from those done in this run."""
         if self.first is None:
             self.first = done - 1
         self.done = done
         here = time.perf_counter() - self.start
-        self.at(done, total, (total - done) * here / (done - self.first), told)
+        self.at(done, total, (total - done) * here / (done - self.first), text)
 
 
 def _duration(seconds: float) -> str:
