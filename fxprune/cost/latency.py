@@ -27,7 +27,8 @@ SECONDS_A_FILE = 0.3
 class Clock:
     """Meter that times small files on the runtime, in milliseconds; times are cached in a file, by identity of the machine and the runtime.
 
-    A machine's speed varies from day to day: the first program is always timed anew, and cached times are scaled by its change.
+    A machine's speed varies from day to day: the first program with a cached time is always timed anew, and cached times are scaled by
+    its change.
     """
 
     settings: Settings
@@ -40,11 +41,10 @@ class Clock:
 
     def __call__(self, wanted: Mapping[Key, tuple[str, Callable[[], Program]]]) -> dict[Key, float]:
         names = {key: self._name(signature) for key, (signature, _) in wanted.items()}
-        first = next(iter(wanted))
         missing = [key for key, name in names.items() if name not in self._known]
-        asked = list(dict.fromkeys([first, *missing]))
-        fresh = self._timed({key: wanted[key][1] for key in asked})
-        scale = fresh[first] / self._known.get(names[first], fresh[first])
+        reference = next((key for key in names if key not in missing), next(iter(names)))
+        fresh = self._timed({key: wanted[key][1] for key in dict.fromkeys([reference, *missing])})
+        scale = fresh[reference] / self._known.get(names[reference], fresh[reference])
         times = {key: fresh.get(key, self._known.get(name, 0.0) * scale) for key, name in names.items()}
         self._known |= {names[key]: times[key] / scale for key in missing}
         if missing:

@@ -99,6 +99,15 @@ def test_times_of_a_faster_day_are_scaled_by_the_first_program(machine: Machine,
     assert machine.measured == [[4, 2], [4, 5], [4]]
 
 
+def test_where_the_first_program_is_new_another_scales(machine: Machine, tmp_path: Path) -> None:
+    cached = tmp_path / "costs.json"
+    Clock(Settings(), cached)(asked(4, 2))
+    machine.slowness = 3.0
+    assert Clock(Settings(), cached)(asked(8, 2, 4)) == {"key 8": 24.0, "key 2": 6.0, "key 4": 12.0}
+    assert sorted(json.loads(cached.read_text()).values()) == [2.0, 4.0, 8.0]
+    assert machine.measured == [[4, 2], [2, 8]]
+
+
 @pytest.mark.parametrize(
     "other",
     [Settings(threads=2), Settings(optimization="basic"), Settings(runtime="torch")],
