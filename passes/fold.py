@@ -27,9 +27,9 @@ class Fold(Pass):
 def fold(program: Program) -> Program:
     """Return the program with constants folded, and without no-op operators, dead code and unread weights."""
     clean = rebuild(program, copy_graph(program), {})
-    drop_idle(clean.graph)
-    fold_constants(clean.graph)
-    remove_dead(clean.graph)
-    clean.graph.graph.lint()
-    clean.graph.recompile()
+    drop_idle(clean.graph_module)
+    fold_constants(clean.graph_module)
+    remove_dead(clean.graph_module)
+    clean.graph.lint()
+    clean.graph_module.recompile()
     return clean

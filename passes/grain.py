@@ -92,7 +92,7 @@ class Grain(Training):
 def _tables(program: Program, rank: int) -> list[str]:
     """Return the tables that are indexed by inputs, and become at least a quarter smaller as two factors of this rank."""
     varies = walk(program).varies
-    lookups = program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
+    lookups = program.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
     found = [
         str(node.args[0].target)
         for node in lookups

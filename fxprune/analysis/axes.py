@@ -162,7 +162,7 @@ Places = list[tuple[str, int, Dim]]
 def _places(program: Program, flow: Flow) -> dict[Dim, Places]:
     """Return where each atom occurs: (parameter or buffer, dimension, the dimension's dim), in graph order."""
     places: dict[Dim, Places] = {}
-    for node in program.graph.graph.find_nodes(op="get_attr"):
+    for node in program.graph.find_nodes(op="get_attr"):
         for place, dim in enumerate(flow.dims.get(node, ())):
             for leaf in dict.fromkeys(leaves(dim)):
                 places.setdefault(leaf, []).append((str(node.target), place, dim))
@@ -174,7 +174,7 @@ def _members(leaf: Dim, places: Places, short: dict[Dim, str], parameters: set[s
 
 
 def _is_learned(program: Program, name: str) -> bool:
-    value = attribute(program.graph, name)
+    value = attribute(program.graph_module, name)
     return isinstance(value, nn.Parameter) and (value.is_floating_point() or value.is_complex())
 
 
@@ -239,7 +239,7 @@ def _least_units(dim: Dim, leaf: Dim, least: int) -> int:
 def _refusals(
     program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]
 ) -> tuple[Refusal, ...]:
-    nodes = {node.name: node for node in program.graph.graph.nodes}
+    nodes = {node.name: node for node in program.graph.nodes}
     found = [_pinned_refusal(program, flow, leaf, places[leaf], nodes) for leaf in whole]
     unknown = [
         _refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes)

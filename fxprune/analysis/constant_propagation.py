@@ -50,7 +50,7 @@ class ConstantMasks(Mapping[fx.Node, Tensor]):
 
 def propagate_constants(program: Program) -> ConstantMasks:
     """Return the elements that a program computes alike for all inputs."""
-    run = _Run(program.graph)
+    run = _Run(program.graph_module)
     with torch.no_grad():
         flat = flatten_inputs(program, program.args, program.kwargs)
         run.run(*flat, enable_io_processing=False)

@@ -22,7 +22,7 @@ def walk(program: Program) -> Flow:
     """Infer the dims of every value of a program."""
     flow = Flow()
     storages: dict[Any, Shape] = {}
-    nodes = list(program.graph.graph.nodes)
+    nodes = list(program.graph.nodes)
     _mark_varying(flow, nodes)
     for node in nodes:
         _visit(program, node, flow, storages)
@@ -38,8 +38,8 @@ def replay(program: Program, order: Sequence[fx.Node]) -> Flow:
     """
     flow = Flow()
     storages: dict[Any, Shape] = {}
-    _mark_varying(flow, list(program.graph.graph.nodes))
-    for node in program.graph.graph.nodes:
+    _mark_varying(flow, list(program.graph.nodes))
+    for node in program.graph.nodes:
         if not _no_tensor(node.meta.get("val")):
             flow.dims[node] = _free_dims(node.meta["val"])
     for node in order:
@@ -70,7 +70,7 @@ def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shap
         free = node.name in program.free_inputs
         _assign(flow, node, _pinned_atoms(node, "an input of the graph", free))
     elif node.op == "get_attr":
-        value = attribute(program.graph, str(node.target))
+        value = attribute(program.graph_module, str(node.target))
         if isinstance(value, Tensor):
             _assign(flow, node, storages.setdefault(storage_key(value), tuple(atom(n) for n in value.shape)))
     elif node.op == "output":
@@ -187,8 +187,8 @@ def _join_candidates(flow: Flow) -> None:
 def _pin_overlaps(program: Program, flow: Flow) -> None:
     """Pin the dims of tensors that are different views of one storage, which can't shrink apart."""
     seen: dict[int, tuple[Any, fx.Node]] = {}
-    for node in program.graph.graph.find_nodes(op="get_attr"):
-        value = attribute(program.graph, str(node.target))
+    for node in program.graph.find_nodes(op="get_attr"):
+        value = attribute(program.graph_module, str(node.target))
         if not isinstance(value, Tensor) or value.device.type == "meta" or not value.numel():
             continue
         key, other = seen.setdefault(value.untyped_storage().data_ptr(), (storage_key(value), node))

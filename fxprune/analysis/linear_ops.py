@@ -127,7 +127,7 @@ def matrices(program: Program, flow: Flow) -> dict[str, Matrix]:
     """
     uses = _uses(program)
     found: dict[str, Matrix] = {}
-    for node in program.graph.graph.nodes:
+    for node in program.graph.nodes:
         form = FORMS.get(packet_of(node.target)) if node.op == "call_function" else None
         matrix = _matrix(program, node, form) if form else None
         if matrix and matrix.source in flow.varies and _owns(program, matrix, uses):
@@ -141,14 +141,14 @@ def _owns(program: Program, matrix: Matrix, uses: dict[Any, int]) -> bool:
 
 
 def _key(program: Program, name: str) -> Any:
-    return storage_key(attribute(program.graph, name))
+    return storage_key(attribute(program.graph_module, name))
 
 
 def _uses(program: Program) -> dict[Any, int]:
     """Return the number of nodes that read each tensor, by storage."""
     uses: dict[Any, int] = {}
-    for node in program.graph.graph.find_nodes(op="get_attr"):
-        value = attribute(program.graph, str(node.target))
+    for node in program.graph.find_nodes(op="get_attr"):
+        value = attribute(program.graph_module, str(node.target))
         if isinstance(value, Tensor):
             uses[storage_key(value)] = uses.get(storage_key(value), 0) + len(node.users)
     return uses
@@ -169,7 +169,7 @@ def _matrix(program: Program, node: fx.Node, form: _Form) -> Matrix | None:
 
 def _fits(program: Program, node: fx.Node, form: _Form, names: tuple[str, str]) -> bool:
     """Return whether the weight is one matrix (no vector, no batch of them), and the bias a number for each output."""
-    weight, bias = (attribute(program.graph, name).shape if name else None for name in names)
+    weight, bias = (attribute(program.graph_module, name).shape if name else None for name in names)
     outputs = node.meta["val"].shape[-form.outputs]
     return len(weight or ()) == form.outputs + 1 and bias in (None, (outputs,))
 
@@ -186,7 +186,7 @@ def _parameter(program: Program, value: Any) -> tuple[str, bool]:
         value, flipped = value.args[0], flipped != (value.args[1:] not in ((0, 0), ([0, 1],)))
     if not isinstance(value, fx.Node) or value.op != "get_attr":
         return "", False
-    held = attribute(program.graph, str(value.target))
+    held = attribute(program.graph_module, str(value.target))
     is_weight = isinstance(held, nn.Parameter) and held.is_floating_point() and held.dim() > 0
     return (str(value.target), flipped) if is_weight else ("", False)
 

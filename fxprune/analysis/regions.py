@@ -50,7 +50,7 @@ def find_regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ..
     rows = find_rows(program, flow)
     modules = _modules(program, flow)
     whole = _module_units(rows, modules)
-    place = {node.name: i for i, node in enumerate(program.graph.graph.nodes)}
+    place = {node.name: i for i, node in enumerate(program.graph.nodes)}
     found = [_region(unit, "layer", path) for path, unit in _outermost_complete(whole, modules).items()]
     taken = {name for region in found for name in region.nodes}
     free = [[atom for atom in row.atoms if atom.exit.name not in taken] for row in rows]
@@ -246,7 +246,7 @@ class Module:
 
 def _modules(program: Program, flow: Flow) -> dict[str, Module]:
     """Return the modules that nodes come from, by path."""
-    calls = [node for node in program.graph.graph.nodes if node.op == "call_function" and node in flow.varies]
+    calls = [node for node in program.graph.nodes if node.op == "call_function" and node in flow.varies]
     readers = frozenset(node for node in calls if weights(program, [node], flow))
     found: dict[str, Module] = {}
     for node in calls:
@@ -266,7 +266,7 @@ _OTHER_DIMS = "its output has other dims than its input (they can't be proved to
 def _why(program: Program, flow: Flow, module: Module) -> str:
     """Return the reason why a module is no region."""
     inside = module.nodes
-    nodes = [node for node in program.graph.graph.nodes if node in inside]
+    nodes = [node for node in program.graph.nodes if node in inside]
     tensors = [node for node in nodes if isinstance(node.meta.get("val"), Tensor)]
     leaving = [(node, user) for node in tensors for user in node.users if user not in inside]
     for node, user in leaving:

@@ -96,7 +96,7 @@ def find_rows(program: Program, flow: Flow) -> list[Row]:
 def _graph(program: Program, flow: Flow) -> nx.DiGraph:
     """Return the graph of all that depends on an input, from operand to user; the output node is the sink of outputs that are not spare."""
     graph, spare = nx.DiGraph(), program.spare_outputs()
-    for node in program.graph.graph.nodes:
+    for node in program.graph.nodes:
         if node in flow.varies or node.op == "output":
             ends = node.op == "output"
             graph.add_edges_from(
@@ -111,7 +111,7 @@ def _sources(program: Program, flow: Flow) -> list[fx.Node]:
     """Return where streams begin: inputs of floating type, and the first operators with a parameter behind any input."""
     begun: set[fx.Node] = set()
     sources: list[fx.Node] = []
-    for node in program.graph.graph.nodes:
+    for node in program.graph.nodes:
         if node.op == "placeholder" and _is_floating(node):
             sources.append(node)
         if node not in flow.varies or node.op != "call_function":
@@ -139,7 +139,9 @@ def weights(program: Program, nodes: Sequence[fx.Node], flow: Flow) -> tuple[str
         if node in seen:
             continue
         seen.add(node)
-        if node.op == "get_attr" and isinstance(attribute(program.graph, str(node.target)), nn.Parameter):
+        if node.op == "get_attr" and isinstance(
+            attribute(program.graph_module, str(node.target)), nn.Parameter
+        ):
             found[str(node.target)] = None
         waiting += node.all_input_nodes
     return tuple(found)
@@ -150,12 +152,12 @@ class _Stream:
 
     def __init__(self, program: Program, flow: Flow, graph: nx.DiGraph, source: fx.Node) -> None:
         self.program, self.flow = program, flow
-        self.sink = program.graph.graph.output_node()
+        self.sink = program.graph.output_node()
         reached = {source, *nx.descendants(graph, source)} if source in graph else {source}
         ends = {self.sink, *nx.ancestors(graph, self.sink)} if self.sink in graph else set()
         self.graph = graph.subgraph(reached & ends)
         self.source = source
-        self.order = {node: i for i, node in enumerate(program.graph.graph.nodes)}
+        self.order = {node: i for i, node in enumerate(program.graph.nodes)}
 
     @cached_property
     def inside(self) -> dict[fx.Node, tuple[int, int]]:
@@ -253,6 +255,6 @@ def _operand(program: Program, node: fx.Node, place: Mapping[fx.Node, int]) -> s
     if node in place:
         return str(place[node])
     if node.op == "get_attr":
-        value = attribute(program.graph, str(node.target))
+        value = attribute(program.graph_module, str(node.target))
         return str(tuple(value.shape)) if isinstance(value, nn.Parameter) else "constant"
     return "side"

@@ -55,7 +55,7 @@ def _owner(analysis: Analysis, axis: Axis, heads: set[str]) -> str:
 def carriers(analysis: Analysis) -> dict[Dim, set[str]]:
     """Return the names of the nodes that compute with each atom: it is in their value or in an operand."""
     found: dict[Dim, set[str]] = {}
-    for node in analysis.program.graph.graph.nodes:
+    for node in analysis.program.graph.nodes:
         if node.op == "call_function":
             dims = [d for n in (node, *operands(node)) for d in flat_dims(analysis.flow.dims.get(n, ()))]
             for leaf in dict.fromkeys(leaf for dim in dims for leaf in leaves(dim)):

@@ -63,13 +63,13 @@ def choices(analysis: Analysis) -> dict[Dim, dict[fx.Node, fx.Node]]:
     dims = analysis.flow.dims
     learned = {
         leaf
-        for node in analysis.program.graph.graph.find_nodes(op="get_attr")
-        if isinstance(attribute(analysis.program.graph, str(node.target)), nn.Parameter)
+        for node in analysis.program.graph.find_nodes(op="get_attr")
+        if isinstance(attribute(analysis.program.graph_module, str(node.target)), nn.Parameter)
         for dim in dims.get(node, ())
         for leaf in leaves(dim)
     }
     found: dict[Dim, dict[fx.Node, fx.Node]] = {}
-    for node in analysis.program.graph.graph.find_nodes(op="call_function", target=SELECT):
+    for node in analysis.program.graph.find_nodes(op="call_function", target=SELECT):
         source, place, index = node.args
         atoms = list(leaves(flat_dims(dims.get(source, ()))[place]))
         if len(atoms) == 1 and atoms[0] in learned and isinstance(index, fx.Node) and index.op == "get_attr":

@@ -90,8 +90,10 @@ def flatten_batch(program: Program, batch: Batch) -> list[Any]:
 
 def state(program: Program) -> Batch:
     """Return copies of the buffers that the graph writes into, by name: a run on the copies leaves the program unchanged."""
-    nodes = program.graph.graph.find_nodes(op="get_attr")
-    return {str(n.target): attribute(program.graph, str(n.target)).clone() for n in nodes if is_written(n)}
+    nodes = program.graph.find_nodes(op="get_attr")
+    return {
+        str(n.target): attribute(program.graph_module, str(n.target)).clone() for n in nodes if is_written(n)
+    }
 
 
 def batched_by_length(rows: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[Batch]:
@@ -183,13 +185,13 @@ def _try(program: Program, batch: Batch) -> None:
 
 def _run(program: Program, batch: Batch) -> dict[str, Tensor]:
     """Return the tensor outputs by name; buffers that the graph writes into are restored afterwards."""
-    nodes = program.graph.graph.find_nodes(op="get_attr")
-    written = [attribute(program.graph, str(node.target)) for node in nodes if is_written(node)]
+    nodes = program.graph.find_nodes(op="get_attr")
+    written = [attribute(program.graph_module, str(node.target)) for node in nodes if is_written(node)]
     before = [value.clone() for value in written]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         try:
-            found = fx.Interpreter(program.graph).run(
+            found = fx.Interpreter(program.graph_module).run(
                 *flatten_batch(program, batch), enable_io_processing=False
             )
         finally:

@@ -26,18 +26,18 @@ class Runner(fx.Interpreter):
     """
 
     def __init__(self, program: Program, batch: dict[str, Tensor], wanted: Sequence[fx.Node]) -> None:
-        super().__init__(program.graph)
+        super().__init__(program.graph_module)
         self.new: Mapping[str, Tensor] = {}
         self.state = state(program)
-        self.waiting = [n for n in program.graph.graph.nodes if n.op not in ("output", "get_attr")]
+        self.waiting = [n for n in program.graph.nodes if n.op not in ("output", "get_attr")]
         self.waiting.reverse()
-        self.readers = Counter({node: len(node.users) for node in program.graph.graph.nodes})
+        self.readers = Counter({node: len(node.users) for node in program.graph.nodes})
         self.readers.update(wanted)
         given = zip(program.placeholders(), flatten_batch(program, batch), strict=True)
         self.env: dict[fx.Node, Any] = dict(given)
         lasting = (
-            *program.graph.parameters(),
-            *program.graph.buffers(),
+            *program.graph_module.parameters(),
+            *program.graph_module.buffers(),
             *self.state.values(),
             *batch.values(),
         )

@@ -125,8 +125,8 @@ def _tasks(
     kept = kept_masks(analysis, replace(selection, removed=(), model=""))
     before = matrices(analysis.program, analysis.flow)
     after = matrices(slim, analyze(slim).flow)
-    nodes = {node.name: node for node in program.graph.graph.nodes}
-    order = {node: i for i, node in enumerate(slim.graph.graph.nodes)}
+    nodes = {node.name: node for node in program.graph.nodes}
+    order = {node: i for i, node in enumerate(slim.graph.nodes)}
     lost = {c.node.name for c in analysis.flow.contractions if changes(c.dim, kept)} | set(moved)
     tasks = []
     for name, matrix in after.items():
@@ -174,8 +174,8 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
 def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
     """Choose the best fit, and store its tensors in `new`."""
     matrix, (sums, held, ridge) = task.matrix, what
-    weight = attribute(slim.graph, matrix.weight)
-    bias = attribute(slim.graph, matrix.bias) if matrix.bias else None
+    weight = attribute(slim.graph_module, matrix.weight)
+    bias = attribute(slim.graph_module, matrix.bias) if matrix.bias else None
     now = Fit(
         matrix.read(weight).detach().to(torch.float64),
         None if bias is None else bias.detach().to(torch.float64),

@@ -42,10 +42,12 @@ class _RecordingInterpreter(fx.Interpreter):
     """
 
     def __init__(self, program: Program, values: set[str], nodes: set[str], parameters: set[str]) -> None:
-        super().__init__(program.graph)
-        self.writes = any(map(is_written, program.graph.graph.nodes))
+        super().__init__(program.graph_module)
+        self.writes = any(map(is_written, program.graph.nodes))
         self.kept, self.nodes = values, nodes
-        self.learned = {name: attribute(program.graph, name).detach().requires_grad_() for name in parameters}
+        self.learned = {
+            name: attribute(program.graph_module, name).detach().requires_grad_() for name in parameters
+        }
         self.given = state(program) | self.learned
         self.values: dict[str, Tensor] = {}
         self.sources = dict(self.learned)

@@ -42,7 +42,7 @@ def count_flops(program: Program, point: Point | None = None) -> int:
     inputs = [fake.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(inputs, spec)
     with torch.no_grad(), counter, fake:
-        program.graph.forward(
+        program.graph_module.forward(
             *args, **kwargs
         )  # past the counter's own hooks, which require a gradient of a parameter that is a result
     return int(counter.get_total_flops())

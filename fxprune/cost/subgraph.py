@@ -65,13 +65,13 @@ def _chosen(program: Program, names: frozenset[str], values: Values) -> list[fx.
     """Return the named nodes that give a tensor; where one of several tensors is named (a split), all of them."""
     several = {
         n
-        for n in program.graph.graph.nodes
+        for n in program.graph.nodes
         if isinstance(values.get(n), (tuple, list))
         and not names.isdisjoint({n.name, *(u.name for u in n.users)})
     }
     return [
         n
-        for n in program.graph.graph.nodes
+        for n in program.graph.nodes
         if (n.name in names and isinstance(values.get(n), Tensor))
         or n in several
         or not several.isdisjoint(n.all_input_nodes)
@@ -85,7 +85,7 @@ def _source(
     if not isinstance(value, Tensor):
         return value
     if node.op == "get_attr":
-        set_attribute(root, str(node.target), attribute(program.graph, str(node.target)))
+        set_attribute(root, str(node.target), attribute(program.graph_module, str(node.target)))
         return graph.get_attr(str(node.target))
     inputs.append(_made_up(value, len(inputs)))
     return graph.placeholder(f"input_{len(inputs) - 1}")
@@ -125,7 +125,7 @@ def values_at(program: Program, point: Point | None) -> Values:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         fake = [mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
         args, kwargs = pytree.tree_unflatten(fake, spec)
-        recorder, level = _Recorder(program.graph), _FAKE_LOG.level
+        recorder, level = _Recorder(program.graph_module), _FAKE_LOG.level
         _FAKE_LOG.setLevel(logging.CRITICAL)
         try:
             recorder.run(*flatten_inputs(program, args, kwargs), enable_io_processing=False)

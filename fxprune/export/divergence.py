@@ -33,7 +33,7 @@ ByLine: TypeAlias = Mapping[str, Sequence[Tensor]]
 def describe_divergence(model: nn.Module, program: Program) -> str:
     """Describe where a module diverges from a program: the innermost line that is not torch's, with both shapes; "" where unknown."""
     by_line: dict[str, list[Tensor]] = {}
-    nodes = {node.name: node for node in program.graph.graph.nodes}
+    nodes = {node.name: node for node in program.graph.nodes}
     for name, value in every_value(program, program):
         if isinstance(value, Tensor):
             by_line.setdefault(source_line(nodes[name]).partition(" in ")[0], []).append(value)

@@ -32,11 +32,11 @@ aten = torch.ops.aten
 
 def to_exported_program(program: Program) -> ExportedProgram:
     """Export the program's graph once more; ExportError where torch.export can't."""
-    graph, kwargs = drop_whole_choices(program).graph, dict(program.kwargs)
+    graph, kwargs = drop_whole_choices(program).graph_module, dict(program.kwargs)
     with quiet(), inference():
         try:
             return torch.export.export(
-                graph, program.args, kwargs, dynamic_shapes=program.dynamic, strict=False
+                graph, program.args, kwargs, dynamic_shapes=program.dynamic_shapes, strict=False
             )
         except Exception as error:
             raise ExportError(
@@ -52,15 +52,15 @@ def lift(program: Program) -> ExportedProgram:
     for node in program.placeholders():
         nodes[node] = _placeholder(graph, node.name, node)
         specs.append(InputSpec(InputKind.USER_INPUT, _argument(nodes[node]), None))
-    for node in program.graph.graph.find_nodes(op="call_module"):
+    for node in program.graph.find_nodes(op="call_module"):
         raise ExportError(f"{node.name} calls a module, and an exported graph has none")
-    for node in program.graph.graph.nodes:
+    for node in program.graph.nodes:
         if node.op == "call_function":
             nodes[node] = graph.node_copy(node, lambda source: nodes[source])
     results = [nodes[value] if isinstance(value, fx.Node) else value for value in program.outputs()]
     graph.output(tuple(results))
     outputs = [OutputSpec(OutputKind.USER_OUTPUT, _argument(value), None) for value in results]
-    info = program.graph.graph._codegen.pytree_info  # type: ignore[attr-defined]
+    info = program.graph._codegen.pytree_info  # type: ignore[attr-defined]
     called = ModuleCallSignature([], [], info.in_spec, info.out_spec, list(info.orig_args))
     return ExportedProgram(
         torch.nn.Module(),
@@ -110,13 +110,13 @@ def for_onnx(exported: ExportedProgram) -> ExportedProgram:
 def _lift_tensors(
     program: Program, graph: fx.Graph, nodes: dict[fx.Node, fx.Node]
 ) -> tuple[list[InputSpec], dict[str, Tensor]]:
-    learned = dict(program.graph.named_parameters(remove_duplicate=False))
+    learned = dict(program.graph_module.named_parameters(remove_duplicate=False))
     lifted: dict[str, fx.Node] = {}
     specs, state = [], {}
-    for node in program.graph.graph.find_nodes(op="get_attr"):
+    for node in program.graph.find_nodes(op="get_attr"):
         name = str(node.target)
         if name not in lifted:
-            state[name] = attribute(program.graph, name)
+            state[name] = attribute(program.graph_module, name)
             prefix = "p" if name in learned else "b"
             lifted[name] = _placeholder(graph, f"{prefix}_{name.replace('.', '_')}", node)
             kind = InputKind.PARAMETER if name in learned else InputKind.BUFFER

@@ -90,10 +90,7 @@ def declared(module: nn.Module, arguments: Arguments) -> Declared:
 def arguments_of(program: Program, name: str) -> Arguments:
     """Return the arguments of the first operator that reads a tensor, by name, without those that are nodes."""
     readers = [
-        user
-        for node in program.graph.graph.find_nodes(op="get_attr")
-        if node.target == name
-        for user in node.users
+        user for node in program.graph.find_nodes(op="get_attr") if node.target == name for user in node.users
     ]
     schema = next((user.target._schema.arguments for user in readers if hasattr(user.target, "_schema")), ())
     values = readers[0].args if readers else ()

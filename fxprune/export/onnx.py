@@ -110,7 +110,7 @@ def _attempts(program: Program, opset: int | None) -> list[tuple[_Form, int]]:
         return [(lift, opset), (to_exported_program, opset)]
 
     attention = aten.scaled_dot_product_attention.default
-    fused = any(node.target is attention for node in program.graph.graph.nodes)
+    fused = any(node.target is attention for node in program.graph.nodes)
     opsets = (ATTENTION_OPSET, ONNX_DEFAULT_OPSET) if fused else (ONNX_DEFAULT_OPSET,)
     return [*((lift, opset) for opset in opsets), (to_exported_program, ONNX_DEFAULT_OPSET)]
 

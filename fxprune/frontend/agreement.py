@@ -28,7 +28,7 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
     wanted = module_outputs(model, program)
     with exporting(model):
         try:
-            got = _seeded(program.graph, (program.args, program.kwargs), 0)
+            got = _seeded(program.graph_module, (program.args, program.kwargs), 0)
         except Exception as error:
             name = type(model).__name__
             raise CaptureError(

@@ -47,11 +47,11 @@ _PASSED_ON = (
 def canonicalize(program: Program) -> Program:
     """Run every canonicalization pass once, in order; the program's graph is changed in place (capture owns it)."""
     for each in CANONICALIZATIONS:
-        each(program.graph)
-        program.graph.graph.lint()
-    program.graph.delete_all_unused_submodules()
-    program.graph.recompile()
-    program.graph.eval()
+        each(program.graph_module)
+        program.graph.lint()
+    program.graph_module.delete_all_unused_submodules()
+    program.graph_module.recompile()
+    program.graph_module.eval()
     return decouple_tables(program)
 
 

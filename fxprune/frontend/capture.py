@@ -26,7 +26,7 @@ from fxprune.frontend.canonicalize import canonicalize
 from fxprune.frontend.dynamic_shapes import (
     auto_symbolic,
     dynamic_of,
-    dynamic_shapes,
+    named_shapes,
     settle_shapes,
     symbolic,
     with_constants,
@@ -44,25 +44,25 @@ def capture(
     model: nn.Module | ExportedProgram | str | os.PathLike[str],
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
-    dynamic: Any = None,
+    dynamic_shapes: Any = None,
     free_outputs: Collection[str] = (),
     training: bool = False,
 ) -> Program:
     """Capture a model as a Program; the model is left as it was, and its weights are shared, not copied.
 
     `model` is an nn.Module (with example `args` and `kwargs`), an ExportedProgram, or the path of a .pt2 file (read by
-    `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic` is None (all sizes
-    fixed), True (torch decides for every dimension) or what torch.export calls dynamic_shapes.
+    `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic_shapes` is None
+    (all sizes fixed), True (torch decides for every dimension) or what torch.export takes under this name.
     `free_outputs` are outputs that may shrink. With `training`, an nn.Module is captured in training mode, too, so that its fused
     attention has the dropout in training that it has there. CaptureError gives torch's reason.
     """
-    program = _captured(model, args, dict(kwargs or {}), dynamic)
+    program = _captured(model, args, dict(kwargs or {}), dynamic_shapes)
     if training and isinstance(model, nn.Module):
-        _remember_dropout(program, model, args, dict(kwargs or {}), dynamic)
+        _remember_dropout(program, model, args, dict(kwargs or {}), dynamic_shapes)
     return free_dims(program, outputs=free_outputs)
 
 
-def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> Program:
+def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Program:
     if isinstance(model, (str, os.PathLike)):
         model = _load(Path(model))
     if isinstance(model, ExportedProgram):
@@ -72,7 +72,7 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
         raise CaptureError(
             f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
         )
-    shapes = dynamic_shapes(model, args, kwargs, dynamic)
+    shapes = named_shapes(model, args, kwargs, dynamic_shapes)
     extra = uncached_kwargs(model, kwargs)
     with without_cache(model, kwargs):
         own_args, own_kwargs = clone_inputs((tuple(args), {**kwargs, **extra}))
@@ -83,15 +83,15 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
 
 
 def _remember_dropout(
-    program: Program, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
+    program: Program, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> None:
     """Record attention's dropout in training mode; a model that torch can't trace in that mode keeps attention without dropout."""
     extra = uncached_kwargs(model, kwargs)
     own_args, own_kwargs = clone_inputs((tuple(args), {**kwargs, **extra}))
-    shapes = with_constants(dynamic_shapes(model, args, kwargs, dynamic), extra)
+    shapes = with_constants(named_shapes(model, args, kwargs, dynamic_shapes), extra)
     with without_cache(model, kwargs), suppress(CaptureError):
         exported = _export(model, own_args, own_kwargs, shapes, training=True)
-        copy_dropout(program.graph, exported.graph)
+        copy_dropout(program.graph_module, exported.graph)
 
 
 def _load(path: Path) -> ExportedProgram:

@@ -15,8 +15,8 @@ from fxprune.ir import is_free, trees
 from fxprune.ir.signature import shape_tree
 
 
-def dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Any) -> Any:
-    """Return `dynamic` in torch.export's form, keyed by parameter name."""
+def named_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Any) -> Any:
+    """Return `dynamic` (dynamic_shapes as a user gives them) in torch.export's form, keyed by parameter name."""
     if dynamic is None or dynamic is False:
         return None
     names = list(inspect.signature(model.forward).parameters)[: len(args)]

@@ -27,8 +27,8 @@ def absorb_constants(program: Program) -> Program:
     own = {m: (places, numbers) for m, (places, numbers) in found.items() if _is_read(program, m, places)}
     if not own:
         return program
-    graph = rebuild(program, copy_graph(program), {}).graph
-    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    graph = rebuild(program, copy_graph(program), {}).graph_module
+    nodes = dict(zip(program.graph.nodes, graph.graph.nodes, strict=True))
     tensors = program.tensors()
     for matrix, (places, numbers) in own.items():
         weight = matrix.read(tensors[matrix.weight].detach()).clone()
@@ -41,7 +41,7 @@ def absorb_constants(program: Program) -> Program:
         else:
             _with_bias(graph, nodes[matrix.node], matrix, added, tensors)
     graph.recompile()
-    return rebuild(program.replace(graph=graph), graph.graph, tensors)
+    return rebuild(program.replace(graph_module=graph), graph.graph, tensors)
 
 
 def _constant(matrix: Matrix, facts: ConstantMasks) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def _constant(matrix: Matrix, facts: ConstantMasks) -> tuple[Tensor, Tensor]:
 
 def _is_read(program: Program, matrix: Matrix, places: Tensor) -> bool:
     """Return whether any weight in the columns `places` is nonzero."""
-    weight = matrix.read(attribute(program.graph, matrix.weight))
+    weight = matrix.read(attribute(program.graph_module, matrix.weight))
     return bool((weight[:, places] != 0).any())
 
 

@@ -40,7 +40,7 @@ def _carried(dim: Dim, axes: dict[Dim, Axis]) -> set[str]:
 
 def _is_flat(analysis: Analysis, matrix: Matrix) -> bool:
     """Return whether the weight is a matrix, or a kernel of one point."""
-    shape = attribute(analysis.program.graph, matrix.weight).shape
+    shape = attribute(analysis.program.graph_module, matrix.weight).shape
     return all(size == 1 for size in shape[2:])
 
 

@@ -31,17 +31,17 @@ def remove_empty_sums(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program
     some sum over it has no constant remainder. Values that are no longer summed may have coarser axes: these are new ones with new names.
     """
     program = analysis.program
-    graph = rebuild(program, copy_graph(program), {}).graph
-    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    graph = rebuild(program, copy_graph(program), {}).graph_module
+    nodes = dict(zip(program.graph.nodes, graph.graph.nodes, strict=True))
     for axis in axes:
         sums = [found for found in analysis.flow.contractions if axis.leaf in leaves(found.dim)]
         if sums and all(_is_replaceable(program, found, axis.leaf) for found in sums):
             for found in sums:
                 _replace(graph, program, nodes, found.node)
     slim = rebuild(program, graph.graph, {}).replace(labels={})
-    remove_dead(slim.graph)
-    slim.graph.recompile()
-    calls = [node for node in slim.graph.graph.nodes if node.op == "call_function" and "val" in node.meta]
+    remove_dead(slim.graph_module)
+    slim.graph_module.recompile()
+    calls = [node for node in slim.graph.nodes if node.op == "call_function" and "val" in node.meta]
     propagate(
         slim, {node: sizes_of(node.meta["val"]) for node in calls if isinstance(node.meta["val"], Tensor)}
     )

@@ -63,8 +63,8 @@ class _Builder:
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis, self.program = analysis, analysis.program
-        self.graph = rebuild(self.program, copy_graph(self.program), {}).graph
-        self.nodes = dict(zip(self.program.graph.graph.nodes, self.graph.graph.nodes, strict=True))
+        self.graph = rebuild(self.program, copy_graph(self.program), {}).graph_module
+        self.nodes = dict(zip(self.program.graph.nodes, self.graph.graph.nodes, strict=True))
         self.gates: list[Gate] = []
         self.tensors: dict[str, Tensor] = {}
         self.operands: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
@@ -129,7 +129,7 @@ class _Builder:
     def blocks(self, weight: str, sizes: tuple[BlockSizes, BlockSizes], owner: Matrix | None) -> None:
         """Add a gate for each block of a weight, before all readers of its node, and at the bias of its owner."""
         node = self.program.reads().get(weight)
-        value = attribute(self.program.graph, weight) if node is not None else None
+        value = attribute(self.program.graph_module, weight) if node is not None else None
         if node is None or not isinstance(value, nn.Parameter) or value.dim() < 2:
             raise SelectionError(f"no weight {weight!r} of two dimensions or more is read by the graph")
         try:
@@ -187,8 +187,8 @@ class _Builder:
 
     def regions(self, names: Iterable[str]) -> None:
         """Add a gate for each region; among regions with the same exit the inner ones come first."""
-        order = {node.name: i for i, node in enumerate(self.program.graph.graph.nodes)}
-        by_name = {node.name: self.nodes[node] for node in self.program.graph.graph.nodes}
+        order = {node.name: i for i, node in enumerate(self.program.graph.nodes)}
+        by_name = {node.name: self.nodes[node] for node in self.program.graph.nodes}
         found = [self.analysis.region(name) for name in dict.fromkeys(names)]
         now: dict[str, fx.Node] = {}
         for region in sorted(found, key=lambda region: (order[region.exit], -order[region.entry])):

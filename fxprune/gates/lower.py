@@ -144,7 +144,7 @@ def _ungated(gated: Gated, tensors: Mapping[str, Tensor], values: Mapping[Gate, 
             given[gate.of] = _blocked(given[gate.of], gate.grid.spread(value))
         if gate.bias:
             given[gate.bias] = _blocked(given[gate.bias], _some(gate, value))
-    kept = {name: like(attribute(base.graph, name), value) for name, value in given.items()}
+    kept = {name: like(attribute(base.graph_module, name), value) for name, value in given.items()}
     return rebuild(base, copy_graph(base), kept)
 
 

@@ -59,8 +59,8 @@ class _Copier:
 
     def __post_init__(self) -> None:
         program = self.analysis.program
-        self.graph = rebuild(program, copy_graph(program), {}).graph
-        originals = list(program.graph.graph.nodes)
+        self.graph = rebuild(program, copy_graph(program), {}).graph_module
+        originals = list(program.graph.nodes)
         self.nodes = dict(zip(originals, self.graph.graph.nodes, strict=True))
         self.carrying = self._carriers(originals)
         self.sums = {c.node for c in self.analysis.flow.contractions if self.axis.leaf in leaves(c.dim)}
@@ -77,8 +77,8 @@ class _Copier:
         tensors = dict(self.analysis.program.tensors())
         tensors |= {str(n.target): attribute(self.graph, str(n.target)) for n in self._reads()}
         apart = rebuild(self.analysis.program, self.graph.graph, tensors)
-        remove_dead(apart.graph)
-        apart.graph.recompile()
+        remove_dead(apart.graph_module)
+        apart.graph_module.recompile()
         return apart.replace(labels=self._labels())
 
     def _reads(self) -> list[fx.Node]:
@@ -111,7 +111,7 @@ class _Copier:
 
     def _copy_tensor(self, node: fx.Node) -> None:
         """Copy a tensor for each group; tied tensors stay tied within a copy."""
-        value = attribute(self.analysis.program.graph, str(node.target))
+        value = attribute(self.analysis.program.graph_module, str(node.target))
         for number, copied in enumerate(self.copies):
             name = self._tensor_name(str(node.target), number)
             held = self.made[number]

@@ -30,7 +30,7 @@ def every_value(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any
 
     The inputs are those of `inputs_of`, unless the program has free inputs. VerifyError where the first node fails.
     """
-    recorder = _Recorder(program.graph)
+    recorder = _Recorder(program.graph_module)
     inputs = (program if program.free_inputs else inputs_of).flat_inputs()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -25,17 +25,17 @@ _TORCH = str(Path(torch.__file__).parent)
 class Program:
     """A captured model.
 
-    `graph` is called like the model that it came from and returns the same type; parameters keep their names. `args` and `kwargs`
-    are the example inputs, `dynamic` their dynamic dimensions as torch.export takes them (None: all sizes are fixed), `labels`
+    `graph_module` is called like the model that it came from and returns the same type; parameters keep their names. `args` and `kwargs`
+    are the example inputs, `dynamic_shapes` their dynamic dimensions as torch.export takes them (None: all sizes are fixed), `labels`
     the names of axes from the program that this one was shrunk from. `free_outputs` names outputs whose
     dimensions may shrink (a headless encoder's hidden width), `free_inputs` such inputs (a cache of keys and values); all others keep
     their sizes. `spare` names inputs and outputs that are removed with the layer that reads or makes them.
     """
 
-    graph: fx.GraphModule
+    graph_module: fx.GraphModule
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    dynamic: Any = None
+    dynamic_shapes: Any = None
     labels: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
     free_outputs: frozenset[str] = frozenset()
     free_inputs: frozenset[str] = frozenset()
@@ -43,7 +43,12 @@ class Program:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
-            return self.graph(*args, **kwargs)
+            return self.graph_module(*args, **kwargs)
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of `graph_module`."""
+        return self.graph_module.graph
 
     def module(self) -> nn.Module:
         """An independent nn.Module with the original's signature and output type; training it changes nothing else.
@@ -54,12 +59,12 @@ class Program:
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # copying torch's pytree specs warns about torch's own classes
-            return switchable(copy.deepcopy(self.graph))
+            return switchable(copy.deepcopy(self.graph_module))
 
     def plain(self) -> Program:
         """This program with its outputs in built-in containers, so that its files need no package that defines other ones."""
         graph = copy_graph(self)
-        info = trees(self.graph)
+        info = trees(self.graph_module)
         empty = pytree.tree_structure(_plain(info.out_spec))
         graph.set_codegen(_PyTreeCodeGen(info._replace(out_spec=empty)))
         return rebuild(self, graph, {})
@@ -70,17 +75,17 @@ class Program:
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers that the graph reads, by name, in graph order."""
-        nodes = self.graph.graph.find_nodes(op="get_attr")
-        found = {str(node.target): attribute(self.graph, str(node.target)) for node in nodes}
+        nodes = self.graph.find_nodes(op="get_attr")
+        found = {str(node.target): attribute(self.graph_module, str(node.target)) for node in nodes}
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
     def reads(self) -> dict[str, fx.Node]:
         """The node that reads each parameter or buffer, by its name (the last one, where several do)."""
-        return {str(node.target): node for node in self.graph.graph.find_nodes(op="get_attr")}
+        return {str(node.target): node for node in self.graph.find_nodes(op="get_attr")}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters by name, shared ones once."""
-        return dict(self.graph.named_parameters())
+        return dict(self.graph_module.named_parameters())
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters().values())
@@ -88,11 +93,12 @@ class Program:
     def parameter_bytes(self) -> int:
         """Bytes of parameters and buffers; a tensor under several names counts once for each."""
         return sum(
-            value.numel() * value.element_size() for value in self.graph.state_dict(keep_vars=True).values()
+            value.numel() * value.element_size()
+            for value in self.graph_module.state_dict(keep_vars=True).values()
         )
 
     def placeholders(self) -> list[fx.Node]:
-        return list(self.graph.graph.find_nodes(op="placeholder"))
+        return list(self.graph.find_nodes(op="placeholder"))
 
     def input_names(self) -> tuple[str, ...]:
         """The names of the tensor inputs, in order."""
@@ -104,7 +110,7 @@ class Program:
 
     def named_outputs(self) -> dict[str, fx.Node]:
         """The nodes that are outputs, by readable name."""
-        paths = _leaf_paths(trees(self.graph).out_spec)
+        paths = _leaf_paths(trees(self.graph_module).out_spec)
         names = [_path_name(path) or f"output_{i}" for i, path in enumerate(paths)]
         found = zip(names, self.outputs(), strict=True)
         return {name: node for name, node in found if isinstance(node, fx.Node)}
@@ -117,9 +123,7 @@ class Program:
 
     def outputs(self) -> list[Any]:
         """The flat results of the graph: nodes, or constants such as None."""
-        flat: list[Any] = pytree.tree_leaves(
-            self.graph.graph.output_node().args[0], is_leaf=lambda x: x is None
-        )
+        flat: list[Any] = pytree.tree_leaves(self.graph.output_node().args[0], is_leaf=lambda x: x is None)
         return flat
 
     def flat_inputs(self) -> list[Any]:
@@ -182,7 +186,7 @@ def _path_name(path: tuple[Any, ...]) -> str:
 
 def flatten_inputs(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """Inputs as a flat list in the order of the placeholders, whatever the order of the keywords."""
-    info = trees(program.graph)
+    info = trees(program.graph_module)
     names = info.orig_args
     bound = {**dict(zip(names, args, strict=False)), **kwargs}
     positional = info.in_spec.child(0).num_children
@@ -199,7 +203,7 @@ def trees(graph: Any) -> Any:
 def container_modules(program: Program) -> tuple[str, ...]:
     """The modules that define the classes of inputs and outputs: a process that reads the program's .pt2 file must have imported them."""
     found: dict[str, None] = {}
-    waiting = [trees(program.graph).in_spec, trees(program.graph).out_spec]
+    waiting = [trees(program.graph_module).in_spec, trees(program.graph_module).out_spec]
     while waiting:
         spec = waiting.pop()
         waiting += spec.children()
@@ -246,16 +250,16 @@ def rebuild(program: Program, graph: fx.Graph, tensors: Mapping[str, Tensor]) ->
     root = nn.Module()
     for node in graph.find_nodes(op="get_attr"):
         name = str(node.target)
-        set_attribute(root, name, tensors[name] if name in tensors else attribute(program.graph, name))
+        set_attribute(root, name, tensors[name] if name in tensors else attribute(program.graph_module, name))
     module = fx.GraphModule(root, graph)
     module.graph.lint()
     module.eval()
-    return program.replace(graph=module)
+    return program.replace(graph_module=module)
 
 
 def copy_graph(program: Program) -> fx.Graph:
     """A copy of the graph that keeps names, metadata and the input and output trees."""
-    source = program.graph.graph
+    source = program.graph
     graph = fx.Graph()
     mapped: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(source, mapped)

@@ -35,7 +35,7 @@ def put_inputs(program: Program, values: Mapping[str, Any]) -> tuple[tuple[Any, 
 
 def owners(program: Program) -> dict[str, str]:
     """The argument that each placeholder belongs to, by the placeholder's name."""
-    info = trees(program.graph)
+    info = trees(program.graph_module)
     pairs = zip(info.orig_args, _argument_specs(info.in_spec), strict=True)
     names = [name for name, spec in pairs for _ in range(spec.num_leaves)]
     return dict(zip([node.name for node in program.placeholders()], names, strict=True))
@@ -57,13 +57,13 @@ def without(program: Program, inputs: Collection[str], outputs: Collection[str])
     args, kwargs = _examples_without(program, inputs)
     names = [node.name for node in program.placeholders()]
     gone = {place for place, name in enumerate(names) if name in inputs}
-    slim = program.replace(args=args, kwargs=kwargs, dynamic=_dynamic_without(program, gone))
+    slim = program.replace(args=args, kwargs=kwargs, dynamic_shapes=_dynamic_without(program, gone))
     return _renamed(program.named_outputs(), _cut_trees(slim, (gone, names), set(outputs)))
 
 
 def _cut_trees(program: Program, inputs: tuple[set[int], list[str]], outputs: set[str]) -> Program:
     """Remove inputs (by position) and outputs (by name) from the graph and its trees, in place."""
-    info, graph, (gone, names) = trees(program.graph), program.graph, inputs
+    info, graph, (gone, names) = trees(program.graph_module), program.graph_module, inputs
     labels = {node: name for name, node in program.named_outputs().items() if name in outputs}
     results = program.outputs()
     lost = {place for place, result in enumerate(results) if result in labels}
@@ -119,7 +119,7 @@ def _examples_without(program: Program, inputs: Collection[str]) -> tuple[tuple[
 
 def _dynamic_without(program: Program, gone: set[int]) -> Any:
     """The dynamic shapes, keyed by the names of arguments, without those of some inputs."""
-    info, dynamic = trees(program.graph), program.dynamic
+    info, dynamic = trees(program.graph_module), program.dynamic_shapes
     if not gone or not isinstance(dynamic, Mapping):
         return dynamic
     found, first = {}, 0

@@ -55,9 +55,9 @@ def _without_dead(program: Program, graph: fx.Graph) -> Program:
     slim = rebuild(program, graph, {})
     if program.spare:
         slim = _without_spare(program, slim)
-    remove_dead(slim.graph)
-    slim.graph.recompile()
-    calls = [node for node in slim.graph.graph.nodes if node.op != "output" and "val" in node.meta]
+    remove_dead(slim.graph_module)
+    slim.graph_module.recompile()
+    calls = [node for node in slim.graph.nodes if node.op != "output" and "val" in node.meta]
     propagate(slim, {node: sizes_of(node.meta["val"]) for node in calls})
     return slim
 
@@ -67,7 +67,7 @@ def _without_spare(program: Program, slim: Program) -> Program:
     idle = {node.name for node in slim.placeholders() if not node.users}
     gone = _needed(program) - _needed(slim)
     slim = without(slim, (), [name for node, name in slim.spare_outputs().items() if node.name in gone])
-    remove_dead(slim.graph)
+    remove_dead(slim.graph_module)
     _measure_elsewhere(slim)
     unread = {node.name for node in slim.placeholders() if not node.users} - idle
     return without(slim, unread & slim.spare, ())

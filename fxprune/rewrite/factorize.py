@@ -53,7 +53,7 @@ def factorize(
     once. The second product keeps the name of the node that it replaces. RefusedError for a weight that is no matrix, or that has a reader
     that no product can replace; SelectionError for a name that is not there, or a rank that the weight does not have.
     """
-    graph = rebuild(program, copy_graph(program), {}).graph
+    graph = rebuild(program, copy_graph(program), {}).graph_module
     made: dict[str, Tensor] = {}
     errors: dict[str, float] = {}
     names: dict[str, tuple[str, str]] = {}
@@ -76,7 +76,7 @@ def factorize(
         for node in _reads(program, graph, name):
             _replace(graph, node, made, names[name], name)
     remove_dead(graph)
-    slim = rebuild(program.replace(graph=graph), graph.graph, made)
+    slim = rebuild(program.replace(graph_module=graph), graph.graph, made)
     return Factorized(slim.replace(labels={}), errors, names)
 
 

@@ -97,14 +97,14 @@ def merge_factors(
     chosen = [pair for pair in pairs(program) if choose(pair)]
     if not chosen:
         return program
-    graph = rebuild(program, copy_graph(program), {}).graph
-    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    graph = rebuild(program, copy_graph(program), {}).graph_module
+    nodes = dict(zip(program.graph.nodes, graph.graph.nodes, strict=True))
     tensors = dict(program.tensors())
     for pair in chosen:
         for second in pair.seconds:
             _join(graph, nodes, pair.first, second, tensors)
     remove_dead(graph)
-    return rebuild(program.replace(graph=graph), graph.graph, tensors).replace(labels={})
+    return rebuild(program.replace(graph_module=graph), graph.graph, tensors).replace(labels={})
 
 
 def _join(

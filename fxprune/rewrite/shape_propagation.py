@@ -34,9 +34,9 @@ def propagate(program: Program, promised: Mapping[fx.Node, Any]) -> None:
     """
     values: dict[fx.Node, Any] = {}
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    symbolic = fake_mode(program.graph)
+    symbolic = fake_mode(program.graph_module)
     with torch.no_grad():
-        for node in program.graph.graph.nodes:
+        for node in program.graph.nodes:
             if _depends_on_data(node):
                 values[node] = _as_promised(node, promised, mode)
                 continue
@@ -80,7 +80,7 @@ def _value(
     if node.op == "output":
         return None
     if node.op == "get_attr":
-        found = attribute(program.graph, str(node.target))
+        found = attribute(program.graph_module, str(node.target))
         return mode.from_tensor(found) if isinstance(found, Tensor) else found
     if node.op == "placeholder":
         return _as_promised(node, promised, mode)

@@ -45,22 +45,22 @@ def decouple_tables(program: Program) -> Program:
     flow = walk(program)
     shared = _attention_atoms(flow)
     side = _side_values(program, flow) if shared else set()
-    uses = [(node, user) for node in program.graph.graph.nodes if node in side for user in node.users]
+    uses = [(node, user) for node in program.graph.nodes if node in side for user in node.users]
     uses = [(node, user) for node, user in uses if _meets(node, user, side) and _carries(flow, node, shared)]
     if len(uses) < 2:
         return program
     apart = rebuild(program, copy_graph(program), {})
-    twin = dict(zip(program.graph.graph.nodes, apart.graph.graph.nodes, strict=True))
+    twin = dict(zip(program.graph.nodes, apart.graph.nodes, strict=True))
     return _separate(program, apart, [(twin[node], twin[user]) for node, user in uses], walk(apart))
 
 
 def _separate(program: Program, apart: Program, uses: list[tuple[fx.Node, fx.Node]], flow: Flow) -> Program:
     shared = _attention_atoms(flow)
     for use in uses:
-        _give_own(apart.graph, flow, use, shared)
-    remove_dead(apart.graph)
-    apart.graph.graph.lint()
-    apart.graph.recompile()
+        _give_own(apart.graph_module, flow, use, shared)
+    remove_dead(apart.graph_module)
+    apart.graph.lint()
+    apart.graph_module.recompile()
     return apart if _axis_count(apart) > _axis_count(program) else program
 
 
@@ -70,7 +70,7 @@ def _axis_count(program: Program) -> int:
     nodes = [
         n
         for n in flow.dims
-        if n.op == "get_attr" and isinstance(attribute(program.graph, str(n.target)), nn.Parameter)
+        if n.op == "get_attr" and isinstance(attribute(program.graph_module, str(n.target)), nn.Parameter)
     ]
     found = {leaf for node in nodes for dim in flow.dims[node] for leaf in leaves(dim)}
     return sum(leaf.size > 1 and not is_pinned(leaf) for leaf in found)
@@ -89,7 +89,7 @@ def _attention_atoms(flow: Flow) -> set[Dim]:
 def _side_values(program: Program, flow: Flow) -> set[fx.Node]:
     """Return values that depend on no operator of STREAM: positions, masks, tables, and values computed from them; weights, too."""
     side: set[fx.Node] = set()
-    for node in program.graph.graph.nodes:
+    for node in program.graph.nodes:
         if node.op in ("placeholder", "output") or node not in flow.dims:
             continue
         packet = getattr(node.target, "overloadpacket", node.target)
@@ -156,14 +156,14 @@ def _chosen(graph: fx.GraphModule, node: fx.Node, places: list[int]) -> fx.Node:
 
 def drop_whole_choices(program: Program) -> Program:
     """Remove the choices that still take all indices in order; the same program where there are none."""
-    whole = [node.name for node in program.graph.graph.nodes if _is_whole_choice(program.graph, node)]
+    whole = [node.name for node in program.graph.nodes if _is_whole_choice(program.graph_module, node)]
     if not whole:
         return program
     joined = rebuild(program, copy_graph(program), {})
-    for node in [node for node in joined.graph.graph.nodes if node.name in whole]:
-        move_uses(joined.graph, node, node.all_input_nodes[0])
-    remove_dead(joined.graph)
-    joined.graph.recompile()
+    for node in [node for node in joined.graph.nodes if node.name in whole]:
+        move_uses(joined.graph_module, node, node.all_input_nodes[0])
+    remove_dead(joined.graph_module)
+    joined.graph_module.recompile()
     return joined
 
 
@@ -182,7 +182,9 @@ def merge_equal_choices(program: Program) -> Program:
     """Cut shared values where all that read them choose the same indices, and remove these choices; the program computes the same."""
     analysis, kept, whole = analyze(program), dict[Dim, Tensor](), dict[str, Tensor]()
     for leaf, nodes in choices(analysis).items():
-        indices = {str(node.target): attribute(program.graph, str(node.target)) for node in nodes.values()}
+        indices = {
+            str(node.target): attribute(program.graph_module, str(node.target)) for node in nodes.values()
+        }
         first, *others = indices.values()
         if all(torch.equal(first, each) for each in others) and _only_chosen(analysis, leaf, set(nodes)):
             kept[leaf] = torch.zeros(leaf.size, dtype=torch.bool).index_fill(0, first.cpu(), 1)

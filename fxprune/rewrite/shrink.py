@@ -91,17 +91,17 @@ def _masked(analysis: Analysis, nodes: dict[fx.Node, fx.Node], kept: Kept) -> di
 
 def _copy(program: Program) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     graph = copy_graph(program)
-    return graph, dict(zip(program.graph.graph.nodes, graph.nodes, strict=True))
+    return graph, dict(zip(program.graph.nodes, graph.nodes, strict=True))
 
 
 def _cut_tensors(program: Program, analysis: Analysis, kept: Kept) -> dict[str, Tensor]:
     """Return new tensors for the members that lose indices; what was one tensor stays one."""
     cuts: dict[str, Tensor] = {}
     made: dict[Any, Tensor] = {}
-    for node in program.graph.graph.find_nodes(op="get_attr"):
+    for node in program.graph.find_nodes(op="get_attr"):
         dims = analysis.flow.dims.get(node, ())
         if any(changes(dim, kept) for dim in dims):
-            value = attribute(program.graph, str(node.target))
+            value = attribute(program.graph_module, str(node.target))
             key = storage_key(value)
             made[key] = made[key] if key in made else cut(value, dims, kept)
             cuts[str(node.target)] = made[key]
@@ -118,16 +118,18 @@ def _cut_inputs(analysis: Analysis, kept: Kept) -> dict[str, Tensor]:
 
 
 def _zeroed(program: Program, analysis: Analysis, name: str, axes: list[str], kept: Kept) -> Tensor:
-    node = next(n for n in program.graph.graph.find_nodes(op="get_attr") if n.target == name)
+    node = next(n for n in program.graph.find_nodes(op="get_attr") if n.target == name)
     own = {analysis.axis(axis).leaf: kept[analysis.axis(axis).leaf] for axis in axes}
-    return zero(attribute(program.graph, name), analysis.flow.dims[node], own)
+    return zero(attribute(program.graph_module, name), analysis.flow.dims[node], own)
 
 
 def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return replaced tensors under all names that share their memory."""
-    by_identity = {storage_key(attribute(program.graph, name)): value for name, value in tensors.items()}
-    names = [str(node.target) for node in program.graph.graph.find_nodes(op="get_attr")]
-    values = {name: attribute(program.graph, name) for name in names}
+    by_identity = {
+        storage_key(attribute(program.graph_module, name)): value for name, value in tensors.items()
+    }
+    names = [str(node.target) for node in program.graph.find_nodes(op="get_attr")]
+    values = {name: attribute(program.graph_module, name) for name in names}
     keyed = {name: storage_key(value) for name, value in values.items() if isinstance(value, Tensor)}
     return {name: by_identity[key] for name, key in keyed.items() if key in by_identity}
 

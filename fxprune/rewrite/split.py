@@ -66,7 +66,7 @@ def splits(program: Program) -> list[RowBlockSplit]:
 
 def _split(program: Program, source: str, own: Sequence[Matrix]) -> RowBlockSplit | None:
     groups: dict[tuple[int, ...], list[Piece]] = {}
-    there = {m.node.name: m.read(attribute(program.graph, m.weight).detach()) != 0 for m in own}
+    there = {m.node.name: m.read(attribute(program.graph_module, m.weight).detach()) != 0 for m in own}
     sparse = [m for m in own if not bool(_support(there[m.node.name]).all())]
     for matrix in sparse:
         for columns, piece in _pieces(matrix, _support(there[matrix.node.name])):
@@ -94,14 +94,14 @@ def _pieces(matrix: Matrix, there: Tensor) -> list[tuple[tuple[int, ...], Piece]
 
 def split(program: Program, chosen: Sequence[RowBlockSplit]) -> Program:
     """Apply splits to a program; the result is equal but for the order of sums."""
-    graph = rebuild(program, copy_graph(program), {}).graph
-    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    graph = rebuild(program, copy_graph(program), {}).graph_module
+    nodes = dict(zip(program.graph.nodes, graph.graph.nodes, strict=True))
     found = matrices(program, walk(program))
     writer = _Writer(program, graph, nodes)
     for each in chosen:
         writer.write(each, [found[name] for name in each.nodes])
     remove_dead(graph)
-    slim = rebuild(program.replace(graph=graph), graph.graph, writer.tensors)
+    slim = rebuild(program.replace(graph_module=graph), graph.graph, writer.tensors)
     return slim.replace(labels={})
 
 

@@ -28,8 +28,8 @@ def unfuse(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
     that something else reads as well (a tie stays a tie); SelectionError for sizes that don't add up to the outputs.
     """
     owners = {matrix.weight: matrix for matrix in matrices(program, walk(program)).values()}
-    graph = rebuild(program, copy_graph(program), {}).graph
-    nodes = dict(zip(program.graph.graph.nodes, graph.graph.nodes, strict=True))
+    graph = rebuild(program, copy_graph(program), {}).graph_module
+    nodes = dict(zip(program.graph.nodes, graph.graph.nodes, strict=True))
     tensors = dict(program.tensors())
     for name, parts in sizes.items():
         if name not in owners:
@@ -38,7 +38,7 @@ def unfuse(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
             )
         _split_product(graph, nodes[owners[name].node], owners[name], parts, tensors)
     remove_dead(graph)
-    return rebuild(program.replace(graph=graph), graph.graph, tensors).replace(labels={})
+    return rebuild(program.replace(graph_module=graph), graph.graph, tensors).replace(labels={})
 
 
 def _split_product(

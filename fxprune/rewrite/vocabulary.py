@@ -126,7 +126,7 @@ def keep_tokens(
     mask[kept] = True
     heads = [_head_atom(analysis.flow, program, output, leaf) for output in outputs]
     slim = shrink_atoms(analysis, dict.fromkeys([leaf, *heads], mask))
-    _move_padding(slim.graph, [node.name for node in lookups], kept)
+    _move_padding(slim.graph_module, [node.name for node in lookups], kept)
     inputs = tuple(dict.fromkeys(_source(node).name for node in lookups))
     counting = tuple(_counting(analysis.flow, program, {leaf, *heads}))
     return Vocabulary(tuple(kept), name, leaf.size, inputs, counting, _with_new_ids(slim, set(inputs), kept))
@@ -183,7 +183,7 @@ def _counting(flow: Flow, program: Program, atoms: set[Dim]) -> Iterator[str]:
 def _tables(flow: Flow, program: Program) -> dict[str, list[fx.Node]]:
     """Return the lookups whose ids come straight from an input, by the table's name; tied tables share one."""
     found: dict[Dim, list[fx.Node]] = {}
-    for node in program.graph.graph.find_nodes(op="call_function", target=aten.embedding.default):
+    for node in program.graph.find_nodes(op="call_function", target=aten.embedding.default):
         if _source(node).op == "placeholder" and _weight(node).op == "get_attr":
             found.setdefault(_row_atom(flow, node), []).append(node)
     return {str(_weight(nodes[0]).target): nodes for nodes in found.values()}

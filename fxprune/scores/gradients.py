@@ -43,7 +43,7 @@ class GateObserver:
                 self.second[units] += gate.square()
 
     def _gate_gradient(self, units: Units, member: Member, slope: Tensor) -> Tensor:
-        weight = attribute(self.program.graph, member.name).detach()
+        weight = attribute(self.program.graph_module, member.name).detach()
         wide = torch.complex128 if weight.is_complex() else torch.float64
         product = (weight.to(wide).conj() * slope.to(wide)).real
         summed = units.total(product, self.flow.dims[self.nodes_of[member.name]])

@@ -148,6 +148,6 @@ def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> Read
 def _eliminated(evidence: Evidence, units: Units, read: ReaderColumns, moments: dict[str, Moments]) -> Worth:
     readers: list[Reader] = []
     for matrix, columns in read:
-        weight = attribute(evidence.analysis.program.graph, matrix.weight).detach()
+        weight = attribute(evidence.analysis.program.graph_module, matrix.weight).detach()
         readers.append(reader(matrix, weight, moments[matrix.node.name], columns))
     return Worth(*elimination_order(readers, units.groups, units.axis.size))

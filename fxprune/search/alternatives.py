@@ -54,8 +54,8 @@ def _parts(ready: ZeroedProgram, outer: str, point: Point | None) -> dict[str, P
 
 def _part(ready: ZeroedProgram, outer: str, how: str, point: Point | None) -> Part:
     program, units = copy_uneven(ready.program, ready.units, outer, how)
-    before = {node.name for node in ready.program.graph.graph.nodes}
-    made = frozenset(n.name for n in program.graph.graph.nodes if n.op == "call_function") - before
+    before = {node.name for node in ready.program.graph.nodes}
+    made = frozenset(n.name for n in program.graph.nodes if n.op == "call_function") - before
     analysis = analyze(program)
     own = made or frozenset(carriers(analysis).get(analysis.axis(outer).leaf, ()))
     touched = [unit for unit in units if outer in (unit.axis, unit.within) or unit not in ready.units]
@@ -127,8 +127,8 @@ def _measure_split(
     program: Program, found: RowBlockSplit, meter: Any, point: Point | None
 ) -> SplitAlternative:
     apart = split(program, [found])
-    before = {node.name for node in program.graph.graph.nodes}
-    made = frozenset(n.name for n in apart.graph.graph.nodes if n.op == "call_function") - before
+    before = {node.name for node in program.graph.nodes}
+    made = frozenset(n.name for n in apart.graph.nodes if n.op == "call_function") - before
     dense = part(program, frozenset(found.nodes), values_at(program, point))
     parts: dict[str, Part] = {"dense": dense, "split": part(apart, made, values_at(apart, point))}
     costs = meter({key: (each.signature, each.program) for key, each in parts.items()})

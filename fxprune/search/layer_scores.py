@@ -199,5 +199,7 @@ def _values(program: Program, kwargs: dict[str, Any], names: set[str]) -> dict[s
             return value
 
     with torch.no_grad():
-        Recorder(program.graph).run(*program.replace(kwargs=kwargs).flat_inputs(), enable_io_processing=False)
+        Recorder(program.graph_module).run(
+            *program.replace(kwargs=kwargs).flat_inputs(), enable_io_processing=False
+        )
     return found

@@ -103,7 +103,7 @@ class _Run(fx.Interpreter):
     """Interpreter that leaves the program's own buffers as they were."""
 
     def __init__(self, program: Program) -> None:
-        super().__init__(program.graph)
+        super().__init__(program.graph_module)
         self.given = state(program)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:

@@ -113,9 +113,11 @@ def matched(program: Program, teacher: nn.Module, most: int = 6) -> dict[str, st
     step = max(1, -(-len(layers) // most))
     wanted = [layer.name for layer in layers[step - 1 :: step]]
     entry = layers[0].entry if layers else ""
-    node = next((n for n in program.graph.graph.nodes if n.name == entry), None)
+    node = next((n for n in program.graph.nodes if n.name == entry), None)
     first = [
-        path for path in (_modules(node) if node else ()) if path and _result(program.graph, path, "") is node
+        path
+        for path in (_modules(node) if node else ())
+        if path and _result(program.graph_module, path, "") is node
     ]
     return {path: path for path in (*first[:1], *wanted) if path in known}
 

@@ -43,7 +43,7 @@ def unit_costs(gated: Gated) -> dict[Gate, Tensor]:
         units = Units(axis, analysis.axis(gate.within) if gate.within else None)
         total = torch.zeros(units.count, dtype=torch.float64)
         for name in dict.fromkeys(member.name for member in axis.members if member.learned):
-            weight = attribute(gated.base.graph, name)
+            weight = attribute(gated.base.graph_module, name)
             found = units.total(torch.ones(weight.shape), analysis.flow.dims[nodes[name]])
             total += found if found is not None else 0.0
         costs[gate] = total.reshape(gated.program.tensors()[gate.name].shape)

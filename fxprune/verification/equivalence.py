@@ -182,8 +182,8 @@ def _first_difference(
 ) -> VerifyError:
     kept = kept_masks(analysis, claim)
     values = dict(every_value(candidate, oracle))
-    dims = {node.name: analysis.flow.dims.get(node) for node in analysis.program.graph.graph.nodes}
-    nodes = {node.name: node for node in candidate.graph.graph.nodes}
+    dims = {node.name: analysis.flow.dims.get(node) for node in analysis.program.graph.nodes}
+    nodes = {node.name: node for node in candidate.graph.nodes}
     for name, expected in every_value(oracle, oracle):
         if name in values and isinstance(expected, Tensor):
             fault = _fault(expected, values[name], _kept_part(dims.get(name), expected, kept), gap[1])

@@ -24,7 +24,7 @@ class Twice(nn.Module):
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_product_is_not_constant_because_its_addend_is(place: int) -> None:
     program = capture(Twice(place), (torch.randn(4, 2),))
-    (node,) = program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default)
+    (node,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default)
     found = propagate_constants(program)
     one, other = program(torch.zeros(4, 2)), program(torch.ones(4, 2))
     assert not (found[node] & (one != other)).any()

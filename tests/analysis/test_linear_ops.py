@@ -39,7 +39,7 @@ def found(program: Program) -> dict[str, Matrix]:
 
 def values(program: Program) -> dict[fx.Node, Any]:
     """What every node gives on the example inputs."""
-    run = fx.Interpreter(program.graph, garbage_collect_values=False)
+    run = fx.Interpreter(program.graph_module, garbage_collect_values=False)
     with torch.no_grad():
         run.run(*program.flat_inputs(), enable_io_processing=False)
     return run.env
@@ -47,9 +47,9 @@ def values(program: Program) -> dict[fx.Node, Any]:
 
 def gap(program: Program, matrix: Matrix, seen: dict[fx.Node, Any]) -> float:
     """How far rows(input) @ read(weight)ᵀ + bias is from results(output), relative."""
-    weight = attribute(program.graph, matrix.weight).detach()
+    weight = attribute(program.graph_module, matrix.weight).detach()
     assert torch.equal(matrix.write(matrix.read(weight), weight), weight)
-    bias = attribute(program.graph, matrix.bias).detach() if matrix.bias else 0.0
+    bias = attribute(program.graph_module, matrix.bias).detach() if matrix.bias else 0.0
     ours = matrix.rows(seen[matrix.source]) @ matrix.read(weight).T + bias
     theirs = matrix.results(seen[matrix.node])
     assert ours.shape == theirs.shape
@@ -176,7 +176,7 @@ def test_zeros_in_its_columns_are_zeros_in_a_channel() -> None:
     torch.manual_seed(0)
     program = capture(nn.Conv2d(3, 7, (2, 3), stride=2, bias=False), (torch.randn(2, 3, 6, 7),))
     matrix = found(program)["conv2d"]
-    x, weight = program.flat_inputs()[0], attribute(program.graph, "weight").detach()
+    x, weight = program.flat_inputs()[0], attribute(program.graph_module, "weight").detach()
     gone = matrix.columns(torch.arange(3)) == 1
     silent = matrix.write(matrix.read(weight).masked_fill(gone, 0.0), weight)
     assert torch.equal(silent, weight * torch.tensor([1.0, 0.0, 1.0])[:, None, None])

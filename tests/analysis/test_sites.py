@@ -108,7 +108,7 @@ class Mixed(nn.Module):
 def mixed() -> Program:
     torch.manual_seed(0)
     ids, free = torch.arange(15).reshape(3, 5) % 7, {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
-    return capture(Mixed(), (ids, ids > 2), dynamic={"ids": free, "mask": free})
+    return capture(Mixed(), (ids, ids > 2), dynamic_shapes={"ids": free, "mask": free})
 
 
 def program_of(name: str) -> Program:
@@ -127,7 +127,7 @@ class Recorder(fx.Interpreter):
 
 def recorded(program: Program, point: Point | None) -> dict[str, Any]:
     """Every value of the whole graph, by node."""
-    recorder = Recorder(program.graph)
+    recorder = Recorder(program.graph_module)
     with torch.no_grad():
         recorder.run(*flatten_inputs(program, *call_inputs(program, point)), enable_io_processing=False)
     return recorder.values
@@ -135,7 +135,7 @@ def recorded(program: Program, point: Point | None) -> dict[str, Any]:
 
 def fed(program: Program, made: Part, values: dict[str, Any]) -> list[Tensor]:
     """What the whole graph feeds the nodes that read the part's inputs."""
-    nodes = {node.name: node for node in program.graph.graph.nodes}
+    nodes = {node.name: node for node in program.graph.nodes}
     found = []
     for placeholder in made.graph.graph.find_nodes(op="placeholder"):
         reader = next(iter(placeholder.users))
@@ -147,7 +147,7 @@ def fed(program: Program, made: Part, values: dict[str, Any]) -> list[Tensor]:
 def read_elsewhere(program: Program, made: Part, values: dict[str, Any]) -> list[Tensor]:
     """What the part's nodes give to nodes outside of it."""
     own = {node.name for node in made.graph.graph.nodes if node.op == "call_function"}
-    nodes = [node for node in program.graph.graph.nodes if node.name in own]
+    nodes = [node for node in program.graph.nodes if node.name in own]
     return [values[node.name] for node in nodes if not own.issuperset(user.name for user in node.users)]
 
 

@@ -44,14 +44,14 @@ def program() -> Program:
     ids, both = torch.arange(12).reshape(3, 4) % 7, {0: AUTO, 1: AUTO}
     shapes = {"ids": both, "weight": both, "scale": None, "unread": {0: AUTO}, "flag": None}
     kwargs = {"ids": ids, "weight": torch.rand(3, 4) + 1, "scale": 2.0, "unread": torch.rand(3), "flag": None}
-    return capture(Net(), kwargs=kwargs, dynamic=shapes)
+    return capture(Net(), kwargs=kwargs, dynamic_shapes=shapes)
 
 
 @pytest.fixture(scope="module")
 def image() -> Program:
     """Takes images of 3×6×5, any number of them."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    return capture(model, (torch.rand(2, 3, 6, 5),), dynamic={"input": {0: AUTO}})
+    return capture(model, (torch.rand(2, 3, 6, 5),), dynamic_shapes={"input": {0: AUTO}})
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_batch_runs_and_neither_it_nor_the_program_changes(program: Program) -
     assert torch.equal(program.tensors()["runs"], runs)
     inputs = flatten_batch(program, found.batches[0])
     assert [type(value).__name__ for value in inputs] == ["Tensor", "Tensor", "float", "Tensor", "NoneType"]
-    flag, hidden, rows = fx.Interpreter(program.graph).run(*inputs, enable_io_processing=False)
+    flag, hidden, rows = fx.Interpreter(program.graph_module).run(*inputs, enable_io_processing=False)
     assert (flag, tuple(hidden.shape), rows) == (None, (2, 5, 4), 2)
     expected = program(**batch(), scale=2.0, unread=torch.rand(2), flag=None)["hidden"]
     assert torch.equal(hidden, expected)

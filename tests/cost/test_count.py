@@ -45,7 +45,7 @@ class Tied(nn.Module):
 
 def tied() -> Program:
     ids = torch.arange(15).reshape(3, 5) % 11
-    return capture(Tied(), (ids,), dynamic={"ids": {0: Dim.AUTO, 1: Dim.AUTO}})
+    return capture(Tied(), (ids,), dynamic_shapes={"ids": {0: Dim.AUTO, 1: Dim.AUTO}})
 
 
 @pytest.mark.parametrize("masked", [False, True])

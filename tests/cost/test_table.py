@@ -50,7 +50,7 @@ class Layer(nn.Module):
 @cache
 def layer() -> Program:
     torch.manual_seed(0)
-    return capture(Layer().eval(), (torch.randn(3, 5, WIDTH),), dynamic=({0: Dim.AUTO, 1: Dim.AUTO},))
+    return capture(Layer().eval(), (torch.randn(3, 5, WIDTH),), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO},))
 
 
 def found_in(program: Program) -> dict[str, Site]:
@@ -159,7 +159,7 @@ def test_disjoint_sites_and_the_rest_are_the_whole(name: str) -> None:
         return {key: made.parameter_count() for key, made in programs.items()}
 
     costs = CostTable(analyze(program), both, POINT)
-    calls = {node.name for node in program.graph.graph.nodes if node.op == "call_function"}
+    calls = {node.name for node in program.graph.nodes if node.op == "call_function"}
     parts = [site.nodes for site in found]
     parts.append(frozenset(calls.difference(*parts)))
     assert sum(map(len, parts)) == len(calls)

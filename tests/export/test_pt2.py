@@ -65,7 +65,7 @@ def vit() -> Program:
     model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=16, patch_size=8)).eval()
     # Not 3 images: torch takes sizes that are equal in its first call (here: images and colours) for one size.
     images = {"pixel_values": torch.randn(4, 3, 16, 16)}
-    return capture(model, kwargs=images, dynamic={"pixel_values": {0: Dim.AUTO}})
+    return capture(model, kwargs=images, dynamic_shapes={"pixel_values": {0: Dim.AUTO}})
 
 
 def elsewhere(program: Program) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -97,7 +97,7 @@ def check_compiled(program: Program, backend: str) -> None:
 
 def test_a_pruned_module_compiles_to_one_graph_for_all_sizes() -> None:
     net = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Dropout(0.5), nn.Linear(32, 4))
-    program = capture(net.eval(), (torch.randn(3, 8),), dynamic=({0: Dim.AUTO},))
+    program = capture(net.eval(), (torch.randn(3, 8),), dynamic_shapes=({0: Dim.AUTO},))
     check_compiled(parse_pipeline("ffn(ratio=0.5)").run(program).program, "eager")
 
 

@@ -55,7 +55,9 @@ def program() -> Program:
     torch.manual_seed(0)
     kwargs = {"x": torch.randn(2, 4, WIDTH), "cache": cache(6)}
     grows = [{"keys": {2: Dim.AUTO}, "values": {2: Dim.AUTO}} for _ in range(LAYERS)]
-    return fxprune.capture(Decoder().eval(), kwargs=kwargs, dynamic={"x": {1: Dim.AUTO}, "cache": grows})
+    return fxprune.capture(
+        Decoder().eval(), kwargs=kwargs, dynamic_shapes={"x": {1: Dim.AUTO}, "cache": grows}
+    )
 
 
 def freed(program: Program) -> Program:
@@ -89,7 +91,7 @@ def test_an_entry_goes_with_its_layer(program: Program) -> None:
     whole = freed(program)
     slim = fxprune.bypass(whole, ["layers.1"])
     assert len(slim.kwargs["cache"]) == 2
-    assert len(slim.dynamic["cache"]) == 2
+    assert len(slim.dynamic_shapes["cache"]) == 2
     assert slim.output_names() == (
         "logits",
         *(f"cache.{i}.{name}" for i in range(2) for name in ("keys", "values")),

@@ -51,7 +51,7 @@ def sample(seed: int) -> Sample | None:
         program = capture(net, (example(),))
     except CaptureError:
         return None  # torch.export's own refusal, which the fuzzer counts
-    operators = frozenset(packet_of(node.target) for node in program.graph.graph.nodes)
+    operators = frozenset(packet_of(node.target) for node in program.graph.nodes)
     return Sample(seed, program, operators, said(analyze(program)))
 
 

@@ -185,7 +185,7 @@ def test_what_depends_on_the_length_is_no_constant() -> None:
     net = Scaled()
     with torch.no_grad():
         net.first.weight[2] = 0
-    program = capture(net, (torch.randn(2, 5, 4),), dynamic=({1: torch.export.Dim.AUTO},))
+    program = capture(net, (torch.randn(2, 5, 4),), dynamic_shapes=({1: torch.export.Dim.AUTO},))
     found = lower_silenced(close_dead_units(program)).program
     assert distance(found(torch.ones(2, 9, 4)), net(torch.ones(2, 9, 4))) < 1e-6
 

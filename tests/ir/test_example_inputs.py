@@ -48,12 +48,14 @@ def test_batch_and_length_are_named_alike_in_all_inputs() -> None:
 def test_lengths_of_different_sizes_get_different_names() -> None:
     one, other = torch.ones(3, 5, dtype=torch.long), torch.ones(3, 7, dtype=torch.long)
     both = {0: AUTO, 1: AUTO}
-    program = capture(TwoLengths(), (one, other), dynamic={"one": both, "other": both})
+    program = capture(TwoLengths(), (one, other), dynamic_shapes={"one": both, "other": both})
     assert example_point(program) == {"batch": 3, "length": 5, "other_length": 7}
 
 
 def test_an_image_has_height_and_width() -> None:
-    program = capture(Image(), (torch.rand(2, 3, 8, 6),), dynamic={"image": {0: AUTO, 2: AUTO, 3: AUTO}})
+    program = capture(
+        Image(), (torch.rand(2, 3, 8, 6),), dynamic_shapes={"image": {0: AUTO, 2: AUTO, 3: AUTO}}
+    )
     assert dynamic_axis_names(program) == {"image": {0: "batch", 2: "height", 3: "width"}}
 
 

@@ -59,7 +59,7 @@ def test_a_pruned_module_trains_and_evaluates_and_the_program_stays() -> None:
 
 
 def test_switching_twice_changes_nothing() -> None:
-    module = capture(Net(), (example(),)).graph
+    module = capture(Net(), (example(),)).graph_module
     assert [switch(module, training=True), switch(module, training=True), switch(module, training=False)] == [
         2,
         0,

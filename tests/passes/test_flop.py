@@ -43,7 +43,7 @@ def planted(seed: int) -> tuple[Program, Tensor]:
     with torch.no_grad():
         net.weight.copy_(weight)
         net.bias.zero_()
-    return capture(net.eval(), (torch.randn(4, SIZE),), dynamic=True), weight
+    return capture(net.eval(), (torch.randn(4, SIZE),), dynamic_shapes=True), weight
 
 
 def fitted(seed: int, steps: int = 3000) -> tuple[Program, Any, Any, Tensor]:

@@ -40,7 +40,7 @@ def thin_net(rank: int = 24) -> Program:
         for layer in (net[0], net[2]):
             wide = torch.randn(WIDE, rank) @ torch.randn(rank, WIDE) / rank**0.5 / WIDE**0.5
             layer.get_parameter("weight").copy_(wide + 1e-3 * torch.randn(WIDE, WIDE) / WIDE**0.5)
-    return capture(net.eval(), (torch.randn(96, WIDE),), dynamic=True)
+    return capture(net.eval(), (torch.randn(96, WIDE),), dynamic_shapes=True)
 
 
 def data_of(program: Program) -> Calibration:

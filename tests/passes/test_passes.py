@@ -74,5 +74,5 @@ def test_fold_computes_constants_and_changes_no_output() -> None:
     program = capture(Shifted(), (x,))
     folded = parse_pipeline("fold").run(program).program
     assert torch.equal(folded(x), program(x))
-    assert [node.name for node in folded.graph.graph.nodes if node.op == "call_function"] == ["linear", "mul"]
+    assert [node.name for node in folded.graph.nodes if node.op == "call_function"] == ["linear", "mul"]
     assert [axis.name for axis in analyze(folded).axes] == []

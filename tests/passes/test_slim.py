@@ -114,7 +114,7 @@ class Doubled(nn.Module):
 @cache
 def doubled() -> Subject:
     torch.manual_seed(0)
-    program = capture(Doubled(), (torch.randn(3, 6),), dynamic=({0: AUTO},))
+    program = capture(Doubled(), (torch.randn(3, 6),), dynamic_shapes=({0: AUTO},))
     return program, check_calibration(program, [torch.randn(64, 6) for _ in range(8)])
 
 
@@ -152,7 +152,7 @@ class TwoWays(nn.Module):
 
 def test_a_loss_says_which_outputs_matter() -> None:
     torch.manual_seed(0)
-    program = capture(TwoWays(), (torch.randn(3, 6),), dynamic=({0: AUTO},))
+    program = capture(TwoWays(), (torch.randn(3, 6),), dynamic_shapes=({0: AUTO},))
     made = program, check_calibration(program, [torch.randn(16, 6) for _ in range(6)])
 
     def first_output(outputs: tuple[Tensor], batch: dict[str, Tensor]) -> Tensor:

@@ -227,7 +227,7 @@ class Encoder(nn.Module):
 def test_a_real_encoder_becomes_as_fast_as_it_was_asked_to(tmp_path: Path) -> None:
     torch.manual_seed(0)
     ids = [torch.randint(0, 101, (4, 64)) for _ in range(6)]
-    program = capture(Encoder().eval(), (ids[0],), dynamic=({0: AUTO, 1: AUTO},))
+    program = capture(Encoder().eval(), (ids[0],), dynamic_shapes=({0: AUTO, 1: AUTO},))
     made = program, check_calibration(program, ids)
     outcome = slim(made, latency=0.7, batch=4, length=64, threads=1, cache=tmp_path / "costs.json")
     assert 0.3 <= outcome.details["share"] <= 0.7

@@ -174,9 +174,9 @@ def test_dtype_and_requires_grad_are_kept() -> None:
 def test_the_given_program_stays_as_it_was() -> None:
     model, inputs = net("stacked-qkv")
     program = capture(model, kwargs=inputs)
-    before, code = copy.deepcopy(program.graph.state_dict()), program.graph.code
+    before, code = copy.deepcopy(program.graph_module.state_dict()), program.graph_module.code
     shrink(program, halves(program))
     zero_readers(program, halves(program))
-    assert program.graph.code == code
-    for name, value in program.graph.state_dict().items():
+    assert program.graph_module.code == code
+    for name, value in program.graph_module.state_dict().items():
         assert torch.equal(value, before[name]), name

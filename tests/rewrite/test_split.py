@@ -29,7 +29,7 @@ def called(program: Program) -> Any:
 
 
 def products(program: Program) -> int:
-    return len(list(program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)))
+    return len(list(program.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)))
 
 
 @pytest.mark.parametrize("bias", [True, False])

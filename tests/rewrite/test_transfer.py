@@ -80,7 +80,7 @@ def test_the_target_is_pruned_alike(layers: nn.ModuleList) -> None:
 def test_weights_that_were_refitted_come_along(layers: nn.ModuleList) -> None:
     one, other = captured(nn.Sequential(*layers)), captured(Whole(layers))
     result = fxprune.parse_pipeline("ffn(ratio=0.5)").run(one)
-    result.program.graph.get_parameter("0.down.weight").data += 1
+    result.program.graph_module.get_parameter("0.down.weight").data += 1
     made = replay_pruning(one, result.program, result.selection, other, ["0.down.weight"])
     assert torch.equal(
         made.program.tensors()["body.0.down.weight"], result.program.tensors()["0.down.weight"]

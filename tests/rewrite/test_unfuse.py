@@ -57,7 +57,7 @@ def test_a_product_that_is_split_alike_is_not_joined(sizes: tuple[int, ...], joi
     torch.manual_seed(0)
     program = capture(Two().eval(), (torch.randn(2, 3, 6),))
     apart = unfuse(program, {"both.weight": sizes})
-    targets = {node.target for node in apart.graph.graph.nodes}
+    targets = {node.target for node in apart.graph.nodes}
     found = [
         each in targets for each in (torch.ops.aten.cat.default, torch.ops.aten.split_with_sizes.default)
     ]

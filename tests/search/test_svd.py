@@ -26,7 +26,7 @@ def skewed(rows: int, columns: int, seed: int = 0) -> Tensor:
 def layer(bias: bool = True) -> tuple[Program, Calibration, Tensor]:
     torch.manual_seed(0)
     net = nn.Linear(24, 16, bias=bias)
-    program = capture(net.eval(), (torch.randn(3, 24),), dynamic=True)
+    program = capture(net.eval(), (torch.randn(3, 24),), dynamic_shapes=True)
     inputs = skewed(512, 24)
     name = program.input_names()[0]
     return program, check_calibration(program, [{name: part} for part in inputs.split(64)]), inputs

@@ -27,7 +27,7 @@ def family(name: str) -> Program:
         return captured(name, dynamic=True)
     model, inputs = _made(name)
     randomise(model)
-    return capture(model.eval(), kwargs=inputs, dynamic=dynamic_shapes(inputs))
+    return capture(model.eval(), kwargs=inputs, dynamic_shapes=dynamic_shapes(inputs))
 
 
 def _made(name: str) -> tuple[nn.Module, dict[str, Any]]:

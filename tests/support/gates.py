@@ -19,7 +19,7 @@ def gated(program: Program, selection: Selection) -> Program:
     analysis = analyze(program)
     kept = kept_masks(analysis, selection)
     graph = copy_graph(program)
-    copies = dict(zip(program.graph.graph.nodes, graph.nodes, strict=True))
+    copies = dict(zip(program.graph.nodes, graph.nodes, strict=True))
     masks: dict[str, Tensor] = {}
     for (node, operand), axes in _gates(analysis, selection).items():
         mask = _mask(analysis, operand, {leaf: kept[leaf] for leaf in axes})
@@ -67,5 +67,5 @@ def _multiply(graph: fx.Graph, edge: tuple[fx.Node, fx.Node], mask: Tensor, mask
 
 
 def _tensors(program: Program) -> dict[str, Tensor]:
-    found = program.graph.graph.find_nodes(op="get_attr")
-    return {str(node.target): attribute(program.graph, str(node.target)) for node in found}
+    found = program.graph.find_nodes(op="get_attr")
+    return {str(node.target): attribute(program.graph_module, str(node.target)) for node in found}

@@ -52,7 +52,7 @@ def hugging_face(name: str) -> tuple[nn.Module, dict[str, Any]]:
 def captured(name: str, dynamic: bool = False) -> Program:
     """The program of a model or net, captured once; tests must not write into it."""
     model, inputs = hugging_face(name) if name in HUGGING_FACE else net(name)
-    return capture(model, kwargs=inputs, dynamic=dynamic_shapes(inputs) if dynamic else None)
+    return capture(model, kwargs=inputs, dynamic_shapes=dynamic_shapes(inputs) if dynamic else None)
 
 
 def dynamic_shapes(inputs: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def free_outputs() -> Iterator[None]:
     def walk(program: Program) -> Flow:
         found = Flow()
         storages: dict[Any, Any] = {}
-        dim_inference._mark_varying(found, list(program.graph.graph.nodes))
-        for node in program.graph.graph.nodes:
+        dim_inference._mark_varying(found, list(program.graph.nodes))
+        for node in program.graph.nodes:
             if node.op != "output":
                 dim_inference._visit(program, node, found, storages)
         dim_inference._pin_overlaps(program, found)
@@ -97,7 +97,7 @@ def check_program(program: Program) -> Verdict:
             )
         if len(exact) < len(analysis.axes):
             shrink(program, _some(analysis.axes, 0))()  # no claim about values, but it must run
-    called = frozenset(packet_of(n.target) for n in program.graph.graph.nodes if n.op == "call_function")
+    called = frozenset(packet_of(n.target) for n in program.graph.nodes if n.op == "call_function")
     return Verdict(
         len(analysis.axes), len(exact), worst, tuple(sorted(analysis.flow.unknown.values())), called
     )

@@ -70,7 +70,9 @@ def trained() -> Program:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(ids), wanted).backward()
         optimizer.step()
-    return capture(model.eval().requires_grad_(), (examples(4, 0)[0],), dynamic=({0: torch.export.Dim.AUTO},))
+    return capture(
+        model.eval().requires_grad_(), (examples(4, 0)[0],), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+    )
 
 
 def fit(program: Program, wait: float = 0.0) -> float:
@@ -78,7 +80,7 @@ def fit(program: Program, wait: float = 0.0) -> float:
     time.sleep(wait)
     ids, wanted = examples(256, 3)
     with torch.no_grad():
-        return -float(nn.functional.cross_entropy(program.graph(ids), wanted))
+        return -float(nn.functional.cross_entropy(program.graph_module(ids), wanted))
 
 
 if __name__ == "__main__":

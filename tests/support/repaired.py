@@ -116,7 +116,7 @@ class Counting(Stream):
 
 def free(model: nn.Module, *sizes: int) -> Program:
     """The program of a model, captured with a free batch."""
-    return capture(model.eval(), (torch.randn(sizes),), dynamic=({0: FREE},))
+    return capture(model.eval(), (torch.randn(sizes),), dynamic_shapes=({0: FREE},))
 
 
 def normal(*sizes: int, seed: int = 0) -> Tensor:

@@ -60,7 +60,7 @@ def measured(name: str, layers: int) -> dict[str, Any]:
         "model": name,
         "layers": layers,
         "parameters": program.parameter_count(),
-        "nodes": len(program.graph.graph.nodes),
+        "nodes": len(program.graph.nodes),
         "axes": len(analysis.axes),
         "capture_s": captured - start,
         "analyze_s": min(seconds for seconds, _ in runs),

@@ -60,7 +60,7 @@ class Heads(nn.Module):
 
 def free(model: nn.Module, *sizes: int) -> Program:
     """The program of a model, captured with a free batch."""
-    return capture(model.eval(), (torch.randn(sizes),), dynamic=({0: FREE},))
+    return capture(model.eval(), (torch.randn(sizes),), dynamic_shapes=({0: FREE},))
 
 
 def normal(*sizes: int, seed: int = 0) -> Tensor:
@@ -119,7 +119,7 @@ def with_unit_zeroed(program: Program, axis: Axis, unit: int, names: Sequence[st
     made: dict[str, Tensor] = {}
     for member in axis.members:
         if member.name in names:
-            whole = made.get(member.name, attribute(program.graph, member.name).detach())
+            whole = made.get(member.name, attribute(program.graph_module, member.name).detach())
             zeros = whole.index_fill(member.dim, torch.tensor(member.indices(unit)), 0.0)
             made[member.name] = nn.Parameter(zeros)
     return rebuild(program, copy_graph(program), made)

@@ -58,7 +58,7 @@ class Layer(nn.Module):
 def layer(idle: bool = False) -> Subject:
     torch.manual_seed(0)
     ids = [torch.randint(0, 11, (4, 7)) for _ in range(6)]
-    program = capture(Layer(idle).eval(), (ids[0],), dynamic=({0: AUTO, 1: AUTO},))
+    program = capture(Layer(idle).eval(), (ids[0],), dynamic_shapes=({0: AUTO, 1: AUTO},))
     return program, check_calibration(program, ids)
 
 
@@ -84,7 +84,7 @@ def subject(name: str) -> Subject:
     torch.manual_seed(0)
     if name == "convs":
         images = [torch.randn(4, 2, 6, 6) for _ in range(6)]
-        program = capture(Convs().eval(), (images[0],), dynamic=({0: AUTO},))
+        program = capture(Convs().eval(), (images[0],), dynamic_shapes=({0: AUTO},))
         return program, check_calibration(program, images)
     ids = [torch.randint(0, 99, (4, LENGTH)) for _ in range(6)]
     program = captured(name, dynamic=True)

@@ -40,7 +40,7 @@ class Net(nn.Module):
 
 def program() -> Program:
     torch.manual_seed(0)
-    return capture(Net(), (torch.randn(4, 6),), dynamic={"x": {0: torch.export.Dim.AUTO}})
+    return capture(Net(), (torch.randn(4, 6),), dynamic_shapes={"x": {0: torch.export.Dim.AUTO}})
 
 
 def rows() -> Examples:

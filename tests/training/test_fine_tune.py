@@ -36,7 +36,9 @@ def program() -> Program:
     """Untrained."""
     torch.manual_seed(0)
     example = planted.examples(4, 0)[0]
-    return capture(planted.Encoder(), kwargs={"ids": example}, dynamic={"ids": {0: torch.export.Dim.AUTO}})
+    return capture(
+        planted.Encoder(), kwargs={"ids": example}, dynamic_shapes={"ids": {0: torch.export.Dim.AUTO}}
+    )
 
 
 def evaluator(**changes: Any) -> TextClassification:
@@ -59,7 +61,7 @@ def test_training_makes_it_better_and_leaves_the_program_as_it_was(program: Prog
     trained = fine_tune(program, examples(600), RECIPE, "output_0")
     told = {
         name: accuracy(rows.labels.numpy(), predicted(program, module, rows, output="output_0").numpy())
-        for name, module in (("before", program.graph), ("after", trained))
+        for name, module in (("before", program.graph_module), ("after", trained))
     }
     assert told["before"] < 0.25
     assert told["after"] > 0.3
@@ -102,9 +104,9 @@ def test_a_journal_tells_models_apart_that_differ_by_one_weight(program: Program
     EvaluationRater(program, evaluate, path).scores([()])
     EvaluationRater(program, evaluate, path).scores([(), ()])
     assert len(calls) == 1
-    moved = replace(program, graph=program.module())  # type: ignore[arg-type]
+    moved = replace(program, graph_module=program.module())  # type: ignore[arg-type]
     with torch.no_grad():
-        next(moved.graph.parameters()).view(-1)[0] += 1
+        next(moved.graph_module.parameters()).view(-1)[0] += 1
     EvaluationRater(moved, evaluate, path).scores([()])
     assert len(calls) == 2
 
@@ -150,15 +152,15 @@ class Letters(torch.nn.Module):
 
 def test_texts_become_rows_and_a_batch_is_as_long_as_its_longest() -> None:
     ids = torch.ones(3, 7, dtype=torch.long)
-    free = capture(Letters(), kwargs={"ids": ids}, dynamic=True)
+    free = capture(Letters(), kwargs={"ids": ids}, dynamic_shapes=True)
     rows = encoded(tokenizer, ["a", "abc", "abcde"], [0, 1, 0], free, length=4)
     assert rows.inputs.keys() == {"ids"}
     assert (rows.inputs["ids"].shape, rows.lengths.tolist()) == ((3, 4), [1, 3, 4])  # type: ignore[union-attr]
     seen: list[int] = []
-    free.graph.register_forward_pre_hook(
+    free.graph_module.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(kwargs["ids"].shape[1]), with_kwargs=True
     )
-    predicted(free, free.graph, rows, batch_size=2, output="output_0")
+    predicted(free, free.graph_module, rows, batch_size=2, output="output_0")
     assert seen == [3, 4]
     fixed = encoded(tokenizer, ["a"], [0], capture(Letters(), kwargs={"ids": ids}))
     assert (fixed.batch([0])[0]["ids"].shape, fixed.lengths) == ((1, 7), torch.ones(1))

@@ -38,7 +38,9 @@ def program() -> Program:
     torch.manual_seed(0)
     auto = torch.export.Dim.AUTO
     return capture(
-        Net().eval(), kwargs={"ids": torch.ones(2, 5, dtype=torch.long)}, dynamic={"ids": {0: auto, 1: auto}}
+        Net().eval(),
+        kwargs={"ids": torch.ones(2, 5, dtype=torch.long)},
+        dynamic_shapes={"ids": {0: auto, 1: auto}},
     )
 
 
@@ -129,7 +131,7 @@ def test_rows_that_count_for_nothing_teach_nothing() -> None:
     blank = Examples(some.inputs, labels, some.lengths)
     net = program()
     trained = fine_tune(net, blank.rows(range(10, 44)), replace(RECIPE, weight_decay=0.0, epochs=1))
-    assert torch.equal(weights(trained), weights(net.graph))
+    assert torch.equal(weights(trained), weights(net.graph_module))
 
 
 def test_a_precision_that_is_not_there() -> None:

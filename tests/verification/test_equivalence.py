@@ -91,6 +91,6 @@ def test_rounding_that_passes_the_bar_is_told_from_a_difference_in_doubles() -> 
     slim = shrink(program, selection)
     verdict = verify(program, slim, selection)
     assert verdict.relative <= verdict.bar == 1e-10
-    slim.graph.get_parameter("down.weight").data[0, 0] += 1e-3
+    slim.graph_module.get_parameter("down.weight").data[0, 0] += 1e-3
     with pytest.raises(VerifyError, match="its value differs by"):
         verify(program, slim, selection)

@@ -89,7 +89,7 @@ def captured(
         return loaded.capture()
     free = {name: _free(value) for name, value in kwargs.items()}
     try:
-        return replace(loaded, kwargs=copied(kwargs), dynamic=free).capture()
+        return replace(loaded, kwargs=copied(kwargs), dynamic_shapes=free).capture()
     except CaptureError:
         return loaded.capture()
 

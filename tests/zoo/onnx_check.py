@@ -61,7 +61,7 @@ def agreement(model: nn.Module, original: Program, slim: Program) -> Agreement:
 
 def _has_own_operators(program: Program) -> bool:
     """Whether there are operators from outside of torch, which rarely export: then trying the original first saves time."""
-    calls = program.graph.graph.nodes
+    calls = program.graph.nodes
     return any(
         isinstance(node.target, torch._ops.OpOverload) and node.target.namespace != "aten" for node in calls
     )
@@ -107,7 +107,7 @@ def _plain(model: nn.Module, original: Program, file: Path) -> None:
     """Export the model as its owner would, with the dynamic sizes of its capture."""
     from torch.onnx._constants import ONNX_DEFAULT_OPSET
 
-    loaded = Loaded("", model, (), copied(original.kwargs), original.dynamic)
+    loaded = Loaded("", model, (), copied(original.kwargs), original.dynamic_shapes)
     kwargs, dynamic = loaded.uncached()
     plain_export(model, file, (), kwargs, dynamic, ONNX_DEFAULT_OPSET)
 

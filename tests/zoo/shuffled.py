@@ -15,7 +15,7 @@ Places = list[tuple[str, int, tuple[int, ...]]]
 
 def same_axes(program: Program, seed: int) -> bool:
     """Whether a replay in a random order of nodes finds the same axes as the walk does."""
-    order = list(program.graph.graph.nodes)
+    order = list(program.graph.nodes)
     random.Random(seed).shuffle(order)
     return axes(program, replay(program, order)) == axes(program, walk(program))
 
@@ -23,7 +23,7 @@ def same_axes(program: Program, seed: int) -> bool:
 def axes(program: Program, flow: Flow) -> list[Places]:
     """Each free atom by its places: (tensor, dimension, the unit that each position belongs to)."""
     found: dict[Dim, Places] = {}
-    for node in program.graph.graph.find_nodes(op="get_attr"):
+    for node in program.graph.find_nodes(op="get_attr"):
         for place, dim in enumerate(flow.dims.get(node, ())):
             for leaf in dict.fromkeys(leaves(dim)):
                 if leaf.size > 1 and not is_pinned(leaf):

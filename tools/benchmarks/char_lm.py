@@ -107,7 +107,7 @@ class _Bench:
         self.program = capture(
             self.model,
             kwargs={"ids": torch.zeros(3, 13, dtype=torch.long)},
-            dynamic={"ids": {0: auto, 1: auto}},
+            dynamic_shapes={"ids": {0: auto, 1: auto}},
         )
         self.train, self.test = rows("valid", TRAIN_ROWS), rows("test", TEST_ROWS)
         self.recipe = Recipe(**{**asdict(_RECIPE), "seed": seed})
@@ -147,7 +147,7 @@ class _Bench:
 
     def note(self, variant: str, density: float, program: Program, seconds: float) -> None:
         """Append one line of results to the file."""
-        bits = math.log2(perplexity(program, program.graph, self.test))
+        bits = math.log2(perplexity(program, program.graph_module, self.test))
         entry = {"variant": variant, "density": density, "seed": self.seed, "bits": bits, "seconds": seconds,
                  "parameters": program.parameter_count(), "recipe": asdict(self.recipe), "machine": report.machine()}  # fmt: skip
         with self.out.open("a", encoding="utf-8") as lines:

@@ -138,7 +138,7 @@ def show_progress(steps: Steps, moment: RunState) -> None:
 
 def _check_lowered(taught: Trained, lowered: Program) -> float:
     """Return the largest relative difference of the lowered program from the gated module; VerifyError above the tolerance."""
-    expected = run_example(taught.gated.program.replace(graph=taught.module))
+    expected = run_example(taught.gated.program.replace(graph_module=taught.module))
     relative = difference(run_example(lowered, taught.gated.program), expected)
     bar = max(TOLERANCES.get(value.dtype, 0.0) for value in expected)
     if not relative <= bar:

@@ -45,7 +45,7 @@ class Loaded:
     model: nn.Module | ExportedProgram
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    dynamic: Any = None
+    dynamic_shapes: Any = None
     patches: Callable[[], AbstractContextManager[None]] | None = None
     notes: tuple[str, ...] = ()
     config: Any = None
@@ -71,12 +71,12 @@ class Loaded:
         """Capture the model; where torch can't trace it, try once more with the patches of its library."""
         with quiet():
             try:
-                return capture(self.model, self.args, self.kwargs, self.dynamic, training=training)
+                return capture(self.model, self.args, self.kwargs, self.dynamic_shapes, training=training)
             except CaptureError:
                 if self.patches is None:
                     raise
             with self.patches():
-                program = capture(self.model, self.args, self.kwargs, self.dynamic, training=training)
+                program = capture(self.model, self.args, self.kwargs, self.dynamic_shapes, training=training)
             check_same(self.model, program)  # the program must agree with the unpatched model
             return program
 
@@ -87,6 +87,10 @@ class Loaded:
             and "use_cache" in inspect.signature(self.model.forward).parameters
         )
         if not takes or "use_cache" in self.kwargs:
-            return dict(self.kwargs), self.dynamic
-        dynamic = {**self.dynamic, "use_cache": None} if isinstance(self.dynamic, Mapping) else self.dynamic
+            return dict(self.kwargs), self.dynamic_shapes
+        dynamic = (
+            {**self.dynamic_shapes, "use_cache": None}
+            if isinstance(self.dynamic_shapes, Mapping)
+            else self.dynamic_shapes
+        )
         return {**self.kwargs, "use_cache": False}, dynamic

@@ -189,7 +189,7 @@ class _Graph:
         self.behind: dict[
             fx.Node, tuple[str, tuple[str, ...]]
         ] = {}  # the box that a value comes from, and the operators since
-        for node in self.program.graph.graph.nodes:
+        for node in self.program.graph.nodes:
             self._visit(node)
 
     def _visit(self, node: fx.Node) -> None:
@@ -240,7 +240,7 @@ class _Graph:
         return Box(node.name, short or operator, operator, "weights" if learned else "join", told, layer)
 
     def _learned(self, name: str) -> bool:
-        return isinstance(attribute(self.program.graph, name), nn.Parameter)
+        return isinstance(attribute(self.program.graph_module, name), nn.Parameter)
 
     def _shown(self, name: str, title: str) -> str:
         """Return a tensor's name relative to its module; folded constants, which no module names, are `constant`."""
@@ -254,7 +254,9 @@ class _Graph:
         waiting = [source for source in operands(node) if source not in self.flow.varies]
         for each in waiting:
             waiting += [source for source in operands(each) if source not in waiting]
-            if each.op == "get_attr" and isinstance(attribute(self.program.graph, str(each.target)), Tensor):
+            if each.op == "get_attr" and isinstance(
+                attribute(self.program.graph_module, str(each.target)), Tensor
+            ):
                 found[str(each.target)] = each
         return found
 

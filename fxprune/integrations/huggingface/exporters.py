@@ -97,7 +97,7 @@ class Pruning:
         """Free the cache as `cache` allows; it is found as the inputs and outputs with a name in common."""
         if self.cache == "whole":
             return program
-        info = trees(program.graph)
+        info = trees(program.graph_module)
         keys = set(info.orig_args) & {name.partition(".")[0] for name in program.output_names()}
         inputs = [
             name for name, key in owners(program).items() if key in keys and name in program.input_names()
@@ -144,7 +144,7 @@ class _PruningMixin:
     def export_program(self, model: nn.Module, sample_inputs: MutableMapping[str, Any], config: Any) -> Any:
         """Export the pruned model, on the inputs that are left."""
         slim = self.pruning.prune(captured(model, sample_inputs, config))
-        shapes = slim.dynamic if config.dynamic or config.dynamic_shapes else None
+        shapes = slim.dynamic_shapes if config.dynamic or config.dynamic_shapes else None
         config = dataclasses.replace(config, dynamic_shapes=shapes)
         made: Any = super()
         return made.export_program(module(slim, model), dict(slim.kwargs), config=config)
@@ -201,7 +201,7 @@ class _Module(nn.Module):
         for known in ("config", "generation_config", "main_input_name"):
             if hasattr(like, known):
                 setattr(self, known, getattr(like, known))
-        self.forward = _with_signature(graph, trees(program.graph).orig_args)
+        self.forward = _with_signature(graph, trees(program.graph_module).orig_args)
         self.eval()
 
 

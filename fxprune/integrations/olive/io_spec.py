@@ -47,7 +47,7 @@ def varied(program: Program) -> Program:
     normal numbers, indices of a table become random rows; other integers, such as masks of ones, stay.
     """
     random = torch.Generator().manual_seed(0)
-    nodes = dict(zip(trees(program.graph).orig_args, program.placeholders(), strict=True))
+    nodes = dict(zip(trees(program.graph_module).orig_args, program.placeholders(), strict=True))
     drawn = {
         name: _drawn(program, nodes[name], value, random)
         for name, value in program.kwargs.items()
@@ -61,7 +61,7 @@ def named(program: Program, names: Sequence[str]) -> Program:
     found = program.output_names()
     if set(names) <= set(found):
         return program
-    info = trees(program.graph)
+    info = trees(program.graph_module)
     if found != tuple(f"output_{place}" for place in range(info.out_spec.num_leaves)):
         missing = ", ".join(name for name in names if name not in found)
         raise UsageError(f"no output {missing} here; the outputs that the model names are {', '.join(found)}")
@@ -89,7 +89,7 @@ def _drawn(program: Program, node: fx.Node, value: Tensor, random: torch.Generat
     if value.is_floating_point():
         return torch.randn(value.shape, generator=random).to(value)
     tables = [
-        attribute(program.graph, str(user.args[0].target))
+        attribute(program.graph_module, str(user.args[0].target))
         for user in node.users
         if user.target is torch.ops.aten.embedding.default
         and isinstance(user.args[0], fx.Node)

@@ -62,7 +62,7 @@ def _converted(program: Program, batches: Iterable[Feeds]) -> fx.GraphModule:
 def _call(program: Program, batch: Feeds) -> Any:
     """Return (args, kwargs) for a run on a batch."""
     leaves = flatten_batch(program, {name: torch.tensor(value) for name, value in batch.items()})
-    return pytree.tree_unflatten(leaves, trees(program.graph).in_spec)
+    return pytree.tree_unflatten(leaves, trees(program.graph_module).in_spec)
 
 
 def _drop_unread(module: fx.GraphModule) -> None:
@@ -76,5 +76,5 @@ def _drop_unread(module: fx.GraphModule) -> None:
 
 def _exported(program: Program, module: fx.GraphModule) -> torch.export.ExportedProgram:
     return torch.export.export(
-        module, program.args, dict(program.kwargs), dynamic_shapes=program.dynamic, strict=False
+        module, program.args, dict(program.kwargs), dynamic_shapes=program.dynamic_shapes, strict=False
     )

@@ -113,7 +113,7 @@ def test_a_configuration_prunes() -> None:
 
 
 def test_a_program_is_a_model_for_any_exporter() -> None:
-    program = fxprune.capture(bert(), kwargs=tokens(), dynamic=True)
+    program = fxprune.capture(bert(), kwargs=tokens(), dynamic_shapes=True)
     slim = fxprune.parse_pipeline(PIPELINE).run(program).program
     made: Any = module(slim, bert())
     assert type(made).__name__ == "BertModel"
@@ -138,7 +138,7 @@ def test_a_generation_export_says_what_the_program_says_without_a_cache(
         pruning = exporter(OnnxExporter, pipeline, cache=cache)
         exported = pruning.export_for_generation(llama(), tokens(), OnnxConfig(dynamic=True))
         said, caches = generated(llama(), exported.runners, tokens()["input_ids"])
-    whole = fxprune.capture(llama(), kwargs={"input_ids": tokens()["input_ids"]}, dynamic=True)
+    whole = fxprune.capture(llama(), kwargs={"input_ids": tokens()["input_ids"]}, dynamic_shapes=True)
     before, result = pruning.pruning.results[0]
     made = replay_pruning(before, result.program, result.selection, whole)
     assert torch.equal(said, uncached(made.program, tokens()["input_ids"]))
@@ -187,7 +187,7 @@ def test_smollm2_generates_what_its_program_says() -> None:
         pruning = exporter(OnnxExporter, "layers(count=1), heads(ratio=0.34), ffn(ratio=0.1)", cache="free")
         exported = pruning.export_for_generation(model, {"input_ids": ids}, OnnxConfig(dynamic=True))
         said, caches = generated(model, exported.runners, ids)
-    whole = fxprune.capture(model, kwargs={"input_ids": ids}, dynamic=True)
+    whole = fxprune.capture(model, kwargs={"input_ids": ids}, dynamic_shapes=True)
     before, result = pruning.pruning.results[0]
     made = replay_pruning(before, result.program, result.selection, whole)
     assert torch.equal(said, uncached(made.program, ids))

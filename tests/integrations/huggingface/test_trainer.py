@@ -35,7 +35,9 @@ def classifier() -> Gated:
     model = transformers.BertForSequenceClassification(config).eval()
     auto = torch.export.Dim.AUTO
     ids = torch.randint(0, 99, (4, 13))
-    return within_heads(capture(model, kwargs={"input_ids": ids}, dynamic={"input_ids": {0: auto, 1: auto}}))
+    return within_heads(
+        capture(model, kwargs={"input_ids": ids}, dynamic_shapes={"input_ids": {0: auto, 1: auto}})
+    )
 
 
 def rows() -> list[dict[str, Any]]:

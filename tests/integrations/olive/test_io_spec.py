@@ -68,7 +68,7 @@ def test_equal_tokens_are_drawn_anew_and_a_mask_stays() -> None:
 def test_among_equal_tokens_queries_and_keys_would_not_be_proved() -> None:
     program = tokens()
     before = [program(**each.kwargs) for each in (program, varied(program))]
-    program.graph.get_parameter("q.weight").data.neg_()
+    program.graph_module.get_parameter("q.weight").data.neg_()
     after = [program(**each.kwargs) for each in (program, varied(program))]
     moved = [float((one - other).abs().max()) for one, other in zip(before, after, strict=True)]
     assert moved[0] < 1e-6

@@ -51,7 +51,7 @@ class Residual(nn.Module):
 def net() -> Program:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(128, 512), nn.GELU(), nn.Linear(512, 128))
-    return capture(layers, (torch.randn(4, 128),), dynamic=({0: Dim.AUTO},))
+    return capture(layers, (torch.randn(4, 128),), dynamic_shapes=({0: Dim.AUTO},))
 
 
 @pytest.fixture(scope="module")

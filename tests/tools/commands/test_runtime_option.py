@@ -20,7 +20,7 @@ def test_bench_measures_in_openvino(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    program = capture(nn.Linear(8, 16), (torch.randn(3, 8),), dynamic=({0: Dim.AUTO},))
+    program = capture(nn.Linear(8, 16), (torch.randn(3, 8),), dynamic_shapes=({0: Dim.AUTO},))
     file = export_onnx(program, tmp_path / "model.onnx").path
     monkeypatch.setattr(bench, "_POINTS", ({"batch": 2, "length": 3},))
     command = ["bench", str(file), "--seconds", "0.02", "--runtime", "openvino"]

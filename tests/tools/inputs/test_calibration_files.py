@@ -53,7 +53,7 @@ def program(bert: Loaded) -> Program:
 def exact(bert: Loaded) -> Program:
     """Takes two texts of five tokens at once."""
     kwargs = {name: value[:2, :5] for name, value in bert.kwargs.items()}
-    return replace(bert, kwargs=kwargs, dynamic=None).capture()
+    return replace(bert, kwargs=kwargs, dynamic_shapes=None).capture()
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def linear() -> Program:
     """Takes any number of rows x and y; both are four numbers."""
     auto = {0: Dim.AUTO}
     example = torch.rand(3, 4)
-    return capture(Sum(), kwargs={"x": example, "y": example}, dynamic={"x": auto, "y": auto})
+    return capture(Sum(), kwargs={"x": example, "y": example}, dynamic_shapes={"x": auto, "y": auto})
 
 
 class Sum(nn.Module):

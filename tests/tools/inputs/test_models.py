@@ -45,7 +45,7 @@ def test_a_folder_gives_the_class_that_its_config_names_and_inputs_for_it(bert: 
     assert {name: tuple(value.shape) for name, value in loaded.kwargs.items()} == dict.fromkeys(
         ("input_ids", "attention_mask", "token_type_ids"), (3, 13)
     )
-    assert loaded.dynamic == {name: {0: AUTO, 1: AUTO} for name in loaded.kwargs}
+    assert loaded.dynamic_shapes == {name: {0: AUTO, 1: AUTO} for name in loaded.kwargs}
     assert loaded.notes == ()
     assert loaded.capture().output_names() == ("last_hidden_state", "pooler_output")
 
@@ -97,7 +97,7 @@ def test_images_are_dynamic_in_their_batch_only(tmp_path: Path) -> None:
     assert {name: tuple(value.shape) for name, value in loaded.kwargs.items()} == {
         "pixel_values": (3, 3, 16, 16)
     }
-    assert loaded.dynamic == {"pixel_values": {0: AUTO}}
+    assert loaded.dynamic_shapes == {"pixel_values": {0: AUTO}}
 
 
 def test_an_encoder_with_a_decoder_gets_inputs_for_both(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_function_may_return_args_kwargs_and_dynamic_shapes(
     returned: tuple[object, ...], args: object, kwargs: object, dynamic: object
 ) -> None:
     loaded = models._returned("py:a:b", (nn.Identity(), *returned))
-    assert (loaded.args, loaded.kwargs, loaded.dynamic) == (args, kwargs, dynamic)
+    assert (loaded.args, loaded.kwargs, loaded.dynamic_shapes) == (args, kwargs, dynamic)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def program(length: int | None = None) -> Program:
     ids = torch.ones(2, length or 5, dtype=torch.long)
     dims = {0: torch.export.Dim.AUTO} | ({} if length else {1: torch.export.Dim.AUTO})
     names = ("input_ids", "attention_mask")
-    return capture(Takes(), kwargs=dict.fromkeys(names, ids), dynamic=dict.fromkeys(names, dims))
+    return capture(Takes(), kwargs=dict.fromkeys(names, ids), dynamic_shapes=dict.fromkeys(names, dims))
 
 
 def certain(questions: Questions) -> list[str]:
