@@ -23,7 +23,7 @@ from fxprune.passes.lowrank import Lowrank
 from fxprune.passes.slim import Slim
 from fxprune.passes.split import Split
 from fxprune.pipeline import Pass, Pipeline
-from fxprune.pipeline.parse import parse_pipeline
+from fxprune.pipeline.parse import parse_passes
 
 PASSES: tuple[type[Pass], ...] = (
     *(Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Lowrank),
@@ -45,9 +45,9 @@ def pass_table() -> dict[str, type[Pass]]:
     return found
 
 
-def pipeline(text: str) -> Pipeline:
+def parse_pipeline(text: str) -> Pipeline:
     """Read a pipeline such as `heads(ratio=0.25), ffn(ratio=0.5), fold`; PipelineError points at the part that can't be read."""
-    return parse_pipeline(text, pass_table())
+    return parse_passes(text, pass_table())
 
 
 __all__ = [

@@ -63,7 +63,7 @@ VARIANTS: dict[str, Variant] = {
 _METHODS: dict[str, Callable[[Blocks, dict[Gate, float]], GateScore]] = {
     "movement": lambda own, weight: Movement(own.rate, _regulariser(own), weight),
     "taylor": lambda own, weight: Taylor(),
-    "random": lambda own, weight: Random(own.seed),
+    "random": lambda own, weight: Random(own.seed or 0),
 }
 
 
@@ -98,7 +98,7 @@ class Blocks(Training):
     temperature: float = 2.0  #: of the logits that are taught
     hard: float = 0.1  #: how much labels count beside them
     rewind: str = ""  #: the folder of an earlier run, whose heads stay
-    seed: int = 0  #: of random scores
+    seed: int | None = None  #: of random scores
 
     def __post_init__(self) -> None:
         require(self.method in _METHODS, f"method must be one of {', '.join(_METHODS)}, got {self.method!r}")

@@ -8,7 +8,7 @@ from typing import ClassVar
 from fxprune.analysis import analyze
 from fxprune.gates.lower import close_dead_units, lower_silenced, select_open
 from fxprune.ir import Program, Selection
-from fxprune.pipeline import Outcome, Pass
+from fxprune.pipeline import EMPTY, Context, Outcome, Pass
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Empty(Pass):
 
     name: ClassVar[str] = "empty"
 
-    def run(self, program: Program) -> Outcome:
+    def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Remove the empty units and move constants into biases; the parameters that this changes count as re-fitted."""
         ready = close_dead_units(program)
         slim = lower_silenced(ready).program

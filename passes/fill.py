@@ -12,7 +12,7 @@ from torch import nn
 from fxprune.analysis import analyze
 from fxprune.gates import find_blocked_weights
 from fxprune.ir import Program, Selection, copy_graph, rebuild
-from fxprune.pipeline import Outcome, Pass, require
+from fxprune.pipeline import EMPTY, Context, Outcome, Pass, require
 
 FILLED_ROLES = ("heads", "qk", "v", "ffn", "rank")
 
@@ -22,16 +22,19 @@ class Fill(Pass):
     """Fill zeros within matrices of heads and neurons with small random numbers, for training to use: `blocks(…), fill, distill`."""
 
     name: ClassVar[str] = "fill"
+    uses: ClassVar[tuple[str, ...]] = ("seed",)
 
     scale: float = 0.01  #: of the standard deviation of what is there
-    seed: int = 0  #: of the numbers
+    seed: int | None = None  #: of the numbers
 
     def __post_init__(self) -> None:
         require(self.scale > 0, f"scale must be positive, got {self.scale:g}")
 
-    def run(self, program: Program) -> Outcome:
+    def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Return the program with the same shapes; the matrices that were filled count as re-fitted."""
-        done, counts = fill_zeros(program, FILLED_ROLES, self.scale, self.seed)
+        done, counts = fill_zeros(
+            program, FILLED_ROLES, self.scale, context.seed or 0 if self.seed is None else self.seed
+        )
         return Outcome(done, Selection(), tuple(counts), {"filled": counts})
 
 

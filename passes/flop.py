@@ -44,7 +44,7 @@ class Flop(Training):
     factorized: bool = True  #: whether matrices become factors; else only ranks that are there leave
     temperature: float = 2.0  #: of the logits that are taught
     hard: float = 0.1  #: how much labels count beside them
-    seed: int = 0  #: of what gates draw
+    seed: int | None = None  #: of what gates draw
 
     def __post_init__(self) -> None:
         require(0 < self.sparsity < 1, f"sparsity must lie between 0 and 1, got {self.sparsity:g}")
@@ -67,7 +67,7 @@ class Flop(Training):
     def pruner(self, gated: Gated, module: nn.Module) -> Pruner:
         """Return the pruner that samples the gates of `module` during training."""
         concrete = HardConcrete(
-            unit_costs(gated), self.sparsity, self.warmup, self.rate, self.dropped, seed=self.seed
+            unit_costs(gated), self.sparsity, self.warmup, self.rate, self.dropped, seed=self.seed or 0
         )
         made = Pruner(gated, module, concrete, concrete)
         concrete.bind(made.scores, made.slots)

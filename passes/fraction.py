@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from fxprune.analysis import Analysis, Axis, Units, analyze
 from fxprune.analysis.uniform import group_uniform
-from fxprune.calibration import Calibration
 from fxprune.errors import RefusedError
 from fxprune.ir import Program, Selection
-from fxprune.pipeline import PYTHON, Pass, require
+from fxprune.pipeline import EMPTY, Context, Pass, require
 from fxprune.pipeline.base import planned
-from fxprune.scores import SCORES, Evidence
+from fxprune.scores import SCORES, Evidence, Worth
 from fxprune.scores.base import share_order
 
 
@@ -22,6 +21,7 @@ from fxprune.scores.base import share_order
 class Fraction(Pass):
     """Remove a fraction of the units of every axis of some roles."""
 
+    uses: ClassVar[tuple[str, ...]] = ("data", "loss", "seed")
     roles: ClassVar[frozenset[str]] = frozenset()
     inexact: ClassVar[bool] = False
 
@@ -29,7 +29,6 @@ class Fraction(Pass):
     score: str = "magnitude"  #: what decides which units stay
     multiple_of: int = 1  #: the number that stays is rounded up to a multiple of this
     uniform: bool = False  #: equally many units in all layers, as one number in a config says it
-    data: Calibration | None = field(default=None, metadata=PYTHON)
 
     def __post_init__(self) -> None:
         require(0 <= self.ratio < 1, f"ratio must lie in [0, 1), got {self.ratio:g}")
@@ -44,15 +43,24 @@ class Fraction(Pass):
         """Return the axes that the pass cuts."""
         return [axis for axis in analysis.axes if self.accepts(axis)]
 
-    def plan(self, program: Program) -> Selection:
+    def needs(self) -> Mapping[str, str]:
+        wants = SCORES[self.score].needs_data and self.ratio > 0
+        return {"data": f"{self.name}(…, score='magnitude')"} if wants else {}
+
+    def plan(self, program: Program, context: Context = EMPTY) -> Selection:
+        self.check(context)
         analysis = analyze(program)
         axes = self.axes(analysis)
         asked, counts = [Units(axis) for axis in axes], self.counts(analysis, axes)
-        rated = SCORES[self.score].rate(Evidence(analysis, self.data), asked) if asked and self.ratio else {}
+        rated = self._rated(analysis, asked, context) if asked and self.ratio else {}
         if self.uniform:
             rated = share_order(analysis, rated)
         kept = {units.axis.name: worth.kept(counts[units.axis.name]) for units, worth in rated.items()}
         return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
+
+    def _rated(self, analysis: Analysis, asked: Sequence[Units], context: Context) -> dict[Units, Worth]:
+        data = context.calibration(analysis.program)
+        return SCORES[self.score].rate(Evidence(analysis, data, context.objective("square")), asked)
 
     def count(self, axis: Axis) -> int:
         """Return how many units of an axis stay."""

@@ -47,7 +47,7 @@ class Grain(Training):
     units: str = "dims"  #: neurons, and dims of each head apart (dims) or whole heads (heads)
     score: str = "taylor"  #: what stays: what the loss would miss most (taylor), or what a die says (random)
     per_cost: bool = False  #: whether units are ranked by score for each parameter (unequal sizes)
-    seed: int = 0  #: of the die
+    seed: int | None = None  #: of the die
 
     def __post_init__(self) -> None:
         require(0 < self.density <= 1, f"density must lie in (0, 1], got {self.density:g}")
@@ -76,7 +76,7 @@ class Grain(Training):
         role = {axis.name: axis.role for axis in analyze(gated.base).axes}
         values = [each for each in gated.gates if each.within and role[each.of] == "v"]
         alpha = dict.fromkeys(values, self.alpha) if self.alpha else {}
-        score = Random(self.seed) if self.score == "random" else Taylor(self.beta, alpha)
+        score = Random(self.seed or 0) if self.score == "random" else Taylor(self.beta, alpha)
         budget = Share(Cubic(self.density, self.start, self.end), self.per_cost)
         return Pruner(gated, module, budget, score)
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from fxprune.analysis import analyze
 from fxprune.analysis.regions import UNITS
 from fxprune.ir import Program, Selection
-from fxprune.pipeline import PYTHON, Pass, require
-from fxprune.pipeline.base import BATCHES
-from fxprune.search import Evaluate
+from fxprune.pipeline import EMPTY, Context, Pass, require
 from fxprune.search.layer_scores import (
     BlockInfluenceRater,
     EvaluationRater,
     FaithfulnessRater,
     LastLayersRater,
 )
-from fxprune.search.layer_search import SEARCHES, LayerSearchResult, Progress, search_layers
+from fxprune.search.layer_search import SEARCHES, LayerSearchResult, search_layers
 
-#: how a candidate is judged where no `evaluate` is given, and what that is
+#: how a candidate is judged where the context has no `evaluate`, and what that is
 _SCORES = {
     "influence": "cosine of a region's input and output on calibration data (the example inputs where none are given)",
     "loss": "how far the outputs move on calibration data without it",
@@ -34,17 +30,14 @@ class Layers(Pass):
     """Remove whole layers or residual branches; a search says which."""
 
     name: ClassVar[str] = "layers"
+    uses: ClassVar[tuple[str, ...]] = ("data", "evaluate", "executor")
 
     count: int = 0  #: how many go
     ratio: float = 0.0  #: or what fraction of them, rounded down
     unit: str = "layer"  #: layer or branch
     search: str = "greedy"  #: greedy, oneshot or exhaustive
-    score: str = "influence"  #: influence, loss or last: what decides where no evaluator is given in Python
+    score: str = "influence"  #: influence, loss or last: what decides where the context has no evaluator
     journal: str = ""  #: a file that remembers evaluations, so that a killed search goes on
-    evaluate: Evaluate | None = field(default=None, metadata=PYTHON)
-    data: Sequence[dict[str, Any]] = field(default=(), metadata=BATCHES)
-    executor: Executor | None = field(default=None, metadata=PYTHON)
-    progress: Progress | None = field(default=None, metadata=PYTHON)
 
     def __post_init__(self) -> None:
         require(self.count >= 0, f"count must not be negative, got {self.count}")
@@ -54,22 +47,26 @@ class Layers(Pass):
         require(self.search in SEARCHES, f"search must be one of {', '.join(SEARCHES)}, got {self.search!r}")
         require(self.score in _SCORES, f"score must be one of {', '.join(_SCORES)}, got {self.score!r}")
 
-    def plan(self, program: Program) -> Selection:
-        found = self.find(program)
+    def plan(self, program: Program, context: Context = EMPTY) -> Selection:
+        found = self.find(program, context)
         return Selection(removed=found.order) if found else Selection()
 
-    def find(self, program: Program) -> LayerSearchResult | None:
+    def find(self, program: Program, context: Context = EMPTY) -> LayerSearchResult | None:
         """Run the search and return its order, scores and evaluations; None where the count is 0 or nothing can be removed."""
         names = [r.name for r in analyze(program).regions if r.unit == self.unit and not r.why]
         count = self.count or int(len(names) * self.ratio)
         if not count or not names:
             return None
-        return search_layers(self.search, self._rater(program), names, count, self.progress)
+        return search_layers(self.search, self._rater(program, context), names, count, context.count)
 
-    def _rater(self, program: Program) -> EvaluationRater | BlockInfluenceRater | LastLayersRater:
-        if self.evaluate is None and self.score == "last":
+    def _rater(
+        self, program: Program, context: Context
+    ) -> EvaluationRater | BlockInfluenceRater | LastLayersRater:
+        if context.evaluate is None and self.score == "last":
             return LastLayersRater()
-        if self.evaluate is None and self.score == "influence":
-            return BlockInfluenceRater(program, self.data)
-        evaluate = self.evaluate or FaithfulnessRater(program, self.data)
-        return EvaluationRater(program, evaluate, self.journal or None, self.executor)
+        data = context.calibration(program) if context.evaluate is None else None
+        batches = data.batches if data else ()
+        if context.evaluate is None and self.score == "influence":
+            return BlockInfluenceRater(program, batches)
+        evaluate = context.evaluate or FaithfulnessRater(program, batches)
+        return EvaluationRater(program, evaluate, self.journal or None, context.executor)

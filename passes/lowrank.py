@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from fxprune.analysis import analyze
-from fxprune.calibration import Calibration, Objective
-from fxprune.calibration.objective import DISTANCES, Loss
+from fxprune.calibration.objective import DISTANCES
 from fxprune.calibration.repair import repair
-from fxprune.cost import Clock, default_cache
-from fxprune.errors import RefusedError, UsageError
-from fxprune.ir import Point, Program, Selection, point_with
-from fxprune.pipeline import PYTHON, Outcome, Pass, require
-from fxprune.runtimes import Settings, runtime_of
+from fxprune.errors import RefusedError
+from fxprune.ir import Point, Program, Selection
+from fxprune.pipeline import EMPTY, Context, Measuring, Outcome, require
 from fxprune.search.budget_search import Target, search_budget
 from fxprune.search.rank_plans import (
     RankChoice,
@@ -39,10 +35,11 @@ UPDATES: dict[str, tuple[str, bool]] = {
 
 
 @dataclass(frozen=True)
-class Lowrank(Pass):
+class Lowrank(Measuring):
     """Replace matrices by products of two thinner ones where that is measured to be faster: by energy, rank or a share of the latency."""
 
     name: ClassVar[str] = "lowrank"
+    uses: ClassVar[tuple[str, ...]] = ("data", "loss", "settings", "point", "cache", "seed")
 
     energy: float = 0.0  #: the share of each matrix's energy (squared singular values) that stays
     rank: int = 0  #: or the rank of each matrix
@@ -51,16 +48,7 @@ class Lowrank(Pass):
     shared: bool = True  #: whether matrices that read one value may share their first product
     update: str = "all"  #: none, second or all: which matrices are re-fitted afterwards
     distance: str = "square"  #: square or divergence (for logits): what is kept small where no loss is given
-    batch: int = 8  #: the batch that is measured at
-    length: int = 128  #: and the length, where the program has one
-    threads: int = 1  #: of the runtime
-    runtime: str = "onnxruntime"  #: that is measured
-    optimization: str = "all"  #: the runtime's level
     memory: int = 0  #: megabytes that moments of the data may take; what exceeds them is gathered in further passes (0: half of the model)
-    data: Calibration | None = field(default=None, metadata=PYTHON)
-    loss: Loss | None = field(default=None, metadata=PYTHON)
-    cache: Path | None = field(default_factory=default_cache, metadata=PYTHON)
-    observe: Callable[[str], None] = field(default=lambda text: None, metadata=PYTHON)
 
     def __post_init__(self) -> None:
         given = [name for name in ("energy", "rank", "latency") if getattr(self, name)]
@@ -73,62 +61,62 @@ class Lowrank(Pass):
         for option, table in (("update", UPDATES), ("distance", DISTANCES)):
             value = getattr(self, option)
             require(value in table, f"{option} must be one of {', '.join(table)}, got {value!r}")
-        for option in ("batch", "length", "threads"):
-            require(getattr(self, option) >= 1, f"{option} must be at least 1, got {getattr(self, option)}")
+        super().__post_init__()
 
-    def point(self, program: Program) -> Point:
-        """Return the point to measure at: batch and length as given, other free sizes as in the example inputs."""
-        return point_with(program, batch=self.batch, length=self.length)
+    def needs(self) -> Mapping[str, str]:
+        wants = self.whiten or self.update != "none"
+        return {"data": "lowrank(…, whiten=False, update='none')"} if wants else {}
 
-    def run(self, program: Program) -> Outcome:
+    def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
+        return [self.point(program, context)] if self.latency else []
+
+    def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Factorise where it pays, correct biases for what is lost, and re-fit matrices on the calibration data as `update` says.
 
         UsageError where calibration data are needed and absent.
         """
-        if self.data is None and (self.whiten or self.update != "none"):
-            raise UsageError(
-                "lowrank needs calibration data: give --calibration FILE (data=… in Python),"
-                " or say lowrank(…, whiten=False, update='none')"
-            )
-        choices = self._choices(program)
-        ways, details = self._decided(program, choices)
+        self.check(context)
+        context = context.checked(program)
+        data = context.calibration(program)
+        choices = self._choices(program, context)
+        ways, details = self._decided(program, choices, context)
         done = apply_ranks(program, ways)
         details = {
             "ranks": [self._row(c, way, done.errors) for c, way in zip(choices, ways, strict=True)],
             **details,
         }
         biases = {name for way in ways for s, r in way.parts for name in s.biases(r, program.tensors())}
-        if self.data is None or self.update == "none" or not done.names:
+        if data is None or self.update == "none" or not done.names:
             return Outcome(done.program, Selection(), tuple(biases), details, done.names)
         how, everywhere = UPDATES[self.update]
         thin = {
             matrix.node.name for c, way in zip(choices, ways, strict=True) if way.parts for matrix in c.group
         }
         fit = repair(
-            program, done.program, Selection(), self.data, how, self._refitting, () if everywhere else thin
+            program, done.program, Selection(), data, how, context.refitting, () if everywhere else thin
         )
         details["refits"] = [asdict(each) for each in fit.matrices]
         factors = {own for names in done.names.values() for own in names}
         changed = tuple(dict.fromkeys([*biases, *(name for name in fit.changed if name not in factors)]))
         return Outcome(fit.program, Selection(), changed, details, done.names)
 
-    def _choices(self, program: Program) -> list[RankChoice]:
+    def _choices(self, program: Program, context: Context) -> list[RankChoice]:
         found = groups(analyze(program), apart=not self.shared)
         if not found:
             raise RefusedError("no matrix of this program can become two: see `fxprune explain`")
-        self.observe(f"singular values of {sum(map(len, found))} matrices")
-        spectra = self._spectra(program, with_members(found))
-        settings = Settings(self.threads, self.optimization, self.runtime)
-        runtime_of(settings)
-        self.observe("measuring factors beside matrices")
-        clock = Clock(settings, self.cache, lambda i: self.observe(f"measuring small file {i + 1}"))
-        return RankCostTable(program, clock, self.point(program), self._levels).choices(found, spectra)
+        context.say(f"singular values of {sum(map(len, found))} matrices")
+        spectra = self._spectra(program, with_members(found), context)
+        clock = context.clock(self.settings(context))
+        context.say("measuring factors beside matrices")
+        table = RankCostTable(program, clock, self.point(program, context), self._levels)
+        return table.choices(found, spectra)
 
-    def _spectra(self, program: Program, found: Sequence[Any]) -> list[Spectrum]:
-        if self.data is None:
+    def _spectra(self, program: Program, found: Sequence[Any], context: Context) -> list[Spectrum]:
+        data = context.calibration(program)
+        if data is None:
             return plain_spectra(program, found)
-        objective = Objective(self.distance, self.loss)
-        return whitened_spectra(program, found, self.data, objective, self.whiten, self.memory << 20)
+        objective = context.objective(self.distance)
+        return whitened_spectra(program, found, data, objective, self.whiten, self.memory << 20)
 
     def _levels(self, spectrum: Spectrum) -> list[int]:
         """Return the ranks to measure: `rank` where it is given and below the break-even rank, or some below that."""
@@ -137,17 +125,17 @@ class Lowrank(Pass):
         return levels(spectrum.even)
 
     def _decided(
-        self, program: Program, choices: Sequence[RankChoice]
+        self, program: Program, choices: Sequence[RankChoice], context: Context
     ) -> tuple[Sequence[RankOption], dict[str, Any]]:
         """Return a way for each choice, and details of the search as plain data (none without a latency)."""
         if not self.latency:
             return [cheapest_at_least(choice, self._least(choice)) for choice in choices], {}
-        settings = Settings(self.threads, self.optimization, self.runtime)
-        aim = Target("latency", self.latency, self.point(program), Clock(settings, self.cache))
+        clock = context.clock(self.settings(context))
+        target = Target("latency", self.latency, self.point(program, context), clock)
         more = "" if self.shared else ", or allow shared=True"
-        sought = search_budget(program, aim, RankDrafts(program, choices, more), self.observe)
-        objective = Objective(self.distance, self.loss)
-        said = "share of the squared norms" if self.data is None else objective.says
+        sought = search_budget(program, target, RankDrafts(program, choices, more), context.say)
+        objective = context.objective(self.distance)
+        said = "share of the squared norms" if context.data is None else objective.says
         return sought.draft.plan, sought.details() | {"error_is": said}
 
     def _least(self, choice: RankChoice) -> Mapping[Any, int]:
@@ -179,6 +167,3 @@ class Lowrank(Pass):
             return "the budget is met without it"
         wanted = self.rank or choice.joint.rank_of(self.energy)
         return f"it needs rank {wanted}, and no such factors are measured to be faster (they are as large at {even:.0f})"
-
-    def _refitting(self, place: int, count: int) -> None:
-        self.observe(f"re-fitting matrix {place + 1} of {count}")

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from fxprune.calibration import Calibration, Objective
-from fxprune.calibration.objective import DISTANCES, Loss
+from fxprune.calibration.objective import DISTANCES
 from fxprune.calibration.repair import REPAIRS, repair
-from fxprune.cost import BUDGETS, Clock, default_cache
-from fxprune.errors import UsageError
-from fxprune.ir import Point, Program, Selection, point_with
-from fxprune.pipeline import PYTHON, Outcome, Pass, require
+from fxprune.cost import BUDGETS
+from fxprune.ir import Point, Program, Selection
+from fxprune.pipeline import EMPTY, Context, Measuring, Outcome, require
 from fxprune.rewrite.apply import apply
-from fxprune.runtimes import Settings, runtime_of
 from fxprune.scores import SCORES
 from fxprune.search.budget_search import Target
 from fxprune.search.unit_plans import Planned, PlanRequest, plan
 
 
 @dataclass(frozen=True)
-class Slim(Pass):
+class Slim(Measuring):
     """Remove heads, their dims, neurons, channels and branches until a share of latency (flops, params, bytes) is left; re-fit the rest."""
 
     name: ClassVar[str] = "slim"
+    uses: ClassVar[tuple[str, ...]] = ("data", "loss", "settings", "point", "cache", "seed")
 
     latency: float = 0.0  #: the share of the measured time that may be left: 0.5 is twice as fast
     flops: float = 0.0  #: or of the operations
@@ -37,15 +34,6 @@ class Slim(Pass):
     hidden: bool = False  #: whether the width of the residual stream may shrink, too
     layers: bool = True  #: whether whole residual branches may go
     uniform: bool = False  #: equally many whole heads, neurons or channels in all layers; branches stay
-    batch: int = 8  #: the batch that the budget is meant at
-    length: int = 128  #: and the length, where the program has one
-    threads: int = 1  #: of the runtime
-    runtime: str = "onnxruntime"  #: that is measured
-    optimization: str = "all"  #: the runtime's level
-    data: Calibration | None = field(default=None, metadata=PYTHON)
-    loss: Loss | None = field(default=None, metadata=PYTHON)
-    cache: Path | None = field(default_factory=default_cache, metadata=PYTHON)
-    observe: Callable[[str], None] = field(default=lambda text: None, metadata=PYTHON)
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in BUDGETS if getattr(self, name)}
@@ -55,54 +43,49 @@ class Slim(Pass):
         for option, table in (("score", SCORES), ("repair", REPAIRS), ("distance", DISTANCES)):
             value = getattr(self, option)
             require(value in table, f"{option} must be one of {', '.join(table)}, got {value!r}")
-        for option in ("batch", "length", "threads"):
-            require(getattr(self, option) >= 1, f"{option} must be at least 1, got {getattr(self, option)}")
+        super().__post_init__()
 
-    def aim(self, program: Program) -> Target:
+    def needs(self) -> Mapping[str, str]:
+        wants = SCORES[self.score].needs_data or self.repair != "none"
+        return {"data": "slim(…, score='magnitude', repair='none')"} if wants else {}
+
+    def target(self, program: Program, context: Context = EMPTY) -> Target:
         """Return the budget, at the point and with the settings of the options; UsageError where the runtime is not available."""
         name = next(name for name in BUDGETS if getattr(self, name))
-        settings = Settings(self.threads, self.optimization, self.runtime)
-        if BUDGETS[name].count is None:
-            runtime_of(settings)
-        clock = Clock(settings, self.cache, lambda i: self.observe(f"measuring small file {i + 1}"))
-        return Target(name, getattr(self, name), self.point(program), clock)
+        return Target(
+            name,
+            getattr(self, name),
+            self.point(program, context),
+            context.clock(self.settings(context), BUDGETS[name].count is None),
+        )
 
-    def point(self, program: Program) -> Point:
-        """Return the point that the budget refers to: batch and length as given, other free sizes as in the example inputs."""
-        return point_with(program, batch=self.batch, length=self.length)
+    def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
+        return [self.point(program, context)] if self.latency else []
 
-    def decide(self, program: Program) -> Planned:
+    def decide(self, program: Program, context: Context = EMPTY) -> Planned:
         """Return the plan, with the trials that led to it; UsageError where calibration data are needed and absent."""
-        needs = SCORES[self.score].needs_data or self.repair != "none"
-        if needs and self.data is None:
-            raise UsageError(
-                f"slim(score={self.score!r}, repair={self.repair!r}) needs calibration data: give --calibration FILE,"
-                " or data=… in Python"
-            )
-        objective = Objective(self.distance, self.loss)
+        self.check(context)
         request = PlanRequest(
             self.score,
-            self.data,
-            objective,
+            context.calibration(program),
+            context.objective(self.distance),
             hidden=self.hidden,
             layers=self.layers and not self.uniform,
             uniform=self.uniform,
             repair=self.repair,
-            observe=self.observe,
+            observe=context.say,
         )
-        return plan(program, self.aim(program), request)
+        return plan(program, self.target(program, context), request)
 
-    def plan(self, program: Program) -> Selection:
-        return self.decide(program).selection
+    def plan(self, program: Program, context: Context = EMPTY) -> Selection:
+        return self.decide(program, context).selection
 
-    def run(self, program: Program) -> Outcome:
-        planned = self.decide(program)
+    def run(self, program: Program, context: Context = EMPTY) -> Outcome:
+        context = context.checked(program)
+        planned, data = self.decide(program, context), context.calibration(program)
         slim = apply(program, planned.selection)
-        if self.data is None:
+        if data is None:
             return Outcome(slim, planned.selection, (), planned.details())
-        done = repair(program, slim, planned.selection, self.data, self.repair, self._repairing)
+        done = repair(program, slim, planned.selection, data, self.repair, context.refitting)
         details: dict[str, Any] = planned.details() | {"refits": [asdict(each) for each in done.matrices]}
         return Outcome(done.program, planned.selection, done.changed, details)
-
-    def _repairing(self, place: int, count: int) -> None:
-        self.observe(f"re-fitting matrix {place + 1} of {count}")

@@ -1,13 +1,19 @@
 """Passes in order: their text, their context, their proofs."""
 
-from fxprune.pipeline.base import PYTHON, Outcome, Pass, Training, require
-from fxprune.pipeline.run import Pipeline
+from fxprune.pipeline.base import Measuring, Outcome, Pass, require
+from fxprune.pipeline.context import EMPTY, Context, Progress
+from fxprune.pipeline.run import Pipeline, Result
+from fxprune.pipeline.train import Training
 
 __all__ = [
-    "PYTHON",
+    "EMPTY",
+    "Context",
+    "Measuring",
     "Outcome",
     "Pass",
     "Pipeline",
+    "Progress",
+    "Result",
     "Training",
     "require",
 ]

@@ -4,26 +4,32 @@ A pass is a frozen dataclass: its fields are its options, the first sentence of 
 passes, written as text (see `fxprune.pipeline.parse`) and printed back to the same text.
 
     heads(ratio=0.25), ffn(ratio=0.5), fold
+
+All else that a pass takes (data, rows, a runtime's settings) comes from the `Context`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
 from fxprune.analysis import Axis, analyze
-from fxprune.errors import PipelineError, SelectionError
-from fxprune.ir import Program, Selection
+from fxprune.errors import PipelineError, UsageError
+from fxprune.ir import Point, Program, Selection
+from fxprune.pipeline.context import EMPTY, SUPPLIES, Context
 from fxprune.rewrite.apply import apply
+from fxprune.runtimes import Settings
+from fxprune.verification import Proof
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """Result of a pass: the program, the selection, the weights that were re-fitted (by name), and details as plain data for a report.
 
-    `factors` are the weights that were replaced by two, with the names of these.
+    `factors` are the weights that were replaced by two, with the names of these. `proof` is that of a pass that trains: its program does
+    not follow from the weights of the one before, so that the pass proves what it can.
     """
 
     program: Program
@@ -31,16 +37,18 @@ class Outcome:
     refitted: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     factors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One step of a pipeline: it plans a selection, and rewrites the program by it."""
+    """One step of a pipeline: it plans a selection, and rewrites the program by it. `uses` are the fields of the context that it takes."""
 
     name: ClassVar[str] = ""
     preserves: ClassVar[bool] = False
+    uses: ClassVar[tuple[str, ...]] = ()
 
-    def plan(self, program: Program) -> Selection:
+    def plan(self, program: Program, context: Context = EMPTY) -> Selection:
         """Return what each axis keeps; empty for a pass that removes no units."""
         return Selection()
 
@@ -48,10 +56,26 @@ class Pass:
         """Return the program after this pass."""
         return apply(program, selection)
 
-    def run(self, program: Program) -> Outcome:
+    def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Plan, then rewrite; a pass whose outcome has more than a program and a selection overrides this."""
-        selection = self.plan(program)
+        selection = self.plan(program, context)
         return Outcome(self.rewrite(program, selection), selection)
+
+    def needs(self) -> Mapping[str, str]:
+        """Return the fields of the context that must be given, each with what can be said instead ("" for nothing)."""
+        return {}
+
+    def check(self, context: Context) -> None:
+        """Raise UsageError where the context lacks something, and say which argument or option supplies it."""
+        for name, instead in self.needs().items():
+            if getattr(context, name) is None:
+                what, option = SUPPLIES[name]
+                more = f", or say {instead}" if instead else ""
+                raise UsageError(f"{self} needs {what}: give {option}, or Context({name}=…) in Python{more}")
+
+    def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
+        """Return the points that a budget of this pass refers to, where a report should measure, too."""
+        return []
 
     def __str__(self) -> str:
         shown = [f for f in options_of(type(self)) if getattr(self, f.name) != f.default]
@@ -60,30 +84,35 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Training(Pass):
-    """Pass whose selection is made during training: `fxprune train` and `fxprune.training.train` supply the rows and the loop."""
+class Measuring(Pass):
+    """Pass that measures on a runtime; options that are left out are those of the context."""
 
-    def run(self, program: Program) -> Outcome:
-        """Raise SelectionError: nothing can be decided without training."""
-        raise SelectionError(
-            f"{self.name} decides while a model trains: use `fxprune train`, or fxprune.training.train in Python"
-        )
+    _: KW_ONLY
+    batch: int | None = None  #: the batch that is measured at
+    length: int | None = None  #: and the length, where the program has one
+    threads: int | None = None  #: of the runtime
+    runtime: str | None = None  #: that is measured
+    optimization: str | None = None  #: the runtime's level
 
-    def finish(self, program: Program, clock: Any, point: Mapping[str, int]) -> Program:
-        """Return the lowered program after steps that depend on a clock's measurements at a point; it computes the same."""
-        return program
+    def __post_init__(self) -> None:
+        for option in ("batch", "length", "threads"):
+            value = getattr(self, option)
+            require(value is None or value >= 1, f"{option} must be at least 1, got {value}")
+
+    def settings(self, context: Context) -> Settings:
+        """Return the runtime's settings: those of the options, else of the context."""
+        own = {name: getattr(self, name) for name in ("threads", "optimization", "runtime")}
+        given = {name: value for name, value in own.items() if value is not None}
+        return dataclasses.replace(context.settings, **given)
+
+    def point(self, program: Program, context: Context = EMPTY) -> Point:
+        """Return the point to measure at: batch and length of the options, else of the context."""
+        return context.point_of(program, {"batch": self.batch, "length": self.length})
 
 
 def options_of(kind: type[Pass]) -> list[dataclasses.Field[Any]]:
-    """Return the fields that a pipeline's text can set; those marked `metadata=PYTHON` (functions and data) are given in Python."""
-    return [field for field in dataclasses.fields(kind) if not field.metadata.get("python")]
-
-
-PYTHON = {"python": True}
-"""Mark of an option that can't be written as text: `evaluate: Evaluate | None = field(default=None, metadata=PYTHON)`."""
-
-BATCHES = {**PYTHON, "batches": True}
-"""Mark of an option `data` that takes the batches of calibration data as a list."""
+    """Return the fields of a pass, those that can be given without their names first."""
+    return sorted(dataclasses.fields(kind), key=lambda each: bool(each.kw_only))
 
 
 def planned(

@@ -1,31 +1,127 @@
-"""Context of a pipeline: the calibration data and the progress callback, given to the passes that take them."""
+"""Context of a pipeline: what its passes may take beside the program."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+import math
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from fxprune.calibration import Calibration
-from fxprune.pipeline.base import Pass
-from fxprune.pipeline.run import Pipeline
+from torch import nn
+
+from fxprune.calibration import Calibration, Objective, check_calibration
+from fxprune.calibration.objective import Loss
+from fxprune.cost import Clock, default_cache
+from fxprune.ir import Point, Program, point_with
+from fxprune.runtimes import Settings, runtime_of
+from fxprune.runtimes.base import DEFAULT
+from fxprune.search import Evaluate
+from fxprune.training import Recipe, Task
+from fxprune.training.loop import Checkpoints
+from fxprune.training.teacher_cache import TeacherCache
+
+DEFAULT_POINT: Point = MappingProxyType({"batch": 8, "length": 128})
+"""The sizes that costs refer to unless others are given; axes that a program does not have are ignored."""
+
+#: field of Context that a pass may need: (what it is, the option of the command line that supplies it)
+SUPPLIES: dict[str, tuple[str, str]] = {
+    "data": ("calibration data", "--calibration FILE"),
+    "task": ("labelled rows to train on", "`fxprune train` with --task and --data"),
+}
 
 
-def needs_data(steps: Pipeline) -> bool:
-    """Whether some pass takes calibration data."""
-    return any(field.name == "data" for each in steps.passes for field in fields(each))
+@dataclass(frozen=True)
+class Progress:
+    """Report of progress: the pass (`stage`), what it does, and, where steps are counted, how many of `total` are done.
+
+    `seconds` is an estimate of the time left; NaN where there is none.
+    """
+
+    stage: str
+    text: str = ""
+    done: int = 0
+    total: int = 0
+    seconds: float = math.nan
 
 
-def with_data(steps: Pipeline, data: Calibration | None, observe: Callable[[str], None]) -> Pipeline:
-    """Return the pipeline with calibration data and a progress callback in the passes that take them."""
-    return Pipeline(tuple(_fed(each, data, observe) for each in steps.passes))
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What passes may take beside the program; options in a pipeline's text win over it.
+
+    `data` are unlabelled batches (see `fxprune.calibration.data.check_calibration`), and `loss` is what is kept small on them (None: the
+    distance to the model's own outputs). `evaluate` rates programs for a search over layers, on `executor` where one is given. `task` is
+    what is trained for by `recipe`, from `teacher` where there is one, on `device`. `settings` and `point` are the runtime and the sizes
+    that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder). `seed` is that of
+    all that draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on, `lowering` is a row of
+    `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress.
+    """
+
+    data: Calibration | Iterable[Any] | None = None
+    loss: Loss | None = None
+    evaluate: Evaluate | None = None
+    executor: Executor | None = None
+    task: Task | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    teacher: nn.Module | None = None
+    settings: Settings = DEFAULT
+    point: Point = field(default_factory=lambda: DEFAULT_POINT)
+    device: str = ""
+    seed: int | None = None
+    observe: Callable[[Progress], None] = lambda progress: None
+    cache: Path | bool = True
+    checkpoints: Checkpoints | None = None
+    lowering: str = "measured"
+    teacher_outputs: TeacherCache | None = None
+    stage: str = ""  #: set by the pipeline: the pass that runs
+    step: int = 0  #: and its place
+
+    def checked(self, program: Program) -> Context:
+        """Return the context with its data checked against a program, and with a cache of the teacher's outputs."""
+        data = self.data
+        if data is not None and not isinstance(data, Calibration):
+            data = check_calibration(program, data)
+        return replace(self, data=data, teacher_outputs=self.teacher_outputs or TeacherCache())
+
+    def calibration(self, program: Program) -> Calibration | None:
+        """Return the calibration data, checked; None where there are none."""
+        found = self.checked(program).data
+        assert found is None or isinstance(found, Calibration)
+        return found
+
+    def say(self, text: str) -> None:
+        """Report what the pass does now."""
+        self.observe(Progress(self.stage, text))
+
+    def count(self, done: int, total: int, seconds: float = math.nan, text: str = "") -> None:
+        """Report how many steps of the pass are done."""
+        self.observe(Progress(self.stage, text, done, total, seconds))
+
+    def refitting(self, place: int, count: int) -> None:
+        """Report which matrix is re-fitted now."""
+        self.say(f"re-fitting matrix {place + 1} of {count}")
+
+    def objective(self, distance: str) -> Objective:
+        """Return what is kept small on the data: the loss, or this distance to the model's own outputs."""
+        return Objective(distance, self.loss, seed=self.seed or 0)
+
+    def clock(self, settings: Settings | None = None, wanted: bool = True) -> Clock:
+        """Return a meter of latency by these settings (None: those of the context).
+
+        UsageError where the runtime is not available, if it is `wanted`.
+        """
+        if wanted:
+            runtime_of(settings or self.settings)
+        cache = default_cache() if self.cache is True else self.cache or None
+        return Clock(settings or self.settings, cache, lambda i: self.say(f"measuring small file {i + 1}"))
+
+    def point_of(self, program: Program, sizes: Mapping[str, int | None] = MappingProxyType({})) -> Point:
+        """Return the point to measure at: the sizes given, else those of the context, else those of the example inputs."""
+        own = {name: size for name, size in sizes.items() if size is not None}
+        return point_with(program, **{**self.point, **own})
 
 
-def _fed(each: Pass, data: Calibration | None, observe: Callable[[str], None]) -> Pass:
-    options = {field.name: field for field in fields(each)}
-    given: dict[str, Any] = {}
-    if data is not None and "data" in options:
-        given["data"] = list(data.batches) if options["data"].metadata.get("batches") else data
-    if "observe" in options:
-        given["observe"] = observe
-    return replace(each, **given) if given else each
+EMPTY = Context()
+"""A context in which nothing is given."""

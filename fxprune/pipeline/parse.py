@@ -9,15 +9,16 @@ import ast
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from fxprune.errors import PipelineError
 from fxprune.pipeline.base import Pass, options_of
 from fxprune.pipeline.run import Pipeline
 
 
-def parse_pipeline(text: str, table: Mapping[str, type[Pass]]) -> Pipeline:
-    """Parse a pipeline's text; PipelineError marks the place with a caret and lists what was possible."""
+def parse_passes(text: str, table: Mapping[str, type[Pass]]) -> Pipeline:
+    """Parse a pipeline's text, with the passes of a table; PipelineError marks the place with a caret and lists what was possible."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
@@ -58,14 +59,15 @@ def _options(text: str, item: ast.Call, found: type[Pass]) -> dict[str, tuple[An
     """Return option values with their columns in the text, by name."""
     hints = get_type_hints(found)
     names = [f.name for f in options_of(found)]
-    if len(item.args) > len(names):
+    plain = [f.name for f in options_of(found) if not f.kw_only]
+    if len(item.args) > len(plain):
         raise _error(
             text,
-            item.args[len(names)].col_offset,
-            f"{found.name} takes {len(names)} options: {', '.join(names)}",
+            item.args[len(plain)].col_offset,
+            f"{found.name} takes {len(plain)} options without their names: {', '.join(plain)}",
         )
     options: dict[str, tuple[Any, int]] = {}
-    given = [(name, value, value.col_offset) for name, value in zip(names, item.args, strict=False)]
+    given = [(name, value, value.col_offset) for name, value in zip(plain, item.args, strict=False)]
     given += [(keyword.arg or "**", keyword.value, keyword.col_offset) for keyword in item.keywords]
     for name, value, column in given:
         if name not in names:
@@ -79,6 +81,8 @@ def _options(text: str, item: ast.Call, found: type[Pass]) -> dict[str, tuple[An
 
 def _value(text: str, owner: str, name: str, node: ast.expr, wanted: Any) -> Any:
     """Return a literal of the option's type (an integer is a number too); PipelineError where it has another."""
+    if isinstance(wanted, UnionType):  # int | None: left out, it is the context's
+        wanted = get_args(wanted)[0]
     try:
         value = ast.literal_eval(node)
     except ValueError:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from fxprune.errors import FxpruneError, PassError
 from fxprune.ir import Program, Selection
 from fxprune.pipeline.base import Outcome, Pass
+from fxprune.pipeline.context import EMPTY, Context, Progress
+from fxprune.pipeline.report import describe_costs, save_folder
 from fxprune.verification import Claim, Proof
 from fxprune.verification.claims import prove_claims
 
@@ -26,24 +32,51 @@ class Step:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """Result of a pipeline: the program, and the selection that leads there, in indices of the original.
 
     Weights that a pass re-fitted are named in `refitted`: they are not those of the original, all others are. Where a pass has replaced
-    matrices by factors, no selection alone leads there: `claims` then has one entry for each part of the pipeline.
+    matrices by factors, or has trained, no selection alone leads there: `claims` then has one entry for each part of the pipeline.
     """
 
+    original: Program
     program: Program
     selection: Selection
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...] = ()
     refitted: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
 
-    def prove(self, original: Program) -> Proof:
-        """Prove every claim; VerifyError names what differs."""
-        whole = Claim(original, self.program, self.selection, self.refitted)
-        return prove_claims(original, self.claims or [whole])
+    @property
+    def is_selected(self) -> bool:
+        """Whether the selection leads to the program, but for weights that were re-fitted: nothing made factors, nothing trained."""
+        return len(self.claims) <= 1 and not any(claim.factors or claim.trained for claim in self.claims)
+
+    @cached_property
+    def proof(self) -> Proof:
+        """The proof of every claim, made when it is first asked for; VerifyError names what differs."""
+        whole = Claim(self.original, self.program, self.selection, self.refitted)
+        return prove_claims(self.original, self.claims or (whole,))
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The program as an nn.Module: same call and output type as the original, trainable, independent of all else."""
+        return self.program.module()
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What was done, as plain data: the steps, parameters, bytes and operations before and after, and the proof."""
+        steps = [asdict(step) for step in self.steps]
+        text = ", ".join(step.text for step in self.steps)
+        costs = describe_costs(self.original, self.program, self.proof)
+        return {"format": "fxprune.result/1", "pipeline": text, "steps": steps, **costs}
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write model.onnx, model.pt2, selection.json and report.json to a folder, and return it; nothing that is not proven.
+
+        UsageError where one of them exists, unless `overwrite`.
+        """
+        return save_folder(self.program, self.selection, self.report, Path(folder), overwrite)
 
 
 @dataclass(frozen=True)
@@ -55,32 +88,57 @@ class Pipeline:
     def __str__(self) -> str:
         return ", ".join(str(each) for each in self.passes)
 
-    def run(self, program: Program, observe: Callable[[str, int, int], None] | None = None) -> Result:
-        """Run the passes; `observe(text, index, count)` is called before each, and PassError names the pass that failed, and why."""
-        steps, claims = list[Step](), [Claim(program, program)]
-        for index, each in enumerate(self.passes):
-            if observe:
-                observe(str(each), index, len(self.passes))
-            outcome, step = self._step(program, index)
-            if outcome.factors:
-                made = Claim(program, outcome.program, Selection(), outcome.refitted, outcome.factors)
-                claims += [made, Claim(outcome.program, outcome.program)]
-            else:
-                claims[-1] = claims[-1].then(outcome.program, outcome.selection, outcome.refitted)
+    def uses(self, name: str) -> bool:
+        """Return whether some pass takes a field of the context."""
+        return any(name in each.uses for each in self.passes)
+
+    def check(self, context: Context) -> None:
+        """Raise UsageError where a pass lacks something that the context must supply."""
+        for each in self.passes:
+            each.check(context)
+
+    def run(self, program: Program, context: Context = EMPTY) -> Result:
+        """Run the passes; PassError names the pass that failed, and why, UsageError what the context lacks, before anything runs."""
+        self.check(context)
+        context = context.checked(program)
+        original, steps, claims = program, list[Step](), [Claim(program, program)]
+        for place, each in enumerate(self.passes):
+            own = replace(context, stage=str(each), step=place)
+            own.observe(Progress(own.stage))
+            if "task" in each.uses:  # training is long: what went before is proven first
+                claims = [replace(claim, proof=claim.prove()) for claim in claims]
+            outcome, step = self._step(program, own)
+            claims = _claimed(claims, program, outcome)
             program = outcome.program
             steps.append(step)
         refitted = dict.fromkeys(name for claim in claims for name in claim.refitted)
-        several = tuple(claim for claim in claims if not claim.is_idle) if len(claims) > 1 else ()
-        return Result(program, claims[0].selection, tuple(steps), tuple(refitted), several)
+        made = tuple(claim for claim in claims if not claim.is_idle)
+        return Result(original, program, claims[0].selection, tuple(steps), tuple(refitted), made)
 
-    def _step(self, program: Program, index: int) -> tuple[Outcome, Step]:
-        each, start = self.passes[index], time.perf_counter()
+    def _step(self, program: Program, context: Context) -> tuple[Outcome, Step]:
+        each, start = self.passes[context.step], time.perf_counter()
         try:
-            outcome = each.run(program)
+            outcome = each.run(program, context)
         except FxpruneError as error:
-            done = ", ".join(str(p) for p in self.passes[:index])
+            done = ", ".join(str(p) for p in self.passes[: context.step])
             raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error
         part, counts = outcome.selection, (program.parameter_count(), outcome.program.parameter_count())
-        idle = not (len(part) or part.removed or each.preserves or outcome.refitted or outcome.factors)
-        note = "found nothing to remove" if idle else ""
+        did = len(part) or part.removed or outcome.refitted or outcome.factors or outcome.proof
+        note = "" if did or each.preserves else "found nothing to remove"
         return outcome, Step(str(each), time.perf_counter() - start, len(part), counts, note, outcome.details)
+
+
+def _claimed(claims: list[Claim], program: Program, outcome: Outcome) -> list[Claim]:
+    """Return the claims with what a pass did: the last one extended, or, where it trained or made factors, a claim of its own."""
+    if not (outcome.proof or outcome.factors):
+        return [*claims[:-1], claims[-1].then(outcome.program, outcome.selection, outcome.refitted)]
+    own = Claim(
+        program,
+        outcome.program,
+        Selection(),
+        outcome.refitted,
+        outcome.factors,
+        outcome.proof,
+        bool(outcome.proof),
+    )
+    return [*claims, own, Claim(outcome.program, outcome.program)]

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from fxprune.errors import SelectionError
 from fxprune.search.layer_scores import BlockInfluenceRater, EvaluationRater, LastLayersRater
 
-Progress: TypeAlias = Callable[[int, int, float], None]
+CountEvaluations: TypeAlias = Callable[[int, int, float], None]
 """Called after each evaluation with the number done, the total, and an estimate of the seconds that the rest will take."""
 
 
@@ -96,7 +96,7 @@ def search_layers(
     rater: EvaluationRater | BlockInfluenceRater | LastLayersRater,
     candidates: Sequence[str],
     count: int,
-    progress: Progress | None = None,
+    progress: CountEvaluations | None = None,
 ) -> LayerSearchResult:
     """Run a search of the table SEARCHES; SelectionError unless 1 ≤ `count` < number of candidates (one must stay)."""
     if not 1 <= count < len(candidates):
@@ -111,7 +111,7 @@ def search_layers(
 class _ProgressEstimate:
     """Counter of evaluations that estimates the time left from those that were not in a journal, however many run at once."""
 
-    def __init__(self, name: str, size: int, count: int, progress: Progress) -> None:
+    def __init__(self, name: str, size: int, count: int, progress: CountEvaluations) -> None:
         self.total = {
             "greedy": size * count - count * (count - 1) // 2,
             "oneshot": size,

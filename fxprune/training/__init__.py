@@ -7,7 +7,7 @@ from fxprune.training.gate_budgets import Share
 from fxprune.training.loop import Recipe
 from fxprune.training.pruner import Pruner
 from fxprune.training.schedules import Cubic
-from fxprune.training.train import Trained
+from fxprune.training.train import Task, Trained
 
 __all__ = [
     "Cubic",
@@ -17,6 +17,7 @@ __all__ = [
     "Pruner",
     "Recipe",
     "Share",
+    "Task",
     "TextClassification",
     "Trained",
 ]

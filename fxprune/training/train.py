@@ -30,6 +30,15 @@ Judge: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
 """A function from a module (in eval mode) to its metrics by name."""
 
 
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task to train for: labelled rows, the outputs that are trained, and how a module is judged after each epoch (None: not at all)."""
+
+    examples: Examples
+    outputs: tuple[str, ...] = ("logits",)
+    judge: Judge | None = None
+
+
 class Method(Protocol):
     """Protocol of a method: the gates of a program, the pruner that closes them, and the loss that the student is trained with."""
 

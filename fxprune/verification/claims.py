@@ -17,13 +17,19 @@ from fxprune.verification.equivalence import Proof, is_rigid, verify
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """Program before and after: the selection, the weights that were re-fitted, and those that were replaced by two (with their names)."""
+    """Program before and after: the selection, the weights that were re-fitted, and those that were replaced by two (with their names).
+
+    `proof` is one that was made already. Where the program was `trained`, it is of what was lowered against what was trained: that is all
+    that can be proved.
+    """
 
     before: Program
     after: Program
     selection: Selection = field(default_factory=Selection)
     refitted: tuple[str, ...] = ()
     factors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    proof: Proof | None = None
+    trained: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -44,6 +50,8 @@ class Claim:
 
         Factors are multiplied first: the program must compute the same with their products, and these count as re-fitted weights.
         """
+        if self.proof:
+            return self.proof
         if not self.factors:
             return verify(self.before, self.after, self.selection, self.refitted)
         own = {name for names in self.factors.values() for name in names}

@@ -11,6 +11,7 @@ from fxprune.analysis.uniform import group_uniform
 from fxprune.calibration import check_calibration
 from fxprune.passes import Slim
 from fxprune.passes.fraction import common_count
+from fxprune.pipeline import Context
 from fxprune.rewrite.shared_tables import merge_equal_choices
 from support.models import captured, distance
 
@@ -69,7 +70,7 @@ def test_layers_that_were_pruned_apart_become_equal() -> None:
     assert [len(kept) for kept in uneven.selection.axes.values()] == [12, 6, 18]
     assert [len(kept) for kept in even.selection.axes.values()] == [8, 8]
     assert sorted(even.selection) == ["0.ffn", "2.ffn"]
-    assert even.prove(stack(16, 8, 24)).relative <= 1e-5
+    assert even.proof.relative <= 1e-5
 
 
 def test_where_all_sizes_are_equal_nothing_changes() -> None:
@@ -82,7 +83,7 @@ def test_where_all_sizes_are_equal_nothing_changes() -> None:
 def test_slim_keeps_equally_many_whole_heads_and_neurons() -> None:
     program = captured("bert")
     data = check_calibration(program, [dict(program.kwargs)] * 2)
-    done = Slim(params=0.8, uniform=True, repair="none", data=data).run(program)
+    done = Slim(params=0.8, uniform=True, repair="none").run(program, Context(data=data))
     kept = {name: len(indices) for name, indices in done.selection.axes.items()}
     for role in ("heads", "ffn"):
         sizes = {kept.get(a.name, a.size) for a in analyze(program).axes if a.role == role}
@@ -110,7 +111,7 @@ def test_heads_of_one_position_bias_are_the_same_in_all_layers_and_the_bias_is_c
     apart, done = (parse_pipeline(f"heads(ratio=0.5{more})").run(program) for more in ("", ", uniform=True"))
     assert len(set(apart.selection.axes.values())) > 1
     assert len(set(done.selection.axes.values())) == 1
-    assert done.prove(program).relative <= 1e-5
+    assert done.proof.relative <= 1e-5
     table = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     assert done.program.tensors()[table].shape == (32, 4)
     cut = merge_equal_choices(done.program)

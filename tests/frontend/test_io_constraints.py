@@ -81,7 +81,7 @@ def test_a_free_cache_shrinks_with_its_heads(program: Program) -> None:
     assert roles(whole) == ["heads", "qk", "v"]
     result = fxprune.parse_pipeline("heads(ratio=0.5)").run(whole)
     assert [tuple(value.shape) for value in result.program.flat_inputs()[1:]] == [(2, 2, 6, SIZE)] * 6
-    assert result.prove(whole).relative <= 1e-5
+    assert result.proof.relative <= 1e-5
     longer = [{name: value[:, :2] for name, value in entry.items()} for entry in cache(9)]
     grown = result.program(x=torch.randn(2, 3, WIDTH), cache=longer)["cache"]
     assert {tuple(value.shape) for entry in grown for value in entry.values()} == {(2, 2, 12, SIZE)}
@@ -117,7 +117,7 @@ def test_a_layer_whose_size_gives_the_length_can_go(program: Program) -> None:
 def test_layers_and_heads_together_are_proved(program: Program) -> None:
     whole = freed(program)
     result = fxprune.parse_pipeline("layers(count=1), heads(ratio=0.25)").run(whole)
-    verdict = result.prove(whole)
+    verdict = result.proof
     assert len(result.selection.removed) == 1
     assert verdict.relative <= 1e-5 < verdict.change
 

@@ -11,7 +11,7 @@ from torch import nn
 from fxprune import analyze, capture
 from fxprune.errors import PipelineError, RefusedError
 from fxprune.ir import Program
-from fxprune.passes import Blocks, Empty, Fill, GroupLasso, Split, pipeline
+from fxprune.passes import Blocks, Empty, Fill, GroupLasso, Split, parse_pipeline
 from fxprune.passes.blocks import VARIANTS
 from fxprune.tools.benchmarks.split_choice import sparse
 from fxprune.verification import verify
@@ -77,7 +77,7 @@ def test_groups_of_a_lasso() -> None:
 )
 def test_options_that_make_no_sense(text: str, why: str) -> None:
     with pytest.raises(PipelineError, match=why):
-        pipeline(text)
+        parse_pipeline(text)
 
 
 def test_a_model_without_heads_and_neurons_is_refused() -> None:

@@ -19,7 +19,7 @@ from fxprune.gates.gate import tensors_of
 from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
 from fxprune.ir import Program
-from fxprune.passes import Flop, pipeline
+from fxprune.passes import Flop, parse_pipeline
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.merge_factors import pairs
 from fxprune.search.alternatives import cheaper_factors
@@ -263,7 +263,7 @@ def test_everything_may_go() -> None:
 )
 def test_options_that_make_no_sense(text: str, why: str) -> None:
     with pytest.raises(PipelineError, match=why):
-        pipeline(text)
+        parse_pipeline(text)
 
 
 def test_a_model_without_matrices_is_refused() -> None:

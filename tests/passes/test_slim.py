@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fxprune import Selection, apply, capture, parse_pipeline, verify
 from fxprune.calibration import check_calibration
-from fxprune.errors import PassError, PipelineError, RefusedError, UsageError, VerifyError
+from fxprune.errors import PipelineError, RefusedError, UsageError, VerifyError
 from fxprune.ir import copy_graph, difference, rebuild, run_example
 from fxprune.passes import Slim
 from fxprune.pipeline import Outcome
@@ -44,7 +44,7 @@ def test_what_is_promised_is_reached_and_proved(name: str, kind: str, share: flo
 def without_idle() -> tuple[Outcome, list[str]]:
     """The layer with the idle branch, cut, and what was said meanwhile."""
     said: list[str] = []
-    return slim(layer(idle=True), flops=0.5, observe=said.append), said
+    return slim(layer(idle=True), flops=0.5, observe=lambda progress: said.append(progress.text)), said
 
 
 def test_a_branch_that_does_nothing_goes_as_a_whole() -> None:
@@ -176,10 +176,12 @@ def test_magnitude_without_repair_needs_no_data_and_cuts_uniformly() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"score": "magnitude"}, {"score": "fisher", "repair": "none"}])
 def test_data_that_are_needed_are_asked_for_in_a_sentence(options: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"needs calibration data: give --calibration FILE, or data=…"):
+    with pytest.raises(
+        UsageError, match=r"needs calibration data: give --calibration FILE, or Context\(data=…\)"
+    ):
         Slim(flops=0.5, **options).run(layer()[0])  # type: ignore[arg-type]
     text = ", ".join(f"{name}={value!r}" for name, value in {"flops": 0.5, **options}.items())
-    with pytest.raises(PassError, match=re.escape(f"slim({text}): slim(score=")):
+    with pytest.raises(UsageError, match=re.escape(f"slim({text}) needs")):
         parse_pipeline(f"slim({text})").run(layer()[0])
 
 

@@ -202,7 +202,7 @@ def test_widths_that_the_runtime_likes_are_chosen(monkeypatch: pytest.MonkeyPatc
 def test_a_runtime_that_is_none_is_refused_before_anything_is_measured() -> None:
     said: list[str] = []
     with pytest.raises(UsageError, match="no runtime 'tensorrt'; runtimes: onnxruntime, openvino, torch"):
-        slim(layer(), latency=0.5, runtime="tensorrt", observe=said.append)
+        slim(layer(), latency=0.5, runtime="tensorrt", observe=lambda progress: said.append(progress.text))
     assert said == []
 
 

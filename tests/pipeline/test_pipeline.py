@@ -6,8 +6,8 @@ from fxprune import Selection, parse_pipeline
 from fxprune.errors import PassError, PipelineError
 from fxprune.ir import Program
 from fxprune.passes import PASSES, Heads, pass_table
-from fxprune.pipeline import Pass, Pipeline
-from fxprune.pipeline.parse import parse_pipeline as parse_with
+from fxprune.pipeline import EMPTY, Context, Pass, Pipeline, Progress
+from fxprune.pipeline.parse import parse_passes
 from support.models import captured
 
 
@@ -88,12 +88,12 @@ def test_pass_names_are_unique_and_documented() -> None:
 
 
 def test_a_pipeline_reports_its_steps_and_one_selection_in_original_indices() -> None:
-    program, seen = captured("bert"), list[tuple[str, int, int]]()
+    program, seen = captured("bert"), list[Progress]()
     text = "heads(ratio=0.5), ffn(ratio=0.25), ffn(ratio=0.5), channels(ratio=0.5)"
-    result = parse_pipeline(text).run(program, lambda *step: seen.append(step))
+    result = parse_pipeline(text).run(program, Context(observe=seen.append))
     assert [step.axes for step in result.steps] == [2, 2, 2, 0]
     assert result.steps[3].note == "found nothing to remove"
-    assert seen[0] == ("heads(ratio=0.5)", 0, 4)
+    assert [progress.stage for progress in seen] == text.split(", ")
     kept = {len(result.selection[name]) for name in result.selection if name.endswith("ffn")}
     assert kept == {24}
     assert result.steps[-1].parameters[1] == result.program.parameter_count()
@@ -104,11 +104,11 @@ class Failing(Pass):
 
     name = "failing"
 
-    def plan(self, program: Program) -> Selection:
+    def plan(self, program: Program, context: Context = EMPTY) -> Selection:
         return Selection({"nowhere": [0]})
 
 
 def test_a_failing_pass_says_which_and_after_what() -> None:
-    pipeline: Pipeline = parse_with("fold, failing", {**pass_table(), "failing": Failing})
+    pipeline: Pipeline = parse_passes("fold, failing", {**pass_table(), "failing": Failing})
     with pytest.raises(PassError, match="failing, after fold: no axis 'nowhere' in this program"):
         pipeline.run(captured("bert"))

@@ -13,7 +13,7 @@ from fxprune.errors import RefusedError, SelectionError
 from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
 from fxprune.ir import Program, Selection
-from fxprune.passes import pipeline
+from fxprune.passes import parse_pipeline
 from fxprune.rewrite.factorize import factorize, svd
 from support.gated import family
 from support.models import distance
@@ -96,7 +96,7 @@ def test_it_composes_with_what_prunes_in_any_order(text: str) -> None:
     names = [
         f"encoder.layer.1.{part}.dense.weight" for part in ("intermediate", "output", "attention.output")
     ]
-    steps = pipeline(text)
+    steps = parse_pipeline(text)
     first = steps.run(factorize(program, dict.fromkeys(names, 32)).program)
     after = steps.run(program).program
     left = [name for name in names if name in after.tensors()]
@@ -109,7 +109,7 @@ def test_it_composes_with_what_prunes_in_any_order(text: str) -> None:
 
 def test_slim_decides_over_ranks() -> None:
     program = factorize(family("bert"), {"encoder.layer.1.output.dense.weight": 24}).program
-    steps = pipeline("slim(params=0.6, score='magnitude', repair='none', batch=2, length=13)")
+    steps = parse_pipeline("slim(params=0.6, score='magnitude', repair='none', batch=2, length=13)")
     slim = steps.run(program).program
     assert slim.parameter_count() <= 0.6 * program.parameter_count()
     (axis,) = (axis for axis in analyze(slim).axes if axis.role == "rank")

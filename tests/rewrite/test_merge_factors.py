@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxprune import capture, shrink
 from fxprune.analysis import matrices, walk
 from fxprune.ir import Program, Selection
-from fxprune.passes import pipeline
+from fxprune.passes import parse_pipeline
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.merge_factors import merge_factors, pairs
 from support.gated import family
@@ -46,7 +46,7 @@ def test_factors_that_save_something_stay() -> None:
     program = family("bert")
     name = "encoder.layer.0.intermediate.dense.weight"
     for rank, left in ((21, True), (22, False)):
-        done = pipeline("fold").run(factorize(program, {name: rank}).program).program
+        done = parse_pipeline("fold").run(factorize(program, {name: rank}).program).program
         assert (f"{name}_rows" in done.tensors()) == left
 
 
@@ -122,6 +122,6 @@ def test_heads_that_go_leave_factors_that_fold_joins() -> None:
     apart = factorize(program, {name: 14}).program
     axis = "encoder.layer.1.attention.heads"
     cut = shrink(apart, Selection({axis: [0, 2]}))
-    done = pipeline("fold").run(cut).program
+    done = parse_pipeline("fold").run(cut).program
     assert done.tensors()[name].shape == (32, 16)
     assert distance(outputs(done), outputs(cut)) < 1e-5

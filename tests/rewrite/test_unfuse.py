@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxprune import analyze, capture
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.ir import Program
-from fxprune.passes import pipeline
+from fxprune.passes import parse_pipeline
 from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.unfuse import unfuse
 from support.gated import family
@@ -68,7 +68,7 @@ def test_a_product_that_is_split_alike_is_not_joined(sizes: tuple[int, ...], joi
 def test_heads_go_as_before() -> None:
     program = family("gpt2")
     apart = unfuse(program, {fused(program): (32, 32, 32)})
-    cut = [pipeline("heads(ratio=0.5)").run(each).program for each in (program, apart)]
+    cut = [parse_pipeline("heads(ratio=0.5)").run(each).program for each in (program, apart)]
     assert cut[0].parameter_count() == cut[1].parameter_count()
 
 

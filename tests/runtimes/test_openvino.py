@@ -16,6 +16,7 @@ from fxprune.export import export_onnx
 from fxprune.export.agreement import BAR, _outputs, compare
 from fxprune.ir import feeds
 from fxprune.passes import Slim
+from fxprune.pipeline import Context
 from fxprune.runtimes import Settings, measure
 from fxprune.runtimes.registry import prepare
 from support.gated import family
@@ -66,8 +67,8 @@ def test_slim_reaches_a_latency_that_openvino_measures(tmp_path: Path) -> None:
     program = capture(Blocks().eval(), (torch.randn(256, 128),))
     data = check_calibration(program, [torch.randn(256, 128) for _ in range(4)])
     cache = tmp_path / "costs.json"
-    outcome = Slim(latency=0.6, runtime="openvino", threads=1, layers=False, data=data, cache=cache).run(
-        program
+    outcome = Slim(latency=0.6, runtime="openvino", threads=1, layers=False).run(
+        program, Context(data=data, cache=cache)
     )
     assert outcome.details["share"] <= 0.6
     assert verify(program, outcome.program, outcome.selection, outcome.refitted).relative <= 1e-5

@@ -18,6 +18,7 @@ from fxprune import analyze, apply, export_onnx, parse_pipeline
 from fxprune.errors import PipelineError, SelectionError, UsageError
 from fxprune.ir import Selection
 from fxprune.passes import Layers
+from fxprune.pipeline import Context
 from fxprune.search import Journal
 from fxprune.search.layer_search import exhaustive, greedy, oneshot, search_layers
 from support import planted
@@ -63,7 +64,7 @@ def test_greedy_makes_as_many_evaluations_as_the_paper_counts(size: int, count: 
 
 def test_the_idle_layers_of_a_trained_encoder_go_and_nothing_changes(tmp_path: Path) -> None:
     program = planted.trained()
-    found = Layers(count=3, evaluate=planted.fit).find(program)
+    found = Layers(count=3).find(program, Context(evaluate=planted.fit))
     assert found is not None
     assert list(found.order) == IDLE
     assert found.evaluations == 8 * 3 - 3
@@ -111,12 +112,12 @@ def test_bad_options_are_a_sentence(text: str, said: str) -> None:
 
 def test_one_layer_must_stay() -> None:
     with pytest.raises(SelectionError, match="8 of 8 regions can't go"):
-        Layers(count=8, evaluate=planted.fit).find(planted.trained())
+        Layers(count=8).find(planted.trained(), Context(evaluate=planted.fit))
 
 
 def test_progress_counts_all_evaluations() -> None:
     said: list[tuple[int, int]] = []
-    rater = Layers(count=2, evaluate=planted.fit)._rater(planted.trained())
+    rater = Layers(count=2)._rater(planted.trained(), Context(evaluate=planted.fit))
     names = [f"layers.{i}" for i in range(4)]
     search_layers("greedy", rater, names, 2, lambda done, total, left: said.append((done, total)))
     assert said == [(i, 7) for i in range(1, 8)]
@@ -124,8 +125,8 @@ def test_progress_counts_all_evaluations() -> None:
 
 def test_processes_give_the_same_answer() -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        found = Layers(count=1, evaluate=planted.fit, executor=pool).find(planted.trained())
-    alone = Layers(count=1, evaluate=planted.fit).find(planted.trained())
+        found = Layers(count=1).find(planted.trained(), Context(evaluate=planted.fit, executor=pool))
+    alone = Layers(count=1).find(planted.trained(), Context(evaluate=planted.fit))
     assert found is not None
     assert alone is not None
     assert found.order == alone.order == ("layers.6",)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fxprune import Program, capture
 from fxprune.passes import Layers
+from fxprune.pipeline import Context
 
 LAYERS, IDLE, WIDTH, TOKENS, LENGTH = 8, (2, 5, 6), 24, 11, 9
 
@@ -85,6 +86,6 @@ def fit(program: Program, wait: float = 0.0) -> float:
 
 if __name__ == "__main__":
     journal, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    found = Layers(count=count, journal=journal, evaluate=partial(fit, wait=seconds)).find(trained())
+    found = Layers(count=count, journal=journal).find(trained(), Context(evaluate=partial(fit, wait=seconds)))
     assert found is not None
     sys.stdout.write(" ".join(found.order) + "\n")

@@ -20,7 +20,7 @@ from fxprune.cost.budgets import Key, Meter
 from fxprune.cost.count import count_flops
 from fxprune.ir import Point
 from fxprune.passes import Slim
-from fxprune.pipeline import Outcome
+from fxprune.pipeline import Context, Outcome
 from fxprune.search import budget_search
 from support.models import captured
 
@@ -93,6 +93,9 @@ def subject(name: str) -> Subject:
     )
 
 
+CONTEXT = {"data", "loss", "cache", "observe"}
+"""Options of `slim` that go to the context."""
+
 COUNTED: dict[str, dict[str, float]] = {}
 
 
@@ -111,9 +114,10 @@ def remembered(name: str) -> Meter:
 
 def slim(made: Subject, **options: Any) -> Outcome:
     """The pass, at a small point and without a cache."""
-    given = {"batch": BATCH, "length": LENGTH, "cache": None, "data": made[1], **options}
+    given = {"batch": BATCH, "length": LENGTH, **options}
+    own = {"cache": False, "data": made[1], **{name: given.pop(name) for name in CONTEXT & given.keys()}}
     with patch.object(budget_search, "counting_meter", remembered):
-        return Slim(**given).run(made[0])
+        return Slim(**given).run(made[0], Context(**own))
 
 
 def kept(outcome: Outcome) -> dict[str, int]:

@@ -14,6 +14,7 @@ from fxprune import bypass, capture, export_onnx
 from fxprune.errors import UsageError
 from fxprune.ir import Program
 from fxprune.passes import Layers
+from fxprune.pipeline import Context
 from fxprune.search.journal import evaluator_identity
 from fxprune.search.layer_scores import EvaluationRater
 from fxprune.training import TextClassification
@@ -113,7 +114,7 @@ def test_a_journal_tells_models_apart_that_differ_by_one_weight(program: Program
 
 def test_greedy_with_fine_tuning_is_the_papers_own_search(program: Program, tmp_path: Path) -> None:
     quick = evaluator(examples=examples(100), recipe=replace(RECIPE, epochs=1))
-    found = Layers(count=2, evaluate=quick, journal=str(tmp_path / "j.jsonl")).find(program)
+    found = Layers(count=2, journal=str(tmp_path / "j.jsonl")).find(program, Context(evaluate=quick))
     assert found is not None
     assert found.evaluations == 8 + 7
     slim = bypass(program, found.order)

@@ -27,6 +27,7 @@ from fxprune.gates.gate import tensors_of
 from fxprune.gates.lower import lower
 from fxprune.ir import Program, feeds, point_with
 from fxprune.passes.fill import FILLED_ROLES
+from fxprune.pipeline.train import open_units
 from fxprune.runtimes import Settings, measure
 from fxprune.search.alternatives import cheaper_splits, cheapest_lowerings
 from fxprune.tools.benchmarks.ablation_page import render_ablation
@@ -37,7 +38,7 @@ from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.metrics import METRICS
 from fxprune.tools.inputs.tables import Columns, read_task
 from fxprune.tools.reports import report
-from fxprune.tools.reports.train_report import POINT, open_units
+from fxprune.tools.reports.train_report import POINT
 from fxprune.training import Pruner, Recipe
 from fxprune.training.devices import placed
 from fxprune.training.examples import encoded

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.passes import Lowrank, Slim
-from fxprune.pipeline import Outcome, Pass, Pipeline
+from fxprune.pipeline import Context, Outcome, Pass, Pipeline
 from fxprune.tools.benchmarks.speed import Bench
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
@@ -51,7 +51,7 @@ class LowRankBench(Bench):
         for kind, share in self._parts(method):
             own = {"memory": MEMORY, **LOWRANK.get(method, {})} if kind is Lowrank else {}
             options = self._options() | own
-            result = Pipeline((kind(latency=speed**-share, data=self.data, **options),)).run(program)  # type: ignore[call-arg]
+            result = Pipeline((kind(latency=speed**-share, **options),)).run(program, Context(data=self.data))  # type: ignore[call-arg]
             program = result.program
             details = result.steps[0].details
             matrices += details.get("ranks", [])

@@ -22,7 +22,7 @@ from fxprune.export import export_onnx, save_pt2
 from fxprune.files import file_bytes
 from fxprune.integrations.quantization.quantize import QUANTIZERS, Quantized, quantize
 from fxprune.ir import Feeds, Program, feeds, point_with, quiet
-from fxprune.passes import pipeline
+from fxprune.passes import parse_pipeline
 from fxprune.runtimes import Settings
 from fxprune.runtimes.base import Prepared
 from fxprune.runtimes.registry import prepare
@@ -45,7 +45,7 @@ class _Bench:
         self.subject = subject("minilm")
         self.folder = Path(tempfile.mkdtemp(prefix="fxprune-quantized-"))
         original = self.subject.load().capture(())
-        self.programs = {"original": original, "pruned": pipeline(PIPELINE).run(original).program}
+        self.programs = {"original": original, "pruned": parse_pipeline(PIPELINE).run(original).program}
         self.fit, self.held = check_calibration(original, self.subject.calibration(_ROWS)).split(
             HELD, original
         )

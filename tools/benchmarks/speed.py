@@ -19,7 +19,7 @@ from fxprune.errors import FxpruneError
 from fxprune.export import export_onnx
 from fxprune.ir import Point, Program, example_point, feeds
 from fxprune.passes import Slim
-from fxprune.pipeline import Outcome
+from fxprune.pipeline import Context, Outcome
 from fxprune.rewrite.apply import apply
 from fxprune.runtimes import Settings, measure
 from fxprune.runtimes.timing import fastest
@@ -116,10 +116,11 @@ class Bench:
         }
         options |= dict(self.plan.point)
         peak = Peak()
-        each = Slim(latency=1 / speed, score=score, repair=how, data=self.data, observe=peak.phase, **options)
+        each = Slim(latency=1 / speed, score=score, repair=how, **options)
+        context = Context(data=self.data, observe=lambda progress: peak.phase(progress.text))
         start = time.perf_counter()
         with peak:
-            outcome = each.run(self.program)
+            outcome = each.run(self.program, context)
         seconds = time.perf_counter() - start
         trials = outcome.details["trials"]
         self.note("trials", speed=speed, score=score, seconds=seconds, trials=trials, memory=peak.growth,

@@ -1,24 +1,18 @@
-"""`--target` and `--calibration`: add a budget to a pipeline, and give its passes data and the settings of the runtime."""
+"""`--target` and `--calibration`: a budget at the end of a pipeline, and calibration data."""
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import fields, replace
-from typing import Any
 
 from fxprune.calibration import Calibration
 from fxprune.cost import BUDGETS
 from fxprune.errors import UsageError
 from fxprune.ir import Point, Program
-from fxprune.passes import Lowrank, Slim
-from fxprune.pipeline import Pass, Pipeline
-from fxprune.tools.commands.bench import settings
+from fxprune.passes import Slim, parse_pipeline
+from fxprune.pipeline import Context, Pipeline
+from fxprune.runtimes import Settings
 from fxprune.tools.inputs.calibration_files import read_calibration
 from fxprune.tools.inputs.loaded import Loaded
 
 _ROWS, _LENGTH = 512, 128
-
-MEASURING = (Slim, Lowrank)
-"""Passes that measure on the runtime."""
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
@@ -43,25 +37,13 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def extend_pipeline(steps: Pipeline, options: argparse.Namespace) -> Pipeline:
-    """Return the pipeline with `--target` as a pass at its end; measuring passes use runtime, threads and level of the command line."""
-    chosen = settings(options)
-    names = {"threads": chosen.threads, "runtime": chosen.runtime, "optimization": chosen.optimization}
-    passes = [_with_settings(each, names) for each in steps.passes]
-    if options.target:
-        budget, share = _target(options.target)
-        passes.append(Slim(**{budget: share}, **names))  # type: ignore[arg-type]
-    return Pipeline(tuple(passes))
-
-
-def _with_settings(each: Pass, names: Mapping[str, Any]) -> Pass:
-    """Return a measuring pass with the settings of the command line where its own are the defaults."""
-    if not isinstance(each, MEASURING):
-        return each
-    usual = {field.name: field.default for field in fields(each)}
-    return replace(
-        each, **{name: value for name, value in names.items() if getattr(each, name) == usual[name]}
-    )
+def budgeted_pipeline(options: argparse.Namespace) -> Pipeline:
+    """Return the pipeline of `--pipeline`, with `--target` as a pass at its end."""
+    steps = parse_pipeline(options.pipeline) if options.pipeline else Pipeline(())
+    if not options.target:
+        return steps
+    budget, share = _target(options.target)
+    return Pipeline((*steps.passes, Slim(**{budget: share})))  # type: ignore[arg-type]
 
 
 def _target(text: str) -> tuple[str, float]:
@@ -86,6 +68,7 @@ def read_calibration_option(
     return read_calibration(options.calibration, program, loaded, options.rows, options.length)
 
 
-def budget_points(steps: Pipeline, program: Program) -> list[Point]:
+def budget_points(steps: Pipeline, program: Program, settings: Settings) -> list[Point]:
     """Return the points that latency budgets refer to, so that the report measures there, too."""
-    return [each.point(program) for each in steps.passes if isinstance(each, MEASURING) and each.latency]
+    context = Context(settings=settings)
+    return [point for each in steps.passes for point in each.points(program, context)]

@@ -1,6 +1,7 @@
 """Console of the commands: results on standard output, progress on standard error."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from fxprune.pipeline import Progress as PipelineProgress
 from fxprune.tools.reports.report import Grid
 
 
@@ -60,13 +62,17 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self.console = progress()
         self._status: Status | None = None
+        self._bar: Steps | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Run one stage under its name, with a spinner in a terminal."""
         start = time.perf_counter()
         with self.console.status(name) as self._status:
-            yield
+            try:
+                yield
+            finally:
+                self._close()
         self.seconds[name] = time.perf_counter() - start
         if self.console.is_terminal and self.seconds[name] > 1:
             self.console.print(f"[dim]{name}: {self.seconds[name]:.1f} s[/dim]")
@@ -75,6 +81,27 @@ class Stages:
         """Update the text of the current stage."""
         if self._status is not None:
             self._status.update(text)
+
+    def observe(self, progress: PipelineProgress) -> None:
+        """Show the progress of a pipeline: a bar where steps are counted, else the text of the current stage."""
+        if not progress.total:
+            self._close()
+            self.show(": ".join(filter(None, (progress.stage, progress.text))))
+            return
+        if self._bar is None or self._bar.name != progress.stage:
+            self._close()
+            if self._status is not None:
+                self._status.stop()  # one live display at a time
+            self._bar = Steps(progress.stage).__enter__()
+        self._bar.take(progress)
+
+    def _close(self) -> None:
+        """Close the bar, and go back to the spinner."""
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
+            if self._status is not None:
+                self._status.start()
 
     def note(self, text: str) -> None:
         """Print a note that the user should read before trusting the result."""
@@ -115,6 +142,14 @@ class Steps:
         if not self.console.is_terminal and (done == total or now > self.said + self.SECONDS):
             self.said = now
             self.console.print(f"{self.name}: {done} of {total}, {text}", markup=False)
+
+    def take(self, progress: PipelineProgress) -> None:
+        """Show the progress of a pass."""
+        text = f"{progress.text}, " if progress.text else ""
+        if math.isnan(progress.seconds):
+            self.reached(progress.done, progress.total, text)
+        else:
+            self.at(progress.done, progress.total, progress.seconds, text)
 
     def one(self, _seconds: float) -> None:
         """Count one more step as done."""

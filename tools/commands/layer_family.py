@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from fxprune.calibration import Calibration
 from fxprune.errors import SelectionError
 from fxprune.export import export_onnx
 from fxprune.ir import Point, Program, example_point, feeds
 from fxprune.passes import Layers
+from fxprune.pipeline import Context
 from fxprune.rewrite.bypass import bypass
 from fxprune.runtimes import Settings, measure
 from fxprune.search.layer_scores import EvaluationRater
@@ -101,14 +103,17 @@ def _found(
             search=search,
             score="influence" if trains else score,
             journal=setting.journal,
-            evaluate=seeded.search if trains else None,
-            data=() if trains else _calibration(seeded.search.parts()[0]),
-            executor=setting.executor,
-            progress=steps.at,
-        ).find(seeded.program)
+        ).find(seeded.program, _context(seeded, setting, trains, steps))
     if found is None:
         raise SelectionError(f"no {setting.unit} of the model can go; `fxprune explain` says why")
     return found
+
+
+def _context(seeded: Seeded, setting: Setting, trains: bool, steps: Steps) -> Context:
+    if trains:
+        return Context(evaluate=seeded.search, executor=setting.executor, observe=steps.take)
+    rows = _calibration(seeded.search.parts()[0])
+    return Context(data=Calibration(rows), executor=setting.executor, observe=steps.take)
 
 
 def _calibration(examples: Examples) -> tuple[dict[str, torch.Tensor], ...]:

@@ -30,7 +30,7 @@ from fxprune.tools.commands.layer_family import (
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import load_tokenizer
-from fxprune.tools.inputs.tables import Columns, Task, read_task
+from fxprune.tools.inputs.tables import Columns, LabelledTables, read_task
 from fxprune.tools.reports import layers_report, report
 from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, describe_search, draw_curve
 from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
@@ -101,7 +101,9 @@ def _workers(count: int) -> Iterator[Executor | None]:
         yield pool
 
 
-def _seeded(options: argparse.Namespace, setting: Setting, task: Task, seed: int, stages: Stages) -> Seeded:
+def _seeded(
+    options: argparse.Namespace, setting: Setting, task: LabelledTables, seed: int, stages: Stages
+) -> Seeded:
     with stages.stage(f"seed {seed}: loading and capturing"):
         loaded = models.classifier(options.model, len(task.classes), seed)
         tokenizer = load_tokenizer(options.tokenizer or options.model)

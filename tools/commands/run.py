@@ -16,10 +16,7 @@ from fxprune.export import Emitted, export_onnx, save_pt2
 from fxprune.export.agreement import compare
 from fxprune.export.onnx import plain_export, warm_up
 from fxprune.ir import Feeds, Point, Program, Selection, example_point, feeds
-from fxprune.passes import pipeline
-from fxprune.pipeline import Pipeline, Training
-from fxprune.pipeline.context import needs_data, with_data
-from fxprune.pipeline.run import Result
+from fxprune.pipeline import Context, Result
 from fxprune.rewrite.apply import apply as remove
 from fxprune.runtimes import Settings, measure, open_session
 from fxprune.runtimes.base import DEFAULT
@@ -32,7 +29,7 @@ from fxprune.tools.commands import (
     tokens_option as tokens,
 )
 from fxprune.tools.commands.bench import settings
-from fxprune.tools.commands.budget_option import budget_points, extend_pipeline, read_calibration_option
+from fxprune.tools.commands.budget_option import budget_points, budgeted_pipeline, read_calibration_option
 from fxprune.tools.commands.checkpoint_option import check_checkpoint_option, write_checkpoint_folder
 from fxprune.tools.commands.console import Stages
 from fxprune.tools.commands.quantize_option import check_quantize_option, write_quantized
@@ -73,20 +70,20 @@ def run_command(options: argparse.Namespace) -> int:
         raise UsageError(
             "nothing to do: give a pipeline (-p TEXT), a budget (--target latency=0.5), or tokens to keep (--tokens FILE)"
         )
-    steps = extend_pipeline(pipeline(options.pipeline) if options.pipeline else Pipeline(()), options)
-    trains = next((each for each in steps.passes if isinstance(each, Training)), None)
-    if trains:
-        raise UsageError(f"{trains.name} decides while a model trains: use `fxprune train`")
+    steps = budgeted_pipeline(options)
+    steps.check(Context(data=options.calibration))
     check_quantize_option(options)
-    if options.calibration and not (needs_data(steps) or options.quantize):
+    if options.calibration and not (steps.uses("data") or options.quantize):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
 
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
         data = read_calibration_option(options, program, loaded)
-        ready = with_data(steps, data, lambda text: stages.show(f"pruning: {text}"))
-        return ready.run(program, lambda text, *_: stages.show(f"pruning: {text}"))
+        return steps.run(program, Context(data=data, settings=settings(options), observe=stages.observe))
 
-    return _deliver(options, _job(options, str(steps), decide, lambda program: budget_points(steps, program)))
+    return _deliver(
+        options,
+        _job(options, str(steps), decide, lambda program: budget_points(steps, program, settings(options))),
+    )
 
 
 def apply_command(options: argparse.Namespace) -> int:
@@ -94,7 +91,7 @@ def apply_command(options: argparse.Namespace) -> int:
     selection = Selection.load(options.selection)
 
     def decide(program: Program, _loaded: Loaded, _stages: Stages) -> Result:
-        return Result(remove(program, selection), selection, ())
+        return Result(program, remove(program, selection), selection)
 
     return _deliver(options, _job(options, f"apply {Path(options.selection).name}", decide))
 
@@ -141,7 +138,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         slim, vocabulary = keep_tokens_asked(result.program, job.tokens)
     selection = result.selection
     with stages.stage("proving"):
-        verdict = result.prove(program)
+        verdict = result.proof
         told = prove_tokens(result.program, vocabulary)
     with draft_folder(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)

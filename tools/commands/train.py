@@ -4,7 +4,6 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,13 @@ from fxprune.cost.count import count_cost
 from fxprune.errors import UsageError
 from fxprune.export import export_onnx, save_pt2
 from fxprune.ir import Program, Selection, example_point
+from fxprune.passes import parse_pipeline
+from fxprune.pipeline import Context, Pipeline, Result
 from fxprune.tools.commands import console
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.commands.run import measure_latencies
-from fxprune.tools.commands.train_stages import Stage, Trainer, describe_stages, show_progress, split_stages
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
@@ -35,7 +35,8 @@ from fxprune.tools.reports.manifest import write_manifest
 from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
 from fxprune.tools.reports.train_report import describe_training, draw_training, train_grids, train_markdown
 from fxprune.training.fine_tune import fine_tune
-from fxprune.training.loop import Checkpoints, Hooks
+from fxprune.training.loop import Checkpoints, Hooks, RunState
+from fxprune.training.teacher_cache import TeacherCache
 
 _FORMAT = "fxprune.train/1"
 NO_TEACHER = "labels"
@@ -59,18 +60,48 @@ def train_command(options: argparse.Namespace) -> int:
     """Train, prune on the way, and write the results to a folder."""
     target, stages = Path(options.output), Stages()
     check_output_folder(target, options.force)
-    parts = split_stages(options.pipeline)
+    steps = _pipeline(options.pipeline)
     job = _job(options, stages)
     kept = _kept(options)
     teacher, taught_by = _teacher(options, job, kept, stages)
-    done = Trainer(options, job.lesson, teacher, kept, stages).run(job.program, parts)
-    found = _written(options, job, done, {"teacher": taught_by}, stages)
+    with stages.stage("training"):
+        result = steps.run(job.program, _context(options, job, teacher, kept, stages))
+    with stages.stage("proving"):
+        assert result.proof.relative <= result.proof.bar
+    found = _written(options, job, result, {"teacher": taught_by}, stages)
     if options.json:
         console.print_json(found)
         return 0
     console.show(train_grids(found))
     console.output().print(f"{describe_training(found)}\nwritten to {target}", markup=False)
     return 0
+
+
+def _pipeline(text: str) -> Pipeline:
+    """Parse the pipeline; UsageError where no pass trains."""
+    steps = parse_pipeline(text)
+    if not steps.uses("task"):
+        raise UsageError(
+            f"-p {text!r} has no pass that trains; it needs one, as in grain(density=0.1): `fxprune run` runs the others alone"
+        )
+    return steps
+
+
+def _context(
+    options: argparse.Namespace, job: _Job, teacher: nn.Module | None, kept: Path, stages: Stages
+) -> Context:
+    return Context(
+        task=job.lesson,
+        recipe=recipe_of(options, seed=options.seed),
+        teacher=teacher,
+        settings=settings(options),
+        point=train_report.POINT,
+        seed=options.seed,
+        observe=stages.observe,
+        checkpoints=Checkpoints(kept, options.save),
+        lowering=options.lowering,
+        teacher_outputs=TeacherCache(options.recall * 2**20),
+    )
 
 
 def _job(options: argparse.Namespace, stages: Stages) -> _Job:
@@ -139,10 +170,10 @@ def _teacher(
     else:
         recipe = recipe_of(options, options.teacher_epochs, options.seed)
         with Steps("teacher") as steps:
-            module = fine_tune(job.program, job.lesson.train, recipe, job.lesson.outputs, Hooks(after=partial(show_progress, steps)),
+            module = fine_tune(job.program, job.lesson.examples, recipe, job.lesson.outputs, Hooks(after=partial(_show, steps)),
                                Checkpoints(kept / "teacher", options.save))  # fmt: skip
     with stages.stage("judging the teacher"):
-        judged = job.lesson.judge(module)
+        judged = job.lesson.scores(module)
     return module, {
         "model": options.teacher or options.model,
         "epochs": 0 if options.teacher else options.teacher_epochs,
@@ -150,13 +181,18 @@ def _teacher(
     }
 
 
+def _show(steps: Steps, moment: RunState) -> None:
+    """Show the state of fine-tuning in its progress bar."""
+    steps.reached(moment.step, moment.steps, f"loss {moment.loss:.3f}, ")
+
+
 def _written(
-    options: argparse.Namespace, job: _Job, done: Sequence[Stage], found: dict[str, Any], stages: Stages
+    options: argparse.Namespace, job: _Job, result: Result, found: dict[str, Any], stages: Stages
 ) -> dict[str, Any]:
     """Evaluate, export and measure; write the results, and return them in the form of train.json."""
-    slim, session = done[-1].program, settings(options)
+    slim, session = result.program, settings(options)
     with stages.stage("judging what is left"):
-        judged = job.lesson.judge(slim.graph_module)
+        judged = job.lesson.scores(slim.graph_module)
     with draft_folder(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
         with stages.stage("writing and checking model.onnx"):
             emitted = export_onnx(slim, draft / "model.onnx")
@@ -174,7 +210,7 @@ def _written(
             **found,
             "student": judged,
             "lower_is_better": TASKS[options.task].lower_is_better,
-            **describe_stages(done),
+            **train_report.describe_run(result),
             **inventory(job.program, slim, Selection()),
             "example": example_point(job.program),
             "before": {**asdict(count_cost(job.program)), "file_bytes": before.bytes},

@@ -39,7 +39,7 @@ class LabelledTexts:
 
 
 @dataclass(frozen=True)
-class Task:
+class LabelledTables:
     """Rows to train on and rows to evaluate on; `classes` are the names of the classes, in order."""
 
     train: LabelledTexts
@@ -57,7 +57,7 @@ class Columns:
     names: tuple[str, ...] = ()
 
 
-def read_task(folder: Path, columns: Columns | None = None, most: int = 0) -> Task:
+def read_task(folder: Path, columns: Columns | None = None, most: int = 0) -> LabelledTables:
     """Read the task in a folder; of `train`, the first `most` rows (0: all). UsageError names what is missing."""
     columns = columns or Columns()
     parts = {name: _part(folder, name, columns) for name in ("train", "dev")}
@@ -67,7 +67,9 @@ def read_task(folder: Path, columns: Columns | None = None, most: int = 0) -> Ta
         LabelledTexts(tuple(texts), tuple(number[label] for label in labels))
         for texts, labels in parts.values()
     )
-    return Task(LabelledTexts(train.texts[: most or None], train.labels[: most or None]), dev, classes)
+    return LabelledTables(
+        LabelledTexts(train.texts[: most or None], train.labels[: most or None]), dev, classes
+    )
 
 
 def classes_of(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from fxprune.ir import Program
 from fxprune.tools.inputs.metrics import METRICS, exact, overlap
 from fxprune.tools.inputs.tables import classes_of, read_table, table_file
 from fxprune.tools.inputs.tokenize import Answers, encode_questions, encode_tags, encode_text
-from fxprune.training import Examples
+from fxprune.training import Examples, Task
 from fxprune.training.examples import IGNORED, encoded
 from fxprune.training.fine_tune import perplexity, predict, predicted
 
@@ -21,14 +21,16 @@ _Tables = Mapping[str, list[list[Any]]]
 """The columns of train and of dev."""
 
 
-@dataclass(frozen=True)
-class PreparedTask:
-    """Rows to train on, the outputs that are trained, and the evaluation of a module on dev; `rows` are the numbers of rows of both."""
+@dataclass(frozen=True, eq=False)
+class PreparedTask(Task):
+    """Task whose modules are judged on dev; `rows` are the numbers of rows of train and of dev."""
 
-    train: Examples
-    outputs: tuple[str, ...]
-    judge: Callable[[nn.Module], dict[str, float]]
-    rows: tuple[int, int]
+    rows: tuple[int, int] = (0, 0)
+
+    def scores(self, module: nn.Module) -> dict[str, float]:
+        """Return the metrics of a module on dev."""
+        assert self.judge is not None
+        return dict(self.judge(module))
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from fxprune.analysis import analyze
-from fxprune.gates.implied import OpenUnits
+from fxprune.pipeline import Result
 from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
 from fxprune.tools.reports.layer_bars import layer_rows
@@ -15,7 +12,6 @@ from fxprune.tools.reports.layers_report import MARKERS, pyplot
 from fxprune.tools.reports.report import Grid
 from fxprune.tools.reports.report_html import latency_bars, size_bars, tiles
 from fxprune.tools.reports.templates import Tile, render
-from fxprune.training import Pruner
 
 POINT = {"batch": 8, "length": 64}  # the point where lowerings are compared
 
@@ -59,7 +55,7 @@ def _proved(found: Mapping[str, Any]) -> Tile:
 
 
 def axes(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the axes of the program, with what training left of those in `heads` and `open_units`."""
+    """Return the axes of the program, with what training left of those in `heads` and `left`."""
     kept = {name: {"kept": heads, "after": len(heads)} for name, heads in found["heads"].items()}
     rows = {axis["name"]: axis | kept.get(axis["name"], {}) for axis in found["axes"]}
     layers = [layer["name"] for layer in found["layers"] if layer["name"]]
@@ -104,32 +100,37 @@ def _metrics(found: Mapping[str, Any]) -> list[Line]:
     return made
 
 
-def open_units(pruner: Pruner, units: Sequence[OpenUnits] = ()) -> list[dict[str, Any]]:
-    """Return the open units of each axis: a number, or, within the units of another axis, a number for each of those.
-
-    For blocks it is the number of open blocks; what they left of axes comes from `units`, as lowering found it.
-    """
-    roles = {axis.name: axis.role for axis in analyze(pruner.gated.base).axes}
-    found = [
-        _entry((gate.of, gate.within), open_, roles.get(gate.of, gate.kind))
-        for gate, open_ in pruner.open.items()
-    ]
-    gates = pruner.gated.gates
-    gated = {(gate.of, gate.within) for gate in gates}
-    blocks = any(gate.kind == "blocks" for gate in gates)
-    more = [unit for unit in units if blocks and (unit.axis, unit.within) not in gated and unit.axis in roles]
-    return found + [_entry((unit.axis, unit.within), unit.table, roles[unit.axis]) for unit in more]
-
-
-def _entry(of: tuple[str, str], open_: Tensor, role: str) -> dict[str, Any]:
-    open_ = open_.flatten() if role == "blocks" else open_
+def describe_run(result: Result) -> dict[str, Any]:
+    """Return the entries of train.json about a pipeline: joined histories, what is left of gates and heads, the lowering, the proofs."""
+    runs = [step.details["training"] for step in result.steps if "training" in step.details]
+    last = ([run for run in runs if run["gates"]] or runs)[-1]
+    shared = {name: last[name] for name in ("density", "left", "heads", "lowering", "padded")}
     return {
-        "axis": of[0],
-        "role": role,
-        "within": of[1],
-        "of": open_.shape[-1] if open_.ndim else 1,
-        "open": open_.sum(-1).tolist() if open_.ndim else int(open_),
+        **shared,
+        "history": _history(runs),
+        "steps": sum(run["steps"] for run in runs),
+        "proved": _proofs(result),
     }
+
+
+def _history(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the histories of all runs as one; a run without gates has the density of the one before it."""
+    found: list[dict[str, Any]] = []
+    for run in runs:
+        past = found[-1]["step"] if found else 0
+        same = {"density": found[-1]["density"]} if found and not run["gates"] else {}
+        found += [{**entry, "step": entry["step"] + past, **same} for entry in run["history"]]
+    return found
+
+
+def _proofs(result: Result) -> dict[str, float]:
+    """Return the largest difference by claim; a claim that is made again is numbered."""
+    found: dict[str, float] = {}
+    for claim in result.claims:
+        own = "lowered" if claim.trained else "after" if "lowered" in found else "before training"
+        number = 1 + sum(name.partition(" (")[0] == own for name in found)
+        found[f"{own} ({number})" if number > 1 else own] = claim.prove().relative
+    return found
 
 
 def train_grids(found: Mapping[str, Any]) -> list[Grid]:

@@ -31,9 +31,8 @@ from fxprune.frontend.io_constraints import free_dims
 from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir import Program, quiet, trees
 from fxprune.ir.signature import owners
-from fxprune.passes import pipeline as parse
-from fxprune.pipeline import Pipeline
-from fxprune.pipeline.run import Result
+from fxprune.passes import parse_pipeline
+from fxprune.pipeline import Pipeline, Result
 from fxprune.rewrite.transfer import replay_pruning, same_weights
 from fxprune.verification import Proof, verify
 
@@ -68,7 +67,7 @@ class Pruning:
             if same_weights(before, program):
                 return self._again(before, result, program)
         result = self.pipeline.run(program)
-        self.verdicts.append(result.prove(program))
+        self.verdicts.append(result.proof)
         self.results.append((program, result))
         return result.program
 
@@ -84,9 +83,9 @@ class Pruning:
         return record_sizes(config, count_layer_sizes(before, result.program, result.selection.removed), "")
 
     def _again(self, before: Program, result: Result, program: Program) -> Program:
-        if result.claims:
+        if not result.is_selected:
             raise ExportError(
-                f"{self.pipeline} replaces matrices by factors, which can be exported in one part only; this model has several"
+                f"{self.pipeline} replaces matrices by factors, or trains, which can be exported in one part only; this model has several"
                 " (use `export`, or passes that remove units)"
             )
         made = replay_pruning(before, result.program, result.selection, program, result.refitted)
@@ -218,7 +217,7 @@ def _with_signature(function: Callable[..., Any], names: Sequence[str]) -> Calla
 
 
 def _parsed(pipeline: str | Pipeline) -> Pipeline:
-    return parse(pipeline) if isinstance(pipeline, str) else pipeline
+    return parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
 
 
 def captured(model: Any, sample_inputs: Mapping[str, Any], config: DynamoConfig) -> Program:

@@ -13,9 +13,7 @@ from fxprune.cost.count import count_cost
 from fxprune.errors import UsageError
 from fxprune.export import Emitted, export_onnx
 from fxprune.ir import Program
-from fxprune.pipeline import Pipeline
-from fxprune.pipeline.context import needs_data, with_data
-from fxprune.pipeline.run import Result
+from fxprune.pipeline import Context, Pipeline, Result
 from fxprune.verification import Proof
 
 
@@ -41,10 +39,10 @@ def deliver(
     difference to the zeroed original and its bar, how far pruning moved the outputs (None: they shrank), and the largest relative
     difference of ONNX Runtime to the program. Every refusal is an FxpruneError.
     """
-    if data is not None and not needs_data(steps):
+    if data is not None and not steps.uses("data"):
         raise UsageError(f"no pass of {str(steps)!r} uses calibration data; leave the data out")
-    result = with_data(steps, data, lambda text: None).run(program)
-    verdict = result.prove(program)
+    result = steps.run(program, Context(data=data))
+    verdict = result.proof
     emitted = export_onnx(result.program, folder / "model.onnx", overwrite=True, opset=opset)
     selection = folder / "selection.json"
     result.selection.save(selection, overwrite=True)

@@ -36,7 +36,7 @@ from fxprune.frontend.io_constraints import free_dims
 from fxprune.integrations.olive.deliver import Delivery, deliver, summary
 from fxprune.integrations.olive.io_spec import Axes, dynamic_shapes_of, named, varied, vary_sizes
 from fxprune.ir import Program
-from fxprune.passes import pipeline
+from fxprune.passes import parse_pipeline
 
 # Olive shows the messages of loggers below its own name.
 logger = logging.getLogger("olive.fxprune")
@@ -119,7 +119,7 @@ class FxPrune(Pass):  # type: ignore[misc]  # Olive has no types
             )
         program = _captured(model, config.free_outputs or ())
         data = _calibration(config.data_config, program)
-        return deliver(program, pipeline(config.pipeline), folder, data, config.target_opset)
+        return deliver(program, parse_pipeline(config.pipeline), folder, data, config.target_opset)
 
 
 def package_config() -> dict[str, Any]:
@@ -142,7 +142,7 @@ def write_package_config(path: str | os.PathLike[str], overwrite: bool = False) 
 def _check_pipeline(text: str) -> str:
     """Return the text of a pipeline; ValueError points at the part that can't be read, before any pass runs."""
     try:
-        pipeline(text)
+        parse_pipeline(text)
     except PipelineError as error:
         raise ValueError(str(error)) from error
     return text

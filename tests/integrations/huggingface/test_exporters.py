@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 import fxprune
 from fxprune.errors import ExportError, UsageError
 from fxprune.ir import Program, Selection, quiet
-from fxprune.pipeline import Outcome, Pass, Pipeline
+from fxprune.pipeline import EMPTY, Context, Outcome, Pass, Pipeline
 from fxprune.rewrite.factorize import factorize
 
 pytest.importorskip("transformers.exporters", reason="transformers has no exporters before 5.23")
@@ -214,7 +214,7 @@ class Halve(Pass):
 
     name: ClassVar[str] = "halve"
 
-    def run(self, program: Program) -> Outcome:
+    def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         made = factorize(program, {"0.weight": 8})
         return Outcome(made.program, Selection(), factors={"0.weight": made.names["0.weight"]})
 

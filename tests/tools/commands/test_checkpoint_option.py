@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fxprune.ir import quiet
-from fxprune.passes import pipeline
+from fxprune.passes import parse_pipeline
 from fxprune.tools.commands import run
 from fxprune.tools.commands.checkpoint_option import write_checkpoint_folder
 from fxprune.tools.commands.main import main
@@ -69,7 +69,7 @@ def test_a_stock_checkpoint_lies_beside_the_other_results(model: Path, tmp_path:
 
 def test_what_no_configuration_says_is_told(model: Path, tmp_path: Path) -> None:
     loaded = models.load(f"hf:{model}")
-    slim = pipeline("heads(ratio=0.5)").run(loaded.capture()).program
+    slim = parse_pipeline("heads(ratio=0.5)").run(loaded.capture()).program
     why = write_checkpoint_folder(loaded, slim, tmp_path)["why"]
     assert why.startswith(
         "encoder.layer.0.attention.self.query.weight 8×16 is what the program has, 16×16 what the model has"

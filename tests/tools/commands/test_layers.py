@@ -9,7 +9,7 @@ import pytest
 from fxprune.errors import UsageError
 from fxprune.tools.commands import console, layer_family
 from fxprune.tools.commands.main import main
-from fxprune.tools.inputs.tables import LabelledTexts, Task, read_task
+from fxprune.tools.inputs.tables import LabelledTables, LabelledTexts, read_task
 from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, draw_curve
 from support.tiny import BERT, TRAIN, saved, write
 
@@ -150,12 +150,12 @@ def test_bad_use_is_a_sentence(
 def test_data_of_any_kind_is_read_as_it_stands(tmp_path: Path) -> None:
     rows = [('say "NA"', "b"), ("NA", "a")]
     task = read_task(write(tmp_path, rows, rows[:1]))
-    assert task == Task(
+    assert task == LabelledTables(
         LabelledTexts(('say "NA"', "NA"), (1, 0)), LabelledTexts(('say "NA"',), (1,)), ("a", "b")
     )
     (tmp_path / "dev.tsv").unlink()
     (tmp_path / "dev.jsonl").write_text('{"label": "b", "sentence": "x"}\n')
-    assert read_task(tmp_path, most=1) == Task(
+    assert read_task(tmp_path, most=1) == LabelledTables(
         LabelledTexts(('say "NA"',), (1,)), LabelledTexts(("x",), (1,)), ("a", "b")
     )
 

@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from fxprune.cost.budgets import counting_meter
-from fxprune.errors import UsageError
-from fxprune.tools.commands import console, run, train_stages
+from fxprune.tools.commands import console, run
 from fxprune.tools.commands.main import main
-from fxprune.tools.commands.train_stages import split_stages
 from fxprune.training.loop import Loop
 from support.tiny import ANIMALS, BERT, COLOURS, TRAIN, saved, write
 
@@ -247,22 +245,8 @@ def test_a_pass_that_trains_does_not_run_alone(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", f"hf:{place / 'model'}", "-p", "grain", "-o", str(tmp_path / "out")]) == 2
-    assert "grain decides while a model trains: use `fxprune train`" in capsys.readouterr().err
-
-
-def test_a_pipeline_comes_apart_around_the_passes_that_train() -> None:
-    parts = split_stages(
-        "layers(count=1), heads(ratio=0.5), blocks(density=0.3), fill, distill(epochs=2), fold"
-    )
-    assert [str(part) for part in parts] == [
-        "layers(count=1), heads(ratio=0.5)",
-        "blocks(density=0.3)",
-        "fill",
-        "distill(epochs=2)",
-        "fold",
-    ]
-    with pytest.raises(UsageError, match="`fxprune run` runs the others alone"):
-        split_stages("fold")
+    told = "grain needs labelled rows to train on: give `fxprune train` with --task and --data, or Context(task=…) in Python"
+    assert told in capsys.readouterr().err
 
 
 def test_blocks_are_filled_and_trained_again(
@@ -299,7 +283,7 @@ def test_ranks_leave_while_it_learns(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FLOP: what is left of each matrix is told; factors that are not faster (here: of fewer operations) are matrices again."""
-    monkeypatch.setattr(train_stages, "Clock", lambda *_: counting_meter("flops"))
+    monkeypatch.setattr("fxprune.pipeline.context.Clock", lambda *_: counting_meter("flops"))
     out = tmp_path / "out"
     given = [*command(place, out, "--json"), "-p", "flop(sparsity=0.5, rate=0.3)"]
     assert main(given) == 0
