@@ -20,25 +20,33 @@ PAGES = (
 )
 
 
-def blocks(text: str) -> list[tuple[str, str]]:
-    """Each Python block under the title of its section."""
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Each Python block under the name of its page and the title of its section."""
+    text = page.read_text(encoding="utf-8")
     sections = [section.partition("\n") for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]]
     return [
-        (title, code.partition("```")[0])
+        (f"{page.stem}: {title}", code.partition("```")[0])
         for title, _, body in sections
         for code in body.split("```python\n")[1:]
     ]
 
 
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-BLOCKS = blocks(TEXT)
+BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def test_every_python_block_is_found() -> None:
     assert len(BLOCKS) == TEXT.count("```python\n")
-    assert {"Fifteen lines", "Each head its own dimensions", "Teach it an operator"} <= {
-        title for title, _ in BLOCKS
-    }
+    assert {
+        "README: One call",
+        "first-steps: In Python",
+        "per-head: In Python",
+        "operators: Teach it an operator",
+    } <= {title for title, _ in BLOCKS}
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
@@ -70,7 +78,7 @@ def _same_magnitude(line: str, promise: str) -> bool:
 def test_the_index_lists_every_page() -> None:
     docs = ROOT / "docs"
     listed = set(
-        re.findall(r"\]\(((?:guide|results)/\w+\.md)\)", (docs / "README.md").read_text(encoding="utf-8"))
+        re.findall(r"\]\(((?:guide|results)/[\w-]+\.md)\)", (docs / "README.md").read_text(encoding="utf-8"))
     )
     assert listed == {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {"README.md"}
 

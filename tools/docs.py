@@ -14,18 +14,28 @@ from fxprune.cost import BUDGETS
 from fxprune.gates import LOWERINGS
 from fxprune.integrations.quantization.quantize import QUANTIZERS
 from fxprune.passes import PASSES
+from fxprune.passes.blocks import VARIANTS
 from fxprune.rules import FAMILIES, REFUSED, RULES
 from fxprune.runtimes import RUNTIMES
 from fxprune.scores import SCORES
+from fxprune.search.layer_search import SEARCHES
 from fxprune.tools.commands.passes import describe_pass
 from fxprune.tools.inputs.tasks import TASKS
 
 _ROOT = Path(__file__).resolve().parent.parent
 README = _ROOT / "README.md"
-PAGES = (README, _ROOT / "docs" / "results" / "quantization.md")
+PAGES = (README, *sorted((_ROOT / "docs").rglob("*.md")))
 
 
 def passes() -> str:
+    """Return a table with one row per pass."""
+    rows = ["| pass | what it does |", "| --- | --- |"]
+    return "\n".join(
+        [*rows, *(f"| `{entry['name']}` | {entry['help']} |" for entry in map(describe_pass, PASSES))]
+    )
+
+
+def pass_options() -> str:
     """Return a table with one row per pass, its options in a column."""
     rows = ["| pass | options | what it does |", "| --- | --- | --- |"]
     for entry in map(describe_pass, PASSES):
@@ -75,6 +85,16 @@ def tasks() -> str:
     return "\n".join(rows)
 
 
+def variants() -> str:
+    """Return a table with one row per variant of block pruning."""
+    return _rows("variant", ((name, row.help) for name, row in VARIANTS.items()))
+
+
+def searches() -> str:
+    """Return a table with one row per search over layers."""
+    return _rows("search", ((name, help_) for name, (_, help_) in SEARCHES.items()))
+
+
 def runtimes() -> str:
     """Return a table with one row per runtime."""
     return _rows("runtime", ((name, f"{row.help}; `{row.install}`") for name, row in RUNTIMES.items()))
@@ -92,10 +112,13 @@ def _rows(what: str, rows: Iterable[tuple[str, str]]) -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "passes": passes,
+    "pass_options": pass_options,
     "scores": scores,
     "budgets": budgets,
     "repairs": repairs,
     "lowerings": lowerings,
+    "variants": variants,
+    "searches": searches,
     "tasks": tasks,
     "runtimes": runtimes,
     "quantizers": quantizers,
@@ -122,12 +145,12 @@ def main(arguments: list[str] | None = None) -> int:
     stale = [page for page, text in before.items() if fill_tables(text) != text]
     for page in stale:
         if options.check:
-            print(f"{page.name} is out of date: python -m fxprune.tools.docs")
+            print(f"{page.relative_to(_ROOT)} is out of date: python -m fxprune.tools.docs")
         else:
             page.write_text(fill_tables(before[page]), encoding="utf-8")
-            print(f"wrote {page}")
+            print(f"wrote {page.relative_to(_ROOT)}")
     if not stale:
-        print(f"{', '.join(page.name for page in PAGES)}: up to date")
+        print(f"{len(PAGES)} pages are up to date")
     return int(options.check and bool(stale))
 
 
