@@ -1,5 +1,6 @@
 """The Python blocks of the README and of docs/ run as they stand, and print what their comments say."""
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -73,6 +74,22 @@ def test_a_block_prints_what_its_comments_say(title: str, code: str, tmp_path: P
 def _same_magnitude(line: str, promise: str) -> bool:
     """A measured difference: what is said is rounded, and machines differ a little."""
     return re.fullmatch(r"\d+e-\d+", promise) is not None and float(line) <= 10 * float(promise)
+
+
+def test_names_in_the_text_exist() -> None:
+    pytest.importorskip("transformers")
+    shown = re.sub(r"<!--.*?-->", "", TEXT, flags=re.DOTALL)
+    names = set(re.findall(r"(?<![\w/.])fxprune(?:\.\w+)+", shown)) - {"fxprune.json"}
+    assert {"fxprune.export_onnx", "fxprune.rewrite.unfuse.unfuse"} <= names
+    assert [name for name in sorted(names) if not _exists(name)] == []
+
+
+def _exists(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (AttributeError, ImportError):
+        return False
+    return True
 
 
 def test_the_index_lists_every_page() -> None:
