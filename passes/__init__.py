@@ -69,6 +69,6 @@ __all__ = [
     "Lowrank",
     "Slim",
     "Split",
+    "parse_pipeline",
     "pass_table",
-    "pipeline",
 ]
