@@ -39,13 +39,13 @@ def pass_options() -> str:
     """Return a table with one row per pass, its options in a column."""
     rows = ["| pass | options | what it does |", "| --- | --- | --- |"]
     for entry in map(describe_pass, PASSES):
-        options = ", ".join(_option(name, option["default"]) for name, option in entry["options"].items())
+        options = ", ".join(_option(name, option) for name, option in entry["options"].items())
         rows.append(f"| `{entry['name']}` | {options} | {entry['help']} |")
     return "\n".join(rows)
 
 
-def _option(name: str, default: object) -> str:
-    return f"`{name}`" if default is None else f"`{name}={default!r}`"
+def _option(name: str, option: Mapping[str, object]) -> str:
+    return f"`{name}`" if option["required"] else f"`{name}={option['default']!r}`"
 
 
 def scores() -> str:

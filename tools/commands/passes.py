@@ -27,12 +27,15 @@ def _rows(entries: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
     for entry in entries:
         yield entry["name"], "", entry["help"]
         for name, option in entry["options"].items():
-            default = "" if option["default"] is None else f" = {option['default']!r}"
+            default = "" if option["required"] else f" = {option['default']!r}"
             yield "", f"{name}: {option['type']}{default}", option["help"]
 
 
 def describe_pass(kind: Any) -> dict[str, Any]:
-    """Return one pass as data: its name, its help, and each option with its type, default and help."""
+    """Return one pass as data: its name, its help, and each option with its type, default and help.
+
+    An option whose default is None is the context's, which the command line fills from options of its own (`--threads`).
+    """
     text = inspect.getdoc(kind) or ""
     return {
         "name": kind.name,
@@ -40,7 +43,8 @@ def describe_pass(kind: Any) -> dict[str, Any]:
         "options": {
             option.name: {
                 "type": _type(option.type),
-                "default": _default(option),
+                "default": None if option.default is dataclasses.MISSING else option.default,
+                "required": option.default is dataclasses.MISSING,
                 "help": _help(kind, option.name),
             }
             for option in options_of(kind)
@@ -58,8 +62,5 @@ def _help(kind: type, option: str) -> str:
 
 
 def _type(declared: Any) -> str:
-    return declared if isinstance(declared, str) else getattr(declared, "__name__", str(declared))
-
-
-def _default(option: "dataclasses.Field[Any]") -> Any:
-    return None if option.default is dataclasses.MISSING else option.default
+    named = declared if isinstance(declared, str) else getattr(declared, "__name__", str(declared))
+    return named.removesuffix(" | None")
