@@ -49,6 +49,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Each heavy library has one adapter, the only place to mend when the library changes.
 ONNX = {"fxprune.export.onnx", "fxprune.runtimes.onnxruntime", "fxprune.export.onnx_cleanup"}
 HUGGING_FACE = {
+    "fxprune.frontend.library_patches",
     "fxprune.tools.inputs.huggingface",
     "fxprune.tools.inputs.models",
     "fxprune.integrations.huggingface.trainer",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,22 +27,28 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
     tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
     if any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors):
         return
-    wanted = module_outputs(model, program)
+    name = type(model).__name__
+    with _refusing(f"{name} itself does not run on the example inputs"):
+        wanted = module_outputs(model, program)
     with exporting(model):
-        try:
+        with _refusing(f"what torch.export made of {name} does not run"):
             got = _seeded(program.graph_module, (program.args, program.kwargs), 0)
-        except Exception as error:
-            name = type(model).__name__
-            raise CaptureError(
-                f"what torch.export made of {name} does not run: {describe_error(error)}"
-            ) from error
         gap = max((_gap(one, other) for one, other in zip(got, wanted, strict=False)), default=0.0)
         if gap <= _SAME or _is_random(wanted, module_outputs(model, program, 1)):
             return
     raise CaptureError(
-        f"torch.export's program of {type(model).__name__} differs from the model by {gap:.2g} on the example inputs "
+        f"torch.export's program of {name} differs from the model by {gap:.2g} on the example inputs "
         f"(allowed {_SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
     )
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn any error into a CaptureError that begins with `what`."""
+    try:
+        yield
+    except Exception as error:
+        raise CaptureError(f"{what}: {describe_error(error)}") from error
 
 
 def module_outputs(model: nn.Module, program: Program, seed: int = 0) -> list[Tensor]:

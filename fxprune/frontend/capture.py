@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from fxprune.frontend.dynamic_shapes import (
     with_constants,
 )
 from fxprune.frontend.io_constraints import free_dims
+from fxprune.frontend.library_patches import with_library_patches
 from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
 from fxprune.frontend.pt2_archive import missing_modules
 from fxprune.ir import Program, describe_error, source_line, trees
@@ -53,6 +55,7 @@ def capture(
     `model` is an nn.Module (with example `args` and `kwargs`), an ExportedProgram, or the path of a .pt2 file (read by
     `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic_shapes` is None
     (all sizes fixed), True (torch decides for every dimension) or what torch.export takes under this name.
+    What torch can't trace is traced once more with the patches by which its library (transformers) makes its models traceable.
     `free_outputs` are outputs that may shrink. With `training`, an nn.Module is captured in training mode, too, so that its fused
     attention has the dropout in training that it has there. CaptureError gives torch's reason.
     """
@@ -73,13 +76,17 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
             f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
         )
     shapes = named_shapes(model, args, kwargs, dynamic_shapes)
+    trace = partial(_traced, model, tuple(args), kwargs, shapes)
+    program: Program = with_library_patches(model, trace, partial(check_same, model))
+    return program
+
+
+def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Program:
     extra = uncached_kwargs(model, kwargs)
     with without_cache(model, kwargs):
-        own_args, own_kwargs = clone_inputs((tuple(args), {**kwargs, **extra}))
+        own_args, own_kwargs = clone_inputs((args, {**kwargs, **extra}))
         exported = _export(model, own_args, own_kwargs, with_constants(shapes, extra))
-        program = _program(exported, tuple(args), kwargs, settle_shapes(exported, shapes), frozenset(extra))
-    check_same(model, program)
-    return program
+        return _program(exported, args, kwargs, settle_shapes(exported, shapes), frozenset(extra))
 
 
 def _remember_dropout(
@@ -89,8 +96,9 @@ def _remember_dropout(
     extra = uncached_kwargs(model, kwargs)
     own_args, own_kwargs = clone_inputs((tuple(args), {**kwargs, **extra}))
     shapes = with_constants(named_shapes(model, args, kwargs, dynamic_shapes), extra)
+    trace = partial(_export, model, own_args, own_kwargs, shapes, training=True)
     with without_cache(model, kwargs), suppress(CaptureError):
-        exported = _export(model, own_args, own_kwargs, shapes, training=True)
+        exported = with_library_patches(model, trace, lambda _: None)
         copy_dropout(program.graph_module, exported.graph)
 
 

@@ -155,6 +155,19 @@ def test_a_failed_capture_says_why_and_where_and_prints_no_graph(capfd: pytest.C
     assert out + err == ""
 
 
+class OnlyTraced(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            raise ValueError("no kernel for this size")
+        return x + 1
+
+
+def test_a_model_that_can_be_traced_but_not_run_is_refused() -> None:
+    why = "OnlyTraced itself does not run on the example inputs: ValueError: no kernel for this size"
+    with pytest.raises(CaptureError, match=why):
+        capture(OnlyTraced(), (torch.randn(3),))
+
+
 def test_what_is_no_module_is_refused() -> None:
     wrong: Any = 3
     with pytest.raises(CaptureError, match="can't capture a int"):

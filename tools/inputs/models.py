@@ -26,7 +26,7 @@ from fxprune.errors import UsageError
 from fxprune.frontend.pt2_archive import missing_modules, required_modules
 from fxprune.ir import first_line, quiet
 from fxprune.tools.inputs.example_inputs import dynamic_dims, example_inputs
-from fxprune.tools.inputs.huggingface import export_patches, folder_of, import_transformers, quiet_libraries
+from fxprune.tools.inputs.huggingface import folder_of, import_transformers, quiet_libraries
 from fxprune.tools.inputs.loaded import MANIFEST, MODEL_FORMS, OWN_FUNCTION, Loaded, call_or_refuse
 
 _WEIGHTS = "this file holds weights and no model; give a function that builds the model and loads them"
@@ -133,7 +133,7 @@ def _hugging_face(text: str, folder: Path, task: str, **settings: Any) -> Loaded
         )
         call_or_refuse(f"{name} can't run on {_shapes(inputs)}; {OWN_FUNCTION}", lambda: _try(model, inputs))
     free = {name: dynamic_dims(value) for name, value in inputs.items()}
-    return Loaded(text, model, (), inputs, free, export_patches, notes, own, known)
+    return Loaded(text, model, (), inputs, free, notes, own, known)
 
 
 def _instead(folder: Path) -> str:

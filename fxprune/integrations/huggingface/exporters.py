@@ -10,16 +10,14 @@ The first keeps all later steps of an exporter, its fusions for ONNX Runtime inc
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
-from transformers.exporters import exporter_dynamo, utils
 from transformers.exporters.configs import DynamoConfig, ExportFormat
 from transformers.exporters.exporter_dynamo import DynamoExporter
 from transformers.exporters.quantizers.base import ExportQuantizer
@@ -28,6 +26,7 @@ from fxprune.analysis.layer_sizes import count_layer_sizes
 from fxprune.errors import ExportError, UsageError
 from fxprune.frontend.capture import capture, from_exported_module
 from fxprune.frontend.io_constraints import free_dims
+from fxprune.frontend.library_patches import modeling_patches
 from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir import Program, quiet, trees
 from fxprune.ir.signature import owners
@@ -228,30 +227,6 @@ def captured(model: Any, sample_inputs: Mapping[str, Any], config: DynamoConfig)
         dynamic_shapes=config.dynamic_shapes,
         prefer_deferred_runtime_asserts_over_guards=config.prefer_deferred_runtime_asserts_over_guards,
     )
-    with quiet(), own_patches():
+    with quiet(), modeling_patches():
         exported, _ = DynamoExporter().export_program(model, dict(sample_inputs), plain)
     return capture(exported)
-
-
-@contextlib.contextmanager
-def own_patches() -> Iterator[None]:
-    """Apply the ONNX patches that replace code of transformers (masks built with vmap, which no exported graph can run).
-
-    Those that replace torch's operators are left out, since they would spoil the graph.
-    """
-    registered: Any = utils._PATCHES
-    own = [
-        (utils.import_dotted_path(place), attribute, made)
-        for place, attribute, made in registered["onnx"]
-        if place.startswith("transformers.")
-    ]
-    with utils.patch_attributes(own):
-        yield
-
-
-@contextlib.contextmanager
-def transformers_patches() -> Iterator[None]:
-    """Apply all patches that transformers itself uses to make its models traceable."""
-    assert exporter_dynamo  # importing it registers the patches of "dynamo"
-    with utils.apply_patches("dynamo"), own_patches():
-        yield

@@ -21,7 +21,6 @@ from fxprune.tools.benchmarks.subjects.common import (
 )
 from fxprune.tools.inputs import example_inputs, models
 from fxprune.tools.inputs.huggingface import (
-    export_patches,
     import_transformers,
     load_tokenizer,
     quiet_libraries,
@@ -126,7 +125,7 @@ def smollm2() -> Loaded:
         model.config.vocab_size, (example_inputs.BATCH, example_inputs.LENGTH), generator=random
     )
     dynamic = {"input_ids": {0: Dim.AUTO, 1: Dim.AUTO}}
-    return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic, export_patches)
+    return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic)
 
 
 def token_chunks(rows: int, seed: int) -> list[Inputs]:
