@@ -22,6 +22,9 @@ FILES_A_FOLDER = 16
 # Names that several modules may define: the alias of torch.ops.aten, and what runs a script.
 SHARED_NAMES = {"aten", "main"}
 
+# Values of rich that say how something looks; whoever asks for them prints them.
+RICH_VALUES = {"rich.table.Table", "rich.text.Text"}
+
 # From the top down: a folder imports from itself and from lower floors, never from its neighbours. "" stands for `fxprune/__init__.py`.
 FLOORS = (
     ("tools",),
@@ -212,10 +215,22 @@ def test_an_import_from_above_is_seen(imports: dict[str, set[str]], complaint: s
 
 
 @pytest.mark.parametrize(
-    "source", ["print(1)", "import rich.table", "import sys\nsys.stderr.write('x')", "from sys import stdout"]
+    "source",
+    [
+        "print(1)",
+        "import rich",
+        "from rich import print as show",
+        "from rich.console import Console",
+        "import sys\nsys.stderr.write('x')",
+        "from sys import stdout",
+    ],
 )
 def test_printing_is_seen(source: str) -> None:
     assert prints(ast.parse(source))
+
+
+def test_a_table_that_is_returned_is_no_printing() -> None:
+    assert not prints(ast.parse("from rich.table import Table\nfrom rich.text import Text"))
 
 
 def project() -> dict[str, dict[str, dict[str, dict[str, str]]]]:
@@ -323,8 +338,9 @@ def mentioned(tree: ast.AST) -> set[str]:
 
 
 def prints(tree: ast.AST) -> bool:
-    means = {"print", "stdout", "stderr", "rich", "sys.stdout", "sys.stderr"}
-    return not means.isdisjoint(mentioned(tree) | roots_of(tree) | set(imported(tree)))
+    means = {"print", "stdout", "stderr", "sys.stdout", "sys.stderr"}
+    rich = {name for name in imported(tree) if inside(name, "rich")} - RICH_VALUES
+    return bool(rich) or not means.isdisjoint(mentioned(tree) | roots_of(tree) | set(imported(tree)))
 
 
 def outgrown(path: Path) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,8 +24,10 @@ from fxprune.dims import Dim, coordinates, is_pinned, leaves
 from fxprune.dims.dim import Pin, dim_text, pinned
 from fxprune.dims.masks import keep_mask
 from fxprune.errors import SelectionError
-from fxprune.ir import Program, attribute, source_line
+from fxprune.ir import HasSummary, Program, Summary, attribute, quantity, source_line
 from fxprune.rules import Flow
+
+_UNITS = (("layer", "layers"), ("branch", "branches"))
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ class Refusal:
     places: frozenset[tuple[str, int]] = frozenset()
 
 
-@dataclass(frozen=True)
-class Analysis:
+@dataclass(frozen=True, repr=False)
+class Analysis(HasSummary):
     """Axes and refusals that `analyze` found in a program."""
 
     program: Program = field(repr=False)
@@ -129,6 +132,17 @@ class Analysis:
         near = difflib.get_close_matches(name, self.by_name, n=3, cutoff=0.4)
         known = f"nearest: {', '.join(near)}" if near else f"the program has {len(self.axes)} axes"
         raise SelectionError(f"no axis {name!r} in this program; {known}")
+
+    def summary(self) -> Summary:
+        """The axes, and how many parts stay whole and how many regions can go."""
+        axes, refusals = quantity(len(self.axes), "axis", "axes"), quantity(len(self.refusals), "refusal")
+        units = Counter(region.unit for region in self.regions if not region.why)
+        regions = ", ".join(quantity(units[unit], unit, plural) for unit, plural in _UNITS)
+        columns = ("axis", "role", "size", "exact", "members")
+        rows = tuple(
+            (a.name, a.role, str(a.size), "yes" if a.exact else "no", str(len(a.members))) for a in self.axes
+        )
+        return Summary(f"Analysis: {axes}, {refusals}", columns, rows, (f"regions that can go: {regions}",))
 
 
 def analyze(program: Program) -> Analysis:

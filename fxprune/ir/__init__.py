@@ -16,15 +16,18 @@ from fxprune.ir.program import (
     trees,
 )
 from fxprune.ir.selection import Selection
+from fxprune.ir.summary import HasSummary, Summary, quantity
 from fxprune.ir.tensors import like, storage_key
 from fxprune.ir.torch_context import describe_error, first_line, inference, innermost_reason, quiet
 
 __all__ = [
     "TOLERANCES",
     "Feeds",
+    "HasSummary",
     "Point",
     "Program",
     "Selection",
+    "Summary",
     "add_parameter",
     "attribute",
     "bind",
@@ -43,6 +46,7 @@ __all__ = [
     "like",
     "operands",
     "point_with",
+    "quantity",
     "quiet",
     "rebuild",
     "run_example",

@@ -16,13 +16,15 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from fxprune.ir.arguments import shape_of
+from fxprune.ir.summary import HasSummary, Summary, quantity
 from fxprune.ir.train_mode import switchable
 
 _TORCH = str(Path(torch.__file__).parent)
 
 
-@dataclass(frozen=True, eq=False)
-class Program:
+@dataclass(frozen=True, eq=False, repr=False)
+class Program(HasSummary):
     """A captured model.
 
     `graph_module` is called like the model that it came from and returns the same type; parameters keep their names. `args` and `kwargs`
@@ -138,6 +140,26 @@ class Program:
             if isinstance(value, Tensor):
                 free[node.name] = tuple(i for i, size in enumerate(value.shape) if is_free(size))
         return {name: dims for name, dims in free.items() if dims}
+
+    def summary(self) -> Summary:
+        """The inputs and outputs, with example sizes and the dims that may vary; operators, parameters and bytes."""
+        operators = quantity(sum(node.op == "call_function" for node in self.graph.nodes), "operator")
+        parameters = quantity(self.parameter_count(), "parameter")
+        size = quantity(self.parameter_bytes(), "byte")
+        inputs = [_row("input", node.name, node) for node in self.placeholders()]
+        outputs = [_row("output", name, node) for name, node in self.named_outputs().items()]
+        columns = ("", "name", "dtype", "shape", "free dims")
+        return Summary(f"Program: {operators}, {parameters}, {size}", columns, (*inputs, *outputs))
+
+
+def _row(kind: str, name: str, node: fx.Node) -> tuple[str, ...]:
+    """An input or output in a summary; the sizes of free dims are those of the example inputs."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return kind, name, type(value).__name__, "", ""
+    shape = " × ".join(map(str, shape_of(value) or ())) or "scalar"
+    free = ", ".join(str(i) for i, size in enumerate(value.shape) if is_free(size))
+    return kind, name, str(value.dtype).removeprefix("torch."), shape, free
 
 
 def is_free(size: int | torch.SymInt) -> bool:

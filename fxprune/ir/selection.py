@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from fxprune.errors import SelectionError
 from fxprune.files import parse_json, read_text, write_text
+from fxprune.ir.summary import HasSummary, Summary, quantity
 
 _FORMAT = "fxprune.selection/1"
 
@@ -18,7 +19,7 @@ Indices: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(HasSummary):
     """Kept indices by axis name, ascending; an axis that is absent keeps all.
 
     An axis may keep other indices for each unit of another axis (each head its own): then it has a list of lists, one for each unit of the
@@ -61,6 +62,20 @@ class Selection:
     def flat(self, name: str) -> list[int]:
         """The kept indices of an axis in one list, row by row where it has rows."""
         return [i for item in self.axes[name] for i in ([item] if isinstance(item, int) else item)]
+
+    def summary(self) -> Summary:
+        """How many indices each axis keeps, of how many, and the regions that are removed."""
+        gone = f", {quantity(len(self.removed), 'region')} removed" if self.removed else ""
+        notes = (f"removed: {', '.join(self.removed)}",) if self.removed else ()
+        rows = tuple(self._counts(name) for name in self)
+        columns = ("axis", "kept", "of", "for each unit of")
+        return Summary(f"Selection: {quantity(len(self), 'axis', 'axes')}{gone}", columns, rows, notes)
+
+    def _counts(self, name: str) -> tuple[str, ...]:
+        kept = self.axes[name]
+        outer = self.within.get(name, "another axis") if is_dependent(kept) else ""
+        count = len(self.rows(name)[0]) if outer else len(kept)
+        return name, str(count), str(self.sizes.get(name, "?")), outer
 
     def only(self, names: set[str]) -> Selection:
         """The part of the selection for these axes, without `model`."""
