@@ -76,6 +76,18 @@ def test_a_result_is_saved_as_a_folder_and_not_over_another(tmp_path: Path) -> N
     assert result.save(out, overwrite=True) == out
 
 
+def test_a_result_shows_itself() -> None:
+    result = pruned()
+    title, head, *rows, proof = str(result).splitlines()
+    assert title == "836 parameters became 212 (3.94×)"
+    assert head.split("  ")[0] == "pass"
+    assert [row.split()[:3] for row in rows] == [["ffn(ratio=0.75)", "1", "212"], ["fold", "0", "212"]]
+    assert proof.startswith("largest relative difference ")
+    assert proof.endswith("(allowed 1e-05), over 1 exact axis")
+    assert result._repr_html_().count("<tr>") == 3
+    assert repr(result) == f"<{title}>"
+
+
 def test_what_can_not_be_done_is_said_before_the_model_is_captured() -> None:
     class Never(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

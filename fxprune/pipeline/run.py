@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.errors import FxpruneError, PassError
-from fxprune.ir import Program, Selection
+from fxprune.ir import HasSummary, Program, Selection, Summary, quantity
 from fxprune.pipeline.base import Outcome, Pass
 from fxprune.pipeline.context import EMPTY, Context, Progress
 from fxprune.pipeline.report import describe_costs, save_folder
@@ -32,8 +32,8 @@ class Step:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(HasSummary):
     """Result of a pipeline: the program, and the selection that leads there, in indices of the original.
 
     Weights that a pass re-fitted are named in `refitted`: they are not those of the original, all others are. Where a pass has replaced
@@ -70,6 +70,20 @@ class Result:
         text = ", ".join(step.text for step in self.steps)
         costs = describe_costs(self.original, self.program, self.proof)
         return {"format": "fxprune.result/1", "pipeline": text, "steps": steps, **costs}
+
+    def summary(self) -> Summary:
+        """Return the passes with the parameters that each left, and the proof."""
+        counts = [step.parameters for step in self.steps]
+        before, after = self.original.parameter_count(), self.program.parameter_count()
+        rows = tuple(
+            (step.text, f"{step.axes}", f"{left:,}", f"{step.seconds:.1f} s", step.note)
+            for step, (_, left) in zip(self.steps, counts, strict=True)
+        )
+        proof = self.proof
+        over = quantity(len(proof.exact), "exact axis", "exact axes")
+        note = f"largest relative difference {proof.relative:.1e} (allowed {proof.bar:.0e}), over {over}"
+        title = f"{before:,} parameters became {after:,} ({before / max(1, after):.2f}×)"
+        return Summary(title, ("pass", "axes", "parameters left", "time", ""), rows, (note,))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write model.onnx, model.pt2, selection.json and report.json to a folder, and return it; nothing that is not proven.

@@ -18,7 +18,7 @@ from fxprune import Program, analyze, capture
 from fxprune.errors import CaptureError
 from fxprune.frontend import library_patches
 from fxprune.frontend.library_patches import Library
-from fxprune.passes import pipeline
+from fxprune.passes import parse_pipeline
 from support.models import distance
 from zoo.check import randomise
 
@@ -81,9 +81,9 @@ def test_experts_are_found_pruned_and_proven(family: str, neurons: dict[str, int
     program = program_of(family, "eager", dynamic=True)
     sizes = {axis.name.partition("mlp.")[2]: axis.size for axis in analyze(program).axes if axis.exact}
     assert {name: size for name, size in sizes.items() if name} == {"experts": 6, **neurons}
-    result = pipeline("experts(ratio=0.5)").run(program)
+    result = parse_pipeline("experts(ratio=0.5)").run(program)
     assert [axis.size for axis in analyze(result.program).axes if axis.role == "experts"] == [3]
-    proof = result.prove(program)
+    proof = result.proof
     assert proof.relative <= proof.bar
     assert proof.change > 1e-3
 
