@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Axis, analyze, walk
+from fxprune.analysis import Axis, analyze
 from fxprune.errors import RefusedError
 from fxprune.gates import Gated
 from fxprune.gates.gate import gate_target
@@ -91,7 +91,7 @@ class Grain(Training):
 
 def _tables(program: Program, rank: int) -> list[str]:
     """Return the tables that are indexed by inputs, and become at least a quarter smaller as two factors of this rank."""
-    varies = walk(program).varies
+    varies = analyze(program).flow.varies
     lookups = program.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
     found = [
         str(node.args[0].target)

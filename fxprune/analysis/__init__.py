@@ -1,7 +1,7 @@
 """Analyses of a Program: what can be pruned, what is coupled, and why the rest stays whole. Nothing here edits a graph."""
 
 from fxprune.analysis.axes import Analysis, Axis, analyze
-from fxprune.analysis.dim_inference import flat_dims, walk
+from fxprune.analysis.dim_inference import flat_dims
 from fxprune.analysis.linear_ops import Matrix, matrices
 from fxprune.analysis.regions import Region
 from fxprune.analysis.units import Units
@@ -15,5 +15,4 @@ __all__ = [
     "analyze",
     "flat_dims",
     "matrices",
-    "walk",
 ]

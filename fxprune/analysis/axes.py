@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.analysis.axis_names import name_axes
+from fxprune.analysis.cache import per_program
 from fxprune.analysis.dim_inference import flat_dims, walk
 from fxprune.analysis.exactness import divisions, zero_set
 from fxprune.analysis.nested_axes import outer_atoms
@@ -145,8 +146,12 @@ class Analysis(HasSummary):
         return Summary(f"Analysis: {axes}, {refusals}", columns, rows, (f"regions that can go: {regions}",))
 
 
+@per_program
 def analyze(program: Program) -> Analysis:
-    """Infer which dimensions of a program are coupled, and which of them can shrink; no weight is read or allocated."""
+    """Infer which dimensions of a program are coupled, and which of them can shrink; no weight is read or allocated.
+
+    The result is kept with the program, and valid until its graph, its tensors or the rules change; do not edit it.
+    """
     flow = walk(program)
     places = _places(program, flow)
     names = {name for members in places.values() for name, _, _ in members}

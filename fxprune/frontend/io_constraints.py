@@ -22,6 +22,8 @@ def free_dims(
     _check_known("input", inputs, program.input_names())
     _check_known("output", outputs, program.output_names())
     _check_known("input or output", spare, (*program.input_names(), *program.output_names()))
+    if not (inputs or outputs or spare):
+        return program
     freed = program.replace(
         free_inputs=program.free_inputs | set(inputs),
         free_outputs=program.free_outputs | set(outputs),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Matrix, matrices, walk
+from fxprune.analysis import Matrix, analyze, matrices
 from fxprune.analysis.constant_propagation import ConstantMasks, propagate_constants
 from fxprune.ir import Program, attribute, bind, call, copy_graph, rebuild, set_attribute
 from fxprune.ir.edit import fake_mode
@@ -23,7 +23,7 @@ def absorb_constants(program: Program) -> Program:
     A product without a bias gets one. Columns of a convolution that read padding are left alone: their input is not constant at the border.
     """
     facts = propagate_constants(program)
-    found = {m: _constant(m, facts) for m in matrices(program, walk(program)).values()}
+    found = {m: _constant(m, facts) for m in matrices(program, analyze(program).flow).values()}
     own = {m: (places, numbers) for m, (places, numbers) in found.items() if _is_read(program, m, places)}
     if not own:
         return program

@@ -31,7 +31,8 @@ class Program(HasSummary):
     are the example inputs, `dynamic_shapes` their dynamic dimensions as torch.export takes them (None: all sizes are fixed), `labels`
     the names of axes from the program that this one was shrunk from. `free_outputs` names outputs whose
     dimensions may shrink (a headless encoder's hidden width), `free_inputs` such inputs (a cache of keys and values); all others keep
-    their sizes. `spare` names inputs and outputs that are removed with the layer that reads or makes them.
+    their sizes. `spare` names inputs and outputs that are removed with the layer that reads or makes them. What was analysed is kept in
+    `_results` (see `fxprune.analysis.cache`), for this object alone.
     """
 
     graph_module: fx.GraphModule
@@ -42,6 +43,10 @@ class Program(HasSummary):
     free_outputs: frozenset[str] = frozenset()
     free_inputs: frozenset[str] = frozenset()
     spare: frozenset[str] = frozenset()
+    _results: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_results": {}}  # a copy is another program: it is analysed again
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Matrix, matrices, walk
+from fxprune.analysis import Matrix, analyze, matrices
 from fxprune.ir import Program, add_parameter, bind, copy_graph, rebuild
 from fxprune.ir.arguments import unbind
 from fxprune.ir.naming import FACTORS
@@ -49,7 +49,7 @@ class FactorPair:
 
 def pairs(program: Program) -> list[FactorPair]:
     """Return products whose values only products by matrices of their own read, in graph order; each matrix is in one pair at most."""
-    found = matrices(program, walk(program))
+    found = matrices(program, analyze(program).flow)
     made: list[FactorPair] = []
     taken: set[str] = set()
     for first in found.values():

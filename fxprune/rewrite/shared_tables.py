@@ -14,7 +14,7 @@ import operator
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Analysis, analyze, flat_dims, walk
+from fxprune.analysis import Analysis, analyze, flat_dims
 from fxprune.analysis.uniform import choices
 from fxprune.dims import Dim, is_pinned, leaves
 from fxprune.dims.dim import factors
@@ -42,7 +42,7 @@ def decouple_tables(program: Program) -> Program:
     A use is where a side value (a position, a mask, a table, and values computed from them) meets the stream of activations. Returns
     the program as it was unless that makes more axes.
     """
-    flow = walk(program)
+    flow = analyze(program).flow
     shared = _attention_atoms(flow)
     side = _side_values(program, flow) if shared else set()
     uses = [(node, user) for node in program.graph.nodes if node in side for user in node.users]
@@ -51,7 +51,7 @@ def decouple_tables(program: Program) -> Program:
         return program
     apart = rebuild(program, copy_graph(program), {})
     twin = dict(zip(program.graph.nodes, apart.graph.nodes, strict=True))
-    return _separate(program, apart, [(twin[node], twin[user]) for node, user in uses], walk(apart))
+    return _separate(program, apart, [(twin[node], twin[user]) for node, user in uses], analyze(apart).flow)
 
 
 def _separate(program: Program, apart: Program, uses: list[tuple[fx.Node, fx.Node]], flow: Flow) -> Program:
@@ -66,7 +66,7 @@ def _separate(program: Program, apart: Program, uses: list[tuple[fx.Node, fx.Nod
 
 def _axis_count(program: Program) -> int:
     """Return the number of free atoms that the parameters have."""
-    flow = walk(program)
+    flow = analyze(program).flow
     nodes = [
         n
         for n in flow.dims

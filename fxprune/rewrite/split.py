@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Matrix, matrices, walk
+from fxprune.analysis import Matrix, analyze, matrices
 from fxprune.ir import Program, add_parameter, attribute, call, copy_graph, rebuild
 from fxprune.ir.edit import add_buffer
 from fxprune.ir.program import sibling
@@ -57,7 +57,7 @@ class RowBlockSplit:
 def splits(program: Program) -> list[RowBlockSplit]:
     """Return the splits that the zeros of a program's weights allow, in graph order; a matrix without a zero column in a block has none."""
     by_source: dict[str, list[Matrix]] = {}
-    for matrix in matrices(program, walk(program)).values():
+    for matrix in matrices(program, analyze(program).flow).values():
         if packet_of(matrix.node.target) in _PRODUCTS:
             by_source.setdefault(matrix.source.name, []).append(matrix)
     found = [_split(program, source, own) for source, own in by_source.items()]
@@ -96,7 +96,7 @@ def split(program: Program, chosen: Sequence[RowBlockSplit]) -> Program:
     """Apply splits to a program; the result is equal but for the order of sums."""
     graph = rebuild(program, copy_graph(program), {}).graph_module
     nodes = dict(zip(program.graph.nodes, graph.graph.nodes, strict=True))
-    found = matrices(program, walk(program))
+    found = matrices(program, analyze(program).flow)
     writer = _Writer(program, graph, nodes)
     for each in chosen:
         writer.write(each, [found[name] for name in each.nodes])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Matrix, matrices, walk
+from fxprune.analysis import Matrix, analyze, matrices
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.ir import Program, add_parameter, bind, call, copy_graph, rebuild
 from fxprune.ir.arguments import unbind
@@ -27,7 +27,7 @@ def unfuse(program: Program, sizes: Mapping[str, Sequence[int]]) -> Program:
     Where the product is only split again at the same places, its parts are read without being joined first. RefusedError for a weight
     that something else reads as well (a tie stays a tie); SelectionError for sizes that don't add up to the outputs.
     """
-    owners = {matrix.weight: matrix for matrix in matrices(program, walk(program)).values()}
+    owners = {matrix.weight: matrix for matrix in matrices(program, analyze(program).flow).values()}
     graph = rebuild(program, copy_graph(program), {}).graph_module
     nodes = dict(zip(program.graph.nodes, graph.graph.nodes, strict=True))
     tensors = dict(program.tensors())

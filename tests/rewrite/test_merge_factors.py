@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import capture, shrink
-from fxprune.analysis import matrices, walk
+from fxprune.analysis import analyze, matrices
 from fxprune.ir import Program, Selection
 from fxprune.passes import parse_pipeline
 from fxprune.rewrite.factorize import factorize
@@ -23,7 +23,7 @@ def outputs(program: Program) -> Any:
 
 
 def matrices_of(program: Program) -> list[str]:
-    return [m.weight for m in matrices(program, walk(program)).values() if ".0." in m.weight]
+    return [m.weight for m in matrices(program, analyze(program).flow).values() if ".0." in m.weight]
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "vit"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from fxprune.analysis import walk
-from fxprune.analysis.dim_inference import replay
+from fxprune.analysis.dim_inference import replay, walk
 from fxprune.dims import Dim, coordinates, is_pinned, leaves
 from fxprune.ir import Program
 from fxprune.rules import Flow
