@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from functools import wraps
+from operator import is_
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -23,34 +23,26 @@ def per_program(function: Callable[[Program], R]) -> Callable[[Program], R]:
 
     @wraps(function)
     def kept(program: Program) -> R:
-        now = _sources(program)
-        before, result = program._results.get(function, (None, None))
-        if before is None or not _same(before, now):
+        objects, tensors = _sources(program)
+        before, result = program._results.get(function, (((), ()), None))
+        if tensors != before[1] or len(objects) != len(before[0]) or not all(map(is_, objects, before[0])):
             result = function(program)
-            program._results[function] = (now, result)
-        return result  # type: ignore[return-value]  # one result for a function, of its own type
+            program._results[function] = ((objects, tensors), result)
+        found: R = result
+        return found
 
     return kept
 
 
-Sources = tuple[list[Any], list[Any]]
-"""What an analysis is computed from: objects, compared by identity, and the memory and sizes of tensors, compared by value."""
-
-
-def _sources(program: Program) -> Sources:
+def _sources(program: Program) -> tuple[list[Any], list[Any]]:
+    """Return what an analysis reads: objects, to be compared by identity, and the memory and type of tensors."""
     objects: list[Any] = [*RULES, *RULES.values(), *REFUSED, *REFUSED.values(), trees(program.graph_module)]
     tensors: list[Any] = []
     for node in program.graph.nodes:
-        # An edit in place gives a node other arguments: `args` and `kwargs` are immutable.
+        # `args` and `kwargs` are immutable: an edit in place gives a node other ones.
         objects += (node, node.name, node.target, node.args, node.kwargs, node.meta.get("val"))
         if node.op == "get_attr":
             value = attribute(program.graph_module, str(node.target))
             objects.append(value)
             tensors += [(storage_key(value), value.shape, value.dtype)] if isinstance(value, Tensor) else []
     return objects, tensors
-
-
-def _same(one: Sources, other: Sources) -> bool:
-    if len(one[0]) != len(other[0]) or one[1] != other[1]:
-        return False
-    return all(map(operator.is_, one[0], other[0]))

@@ -7,7 +7,7 @@ that is neither pointwise nor in `_LAWS` gives known elements only where all of 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
@@ -15,59 +15,33 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.ir import Program, bind, is_written
-from fxprune.ir.program import flatten_inputs
+from fxprune.ir.interpreter import Recorder
 from fxprune.rules import packet_of
 from fxprune.rules.aten.pointwise import ZERO, is_pointwise, packets
 
 aten = torch.ops.aten
 
-Law: TypeAlias = Callable[["_Run", fx.Node], Any]
+Law: TypeAlias = Callable[["ConstantMasks", fx.Node], Any]
 """Transfer function of an operator: the mask of a node's value."""
-
-
-class ConstantMasks(Mapping[fx.Node, Tensor]):
-    """Masks of the known elements: `known[node]`, booleans of the value's shape, and `known.values_at[node]`, the value in one run."""
-
-    def __init__(self, values: dict[fx.Node, Any], masks: dict[fx.Node, Any]) -> None:
-        self.values_at = values
-        self._masks = masks
-
-    def __getitem__(self, node: fx.Node) -> Tensor:
-        found: Tensor = self._masks[node]
-        return found
-
-    def __iter__(self) -> Any:
-        return iter(self._masks)
-
-    def __len__(self) -> int:
-        return len(self._masks)
-
-    def zero(self, node: fx.Node) -> Tensor:
-        """Return where a value is zero for all inputs."""
-        found: Tensor = self[node] & (self.values_at[node] == 0)
-        return found
 
 
 def propagate_constants(program: Program) -> ConstantMasks:
     """Return the elements that a program computes alike for all inputs."""
-    run = _Run(program.graph_module)
+    run = ConstantMasks(program)
     with torch.no_grad():
-        flat = flatten_inputs(program, program.args, program.kwargs)
-        run.run(*flat, enable_io_processing=False)
-    return ConstantMasks(run.values, run.masks)
+        run.run_flat(program.flat_inputs())
+    return run
 
 
-class _Run(fx.Interpreter):
-    """Interpreter that keeps every value with its mask."""
+class ConstantMasks(Recorder):
+    """Masks of the known elements: `masks[node]`, booleans of the value's shape, and `values[node]`, the value in one run."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
-        self.values: dict[fx.Node, Any] = {}
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
         self.masks: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        self.values[n] = value
         if n.op != "output":
             self.masks[n] = _nothing(value) if is_written(n) else self._mask(n, value)
         return value
@@ -88,7 +62,7 @@ class _Run(fx.Interpreter):
         return any(not isinstance(self.masks[n], (Tensor, tuple, list)) for n in node.all_input_nodes)
 
     def zero(self, node: fx.Node) -> Tensor:
-        """Return where an operand is zero for all inputs."""
+        """Return where a value is zero for all inputs."""
         found: Tensor = self.masks[node] & (self.values[node] == 0)
         return found
 
@@ -96,10 +70,6 @@ class _Run(fx.Interpreter):
         """Run the node's operator on other operands."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), change)
         return node.target(*args, **kwargs)  # type: ignore[operator]
-
-    def number(self, node: fx.Node) -> Any:
-        """Return the value of an operand in the run."""
-        return self.values[node]
 
 
 def _full(leaf: Any, known: bool) -> Any:
@@ -110,7 +80,7 @@ def _nothing(value: Any) -> Any:
     return pytree.tree_map(lambda leaf: _full(leaf, False), value)
 
 
-def _tensors(run: _Run, node: fx.Node) -> list[fx.Node]:
+def _tensors(run: ConstantMasks, node: fx.Node) -> list[fx.Node]:
     return [source for source in node.all_input_nodes if isinstance(run.values[source], Tensor)]
 
 
@@ -118,14 +88,14 @@ def _is_drawn(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _whole(run: _Run, node: fx.Node) -> Any:
+def _whole(run: ConstantMasks, node: fx.Node) -> Any:
     """Mark all elements where all operands are known and nothing is random, else none: the default for operators without a law."""
     sources = [mask for source in node.all_input_nodes for mask in pytree.tree_leaves(run.masks[source])]
     everything = not _is_drawn(node) and all(bool(mask.all()) for mask in sources)
     return pytree.tree_map(lambda leaf: _full(leaf, everything), run.values[node])
 
 
-def _dropped(run: _Run, node: fx.Node) -> Tensor:
+def _dropped(run: ConstantMasks, node: fx.Node) -> Tensor:
     """Keep the operand's mask, for dropout does nothing in evaluation; in training nothing is known."""
     bound = bind(node)
     if bound["train"].value:
@@ -133,7 +103,7 @@ def _dropped(run: _Run, node: fx.Node) -> Tensor:
     return run.masks[bound["input"].value]  # type: ignore[no-any-return]
 
 
-def _pointwise(run: _Run, node: fx.Node) -> Tensor:
+def _pointwise(run: ConstantMasks, node: fx.Node) -> Tensor:
     """Mark elements where all operands are known, and those of a product also where one factor is zero."""
     shape, sources = run.values[node].shape, _tensors(run, node)
     found = torch.full(shape, not _is_drawn(node))
@@ -145,7 +115,7 @@ def _pointwise(run: _Run, node: fx.Node) -> Tensor:
     return found
 
 
-def _moved(run: _Run, node: fx.Node) -> Any:
+def _moved(run: ConstantMasks, node: fx.Node) -> Any:
     """Move a mask as its value is moved; nothing is known where another tensor controls the movement."""
     first = node.args[0] if isinstance(node.args[0], (list, tuple)) else node.args[:1]
     moving = [source for source in first if isinstance(source, fx.Node)]
@@ -156,7 +126,7 @@ def _moved(run: _Run, node: fx.Node) -> Any:
     )
 
 
-def _selected(run: _Run, node: fx.Node) -> Tensor:
+def _selected(run: ConstantMasks, node: fx.Node) -> Tensor:
     """Select from a mask as from its value, where the indices are known."""
     source, index = bind(node)["self"].value, bind(node)["index"].value
     if not bool(run.masks[index].all()):
@@ -164,10 +134,10 @@ def _selected(run: _Run, node: fx.Node) -> Tensor:
     return run.again(node, lambda n: run.masks[n] if n is source else run.values[n])  # type: ignore[no-any-return]
 
 
-def _padded(run: _Run, node: fx.Node) -> Tensor:
+def _padded(run: ConstantMasks, node: fx.Node) -> Tensor:
     """Pad a mask with True, for padding is known."""
     bound = bind(node)
-    source, pad = bound["self"].value, fx.map_arg(bound["pad"].value, run.number)
+    source, pad = bound["self"].value, fx.map_arg(bound["pad"].value, run.values.__getitem__)
     found: Tensor = aten.constant_pad_nd.default(run.masks[source].float(), pad, 1.0) > 0
     return found
 
@@ -175,7 +145,7 @@ def _padded(run: _Run, node: fx.Node) -> Tensor:
 def _product(first: str, second: str, addend: str = "") -> Law:
     """Return the law of a sum of products, known where each product is: both factors known, or one of them zero."""
 
-    def law(run: _Run, node: fx.Node) -> Tensor:
+    def law(run: ConstantMasks, node: fx.Node) -> Tensor:
         bound = bind(node)
         one, other = bound[first].value, bound[second].value
         more = bound[addend].value if addend else None
@@ -200,14 +170,14 @@ def _product(first: str, second: str, addend: str = "") -> Law:
     return law
 
 
-def _summed(run: _Run, node: fx.Node) -> Tensor:
+def _summed(run: ConstantMasks, node: fx.Node) -> Tensor:
     """Mark sums all of whose terms are known."""
     masks = {source: (~run.masks[source]).double() for source in _tensors(run, node)}
     found: Tensor = run.again(node, lambda n: masks[n] if n in masks else run.values[n]) == 0
     return found
 
 
-def _attended(run: _Run, node: fx.Node) -> Tensor:
+def _attended(run: ConstantMasks, node: fx.Node) -> Tensor:
     """Mark means over positions that all have the same known number; with a mask, which may exclude all positions, only zeros."""
     bound = bind(node)
     source = bound["value"].value

@@ -68,11 +68,11 @@ def _mark_varying(flow: Flow, nodes: list[fx.Node]) -> None:
 def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shape]) -> None:
     if node.op == "placeholder":
         free = node.name in program.free_inputs
-        _assign(flow, node, _pinned_atoms(node, "an input of the graph", free))
+        flow.dims[node] = _pinned_dims(node.meta.get("val"), node, "an input of the graph", free)
     elif node.op == "get_attr":
         value = attribute(program.graph_module, str(node.target))
         if isinstance(value, Tensor):
-            _assign(flow, node, storages.setdefault(storage_key(value), tuple(atom(n) for n in value.shape)))
+            flow.dims[node] = storages.setdefault(storage_key(value), tuple(map(atom, value.shape)))
     elif node.op == "output":
         for name, result in program.named_outputs().items():
             if name not in program.free_outputs:
@@ -85,7 +85,7 @@ def _call(node: fx.Node, flow: Flow) -> None:
     if node.target is operator.getitem:
         source: Any = node.args[0]
         if source in flow.dims:
-            _assign(flow, node, flow.dims[source][node.args[1]])
+            flow.dims[node] = flow.dims[source][node.args[1]]
         return
     if _no_tensor(node.meta.get("val")):
         return
@@ -95,11 +95,9 @@ def _call(node: fx.Node, flow: Flow) -> None:
         return
     op = Op(node, flow)
     try:
-        result = _checked(node, found.function(op))
+        flow.dims[node] = _checked(node, found.function(op))
     except Exception as error:  # noqa: BLE001 - a rule that fails is a refusal, never a crash
         _unknown(node, flow, f"the rule of {node.target} failed: {type(error).__name__}: {error}")
-        return
-    _assign(flow, node, result)
 
 
 def _no_tensor(value: Any) -> bool:
@@ -128,20 +126,11 @@ def sizes_of(value: Any) -> Any:
     )
 
 
-def _assign(flow: Flow, node: fx.Node, dims: Any) -> None:
-    flow.dims[node] = dims
-
-
-def _pinned_atoms(node: fx.Node, why: str, free: bool = False) -> Any:
-    """Return pinned dims for a value; with `free`, only symbolic sizes, which the caller varies, are pinned."""
-    return _pin_values(node.meta.get("val"), node, why, free)
-
-
-def _pin_values(value: Any, node: fx.Node, why: str, free: bool) -> Any:
+def _pinned_dims(value: Any, node: fx.Node, why: str, free: bool = False) -> Any:
+    """Return pinned dims for a node's value; with `free`, only symbolic sizes, which the caller varies, are pinned."""
     if isinstance(value, (tuple, list)):
-        return tuple(
-            _pin_values(item, node, why, free) for item in value
-        )  # histogramdd: a tensor and a list of tensors
+        # histogramdd: a tensor and a list of tensors
+        return tuple(_pinned_dims(item, node, why, free) for item in value)
     return _pin_shape(value, node, why, free)
 
 
@@ -171,7 +160,7 @@ def _unknown(node: fx.Node, flow: Flow, why: str) -> None:
     flow.unknown[node] = why
     for source in operands(node):
         _pin_value(flow, source, why, node)
-    _assign(flow, node, _pinned_atoms(node, why))
+    flow.dims[node] = _pinned_dims(node.meta.get("val"), node, why)
 
 
 def _join_candidates(flow: Flow) -> None:

@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxprune.calibration.validation import check_batch, describe_inputs, inputs_text
 from fxprune.errors import UsageError
 from fxprune.ir import Program, attribute, describe_error, is_written
+from fxprune.ir.interpreter import Recorder
 
 Batch: TypeAlias = dict[str, Tensor]
 
@@ -74,7 +75,7 @@ def check_calibration(program: Program, batches: Iterable[Any], limit: int = 0) 
 
 
 def flatten_batch(program: Program, batch: Batch) -> list[Any]:
-    """Return a batch in the order of the placeholders, for `fx.Interpreter(program.graph).run(*flat, enable_io_processing=False)`.
+    """Return a batch in the order of the placeholders.
 
     Inputs that are no tensors, and those that the batch leaves out, are the example inputs; tensors that the graph writes into are copied.
     """
@@ -94,6 +95,12 @@ def state(program: Program) -> Batch:
     return {
         str(n.target): attribute(program.graph_module, str(n.target)).clone() for n in nodes if is_written(n)
     }
+
+
+def run_batch(program: Program, batch: Batch) -> Any:
+    """Return the graph's results for a batch; it writes into copies of its buffers."""
+    with torch.no_grad():
+        return Recorder(program, (), state(program)).run_flat(flatten_batch(program, batch))
 
 
 def batched_by_length(rows: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[Batch]:
@@ -184,19 +191,10 @@ def _try(program: Program, batch: Batch) -> None:
 
 
 def _run(program: Program, batch: Batch) -> dict[str, Tensor]:
-    """Return the tensor outputs by name; buffers that the graph writes into are restored afterwards."""
-    nodes = program.graph.find_nodes(op="get_attr")
-    written = [attribute(program.graph_module, str(node.target)) for node in nodes if is_written(node)]
-    before = [value.clone() for value in written]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    """Return the tensor outputs by name."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        try:
-            found = fx.Interpreter(program.graph_module).run(
-                *flatten_batch(program, batch), enable_io_processing=False
-            )
-        finally:
-            for value, old in zip(written, before, strict=True):
-                value.copy_(old)
+        found = run_batch(program, batch)
     values = pytree.tree_leaves(found, is_leaf=lambda x: x is None)
     by_node = dict(zip(map(id, program.outputs()), values, strict=True))
     named = {name: by_node[id(node)] for name, node in program.named_outputs().items()}

@@ -14,6 +14,7 @@ from fxprune.calibration.objective import Objective
 from fxprune.errors import FxpruneError
 from fxprune.ir import Program, attribute, describe_error, is_written
 from fxprune.ir.aliasing import returns_alias
+from fxprune.ir.interpreter import Recorder
 
 
 @dataclass
@@ -35,39 +36,32 @@ class Observer(Protocol):
         """Take in the record of one batch."""
 
 
-class _RecordingInterpreter(fx.Interpreter):
-    """Interpreter that records the requested values, and makes nodes and parameters differentiable where gradients are requested.
+class _Recorder(Recorder):
+    """Recorder that makes nodes and parameters differentiable where gradients are requested.
 
     A value that the graph overwrites is recorded as its last reader got it.
     """
 
     def __init__(self, program: Program, values: set[str], nodes: set[str], parameters: set[str]) -> None:
-        super().__init__(program.graph_module)
-        self.writes = any(map(is_written, program.graph.nodes))
-        self.kept, self.nodes = values, nodes
-        self.learned = {
+        learned = {
             name: attribute(program.graph_module, name).detach().requires_grad_() for name in parameters
         }
-        self.given = state(program) | self.learned
-        self.values: dict[str, Tensor] = {}
-        self.sources = dict(self.learned)
+        super().__init__(program, values, state(program) | learned)
+        self.writes = any(map(is_written, program.graph.nodes))
+        self.nodes, self.sources = nodes, learned
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target in self.given:
-            return self.given[target]
         value = super().get_attr(target, args, kwargs)
-        return value.detach() if isinstance(value, Tensor) else value
+        return value.detach() if isinstance(value, Tensor) and target not in self.given else value
 
-    def run_node(self, n: fx.Node) -> Any:
-        if self.writes and not returns_alias(n):
-            read = (source for source in n.all_input_nodes if source.name in self.kept)
-            self.values |= {source.name: self.env[source].detach().clone() for source in read}
-        value = super().run_node(n)
-        if n.name in self.nodes:
-            self.sources[n.name] = value if value.requires_grad else value.requires_grad_()
+    def compute(self, node: fx.Node) -> Any:
+        if self.writes and not returns_alias(node):
+            read = self.values.keys() & set(node.all_input_nodes)
+            self.values |= {source: self.env[source].detach().clone() for source in read}
+        value = super().compute(node)
+        if node.name in self.nodes:
+            self.sources[node.name] = value if value.requires_grad else value.requires_grad_()
             value = value.clone() if self.writes else value
-        if n.name in self.kept:
-            self.values[n.name] = value.detach()
         return value
 
 
@@ -84,10 +78,10 @@ def run_calibration(
     random = torch.Generator().manual_seed(objective.seed)
     for batch in data.batches:
         rows = Calibration((batch,)).rows
-        tap = _RecordingInterpreter(program, values, nodes, parameters)
+        tap = _Recorder(program, values, nodes, parameters)
         with torch.set_grad_enabled(bool(nodes or parameters)):
-            outputs = tap.run(*flatten_batch(program, batch), enable_io_processing=False)
-            seen = BatchRecord(tap.values)
+            outputs = tap.run_flat(flatten_batch(program, batch))
+            seen = BatchRecord({node.name: value.detach() for node, value in tap.values.items()})
             if nodes or parameters:
                 numbers = objective.values(outputs, batch, rows / data.rows, random)
                 seen.slopes = _slopes(tap, numbers)
@@ -95,7 +89,7 @@ def run_calibration(
             meter.take(seen)
 
 
-def _slopes(tap: _RecordingInterpreter, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
+def _slopes(tap: _Recorder, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
     """Return the gradients of each number, the last number first, by node and parameter."""
     found = []
     for left, number in reversed(list(enumerate(numbers))):

@@ -17,6 +17,7 @@ from fxprune.errors import UsageError
 from fxprune.frontend.capture import capture
 from fxprune.ir import Point, Program, attribute, describe_error, operands, set_attribute
 from fxprune.ir.example_inputs import call_inputs
+from fxprune.ir.interpreter import Recorder
 from fxprune.ir.program import flatten_inputs
 
 # This logger prints a trace of a failure; the exception contains the reason too.
@@ -106,29 +107,16 @@ def _placeholders_first(graph: fx.Graph) -> fx.Graph:
     return graph
 
 
-class _Recorder(fx.Interpreter):
-    """Interpreter that records the value of every node; on fake tensors, so nothing is computed."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
-        self.values: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.values[n] = value
-        return value
-
-
 def values_at(program: Program, point: Point | None) -> Values:
     """Return the value of every node at a point (None: the example inputs); UsageError where the program can't run there."""
     flat, spec = pytree.tree_flatten(call_inputs(program, point))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         fake = [mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
         args, kwargs = pytree.tree_unflatten(fake, spec)
-        recorder, level = _Recorder(program.graph_module), _FAKE_LOG.level
+        recorder, level = Recorder(program), _FAKE_LOG.level
         _FAKE_LOG.setLevel(logging.CRITICAL)
         try:
-            recorder.run(*flatten_inputs(program, args, kwargs), enable_io_processing=False)
+            recorder.run_flat(flatten_inputs(program, args, kwargs))
         except Exception as error:
             where = (
                 ", ".join(f"{axis}={size}" for axis, size in (point or {}).items()) or "its example inputs"

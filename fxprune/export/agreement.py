@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
 from fxprune.ir import Point, Program, copy_graph, feeds, inference, like, rebuild
+from fxprune.ir.compare import relative_difference
 from fxprune.ir.example_inputs import call_inputs
 from fxprune.runtimes.base import Outputs, Prepared
 
@@ -57,8 +58,10 @@ def _difference(
         raise ExportError(f"the ONNX file has {len(found)} outputs, the program {len(expected)}: {names}")
     worst = 0.0
     for name, ours, theirs in zip(names, expected, found, strict=True):
-        if ours.shape != theirs.shape:
-            raise ExportError(f"output {name!r} has the shape {theirs.shape} in {title}, {ours.shape} here")
+        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            raise ExportError(
+                f"output {name!r} is {theirs.dtype}{list(theirs.shape)} in {title}, {ours.dtype}{list(ours.shape)} here"
+            )
         difference, bar = _relative(ours, theirs), BARS.get(ours.dtype, BAR)
         if difference > bar:
             bar = max(bar, ROUNDINGS * _rounding(program, expected, point))
@@ -86,14 +89,5 @@ def _rounded(value: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return like(value, value.detach() * (1 + coin * torch.finfo(value.dtype).eps))
 
 
-def _relative(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
-    """Return the largest difference over the largest finite magnitude; equal infinities and NaN agree."""
-    if ours.size == 0:
-        return 0.0
-    left, right = ours.astype(np.float64), theirs.astype(np.float64)
-    same = (left == right) | (np.isnan(left) & np.isnan(right))
-    finite = np.abs(left[np.isfinite(left)])
-    scale = max(float(finite.max(initial=0.0)), float(np.finfo(np.float32).tiny))
-    with np.errstate(invalid="ignore"):
-        gaps = np.where(same, 0.0, np.abs(left - right))
-    return float(gaps.max()) / scale
+def _relative(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+    return relative_difference(torch.tensor(found), torch.tensor(expected))

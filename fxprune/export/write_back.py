@@ -17,7 +17,7 @@ from fxprune.errors import RefusedError
 from fxprune.export.divergence import describe_divergence
 from fxprune.export.module_sizes import arguments_of, declared
 from fxprune.frontend.agreement import module_outputs
-from fxprune.ir import TOLERANCES, Program, attribute, difference, run_example
+from fxprune.ir import Program, attribute, difference, run_example, tolerance
 
 INSTEAD = "use slim.module(), which needs none of its code"
 
@@ -58,7 +58,7 @@ def write_back(model: nn.Module, slim: Program) -> float:
 
 def _written(edit: _Edit, slim: Program, outputs: Sequence[Tensor]) -> float:
     """Write the weights, and return the difference as `write_back`; on failure nothing is restored."""
-    model, bar = edit.model, max((TOLERANCES.get(value.dtype, 0.0) for value in outputs), default=0.0)
+    model, bar = edit.model, tolerance(outputs)
     _put_weights(edit, slim)
     gap = _gap(model, slim, outputs)
     if gap <= bar:
@@ -79,7 +79,7 @@ def _gap(model: nn.Module, slim: Program, outputs: Sequence[Tensor]) -> float:
         got = module_outputs(model, slim)
     except Exception:  # noqa: BLE001 - why it does not run is found by running it again beside the program
         return float("inf")
-    return difference(got, list(outputs)) if len(got) == len(outputs) else float("inf")
+    return difference(got, outputs)
 
 
 def _put_weights(edit: _Edit, slim: Program) -> None:

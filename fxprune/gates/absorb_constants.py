@@ -46,8 +46,8 @@ def absorb_constants(program: Program) -> Program:
 
 def _constant(matrix: Matrix, facts: ConstantMasks) -> tuple[Tensor, Tensor]:
     """Return (booleans of the columns whose input is the same nonzero number in each row, the first row of the input)."""
-    rows = matrix.rows(facts.values_at[matrix.source])
-    same = (matrix.rows(facts[matrix.source].to(rows.dtype)) == 1).all(0) & (rows == rows[:1]).all(0)
+    rows = matrix.rows(facts.values[matrix.source])
+    same = (matrix.rows(facts.masks[matrix.source].to(rows.dtype)) == 1).all(0) & (rows == rows[:1]).all(0)
     return same & (rows[0] != 0), rows[0]
 
 

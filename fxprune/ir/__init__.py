@@ -2,7 +2,7 @@
 
 from fxprune.ir.aliasing import is_written
 from fxprune.ir.arguments import bind, hint, operands, shape_of
-from fxprune.ir.compare import TOLERANCES, difference, run_example
+from fxprune.ir.compare import TOLERANCES, difference, run_example, tolerance
 from fxprune.ir.edit import add_parameter, call
 from fxprune.ir.example_inputs import Feeds, Point, example_point, feeds, point_with
 from fxprune.ir.program import (
@@ -54,5 +54,6 @@ __all__ = [
     "shape_of",
     "source_line",
     "storage_key",
+    "tolerance",
     "trees",
 ]

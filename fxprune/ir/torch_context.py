@@ -69,12 +69,14 @@ def innermost_reason(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first non-empty line of an error's text, cut at 300 characters; the error's type where there is none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+    return _line(error) or type(error).__name__
 
 
 def describe_error(error: BaseException) -> str:
     """The type of an error, and the first non-empty line of its text, cut at 300 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {(lines or ['no reason given'])[0][:300]}"
+    return f"{type(error).__name__}: {_line(error) or 'no reason given'}"
+
+
+def _line(error: BaseException) -> str:
+    text = next(filter(None, map(str.strip, str(error).splitlines())), "")
+    return text if len(text) <= 300 else text[:297] + "..."

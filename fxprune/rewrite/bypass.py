@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.analysis import Analysis, analyze
+from fxprune.analysis import analyze
 from fxprune.analysis.dim_inference import sizes_of
 from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.ir.signature import without
@@ -25,18 +25,15 @@ def bypass(program: Program, names: Iterable[str]) -> Program:
     Side inputs (masks, tables, an encoder's states, a bias that others read too) stay where something else reads them; parameters
     that nothing reads any more are gone. SelectionError where a name is no region of the program, or one that can't go.
     """
-    names = list(names)
-    return bypass_regions(analyze(program), names) if names else program
-
-
-def bypass_regions(analysis: Analysis, names: Iterable[str]) -> Program:
-    """Bypass regions of a program that is analysed once for many candidates (see `bypass`)."""
-    program = analysis.program
+    names = list(dict.fromkeys(names))
+    if not names:
+        return program
+    analysis = analyze(program)
     graph = copy_graph(program)
     nodes = {node.name: node for node in graph.nodes}
     order = {node: i for i, node in enumerate(graph.nodes)}
     moved: dict[fx.Node, fx.Node] = {}
-    regions = [analysis.region(name) for name in dict.fromkeys(names)]
+    regions = [analysis.region(name) for name in names]
     # A layer ends where its last branch does: of regions with one exit the longest decides, for it contains the others.
     longest = {r.exit: r for r in sorted(regions, key=lambda r: -order[nodes[r.entry]])}
     for region in sorted(longest.values(), key=lambda region: order[nodes[region.exit]]):

@@ -19,7 +19,7 @@ from fxprune.analysis import analyze
 from fxprune.dims import Dim, cut, find, leaves
 from fxprune.errors import RefusedError, SelectionError, VerifyError
 from fxprune.files import parse_json, read_text, write_text
-from fxprune.ir import TOLERANCES, Program, bind, difference, run_example, source_line
+from fxprune.ir import Program, bind, difference, run_example, source_line, tolerance
 from fxprune.ir.signature import with_inputs
 from fxprune.rewrite.shrink import shrink_atoms
 from fxprune.rules import Flow
@@ -142,7 +142,7 @@ def verify_tokens(program: Program, vocabulary: Vocabulary) -> float:
     new = {name: vocabulary.translate(value) for name, value in old.items()}
     got = run_example(with_inputs(vocabulary.program, new))
     wanted = _kept_positions(analysis.flow, program, vocabulary, run_example(with_inputs(program, old)))
-    bar = max((TOLERANCES.get(value.dtype, 0.0) for value in wanted), default=0.0)
+    bar = tolerance(wanted)
     relative = difference(got, wanted)
     if not relative <= bar:
         raise VerifyError(

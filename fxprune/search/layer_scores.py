@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis, analyze
 from fxprune.export import save_pt2
 from fxprune.frontend.capture import capture
 from fxprune.ir import Program
+from fxprune.ir.interpreter import Recorder
 from fxprune.ir.program import container_modules
 from fxprune.ir.signature import required_outputs
 from fxprune.ir.tensors import tensor_bytes
-from fxprune.rewrite.bypass import bypass, bypass_regions
+from fxprune.rewrite.bypass import bypass
 from fxprune.search.journal import Journal, evaluator_identity
 
 Evaluate: TypeAlias = Callable[[Program], float]
@@ -45,8 +46,7 @@ class EvaluationRater:
         executor: Executor | None = None,
     ) -> None:
         self.program, self.evaluate, self.executor = program, evaluate, executor
-        self.analysis = analyze(program)
-        self.journal = Journal(journal, evaluator_identity(evaluate), fingerprint(self.analysis))
+        self.journal = Journal(journal, evaluator_identity(evaluate), fingerprint(analyze(program)))
         self.observe: Callable[[float], None] = lambda seconds: None
 
     def rate(self, removed: Sequence[str], candidates: Sequence[str]) -> list[float]:
@@ -68,7 +68,7 @@ class EvaluationRater:
     def _here(self, sets: Sequence[frozenset[str]]) -> Any:
         for gone in sets:
             start = time.perf_counter()
-            score = float(self.evaluate(bypass_regions(self.analysis, sorted(gone))))
+            score = float(self.evaluate(bypass(self.program, sorted(gone))))
             yield gone, score, time.perf_counter() - start
 
     def _elsewhere(self, sets: Sequence[frozenset[str]]) -> Any:
@@ -105,7 +105,7 @@ def evaluate_candidate(
         importlib.import_module(module)
     analysis = _loaded(path)
     start = time.perf_counter()
-    return float(evaluate(bypass_regions(analysis, removed))), time.perf_counter() - start
+    return float(evaluate(bypass(analysis.program, removed))), time.perf_counter() - start
 
 
 @lru_cache(maxsize=1)
@@ -189,17 +189,7 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 
 def _values(program: Program, kwargs: dict[str, Any], names: set[str]) -> dict[str, Tensor]:
     """Return the values of some nodes in one run; positional inputs are those of the example."""
-    found: dict[str, Tensor] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if n.name in names:
-                found[n.name] = value
-            return value
-
+    recorder = Recorder(program, names)
     with torch.no_grad():
-        Recorder(program.graph_module).run(
-            *program.replace(kwargs=kwargs).flat_inputs(), enable_io_processing=False
-        )
-    return found
+        recorder.run_flat(program.replace(kwargs=kwargs).flat_inputs())
+    return {node.name: value for node, value in recorder.values.items()}

@@ -11,18 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis
 from fxprune.calibration import Calibration, Objective
-from fxprune.calibration.data import flatten_batch, state
+from fxprune.calibration.data import run_batch
 from fxprune.calibration.repair import repair
 from fxprune.ir import Program
 from fxprune.ir.signature import required_outputs
 from fxprune.rewrite.apply import apply
-from fxprune.rewrite.bypass import bypass_regions
+from fxprune.rewrite.bypass import bypass
 from fxprune.search.plans import SiteChoice, selection_of
 
 _ROWS = 48
@@ -77,7 +76,7 @@ class Probe:
         return min(max(found / option.error, 1 / TRUST), TRUST)
 
     def _without(self, branch: str) -> float:
-        return self.gap(bypass_regions(self.analysis, [branch]))
+        return self.gap(bypass(self.analysis.program, [branch]))
 
     def gap(self, candidate: Program) -> float:
         """Return the distance of a candidate's outputs from the original's by the objective, averaged over batches."""
@@ -99,18 +98,6 @@ def _few(data: Calibration, rows: float) -> Calibration:
     return Calibration(data.batches[::step][:count])
 
 
-class _Run(fx.Interpreter):
-    """Interpreter that leaves the program's own buffers as they were."""
-
-    def __init__(self, program: Program) -> None:
-        super().__init__(program.graph_module)
-        self.given = state(program)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.given[target] if target in self.given else super().get_attr(target, args, kwargs)
-
-
 def _run(program: Program, batch: dict[str, Tensor]) -> Any:
-    with torch.no_grad():
-        results = _Run(program).run(*flatten_batch(program, batch), enable_io_processing=False)
+    results = run_batch(program, batch)
     return tuple(required_outputs(program, pytree.tree_leaves(results))) if program.spare else results

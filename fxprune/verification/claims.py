@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fxprune.analysis import analyze
 from fxprune.errors import VerifyError
-from fxprune.ir import TOLERANCES, Program, Selection, difference, run_example
+from fxprune.ir import Program, Selection, difference, run_example, tolerance
 from fxprune.rewrite.merge_factors import merge_factors
 from fxprune.verification.equivalence import Proof, is_rigid, verify
 
@@ -57,7 +57,7 @@ class Claim:
         own = {name for names in self.factors.values() for name in names}
         whole = merge_factors(self.after, lambda pair: own.issuperset(pair.weights))
         apart, joined = run_example(self.after, self.before), run_example(whole, self.before)
-        relative, bar = difference(apart, joined), max(TOLERANCES.get(value.dtype, 0.0) for value in joined)
+        relative, bar = difference(apart, joined), tolerance(joined)
         if not relative <= bar:
             raise VerifyError(
                 f"the factors and their products differ by {relative:.1e}; the bar is {bar:.0e}"

@@ -25,7 +25,8 @@ class Sums(nn.Module):
         self.one, self.two = (nn.Linear(4, size, bias=False) for size in (6, 5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.one(x).relu().sum(-1) + self.two(x).relu().sum(-1)
+        total: Tensor = self.one(x).relu().sum(-1) + self.two(x).relu().sum(-1)
+        return total
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_values_of_weights_are_no_matter(program: Program) -> None:
     analysis = analyze(program)
     with torch.no_grad():
         for parameter in program.graph_module.parameters():
-            parameter.add_(1).requires_grad_(requires_grad=False)
+            parameter.add_(1).requires_grad_(False)
     assert analyze(program) is analysis
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from fxprune.calibration import Calibration, check_calibration
 from fxprune.calibration.data import Batch, batched_by_length
 from fxprune.errors import UsageError
-from fxprune.ir import Program, first_line, is_free, quiet
+from fxprune.ir import Program, describe_error, first_line, is_free, quiet
 from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
 
@@ -75,7 +75,7 @@ def _guarded(text: str, batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def _failed(text: str, error: Exception) -> UsageError:
-    return UsageError(f"{text} could not be called: {type(error).__name__}: {first_line(error)}")
+    return UsageError(f"{text} could not be called: {describe_error(error)}")
 
 
 def _npz(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 
 from fxprune.errors import UsageError
 from fxprune.frontend.pt2_archive import missing_modules, required_modules
-from fxprune.ir import first_line, quiet
+from fxprune.ir import describe_error, quiet
 from fxprune.tools.inputs.example_inputs import dynamic_dims, example_inputs
 from fxprune.tools.inputs.huggingface import folder_of, import_transformers, quiet_libraries
 from fxprune.tools.inputs.loaded import MANIFEST, MODEL_FORMS, OWN_FUNCTION, Loaded, call_or_refuse
@@ -90,9 +90,7 @@ def _function(text: str) -> Loaded:
         function = getattr(importlib.import_module(module), name)
         returned = function()
     except Exception as error:
-        raise UsageError(
-            f"{text} could not be called: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise UsageError(f"{text} could not be called: {describe_error(error)}") from error
     return _returned(text, returned)
 
 

@@ -22,7 +22,7 @@ from fxprune.errors import ExportError, RefusedError, UsageError
 from fxprune.frontend.agreement import module_outputs
 from fxprune.integrations.huggingface.config_search import COUNT, Changes, Search, amount, name_of, shown
 from fxprune.integrations.huggingface.weight_names import Weights, added_weights, possible_namings
-from fxprune.ir import TOLERANCES, Program, describe_error, difference, quiet, run_example
+from fxprune.ir import Program, describe_error, difference, quiet, run_example, tolerance
 from fxprune.rewrite.shared_tables import merge_equal_choices
 
 PROOFS = 64
@@ -53,12 +53,11 @@ class _Trials:
 
     def gap(self, model: nn.Module) -> float:
         """Return the largest relative difference of a model's outputs to the program's; inf where the counts differ."""
-        got = module_outputs(model, self.slim)
-        return difference(got, self.outputs) if len(got) == len(self.outputs) else float("inf")
+        return difference(module_outputs(model, self.slim), self.outputs)
 
     @property
     def bar(self) -> float:
-        return max((TOLERANCES.get(value.dtype, 0.0) for value in self.outputs), default=0.0)
+        return tolerance(self.outputs)
 
 
 def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
