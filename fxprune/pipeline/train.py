@@ -14,7 +14,8 @@ from fxprune.errors import VerifyError
 from fxprune.gates import Lowered
 from fxprune.gates.implied import OpenUnits
 from fxprune.gates.lower import lower
-from fxprune.ir import TOLERANCES, Point, Program, Selection, difference, run_example
+from fxprune.ir import Point, Program, Selection, difference, run_example
+from fxprune.ir.compare import tolerance
 from fxprune.pipeline.base import Outcome, Pass
 from fxprune.pipeline.context import EMPTY, Context
 from fxprune.search.alternatives import cheapest_lowerings
@@ -111,7 +112,7 @@ def _check_lowered(trained: Trained, lowered: Program) -> Proof:
     """Return the proof that the lowered program equals the gated module; VerifyError above the tolerance."""
     expected = run_example(trained.gated.program.replace(graph_module=trained.module))
     relative = difference(run_example(lowered, trained.gated.program), expected)
-    bar = max(TOLERANCES.get(value.dtype, 0.0) for value in expected)
+    bar = tolerance(expected)
     if not relative <= bar:
         raise VerifyError(
             f"what was lowered differs from the gated model by {relative:.1e}; the bar is {bar:.0e}"
