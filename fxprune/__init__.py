@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 
 from fxprune.analysis import Analysis, Axis, Region, analyze
 from fxprune.analysis.axes import Member, Refusal
+from fxprune.analysis.show import show
 from fxprune.errors import FxpruneError
 from fxprune.export import export_onnx, save_pt2
 from fxprune.export.write_back import write_back
@@ -49,6 +50,7 @@ __all__ = [
     "prune",
     "register_rule",
     "save_pt2",
+    "show",
     "shrink",
     "verify",
     "verify_tokens",

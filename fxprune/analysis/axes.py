@@ -163,7 +163,7 @@ def analyze(program: Program) -> Analysis:
         roles.setdefault(leaf, set()).add("rank")
     chosen = {leaf: role_of(roles.get(leaf, set())) for leaf in free}
     called = name_axes(chosen, places, program.labels, parameters)
-    short = {leaf: full.rpartition(".")[2] for leaf, full in called.items()}
+    short = {leaf: f"{full.rpartition('.')[2]}:{leaf.size}" for leaf, full in called.items()}
     facts = _Facts(flow)
     axes = tuple(
         _axis(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -128,12 +128,11 @@ def is_pinned(leaf: Dim) -> bool:
     return find(leaf)._pin is not None
 
 
-def dim_text(dim: Dim, names: dict[Dim, str] | None = None) -> str:
-    """A dim in notation: `(heads:4 x (qk:8+qk:8))`, `!` where pinned."""
+def dim_text(dim: Dim, labels: Mapping[Dim, str] | None = None) -> str:
+    """A dim in notation: `(heads:4 x (qk:8 + qk:8))`; an atom by its label, else by its size, with `!` where it is pinned."""
     dim = find(dim)
     if dim.kind == "atom":
-        name = (names or {}).get(dim)
         bang = "!" if dim._pin is not None else ""
-        return f"{bang}{name}:{dim.size}" if name else f"{bang}{dim.size}"
+        return (labels or {}).get(dim) or f"{bang}{dim.size}"
     joint = " x " if dim.kind == "product" else " + "
-    return "(" + joint.join(dim_text(part, names) for part in dim.parts) + ")"
+    return "(" + joint.join(dim_text(part, labels) for part in dim.parts) + ")"

@@ -33,7 +33,7 @@ def bench_command(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json({"format": "fxprune.bench/1", "session": asdict(given), "points": entries})
         return 0
-    console.show([_grid(entries, list(files), given)])
+    console.print_tables([_grid(entries, list(files), given)])
     return 0
 
 

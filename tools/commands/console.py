@@ -37,7 +37,7 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
-def show(grids: Iterable[Grid]) -> None:
+def print_tables(grids: Iterable[Grid]) -> None:
     """Print tables, each under its title."""
     console = output()
     for grid in grids:

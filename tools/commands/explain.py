@@ -33,7 +33,7 @@ def explain_command(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json(_axis(chosen) if chosen else _all(loaded.name, analysis))
         return 0
-    console.show(_one(chosen) if chosen else _overview(analysis))
+    console.print_tables(_one(chosen) if chosen else _overview(analysis))
     if target:
         console.output().print(f"drawn in {target}", markup=False)
     return 0

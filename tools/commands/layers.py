@@ -57,7 +57,7 @@ def layers_command(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json(found)
         return 0
-    console.show(curve_grids(found))
+    console.print_tables(curve_grids(found))
     console.output().print(f"{describe_search(found)}\nwritten to {target}", markup=False)
     return 0
 

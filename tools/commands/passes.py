@@ -19,7 +19,7 @@ def passes_command(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json(entries)
         return 0
-    console.show([Grid("Passes", ("pass", "option", "what it does"), tuple(_rows(entries)))])
+    console.print_tables([Grid("Passes", ("pass", "option", "what it does"), tuple(_rows(entries)))])
     return 0
 
 

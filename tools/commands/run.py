@@ -123,7 +123,7 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
     if options.json:
         console.print_json(data)
         return 0
-    console.show(report.report_grids(data))
+    console.print_tables(report.report_grids(data))
     console.output().print(
         f"written to {target}: {', '.join(sorted(file.name for file in target.iterdir()))}", markup=False
     )

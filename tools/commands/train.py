@@ -72,7 +72,7 @@ def train_command(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json(found)
         return 0
-    console.show(train_grids(found))
+    console.print_tables(train_grids(found))
     console.output().print(f"{describe_training(found)}\nwritten to {target}", markup=False)
     return 0
 
