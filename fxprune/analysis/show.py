@@ -5,20 +5,19 @@
     linear = linear(x, up.weight) -> (batch, ffn:32)
     return linear
 
-`ffn:32` is the axis `ffn` with 32 units, and the same name is the same axis. `!8` is pinned: it stays whole. ` x ` is a product, ` + ` a
-concatenation, a name without a size a dynamic size of the inputs, and a number alone a dim that no weight has.
+`ffn:32` is the axis `ffn`, of 32 units; `!8` is pinned, and stays whole; ` x ` is a product, ` + ` a concatenation; `batch` is a dynamic
+size of the inputs; and a number alone is a dim that no weight has.
 """
 
 from __future__ import annotations
 
 import operator
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, fx
 
-from fxprune.analysis.axes import Axis, analyze
+from fxprune.analysis.axes import analyze
 from fxprune.dims import Dim, find, is_pinned
 from fxprune.dims.dim import dim_text, factors, segments
 from fxprune.ir import Program, attribute, operands, storage_key
@@ -29,7 +28,8 @@ from fxprune.rules import Flow, packet_of
 def show(program: Program) -> str:
     """Return the graph as text: inputs, weights before their first reader, and calls with their operands; each with its dims."""
     analysis = analyze(program)
-    labels = _axis_labels(analysis.axes) | _size_labels(program, analysis.flow)
+    labels = {axis.leaf: f"{axis.name}:{axis.size}" for axis in analysis.axes}
+    labels |= _size_labels(program, analysis.flow)
     lines: list[str] = []
     read: dict[str, Any] = {}
     for node in program.graph.nodes:
@@ -38,24 +38,6 @@ def show(program: Program) -> str:
         if node.op != "get_attr":
             lines.append(_line(program, node, _shape(analysis.flow, node, labels)))
     return "\n".join(lines)
-
-
-def _axis_labels(axes: Iterable[Axis]) -> dict[Dim, str]:
-    """Return the text of each axis: the shortest end of its name that no other axis has, and its size."""
-    names = {axis.leaf: axis.name for axis in axes}
-    counts = Counter(end for name in names.values() for end in _ends(name))
-    short = {
-        leaf: next((end for end in _ends(name) if counts[end] == 1), name) for leaf, name in names.items()
-    }
-    return {leaf: f"{name}:{leaf.size}" for leaf, name in short.items()}
-
-
-def _ends(name: str) -> Iterator[str]:
-    """Yield the ends of a dotted name, the shortest first; none begins with a number, as those of layers do."""
-    parts = name.split(".")
-    for start in reversed(range(len(parts))):
-        if not parts[start].isdigit():
-            yield ".".join(parts[start:])
 
 
 def _size_labels(program: Program, flow: Flow) -> dict[Dim, str]:

@@ -58,17 +58,17 @@ def test_products_and_sums() -> None:
         show(capture(net, (torch.randn(3, 5, 16),))),
         """\
 x: (!3, !5, !16)
-qkv.weight: ((heads:2 x qk:4) + (heads:2 x qk:4) + (heads:2 x v:4), !16)
-qkv.bias: ((heads:2 x qk:4) + (heads:2 x qk:4) + (heads:2 x v:4))
-linear = linear(x, qkv.weight, qkv.bias) -> (!3, !5, (heads:2 x qk:4) + (heads:2 x qk:4) + (heads:2 x v:4))
-split = split_with_sizes(linear, [8, 8, 8], -1) -> (!3, !5, heads:2 x qk:4), (!3, !5, heads:2 x qk:4), (!3, !5, heads:2 x v:4)
-getitem = split[0] -> (!3, !5, heads:2 x qk:4)
-getitem_1 = split[1] -> (!3, !5, heads:2 x qk:4)
+qkv.weight: ((heads:2 x qkv.qk:4) + (heads:2 x qkv.qk:4) + (heads:2 x v:4), !16)
+qkv.bias: ((heads:2 x qkv.qk:4) + (heads:2 x qkv.qk:4) + (heads:2 x v:4))
+linear = linear(x, qkv.weight, qkv.bias) -> (!3, !5, (heads:2 x qkv.qk:4) + (heads:2 x qkv.qk:4) + (heads:2 x v:4))
+split = split_with_sizes(linear, [8, 8, 8], -1) -> (!3, !5, heads:2 x qkv.qk:4), (!3, !5, heads:2 x qkv.qk:4), (!3, !5, heads:2 x v:4)
+getitem = split[0] -> (!3, !5, heads:2 x qkv.qk:4)
+getitem_1 = split[1] -> (!3, !5, heads:2 x qkv.qk:4)
 getitem_2 = split[2] -> (!3, !5, heads:2 x v:4)
-unflatten = reshape(getitem, [3, 5, 2, 4]) -> (!3, !5, heads:2, qk:4)
-transpose = transpose(unflatten, 1, 2) -> (!3, heads:2, !5, qk:4)
-unflatten_1 = reshape(getitem_1, [3, 5, 2, 4]) -> (!3, !5, heads:2, qk:4)
-transpose_1 = transpose(unflatten_1, 1, 2) -> (!3, heads:2, !5, qk:4)
+unflatten = reshape(getitem, [3, 5, 2, 4]) -> (!3, !5, heads:2, qkv.qk:4)
+transpose = transpose(unflatten, 1, 2) -> (!3, heads:2, !5, qkv.qk:4)
+unflatten_1 = reshape(getitem_1, [3, 5, 2, 4]) -> (!3, !5, heads:2, qkv.qk:4)
+transpose_1 = transpose(unflatten_1, 1, 2) -> (!3, heads:2, !5, qkv.qk:4)
 unflatten_2 = reshape(getitem_2, [3, 5, 2, 4]) -> (!3, !5, heads:2, v:4)
 transpose_2 = transpose(unflatten_2, 1, 2) -> (!3, heads:2, !5, v:4)
 scaled_dot_product_attention = scaled_dot_product_attention(transpose, transpose_1, transpose_2, scale=0.5) -> (!3, heads:2, !5, v:4)
@@ -91,10 +91,10 @@ layers.0.up.weight: (layers.0.ffn:32, !8)
 layers.0.up.bias: (layers.0.ffn:32)
 linear = linear(x, layers.0.up.weight, layers.0.up.bias) -> (!3, layers.0.ffn:32)
 relu = relu(linear) -> (!3, layers.0.ffn:32)
-layers.0.down.weight: (rank:8, layers.0.ffn:32)
-layers.0.down.bias: (rank:8)
-linear_1 = linear(relu, layers.0.down.weight, layers.0.down.bias) -> (!3, rank:8)
-layers.1.up.weight: (layers.1.ffn:32, rank:8)
+layers.0.down.weight: (layers.rank:8, layers.0.ffn:32)
+layers.0.down.bias: (layers.rank:8)
+linear_1 = linear(relu, layers.0.down.weight, layers.0.down.bias) -> (!3, layers.rank:8)
+layers.1.up.weight: (layers.1.ffn:32, layers.rank:8)
 layers.1.up.bias: (layers.1.ffn:32)
 linear_2 = linear(linear_1, layers.1.up.weight, layers.1.up.bias) -> (!3, layers.1.ffn:32)
 relu_1 = relu(linear_2) -> (!3, layers.1.ffn:32)
@@ -164,9 +164,6 @@ def test_the_text_of_a_model_is_short_and_the_same_each_time() -> None:
     model, inputs = hugging_face("bert")
     text = show(capture(model, kwargs=inputs))
     assert text == show(captured("bert"))
-    assert (
-        "encoder.layer.0.attention.output.dense.weight: (!32, layer.0.attention.heads:4 x layer.0.attention.v:8)"
-        in text
-    )
+    assert "encoder.layer.0.intermediate.dense.weight: (encoder.layer.0.ffn:64, !32)\n" in text
     assert "aten" not in text
     assert max(map(len, text.splitlines())) < 250

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune import analyze, capture, export_onnx, shrink, verify
+from fxprune import analyze, capture, export_onnx, show, shrink, verify
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.gates.insert import gate
 from fxprune.gates.lower import lower
@@ -17,6 +18,7 @@ from fxprune.passes import parse_pipeline
 from fxprune.rewrite.factorize import factorize, svd
 from support.gated import family
 from support.models import distance
+from support.texts import Net
 
 
 def outputs(program: Program) -> Any:
@@ -189,3 +191,55 @@ def test_two_layers_with_nothing_between_are_a_bottleneck() -> None:
     )
     assert [axis.role for axis in analyze(linear).axes] == ["rank"]
     assert [axis.role for axis in analyze(bent).axes] == ["ffn"]
+
+
+def test_before_and_after() -> None:
+    program = capture(nn.Linear(8, 16), (torch.randn(3, 8),))
+    assert_expected_inline(
+        show(program),
+        """\
+input_1: (!3, !8)
+weight: (!16, !8)
+bias: (!16)
+linear = linear(input_1, weight, bias) -> (!3, !16)
+return linear""",
+    )
+    assert_expected_inline(
+        show(factorize(program, {"weight": 2}).program),
+        """\
+input_1: (!3, !8)
+weight_columns: (rank:2, !8)
+linear_default = linear(input_1, weight_columns) -> (!3, rank:2)
+weight_rows: (!16, rank:2)
+bias: (!16)
+linear = linear(linear_default, weight_rows, bias) -> (!3, !16)
+return linear""",
+    )
+
+
+def test_before_and_after_of_a_tied_table() -> None:
+    """The embedding and the head that share a table share its factors."""
+    table = nn.Embedding(20, 8)
+    net = Net(lambda net, ids: nn.functional.linear(net.table(ids), net.table.weight), table=table)
+    program = capture(net, (torch.zeros(3, 5, dtype=torch.long),))
+    assert_expected_inline(
+        show(program),
+        """\
+ids: (!3, !5)
+table.weight: (!20, table.rank:8)
+embedding = embedding(table.weight, ids) -> (!3, !5, table.rank:8)
+linear = linear(embedding, table.weight) -> (!3, !5, !20)
+return linear""",
+    )
+    assert_expected_inline(
+        show(factorize(program, {"table.weight": 2}).program),
+        """\
+ids: (!3, !5)
+table.weight_rows: (!20, table.rank:2)
+embedding_default = embedding(table.weight_rows, ids, -1) -> (!3, !5, table.rank:2)
+table.weight_columns: (table.rank:2, table.rank.2:8)
+embedding = matmul(embedding_default, table.weight_columns) -> (!3, !5, table.rank.2:8)
+linear_default = linear(embedding, table.weight_columns) -> (!3, !5, table.rank:2)
+linear = linear(linear_default, table.weight_rows, None) -> (!3, !5, !20)
+return linear""",
+    )

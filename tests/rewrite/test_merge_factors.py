@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune import capture, shrink
+from fxprune import capture, show, shrink
 from fxprune.analysis import analyze, matrices
 from fxprune.ir import Program, Selection
 from fxprune.passes import parse_pipeline
@@ -125,3 +126,29 @@ def test_heads_that_go_leave_factors_that_fold_joins() -> None:
     done = parse_pipeline("fold").run(cut).program
     assert done.tensors()[name].shape == (32, 16)
     assert distance(outputs(done), outputs(cut)) < 1e-5
+
+
+def test_before_and_after() -> None:
+    """Through a rank of 6, two matrices of 8 × 6 are larger than one of 8 × 8."""
+    program = capture(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8)), (torch.randn(3, 8),))
+    assert_expected_inline(
+        show(program),
+        """\
+input_1: (!3, !8)
+0.weight: (rank:6, !8)
+0.bias: (rank:6)
+linear = linear(input_1, 0.weight, 0.bias) -> (!3, rank:6)
+1.weight: (!8, rank:6)
+1.bias: (!8)
+linear_1 = linear(linear, 1.weight, 1.bias) -> (!3, !8)
+return linear_1""",
+    )
+    assert_expected_inline(
+        show(merge_factors(program)),
+        """\
+input_1: (!3, !8)
+1.weight_merged: (!8, !8)
+1.bias_merged: (!8)
+linear_1 = linear(input_1, 1.weight_merged, 1.bias_merged) -> (!3, !8)
+return linear_1""",
+    )

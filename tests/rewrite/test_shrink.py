@@ -8,11 +8,13 @@ import copy
 
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune import Program, Selection, analyze, capture, shrink, zero_readers
+from fxprune import Program, Selection, analyze, capture, show, shrink, zero_readers
 from fxprune.errors import SelectionError
 from support.models import captured, distance, net
+from support.texts import attention, mlp
 from zoo import check
 from zoo.nets import NETS, build
 
@@ -180,3 +182,86 @@ def test_the_given_program_stays_as_it_was() -> None:
     assert program.graph_module.code == code
     for name, value in program.graph_module.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_before_and_after() -> None:
+    program = capture(mlp(), (torch.randn(3, 8),))
+    assert_expected_inline(
+        show(program),
+        """\
+x: (!3, !8)
+up.weight: (ffn:32, !8)
+up.bias: (ffn:32)
+linear = linear(x, up.weight, up.bias) -> (!3, ffn:32)
+relu = relu(linear) -> (!3, ffn:32)
+down.weight: (!8, ffn:32)
+down.bias: (!8)
+linear_1 = linear(relu, down.weight, down.bias) -> (!3, !8)
+return linear_1""",
+    )
+    assert_expected_inline(
+        show(shrink(program, Selection({"ffn": [0, 2, 5]}))),
+        """\
+x: (!3, !8)
+up.weight: (ffn:3, !8)
+up.bias: (ffn:3)
+linear = linear(x, up.weight, up.bias) -> (!3, ffn:3)
+relu = relu(linear) -> (!3, ffn:3)
+down.weight: (!8, ffn:3)
+down.bias: (!8)
+linear_1 = linear(relu, down.weight, down.bias) -> (!3, !8)
+return linear_1""",
+    )
+
+
+def test_before_and_after_of_heads_alone() -> None:
+    """Whole heads: the rows of q, k and v, the columns of the output, and the number of heads in each view."""
+    program = capture(attention(heads=4), (torch.randn(3, 5, 8),))
+    assert_expected_inline(
+        show(program),
+        """\
+x: (!3, !5, !8)
+q.weight: (heads:4 x qk:2, !8)
+linear = linear(x, q.weight) -> (!3, !5, heads:4 x qk:2)
+unflatten = reshape(linear, [3, 5, 4, 2]) -> (!3, !5, heads:4, qk:2)
+transpose = transpose(unflatten, 1, 2) -> (!3, heads:4, !5, qk:2)
+k.weight: (heads:4 x qk:2, !8)
+linear_1 = linear(x, k.weight) -> (!3, !5, heads:4 x qk:2)
+unflatten_1 = reshape(linear_1, [3, 5, 4, 2]) -> (!3, !5, heads:4, qk:2)
+transpose_1 = transpose(unflatten_1, 1, 2) -> (!3, heads:4, !5, qk:2)
+v.weight: (heads:4 x v:2, !8)
+linear_2 = linear(x, v.weight) -> (!3, !5, heads:4 x v:2)
+unflatten_2 = reshape(linear_2, [3, 5, 4, 2]) -> (!3, !5, heads:4, v:2)
+transpose_2 = transpose(unflatten_2, 1, 2) -> (!3, heads:4, !5, v:2)
+scaled_dot_product_attention = scaled_dot_product_attention(transpose, transpose_1, transpose_2, scale=0.707107) -> (!3, heads:4, !5, v:2)
+transpose_3 = transpose(scaled_dot_product_attention, 1, 2) -> (!3, !5, heads:4, v:2)
+flatten = flatten(transpose_3, 2) -> (!3, !5, heads:4 x v:2)
+out.weight: (!8, heads:4 x v:2)
+out.bias: (!8)
+linear_3 = linear(flatten, out.weight, out.bias) -> (!3, !5, !8)
+return linear_3""",
+    )
+    assert_expected_inline(
+        show(shrink(program, Selection({"heads": [1]}))),
+        """\
+x: (!3, !5, !8)
+q.weight: (qk:2, !8)
+linear = linear(x, q.weight) -> (!3, !5, qk:2)
+unflatten = reshape(linear, [3, 5, 1, 2]) -> (!3, !5, 1, qk:2)
+transpose = transpose(unflatten, 1, 2) -> (!3, 1, !5, qk:2)
+k.weight: (qk:2, !8)
+linear_1 = linear(x, k.weight) -> (!3, !5, qk:2)
+unflatten_1 = reshape(linear_1, [3, 5, 1, 2]) -> (!3, !5, 1, qk:2)
+transpose_1 = transpose(unflatten_1, 1, 2) -> (!3, 1, !5, qk:2)
+v.weight: (v:2, !8)
+linear_2 = linear(x, v.weight) -> (!3, !5, v:2)
+unflatten_2 = reshape(linear_2, [3, 5, 1, 2]) -> (!3, !5, 1, v:2)
+transpose_2 = transpose(unflatten_2, 1, 2) -> (!3, 1, !5, v:2)
+scaled_dot_product_attention = scaled_dot_product_attention(transpose, transpose_1, transpose_2, scale=0.707107) -> (!3, 1, !5, v:2)
+transpose_3 = transpose(scaled_dot_product_attention, 1, 2) -> (!3, !5, 1, v:2)
+flatten = flatten(transpose_3, 2) -> (!3, !5, v:2)
+out.weight: (!8, v:2)
+out.bias: (!8)
+linear_3 = linear(flatten, out.weight, out.bias) -> (!3, !5, !8)
+return linear_3""",
+    )

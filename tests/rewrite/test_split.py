@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune import capture
+from fxprune import capture, show
 from fxprune.cost import Clock
 from fxprune.export import export_onnx
 from fxprune.gates.lower import lower
@@ -121,3 +122,34 @@ def test_what_was_frozen_stays_frozen() -> None:
     small = split(program, splits(program))
     assert products(small) == 4
     assert [name for name, value in small.tensors().items() if value.requires_grad] == []
+
+
+def test_before_and_after() -> None:
+    """The first 8 outputs read the first 4 inputs, the others the last 4."""
+    layer = nn.Linear(8, 16, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.block_diag(torch.ones(8, 4), torch.ones(8, 4)))
+    program = capture(layer, (torch.randn(3, 8),))
+    assert_expected_inline(
+        show(program),
+        """\
+input_1: (!3, !8)
+weight: (!16, !8)
+linear = linear(input_1, weight) -> (!3, !16)
+return linear""",
+    )
+    assert_expected_inline(
+        show(split(program, splits(program))),
+        """\
+input_1: (!3, !8)
+split0.columns: (split0.ffn:4)
+index_select_default = index_select(input_1, -1, split0.columns) -> (!3, split0.ffn:4)
+split0.weight: (!8, split0.ffn:4)
+linear_default = linear(index_select_default, split0.weight) -> (!3, !8)
+split1.columns: (split1.ffn:4)
+index_select_default_1 = index_select(input_1, -1, split1.columns) -> (!3, split1.ffn:4)
+split1.weight: (!8, split1.ffn:4)
+linear_default_1 = linear(index_select_default_1, split1.weight) -> (!3, !8)
+cat_default = cat([linear_default, linear_default_1], -1) -> (!3, !8 + !8)
+return cat_default""",
+    )

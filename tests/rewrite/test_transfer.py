@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
 import fxprune
+from fxprune import show
 from fxprune.errors import SelectionError
 from fxprune.ir import Program
 from fxprune.rewrite.transfer import replay_pruning, same_weights, transfer
+from support.texts import Net, mlp
 
 
 class Body(nn.Module):
@@ -111,3 +114,44 @@ def test_a_layer_that_is_none_in_the_target_is_refused(layers: nn.ModuleList) ->
     assert isinstance(first, Body)
     with pytest.raises(SelectionError, match="0 went from one part of the model"):
         transfer(one, fxprune.Selection(removed=("0",)), captured(Peek(first)))
+
+
+def test_before_and_after() -> None:
+    """A model and its encoder alone: what the encoder lost, the model loses, under its own names."""
+    encoder = mlp()
+    model = Net(lambda net, x: net.head(net.encoder(x)), encoder=encoder, head=nn.Linear(8, 3))
+    source, target = (fxprune.capture(each, (torch.randn(3, 8),)) for each in (encoder, model))
+    selection = fxprune.Selection({"ffn": [0, 1, 2]})
+    slim = fxprune.shrink(source, selection)
+    assert_expected_inline(
+        show(target),
+        """\
+x: (!3, !8)
+encoder.up.weight: (encoder.ffn:32, !8)
+encoder.up.bias: (encoder.ffn:32)
+linear = linear(x, encoder.up.weight, encoder.up.bias) -> (!3, encoder.ffn:32)
+relu = relu(linear) -> (!3, encoder.ffn:32)
+encoder.down.weight: (rank:8, encoder.ffn:32)
+encoder.down.bias: (rank:8)
+linear_1 = linear(relu, encoder.down.weight, encoder.down.bias) -> (!3, rank:8)
+head.weight: (!3, rank:8)
+head.bias: (!3)
+linear_2 = linear(linear_1, head.weight, head.bias) -> (!3, !3)
+return linear_2""",
+    )
+    assert_expected_inline(
+        show(replay_pruning(source, slim, selection, target).program),
+        """\
+x: (!3, !8)
+encoder.up.weight: (encoder.ffn:3, !8)
+encoder.up.bias: (encoder.ffn:3)
+linear = linear(x, encoder.up.weight, encoder.up.bias) -> (!3, encoder.ffn:3)
+relu = relu(linear) -> (!3, encoder.ffn:3)
+encoder.down.weight: (rank:8, encoder.ffn:3)
+encoder.down.bias: (rank:8)
+linear_1 = linear(relu, encoder.down.weight, encoder.down.bias) -> (!3, rank:8)
+head.weight: (!3, rank:8)
+head.bias: (!3)
+linear_2 = linear(linear_1, head.weight, head.bias) -> (!3, !3)
+return linear_2""",
+    )

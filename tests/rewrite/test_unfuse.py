@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune import analyze, capture
+from fxprune import analyze, capture, show
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.ir import Program
 from fxprune.passes import parse_pipeline
@@ -16,6 +17,7 @@ from fxprune.rewrite.factorize import factorize
 from fxprune.rewrite.unfuse import unfuse
 from support.gated import family
 from support.models import distance
+from support.texts import Net
 
 
 def outputs(program: Program) -> Any:
@@ -101,3 +103,34 @@ def test_a_bias_that_trains_beside_a_frozen_weight_still_trains() -> None:
         **{f"weight_{i}": False for i in range(2)},
         **{f"bias_{i}": True for i in range(2)},
     }
+
+
+def test_before_and_after() -> None:
+    net = Net(lambda net, x: torch.mul(*net.both(x).split((4, 4), -1)), both=nn.Linear(8, 8))
+    program = capture(net, (torch.randn(3, 8),))
+    assert_expected_inline(
+        show(program),
+        """\
+x: (!3, !8)
+both.weight: (!4 + !4, !8)
+both.bias: (!4 + !4)
+linear = linear(x, both.weight, both.bias) -> (!3, !4 + !4)
+split_with_sizes = split_with_sizes(linear, [4, 4], -1) -> (!3, !4), (!3, !4)
+getitem = split_with_sizes[0] -> (!3, !4)
+getitem_1 = split_with_sizes[1] -> (!3, !4)
+mul = mul(getitem, getitem_1) -> (!3, !4)
+return mul""",
+    )
+    assert_expected_inline(
+        show(unfuse(program, {"both.weight": (4, 4)})),
+        """\
+x: (!3, !8)
+both.weight_0: (!4, !8)
+both.bias_0: (!4)
+linear_default = linear(x, both.weight_0, both.bias_0) -> (!3, !4)
+both.weight_1: (!4, !8)
+both.bias_1: (!4)
+linear_default_1 = linear(x, both.weight_1, both.bias_1) -> (!3, !4)
+mul = mul(linear_default, linear_default_1) -> (!3, !4)
+return mul""",
+    )

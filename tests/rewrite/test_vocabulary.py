@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import nn
 
-from fxprune import TokenIds, Vocabulary, capture, keep_tokens, verify_tokens
+from fxprune import TokenIds, Vocabulary, capture, keep_tokens, show, verify_tokens
 from fxprune.errors import ExportError, RefusedError, SelectionError, VerifyError
 from support.models import captured
+from support.texts import Net
 
 KEPT = list(range(1, 99, 3))
 
@@ -83,3 +85,29 @@ def test_ids_out_of_range_and_unknown_outputs_are_refused() -> None:
         keep_tokens(captured("gpt2"), [5, 99])
     with pytest.raises(RefusedError, match="no output 'words'; outputs: logits"):
         keep_tokens(captured("gpt2"), [5], outputs=["words"])
+
+
+def test_before_and_after() -> None:
+    """Of 20 tokens 5 stay, in the table and in the head that is tied to it."""
+    net = Net(
+        lambda net, ids: nn.functional.linear(net.table(ids), net.table.weight), table=nn.Embedding(20, 8)
+    )
+    program = capture(net, (torch.zeros(3, 5, dtype=torch.long),))
+    assert_expected_inline(
+        show(program),
+        """\
+ids: (!3, !5)
+table.weight: (!20, table.rank:8)
+embedding = embedding(table.weight, ids) -> (!3, !5, table.rank:8)
+linear = linear(embedding, table.weight) -> (!3, !5, !20)
+return linear""",
+    )
+    assert_expected_inline(
+        show(keep_tokens(program, [0, 3, 4, 7, 19]).program),
+        """\
+ids: (!3, !5)
+table.weight: (!5, table.rank:8)
+embedding = embedding(table.weight, ids) -> (!3, !5, table.rank:8)
+linear = linear(embedding, table.weight) -> (!3, !5, !5)
+return linear""",
+    )

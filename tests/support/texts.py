@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxprune import Program
 from fxprune.ir import quiet
@@ -27,6 +27,30 @@ class Net(nn.Module):
 def mlp() -> nn.Module:
     """Two linears with 32 neurons between."""
     return Net(lambda net, x: net.down(net.up(x).relu()), up=nn.Linear(8, 32), down=nn.Linear(32, 8))
+
+
+def residual(width: int) -> nn.Module:
+    """A residual branch with twice as many neurons as the stream is wide."""
+    return Net(
+        lambda net, x: x + net.down(net.up(x).relu()),
+        up=nn.Linear(width, 2 * width),
+        down=nn.Linear(2 * width, width),
+    )
+
+
+def attention(heads: int) -> nn.Module:
+    """Self-attention over a stream of width 8, with heads of 2 dims."""
+    size = 2 * heads
+
+    def split(value: Tensor) -> Tensor:
+        return value.unflatten(-1, (heads, 2)).transpose(1, 2)
+
+    def forward(net: nn.Module, x: Tensor) -> Any:
+        q, k, v = (split(part(x)) for part in (net.q, net.k, net.v))
+        return net.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    parts = {name: nn.Linear(8, size, bias=False) for name in "qkv"}
+    return Net(forward, **parts, out=nn.Linear(size, 8))
 
 
 def exported(model: nn.Module, *args: Any, **kwargs: Any) -> Program:
