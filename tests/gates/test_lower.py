@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune import analyze, capture
+from fxprune import analyze, capture, show
 from fxprune.cost import Clock
 from fxprune.errors import SelectionError
 from fxprune.export import export_onnx
@@ -22,6 +23,7 @@ from fxprune.runtimes import Settings
 from fxprune.search.alternatives import cheapest_lowerings
 from support.gated import FAMILIES, drawn, everything, family, gated, masked, named, with_masks
 from support.models import captured, distance
+from support.texts import mlp
 from zoo.nets import NETS
 
 MASKS = 5
@@ -278,3 +280,54 @@ def test_a_part_called_module_is_no_wrapper() -> None:
         {f"module._orig_mod.{n}": v for n, v in module.state_dict().items()},
     )
     assert [lower(on, state).program.tensors()["module.weight"].shape for state in states] == [(3, 4)] * 3
+
+
+def test_before_and_after() -> None:
+    """Three of 32 gates are open: three neurons stay, and no gate."""
+    on = gate(capture(mlp(), (torch.randn(3, 8),)), ["ffn"])
+    assert_expected_inline(
+        show(on.program),
+        """\
+x: (!3, !8)
+up.weight: (ffn:32, !8)
+up.bias: (ffn:32)
+linear = linear(x, up.weight, up.bias) -> (!3, ffn:32)
+relu = relu(linear) -> (!3, ffn:32)
+gates.ffn: (ffn:32)
+view_default = view(gates.ffn, [1, 32]) -> (1, ffn:32)
+down.weight: (!8, ffn:32)
+mul_tensor = mul(down.weight, view_default) -> (!8, ffn:32)
+down.bias: (!8)
+linear_1 = linear(relu, mul_tensor, down.bias) -> (!3, !8)
+return linear_1""",
+    )
+    with torch.no_grad():
+        on.program.tensors()[on.gates[0].name][3:] = 0
+    assert_expected_inline(
+        show(lower(on).program),
+        """\
+x: (!3, !8)
+up.weight: (ffn:3, !8)
+up.bias: (ffn:3)
+linear = linear(x, up.weight, up.bias) -> (!3, ffn:3)
+relu = relu(linear) -> (!3, ffn:3)
+down.weight: (!8, ffn:3)
+down.bias: (!8)
+linear_1 = linear(relu, down.weight, down.bias) -> (!3, !8)
+return linear_1""",
+    )
+
+
+def test_before_and_after_of_an_empty_layer() -> None:
+    """No gate is open: the bias of the second linear is all that is left."""
+    on = gate(capture(mlp(), (torch.randn(3, 8),)), ["ffn"])
+    with torch.no_grad():
+        on.program.tensors()[on.gates[0].name][:] = 0
+    assert_expected_inline(
+        show(lower(on).program),
+        """\
+x: (!3, !8)
+down.bias: (!8)
+expand_default = expand(down.bias, [3, 8]) -> (!3, !8)
+return expand_default""",
+    )
