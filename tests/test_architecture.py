@@ -49,6 +49,10 @@ FLOORS = (
 
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
+# What edits graphs, by folder: all modules (nothing named), or those that mention one of these names.
+_NODES = {"erase_node", "replace_all_uses_with", "replace_input_with"}
+EDITS: dict[str, set[str]] = {"rewrite": set(), "gates": {"rebuild"}, "frontend": _NODES, "export": _NODES}
+
 # Each heavy library has one adapter, the only place to mend when the library changes.
 ONNX = {"fxprune.export.onnx", "fxprune.runtimes.onnxruntime", "fxprune.export.onnx_cleanup"}
 HUGGING_FACE = {
@@ -192,6 +196,18 @@ def test_files_beside_the_code_are_package_data() -> None:
     assert real == given
 
 
+def test_every_rewrite_has_a_test_that_shows_before_and_after() -> None:
+    """As text, in the test file that mirrors the module: all of `rewrite`, and what edits graphs elsewhere."""
+    homes = {name: ROOT / "tests" / Path(*name.split(".")[1:-1]) for name in editors()}
+    missing = [
+        name
+        for name, home in homes.items()
+        if not shows_before_and_after(home / f"test_{name.rpartition('.')[2]}.py")
+    ]
+    assert missing == []
+    assert {folder(name) for name in homes} == EDITS.keys()
+
+
 def test_links_lead_to_the_mapped_folders() -> None:
     places = project()["tool"]["setuptools"]["package-dir"]
     for package, folder in places.items():
@@ -330,6 +346,19 @@ def cycle(imports: Mapping[str, set[str]]) -> list[str]:
     except CycleError as error:
         return list(error.args[1])
     return []
+
+
+def editors() -> Iterator[str]:
+    """Yield the modules that edit graphs: those of `rewrite`, and others where they mention an edit."""
+    for name, tree in product_trees().items():
+        edits = EDITS.get(folder(name))
+        if edits is not None and name not in packages() and (not edits or edits & mentioned(tree)):
+            yield name
+
+
+def shows_before_and_after(test: Path) -> bool:
+    tests = public_definitions(ast.parse(test.read_text())) if test.exists() else set()
+    return any(name.startswith("test_before_and_after") for name in tests)
 
 
 def mentioned(tree: ast.AST) -> set[str]:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from expecttest import assert_expected_inline
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
-from fxprune import Selection, analyze, capture, export_onnx, shrink
+from fxprune import Program, Selection, analyze, capture, export_onnx, show, shrink
 from fxprune.export.exported_program import for_onnx, lift
 from fxprune.ir import inference, quiet
+from support.texts import Net, mlp
 
 
 class Grouped(nn.Module):
@@ -51,3 +54,51 @@ def test_a_graph_that_writes_in_place_needs_no_second_trace(tmp_path: Path) -> N
     with quiet(), inference():
         torch.onnx.export(for_onnx(lift(program)), dynamo=True, verbose=False)
     assert export_onnx(program, tmp_path / "m.onnx").relative < 1e-6
+
+
+def unlifted(made: ExportedProgram) -> Program:
+    """The program of an ExportedProgram: its parameters are read by name again, not given as inputs."""
+    module = made.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    return Program(module, *made.example_inputs)
+
+
+def test_before_and_after() -> None:
+    """A mask is repeated for every query, and dropout is gone."""
+
+    def forward(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+        mixed = nn.functional.scaled_dot_product_attention(x, x, x, mask)
+        return x + torch.dropout(mixed, 0.1, net.training)
+
+    made = lift(capture(Net(forward).eval(), (torch.randn(3, 5, 8), torch.zeros(1, 5))))
+    assert_expected_inline(
+        show(unlifted(made)),
+        """\
+x: (!3, !5, !8)
+mask: (!1, !5)
+scaled_dot_product_attention = scaled_dot_product_attention(x, x, x, mask, scale=0.353553) -> (!3, !5, !8)
+dropout = dropout(scaled_dot_product_attention, 0.1, False) -> (!3, !5, !8)
+add = add(x, dropout) -> (!3, !5, !8)
+return add""",
+    )
+    assert_expected_inline(
+        show(unlifted(for_onnx(made))),
+        """\
+x: (!3, !5, !8)
+mask: (!1, !5)
+sym_size_int = sym_size(x, 1)
+expand_default = expand(mask, [sym_size_int, -1]) -> (!5, !5)
+scaled_dot_product_attention = scaled_dot_product_attention(x, x, x, expand_default, scale=0.353553) -> (!3, !5, !8)
+add = add(x, scaled_dot_product_attention) -> (!3, !5, !8)
+return add""",
+    )
+
+
+def test_before_and_after_of_lift() -> None:
+    """Parameters become inputs, before the others; the graph stays as it is."""
+    program = capture(mlp(), (torch.randn(3, 8),))
+    made = lift(program)
+    names = [node.name for node in made.graph.find_nodes(op="placeholder")]
+    assert program.input_names() == ("x",)
+    assert names == ["p_up_weight", "p_up_bias", "p_down_weight", "p_down_bias", "x"]
+    assert show(unlifted(made)) == show(program)
