@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from expecttest import assert_expected_inline
 from torch import nn
@@ -49,7 +51,7 @@ return linear_1""",
 def test_products_and_sums() -> None:
     """Fused queries, keys and values of two heads; q and k share one size, v has its own."""
 
-    def forward(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def forward(net: Any, x: torch.Tensor) -> Any:
         q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in net.qkv(x).split(8, -1))
         return net.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 

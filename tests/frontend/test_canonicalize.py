@@ -100,7 +100,7 @@ def test_in_place_operators_become_functional_where_type_and_arguments_agree(
 
 
 def test_before_and_after_of_inline_regions() -> None:
-    def forward(net: nn.Module, x: Tensor) -> Any:
+    def forward(net: Any, x: Tensor) -> Any:
         with torch.autocast("cpu", enabled=False):
             return net.up(x)
 
@@ -294,7 +294,7 @@ return abs_1""",
 def test_before_and_after_of_functionalize() -> None:
     """A write into a value that nothing else reads becomes a new value."""
 
-    def forward(net: nn.Module, x: Tensor) -> Any:
+    def forward(net: Any, x: Tensor) -> Any:
         y = net.up(x)
         y.relu_()
         return y + 1

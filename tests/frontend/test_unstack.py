@@ -17,7 +17,7 @@ from support.texts import Net, exported
 def test_before_and_after() -> None:
     """A view to (…, 2, 4), of which each half is selected, becomes two slices: the halves come apart."""
 
-    def forward(net: nn.Module, x: Tensor) -> Any:
+    def forward(net: Any, x: Tensor) -> Any:
         left, right = net.both(x).view(3, 2, 4).unbind(1)
         return net.down(left.relu()) + net.down_2(right)
 

@@ -17,10 +17,9 @@ from support.texts import mlp
 
 def test_before_and_after() -> None:
     """A gate of 0.5 on a rank becomes 1, and the column of the factor that reads the rank is halved; a gate of 0 stays."""
-    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
-    with torch.no_grad():
-        net[1].weight.fill_(1.0)
-    on = gate(capture(net, (torch.randn(3, 2),)), ["rank"])
+    first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    nn.init.ones_(second.weight)
+    on = gate(capture(nn.Sequential(first, second), (torch.randn(3, 2),)), ["rank"])
     module = on.module()
     assert_expected_inline(
         show(on.program),

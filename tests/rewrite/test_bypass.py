@@ -58,10 +58,10 @@ def test_before_and_after_of_a_branch_whose_bias_another_reads() -> None:
     """A side value stays where something else reads it."""
     bias = nn.Parameter(torch.randn(8))
 
-    def branch(net: nn.Module, x: Tensor, bias: Tensor) -> Any:
+    def branch(net: Any, x: Tensor, bias: Tensor) -> Any:
         return x + net.linear(x + bias)
 
-    def forward(net: nn.Module, x: Tensor) -> Any:
+    def forward(net: Any, x: Tensor) -> Any:
         return net.second(net.first(x, net.bias), net.bias)
 
     first, second = (Net(branch, linear=nn.Linear(8, 8)) for _ in range(2))

@@ -16,7 +16,7 @@ from support.texts import Net, exported
 def two_layers() -> Program:
     """Two layers of attention whose queries and keys are multiplied by the same cosines of positions."""
 
-    def forward(net: nn.Module, x: Tensor, places: Tensor) -> Any:
+    def forward(net: Any, x: Tensor, places: Tensor) -> Any:
         cos = (places * net.rates).cos()
         for layer in (net.first, net.second):
             v = layer(x)

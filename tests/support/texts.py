@@ -42,10 +42,10 @@ def attention(heads: int) -> nn.Module:
     """Self-attention over a stream of width 8, with heads of 2 dims."""
     size = 2 * heads
 
-    def split(value: Tensor) -> Tensor:
+    def split(value: Tensor) -> Any:
         return value.unflatten(-1, (heads, 2)).transpose(1, 2)
 
-    def forward(net: nn.Module, x: Tensor) -> Any:
+    def forward(net: Any, x: Tensor) -> Any:
         q, k, v = (split(part(x)) for part in (net.q, net.k, net.v))
         return net.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
