@@ -5,19 +5,20 @@
     linear = linear(x, up.weight) -> (batch, ffn:32)
     return linear
 
-`ffn:32` is the axis `ffn`, of 32 units; `!8` is pinned, and stays whole; ` x ` is a product, ` + ` a concatenation; `batch` is a dynamic
-size of the inputs; and a number alone is a dim that no weight has.
+`ffn:32` is the axis `ffn`, of 32 units (`0.ffn` short for `encoder.layer.0.ffn`); `!8` is pinned, and stays whole; ` x ` is a product,
+` + ` a concatenation; `batch` is a dynamic size of the inputs; and a number alone is a dim that no weight has.
 """
 
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, fx
 
-from fxprune.analysis.axes import analyze
+from fxprune.analysis.axes import Axis, analyze
 from fxprune.dims import Dim, find, is_pinned
 from fxprune.dims.dim import dim_text, factors, segments
 from fxprune.ir import Program, attribute, operands, storage_key
@@ -28,8 +29,7 @@ from fxprune.rules import Flow, packet_of
 def show(program: Program) -> str:
     """Return the graph as text: inputs, weights before their first reader, and calls with their operands; each with its dims."""
     analysis = analyze(program)
-    labels = {axis.leaf: f"{axis.name}:{axis.size}" for axis in analysis.axes}
-    labels |= _size_labels(program, analysis.flow)
+    labels = _axis_labels(analysis.axes) | _size_labels(program, analysis.flow)
     lines: list[str] = []
     read: dict[str, Any] = {}
     for node in program.graph.nodes:
@@ -38,6 +38,22 @@ def show(program: Program) -> str:
         if node.op != "get_attr":
             lines.append(_line(program, node, _shape(analysis.flow, node, labels)))
     return "\n".join(lines)
+
+
+def _axis_labels(axes: Iterable[Axis]) -> dict[Dim, str]:
+    """Return the text of each axis: its name (short where no other axis has the same short name) and its size."""
+    short = {axis.leaf: _short(axis.name) for axis in axes}
+    counts = Counter(short.values())
+    names = {axis.leaf: short[axis.leaf] if counts[short[axis.leaf]] == 1 else axis.name for axis in axes}
+    return {axis.leaf: f"{names[axis.leaf]}:{axis.size}" for axis in axes}
+
+
+def _short(name: str) -> str:
+    """Return `0.qk` for `encoder.layer.0.attention.qk`: the numbers of layers and the last word; a name without such numbers as it is."""
+    parts = name.split(".")
+    last = max((i for i, part in enumerate(parts) if not part.isdigit()), default=0)
+    numbers = [part for part in parts[:last] if part.isdigit()]
+    return ".".join([*numbers, *parts[last:]]) if numbers else name
 
 
 def _size_labels(program: Program, flow: Flow) -> dict[Dim, str]:

@@ -89,22 +89,31 @@ def test_equal_roles_are_told_apart_by_their_layers() -> None:
         show(capture(net, (torch.randn(3, 8),))),
         """\
 x: (!3, !8)
-layers.0.up.weight: (layers.0.ffn:32, !8)
-layers.0.up.bias: (layers.0.ffn:32)
-linear = linear(x, layers.0.up.weight, layers.0.up.bias) -> (!3, layers.0.ffn:32)
-relu = relu(linear) -> (!3, layers.0.ffn:32)
-layers.0.down.weight: (layers.rank:8, layers.0.ffn:32)
+layers.0.up.weight: (0.ffn:32, !8)
+layers.0.up.bias: (0.ffn:32)
+linear = linear(x, layers.0.up.weight, layers.0.up.bias) -> (!3, 0.ffn:32)
+relu = relu(linear) -> (!3, 0.ffn:32)
+layers.0.down.weight: (layers.rank:8, 0.ffn:32)
 layers.0.down.bias: (layers.rank:8)
 linear_1 = linear(relu, layers.0.down.weight, layers.0.down.bias) -> (!3, layers.rank:8)
-layers.1.up.weight: (layers.1.ffn:32, layers.rank:8)
-layers.1.up.bias: (layers.1.ffn:32)
-linear_2 = linear(linear_1, layers.1.up.weight, layers.1.up.bias) -> (!3, layers.1.ffn:32)
-relu_1 = relu(linear_2) -> (!3, layers.1.ffn:32)
-layers.1.down.weight: (!8, layers.1.ffn:32)
+layers.1.up.weight: (1.ffn:32, layers.rank:8)
+layers.1.up.bias: (1.ffn:32)
+linear_2 = linear(linear_1, layers.1.up.weight, layers.1.up.bias) -> (!3, 1.ffn:32)
+relu_1 = relu(linear_2) -> (!3, 1.ffn:32)
+layers.1.down.weight: (!8, 1.ffn:32)
 layers.1.down.bias: (!8)
 linear_3 = linear(relu_1, layers.1.down.weight, layers.1.down.bias) -> (!3, !8)
 return linear_3""",
     )
+
+
+def test_names_that_would_be_the_same_when_short_are_long() -> None:
+    """`left.0.ffn` and `right.0.ffn` would both be `0.ffn`."""
+    left, right = nn.Sequential(mlp()), nn.Sequential(mlp())
+    net = Net(lambda net, x: net.left(x) + net.right(x), left=left, right=right)
+    text = show(capture(net, (torch.randn(3, 8),)))
+    assert "left.0.up.bias: (left.0.ffn:32)" in text
+    assert "right.0.up.bias: (right.0.ffn:32)" in text
 
 
 def test_a_tied_weight_names_the_one_that_it_is() -> None:
@@ -166,6 +175,6 @@ def test_the_text_of_a_model_is_short_and_the_same_each_time() -> None:
     model, inputs = hugging_face("bert")
     text = show(capture(model, kwargs=inputs))
     assert text == show(captured("bert"))
-    assert "encoder.layer.0.intermediate.dense.weight: (encoder.layer.0.ffn:64, !32)\n" in text
+    assert "encoder.layer.0.intermediate.dense.weight: (0.ffn:64, !32)\n" in text
     assert "aten" not in text
     assert max(map(len, text.splitlines())) < 250
