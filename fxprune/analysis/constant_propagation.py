@@ -1,7 +1,7 @@
 """Constant propagation: which elements of each value are the same for all inputs, as empty rows of weights leave them.
 
 The program runs once, on its example inputs; each value gets a mask of its shape, True where an element depends on no input. An operator
-that is neither pointwise nor in `_LAWS` gives known elements only where all of its operands are known.
+that is neither pointwise nor has a law (see `_law_of`) gives known elements only where all of its operands are known.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.ir import Program, bind, is_written
+from fxprune.ir import Program, bind
 from fxprune.ir.interpreter import Recorder
-from fxprune.rules import packet_of
-from fxprune.rules.aten.pointwise import ZERO, is_pointwise, packets
+from fxprune.rules import find_rule, is_written, packet_of, passes_value, traits_of
+from fxprune.rules.aten.pointwise import is_pointwise
 
 aten = torch.ops.aten
+
+_STRETCHES = ("view", "flatten", "expand")
+"""Movements that may take sizes of inputs, and that keep every element, or copies of it, where its dims place it."""
 
 Law: TypeAlias = Callable[["ConstantMasks", fx.Node], Any]
 """Transfer function of an operator: the mask of a node's value."""
@@ -51,11 +54,10 @@ class ConstantMasks(Recorder):
             return pytree.tree_map(lambda leaf: _full(leaf, node.op == "get_attr"), value)
         if node.target is operator.getitem:
             return self.masks[node.args[0]][node.args[1]]  # type: ignore[index]
-        packet = packet_of(node.target)
-        if packet not in _STRETCHES and self._depends_on_sizes(node):
+        stretches = traits_of(node.target).moves in _STRETCHES
+        if not stretches and self._depends_on_sizes(node):
             return _nothing(value)
-        law = _LAWS.get(packet) or (_pointwise if is_pointwise(node.target) else _whole)
-        return law(self, node)
+        return _law_of(node.target)(self, node)
 
     def _depends_on_sizes(self, node: fx.Node) -> bool:
         """Return whether a number among the operands comes from the inputs' sizes: elements known here may differ at other sizes."""
@@ -97,10 +99,9 @@ def _whole(run: ConstantMasks, node: fx.Node) -> Any:
 
 def _dropped(run: ConstantMasks, node: fx.Node) -> Tensor:
     """Keep the operand's mask, for dropout does nothing in evaluation; in training nothing is known."""
-    bound = bind(node)
-    if bound["train"].value:
+    if not passes_value(node):
         return torch.zeros_like(run.values[node], dtype=torch.bool)
-    return run.masks[bound["input"].value]  # type: ignore[no-any-return]
+    return run.masks[node.all_input_nodes[0]]  # type: ignore[no-any-return]
 
 
 def _pointwise(run: ConstantMasks, node: fx.Node) -> Tensor:
@@ -109,7 +110,8 @@ def _pointwise(run: ConstantMasks, node: fx.Node) -> Tensor:
     found = torch.full(shape, not _is_drawn(node))
     for source in sources:
         found = found & run.masks[source].expand(shape)
-    if packet_of(node.target) in ZERO["times"]:
+    rule = find_rule(node.target)
+    if rule is not None and rule.zero == "times":
         for source in sources:
             found = found | run.zero(source).expand(shape)
     return found
@@ -142,32 +144,29 @@ def _padded(run: ConstantMasks, node: fx.Node) -> Tensor:
     return found
 
 
-def _product(first: str, second: str, addend: str = "") -> Law:
-    """Return the law of a sum of products, known where each product is: both factors known, or one of them zero."""
+def _product(run: ConstantMasks, node: fx.Node) -> Tensor:
+    """Mark sums of products each of which is known: both factors known, or one of them zero."""
+    bound, linear = bind(node), traits_of(node.target).linear
+    assert linear is not None
+    one, other = bound[linear.input].value, bound[linear.weight].value
+    more = bound[linear.bias].value if linear.bias else None
 
-    def law(run: ConstantMasks, node: fx.Node) -> Tensor:
-        bound = bind(node)
-        one, other = bound[first].value, bound[second].value
-        more = bound[addend].value if addend else None
+    def open_terms(unknown: fx.Node, there: fx.Node) -> Any:
+        """Return the number of terms in which `unknown` is not known and `there` may be other than zero."""
+        stand_in = {unknown: ~run.masks[unknown], there: ~run.zero(there)}
+        if isinstance(more, fx.Node):
+            stand_in[more] = torch.zeros_like(run.masks[more])
+        return run.again(node, lambda n: stand_in[n].double() if n in stand_in else run.values[n])
 
-        def open_terms(unknown: fx.Node, there: fx.Node) -> Any:
-            """Return the number of terms in which `unknown` is not known and `there` may be other than zero."""
-            stand_in = {unknown: ~run.masks[unknown], there: ~run.zero(there)}
-            if isinstance(more, fx.Node):
-                stand_in[more] = torch.zeros_like(run.masks[more])
-            return run.again(node, lambda n: stand_in[n].double() if n in stand_in else run.values[n])
-
-        if one is other or more in (one, other):
-            return torch.full(run.values[node].shape, bool(run.masks[one].all()) and more is None)
-        found: Tensor = (open_terms(one, other) == 0) & (open_terms(other, one) == 0)
-        if not isinstance(more, fx.Node):
-            return found
-        along: Tensor = run.masks[more]
-        if packet_of(node.target) in _CHANNELS_FIRST:
-            along = along.reshape(-1, *(1,) * (found.dim() - 2))
-        return found & along.expand(found.shape)
-
-    return law
+    if one is other or more in (one, other):
+        return torch.full(run.values[node].shape, bool(run.masks[one].all()) and more is None)
+    found: Tensor = (open_terms(one, other) == 0) & (open_terms(other, one) == 0)
+    if not isinstance(more, fx.Node):
+        return found
+    along: Tensor = run.masks[more]
+    if linear.spatial:
+        along = along.reshape(-1, *(1,) * (run.values[other].dim() - 2))
+    return found & along.expand(found.shape)
 
 
 def _summed(run: ConstantMasks, node: fx.Node) -> Tensor:
@@ -192,33 +191,22 @@ def _attended(run: ConstantMasks, node: fx.Node) -> Tensor:
     return found
 
 
-_CHANNELS_FIRST = (aten.conv1d, aten.conv2d, aten.conv3d)
-
-_STRETCHES = packets(
-    "view reshape _unsafe_view view_copy _reshape_copy flatten unflatten expand expand_copy broadcast_to repeat tile"
-)
-"""Operators that may take sizes of inputs, and that keep every element, or copies of it, where its dims place it."""
-
-_MOVES = _STRETCHES | packets("""
-    permute permute_copy transpose swapaxes swapdims transpose_copy t numpy_T mT t_copy movedim moveaxis unsqueeze unsqueeze_copy squeeze
-    squeeze_copy repeat_interleave cat concat concatenate stack split_with_sizes split_with_sizes_copy unsafe_split_with_sizes chunk split
-    unbind unbind_copy slice slice_copy select select_copy flip roll
-""")
-
-#: operator: the mask of its result
+#: operator: the mask of its result; those of whole kinds of operators are found by their traits
 _LAWS: dict[Any, Law] = {
-    **dict.fromkeys(_MOVES, _moved),
-    aten.dropout: _dropped,
     aten.index_select: _selected,
     aten.constant_pad_nd: _padded,
-    aten.linear: _product("input", "weight", "bias"),
-    aten.addmm: _product("mat1", "mat2", "self"),
-    aten.mm: _product("self", "mat2"),
-    aten.bmm: _product("self", "mat2"),
-    aten.matmul: _product("self", "other"),
-    aten.conv1d: _product("input", "weight", "bias"),
-    aten.conv2d: _product("input", "weight", "bias"),
-    aten.conv3d: _product("input", "weight", "bias"),
     aten.sum: _summed,
     aten.scaled_dot_product_attention: _attended,
 }
+
+
+def _law_of(target: Any) -> Law:
+    """Return the law of an operator: its own, that of its kind, or the default."""
+    row = traits_of(target)
+    if row.linear:
+        return _product
+    if row.passes == "dropout":
+        return _dropped
+    if row.moves not in ("", "pick"):
+        return _moved
+    return _LAWS.get(packet_of(target)) or (_pointwise if is_pointwise(target) else _whole)

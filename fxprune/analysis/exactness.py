@@ -15,8 +15,8 @@ from torch import fx
 
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims import Dim, find, leaves
-from fxprune.ir import bind, is_written, operands
-from fxprune.rules import Contraction, Flow, find_rule, packet_of
+from fxprune.ir import bind, operands
+from fxprune.rules import Contraction, Flow, Linear, find_rule, is_written, packet_of, traits_of
 
 aten = torch.ops.aten
 
@@ -133,11 +133,16 @@ def _first(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return None if any(s.carries(other) for other in rest) else s.everywhere([first], node)
 
 
+_OPERANDS = Linear("input", "weight", "bias")
+"""The operands of an affine operator without a row of its own."""
+
+
 def _affine(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
-    bound = bind(node)
-    return _with(
-        s, node, _product(s, node, [bound["input"].value, bound["weight"].value]), bound["bias"].value
-    )
+    linear, bound = traits_of(node.target).linear or _OPERANDS, bind(node)
+    if linear.input not in bound or linear.weight not in bound:
+        return None
+    zeros = _product(s, node, [bound[linear.input].value, bound[linear.weight].value])
+    return _with(s, node, zeros, bound[linear.bias].value if linear.bias in bound else None)
 
 
 def _with(s: ZeroPropagation, node: fx.Node, zeros: Zeros | None, addend: Any) -> Zeros | None:
@@ -178,16 +183,6 @@ def _where(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     if any(value != 0 for value in literals):
         return None
     return s.everywhere([value for value in chosen if isinstance(value, fx.Node)], node)
-
-
-def _addmm(first: str, second: str) -> Callable[[ZeroPropagation, fx.Node], Zeros | None]:
-    def law(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
-        bound = bind(node)
-        return _with(
-            s, node, _product(s, node, [bound[first].value, bound[second].value]), bound["self"].value
-        )
-
-    return law
 
 
 def _softmax(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
@@ -243,7 +238,6 @@ VALUE: dict[Any, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     aten.scatter: _scatter,
     aten.cumsum: _cumsum,
     aten.pow: _pow,
-    aten.square: _keep,
     aten.masked_fill: _fill,
     aten.constant_pad_nd: _fill,
     aten.pad: _fill,
@@ -252,29 +246,7 @@ VALUE: dict[Any, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     aten.clamp_min: _bounds("min", "-"),
     aten.clamp_max: _bounds("-", "max"),
     aten.hardtanh: _bounds("min_val", "max_val"),
-    aten.addmm: _addmm("mat1", "mat2"),
-    aten.addmv: _addmm("mat", "vec"),
-    aten.addbmm: _addmm("batch1", "batch2"),
-    aten.baddbmm: _addmm("batch1", "batch2"),
     aten.scaled_dot_product_attention: lambda s, node: s.everywhere([bind(node)["value"].value], node),
-}
-
-
-#: operators that divide by an argument (or take its logarithm): at zero their result is one that no zeros silence
-_DIVIDE_BY: dict[Any, str] = {
-    aten.div: "other",
-    aten.div_: "other",
-    aten.true_divide: "other",
-    aten.divide: "other",
-    aten.remainder: "other",
-    aten.fmod: "other",
-    aten.floor_divide: "other",
-    aten.addcdiv: "tensor2",
-    aten.reciprocal: "self",
-    aten.rsqrt: "self",
-    aten.log: "self",
-    aten.log2: "self",
-    aten.log10: "self",
 }
 
 
@@ -282,13 +254,12 @@ def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
     """Return (node, the operand that it divides by or takes the logarithm of), in graph order."""
     found = []
     for node in flow.dims:
-        packet = packet_of(node.target)
-        if packet is aten.pow:
+        if packet_of(node.target) in (aten.pow, aten.pow_):
             bound = bind(node)
             exponent, base = bound["exponent"].value, bound["self"].value
             by = base if isinstance(exponent, (int, float)) and exponent < 0 else None
         else:
-            named = bind(node).get(_DIVIDE_BY.get(packet, ""))
+            named = bind(node).get(traits_of(node.target).divides)
             by = named.value if named else None
         found += [(node, by)] if isinstance(by, fx.Node) and by in flow.dims else []
     return found

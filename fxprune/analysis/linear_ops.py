@@ -1,12 +1,12 @@
-"""Linear operators: a table of how each one multiplies activations by a weight matrix, and one of how sums split into terms.
+"""Linear operators: nodes that multiply activations by a weight matrix of their own, and how sums split into terms.
 
-Every row of FORMS gives results [rows, outputs] = inputs [rows, columns] @ matrix.T + bias, so that code about matrices (moments, least
-squares) is written once for all operators.
+For each Matrix, results [rows, outputs] = inputs [rows, columns] @ matrix.T + bias, so that code about matrices (moments, least squares) is
+written once for all operators. Which operators are such products stands in `fxprune.rules.traits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,42 +14,25 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.ir import Program, attribute, bind, storage_key
-from fxprune.rules import Flow, packet_of
+from fxprune.rules import Flow, Linear, traits_of
 
 aten = torch.ops.aten
 
-
-@dataclass(frozen=True)
-class _Form:
-    """Row of FORMS: the names of input, weight and bias in the operator's schema, and the maps between its tensors and matrices.
-
-    `turned`: the weight is stored as columns × outputs. `outputs` is the dimension of the result, from the right, along which the outputs
-    lie.
-    """
-
-    operands: tuple[str, str, str]
-    turned: bool
-    outputs: int
-    accepts: Callable[[fx.Node], bool]
-    rows: Callable[[fx.Node, Tensor], Tensor]
+GEOMETRY = ("stride", "padding", "dilation", "output_padding")
+"""Arguments of a convolution that say where its patches lie."""
 
 
-def _last(node: fx.Node, value: Tensor) -> Tensor:
-    return value.reshape(-1, value.shape[-1])
-
-
-def _patches(node: fx.Node, value: Tensor) -> Tensor:
+def _patches(node: fx.Node, weight: str, value: Tensor) -> Tensor:
     """Return the input patch of each output position of a convolution, channels first: [batch · positions, channels · kernel]."""
     bound = bind(node)
-    kernel = tuple(bound["weight"].value.meta["val"].shape[2:])
-    rank = len(kernel)
-    stride, padding, dilation = (_each(bound[name].value, rank) for name in ("stride", "padding", "dilation"))
-    value = value if value.dim() == rank + 2 else value[None]
-    if rank == 1:
-        value, kernel = value[:, :, None], (1, *kernel)
-        stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
-    unfolded = nn.functional.unfold(value, kernel, dilation, padding, stride)
-    return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
+    kernel = tuple(bound[weight].value.meta["val"].shape[2:])
+    stride, padding, dilation = (_each(bound[name].value, len(kernel)) for name in GEOMETRY[:3])
+    value = value if value.dim() == len(kernel) + 2 else value[None]
+    value = nn.functional.pad(value, [edge for size in reversed(padding) for edge in (size, size)])
+    for place, size in enumerate(kernel):
+        windows = value.unfold(place + 2, dilation[place] * (size - 1) + 1, stride[place])
+        value = windows[..., :: dilation[place]]
+    return value.movedim(1, len(kernel) + 1).reshape(-1, value.shape[1] * math.prod(kernel))
 
 
 def _each(value: Any, rank: int) -> tuple[int, ...]:
@@ -57,31 +40,24 @@ def _each(value: Any, rank: int) -> tuple[int, ...]:
     return values * rank if len(values) == 1 else values
 
 
-def _always(node: fx.Node) -> bool:
-    return True
+def is_plain(node: fx.Node, linear: Linear) -> bool:
+    """Return whether a product has its default for every argument beside its operands and, of a convolution, its geometry."""
+    known = (linear.input, linear.weight, linear.bias, *(GEOMETRY if linear.spatial else ()))
+    bound, arguments = bind(node), node.target._schema.arguments  # type: ignore[union-attr]
+    return all(bound[one.name].value == one.default_value for one in arguments if one.name not in known)
 
 
-def _plain_sum(node: fx.Node) -> bool:
-    """Return whether the addend is a vector, and nothing is scaled."""
-    bound = bind(node)
-    addend = bound["self"].value.meta["val"]
-    return bool(bound["beta"].value == 1 and bound["alpha"].value == 1 and addend.dim() == 1)
+def can_lose_bias(node: fx.Node, linear: Linear) -> bool:
+    """Return whether a product has a form without its bias: the bias is optional, or `bare` is that form."""
+    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    required = {one.name for one in arguments if not one.has_default_value()}
+    return linear.bare is not None or linear.bias not in required
 
 
-def _one_group(node: fx.Node) -> bool:
-    bound = bind(node)
-    return bound["groups"].value == 1 and not isinstance(bound["padding"].value, str)
-
-
-#: operator: its form. The weights of other operators are scored by gradients and activations, and never re-fitted.
-FORMS: dict[Any, _Form] = {
-    aten.linear: _Form(("input", "weight", "bias"), False, 1, _always, _last),
-    aten.addmm: _Form(("mat1", "mat2", "self"), True, 1, _plain_sum, _last),
-    aten.mm: _Form(("self", "mat2", ""), True, 1, _always, _last),
-    aten.matmul: _Form(("self", "other", ""), True, 1, _always, _last),
-    aten.conv1d: _Form(("input", "weight", "bias"), False, 2, _one_group, _patches),
-    aten.conv2d: _Form(("input", "weight", "bias"), False, 3, _one_group, _patches),
-}
+def _swaps(node: fx.Node) -> bool:
+    """Return whether a transposition of two dims swaps them (`transpose(0, 0)` does not)."""
+    turned: Tensor = node.target(torch.empty(1, 2, device="meta"), *node.args[1:], **node.kwargs)  # type: ignore[operator]
+    return turned.shape == (2, 1)
 
 
 @dataclass(frozen=True)
@@ -92,8 +68,13 @@ class Matrix:
     source: fx.Node
     weight: str
     bias: str
-    form: _Form
-    turned: bool
+    form: Linear
+    turned: bool  #: whether the parameter is stored as columns × outputs
+
+    @property
+    def outputs(self) -> int:
+        """The dimension of the result, from the right, along which the outputs lie."""
+        return _outputs(self.node, self.form)
 
     def read(self, parameter: Tensor) -> Tensor:
         """Return a parameter as a matrix [outputs, columns]."""
@@ -106,18 +87,25 @@ class Matrix:
 
     def rows(self, value: Tensor) -> Tensor:
         """Return an input as [rows, columns]."""
-        return self.form.rows(self.node, value)
+        if self.form.spatial:
+            return _patches(self.node, self.form.weight, value)
+        return value.reshape(-1, value.shape[-1])
 
     def results(self, value: Tensor) -> Tensor:
         """Return a result as [rows, outputs]."""
-        place = value.dim() - self.form.outputs
+        place = value.dim() - self.outputs
         return value.movedim(place, -1).reshape(-1, value.shape[place])
 
     def columns(self, places: Tensor) -> Tensor:
         """Expand values per position of the contracted dim to values per column: a kernel has several columns for each channel."""
-        size = self.node.meta["val"].shape[-self.form.outputs]
-        count = bind(self.node)[self.form.operands[1]].value.meta["val"].numel() // size
+        size = self.node.meta["val"].shape[-self.outputs]
+        count = bind(self.node)[self.form.weight].value.meta["val"].numel() // size
         return places.repeat_interleave(count // len(places))
+
+
+def _outputs(node: fx.Node, form: Linear) -> int:
+    rank = bind(node)[form.weight].value.meta["val"].dim() - 2 if form.spatial else 0
+    return int(rank + 1)
 
 
 def matrices(program: Program, flow: Flow) -> dict[str, Matrix]:
@@ -128,8 +116,9 @@ def matrices(program: Program, flow: Flow) -> dict[str, Matrix]:
     uses = _uses(program)
     found: dict[str, Matrix] = {}
     for node in program.graph.nodes:
-        form = FORMS.get(packet_of(node.target)) if node.op == "call_function" else None
-        matrix = _matrix(program, node, form) if form else None
+        row = traits_of(node.target)
+        form = row.linear if node.op == "call_function" and row.is_matrix else None
+        matrix = _matrix(program, node, form) if form and not form.transposed else None
         if matrix and matrix.source in flow.varies and _owns(program, matrix, uses):
             found[node.name] = matrix
     return found
@@ -154,36 +143,35 @@ def _uses(program: Program) -> dict[Any, int]:
     return uses
 
 
-def _matrix(program: Program, node: fx.Node, form: _Form) -> Matrix | None:
+def _matrix(program: Program, node: fx.Node, form: Linear) -> Matrix | None:
     bound = bind(node)
-    named = [bound[name].value if name else None for name in form.operands]
+    named = [bound[name].value if name else None for name in (form.input, form.weight, form.bias)]
     weight, flipped = _parameter(program, named[1])
     bias, _ = _parameter(program, named[2])
     source, has_bias = named[0], named[2] is not None
-    if not isinstance(source, fx.Node) or not weight or (has_bias and not bias) or not form.accepts(node):
+    if not isinstance(source, fx.Node) or not weight or (has_bias and not bias) or not is_plain(node, form):
+        return None
+    if form.spatial and isinstance(bound["padding"].value, str):
         return None
     if not _fits(program, node, form, (weight, bias)):
         return None
     return Matrix(node, source, weight, bias, form, form.turned != flipped)
 
 
-def _fits(program: Program, node: fx.Node, form: _Form, names: tuple[str, str]) -> bool:
+def _fits(program: Program, node: fx.Node, form: Linear, names: tuple[str, str]) -> bool:
     """Return whether the weight is one matrix (no vector, no batch of them), and the bias a number for each output."""
     weight, bias = (attribute(program.graph_module, name).shape if name else None for name in names)
-    outputs = node.meta["val"].shape[-form.outputs]
-    return len(weight or ()) == form.outputs + 1 and bias in (None, (outputs,))
-
-
-_TRANSPOSE = (aten.t, aten.transpose, aten.permute, aten.numpy_T, aten.mT)
+    place = _outputs(node, form)
+    return len(weight or ()) == place + 1 and bias in (None, (node.meta["val"].shape[-place],))
 
 
 def _parameter(program: Program, value: Any) -> tuple[str, bool]:
     """Return (the name of the parameter that a value is, whether it is transposed on the way); the name is "" where it is none."""
     flipped = False
-    while isinstance(value, fx.Node) and packet_of(value.target) in _TRANSPOSE:
+    while isinstance(value, fx.Node) and traits_of(value.target).moves == "transpose":
         if value.meta["val"].dim() != 2 or len(value.users) > 1:
             return "", False
-        value, flipped = value.args[0], flipped != (value.args[1:] not in ((0, 0), ([0, 1],)))
+        value, flipped = value.args[0], flipped != _swaps(value)
     if not isinstance(value, fx.Node) or value.op != "get_attr":
         return "", False
     held = attribute(program.graph_module, str(value.target))
@@ -191,34 +179,15 @@ def _parameter(program: Program, value: Any) -> tuple[str, bool]:
     return (str(value.target), flipped) if is_weight else ("", False)
 
 
-@dataclass(frozen=True)
-class Sum:
-    """Row of SUMS: `addend` is the argument that is added once ("" for none), `along` the dimension it lies along (None: it broadcasts).
-
-    `bare` is the operator of the products alone where that is a different one; it takes the arguments after the addend.
-    """
-
-    addend: str = ""
-    along: int | None = None
-    bare: Any = None
+_SUM = Linear("self", weight="", matrix=False)
+"""The sum of the elements alone."""
 
 
-#: operator: how its sum splits into products and an addend
-SUMS: dict[Any, Sum] = {
-    aten.linear.default: Sum("bias"),
-    aten.addmm.default: Sum("self", bare=aten.mm.default),
-    aten.mm.default: Sum(),
-    aten.bmm.default: Sum(),
-    aten.matmul.default: Sum(),
-    aten.sum.dim_IntList: Sum(),
-    aten.conv1d.default: Sum("bias", 1),
-    aten.conv2d.default: Sum("bias", 1),
-    aten.conv3d.default: Sum("bias", 1),
-}
-
-
-def sum_of(node: fx.Node) -> Sum | None:
-    """Return how a node's sum splits into terms; None where it doesn't, or where it is scaled (addmm's alpha and beta)."""
-    arguments = bind(node) if node.target in SUMS else {}
-    scaled = [name for name in ("alpha", "beta") if name in arguments and arguments[name].value != 1]
-    return None if scaled else SUMS.get(node.target)
+def sum_of(node: fx.Node) -> Linear | None:
+    """Return the operands of a node that is a sum of products, for its terms; None where it isn't one, is scaled or can't lose its bias."""
+    if node.target is aten.sum.dim_IntList:
+        return _SUM
+    linear = traits_of(node.target).linear if node.op == "call_function" else None
+    if linear is None or not (linear.spatial or is_plain(node, linear)):
+        return None
+    return linear if can_lose_bias(node, linear) else None

@@ -6,9 +6,8 @@ import torch
 from torch import fx
 
 from fxprune.analysis.dim_inference import flat_dims
-from fxprune.analysis.linear_ops import FORMS
 from fxprune.dims import Dim, leaves
-from fxprune.rules import Flow, packet_of
+from fxprune.rules import Flow, packet_of, traits_of
 
 aten = torch.ops.aten
 
@@ -26,10 +25,6 @@ ROLES: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"ffn"}), "ffn"),
     (frozenset(), "other"),
 )
-
-
-#: operators that multiply by a matrix, or look up its rows
-_PRODUCTS = frozenset({*FORMS, aten.embedding, aten.conv3d})
 
 
 def find_bottlenecks(flow: Flow) -> list[Dim]:
@@ -52,10 +47,11 @@ def find_bottlenecks(flow: Flow) -> list[Dim]:
 
 
 def _by_weights(flow: Flow, node: fx.Node) -> bool:
-    weights = any(source not in flow.varies for source in node.all_input_nodes)
-    return (
-        node.op == "call_function" and packet_of(node.target) in _PRODUCTS and node in flow.varies and weights
-    )
+    """Return whether a node multiplies by a matrix, or looks up its rows."""
+    if node.op != "call_function" or node not in flow.varies:
+        return False
+    product = traits_of(node.target).is_matrix or packet_of(node.target) is aten.embedding
+    return product and any(source not in flow.varies for source in node.all_input_nodes)
 
 
 def role_of(evidence: set[str]) -> str:

@@ -22,13 +22,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.dims import Dim, find
-from fxprune.ir import Program, attribute, is_written, operands
-from fxprune.rules import Flow
+from fxprune.ir import Program, attribute, operands
+from fxprune.rules import Flow, is_written, passes_value
 
 aten = torch.ops.aten
-
-#: Operators that pass a residual on as the same value.
-_SAME_VALUE = frozenset((aten.dropout, aten.to, aten._to_copy, aten.clone, aten.contiguous, aten.alias))
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Segment:
 
 def _source(node: fx.Node) -> fx.Node:
     """Return the node behind those that pass a value on."""
-    while getattr(node.target, "overloadpacket", None) in _SAME_VALUE:
+    while passes_value(node):
         node = node.all_input_nodes[0]
     return node
 

@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibration.validation import check_batch, describe_inputs, inputs_text
 from fxprune.errors import UsageError
-from fxprune.ir import Program, attribute, describe_error, is_written
+from fxprune.ir import Program, attribute, describe_error
 from fxprune.ir.interpreter import Recorder
+from fxprune.rules import is_written
 
 Batch: TypeAlias = dict[str, Tensor]
 

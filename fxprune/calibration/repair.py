@@ -23,6 +23,7 @@ from fxprune.dims import Kept, changes, cut
 from fxprune.ir import Program, Selection, attribute, bind, copy_graph, rebuild
 from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import kept_masks
+from fxprune.rules.traits import is_idle_dropout
 
 aten = torch.ops.aten
 
@@ -153,7 +154,7 @@ def _residual_sum(node: fx.Node, order: Mapping[fx.Node, int]) -> tuple[fx.Node,
     current = node
     while len(current.users) == 1:
         user = next(iter(current.users))
-        if user.target is aten.dropout.default and user.args[2] is False:
+        if is_idle_dropout(user):
             current = user
             continue
         if user.target not in (aten.add.Tensor, aten.add_.Tensor) or bind(user)["alpha"].value != 1:

@@ -12,9 +12,10 @@ from torch import Tensor, fx
 from fxprune.calibration.data import Calibration, flatten_batch, state
 from fxprune.calibration.objective import Objective
 from fxprune.errors import FxpruneError
-from fxprune.ir import Program, attribute, describe_error, is_written
-from fxprune.ir.aliasing import returns_alias
+from fxprune.ir import Program, attribute, describe_error
 from fxprune.ir.interpreter import Recorder
+from fxprune.rules import is_written
+from fxprune.rules.aliasing import returns_alias
 
 
 @dataclass

@@ -16,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.ir import Point, Program
 from fxprune.ir.example_inputs import call_inputs
+from fxprune.rules import Linear
+from fxprune.rules.traits import TRAITS
 
 aten = torch.ops.aten
 
@@ -37,7 +39,7 @@ def count_cost(program: Program, point: Point | None = None) -> Cost:
 def count_flops(program: Program, point: Point | None = None) -> int:
     """Count the operations of one run at a point."""
     leaves, spec = pytree.tree_flatten(call_inputs(program, point))
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ONLY)
+    counter = FlopCounterMode(display=False, custom_mapping={**_third_party(), **_CPU_ONLY})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     inputs = [fake.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(inputs, spec)
@@ -59,6 +61,30 @@ def _matrix_vector(matrix: Any, *_: Any, **__: Any) -> int:
 
 def _recurrent(x: Any, to_gates: Any, from_state: Any, *_: Any, **__: Any) -> int:
     return int(2 * prod(x[:2]) * (prod(to_gates) + prod(from_state)))
+
+
+def _third_party() -> dict[Any, Callable[..., int]]:
+    """Return the formulas of products by a matrix that others have registered; torch has those of its own."""
+    packets = {one: row.linear for one, row in TRAITS.items() if isinstance(one, torch._ops.OpOverloadPacket)}
+    return {
+        packet: _product(linear, [argument.name for argument in _schema(packet).arguments])
+        for packet, linear in packets.items()
+        if linear and linear.matrix and not str(packet).startswith("aten.")
+    }
+
+
+def _schema(packet: Any) -> Any:
+    return getattr(packet, packet.overloads()[0])._schema
+
+
+def _product(linear: Linear, names: list[str]) -> Callable[..., int]:
+    """Return the formula of a product: each number of the result is a sum over the columns of one output."""
+
+    def operations(*args: Any, out_shape: Any, **kwargs: Any) -> int:
+        weight = {**dict(zip(names, args, strict=False)), **kwargs}[linear.weight]
+        return int(2 * prod(out_shape) * prod(weight) // weight[1 if linear.turned else 0])
+
+    return operations
 
 
 # FlopCounterMode has no formulas for these, which the CPU uses, and would count nothing for them.

@@ -26,6 +26,7 @@ from torch.export.graph_signature import (
 from fxprune.errors import ExportError
 from fxprune.ir import Program, attribute, inference, innermost_reason, quiet
 from fxprune.rewrite.shared_tables import drop_whole_choices
+from fxprune.rules.traits import is_idle_dropout
 
 aten = torch.ops.aten
 
@@ -91,7 +92,7 @@ def for_onnx(exported: ExportedProgram) -> ExportedProgram:
             node.update_arg(2, 0)
         elif node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
-        elif node.target is aten.dropout.default and node.args[2] is False and node not in outputs:
+        elif is_idle_dropout(node) and node not in outputs:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     return ExportedProgram(

@@ -14,34 +14,16 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.frontend.unstack import unstack
-from fxprune.ir import Program, attribute, bind, call, hint, is_written, shape_of
-from fxprune.ir.aliasing import returns_alias
+from fxprune.ir import Program, attribute, bind, call, hint, shape_of
 from fxprune.ir.edit import size_of
 from fxprune.rewrite import remove_dead
 from fxprune.rewrite.constant_folding import fold_constants
 from fxprune.rewrite.dead_code import pass_on
 from fxprune.rewrite.shared_tables import decouple_tables
+from fxprune.rules import is_written, traits_of
+from fxprune.rules.aliasing import returns_alias
 
 aten = torch.ops.aten
-
-_ASSERTIONS = (
-    aten._assert_tensor_metadata.default,
-    aten._assert_async.msg,
-    aten._assert_async.default,
-    aten._assert_scalar.default,
-    aten.sym_constrain_range.default,
-    aten.sym_constrain_range_for_size.default,
-)
-_PASSED_ON = (
-    aten.alias.default,
-    aten.detach.default,
-    aten.lift_fresh_copy.default,
-    aten.to.dtype,
-    aten.to.device,
-    aten.to.dtype_layout,
-    aten.to.other,
-    aten.type_as.default,
-)
 
 
 def canonicalize(program: Program) -> Program:
@@ -85,7 +67,7 @@ def _inline(graph: fx.GraphModule, node: fx.Node, body: fx.Node, inputs: tuple[A
 def drop_assertions(graph: fx.GraphModule) -> None:
     """Remove assertions of sizes and dtypes, which hold for the original model only."""
     for node in list(graph.graph.nodes):
-        if node.target in _ASSERTIONS and not node.users:
+        if traits_of(node.target).asserts and not node.users:
             graph.graph.erase_node(node)
 
 
@@ -226,7 +208,7 @@ def _keeps_type(source: fx.Node, node: fx.Node) -> bool:
 
 def drop_aliases(graph: fx.GraphModule) -> None:
     """Remove nodes that pass a value on as it is (`alias`, `detach`, a cast to its own dtype), unless something writes into it."""
-    pass_on(graph, lambda node: node.target in _PASSED_ON and _same_kind(node))
+    pass_on(graph, lambda node: traits_of(node.target).passes in ("alias", "cast") and _same_kind(node))
 
 
 def _same_kind(node: fx.Node) -> bool:

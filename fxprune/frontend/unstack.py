@@ -20,14 +20,13 @@ from torch import fx
 from fxprune.ir import call, hint
 from fxprune.ir.arguments import as_int
 from fxprune.ir.edit import size_of
+from fxprune.rules import traits_of
 
 aten = torch.ops.aten
 
 _MOST = 8
 """A factor of more parts than this is no stack of projections."""
 
-_VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
-_COPIES = (aten.contiguous.default, aten.clone.default)
 _SQUEEZES = (aten.squeeze.dim, aten.squeeze.dims)
 
 
@@ -53,8 +52,16 @@ def unstack(graph: fx.GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.target is aten.unflatten.int:
             _as_view(graph, node)
-        if node.target in _VIEWS:
+        if _is_view(node):
             _unstack(graph, node)
+
+
+def _is_view(node: fx.Node) -> bool:
+    return traits_of(node.target).moves == "view"
+
+
+def _is_copy(node: fx.Node) -> bool:
+    return traits_of(node.target).passes == "copy"
 
 
 def _as_view(graph: fx.GraphModule, node: fx.Node) -> None:
@@ -136,14 +143,14 @@ def _moved(node: fx.Node, link: Link) -> int | None:
     if node.target is aten.transpose.int:
         one, other = as_int(node.args[1]) % rank, as_int(node.args[2]) % rank
         return {one: other, other: one}.get(link.place, link.place)
-    if node.target in _COPIES:
+    if _is_copy(node):
         return link.place
     if node.target is aten.unsqueeze.default:
         return link.place + (as_int(node.args[1]) % (rank + 1) <= link.place)
     if node.target in _SQUEEZES:
         gone = _squeezed(node, rank)
         return None if link.place in gone else link.place - sum(i < link.place for i in gone)
-    return _viewed(node, link) if node.target in _VIEWS else None
+    return _viewed(node, link) if _is_view(node) else None
 
 
 def _viewed(node: fx.Node, link: Link) -> int | None:
@@ -206,9 +213,9 @@ def _rebuilt(graph: fx.GraphModule, link: Link, made: dict[fx.Node, fx.Node], ch
     source: Any = node.args[0]
     place = next(other.place for other in chain if other.node is source)
     rank = len(source.meta["val"].shape)
-    if node.target in _COPIES:
+    if _is_copy(node):
         return call(graph, node.target, (made[source],), dict(node.kwargs))
-    if node.target in _VIEWS:
+    if _is_view(node):
         return call(graph, aten.reshape.default, (made[source], _without(node.args[1], link.place)))
     if node.target is aten.unsqueeze.default:
         at = as_int(node.args[1]) % (rank + 1)

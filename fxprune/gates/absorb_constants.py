@@ -67,7 +67,7 @@ def _with_bias(
     with graph.graph.inserting_before(node):
         read = graph.graph.get_attr(name)
     read.meta["val"] = fake_mode(graph).from_tensor(tensors[name], static_shapes=True)
-    slot = matrix.form.operands[2]
+    slot = matrix.form.bias
     if slot:
         place = list(bind(node)).index(slot)
         node.args = (*node.args[:place], read, *node.args[place + 1 :])

@@ -14,7 +14,7 @@ from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.analysis.axes import Member
 from fxprune.analysis.axis_names import Label, free_atoms
 from fxprune.analysis.dim_inference import sizes_of
-from fxprune.analysis.linear_ops import SUMS, sum_of
+from fxprune.analysis.linear_ops import sum_of
 from fxprune.dims import Dim, coordinates, leaves
 from fxprune.ir import Program, bind, call, copy_graph, rebuild
 from fxprune.rewrite import remove_dead
@@ -108,8 +108,8 @@ def _product(size: Any, inputs: dict[Any, tuple[fx.Node, int]]) -> list[Any] | N
 
 def _replace(graph: fx.GraphModule, program: Program, nodes: dict[fx.Node, fx.Node], node: fx.Node) -> None:
     """Replace a sum by its remainder: the addend broadcast to its shape, or zeros."""
-    kind = SUMS[node.target]
-    added: Any = bind(node)[kind.addend].value if kind.addend else None
+    kind = sum_of(node)
+    added: Any = bind(node)[kind.bias].value if kind and kind.bias else None
     value, here = node.meta["val"], nodes[node]
     with graph.graph.inserting_before(here):
         shape = [_size(graph, nodes, size) for size in _sizes(program, node) or ()]
@@ -117,8 +117,9 @@ def _replace(graph: fx.GraphModule, program: Program, nodes: dict[fx.Node, fx.No
             result = _zeros(graph, shape, value)
         else:
             small = nodes[added]
-            if kind.along is not None:
-                small = call(graph, aten.view.default, (small, [-1, *(1,) * (value.dim() - 1 - kind.along)]))
+            if kind and kind.spatial:
+                points = bind(node)[kind.weight].value.meta["val"].dim() - 2
+                small = call(graph, aten.view.default, (small, [-1, *(1,) * points]))
             result = call(graph, aten.expand.default, (small, shape))
     result.meta["val"] = value
     here.replace_all_uses_with(result)

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from fxprune.analysis import Analysis, Axis, flat_dims
 from fxprune.analysis.axis_names import Label, free_atoms
-from fxprune.analysis.linear_ops import SUMS, Sum, sum_of
+from fxprune.analysis.linear_ops import sum_of
 from fxprune.dims import leaves, zero
 from fxprune.errors import RefusedError
 from fxprune.ir import (
@@ -32,6 +32,7 @@ from fxprune.ir import (
 )
 from fxprune.ir.naming import part_name, part_tensor
 from fxprune.rewrite import remove_dead
+from fxprune.rules import Linear
 
 aten = torch.ops.aten
 
@@ -156,9 +157,9 @@ class _Copier:
     def _sum(self, node: fx.Node, number: int) -> fx.Node:
         """Return the sum over one group; only the first group's keeps the addend (the bias)."""
         made = self.graph.graph.node_copy(node, self._within(self.copies[number]))
-        kind = SUMS[node.target]
-        if number and kind.addend:
-            _without(made, kind)
+        linear = sum_of(node)
+        if number and linear and linear.bias:
+            _without(made, linear)
         return made
 
     def _labels(self) -> dict[Label, str]:
@@ -176,16 +177,16 @@ class _Copier:
         return found
 
 
-def _without(node: fx.Node, kind: Sum) -> None:
+def _without(node: fx.Node, linear: Linear) -> None:
     """Remove the addend of a copied sum."""
-    if kind.bare is not None:
-        node.target, node.args, node.kwargs = kind.bare, node.args[1:], {}
+    if linear.bare is not None:
+        node.target, node.args, node.kwargs = linear.bare, node.args[1:], {}
         return
-    path = bind(node)[kind.addend].path
+    path = bind(node)[linear.bias].path
     if path and path[0] == "args":
         node.update_arg(int(path[1]), None)
     elif path:
-        node.update_kwarg(kind.addend, None)
+        node.update_kwarg(linear.bias, None)
 
 
 def _has_tensor(node: fx.Node) -> bool:

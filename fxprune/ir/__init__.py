@@ -1,6 +1,5 @@
 """The data that everything works on: Program, Selection, and primitive edits of a graph."""
 
-from fxprune.ir.aliasing import is_written
 from fxprune.ir.arguments import bind, hint, operands, shape_of
 from fxprune.ir.compare import TOLERANCES, difference, run_example, tolerance
 from fxprune.ir.edit import add_parameter, call
@@ -42,7 +41,6 @@ __all__ = [
     "inference",
     "innermost_reason",
     "is_free",
-    "is_written",
     "like",
     "operands",
     "point_with",

@@ -1,4 +1,4 @@
-"""Train/eval mode of a captured graph: `train()` and `eval()` set the training arguments of dropout and batch norm.
+"""Train/eval mode of a captured graph: `train()` and `eval()` set the arguments `train` and `training` (of dropout, batch norm, LSTM …).
 
 A captured graph contains `dropout(p, False)`; `train()` sets True, `eval()` sets False again.
 The dropout probability inside of `scaled_dot_product_attention` is 0 in evaluation; `capture(…, training=True)` reads it from the model in
@@ -13,17 +13,6 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
-
-#: operator: its argument for training mode
-SWITCHES: dict[Any, str] = {
-    aten.dropout: "train",
-    aten.feature_dropout: "train",
-    aten.alpha_dropout: "train",
-    aten.feature_alpha_dropout: "train",
-    aten.rrelu: "training",
-    aten.batch_norm: "training",
-}
-
 
 _ATTENTION = aten.scaled_dot_product_attention.default
 #: the metadata key of an attention node's dropout probability in training
@@ -66,20 +55,23 @@ def switchable(module: fx.GraphModule) -> fx.GraphModule:
 
 def switch(module: fx.GraphModule, training: bool) -> int:
     """Set the training arguments of all operators; return the number of operators that changed."""
-    changed = sum(_set(node, training) for node in module.graph.nodes if _is_switch(node))
+    switches = [(node, name) for node in module.graph.nodes if (name := _training_argument(node))]
+    changed = sum(_set(node, name, training) for node, name in switches)
     changed += sum(_drop(node, training) for node in module.graph.nodes if DROPOUT in node.meta)
     if changed:
         module.recompile()
     return changed
 
 
-def _is_switch(node: fx.Node) -> bool:
-    return getattr(node.target, "overloadpacket", None) in SWITCHES
+def _training_argument(node: fx.Node) -> str | None:
+    """Return the boolean by which the schema of a node's operator has it train, None where there is none."""
+    arguments = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else ()
+    names = [one.name for one in arguments if str(one.type) == "bool"]
+    return next((name for name in names if name in ("train", "training")), None)
 
 
-def _set(node: fx.Node, training: bool) -> bool:
+def _set(node: fx.Node, name: str, training: bool) -> bool:
     """Set the training argument of a node; return whether it changed."""
-    name = SWITCHES[node.target.overloadpacket]  # type: ignore[union-attr]
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     place = names.index(name)
     before = node.args[place] if place < len(node.args) else node.kwargs.get(name, False)

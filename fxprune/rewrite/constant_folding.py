@@ -7,28 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.ir import attribute, is_written, operands
+from fxprune.ir import attribute, operands
 from fxprune.ir.edit import add_buffer
-
-aten = torch.ops.aten
+from fxprune.rules import is_written, traits_of
 
 LARGEST = 4_000_000
 """A constant of more elements than this is computed in the graph, not stored."""
-
-FILLS = (
-    aten.zeros.default,
-    aten.ones.default,
-    aten.full.default,
-    aten.empty.memory_format,
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.full_like.default,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
-    aten.scalar_tensor.default,
-)
-"""Pure fills, which stay in the graph: only their size changes."""
 
 
 def fold_constants(graph: fx.GraphModule) -> None:
@@ -74,8 +58,8 @@ def _is_foldable(node: fx.Node, written: set[fx.Node]) -> bool:
 
 
 def _is_frontier(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-    """Return whether a node is a computed constant that a node which is not constant reads."""
-    computed = node.op == "call_function" and node.target not in FILLS
+    """Return whether a node is a computed constant that a node which is not constant reads; fills stay: only their size changes."""
+    computed = node.op == "call_function" and not traits_of(node.target).shape_only
     return computed and any(user not in values for user in node.users)
 
 

@@ -8,19 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.ir import is_written
-from fxprune.ir.aliasing import is_dead_write
 from fxprune.ir.edit import move_uses
+from fxprune.rules import is_written, traits_of
+from fxprune.rules.aliasing import is_dead_write
 
 aten = torch.ops.aten
-
-_MOVEMENTS = (
-    aten.slice.Tensor,
-    aten.view.default,
-    aten.reshape.default,
-    aten.expand.default,
-    aten.contiguous.default,
-)
 
 
 def remove_dead(graph: fx.GraphModule) -> int:
@@ -64,7 +56,13 @@ def _drop_unread(graph: fx.GraphModule) -> None:
 
 def drop_idle(graph: fx.GraphModule) -> None:
     """Remove movements whose result is their operand: whole slices, views and expansions to the same sizes."""
-    pass_on(graph, lambda node: node.target in _MOVEMENTS and _same_sizes(node))
+    pass_on(graph, lambda node: _keeps_order(node.target) and _same_sizes(node))
+
+
+def _keeps_order(target: Any) -> bool:
+    """Return whether a result is the operand where both have the same sizes."""
+    in_order = traits_of(target).moves in ("view", "flatten", "expand")
+    return in_order or target in (aten.slice.Tensor, aten.contiguous.default)
 
 
 def pass_on(graph: fx.GraphModule, is_idle: Callable[[fx.Node], bool]) -> None:

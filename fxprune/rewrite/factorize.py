@@ -14,11 +14,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.analysis.linear_ops import GEOMETRY, can_lose_bias, is_plain
 from fxprune.errors import RefusedError, SelectionError
 from fxprune.ir import Program, add_parameter, bind, call, copy_graph, rebuild, source_line, storage_key
+from fxprune.ir.arguments import unbind
 from fxprune.ir.naming import FACTORS
 from fxprune.rewrite.dead_code import remove_dead
-from fxprune.rules import packet_of
+from fxprune.rules import Linear, packet_of, traits_of
 
 aten = torch.ops.aten
 
@@ -116,14 +118,19 @@ def _replace(
     with graph.graph.inserting_before(read):
         rows, columns = (_parameter(graph, own, made[own]) for own in names)
     for user in list(read.users):
-        form = _FORMS.get(packet_of(user.target)) if user.op == "call_function" else None
-        argument, product = form or ("", None)
-        if product is None or bind(user)[argument].value is not read:
+        linear = traits_of(user.target).linear
+        is_lookup = packet_of(user.target) is aten.embedding
+        argument = linear.weight if linear and linear.matrix else "weight" if is_lookup else ""
+        if not argument or bind(user)[argument].value is not read:
             raise RefusedError(
                 f"{name} is read by {user.name} = {user.target} ({source_line(user)}), which no two products can stand for: it stays whole"
             )
         with graph.graph.inserting_before(user):
-            user.target, user.args, user.kwargs = product(graph, user, rows, columns)
+            user.target, user.args, user.kwargs = (
+                _products(graph, user, linear, (rows, columns))
+                if linear
+                else _lookup(graph, user, (rows, columns))
+            )
 
 
 def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
@@ -137,67 +144,43 @@ def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
 Call: TypeAlias = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """(operator, arguments, named arguments)."""
 
-Product: TypeAlias = Callable[[fx.GraphModule, fx.Node, fx.Node, fx.Node], Call]
-"""(graph, the node that reads W, A, B) to the call that replaces that node; the first product is added to the graph."""
 
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
+def _given(node: fx.Node) -> dict[str, Any]:
     return {name: argument.value for name, argument in bind(node).items()}
 
 
-def _first(graph: fx.GraphModule, factor: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
-    """Return the product by the first factor, an existing one where it is the same."""
-    same = [user for user in factor.users if user.target is target and tuple(user.args) == args]
-    found: fx.Node = same[0] if same else call(graph, target, args)
-    return found
-
-
-def _linear(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
-    given = _arguments(node)
-    inner = _first(graph, columns, aten.linear.default, (given["input"], columns))
-    return aten.linear.default, (inner, rows, given["bias"]), {}
-
-
-def _sum(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
-    given = _arguments(node)
-    inner = _first(graph, rows, aten.mm.default, (given["mat1"], rows))
-    scales = {"beta": given["beta"], "alpha": given["alpha"]}
-    return aten.addmm.default, (given["self"], inner, columns), scales
-
-
-def _matrix(first: str) -> Product:
-    def product(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
-        inner = _first(graph, rows, node.target, (_arguments(node)[first], rows))
-        return node.target, (inner, columns), {}
-
-    return product
-
-
-def _lookup(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
-    given = _arguments(node)
-    found = _first(graph, rows, aten.embedding.default, (rows, given["indices"], given["padding_idx"]))
-    return aten.matmul.default, (found, columns), {}
-
-
-def _convolution(graph: fx.GraphModule, node: fx.Node, rows: fx.Node, columns: fx.Node) -> Call:
-    """Factorize a convolution of one point: stride and padding belong to the first product, for zeros stay zeros."""
-    given = _arguments(node)
-    if given["groups"] != 1:
+def _products(graph: fx.GraphModule, node: fx.Node, linear: Linear, factors: tuple[fx.Node, fx.Node]) -> Call:
+    """Add the first product, and return the second, which has the bias; the first has a convolution's geometry, for zeros stay zeros."""
+    given = _given(node)
+    defaults = {argument.name: argument.default_value for argument in node.target._schema.arguments}  # type: ignore[union-attr]
+    if given.get("groups", 1) != 1:
         raise RefusedError(
             f"{node.name} = {node.target} has {given['groups']} groups; its weight stays whole"
         )
-    thin = (given["input"], columns, None, given["stride"], given["padding"])
-    inner = _first(graph, columns, node.target, thin)
-    return node.target, (inner, rows, given["bias"]), {}
+    if not can_lose_bias(node, linear) or not (is_plain(node, linear) or linear.bare):
+        raise RefusedError(
+            f"{node.name} = {node.target} has arguments that no first product can have; its weight stays whole"
+        )
+    thin, wide = factors if linear.turned else factors[::-1]
+    geometry = [name for name in GEOMETRY if name in given and linear.spatial]
+    own = {linear.input: given[linear.input], linear.weight: thin}
+    first = defaults | {name: given[name] for name in geometry} | own
+    target = linear.bare or node.target
+    args, kwargs = (tuple(own.values()), {}) if linear.bare else unbind(node, first)
+    inner = _existing(thin, target, (args, kwargs)) or call(graph, target, args, kwargs)
+    second = given | {name: defaults[name] for name in geometry} | {linear.input: inner, linear.weight: wide}
+    return node.target, *unbind(node, second)
 
 
-#: operator: (the argument that is the weight, the product of two factors that replaces it)
-_FORMS: dict[Any, tuple[str, Product]] = {
-    aten.linear: ("weight", _linear),
-    aten.addmm: ("mat2", _sum),
-    aten.mm: ("mat2", _matrix("self")),
-    aten.matmul: ("other", _matrix("self")),
-    aten.embedding: ("weight", _lookup),
-    aten.conv1d: ("weight", _convolution),
-    aten.conv2d: ("weight", _convolution),
-}
+def _existing(factor: fx.Node, target: Any, arguments: tuple[Any, Any]) -> fx.Node | None:
+    """Return the same product by a factor where there is one; `arguments` are those of a node, and those by name."""
+    same = (n for n in factor.users if n.target is target and (n.args, n.kwargs) == arguments)
+    return next(same, None)
+
+
+def _lookup(graph: fx.GraphModule, node: fx.Node, factors: tuple[fx.Node, fx.Node]) -> Call:
+    rows, columns = factors
+    given = _given(node)
+    args = (rows, given["indices"], given["padding_idx"])
+    found = _existing(rows, aten.embedding.default, (args, {})) or call(graph, aten.embedding.default, args)
+    return aten.matmul.default, (found, columns), {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis import Matrix, analyze, matrices
@@ -18,12 +17,6 @@ from fxprune.ir.naming import FACTORS
 from fxprune.ir.program import sibling
 from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rules import packet_of
-
-aten = torch.ops.aten
-
-
-_SUMS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
-CONVOLUTIONS = (aten.conv1d, aten.conv2d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +63,18 @@ def _pair(program: Program, first: Matrix, seconds: list[Matrix]) -> FactorPair:
 
 def _follows(first: Matrix, second: Matrix) -> bool:
     """Return whether the second reads the first's whole result, each position separately, and can take a bias that the first has."""
-    one, two = packet_of(first.node.target), packet_of(second.node.target)
-    if second.source is not first.node or (first.bias and not (second.bias or second.form.operands[2])):
+    if second.source is not first.node or (first.bias and not (second.bias or second.form.bias)):
         return False
-    if one in _SUMS and two in _SUMS:
-        return one in (aten.mm, aten.addmm) or two not in (aten.mm, aten.addmm)
-    return one is two and one in CONVOLUTIONS and _is_point(second.node)
+    if not first.form.spatial and not second.form.spatial:
+        return True
+    same = packet_of(first.node.target) is packet_of(second.node.target)
+    return same and _is_point(second)
 
 
-def _is_point(node: fx.Node) -> bool:
+def _is_point(matrix: Matrix) -> bool:
     """Return whether a convolution has a kernel of one point, without stride or padding."""
-    bound = bind(node)
-    weight = bound["weight"].value.meta["val"]
+    bound = bind(matrix.node)
+    weight = bound[matrix.form.weight].value.meta["val"]
     steps, edges = (_flat(bound[name].value) for name in ("stride", "padding"))
     return all(size == 1 for size in (*weight.shape[2:], *steps)) and not any(edges)
 
@@ -117,20 +110,20 @@ def _join(
     """Replace the second product by one that computes both, in its own place and under its own name."""
     outer = second.read(tensors[second.weight].detach()).double()
     inner = first.read(tensors[first.weight].detach()).double()
-    values = {second.form.operands[1]: _stored(first, second, outer @ inner, tensors)}
+    values = {second.form.weight: _stored(first, second, outer @ inner, tensors)}
     bias = tensors[second.bias].detach().double() if second.bias else None
     if first.bias:
         through = outer @ tensors[first.bias].detach().double()
         bias = through if bias is None else bias + through
     if first.bias and bias is not None:
         like = tensors[second.bias or first.bias]
-        values[second.form.operands[2]] = nn.Parameter(bias.to(like.dtype), like.requires_grad)
+        values[second.form.bias] = nn.Parameter(bias.to(like.dtype), like.requires_grad)
     here = nodes[second.node]
     given = {name: argument.value for name, argument in bind(here).items()}
-    if packet_of(second.node.target) in CONVOLUTIONS:
+    if second.form.spatial:
         own = {name: argument.value for name, argument in bind(nodes[first.node]).items()}
-        given = {**own, "bias": given["bias"]}
-    given[second.form.operands[0]] = nodes[first.source]
+        given = {**own, second.form.bias: given[second.form.bias]}
+    given[second.form.input] = nodes[first.source]
     with graph.graph.inserting_before(here):
         for operand, value in values.items():
             name = _name(first, second, operand, tensors)
@@ -153,7 +146,7 @@ def _name(first: Matrix, second: Matrix, operand: str, taken: Mapping[str, Tenso
     stem = second.weight
     for ending in FACTORS:
         stem = stem.removesuffix(ending)
-    if operand == second.form.operands[1]:
+    if operand == second.form.weight:
         wanted = stem if stem != second.weight and stem not in taken else f"{second.weight}_merged"
     else:
         wanted = f"{second.bias or stem}_merged"

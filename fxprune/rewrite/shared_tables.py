@@ -22,17 +22,10 @@ from fxprune.ir import Program, attribute, call, copy_graph, operands, rebuild
 from fxprune.ir.edit import add_buffer, move_uses
 from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rewrite.shrink import shrink_atoms
-from fxprune.rules import Flow
+from fxprune.rules import Flow, traits_of
 
 aten = torch.ops.aten
 
-#: Operators that bring learned weights into the stream of activations: a value that depends on one is no side value.
-STREAM = frozenset(
-    (
-        *(aten.linear, aten.matmul, aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.einsum),
-        *(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.scaled_dot_product_attention),
-    )
-)
 _ATTENTION = frozenset({"heads", "qk", "v"})
 
 
@@ -87,15 +80,17 @@ def _attention_atoms(flow: Flow) -> set[Dim]:
 
 
 def _side_values(program: Program, flow: Flow) -> set[fx.Node]:
-    """Return values that depend on no operator of STREAM: positions, masks, tables, and values computed from them; weights, too."""
+    """Return values that depend on no product: positions, masks, tables, and values computed from them; weights, too.
+
+    Products bring learned weights into the stream of activations.
+    """
     side: set[fx.Node] = set()
     for node in program.graph.nodes:
         if node.op in ("placeholder", "output") or node not in flow.dims:
             continue
-        packet = getattr(node.target, "overloadpacket", node.target)
         inputs = [source for source in operands(node) if source in flow.dims]
         if node.op == "get_attr" or (
-            packet not in STREAM and all(s in side or s.op == "placeholder" for s in inputs)
+            not traits_of(node.target).is_product and all(s in side or s.op == "placeholder" for s in inputs)
         ):
             side.add(node)
     return side

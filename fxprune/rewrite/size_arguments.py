@@ -14,9 +14,8 @@ from fxprune.analysis import flat_dims
 from fxprune.dims import Kept, changes
 from fxprune.dims.masks import new_size
 from fxprune.errors import VerifyError
-from fxprune.ir import is_written
 from fxprune.ir.arguments import Path
-from fxprune.rules import Flow
+from fxprune.rules import Flow, is_written
 from fxprune.rules.facts import SizeArgument
 
 aten = torch.ops.aten

@@ -20,12 +20,8 @@ from fxprune.ir import Program, add_parameter, attribute, call, copy_graph, rebu
 from fxprune.ir.edit import add_buffer
 from fxprune.ir.program import sibling
 from fxprune.rewrite.dead_code import remove_dead
-from fxprune.rules import packet_of
 
 aten = torch.ops.aten
-
-_PRODUCTS = (aten.linear, aten.addmm, aten.mm, aten.matmul)
-"""Operators that can be split: products along the last dimension of the input."""
 
 MOST_PRODUCTS = 32
 """More products than this in the place of one are never faster: such matrices stay dense, unmeasured."""
@@ -58,7 +54,7 @@ def splits(program: Program) -> list[RowBlockSplit]:
     """Return the splits that the zeros of a program's weights allow, in graph order; a matrix without a zero column in a block has none."""
     by_source: dict[str, list[Matrix]] = {}
     for matrix in matrices(program, analyze(program).flow).values():
-        if packet_of(matrix.node.target) in _PRODUCTS:
+        if not matrix.form.spatial:
             by_source.setdefault(matrix.source.name, []).append(matrix)
     found = [_split(program, source, own) for source, own in by_source.items()]
     return [each for each in found if each is not None]

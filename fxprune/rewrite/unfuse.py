@@ -51,7 +51,7 @@ def _split_product(
         raise SelectionError(
             f"{matrix.weight} has {outputs} outputs, and parts of {list(sizes)} don't make them"
         )
-    along = -matrix.form.outputs
+    along = -matrix.outputs
     parts = matrix.read(weight.detach()).split(list(sizes))
     biases = tensors[matrix.bias].detach().split(list(sizes)) if matrix.bias else [None] * len(sizes)
     with graph.graph.inserting_before(node):
@@ -80,10 +80,10 @@ def _product(
     place, rows, bias = part
     like = tensors[matrix.weight]
     stored = rows.t() if matrix.form.turned else rows.reshape(len(rows), *like.shape[1:])
-    values = {matrix.form.operands[1]: (f"{matrix.weight}_{place}", stored, like.requires_grad)}
+    values = {matrix.form.weight: (f"{matrix.weight}_{place}", stored, like.requires_grad)}
     if bias is not None:
         learned = tensors[matrix.bias].requires_grad
-        values[matrix.form.operands[2]] = (f"{matrix.bias}_{place}", bias, learned)
+        values[matrix.form.bias] = (f"{matrix.bias}_{place}", bias, learned)
     given = {name: argument.value for name, argument in bind(node).items()}
     for operand, (name, value, learned) in values.items():
         tensors[name] = nn.Parameter(value.clone(memory_format=torch.contiguous_format), learned)

@@ -22,21 +22,11 @@ from fxprune.files import parse_json, read_text, write_text
 from fxprune.ir import Program, bind, difference, run_example, source_line, tolerance
 from fxprune.ir.signature import with_inputs
 from fxprune.rewrite.shrink import shrink_atoms
-from fxprune.rules import Flow
+from fxprune.rules import Flow, traits_of
 
 aten = torch.ops.aten
 
 _FORMAT = "fxprune.tokens/1"
-
-
-_PASSED_ON = (
-    aten.view.default,
-    aten.reshape.default,
-    aten.unsqueeze.default,
-    aten.slice.Tensor,
-    aten.clone.default,
-)
-_NEUTRAL = (aten.sym_size.int,)
 
 
 @dataclass(frozen=True)
@@ -216,9 +206,15 @@ def _row_atom(flow: Flow, lookup: fx.Node) -> Dim:
 def _source(lookup: fx.Node) -> fx.Node:
     """Return the node that the ids come from, behind movements."""
     node: Any = lookup.args[1]
-    while node.target in _PASSED_ON:
+    while _moves_ids(node):
         node = node.args[0]
     return node  # type: ignore[no-any-return]
+
+
+def _moves_ids(node: fx.Node) -> bool:
+    """Return whether a node passes ids on as they are, elsewhere or in part."""
+    row = traits_of(node.target)
+    return row.moves not in ("", "join", "pick") or row.passes in ("alias", "copy")
 
 
 def _check_uses(flow: Flow, leaf: Dim, lookups: list[fx.Node]) -> None:
@@ -233,9 +229,9 @@ def _check_uses(flow: Flow, leaf: Dim, lookups: list[fx.Node]) -> None:
 
 def _check_ids(node: fx.Node, lookups: list[fx.Node]) -> None:
     for user in node.users:
-        if user in lookups or user.target in _NEUTRAL:
+        if user in lookups or traits_of(user.target).shape_only:
             continue
-        if user.target not in _PASSED_ON:
+        if not _moves_ids(user):
             raise RefusedError(
                 f"the vocabulary stays whole: {user.name} = {user.target} reads the ids themselves [{source_line(user)}]"
             )

@@ -7,7 +7,8 @@ To add a rule, declare it in notation where that suffices, else write a function
     @rule(aten.unsqueeze, zero="keep")
     def unsqueeze(op): ...
 
-An operator without a rule pins the dims of its operands and results. Third parties register rules with `fxprune.register_rule`.
+An operator without a rule pins the dims of its operands and results. Third parties register rules with `fxprune.register_rule`, and
+beside it the operator's kind (a product by a matrix, say) with `fxprune.rules.register_trait` (see `fxprune.rules.traits`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fxprune.rules.aliasing import is_written
 from fxprune.rules.aten import (
     assembly,
     attention,
@@ -34,7 +36,8 @@ from fxprune.rules.aten import (
 )
 from fxprune.rules.facts import Contraction, Dims, Flow
 from fxprune.rules.op import Op
-from fxprune.rules.registry import REFUSED, RULES, Rule, declare, lookup, packet_of, rule
+from fxprune.rules.registry import REFUSED, RULES, Rule, declare, lookup, rule
+from fxprune.rules.traits import Linear, Trait, packet_of, passes_value, register_trait, traits_of
 
 FAMILIES = (
     assembly,
@@ -86,11 +89,17 @@ __all__ = [
     "Contraction",
     "Dims",
     "Flow",
+    "Linear",
     "Op",
     "Rule",
+    "Trait",
     "declare",
     "find_rule",
+    "is_written",
     "packet_of",
+    "passes_value",
     "register_rule",
+    "register_trait",
     "rule",
+    "traits_of",
 ]

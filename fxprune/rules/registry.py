@@ -11,7 +11,7 @@ from which exactness is proved (see `fxprune.analysis.exactness`):
     times    zero where any operand is zero                                            (mul, matmul)
     plus     zero where all operands are zero, and each carries the dimension          (add)
     first    zero where the first operand is zero                                      (div, dropout, embedding)
-    affine   (first or second) and the third where present                             (linear, convolution)
+    affine   (input or weight) and the bias where present, as its row of TRAITS says   (linear, convolution, addmm)
     value    a law of the operator's own, which may depend on its arguments            (pow, clamp, softmax)
     self     zero where `g` is zero                                                    (_weight_norm)
 """
@@ -22,12 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-import torch
-
 from fxprune.errors import RuleError
 from fxprune.rules.facts import Dims
 from fxprune.rules.notation import apply_notation
 from fxprune.rules.op import Op
+from fxprune.rules.traits import packet_of
 
 RuleFunction: TypeAlias = Callable[[Op], Dims]
 
@@ -56,11 +55,6 @@ def register(packets: tuple[Any, ...], entry: Rule) -> None:
         if key in RULES or key in REFUSED:
             raise RuleError(f"{key} has a rule already: one operator, one rule")
         RULES[key] = entry
-
-
-def packet_of(target: Any) -> Any:
-    """The packet of an overload; any other target is returned as it is."""
-    return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
 
 
 def declare(*packets: Any, notation: str, zero: str = "lose", roles: dict[str, str] | None = None) -> None:

@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from fxprune.ir import bind
+from fxprune.rules.traits import packet_of, traits_of
+
 aten = torch.ops.aten
 
 
@@ -56,36 +59,6 @@ SELECTION_OPS: dict[Any, int | None] = {
     aten.argmin: None,
 }
 
-#: operators whose result contains values of their first operand, at other positions, in another dtype or in part
-VALUE_PRESERVING = frozenset(
-    (
-        *(aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.unsqueeze, aten.squeeze),
-        *(aten.expand, aten.clone, aten.contiguous, aten.to, aten._to_copy, aten.type_as, aten.detach, aten.alias),
-        *(aten.transpose, aten.t, aten.permute, aten.movedim, aten.select, aten.slice, aten.narrow, aten.repeat),
-        *(aten.repeat_interleave, aten.index, aten.index_select, aten.gather),
-        *(aten.split, aten.split_with_sizes, aten.unbind, aten.chunk, aten.sort),
-    )
-)  # fmt: skip
-
-CASTS = (aten.to, aten._to_copy)
-JOINED = frozenset((aten.cat, aten.concat, aten.stack))
-
-#: operator: the argument that contains numbers of the dim that it reads, counts or writes
-LOOKUPS: dict[Any, str] = {
-    aten.gather: "index",
-    aten.index: "indices",
-    aten.index_select: "index",
-    aten.embedding: "indices",
-    aten.scatter: "index",
-    aten.one_hot: "self",
-    aten.histc: "self",
-}
-
-#: operators that read only sizes, or an order that renumbering preserves
-RENUMBERING_INVARIANT = frozenset(
-    (aten.sym_size, aten.argsort, aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like)
-)
-
 
 def routing(nodes: list[fx.Node], varies: set[fx.Node]) -> Routing:
     """The routing of a graph; `varies` are the values that depend on an input."""
@@ -100,9 +73,14 @@ def routing(nodes: list[fx.Node], varies: set[fx.Node]) -> Routing:
     return found
 
 
-def packet(node: fx.Node) -> Any:
-    """The target of a node; of an overload, its packet."""
-    return node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
+def _preserves_values(target: Any) -> bool:
+    """Whether the result contains values of the first operand, at other positions, in another dtype or in part."""
+    row = traits_of(target)
+    return row.moves not in ("", "join") or row.passes in ("alias", "cast", "copy")
+
+
+def _is_cast(node: fx.Node) -> bool:
+    return traits_of(node.target).passes == "cast"
 
 
 def _record(node: fx.Node, found: Routing, varies: set[fx.Node]) -> None:
@@ -110,14 +88,15 @@ def _record(node: fx.Node, found: Routing, varies: set[fx.Node]) -> None:
     if numbers is not None:
         found.numbers[node] = numbers
     first: Any = node.args[0] if node.args else None
-    if packet(node) is aten.histc and first in found.numbers and _one_bin_each(node):
+    packet = packet_of(node.target)
+    if packet is aten.histc and first in found.numbers and _one_bin_each(node):
         found.counts[node] = found.numbers[first]
-    if packet(node) in (*CASTS, aten.cumsum) and first in found.counts:
-        table = found.offsets if packet(node) is aten.cumsum else found.counts
+    if (packet is aten.cumsum or _is_cast(node)) and first in found.counts:
+        table = found.offsets if packet is aten.cumsum else found.counts
         table[node] = found.counts[first]
-    if packet(node) in CASTS and first in found.offsets:
+    if _is_cast(node) and first in found.offsets:
         found.offsets[node] = found.offsets[first]
-    if packet(node) is aten.scatter and _excludes(node, found):
+    if packet is aten.scatter and _excludes(node, found):
         found.excluded[node] = found.excluded.get(first, 0) + _chosen_before(node)
     if _is_logits(node, found, varies):
         found.logits.add(node)
@@ -135,19 +114,19 @@ def _chosen_before(node: fx.Node) -> int:
 def _numbers(node: fx.Node, found: Routing) -> Candidates | None:
     source: Any = node.args[0] if node.args else None
     if node.target is operator.getitem:
-        chooser = packet(source)
+        chooser = packet_of(source.target)
         if chooser in SELECTION_OPS:
             return candidates(source) if node.args[1] == SELECTION_OPS[chooser] else None
         if chooser is aten.sort and node.args[1] != 0:
             return None
-        return found.numbers.get(source.args[0]) if chooser in VALUE_PRESERVING else None
-    if packet(node) in JOINED and all(one in found.numbers for one in source):
+        return found.numbers.get(source.args[0]) if _preserves_values(source.target) else None
+    if traits_of(node.target).moves == "join" and all(one in found.numbers for one in source):
         several = [found.numbers[one] for one in source]
         found.same += [(several[0], other, node) for other in several[1:]]
         return several[0]
-    if packet(node) in SELECTION_OPS and SELECTION_OPS[packet(node)] is None:
+    if SELECTION_OPS.get(packet_of(node.target), 0) is None:
         return candidates(node)
-    passes = packet(node) in VALUE_PRESERVING and not isinstance(node.meta.get("val"), (tuple, list))
+    passes = _preserves_values(node.target) and not isinstance(node.meta.get("val"), (tuple, list))
     return found.numbers.get(source) if passes else None
 
 
@@ -155,7 +134,7 @@ def candidates(node: fx.Node) -> Candidates | None:
     """The candidates of a choosing node; None where it chooses over all positions of several dims, or between two tensors."""
     bound = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | node.kwargs  # type: ignore[union-attr]
     value: Any = bound.get("self")
-    dim: Any = bound.get("dim", -1 if packet(node) is aten.topk else None)
+    dim: Any = bound.get("dim", -1 if packet_of(node.target) is aten.topk else None)
     if not isinstance(value, fx.Node) or not isinstance(dim, int):
         return None
     return Candidates(value, dim % max(1, value.meta["val"].dim()))
@@ -169,17 +148,18 @@ def _one_bin_each(node: fx.Node) -> bool:
 
 def _survives(node: fx.Node, user: fx.Node, numbers: Container[fx.Node]) -> bool:
     """Whether a reader of numbers gives the same result after units that are never chosen are removed and the others renumbered."""
-    if packet(user) in RENUMBERING_INVARIANT:
+    row, packet = traits_of(user.target), packet_of(user.target)
+    if row.shape_only or packet is aten.argsort:  # renumbering keeps the order
         return True
-    if packet(user) in VALUE_PRESERVING and user.args[0] is node:
+    if _preserves_values(user.target) and user.args[0] is node:
         return node not in _inner(user.args[1:])
-    if packet(user) in JOINED:
+    if row.moves == "join":
         return user in numbers
-    if packet(user) not in LOOKUPS:
+    if not row.indices:
         return False
     names = [argument.name for argument in user.target._schema.arguments]  # type: ignore[union-attr]
     places = [names[i] for i, value in enumerate(user.args) if value is node or node in _inner([value])]
-    return places == [LOOKUPS[packet(user)]] and (packet(user) is not aten.histc or _one_bin_each(user))
+    return places == [row.indices] and (packet is not aten.histc or _one_bin_each(user))
 
 
 def _inner(values: Any) -> list[Any]:
@@ -190,11 +170,11 @@ def _inner(values: Any) -> list[Any]:
 def _is_logits(node: fx.Node, found: Routing, varies: set[fx.Node]) -> bool:
     """Whether a value is a product with a weight, or computed from one position by position."""
     args: tuple[Any, ...] = node.args
-    if packet(node) in (aten.linear, aten.matmul, aten.mm):
-        return args[0] in varies and args[1] not in varies and args[1].meta["val"].dim() > 1
-    if packet(node) is aten.addmm:
-        return args[1] in varies and args[2] not in varies
-    if torch.Tag.pointwise not in getattr(node.target, "tags", ()) and packet(node) not in CASTS:
+    linear = traits_of(node.target).linear
+    if linear is not None and linear.matrix and not linear.spatial:
+        source, weight = (bind(node)[name].value for name in (linear.input, linear.weight))
+        return source in varies and weight not in varies and weight.meta["val"].dim() > 1
+    if torch.Tag.pointwise not in getattr(node.target, "tags", ()) and not _is_cast(node):
         return False
     carriers = [arg for arg in args if isinstance(arg, fx.Node) and arg in found.logits]
     return any(_same_width(arg, node) for arg in carriers)

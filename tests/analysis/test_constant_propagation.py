@@ -28,3 +28,38 @@ def test_a_product_is_not_constant_because_its_addend_is(place: int) -> None:
     found = propagate_constants(program)
     one, other = program(torch.zeros(4, 2)), program(torch.ones(4, 2))
     assert not (found.masks[node] & (one != other)).any()
+
+
+CONVOLUTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "conv1d": (nn.Conv1d(4, 6, 3, padding=1), (2, 2, 5)),
+    "conv2d, one image": (nn.Conv2d(4, 6, 3), (2, 5, 6)),
+    "conv3d": (nn.Conv3d(4, 6, 2, stride=2), (2, 2, 5, 4, 6)),
+    "conv_transpose2d": (nn.ConvTranspose2d(4, 6, 2, stride=3), (2, 2, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_channel_that_reads_constants_only_is_constant(name: str) -> None:
+    """Half of the input channels are ones; three of the output channels have no weights on the others."""
+
+    class Ones(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(torch.cat([x, torch.ones(x.shape)], x.dim() - rank - 1))
+            return y
+
+    layer, size = CONVOLUTIONS[name]
+    rank = layer.weight.dim() - 2  # type: ignore[operator]
+    weight: Tensor = layer.weight.transpose(0, 1) if "transpose" in name else layer.weight  # type: ignore[assignment, operator]
+    with torch.no_grad():
+        weight[:3, :2] = 0
+    program = capture(Ones().eval(), (torch.randn(size),))
+    node = program.outputs()[0]
+    known = propagate_constants(program).masks[node].movedim(-rank - 1, 0)
+    assert known[:3].all()
+    one, other = (program(torch.randn(size)).movedim(-rank - 1, 0) for _ in range(2))
+    assert torch.equal(one[:3], other[:3])
+    assert not (known & (one != other)).any()

@@ -12,9 +12,9 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune import Program, analyze, capture
 from fxprune.analysis import Matrix, matrices
-from fxprune.analysis.linear_ops import FORMS
 from fxprune.ir import attribute
 from fxprune.rules import packet_of
+from fxprune.rules.traits import TRAITS
 from support.models import captured
 
 aten = torch.ops.aten
@@ -72,6 +72,8 @@ PLAIN: dict[str, tuple[Callable[[Any, Tensor], Any], tuple[int, ...], dict[str, 
     "matmul, mT": (lambda s, x: x @ s.w.mT, X, {"w": (7, 6)}),
     "matmul, transpose": (lambda s, x: x @ s.w.transpose(0, 1), X, {"w": (7, 6)}),
     "matmul, permute": (lambda s, x: x @ s.w.permute(1, 0), X, {"w": (7, 6)}),
+    "matmul, permute from the end": (lambda s, x: x @ s.w.permute(-2, -1), X, {"w": (6, 7)}),
+    "matmul, movedim": (lambda s, x: x @ s.w.movedim(0, 1), X, {"w": (7, 6)}),
     "matmul, one row": (lambda s, x: x @ s.w, (6,), {"w": (6, 7)}),
     "square, turned": (lambda s, x: x @ s.w.t(), X, {"w": (6, 6)}),
 }
@@ -83,6 +85,12 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv2d, stride": (nn.Conv2d(6, 7, (3, 2), stride=(1, 3), padding=(2, 0), dilation=(2, 1)), PIXELS),
     "conv2d, point": (nn.Conv2d(6, 7, 1, bias=False), PIXELS),
     "conv2d, one image": (nn.Conv2d(6, 7, 3, padding=1), (6, 9, 8)),
+    "conv3d": (nn.Conv3d(6, 7, (3, 2, 1)), (2, 6, 7, 6, 5)),
+    "conv3d, stride": (
+        nn.Conv3d(6, 7, (3, 2, 2), stride=(1, 3, 2), padding=(2, 0, 1), dilation=(2, 1, 3)),
+        (2, 6, 7, 6, 5),
+    ),
+    "conv3d, one volume": (nn.Conv3d(6, 7, 2, bias=False), (6, 4, 5, 3)),
 }
 
 
@@ -109,7 +117,8 @@ def test_every_row_of_the_table_is_tested() -> None:
     cases = [(Applied(function, **sizes), size) for function, size, sizes in PLAIN.values()]
     programs = [capture(module, (torch.randn(size),)) for module, size in (*cases, *LAYERS.values())]
     met = {packet_of(matrix.node.target) for program in programs for matrix in found(program).values()}
-    assert met == set(FORMS)
+    rows = {packet: row for packet, row in TRAITS.items() if row.linear and row.linear.matrix}
+    assert met == {packet for packet, row in rows.items() if row.linear and not row.linear.transposed}
 
 
 NONE: dict[str, tuple[Callable[[Any, Tensor], Any], dict[str, tuple[int, ...]]]] = {

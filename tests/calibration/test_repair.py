@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxprune import Program, Selection, apply, capture, verify
 from fxprune.calibration import Calibration
 from fxprune.calibration.lockstep import ActivationStore, Runner
-from fxprune.calibration.repair import REPAIRS, repair
+from fxprune.calibration.repair import HELD_BACK, REPAIRS, repair
 from fxprune.errors import UsageError
 from fxprune.passes import Heads
 from support.models import HUGGING_FACE, captured
@@ -138,6 +138,44 @@ def test_families_are_repaired_in_every_way(name: str, how: str) -> None:
     assert verify(program, done.program, selection, done.changed).relative <= 1e-5
     fresh = family_batches(name, 2, seed=1)
     assert moved(done.program, program, fresh) <= 1.05 * moved(slim, program, fresh)
+
+
+CONVOLUTIONS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]] = {
+    "conv1d": (nn.Conv1d(3, 12, 3), nn.Conv1d(12, 4, 3, stride=2, padding=1, dilation=2), (4, 3, 12)),
+    "conv3d": (
+        nn.Conv3d(3, 12, (1, 2, 2)),
+        nn.Conv3d(12, 4, (2, 1, 2), stride=(1, 2, 1), padding=(1, 0, 1), dilation=(1, 1, 2)),
+        (4, 3, 4, 6, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_are_refitted_by_least_squares(name: str) -> None:
+    """At the minimum of ‖error‖² + ridge · ‖change‖², the slope of the error is along the change: autograd knows no patches."""
+    torch.manual_seed(0)
+    first, second, sizes = CONVOLUTIONS[name]
+    program = free(nn.Sequential(first, nn.ReLU(), second), *sizes)
+    selection, data = without_last(program), calibration(program, 16, *sizes)
+    slim = apply(program, selection)
+    made = repair(program, slim, selection, data, "readers")
+    (fit,) = made.matrices
+    assert (fit.name, fit.how[:5], fit.after < 0.9 * fit.before) == ("2.weight", "ridge", True)
+    rows, _ = data.split(HELD_BACK, slim)
+    slopes = slope(made.program, program, [next(iter(batch.values())) for batch in rows.batches])
+    change = (slim.tensors()["2.weight"] - made.program.tensors()["2.weight"]).detach().flatten()
+    cosine = torch.cosine_similarity(slopes["2.weight"].flatten(), change, 0)
+    assert float(cosine) == pytest.approx(1, abs=1e-4)
+    assert float(slopes["2.bias"].norm()) < 1e-3 * float(slopes["2.weight"].norm())
+
+
+def slope(program: Program, original: Program, batches: list[Tensor]) -> dict[str, Tensor]:
+    """The gradient of the squared error."""
+    module, error = program.module(), torch.zeros(())
+    for batch in batches:
+        error = error + (module(batch) - original(batch).detach()).square().sum()
+    error.backward()
+    return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
 
 
 def test_families_are_closer_with_all_than_without() -> None:

@@ -61,6 +61,11 @@ def test_convolutions_count_their_groups() -> None:
     assert count_flops(program) == 2 * (2 * 8 * 5 * 5) * (3 * 3 * 3)
 
 
+def test_convolutions_of_volumes_count_their_points() -> None:
+    program = capture(nn.Conv3d(6, 8, (1, 2, 3), stride=2), (torch.rand(2, 6, 5, 6, 7),))
+    assert count_flops(program) == 2 * (2 * 8 * 3 * 3 * 3) * (6 * 1 * 2 * 3)
+
+
 def test_a_recurrent_layer_counts() -> None:
     program = capture(nn.LSTM(6, 4), (torch.rand(5, 2, 6),))
     assert count_flops(program) == 2 * (5 * 2) * (16 * 6 + 16 * 4)

@@ -19,7 +19,7 @@ from fxprune.analysis.exactness import LAWS, VALUE, ZeroPropagation, Zeros
 from fxprune.dims import product
 from fxprune.dims.dim import total
 from fxprune.ir import bind, operands
-from fxprune.rules import RULES, Op, Rule, find_rule
+from fxprune.rules import RULES, Op, Rule, find_rule, traits_of
 
 aten = torch.ops.aten
 Law = Callable[[ZeroPropagation, fx.Node], Zeros | None]
@@ -105,8 +105,8 @@ def _first_operand(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
 
 
 def _without_bias(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
-    bound = bind(node)
-    return exactness._product(s, node, [bound["input"].value, bound["weight"].value])
+    linear, bound = traits_of(node.target).linear or exactness._OPERANDS, bind(node)
+    return exactness._product(s, node, [bound[linear.input].value, bound[linear.weight].value])
 
 
 # --- dims -------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ LAW_MUTANTS = (
     value("hardtanh", "any bounds", _first_operand),
     value("pad", "any number", _first_operand),
     value("scaled_dot_product_attention", "any operand", _any),
-    value("baddbmm", "the addend does not matter", lambda s, node: s.any(_carriers(s, node))),
+    zero("baddbmm", "times"),
 )
 MISSING_STATEMENTS = (
     without_statements("layer_norm", "inexact"),

@@ -1,7 +1,9 @@
 """Train and eval mode: a pruned program trains like its model, and `train()` and `eval()` switch the same operators as in the original."""
 
 import copy
+from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -99,6 +101,32 @@ def test_dropout_in_attention_survives_pruning() -> None:
         assert torch.equal(module(example()), module(example()))
         module.train()
         assert not torch.equal(module(example()), module(example()))
+
+
+class Recurrent(nn.Module):
+    """Layers that are one operator, with a dropout between them."""
+
+    def __init__(self, layer: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.layer = layer(5, 6, num_layers=2, dropout=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)[0]
+        return y
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_drop_out_as_in_the_original(layer: Callable[..., nn.Module]) -> None:
+    model = Recurrent(layer)
+    module = capture(model.eval(), (example(),)).module()
+    for training in (True, False):
+        model.train(training)
+        module.train(training)
+        torch.manual_seed(1)
+        wanted = model(example())
+        torch.manual_seed(1)
+        assert torch.allclose(module(example()), wanted, atol=1e-6)
+        assert torch.equal(module(example()), wanted) != training
 
 
 def test_attention_that_is_other_in_training_stays_whole() -> None:

@@ -154,6 +154,29 @@ def test_convolutions_of_one_point() -> None:
         factorize(program, {"spread.weight": 2})
 
 
+POINTS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "conv1d": (nn.Conv1d(6, 8, 1, stride=2, padding=1), (2, 6, 9)),
+    "conv3d": (nn.Conv3d(6, 8, 1, stride=(1, 2, 2), padding=(1, 0, 2)), (2, 6, 4, 5, 6)),
+    "conv_transpose1d": (nn.ConvTranspose1d(6, 8, 1, stride=3, output_padding=1), (2, 6, 5)),
+    "conv_transpose2d": (nn.ConvTranspose2d(6, 8, 1, stride=2, padding=1, output_padding=1), (2, 6, 5, 4)),
+    "conv_transpose3d": (nn.ConvTranspose3d(6, 8, 1, bias=False), (2, 6, 3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_factors_of_every_convolution_of_one_point(name: str) -> None:
+    torch.manual_seed(0)
+    layer, size = POINTS[name]
+    program = capture(layer.eval(), (torch.randn(size),))
+    made = factorize(program, {"weight": 6}).program
+    assert [str(n.target) for n in made.graph.nodes if n.op == "call_function"] == [
+        str(n.target) for n in program.graph.nodes if n.op == "call_function"
+    ] * 2
+    assert distance(outputs(made), outputs(program)) < 1e-5
+    (axis,) = analyze(made).axes
+    assert (axis.role, axis.size, axis.exact) == ("rank", 6, True)
+
+
 def test_what_has_no_factors_is_a_sentence() -> None:
     class Sums(nn.Module):
         def __init__(self) -> None:

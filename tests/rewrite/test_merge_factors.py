@@ -97,6 +97,33 @@ def test_a_convolution_takes_up_the_point_behind_it() -> None:
     assert sorted(shapes) == [(4, 6, 1, 1), (6, 3, 3, 3)]
 
 
+def test_a_convolution_of_volumes_takes_up_the_point_behind_it() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 40, (1, 2, 3), stride=2, padding=1, dilation=2), nn.Conv3d(40, 6, 1))
+    program = capture(net.eval(), (torch.randn(2, 3, 6, 7, 8),))
+    whole = merge_factors(program)
+    assert distance(outputs(whole), outputs(program)) < 1e-5
+    assert [tuple(v.shape) for v in whole.tensors().values() if v.ndim > 1] == [(6, 3, 1, 2, 3)]
+
+
+def test_products_of_different_operators_merge() -> None:
+    """Of one linear and one mm: both take two dims here."""
+    torch.manual_seed(0)
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6, bias=False), nn.Parameter(torch.randn(6, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.mm(self.first(x), self.second)
+
+    program = capture(Mixed().eval(), (torch.randn(3, 4),))
+    whole = merge_factors(program)
+    assert distance(outputs(whole), outputs(program)) < 1e-5
+    assert [tuple(v.shape) for v in whole.tensors().values()] == [(4, 5)]
+
+
 def test_what_was_between_is_no_pair() -> None:
     """An activation, another reader, an output."""
     torch.manual_seed(0)

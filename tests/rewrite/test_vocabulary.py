@@ -80,6 +80,26 @@ def test_ids_that_are_compared_keep_the_vocabulary_whole() -> None:
         keep_tokens(program, [0, 1, 2])
 
 
+class Shaped(nn.Module):
+    """Ids that are moved, and whose shape other values have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.kinds = nn.Embedding(20, 4), nn.Embedding(2, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        ids = ids.transpose(0, 1)[:, :2].expand(-1, 2)
+        rows: torch.Tensor = self.table(ids) + self.kinds(torch.zeros_like(ids))
+        return rows
+
+
+def test_ids_may_be_moved_and_lend_their_shape() -> None:
+    program = capture(Shaped(), (torch.tensor([[3, 7, 11], [7, 3, 2]]),))
+    slim = keep_tokens(program, [2, 3, 7, 11], table="table.weight")
+    ids = torch.tensor([[2, 11, 7], [3, 3, 2]])
+    assert torch.equal(slim.program(slim.translate(ids)), program(ids))
+
+
 def test_ids_out_of_range_and_unknown_outputs_are_refused() -> None:
     with pytest.raises(RefusedError, match=r"token ids must lie in 0…98"):
         keep_tokens(captured("gpt2"), [5, 99])

@@ -19,7 +19,7 @@ declare(aten.dot, aten.vdot, notation="k, k -> ", zero="times")
 declare(aten.outer, aten.ger, notation="m, n -> m n", zero="times")
 
 
-@rule(aten.addmm, zero="value")
+@rule(aten.addmm, zero="affine")
 def addmm(op: Op) -> Shape:
     """`* , m k, k n -> m n`; the addend broadcasts."""
     (m, k), (other, n) = op.dims("mat1"), op.dims("mat2")
@@ -42,7 +42,7 @@ def matmul(op: Op) -> Shape:
     return (*lead, *m, *n)
 
 
-@rule(aten.baddbmm, zero="value")
+@rule(aten.baddbmm, zero="affine")
 def baddbmm(op: Op) -> Shape:
     """`*, b m k, b k n -> b m n`; the addend broadcasts."""
     first, second = op.dims("batch1"), op.dims("batch2")
@@ -118,7 +118,7 @@ def _einsum_facts(
             op.role(dim, "heads" if shared else "v")
 
 
-@rule(aten.addmv, zero="value")
+@rule(aten.addmv, zero="affine")
 def addmv(op: Op) -> Shape:
     """`m?, m k, k -> m`."""
     (m, k), (other,) = op.dims("mat"), op.dims("vec")
@@ -133,7 +133,7 @@ def addr(op: Op) -> Shape:
     return broadcast(op, [(*op.dims("vec1"), *op.dims("vec2")), op.dims("self")], op.out)
 
 
-@rule(aten.addbmm, zero="value")
+@rule(aten.addbmm, zero="affine")
 def addbmm(op: Op) -> Shape:
     """`*, b m k, b k n -> m n`; the addend broadcasts."""
     (b, m, k), (other_b, other_k, n) = op.dims("batch1"), op.dims("batch2")

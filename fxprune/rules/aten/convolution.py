@@ -9,7 +9,8 @@ from fxprune.dims.unify import unify
 from fxprune.rules.aten.movement import constant_pad
 from fxprune.rules.facts import Shape
 from fxprune.rules.op import Op
-from fxprune.rules.registry import packet_of, rule
+from fxprune.rules.registry import rule
+from fxprune.rules.traits import packet_of
 
 aten = torch.ops.aten
 

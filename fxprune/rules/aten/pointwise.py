@@ -13,15 +13,10 @@ import torch
 from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
-from fxprune.rules.registry import Rule, lookup, packet_of, register
+from fxprune.rules.registry import Rule, lookup, register
+from fxprune.rules.traits import packet_of, packets
 
 aten = torch.ops.aten
-
-
-def packets(names: str) -> frozenset[Any]:
-    """Return the ATen packets of these names, without those that this torch does not have."""
-    return frozenset(getattr(aten, name) for name in names.split() if hasattr(aten, name))
-
 
 ZERO: dict[str, frozenset[Any]] = {
     "zero": packets("zeros_like zero"),
@@ -36,14 +31,14 @@ ZERO: dict[str, frozenset[Any]] = {
         feature_alpha_dropout copysign
     """),
     "value": packets("""
-        pow masked_fill where clamp clamp_min clamp_max hardtanh threshold square
+        pow masked_fill where clamp clamp_min clamp_max hardtanh threshold
     """),
     "keep": packets("""
         neg relu relu6 gelu silu mish tanh sin asin sinh asinh atan tan atanh erf expm1 log1p abs sign
         sqrt round trunc floor ceil elu selu celu leaky_relu hardswish softshrink hardshrink prelu
         _prelu_kernel to _to_copy clone contiguous alias detach nan_to_num positive conj real
         imag type_as lift_fresh_copy lift_fresh tanhshrink frac deg2rad rad2deg _conj resolve_conj rrelu
-        softsign resolve_neg chalf absolute arcsin arcsinh arctan arctanh fix lift _neg_view _neg_view_copy _conj_copy
+        softsign square resolve_neg chalf absolute arcsin arcsinh arctan arctanh fix lift _neg_view _neg_view_copy _conj_copy
     """),
 }
 UNTAGGED = packets("""

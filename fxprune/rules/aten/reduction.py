@@ -10,7 +10,8 @@ from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
-from fxprune.rules.routing import candidates, packet
+from fxprune.rules.routing import candidates
+from fxprune.rules.traits import packet_of
 
 aten = torch.ops.aten
 
@@ -107,7 +108,7 @@ MASKED_VALUES = {
 def _chosen(op: Op) -> bool:
     """Record the choice of one among the positions of a dim; return whether the operator is such a choice."""
     found = candidates(op.node)
-    loser = MASKED_VALUES.get(packet(op.node))
+    loser = MASKED_VALUES.get(packet_of(op.node.target))
     if found is None or loser is None:
         return False
     op.choose(found.place, loser)

@@ -5,32 +5,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 
-import torch
 from torch import fx
 
-from fxprune.ir.arguments import bind
-
-aten = torch.ops.aten
-
-
-_UNDECLARED_ALIASES = (
-    aten.dropout,
-    aten.alpha_dropout,
-    aten.feature_dropout,
-    aten.feature_alpha_dropout,
-    aten.einsum,
-    aten.meshgrid,
-    aten.broadcast_tensors,
-    aten.atleast_1d,
-    aten.atleast_2d,
-    aten.atleast_3d,
-)
-"""Operators that may return an operand (dropout in evaluation) or a view of it, which their schema does not declare."""
+from fxprune.ir import bind
+from fxprune.rules.traits import traits_of
 
 
 def returns_alias(node: fx.Node) -> bool:
     """Whether a node's result may share memory with an operand."""
-    if node.target is operator.getitem or getattr(node.target, "overloadpacket", None) in _UNDECLARED_ALIASES:
+    if node.target is operator.getitem or traits_of(node.target).aliases:
         return True
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(result.alias_info is not None for result in schema.returns)
