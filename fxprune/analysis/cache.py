@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from fxprune.ir import Program, attribute, storage_key, trees
-from fxprune.rules import REFUSED, RULES
+from fxprune.rules import REFUSED, RULES, TRAITS
 
 R = TypeVar("R")
 
 
 def per_program(function: Callable[[Program], R]) -> Callable[[Program], R]:
-    """Return a function that computes once for a program, and again after its graph, its tensors or the table of rules changed.
+    """Return a function that computes once for a program, and again after its graph, its tensors or the tables of rules and traits changed.
 
     The function must read no values of tensors, which are not compared, and nobody may edit its result.
     """
@@ -36,7 +36,7 @@ def per_program(function: Callable[[Program], R]) -> Callable[[Program], R]:
 
 def _sources(program: Program) -> tuple[list[Any], list[Any]]:
     """Return what an analysis reads: objects, to be compared by identity, and the memory and type of tensors."""
-    objects: list[Any] = [*RULES, *RULES.values(), *REFUSED, *REFUSED.values(), trees(program.graph_module)]
+    objects: list[Any] = [*RULES, *RULES.values(), *REFUSED, *REFUSED.values(), *TRAITS, *TRAITS.values(), trees(program.graph_module)]
     tensors: list[Any] = []
     for node in program.graph.nodes:
         # `args` and `kwargs` are immutable: an edit in place gives a node other ones.

@@ -54,8 +54,7 @@ class ConstantMasks(Recorder):
             return pytree.tree_map(lambda leaf: _full(leaf, node.op == "get_attr"), value)
         if node.target is operator.getitem:
             return self.masks[node.args[0]][node.args[1]]  # type: ignore[index]
-        stretches = traits_of(node.target).moves in _STRETCHES
-        if not stretches and self._depends_on_sizes(node):
+        if traits_of(node.target).moves not in _STRETCHES and self._depends_on_sizes(node):
             return _nothing(value)
         return _law_of(node.target)(self, node)
 

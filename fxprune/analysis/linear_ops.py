@@ -7,6 +7,7 @@ written once for all operators. Which operators are such products stands in `fxp
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,26 +19,28 @@ from fxprune.rules import Flow, Linear, traits_of
 
 aten = torch.ops.aten
 
-GEOMETRY = ("stride", "padding", "dilation", "output_padding")
-"""Arguments of a convolution that say where its patches lie."""
+#: arguments of a convolution that say where its patches lie, and what they are where it has no such argument
+GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+
+
+def geometry(node: fx.Node, kernel: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return stride, padding and dilation of a convolution, a number for each dim of its kernel."""
+    bound = bind(node)
+    given = [bound[name].value if name in bound else GEOMETRY[name] for name in list(GEOMETRY)[:3]]
+    several = [tuple(value) if isinstance(value, (list, tuple)) else (value,) for value in given]
+    return [value * len(kernel) if len(value) == 1 else value for value in several]
 
 
 def _patches(node: fx.Node, weight: str, value: Tensor) -> Tensor:
     """Return the input patch of each output position of a convolution, channels first: [batch · positions, channels · kernel]."""
-    bound = bind(node)
-    kernel = tuple(bound[weight].value.meta["val"].shape[2:])
-    stride, padding, dilation = (_each(bound[name].value, len(kernel)) for name in GEOMETRY[:3])
+    kernel = tuple(bind(node)[weight].value.meta["val"].shape[2:])
+    stride, padding, dilation = geometry(node, kernel)
     value = value if value.dim() == len(kernel) + 2 else value[None]
     value = nn.functional.pad(value, [edge for size in reversed(padding) for edge in (size, size)])
     for place, size in enumerate(kernel):
         windows = value.unfold(place + 2, dilation[place] * (size - 1) + 1, stride[place])
         value = windows[..., :: dilation[place]]
     return value.movedim(1, len(kernel) + 1).reshape(-1, value.shape[1] * math.prod(kernel))
-
-
-def _each(value: Any, rank: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    return values * rank if len(values) == 1 else values
 
 
 def is_plain(node: fx.Node, linear: Linear) -> bool:
@@ -76,6 +79,12 @@ class Matrix:
         """The dimension of the result, from the right, along which the outputs lie."""
         return _outputs(self.node, self.form)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The numbers of outputs and of columns."""
+        outputs = int(self.node.meta["val"].shape[-self.outputs])
+        return outputs, bind(self.node)[self.form.weight].value.meta["val"].numel() // outputs
+
     def read(self, parameter: Tensor) -> Tensor:
         """Return a parameter as a matrix [outputs, columns]."""
         return parameter.t() if self.turned else parameter.reshape(parameter.shape[0], -1)
@@ -98,9 +107,7 @@ class Matrix:
 
     def columns(self, places: Tensor) -> Tensor:
         """Expand values per position of the contracted dim to values per column: a kernel has several columns for each channel."""
-        size = self.node.meta["val"].shape[-self.outputs]
-        count = bind(self.node)[self.form.weight].value.meta["val"].numel() // size
-        return places.repeat_interleave(count // len(places))
+        return places.repeat_interleave(self.sizes[1] // len(places))
 
 
 def _outputs(node: fx.Node, form: Linear) -> int:
@@ -151,7 +158,7 @@ def _matrix(program: Program, node: fx.Node, form: Linear) -> Matrix | None:
     source, has_bias = named[0], named[2] is not None
     if not isinstance(source, fx.Node) or not weight or (has_bias and not bias) or not is_plain(node, form):
         return None
-    if form.spatial and isinstance(bound["padding"].value, str):
+    if form.spatial and "padding" in bound and isinstance(bound["padding"].value, str):
         return None
     if not _fits(program, node, form, (weight, bias)):
         return None

@@ -70,10 +70,5 @@ class MomentObserver:
 
 def moment_bytes(matrix: Matrix) -> int:
     """Return the memory that the moments of a matrix take, in bytes."""
-    value = matrix.node.meta["val"]
-    outputs = int(value.shape[-matrix.outputs])
-    weight = next(
-        n for n in matrix.node.all_input_nodes if n is not matrix.source and n.meta["val"].dim() > 1
-    )
-    columns = weight.meta["val"].numel() // outputs
+    outputs, columns = matrix.sizes
     return int(8 * (columns**2 + outputs**2))

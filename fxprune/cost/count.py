@@ -65,20 +65,17 @@ def _recurrent(x: Any, to_gates: Any, from_state: Any, *_: Any, **__: Any) -> in
 
 def _third_party() -> dict[Any, Callable[..., int]]:
     """Return the formulas of products by a matrix that others have registered; torch has those of its own."""
-    packets = {one: row.linear for one, row in TRAITS.items() if isinstance(one, torch._ops.OpOverloadPacket)}
+    packets = [
+        (key, row.linear) for key, row in TRAITS.items() if isinstance(key, torch._ops.OpOverloadPacket)
+    ]
     return {
-        packet: _product(linear, [argument.name for argument in _schema(packet).arguments])
-        for packet, linear in packets.items()
-        if linear and linear.matrix and not str(packet).startswith("aten.")
+        p: _product(p, own) for p, own in packets if own and own.matrix and not str(p).startswith("aten.")
     }
 
 
-def _schema(packet: Any) -> Any:
-    return getattr(packet, packet.overloads()[0])._schema
-
-
-def _product(linear: Linear, names: list[str]) -> Callable[..., int]:
+def _product(packet: Any, linear: Linear) -> Callable[..., int]:
     """Return the formula of a product: each number of the result is a sum over the columns of one output."""
+    names = [argument.name for argument in getattr(packet, packet.overloads()[0])._schema.arguments]
 
     def operations(*args: Any, out_shape: Any, **kwargs: Any) -> int:
         weight = {**dict(zip(names, args, strict=False)), **kwargs}[linear.weight]

@@ -52,16 +52,8 @@ def unstack(graph: fx.GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.target is aten.unflatten.int:
             _as_view(graph, node)
-        if _is_view(node):
+        if traits_of(node.target).moves == "view":
             _unstack(graph, node)
-
-
-def _is_view(node: fx.Node) -> bool:
-    return traits_of(node.target).moves == "view"
-
-
-def _is_copy(node: fx.Node) -> bool:
-    return traits_of(node.target).passes == "copy"
 
 
 def _as_view(graph: fx.GraphModule, node: fx.Node) -> None:
@@ -143,14 +135,14 @@ def _moved(node: fx.Node, link: Link) -> int | None:
     if node.target is aten.transpose.int:
         one, other = as_int(node.args[1]) % rank, as_int(node.args[2]) % rank
         return {one: other, other: one}.get(link.place, link.place)
-    if _is_copy(node):
+    if traits_of(node.target).passes == "copy":
         return link.place
     if node.target is aten.unsqueeze.default:
         return link.place + (as_int(node.args[1]) % (rank + 1) <= link.place)
     if node.target in _SQUEEZES:
         gone = _squeezed(node, rank)
         return None if link.place in gone else link.place - sum(i < link.place for i in gone)
-    return _viewed(node, link) if _is_view(node) else None
+    return _viewed(node, link) if traits_of(node.target).moves == "view" else None
 
 
 def _viewed(node: fx.Node, link: Link) -> int | None:
@@ -213,9 +205,9 @@ def _rebuilt(graph: fx.GraphModule, link: Link, made: dict[fx.Node, fx.Node], ch
     source: Any = node.args[0]
     place = next(other.place for other in chain if other.node is source)
     rank = len(source.meta["val"].shape)
-    if _is_copy(node):
+    if traits_of(node.target).passes == "copy":
         return call(graph, node.target, (made[source],), dict(node.kwargs))
-    if _is_view(node):
+    if traits_of(node.target).moves == "view":
         return call(graph, aten.reshape.default, (made[source], _without(node.args[1], link.place)))
     if node.target is aten.unsqueeze.default:
         at = as_int(node.args[1]) % (rank + 1)

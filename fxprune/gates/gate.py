@@ -11,14 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis import Analysis, Axis
 from fxprune.dims.blocks import BlockGrid
 from fxprune.ir import Program
-
-aten = torch.ops.aten
 
 GateTarget: TypeAlias = str | tuple[str, str]
 """The name of an axis, or (axis, outer axis) for separate gates in each unit of the outer axis (the dims of each head)."""

@@ -10,7 +10,7 @@ from torch import fx
 
 from fxprune.ir.edit import move_uses
 from fxprune.rules import is_written, traits_of
-from fxprune.rules.aliasing import is_dead_write
+from fxprune.rules.aliasing import is_dead_write, is_mutable
 
 aten = torch.ops.aten
 
@@ -33,16 +33,7 @@ def remove_dead(graph: fx.GraphModule) -> int:
 
 
 def _has_effect(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    if node.op == "get_attr":
-        return False
-    return (schema is None and node.op == "call_function" and _is_effectful(node.target)) or bool(
-        schema and schema.is_mutable
-    )
-
-
-def _is_effectful(target: Any) -> bool:
-    return isinstance(target, torch._ops.HigherOrderOperator)
+    return is_mutable(node) or isinstance(node.target, torch._ops.HigherOrderOperator)
 
 
 def _drop_unread(graph: fx.GraphModule) -> None:
@@ -56,11 +47,11 @@ def _drop_unread(graph: fx.GraphModule) -> None:
 
 def drop_idle(graph: fx.GraphModule) -> None:
     """Remove movements whose result is their operand: whole slices, views and expansions to the same sizes."""
-    pass_on(graph, lambda node: _keeps_order(node.target) and _same_sizes(node))
+    pass_on(graph, lambda node: _is_movement(node.target) and _same_sizes(node))
 
 
-def _keeps_order(target: Any) -> bool:
-    """Return whether a result is the operand where both have the same sizes."""
+def _is_movement(target: Any) -> bool:
+    """Return whether a result of the operand's sizes is the operand."""
     in_order = traits_of(target).moves in ("view", "flatten", "expand")
     return in_order or target in (aten.slice.Tensor, aten.contiguous.default)
 

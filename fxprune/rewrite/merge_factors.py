@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from fxprune.analysis import Matrix, analyze, matrices
+from fxprune.analysis.linear_ops import geometry
 from fxprune.ir import Program, add_parameter, bind, copy_graph, rebuild
 from fxprune.ir.arguments import unbind
 from fxprune.ir.naming import FACTORS
@@ -67,20 +68,14 @@ def _follows(first: Matrix, second: Matrix) -> bool:
         return False
     if not first.form.spatial and not second.form.spatial:
         return True
-    same = packet_of(first.node.target) is packet_of(second.node.target)
-    return same and _is_point(second)
+    return packet_of(first.node.target) is packet_of(second.node.target) and _is_point(second)
 
 
 def _is_point(matrix: Matrix) -> bool:
     """Return whether a convolution has a kernel of one point, without stride or padding."""
-    bound = bind(matrix.node)
-    weight = bound[matrix.form.weight].value.meta["val"]
-    steps, edges = (_flat(bound[name].value) for name in ("stride", "padding"))
-    return all(size == 1 for size in (*weight.shape[2:], *steps)) and not any(edges)
-
-
-def _flat(value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)
+    kernel = bind(matrix.node)[matrix.form.weight].value.meta["val"].shape[2:]
+    stride, padding, _ = geometry(matrix.node, kernel)
+    return all(size == 1 for size in (*kernel, *stride)) and not any(padding)
 
 
 def merge_factors(

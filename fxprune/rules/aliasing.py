@@ -32,7 +32,7 @@ def writes(user: fx.Node, node: fx.Node) -> bool:
 def is_written(node: fx.Node) -> bool:
     """Whether some operator writes into this value, or into a view of it."""
     return any(
-        writes(user, node) or (returns_alias(user) and not _is_mutable(user) and is_written(user))
+        writes(user, node) or (returns_alias(user) and not is_mutable(user) and is_written(user))
         for user in node.users
     )
 
@@ -56,6 +56,7 @@ def is_dead_write(node: fx.Node, order: Mapping[fx.Node, int]) -> bool:
     return made_here and not any(order[user] > order[node] for value in shared for user in value.users)
 
 
-def _is_mutable(node: fx.Node) -> bool:
+def is_mutable(node: fx.Node) -> bool:
+    """Whether an operator writes into an operand."""
     schema = getattr(node.target, "_schema", None)
     return bool(schema is not None and schema.is_mutable)

@@ -10,7 +10,7 @@ operator without a row has no traits: it is left alone. Third parties register a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,13 +54,9 @@ class Linear:
     bias: str = ""  #: "" where there is none
     turned: bool = False  #: the weight is stored as columns × outputs
     spatial: bool = False  #: a convolution: channels and weights have spatial dims behind them, of any number
-    transposed: bool = (
-        False  #: a convolution that adds patches to the result, where others read them from the input
-    )
-    matrix: bool = (
-        True  #: whether the weight is one matrix (with a kernel's points), not a vector nor a batch of them
-    )
-    bare: Any = None  #: the operator without the bias, which takes the arguments behind it, where the bias can't be left out
+    transposed: bool = False  #: a convolution whose patches lie in the result, not in the input
+    matrix: bool = True  #: the weight is one matrix (of a kernel's points), not a vector or a batch of them
+    bare: Any = None  #: the overload without the bias, which stands first, where the bias is required
 
 
 @dataclass(frozen=True)
@@ -72,14 +68,10 @@ class Trait:
     moves: str = ""  #: row of MOVEMENTS
     passes: str = ""  #: row of PASSAGES
     indices: str = ""  #: the argument that contains positions to read, count or write
-    divides: str = (
-        ""  #: the argument that it divides by or takes the logarithm of: the result is infinite at zero
-    )
-    shape_only: bool = (
-        False  #: its result depends on the shapes and dtypes of operands, never on their values
-    )
+    divides: str = ""  #: the argument that it divides by or takes the logarithm of: infinite at zero
+    shape_only: bool = False  #: its result depends on the shapes and dtypes of operands, not on their values
     asserts: bool = False  #: it checks, and has no result
-    aliases: bool = False  #: the result may be an operand or a view of one, which the schema does not declare
+    aliases: bool = False  #: the result may share an operand's memory, which the schema does not declare
 
     @property
     def is_product(self) -> bool:
@@ -101,15 +93,16 @@ def packet_of(target: Any) -> Any:
     return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
 
 
-def packets(names: str) -> frozenset[Any]:
-    """Return the ATen packets of these names, without those that this torch does not have."""
-    return frozenset(getattr(aten, name) for name in names.split() if hasattr(aten, name))
+def packets(names: str, library: Any = aten) -> frozenset[Any]:
+    """Return the packets of these names, without those that this torch does not have."""
+    return frozenset(getattr(library, name) for name in names.split() if hasattr(library, name))
 
 
 def register_trait(*operators: Any, **facts: Any) -> None:
-    """Register a row for each of these operators, `facts` being the fields of Trait; RuleError where one has a row already.
+    """Register a row for each of these operators, `facts` being the fields of Trait.
 
     An operator is a packet such as `torch.ops.mylib.scale`, one overload of it, whose row replaces the packet's, or a qualified name.
+    RuleError where one has a row already, or lacks an argument that the row names.
     """
     row = Trait(**facts)
     for name, known in ((row.moves, MOVEMENTS), (row.passes, PASSAGES)):
@@ -118,7 +111,21 @@ def register_trait(*operators: Any, **facts: Any) -> None:
     for operator in operators:
         if operator in TRAITS:
             raise RuleError(f"{operator} has traits already: one operator, one row")
+        if not isinstance(operator, str):  # the library behind a name may not be loaded
+            _check_arguments(operator, row)
         TRAITS[operator] = row
+
+
+def _check_arguments(operator: Any, row: Trait) -> None:
+    linear = (row.linear.input, row.linear.weight, row.linear.bias) if row.linear else ()
+    named = {*linear, row.indices, row.divides, "train" if row.passes == "dropout" else ""} - {""}
+    overloads = [operator]
+    if isinstance(operator, torch._ops.OpOverloadPacket):
+        overloads = [getattr(operator, name) for name in operator.overloads()]
+    known = [argument.name for overload in overloads for argument in overload._schema.arguments]
+    if not named <= {*known}:
+        absent = ", ".join(sorted(named - {*known}))
+        raise RuleError(f"{operator} has no argument {absent}; arguments: {', '.join(dict.fromkeys(known))}")
 
 
 def traits_of(target: Any) -> Trait:
@@ -139,100 +146,70 @@ def is_idle_dropout(node: fx.Node) -> bool:
     return traits_of(node.target).passes == "dropout" and passes_value(node)
 
 
+def _rows(names: str, **facts: Any) -> None:
+    register_trait(*packets(names), **facts)
+
+
 # --- products ---------------------------------------------------------------------------------------------
 
-register_trait(aten.linear, linear=Linear("input", "weight", "bias"))
-register_trait(aten.mm, linear=Linear("self", "mat2", turned=True))
-register_trait(aten.matmul, linear=Linear("self", "other", turned=True))
-register_trait(aten.addmm, linear=Linear("mat1", "mat2", "self", turned=True, bare=aten.mm.default))
-register_trait(aten.bmm, linear=Linear("self", "mat2", matrix=False))
-register_trait(aten.baddbmm, linear=Linear("batch1", "batch2", "self", matrix=False, bare=aten.bmm.default))
-register_trait(aten.addbmm, linear=Linear("batch1", "batch2", "self", matrix=False))
-register_trait(aten.addmv, linear=Linear("mat", "vec", "self", matrix=False, bare=aten.mv.default))
-register_trait(aten.conv1d, aten.conv2d, aten.conv3d, linear=Linear("input", "weight", "bias", spatial=True))
-register_trait(
-    *(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d),
-    linear=Linear("input", "weight", "bias", turned=True, spatial=True, transposed=True),
+_CONVOLUTION = Linear("input", "weight", "bias", spatial=True)
+
+_rows("linear", linear=Linear("input", "weight", "bias"))
+_rows("mm", linear=Linear("self", "mat2", turned=True))
+_rows("matmul", linear=Linear("self", "other", turned=True))
+_rows("addmm", linear=Linear("mat1", "mat2", "self", turned=True, bare=aten.mm.default))
+_rows("bmm", linear=Linear("self", "mat2", matrix=False))
+_rows("baddbmm", linear=Linear("batch1", "batch2", "self", matrix=False, bare=aten.bmm.default))
+_rows("addbmm", linear=Linear("batch1", "batch2", "self", matrix=False))
+_rows("addmv", linear=Linear("mat", "vec", "self", matrix=False, bare=aten.mv.default))
+_rows("conv1d conv2d conv3d", linear=_CONVOLUTION)
+_rows(
+    "conv_transpose1d conv_transpose2d conv_transpose3d",
+    linear=replace(_CONVOLUTION, turned=True, transposed=True),
 )
-register_trait(
-    *(aten.convolution, aten._convolution),  # an argument says whether they are transposed
-    linear=Linear("input", "weight", "bias", spatial=True, matrix=False),
-)
-register_trait(aten.einsum, mixes=True, aliases=True)
-register_trait(aten.scaled_dot_product_attention, mixes=True)
+_rows("convolution _convolution", linear=replace(_CONVOLUTION, matrix=False))  # transposed by an argument
+_rows("einsum", mixes=True, aliases=True)
+_rows("scaled_dot_product_attention", mixes=True)
 
 # --- movements --------------------------------------------------------------------------------------------
 
-register_trait(*packets("view reshape _unsafe_view view_copy _reshape_copy"), moves="view")
+_rows("view reshape _unsafe_view view_copy _reshape_copy", moves="view")
 register_trait(aten.view.dtype)  # reads bits as another dtype: no movement
-register_trait(
-    *packets("flatten unflatten unsqueeze unsqueeze_copy squeeze squeeze_copy"),
-    moves="flatten",
-)
-register_trait(
-    *packets("expand expand_copy broadcast_to repeat tile repeat_interleave"),
-    moves="expand",
-)
-register_trait(
-    *packets(
-        "permute permute_copy transpose swapaxes swapdims transpose_copy t t_copy numpy_T mT movedim moveaxis"
-    ),
-    moves="transpose",
-)
-register_trait(*packets("flip roll"), moves="reverse")
-register_trait(
-    *packets("""
-        slice slice_copy select select_copy split_with_sizes split_with_sizes_copy unsafe_split_with_sizes split chunk unbind unbind_copy
-    """),
-    moves="part",
-)
-register_trait(*packets("cat concat concatenate stack"), moves="join")
-register_trait(aten.sort, moves="pick")
-register_trait(aten.index, moves="pick", indices="indices")
-register_trait(aten.gather, aten.index_select, moves="pick", indices="index")
+_rows("flatten unflatten unsqueeze unsqueeze_copy squeeze squeeze_copy", moves="flatten")
+_rows("expand expand_copy broadcast_to repeat tile repeat_interleave", moves="expand")
+register_trait(aten.repeat_interleave.self_Tensor, moves="pick")  # a tensor says how often
+register_trait(aten.repeat_interleave.Tensor)  # computes positions
+_rows("permute permute_copy transpose transpose_copy swapaxes swapdims", moves="transpose")
+_rows("t t_copy numpy_T mT movedim moveaxis", moves="transpose")
+_rows("flip roll", moves="reverse")
+_rows("slice slice_copy select select_copy split chunk unbind unbind_copy", moves="part")
+_rows("split_with_sizes split_with_sizes_copy unsafe_split_with_sizes", moves="part")
+_rows("cat concat concatenate stack", moves="join")
+_rows("sort", moves="pick")
+_rows("index", moves="pick", indices="indices")
+_rows("gather index_select", moves="pick", indices="index")
 
 # --- the value itself -------------------------------------------------------------------------------------
 
-register_trait(
-    *packets("alias alias_copy detach detach_copy lift lift_fresh lift_fresh_copy positive"), passes="alias"
-)
-register_trait(*packets("to _to_copy type_as"), passes="cast")
-register_trait(*packets("clone contiguous"), passes="copy")
-register_trait(
-    *packets("dropout alpha_dropout feature_dropout feature_alpha_dropout"),
-    passes="dropout",
-    aliases=True,
-)
+_rows("alias alias_copy detach detach_copy lift lift_fresh lift_fresh_copy positive", passes="alias")
+_rows("to _to_copy type_as", passes="cast")
+_rows("clone contiguous", passes="copy")
+_rows("dropout alpha_dropout feature_dropout feature_alpha_dropout", passes="dropout", aliases=True)
 
-# --- operands by position, by their reciprocal, by their shape ---------------------------------------------
+# --- operands by position, by their reciprocal, by their shape --------------------------------------------
 
-register_trait(aten.embedding, indices="indices")
-register_trait(aten.scatter, indices="index")
-register_trait(aten.one_hot, aten.histc, indices="self")
-register_trait(
-    *packets("""
-        div div_ true_divide true_divide_ divide divide_ floor_divide floor_divide_ remainder remainder_ fmod fmod_
-    """),
-    divides="other",
-)
-register_trait(*packets("addcdiv addcdiv_"), divides="tensor2")
-register_trait(
-    *packets("reciprocal reciprocal_ rsqrt rsqrt_ log log_ log2 log2_ log10 log10_"), divides="self"
-)
-register_trait(
-    *packets("""
-        sym_size sym_numel zeros ones full empty
-        zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty scalar_tensor
-    """),
-    shape_only=True,
-)
+_rows("embedding", indices="indices")
+_rows("scatter", indices="index")
+_rows("one_hot histc", indices="self")
+_rows("div div_ true_divide true_divide_ divide divide_ floor_divide floor_divide_", divides="other")
+_rows("remainder remainder_ fmod fmod_", divides="other")
+_rows("addcdiv addcdiv_", divides="tensor2")
+_rows("reciprocal reciprocal_ rsqrt rsqrt_ log log_ log2 log2_ log10 log10_", divides="self")
+_rows("zeros ones full empty scalar_tensor sym_size sym_numel", shape_only=True)
+_rows("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty", shape_only=True)
 
 # --- results that share memory, and no results ------------------------------------------------------------
 
-register_trait(*packets("meshgrid broadcast_tensors atleast_1d atleast_2d atleast_3d"), aliases=True)
-register_trait(
-    *packets(
-        "_assert_tensor_metadata _assert_async _assert_scalar sym_constrain_range sym_constrain_range_for_size"
-    ),
-    asserts=True,
-)
+_rows("meshgrid broadcast_tensors atleast_1d atleast_2d atleast_3d", aliases=True)
+_rows("_assert_tensor_metadata _assert_async _assert_scalar", asserts=True)
+_rows("sym_constrain_range sym_constrain_range_for_size", asserts=True)

@@ -11,6 +11,7 @@ from fxprune.rules.facts import Dims, Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
+from fxprune.rules.traits import packets
 
 aten = torch.ops.aten
 
@@ -23,7 +24,7 @@ _WHOLE = """
 """
 
 
-@rule(*(getattr(aten, name) for name in _WHOLE.split() if hasattr(aten, name)), zero="lose")
+@rule(*packets(_WHOLE), zero="lose")
 def _whole(op: Op) -> Dims:
     """Pin the last two dims of the first operand, which are one matrix, and all dims of further operands (a tolerance)."""
     first, *others = op.tensors()

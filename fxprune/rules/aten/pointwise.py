@@ -115,8 +115,11 @@ def tagged_rule(target: Any) -> Rule | None:
         return None
     if torch.Tag.pointwise not in target.tags or len(target._schema.returns) != 1:
         return None
-    written = is_in_place(target.overloadpacket)
-    return Rule(in_place if written else pointwise, "lose" if written else law(target))
+    return _rule_of(target.overloadpacket)
+
+
+def _rule_of(packet: Any) -> Rule:
+    return Rule(in_place, "lose") if is_in_place(packet) else Rule(pointwise, law(packet))
 
 
 def prelu(op: Op) -> Shape:
@@ -132,8 +135,7 @@ def _register() -> None:
     register(_SCALED, Rule(prelu, "first"))
     for packet in UNTAGGED:
         if packet not in _SCALED:
-            written = is_in_place(packet)
-            register((packet,), Rule(in_place if written else pointwise, "lose" if written else law(packet)))
+            register((packet,), _rule_of(packet))
 
 
 _register()

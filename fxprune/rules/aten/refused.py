@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxprune.rules.registry import refuse
+from fxprune.rules.traits import packets
 
 #: reason -> names in torch.ops.aten
 ATEN = {
@@ -60,17 +61,6 @@ HIGHER = {
     "autocast changes dtypes inside": "wrap_with_autocast",
 }
 
-for _reason, _names in ATEN.items():
-    refuse(
-        *(getattr(torch.ops.aten, name) for name in _names.split() if hasattr(torch.ops.aten, name)),
-        why=_reason,
-    )
-for _reason, _names in HIGHER.items():
-    refuse(
-        *(
-            getattr(torch.ops.higher_order, name)
-            for name in _names.split()
-            if hasattr(torch.ops.higher_order, name)
-        ),
-        why=_reason,
-    )
+for _library, _table in ((torch.ops.aten, ATEN), (torch.ops.higher_order, HIGHER)):
+    for _reason, _names in _table.items():
+        refuse(*packets(_names, _library), why=_reason)
