@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from fxprune.ir import Program, attribute, storage_key, trees
-from fxprune.rules import REFUSED, RULES, TRAITS
+from fxprune.rules import REFUSED, RULES
+from fxprune.rules.traits import TRAITS
 
 R = TypeVar("R")
 
@@ -36,7 +37,15 @@ def per_program(function: Callable[[Program], R]) -> Callable[[Program], R]:
 
 def _sources(program: Program) -> tuple[list[Any], list[Any]]:
     """Return what an analysis reads: objects, to be compared by identity, and the memory and type of tensors."""
-    objects: list[Any] = [*RULES, *RULES.values(), *REFUSED, *REFUSED.values(), *TRAITS, *TRAITS.values(), trees(program.graph_module)]
+    objects: list[Any] = [
+        *RULES,
+        *RULES.values(),
+        *REFUSED,
+        *REFUSED.values(),
+        *TRAITS,
+        *TRAITS.values(),
+        trees(program.graph_module),
+    ]
     tensors: list[Any] = []
     for node in program.graph.nodes:
         # `args` and `kwargs` are immutable: an edit in place gives a node other ones.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Selection, analyze, capture, register_rule, shrink, verify
-from fxprune.analysis import matrices, walk
+from fxprune.analysis import matrices
 from fxprune.calibration import Calibration
 from fxprune.calibration.repair import HELD_BACK, repair
 from fxprune.cost.count import count_flops
@@ -91,14 +91,14 @@ def outputs(program: Program) -> Any:
 def test_without_rule_and_row_it_is_left_alone(library: Any) -> None:
     program = net(library.product)
     assert analyze(program).axes == ()
-    assert matrices(program, walk(program)) == {}
+    assert matrices(program, analyze(program).flow) == {}
     with pytest.raises(RefusedError, match="which no two products can stand for"):
         factorize(program, {"up": 2})
 
 
 def test_its_nodes_are_matrices(registered: Any) -> None:
     program = net(registered)
-    found = matrices(program, walk(program))
+    found = matrices(program, analyze(program).flow)
     assert [(m.weight, m.bias, m.turned, m.outputs) for m in found.values()] == [
         ("up", "up_bias", True, 1),
         ("down", "down_bias", True, 1),
