@@ -63,6 +63,7 @@ class Stages:
         self.console = progress()
         self._status: Status | None = None
         self._bar: Steps | None = None
+        self._began = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -86,6 +87,7 @@ class Stages:
         """Show the progress of a pipeline: a bar where steps are counted, else the text of the current stage."""
         if not progress.total:
             self._close()
+            self._began = time.perf_counter()
             self.show(": ".join(filter(None, (progress.stage, progress.text))))
             return
         if self._bar is None or self._bar.name != progress.stage:
@@ -93,6 +95,7 @@ class Stages:
             if self._status is not None:
                 self._status.stop()  # one live display at a time
             self._bar = Steps(progress.stage).__enter__()
+            self._bar.start = self._began  # the first step began before it was reported
         self._bar.take(progress)
 
     def _close(self) -> None:
