@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def describe_costs(original: Program, program: Program, proof: Proof) -> dict[st
     return {
         "before": asdict(count_cost(original)),
         "after": asdict(count_cost(program)),
-        "proof": asdict(proof) | {"change": None if isnan(proof.change) else proof.change},
+        "proof": proof.as_data(),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +49,10 @@ class Proof:
     inexact: tuple[str, ...]
     change: float
     refitted: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the proof as plain data for JSON; `change` is None where it is no number (the outputs shrank)."""
+        return asdict(self) | {"change": self.change if math.isfinite(self.change) else None}
 
 
 def verify(program: Program, slim: Program, selection: Selection, refitted: Sequence[str] = ()) -> Proof:

@@ -5,7 +5,6 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         slim, vocabulary = keep_tokens_asked(result.program, job.tokens)
     selection = result.selection
     with stages.stage("proving"):
-        verdict = result.proof
+        proof = result.proof
         told = prove_tokens(result.program, vocabulary)
     with draft_folder(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)
@@ -165,7 +164,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             "session": asdict(job.settings),
             "latency": latency,
             "quantized": quantized,
-            "verdict": asdict(verdict) | {"change": None if isnan(verdict.change) else verdict.change},
+            "verdict": proof.as_data(),
             "onnx": {
                 "relative": emitted.relative,
                 "points": [dict(point) for point in emitted.points],
@@ -180,8 +179,8 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             "machine": report.machine(),
         }
         _write_reports(draft, data)
-        programs, proof = (program, slim), largest_differences(data)
-        write_manifest(draft, loaded, programs, data, proof, selection.removed, vocabulary)
+        programs, proven = (program, slim), largest_differences(data)
+        write_manifest(draft, loaded, programs, data, proven, selection.removed, vocabulary)
     return data
 
 

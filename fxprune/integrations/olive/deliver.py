@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from fxprune.errors import UsageError
 from fxprune.export import Emitted, export_onnx
 from fxprune.ir import Program
 from fxprune.pipeline import Context, Pipeline, Result
-from fxprune.verification import Proof
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,10 @@ def deliver(
     if data is not None and not steps.uses("data"):
         raise UsageError(f"no pass of {str(steps)!r} uses calibration data; leave the data out")
     result = steps.run(program, Context(data=data))
-    verdict = result.proof
     emitted = export_onnx(result.program, folder / "model.onnx", overwrite=True, opset=opset)
     selection = folder / "selection.json"
     result.selection.save(selection, overwrite=True)
-    return Delivery(emitted.path, selection, _figures(program, steps, result, verdict, emitted))
+    return Delivery(emitted.path, selection, _figures(program, steps, result, emitted))
 
 
 def summary(figures: Mapping[str, Any]) -> str:
@@ -61,19 +58,14 @@ def summary(figures: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(
-    program: Program, steps: Pipeline, result: Result, verdict: Proof, emitted: Emitted
-) -> dict[str, Any]:
+def _figures(program: Program, steps: Pipeline, result: Result, emitted: Emitted) -> dict[str, Any]:
+    proof = result.proof.as_data()
     return {
         "pipeline": str(steps),
         "before": _cost(program),
         "after": _cost(result.program),
-        "relative": verdict.relative,
-        "bar": verdict.bar,
-        "change": None if isnan(verdict.change) else verdict.change,
-        "exact": len(verdict.exact),
-        "inexact": len(verdict.inexact),
-        "refitted": len(verdict.refitted),
+        **proof,
+        **{name: len(proof[name]) for name in ("exact", "inexact", "refitted")},
         "onnx": {
             "relative": emitted.relative,
             "points": [dict(point) for point in emitted.points],

@@ -1,6 +1,7 @@
 """Console: a pipeline's progress is a line of text, or a bar where steps are counted."""
 
 import math
+import time
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_the_time_left_counts_from_when_the_pass_began(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(console.Steps, "SECONDS", -1.0)
     stages = Stages()
     stages.observe(Progress("grain"))
