@@ -19,9 +19,8 @@ def run_example(program: Program, inputs_of: Program | None = None) -> list[Tens
 
     The inputs are those of `inputs_of` where it is given, unless the program has free inputs.
     """
-    source = (
-        program if program.free_inputs else inputs_of or program
-    )  # an input that shrank has examples of its own
+    # An input that shrank has examples of its own.
+    source = program if program.free_inputs else inputs_of or program
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         outputs = program(*source.args, **source.kwargs)

@@ -56,15 +56,11 @@ def add_buffer(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
     wanted, number = name, 0
     while hasattr(graph, wanted):
         wanted, number = f"{name}_{number}", number + 1
-    set_attribute(graph, wanted, value)
-    node = graph.graph.get_attr(wanted)
-    mode = fake_mode(graph)
-    node.meta["val"] = mode.from_tensor(value, static_shapes=True)
-    return node
+    return add_parameter(graph, wanted, value)
 
 
 def add_parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
-    """Set a parameter under a name, and return a new node that reads it at the insertion point."""
+    """Set a parameter (or a buffer) under a name, and return a new node that reads it at the insertion point."""
     set_attribute(graph, name, value)
     node = graph.graph.get_attr(name)
     node.meta["val"] = fake_mode(graph).from_tensor(value, static_shapes=True)

@@ -26,12 +26,11 @@ def dynamic_axis_names(program: Program) -> dict[str, dict[int, str]]:
     """
     taken: dict[str, int] = {}
     free = program.free_dims()
-    return {
-        name: {
-            dim: _claim(taken, name, _wanted(tensor, dim), tensor.shape[dim]) for dim in free.get(name, ())
-        }
-        for name, tensor in inputs(program).items()
-    }
+    found: dict[str, dict[int, str]] = {}
+    for name, tensor in inputs(program).items():
+        dims = free.get(name, ())
+        found[name] = {dim: _claim(taken, name, _wanted(tensor, dim), tensor.shape[dim]) for dim in dims}
+    return found
 
 
 def inputs(program: Program, point: Point | None = None) -> dict[str, torch.Tensor]:
@@ -57,11 +56,8 @@ def feeds(program: Program, point: Point | None = None) -> Feeds:
 def example_point(program: Program) -> dict[str, int]:
     """The point of the example inputs: the size of each dynamic axis, by name."""
     names = dynamic_axis_names(program)
-    return {
-        axis: tensor.shape[dim]
-        for name, tensor in inputs(program).items()
-        for dim, axis in names[name].items()
-    }
+    tensors = inputs(program)
+    return {axis: tensors[name].shape[dim] for name, dims in names.items() for dim, axis in dims.items()}
 
 
 def point_with(program: Program, **sizes: int) -> dict[str, int]:

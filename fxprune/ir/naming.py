@@ -1,9 +1,19 @@
-"""Names of tensors that rewrites create: the factors of a weight, and the copies of an axis or a tensor."""
+"""Names that rewrites give: the factors of a weight, the copies of an axis or a tensor, and free names."""
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 FACTORS = ("_rows", "_columns")
 """The suffixes of the two factors of a weight."""
+
+
+def free_name(wanted: str, taken: Container[str], joint: str = "_") -> str:
+    """The wanted name, numbered from 2 where it is taken."""
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}{joint}{number}", number + 1
+    return name
 
 
 def part_name(axis: str, number: int) -> str:

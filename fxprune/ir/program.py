@@ -17,6 +17,7 @@ from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
 from fxprune.ir.arguments import shape_of
+from fxprune.ir.naming import free_name
 from fxprune.ir.summary import HasSummary, Summary, quantity
 from fxprune.ir.train_mode import switchable
 
@@ -63,9 +64,7 @@ class Program(HasSummary):
         Its `train()` and `eval()` switch dropout and batch norm (see `fxprune.ir.train_mode`); parameters have their original names.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # copying torch's pytree specs warns about torch's own classes
+            warnings.simplefilter("ignore", FutureWarning)  # torch's pytree specs warn of torch's own classes
             return switchable(copy.deepcopy(self.graph_module))
 
     def plain(self) -> Program:
@@ -99,10 +98,8 @@ class Program(HasSummary):
 
     def parameter_bytes(self) -> int:
         """Bytes of parameters and buffers; a tensor under several names counts once for each."""
-        return sum(
-            value.numel() * value.element_size()
-            for value in self.graph_module.state_dict(keep_vars=True).values()
-        )
+        tensors = self.graph_module.state_dict(keep_vars=True).values()
+        return sum(value.numel() * value.element_size() for value in tensors)
 
     def placeholders(self) -> list[fx.Node]:
         return list(self.graph.find_nodes(op="placeholder"))
@@ -265,11 +262,7 @@ def set_attribute(module: nn.Module, name: str, value: Any) -> None:
 def sibling(name: str, last: str, taken: Container[str]) -> str:
     """A free name for `last` in the module of the tensor `name`, numbered from 2 where it is taken."""
     path = name.rpartition(".")[0]
-    wanted = own = ".".join(filter(None, (path, last)))
-    number = 2
-    while own in taken:
-        own, number = f"{wanted}_{number}", number + 1
-    return own
+    return free_name(".".join(filter(None, (path, last))), taken)
 
 
 def rebuild(program: Program, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Program:

@@ -79,12 +79,8 @@ class Selection(HasSummary):
 
     def only(self, names: set[str]) -> Selection:
         """The part of the selection for these axes, without `model`."""
-        return Selection(
-            {name: kept for name, kept in self.axes.items() if name in names},
-            self.sizes,
-            self.within,
-            removed=self.removed,
-        )
+        axes = {name: kept for name, kept in self.axes.items() if name in names}
+        return Selection(axes, self.sizes, self.within, removed=self.removed)
 
     def compose(self, later: Selection) -> Selection:
         """This selection followed by one on the remaining program, in indices of the original."""
@@ -101,14 +97,12 @@ class Selection(HasSummary):
         outer = self.axes.get(later.within.get(name, "")) if is_dependent(theirs) else None
         if outer is None and mine is None:
             return theirs
-        if not is_dependent(theirs):
-            last = later[name]
-            return (
-                [[row[i] for i in last] for row in self.rows(name)]
-                if is_dependent(mine)
-                else [self[name][i] for i in last]
-            )
-        return self._after_rows(name, later)
+        if is_dependent(theirs):
+            return self._after_rows(name, later)
+        last = later[name]
+        if is_dependent(mine):
+            return [[row[i] for i in last] for row in self.rows(name)]
+        return [self[name][i] for i in last]
 
     def _after_rows(self, name: str, later: Selection) -> Indices:
         """Rows for the kept units of the outer axis, extended to rows for all units of the original.

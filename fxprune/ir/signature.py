@@ -69,9 +69,8 @@ def _cut_trees(program: Program, inputs: tuple[set[int], list[str]], outputs: se
     lost = {place for place, result in enumerate(results) if result in labels}
     numbers = {place for place, result in enumerate(results) if _is_number(result)}
     in_spec, left = _spec_without(info.in_spec, gone, names, call=True)
-    out_spec, given = _spec_without(
-        info.out_spec, lost, [labels.get(result, "") for result in results], loose=numbers
-    )
+    called = [labels.get(result, "") for result in results]
+    out_spec, given = _spec_without(info.out_spec, lost, called, loose=numbers)
     kept = [name for name in info.orig_args if name in _arguments(in_spec, info.orig_args)]
     for node in [node for place, node in enumerate(program.placeholders()) if place not in left]:
         graph.graph.erase_node(node)
@@ -108,9 +107,8 @@ def _marks(count: int) -> list[Any]:
 
 def _examples_without(program: Program, inputs: Collection[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     leaves, spec = pytree.tree_flatten((tuple(program.args), dict(program.kwargs)))
-    names = {
-        place: node.name for node, place in zip(program.placeholders(), _places(program, spec), strict=True)
-    }
+    places = _places(program, spec)
+    names = {place: node.name for node, place in zip(program.placeholders(), places, strict=True)}
     gone = {place for place, name in names.items() if name in inputs}
     slim, left = _spec_without(spec, gone, [names.get(place, "") for place in range(len(leaves))], call=True)
     args, kwargs = pytree.tree_unflatten([leaves[place] for place in left], slim)
@@ -182,11 +180,10 @@ def _spec_without(
     """
     if not gone:
         return spec, list(range(spec.num_leaves))
-    tree = pytree.tree_unflatten(_marks(spec.num_leaves), spec)
+    tree: Any = pytree.tree_unflatten(_marks(spec.num_leaves), spec)
     going = (gone, gone | set(loose))
-    args, kwargs = tree if call else ((), {})
     slim = (
-        (tuple(_pruned(each, going) for each in args), _pruned(kwargs, going))
+        (tuple(_pruned(each, going) for each in tree[0]), _pruned(tree[1], going))
         if call
         else _pruned(tree, going)
     )

@@ -15,17 +15,10 @@ def like(value: Tensor, result: Tensor) -> Tensor:
 
 def storage_key(tensor: Tensor) -> Any:
     """A key that tensors with the same memory and layout share; unique per tensor on meta, without strides, or without elements."""
-    if tensor.device.type == "meta" or tensor.layout != torch.strided:
+    if tensor.device.type == "meta" or tensor.layout != torch.strided or not tensor.numel():
         return id(tensor)
-    if not tensor.numel():
-        return id(tensor)
-    return (
-        tensor.untyped_storage().data_ptr(),
-        tensor.storage_offset(),
-        tuple(tensor.shape),
-        tensor.stride(),
-        tensor.dtype,
-    )
+    shape, storage = tuple(tensor.shape), tensor.untyped_storage()
+    return storage.data_ptr(), tensor.storage_offset(), shape, tensor.stride(), tensor.dtype
 
 
 def tensor_bytes(value: Tensor) -> memoryview:

@@ -24,9 +24,8 @@ def copy_dropout(graph: fx.GraphModule, training: fx.Graph) -> int:
 
     Nothing is copied where the two graphs do not have the same attention nodes, module by module.
     """
-    ours, theirs = (
-        list(g.find_nodes(op="call_function", target=_ATTENTION)) for g in (graph.graph, training)
-    )
+    graphs = (graph.graph, training)
+    ours, theirs = (list(each.find_nodes(op="call_function", target=_ATTENTION)) for each in graphs)
     if [_path(node) for node in ours] != [_path(node) for node in theirs]:
         return 0
     for node, other in zip(ours, theirs, strict=True):
@@ -73,21 +72,21 @@ def _training_argument(node: fx.Node) -> str | None:
 def _set(node: fx.Node, name: str, training: bool) -> bool:
     """Set the training argument of a node; return whether it changed."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    place = names.index(name)
-    before = node.args[place] if place < len(node.args) else node.kwargs.get(name, False)
-    if place < len(node.args):
-        node.update_arg(place, training)
-    else:
-        node.update_kwarg(name, training)
-    return bool(before) != training
+    return bool(_put(node, name, names.index(name), training, default=False)) != training
 
 
 def _drop(node: fx.Node, training: bool) -> bool:
     """Set the dropout probability of an attention node (0 in evaluation); return whether it changed."""
     wanted = node.meta[DROPOUT] if training else 0.0
-    before = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
-    if len(node.args) > 4:
-        node.update_arg(4, wanted)
-    else:
-        node.update_kwarg("dropout_p", wanted)
-    return bool(before != wanted)
+    return bool(_put(node, "dropout_p", 4, wanted, default=0.0) != wanted)
+
+
+def _put(node: fx.Node, name: str, place: int, value: Any, default: Any) -> Any:
+    """Set an argument where the node has it, by position or by name; return its value before."""
+    if place < len(node.args):
+        before = node.args[place]
+        node.update_arg(place, value)
+        return before
+    before = node.kwargs.get(name, default)
+    node.update_kwarg(name, value)
+    return before
