@@ -73,13 +73,17 @@ class Op:
             self.flow.pins.append((dim, self.node))
             pin(dim, why, self.node.name)
 
+    def fixed(self, sizes: Sequence[int], why: str) -> Shape:
+        """New dims of these sizes, pinned."""
+        shape = tuple(atom(size) for size in sizes)
+        self.pin(shape, why)
+        return shape
+
     def opaque(self, why: str) -> Shape:
         """Pin the dims of all operands and of the result, for operators of which nothing more is known."""
         for node in self.tensors():
             self.pin(self.flow.dims[node], why)
-        result = self.fresh()
-        self.pin(result, why)
-        return result
+        return self.fixed(self.out, why)
 
     def size(self, dim: Dim, name: str, *index: int, offset: int = 0) -> None:
         """Record that an integer argument is the size of a dim (plus `offset`), so that it is updated when the dim shrinks."""

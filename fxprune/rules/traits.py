@@ -163,10 +163,8 @@ _rows("baddbmm", linear=Linear("batch1", "batch2", "self", matrix=False, bare=at
 _rows("addbmm", linear=Linear("batch1", "batch2", "self", matrix=False))
 _rows("addmv", linear=Linear("mat", "vec", "self", matrix=False, bare=aten.mv.default))
 _rows("conv1d conv2d conv3d", linear=_CONVOLUTION)
-_rows(
-    "conv_transpose1d conv_transpose2d conv_transpose3d",
-    linear=replace(_CONVOLUTION, turned=True, transposed=True),
-)
+_TRANSPOSED = replace(_CONVOLUTION, turned=True, transposed=True)
+_rows("conv_transpose1d conv_transpose2d conv_transpose3d", linear=_TRANSPOSED)
 _rows("convolution _convolution", linear=replace(_CONVOLUTION, matrix=False))  # transposed by an argument
 _rows("einsum", mixes=True, aliases=True)
 _rows("scaled_dot_product_attention", mixes=True)

@@ -17,9 +17,7 @@ aten = torch.ops.aten
 
 def spatial(op: Op, sizes: tuple[int, ...]) -> Shape:
     """Return new pinned dims for spatial or sequence positions."""
-    result = tuple(atom(size) for size in sizes)
-    op.pin(result, "places (spatial or sequence positions) stay whole")
-    return result
+    return op.fixed(sizes, "places (spatial or sequence positions) stay whole")
 
 
 @rule(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten._convolution, zero="affine")
@@ -46,9 +44,8 @@ def transposed(op: Op) -> Shape:
     rank = len(weight) - 2
     groups = atom(op.integer("groups"))
     inner, outer, out = _transposed(op, shape[-rank - 1], weight, groups)
-    return _finish(
-        op, (shape[: len(shape) - rank - 1], shape[-rank:], weight[2:]), (groups, inner, outer, out)
-    )
+    places = (shape[: len(shape) - rank - 1], shape[-rank:], weight[2:])
+    return _finish(op, places, (groups, inner, outer, out))
 
 
 def _direct(op: Op, channels: Dim, weight: Shape, groups: Dim) -> tuple[Dim, Dim, Dim]:
@@ -89,7 +86,10 @@ def _is_pointwise(op: Op, before: Shape, kernel: Shape, after: tuple[int, ...]) 
     return points and tuple(dim.size for dim in before) == after
 
 
-_POOLS_1 = (aten.avg_pool1d, aten.adaptive_avg_pool1d, aten.max_pool1d)
+_POOLS_1 = (
+    aten.avg_pool1d, aten.adaptive_avg_pool1d, aten.max_pool1d, aten.upsample_nearest1d, aten.upsample_linear1d,
+    aten._upsample_nearest_exact1d, aten.reflection_pad1d, aten.replication_pad1d,
+)  # fmt: skip
 _POOLS_2 = (
     aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d,
     aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
@@ -99,49 +99,21 @@ _POOLS_3 = (
     aten.max_pool3d, aten.avg_pool3d, aten.adaptive_avg_pool3d, aten._adaptive_avg_pool3d, aten.upsample_nearest3d,
     aten.upsample_trilinear3d, aten.reflection_pad3d, aten.replication_pad3d,
 )  # fmt: skip
-_PLACES_1 = (
-    aten.upsample_nearest1d,
-    aten.upsample_linear1d,
-    aten._upsample_nearest_exact1d,
-    aten.reflection_pad1d,
-    aten.replication_pad1d,
-)
+_SPATIAL = dict.fromkeys(_POOLS_1, 1) | dict.fromkeys(_POOLS_2, 2) | dict.fromkeys(_POOLS_3, 3)
 
 
-def _pool(op: Op, rank: int) -> Shape:
-    shape = op.dims("self" if "self" in op.arguments else "input")
+@rule(*_SPATIAL, zero="keep")
+def pool(op: Op) -> Shape:
+    """Pin the last one, two or three dims, which are spatial, and pass through the others."""
+    shape, rank = op.dims("self" if "self" in op.arguments else "input"), _SPATIAL[packet_of(op.node.target)]
     op.pin(shape[-rank:], "places (spatial or sequence positions) stay whole")
     return (*shape[:-rank], *spatial(op, op.out[-rank:]))
 
 
-@rule(*_POOLS_1, *_PLACES_1, zero="keep")
-def pool1d(op: Op) -> Shape:
-    """Pin the last dim, which is spatial, and pass through the others."""
-    return _pool(op, 1)
-
-
-@rule(*_POOLS_2, zero="keep")
-def pool2d(op: Op) -> Shape:
-    """Pin the last two dims, which are spatial, and pass through the others."""
-    return _pool(op, 2)
-
-
-@rule(*_POOLS_3, zero="keep")
-def pool3d(op: Op) -> Shape:
-    """Pin the last three dims, which are spatial, and pass through the others."""
-    return _pool(op, 3)
-
-
 _RANKS = {
-    aten.max_pool1d_with_indices: 1,
-    aten.adaptive_max_pool1d: 1,
-    aten.max_pool2d_with_indices: 2,
-    aten.adaptive_max_pool2d: 2,
-    aten.fractional_max_pool2d: 2,
-    aten.max_pool3d_with_indices: 3,
-    aten.adaptive_max_pool3d: 3,
-    aten.fractional_max_pool3d: 3,
-}
+    aten.max_pool1d_with_indices: 1, aten.adaptive_max_pool1d: 1, aten.max_pool2d_with_indices: 2, aten.adaptive_max_pool2d: 2,
+    aten.fractional_max_pool2d: 2, aten.max_pool3d_with_indices: 3, aten.adaptive_max_pool3d: 3, aten.fractional_max_pool3d: 3,
+}  # fmt: skip
 
 
 @rule(*_RANKS, zero="lose")

@@ -13,20 +13,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.zeros, aten.new_zeros, zero="zero")
-def _zeros(op: Op) -> Shape:
-    """Give the result free dims: zeros of any size are zeros."""
-    return fill(op)
-
-
-@rule(
-    aten.ones,
-    aten.full,
-    aten.empty,
-    aten.new_ones,
-    aten.new_full,
-    aten.new_empty,
-    zero="lose",
-)
+@rule(aten.ones, aten.full, aten.empty, aten.new_ones, aten.new_full, aten.new_empty, zero="lose")
 def fill(op: Op) -> Shape:
     """Give the result free dims: every position has the same (or an independent) value."""
     result = op.fresh()
@@ -42,33 +29,19 @@ def fill(op: Op) -> Shape:
 )  # fmt: skip
 def counted(op: Op) -> Shape:
     """Pin the result's dims: values depend on their position."""
-    result = op.fresh()
-    op.pin(result, f"{op.node.target} counts positions")
-    return result
+    return op.fixed(op.out, f"{op.node.target} counts positions")
 
 
 @rule(aten.rand, aten.randn, aten.randint, zero="lose")
 def random(op: Op) -> Shape:
     """Pin the result's dims: numbers are drawn by position, and with fewer positions, others would be drawn."""
-    result = op.fresh()
-    op.pin(result, "random numbers are drawn by position")
-    return result
+    return op.fixed(op.out, "random numbers are drawn by position")
 
 
 @rule(
-    aten.rand_like,
-    aten.randn_like,
-    aten.randint_like,
-    aten.bernoulli,
-    aten.multinomial,
-    aten.normal,
-    aten.normal_,
-    aten.uniform_,
-    aten.bernoulli_,
-    aten.poisson,
-    aten.binomial,
-    zero="lose",
-)
+    aten.rand_like, aten.randn_like, aten.randint_like, aten.bernoulli, aten.multinomial, aten.normal, aten.normal_, aten.uniform_,
+    aten.bernoulli_, aten.poisson, aten.binomial, zero="lose",
+)  # fmt: skip
 def random_like(op: Op) -> Shape:
     """Pin the dims of operands and result: as many numbers are drawn as there are elements."""
     for node in op.tensors():

@@ -31,12 +31,11 @@ def embedding_bag(op: Op) -> tuple[Shape, ...]:
     for name in ("indices", "offsets", "per_sample_weights"):
         op.pin(op.dims(name) if op.has(name) else (), why)
     results = [tuple(atom(size) for size in sizes) for sizes in op.outs]
-    places = [
-        (shape[0], inner) if len(shape) == 2 else shape for shape in results
-    ]  # the indices of the maxima have the dim d, too
+    # The indices of the maxima have the dim d, too.
+    places = tuple((shape[0], inner) if len(shape) == 2 else shape for shape in results)
     for shape in places:
         op.pin(shape[:1], why)
-    return tuple(places)
+    return places
 
 
 @rule(aten.index, aten._unsafe_index, zero="first")
@@ -74,10 +73,8 @@ def index_put(op: Op) -> Shape:
     """Pin the dims written by index and the values' along them; unify the trailing dims if only leading ones are indexed, else pin all."""
     shape, indices = op.dims("self"), list(op["indices"])
     touched = range(len(shape)) if any(_is_mask(i) for i in indices) else range(len(indices))
-    op.pin(
-        [shape[i] for i in touched if i >= len(indices) or indices[i] is not None],
-        "rows are written by value",
-    )
+    written = [shape[i] for i in touched if i >= len(indices) or indices[i] is not None]
+    op.pin(written, "rows are written by value")
     if all(item is not None for item in indices) and len(indices) < len(shape):
         tail = shape[len(indices) :]
         for dim, other in zip(reversed(tail), reversed(op.dims("values")), strict=False):
@@ -194,17 +191,9 @@ def triangle(op: Op) -> Shape:
 
 
 @rule(
-    aten.diagonal,
-    aten.diag_embed,
-    aten.diagonal_copy,
-    aten.diag,
-    aten.unfold,
-    aten.unfold_copy,
-    aten.as_strided,
-    aten.im2col,
-    aten.col2im,
+    aten.diagonal, aten.diag_embed, aten.diagonal_copy, aten.diag, aten.unfold, aten.unfold_copy, aten.as_strided, aten.im2col, aten.col2im,
     zero="lose",
-)
+)  # fmt: skip
 def strided(op: Op) -> Shape:
     """Pin all dims: positions are read by stride."""
     return op.opaque(f"{op.node.target} reads positions by stride")

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import torch
 
-from fxprune.dims import atom
 from fxprune.rules.facts import Dims, Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
@@ -42,9 +41,7 @@ def _batched(op: Op, lead: Shape, sizes: tuple[int, ...], why: str) -> Shape:
     if sizes[: len(lead)] != tuple(dim.size for dim in lead):
         op.pin(lead, why)  # an empty result that was not asked for
         lead = ()
-    rest = tuple(atom(size) for size in sizes[len(lead) :])
-    op.pin(rest, why)
-    return (*lead, *rest)
+    return (*lead, *op.fixed(sizes[len(lead) :], why))
 
 
 @rule(aten.linalg_solve, aten.linalg_solve_ex, aten.linalg_solve_triangular, zero="lose")
@@ -57,8 +54,7 @@ def solve(op: Op) -> Dims:
     op.pin((*square[-2:], *(given[-2:-1] if sides else given)), why)
     if not sides:
         op.pin(square, why)
-        result: Shape = tuple(atom(size) for size in _first(op))
-        op.pin(result, why)
+        result: Shape = op.fixed(_first(op), why)
     else:
         lead = broadcast(op, [square[:-2], given[:-2]], _first(op)[:-2])
         result = (*lead, *given[-2:])

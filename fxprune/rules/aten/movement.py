@@ -20,14 +20,7 @@ def axis(op: Op, name: str = "dim", tensor: str = "self") -> int:
     return op.integer(name) % max(1, len(op.dims(tensor)))
 
 
-@rule(
-    aten.view,
-    aten.reshape,
-    aten._unsafe_view,
-    aten.view_copy,
-    aten._reshape_copy,
-    zero="keep",
-)
+@rule(aten.view, aten.reshape, aten._unsafe_view, aten.view_copy, aten._reshape_copy, zero="keep")
 def view(op: Op) -> Shape:
     """Unify the product of the result's dims with that of the operand's; pin all dims where the dtype changes."""
     if op.arguments.get("dtype"):
@@ -201,9 +194,8 @@ def stack(op: Op) -> Shape:
     for shape in shapes[1:]:
         op.unify_all(shapes[0], shape)
     place = op.integer("dim") % len(op.out)
-    new = atom(len(shapes))
-    op.pin(new, "stack: the position says which operand")
-    return (*shapes[0][:place], new, *shapes[0][place:])
+    new = op.fixed([len(shapes)], "stack: the position says which operand")
+    return (*shapes[0][:place], *new, *shapes[0][place:])
 
 
 @rule(aten.split_with_sizes, aten.split_with_sizes_copy, aten.unsafe_split_with_sizes, zero="keep")
@@ -218,14 +210,8 @@ def split_with_sizes(op: Op) -> tuple[Shape, ...]:
 
 
 @rule(
-    aten.chunk,
-    aten.split,
-    aten.unsafe_chunk,
-    aten.unsafe_split,
-    aten.split_copy,
-    aten.tensor_split,
-    zero="keep",
-)
+    aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split, aten.split_copy, aten.tensor_split, zero="keep",
+)  # fmt: skip
 def split_by_count(op: Op) -> tuple[Shape, ...]:
     """Pin the dim that is split by a count or a step: only dims of symbolic size still are."""
     shape, place = op.dims("self"), axis(op)
@@ -257,14 +243,14 @@ def slice_(op: Op) -> Shape:
     start, end = _bounds(op, dim.size)
     if step != 1:
         kept = _strided(op, dim, start, end, step, length)
+    if step != 1:
+        kept = _strided(op, dim, start, end, step, length)
     elif length == dim.size:
         kept = dim
         if op["end"] is not None and op.integer("end") == dim.size:
             op.size(dim, "end")
-    elif length == 0:
-        kept = atom(0)
     else:
-        kept = _middle(op, dim, start, length)
+        kept = _middle(op, dim, start, length) if length else atom(0)
     return (*shape[:place], kept, *shape[place + 1 :])
 
 
@@ -281,9 +267,7 @@ def _middle(op: Op, dim: Dim, start: int, length: int) -> Dim:
         op.pin((dim, kept), "a slice of a length that depends on data")
         return kept
     if pinned(dim):
-        kept = atom(length)
-        op.pin(kept, "a slice of what stays whole")
-        return kept
+        return op.fixed([length], "a slice of what stays whole")[0]
     before, kept, after = _cut(op, dim, start, length)
     if op["start"] is not None and op.integer("start") >= 0:
         op.size(before, "start")

@@ -112,10 +112,8 @@ def weight_norm(op: Op) -> Shape:
     shape, place = op.dims("v"), op.integer("dim") % len(op.dims("v"))
     for one, other in zip(shape, op.dims("g"), strict=True):
         op.unify(one, other)
-    op.inexact(
-        [dim for i, dim in enumerate(shape) if i != place],
-        f"the weight is normalised over it at {op.node.name}",
-    )
+    others = [dim for i, dim in enumerate(shape) if i != place]
+    op.inexact(others, f"the weight is normalised over it at {op.node.name}")
     return shape
 
 

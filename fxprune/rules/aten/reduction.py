@@ -37,21 +37,13 @@ def sum_(op: Op) -> Shape:
     return result
 
 
+@rule(aten.amax, aten.amin, zero="keep")
 @rule(
-    aten.mean,
-    aten.var,
-    aten.std,
-    aten.nanmean,
-    aten.norm,
-    aten.linalg_vector_norm,
-    aten.prod,
-    aten.logsumexp,
-    aten.any,
-    aten.all,
+    aten.mean, aten.var, aten.std, aten.nanmean, aten.norm, aten.linalg_vector_norm, aten.prod, aten.logsumexp, aten.any, aten.all,
     zero="lose",
-)
+)  # fmt: skip
 def mean(op: Op) -> Shape:
-    """Mark the reduced dims as inexact: a statistic over them changes with their members."""
+    """Mark the reduced dims as inexact: a statistic over them changes with their members; a maximum, with those that are zero, too."""
     gone, result = reduced(op)
     _statistic(op, gone)
     return result
@@ -72,14 +64,6 @@ def _loss(op: Op) -> Shape:
         return result
     _statistic(op, result)
     return ()
-
-
-@rule(aten.amax, aten.amin, zero="keep")
-def amax(op: Op) -> Shape:
-    """Mark the reduced dims as inexact: a maximum over zeros is not a maximum over fewer members."""
-    gone, result = reduced(op)
-    _statistic(op, gone)
-    return result
 
 
 @rule(aten.max, aten.min, aten.var_mean, aten.std_mean, aten.median, aten.mode, aten.aminmax, zero="lose")
@@ -162,13 +146,10 @@ def ranked(op: Op) -> tuple[Shape, ...]:
     if op.outs[0] != tuple(dim.size for dim in shape):
         shape = [dim if i != place else atom(0) for i, dim in enumerate(shape)]
         shape = shape if len(shape) == len(op.outs[0]) else shape[:place] + shape[place + 1 :]
-    result = tuple(
-        dim if dim.size == size else _whole(op, size) for dim, size in zip(shape, op.outs[0], strict=True)
-    )
+    pairs = zip(shape, op.outs[0], strict=True)
+    result = tuple(dim if dim.size == size else _whole(op, size) for dim, size in pairs)
     return result, result
 
 
 def _whole(op: Op, size: int) -> Dim:
-    dim = atom(size)
-    op.pin(dim, f"{op.node.target} gives it its order")
-    return dim
+    return op.fixed([size], f"{op.node.target} gives it its order")[0]

@@ -23,9 +23,7 @@ def view_as_complex(op: Op) -> Shape:
 @rule(aten.view_as_real, aten.view_as_real_copy, zero="keep")
 def view_as_real(op: Op) -> Shape:
     """Add a pinned last dim, the pair (real, imaginary)."""
-    pair = atom(2)
-    op.pin(pair, "real and imaginary part")
-    return (*op.dims("self"), pair)
+    return (*op.dims("self"), *op.fixed([2], "real and imaginary part"))
 
 
 _ONE = (
@@ -44,9 +42,8 @@ def transform(op: Op) -> Shape:
     named = op.integers("dim") or tuple(range(len(shape)))
     places = {i % len(shape) for i in named}
     op.pin([shape[i] for i in places], f"{op.node.target} mixes all positions")
-    result = [
-        atom(size) if i in places else dim for i, (dim, size) in enumerate(zip(shape, op.out, strict=True))
-    ]
+    pairs = enumerate(zip(shape, op.out, strict=True))
+    result = [atom(size) if i in places else dim for i, (dim, size) in pairs]
     op.pin([result[i] for i in places], f"{op.node.target} mixes all positions")
     return tuple(result)
 
@@ -56,6 +53,5 @@ def frames(op: Op) -> Shape:
     """Pin all dims but the batch: a signal is read by position."""
     shape = op.dims("self")
     lead, why = shape[:-1], f"{op.node.target} mixes all positions"
-    rest = tuple(atom(size) for size in op.out[len(lead) :])
-    op.pin((*shape[-1:], *(op.dims("window") if op.has("window") else ()), *rest), why)
-    return (*lead, *rest)
+    op.pin((*shape[-1:], *(op.dims("window") if op.has("window") else ())), why)
+    return (*lead, *op.fixed(op.out[len(lead) :], why))

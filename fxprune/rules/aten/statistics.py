@@ -129,9 +129,7 @@ def diff(op: Op) -> Shape:
             more = op.dims(name)
             op.pin(more[place], why)
             op.unify_all(shape[:place] + shape[place + 1 :], more[:place] + more[place + 1 :])
-    rest = atom(op.out[place])
-    op.pin(rest, why)
-    return (*shape[:place], rest, *shape[place + 1 :])
+    return (*shape[:place], *op.fixed([op.out[place]], why), *shape[place + 1 :])
 
 
 @rule(aten.bucketize, zero="lose")
@@ -166,9 +164,8 @@ def isin(op: Op) -> Shape:
 def index_fill(op: Op) -> Shape:
     """Pin the dim whose positions are written by value."""
     shape = op.dims("self")
-    op.pin(
-        (*shape[op.integer("dim") % max(1, len(shape)) :][:1], *op.dims("index")), "rows are written by value"
-    )
+    written = shape[op.integer("dim") % max(1, len(shape)) :][:1]
+    op.pin((*written, *op.dims("index")), "rows are written by value")
     return shape
 
 
@@ -179,9 +176,7 @@ def unpooled(op: Op) -> Shape:
     spatial = 2 if op.node.target.overloadpacket is aten.max_unpool2d else 3  # type: ignore[union-attr]
     op.pin((*shape[-spatial:], *spots[-spatial:]), "places are written by value")
     lead = op.unify_all(shape[:-spatial], spots[:-spatial])
-    rest = tuple(atom(size) for size in op.out[len(lead) :])
-    op.pin(rest, "places are written by value")
-    return (*lead, *rest)
+    return (*lead, *op.fixed(op.out[len(lead) :], "places are written by value"))
 
 
 @rule(aten.frexp, zero="keep")
