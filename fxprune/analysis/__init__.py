@@ -6,13 +6,4 @@ from fxprune.analysis.linear_ops import Matrix, matrices
 from fxprune.analysis.regions import Region
 from fxprune.analysis.units import Units
 
-__all__ = [
-    "Analysis",
-    "Axis",
-    "Matrix",
-    "Region",
-    "Units",
-    "analyze",
-    "flat_dims",
-    "matrices",
-]
+__all__ = ["Analysis", "Axis", "Matrix", "Region", "Units", "analyze", "flat_dims", "matrices"]

@@ -113,13 +113,11 @@ class Analysis(HasSummary):
     def region(self, name: str) -> Region:
         """Return the region of this name; SelectionError with the nearest names where there is none, or with the reason why it can't go."""
         found = {region.name: region for region in reversed(self.regions)}.get(name)
-        if found is not None and not found.why:
-            return found
-        if found is not None:
+        if found is None:
+            raise _no_such(("region", "regions"), name, [region.name for region in self.regions])
+        if found.why:
             raise SelectionError(f"region {name} can't go: {found.why}")
-        near = difflib.get_close_matches(name, [region.name for region in self.regions], n=3, cutoff=0.4)
-        known = f"nearest: {', '.join(near)}" if near else f"the program has {len(self.regions)} regions"
-        raise SelectionError(f"no region {name!r} in this program; {known}")
+        return found
 
     def within(self, name: str) -> tuple[str, ...]:
         """Return the axes for whose units this one may keep different indices (each head its own); empty where nothing may differ."""
@@ -128,11 +126,9 @@ class Analysis(HasSummary):
 
     def axis(self, name: str) -> Axis:
         """Return the axis of this name; SelectionError with the nearest names where there is none."""
-        if name in self.by_name:
-            return self.by_name[name]
-        near = difflib.get_close_matches(name, self.by_name, n=3, cutoff=0.4)
-        known = f"nearest: {', '.join(near)}" if near else f"the program has {len(self.axes)} axes"
-        raise SelectionError(f"no axis {name!r} in this program; {known}")
+        if name not in self.by_name:
+            raise _no_such(("axis", "axes"), name, list(self.by_name))
+        return self.by_name[name]
 
     def summary(self) -> Summary:
         """The axes, and how many parts stay whole and how many regions can go."""
@@ -140,10 +136,18 @@ class Analysis(HasSummary):
         units = Counter(region.unit for region in self.regions if not region.why)
         regions = ", ".join(quantity(units[unit], unit, plural) for unit, plural in _UNITS)
         columns = ("axis", "role", "size", "exact", "members")
-        rows = tuple(
+        rows = (
             (a.name, a.role, str(a.size), "yes" if a.exact else "no", str(len(a.members))) for a in self.axes
         )
-        return Summary(f"Analysis: {axes}, {refusals}", columns, rows, (f"regions that can go: {regions}",))
+        notes = (f"regions that can go: {regions}",)
+        return Summary(f"Analysis: {axes}, {refusals}", columns, tuple(rows), notes)
+
+
+def _no_such(what: tuple[str, str], name: str, names: list[str]) -> SelectionError:
+    """Return the error for an unknown name, with the nearest names."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    known = f"nearest: {', '.join(near)}" if near else f"the program has {len(names)} {what[1]}"
+    return SelectionError(f"no {what[0]} {name!r} in this program; {known}")
 
 
 @per_program
@@ -165,12 +169,8 @@ def analyze(program: Program) -> Analysis:
     called = name_axes(chosen, places, program.labels, parameters)
     short = {leaf: f"{full.rpartition('.')[2]}:{leaf.size}" for leaf, full in called.items()}
     facts = _Facts(flow)
-    axes = tuple(
-        _axis(
-            flow, leaf, (called[leaf], chosen[leaf], _members(leaf, places[leaf], short, parameters)), facts
-        )
-        for leaf in free
-    )
+    members = {leaf: _members(leaf, places[leaf], short, parameters) for leaf in free}
+    axes = tuple(_axis(flow, leaf, (called[leaf], chosen[leaf], members[leaf]), facts) for leaf in free)
     whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and is_pinned(leaf)]
     return Analysis(program, flow, axes, _refusals(program, flow, whole, places))
 
@@ -205,22 +205,14 @@ def _roles(flow: Flow) -> dict[Dim, set[str]]:
     return roles
 
 
-def _inexact(flow: Flow) -> dict[Dim, str]:
-    notes: dict[Dim, str] = {}
-    for dim, why, _ in flow.inexact:
-        for leaf in leaves(dim):
-            notes.setdefault(leaf, why)
-    return notes
-
-
 T = TypeVar("T")
 
 
-def _by_leaf(facts: Iterable[T], dim: Callable[[T], Dim]) -> dict[Dim, list[T]]:
+def _by_leaf(facts: Iterable[T], dims: Callable[[T], Iterable[Dim]]) -> dict[Dim, list[T]]:
     """Group facts by the atoms that their dims carry."""
     found: dict[Dim, list[T]] = {}
     for fact in facts:
-        for leaf in dict.fromkeys(leaves(dim(fact))):
+        for leaf in dict.fromkeys(leaf for dim in dims(fact) for leaf in leaves(dim)):
             found.setdefault(leaf, []).append(fact)
     return found
 
@@ -229,14 +221,12 @@ class _Facts:
     """Facts that rules established, by atom: each axis gets only its own."""
 
     def __init__(self, flow: Flow) -> None:
-        self.contractions = _by_leaf(flow.contractions, lambda fact: fact.dim)
-        self.divisions: dict[Dim, list[tuple[fx.Node, fx.Node]]] = {}
-        for node, by in divisions(flow):
-            for leaf in dict.fromkeys(leaf for dim in flow.dims[by] for leaf in leaves(dim)):
-                self.divisions.setdefault(leaf, []).append((node, by))
-        self.choices = _by_leaf(flow.choices, lambda fact: fact.dim)
-        self.least = _by_leaf(flow.least, lambda fact: fact[0])
-        self.notes = _inexact(flow)
+        self.contractions = _by_leaf(flow.contractions, lambda fact: [fact.dim])
+        self.divisions = _by_leaf(divisions(flow), lambda fact: flow.dims[fact[1]])
+        self.choices = _by_leaf(flow.choices, lambda fact: [fact.dim])
+        self.least = _by_leaf(flow.least, lambda fact: [fact[0]])
+        # Of several notes, the first one counts.
+        self.notes = {leaf: why for dim, why, _ in reversed(flow.inexact) for leaf in leaves(dim)}
 
 
 def _axis(flow: Flow, leaf: Dim, what: tuple[str, str, tuple[Member, ...]], facts: _Facts) -> Axis:
@@ -260,11 +250,8 @@ def _refusals(
 ) -> tuple[Refusal, ...]:
     nodes = {node.name: node for node in program.graph.nodes}
     found = [_pinned_refusal(program, flow, leaf, places[leaf], nodes) for leaf in whole]
-    unknown = [
-        _refusal(f"all that {node.name} touches", 0, Pin(why, node.name), nodes)
-        for node, why in flow.unknown.items()
-    ]
-    return (*unknown, *found)
+    pins = [Pin(why, node.name) for node, why in flow.unknown.items()]
+    return (*(_refusal(f"all that {pin.node} touches", 0, pin, nodes) for pin in pins), *found)
 
 
 def _pinned_refusal(

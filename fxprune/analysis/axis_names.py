@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from fxprune.analysis.nested_axes import enclosing_atoms
 from fxprune.dims import Dim, is_pinned, leaves
+from fxprune.ir.naming import free_name
 
 Place = tuple[str, int, Dim]
 Label = tuple[str, int, int]
@@ -32,7 +33,7 @@ def name_axes(
     for leaf in new:
         first = _leader(rivals[short[leaf]], places) is leaf and short[leaf] not in taken
         wanted = short[leaf] if first else _join(_module(own[leaf][0]), words[leaf])
-        names[leaf] = _free(wanted, set(names.values()))
+        names[leaf] = free_name(wanted, set(names.values()), ".")
     return names
 
 
@@ -84,10 +85,3 @@ def shared_path(parameters: list[str]) -> str:
 
 def _join(path: str, role: str) -> str:
     return f"{path}.{role}" if path else role
-
-
-def _free(wanted: str, taken: set[str]) -> str:
-    name, number = wanted, 2
-    while name in taken:
-        name, number = f"{wanted}.{number}", number + 1
-    return name

@@ -37,15 +37,9 @@ def per_program(function: Callable[[Program], R]) -> Callable[[Program], R]:
 
 def _sources(program: Program) -> tuple[list[Any], list[Any]]:
     """Return what an analysis reads: objects, to be compared by identity, and the memory and type of tensors."""
-    objects: list[Any] = [
-        *RULES,
-        *RULES.values(),
-        *REFUSED,
-        *REFUSED.values(),
-        *TRAITS,
-        *TRAITS.values(),
-        trees(program.graph_module),
-    ]
+    tables = (RULES, REFUSED, TRAITS)
+    objects: list[Any] = [each for table in tables for each in (*table, *table.values())]
+    objects.append(trees(program.graph_module))
     tensors: list[Any] = []
     for node in program.graph.nodes:
         # `args` and `kwargs` are immutable: an edit in place gives a node other ones.

@@ -108,22 +108,18 @@ def _no_tensor(value: Any) -> bool:
 
 def _checked(node: fx.Node, result: Any) -> Any:
     """Return a rule's result; RuleError where its sizes are not those that torch gives."""
-    many = _is_many(node)
+    many = isinstance(node.meta["val"], (tuple, list))
     said = tuple(tuple(d.size for d in s) for s in result) if many else tuple(d.size for d in result)
     if said != sizes_of(node.meta["val"]):
         raise RuleError(f"it says {said}, torch says {sizes_of(node.meta['val'])}")
     return tuple(result)
 
 
-def _is_many(node: fx.Node) -> bool:
-    return isinstance(node.meta["val"], (tuple, list))
-
-
 def sizes_of(value: Any) -> Any:
     """Return the sizes of a node's value as numbers, nested for several values."""
-    return (
-        tuple(sizes_of(item) for item in value) if isinstance(value, (tuple, list)) else shape_of(value) or ()
-    )
+    if isinstance(value, (tuple, list)):
+        return tuple(sizes_of(item) for item in value)
+    return shape_of(value) or ()
 
 
 def _pinned_dims(value: Any, node: fx.Node, why: str, free: bool = False) -> Any:

@@ -89,11 +89,8 @@ class ZeroPropagation:
     def all(self, nodes: Iterable[Any]) -> Zeros | None:
         """Return the parameters that silence every operand, or None."""
         answers = [self.of(node) for node in nodes]
-        return (
-            frozenset().union(*[a for a in answers if a is not None])
-            if all(a is not None for a in answers)
-            else None
-        )
+        known = [answer for answer in answers if answer is not None]
+        return frozenset().union(*known) if len(known) == len(answers) else None
 
 
 def _keep(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
@@ -117,14 +114,9 @@ def _product(s: ZeroPropagation, node: fx.Node, factors: Iterable[Any]) -> Zeros
 
 def _plus(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     bound = bind(node)
-    numbers = [
-        a.value for name, a in bound.items() if name in ("self", "other") and not isinstance(a.value, fx.Node)
-    ]
-    tensors = [
-        a.value
-        for name, a in bound.items()
-        if name in ("self", "other", "end") and isinstance(a.value, fx.Node)
-    ]
+    values = {name: bound[name].value for name in ("self", "other", "end") if name in bound}
+    tensors = [value for value in values.values() if isinstance(value, fx.Node)]
+    numbers = [value for name, value in values.items() if name != "end" and not isinstance(value, fx.Node)]
     return None if any(number not in (0, None) for number in numbers) else s.everywhere(tensors, node)
 
 
@@ -278,9 +270,8 @@ def zero_set(
     for contraction in contractions:
         found = silence.any(contraction.operands)
         zeros |= found or frozenset()
-        why = why or (
-            "" if found is not None else f"no zeros of weights silence it at {contraction.node.name}"
-        )
+        if found is None:
+            why = why or f"no zeros of weights silence it at {contraction.node.name}"
     for node, by in divided:
         reached = silence.of(by)
         if reached is not None and reached <= zeros:

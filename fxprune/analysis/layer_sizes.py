@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from itertools import count, takewhile
+from itertools import count, starmap, takewhile
 
 import torch
 from torch import Tensor
@@ -121,11 +121,8 @@ def _attentions(analysis: Analysis, own: set[Dim]) -> list[tuple[Dim, Dim, Dim]]
     found = [(dim, role) for dim, role in analysis.flow.roles if role in ("heads", "qk", "v")]
     heads = [place for place, (dim, role) in enumerate(found) if role == "heads" and own & set(leaves(dim))]
     triples = [found[place : place + 3] for place in heads]
-    return [
-        (triple[0][0], triple[1][0], triple[2][0])
-        for triple in triples
-        if [role for _, role in triple] == ["heads", "qk", "v"]
-    ]
+    complete = [each for each in triples if [role for _, role in each] == ["heads", "qk", "v"]]
+    return [(heads, qk, v) for (heads, _), (qk, _), (v, _) in complete]
 
 
 class _Counter:
@@ -157,13 +154,12 @@ class _Counter:
     def attention(self, dims: tuple[Dim, Dim, Dim]) -> Attention:
         """Return the sizes of an attention, over its copies where heads of unequal sizes are computed apart."""
         heads, qk, v = dims
+        shared = self._shared(heads)
         axes = [axis for axis in self.analysis.axes for dim in dims if axis.leaf in leaves(dim)]
         if any(axis.name in self.wrong for axis in axes):
-            shared = self._shared(heads)
             return Attention((heads.size, None), (shared.size, None), (qk.size, None), (v.size, None))
         number = max((len(self.counts[axis.name]) for axis in axes), default=1)
         kept = [self._kept(copy) for copy in range(number)]
-        shared = self._shared(heads)
         return Attention(
             (heads.size, sum(new_size(heads, one) for one in kept)),
             (shared.size, sum(new_size(shared, one) for one in kept)),
@@ -179,9 +175,7 @@ class _Counter:
     def gone(self, region: Region) -> bool:
         """Return whether a region was removed, or none of its weights is left."""
         places = [(name, dim, copy) for name in region.parameters for dim in (0, 1) for copy in (None, 0)]
-        return region.name in self.removed or (
-            bool(places) and not any(self._found(*place) for place in places)
-        )
+        return region.name in self.removed or (bool(places) and not any(starmap(self._found, places)))
 
     def ranks(self, region: Region) -> dict[str, int]:
         """Return the ranks of the region's factorized matrices, by name."""
@@ -222,11 +216,9 @@ class _Counter:
     def _kept(self, copy: int) -> dict[Dim, Tensor]:
         """Return masks with as many units of every axis as a copy has; which ones does not matter to sizes."""
         if copy not in self.masks:
-            counts = {axis: self.counts[axis.name] or [0] for axis in self.analysis.axes}
-            self.masks[copy] = {
-                axis.leaf: torch.arange(axis.size) < found[min(copy, len(found) - 1)]
-                for axis, found in counts.items()
-            }
+            counts = {axis.leaf: self.counts[axis.name] or [0] for axis in self.analysis.axes}
+            left = {leaf: found[min(copy, len(found) - 1)] for leaf, found in counts.items()}
+            self.masks[copy] = {leaf: torch.arange(leaf.size) < number for leaf, number in left.items()}
         return self.masks[copy]
 
     def _explains(self, axis: Axis) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from fxprune.analysis.axis_names import shared_path
 from fxprune.analysis.segments import Row, Segment, find_rows, weights
 from fxprune.ir import Program
+from fxprune.ir.naming import free_name
 from fxprune.rules import Flow
 
 UNITS = ("layer", "branch")
@@ -56,12 +57,8 @@ def find_regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ..
     free = [[atom for atom in row.atoms if atom.exit.name not in taken] for row in rows]
     runs = [run for atoms in free for run in _adjacent(atoms)]
     found += [_region(unit, "layer") for run in runs for unit in _repeating(run)]
-    found += [
-        _region((replace(atom, tail=()),), "branch", _innermost(atom, modules))
-        for row in rows
-        for atom in row.atoms
-        if atom.residual
-    ]
+    residuals = [atom for row in rows for atom in row.atoms if atom.residual]
+    found += [_region((replace(atom, tail=()),), "branch", _innermost(atom, modules)) for atom in residuals]
     found.sort(key=lambda region: (UNITS.index(region.unit), place[region.exit]))
     named = _named(roles, found)
     return (*named, *_refused(program, flow, named, modules))
@@ -191,11 +188,8 @@ def _named(roles: Roles, found: Sequence[Region]) -> list[Region]:
         wanted = region.name or region.unit
         if wanted in taken and region.unit == "branch":
             wanted = f"{wanted}.{_kind(roles, region)}"
-        name, number = wanted, 2
-        while name in taken:
-            name, number = f"{wanted}.{number}", number + 1
-        taken.add(name)
-        named.append(replace(region, name=name))
+        named.append(replace(region, name=free_name(wanted, taken, ".")))
+        taken.add(named[-1].name)
     return named
 
 
@@ -218,11 +212,8 @@ def _refused(
             why = _why(program, flow, module)
             holds_layers = any(name.startswith(f"{path}.") for name in names)
             refused += [Region(path, "layer", why=why)] if why != _OTHER_DIMS or not holds_layers else []
-    return [region for region in refused if not _beneath(region.name, refused)]
-
-
-def _beneath(path: str, regions_: Sequence[Region]) -> bool:
-    return any(path.startswith(f"{other.name}.") for other in regions_)
+    paths = [region.name for region in refused]
+    return [region for region in refused if not any(region.name.startswith(f"{path}.") for path in paths)]
 
 
 @dataclass

@@ -40,9 +40,8 @@ def find_bottlenecks(flow: Flow) -> list[Dim]:
             continue
         for leaf in dict.fromkeys(leaf for dim in flat_dims(flow.dims[node]) for leaf in leaves(dim)):
             readers = summed.get(leaf, set()) & made
-            fits[leaf] = (
-                fits.get(leaf, True) and node in made and bool(node.users) and readers >= set(node.users)
-            )
+            fit = node in made and bool(node.users) and readers >= set(node.users)
+            fits[leaf] = fits.get(leaf, True) and fit
     return [leaf for leaf, fit in fits.items() if fit]
 
 

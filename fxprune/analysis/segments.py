@@ -53,9 +53,8 @@ class Segment:
         if self.exit.target not in (aten.add.Tensor, aten.add_.Tensor):
             return False
         inputs = self.exit.all_input_nodes
-        return any(_source(arg) is _source(self.entry) for arg in inputs) and any(
-            arg in self.nodes for arg in inputs
-        )
+        adds_entry = any(_source(arg) is _source(self.entry) for arg in inputs)
+        return adds_entry and any(arg in self.nodes for arg in inputs)
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -95,12 +94,9 @@ def _graph(program: Program, flow: Flow) -> nx.DiGraph:
     graph, spare = nx.DiGraph(), program.spare_outputs()
     for node in program.graph.nodes:
         if node in flow.varies or node.op == "output":
-            ends = node.op == "output"
-            graph.add_edges_from(
-                (source, node)
-                for source in operands(node)
-                if source in flow.varies and not (ends and source in spare)
-            )
+            read = [source for source in operands(node) if source in flow.varies]
+            needed = [source for source in read if source not in spare] if node.op == "output" else read
+            graph.add_edges_from((source, node) for source in needed)
     return graph
 
 
@@ -136,9 +132,8 @@ def weights(program: Program, nodes: Sequence[fx.Node], flow: Flow) -> tuple[str
         if node in seen:
             continue
         seen.add(node)
-        if node.op == "get_attr" and isinstance(
-            attribute(program.graph_module, str(node.target)), nn.Parameter
-        ):
+        value = attribute(program.graph_module, str(node.target)) if node.op == "get_attr" else None
+        if isinstance(value, nn.Parameter):
             found[str(node.target)] = None
         waiting += node.all_input_nodes
     return tuple(found)
@@ -162,9 +157,7 @@ class _Stream:
         above = nx.immediate_dominators(self.graph, self.source)
         tree = nx.DiGraph()
         tree.add_node(self.source)
-        tree.add_edges_from(
-            (over, node) for node, over in above.items() if over is not None and over is not node
-        )
+        tree.add_edges_from((over, node) for node, over in above.items() if over not in (None, node))
         spans: dict[fx.Node, tuple[int, int]] = {}
         begun: dict[fx.Node, int] = {}
         for _, v, kind in nx.dfs_labeled_edges(tree, self.source):

@@ -135,7 +135,6 @@ def _bare(dim: Dim, labels: Mapping[Dim, str]) -> str:
     if dim.kind == "atom":
         return dim_text(dim, labels)
     joint, parts = (" x ", factors(dim)) if dim.kind == "product" else (" + ", segments(dim))
-    texts = (_bare(part, labels) for part in parts)
-    return joint.join(
-        text if find(part).kind == "atom" else f"({text})" for part, text in zip(parts, texts, strict=True)
-    )
+    texts = [_bare(part, labels) for part in parts]
+    atoms = [find(part).kind == "atom" for part in parts]
+    return joint.join(text if plain else f"({text})" for text, plain in zip(texts, atoms, strict=True))

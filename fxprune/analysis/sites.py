@@ -68,9 +68,8 @@ def _with_branches(analysis: Analysis, found: list[Site]) -> tuple[Site, ...]:
     named: dict[str, str] = {}
     for region in branches:
         inside = [site.main.name for site in found if site.nodes <= region.nodes]
-        touched = [
-            site.main.name for site in found if site.nodes & region.nodes and site.main.role != "hidden"
-        ]
+        others = [site for site in found if site.main.role != "hidden"]
+        touched = [site.main.name for site in others if site.nodes & region.nodes]
         if len(inside) == 1 and touched == inside:
             named[inside[0]] = region.name
     return tuple(Site(s.main, s.inner, s.nodes, named.get(s.main.name, "")) for s in found)
@@ -80,10 +79,7 @@ def outermost(axes: list[Axis]) -> list[Axis]:
     """Keep, of head axes that multiply in one tensor (groups × queries per group), the one with the most members: cut once, not twice."""
     chosen: list[Axis] = []
     for axis in sorted(axes, key=lambda axis: -len(axis.members)):
-        places = {(member.name, member.dim) for member in axis.members}
-        if not any(
-            places & {(m.name, m.dim) for m in other.members} and _multiply(axis, other) for other in chosen
-        ):
+        if not any(_multiply(axis, other) for other in chosen):
             chosen.append(axis)
     return chosen
 

@@ -60,16 +60,12 @@ def tied_by_table(analysis: Analysis, axes: Sequence[Axis]) -> list[list[Axis]]:
 
 def choices(analysis: Analysis) -> dict[Dim, dict[fx.Node, fx.Node]]:
     """Return the nodes that choose from each atom of a learned table that layers share (see `shared_tables`), with their indices."""
-    dims = analysis.flow.dims
-    learned = {
-        leaf
-        for node in analysis.program.graph.find_nodes(op="get_attr")
-        if isinstance(attribute(analysis.program.graph_module, str(node.target)), nn.Parameter)
-        for dim in dims.get(node, ())
-        for leaf in leaves(dim)
-    }
+    program, dims = analysis.program, analysis.flow.dims
+    nodes = program.graph.find_nodes(op="get_attr")
+    weights = [n for n in nodes if isinstance(attribute(program.graph_module, str(n.target)), nn.Parameter)]
+    learned = {leaf for node in weights for dim in dims.get(node, ()) for leaf in leaves(dim)}
     found: dict[Dim, dict[fx.Node, fx.Node]] = {}
-    for node in analysis.program.graph.find_nodes(op="call_function", target=SELECT):
+    for node in program.graph.find_nodes(op="call_function", target=SELECT):
         source, place, index = node.args
         atoms = list(leaves(flat_dims(dims.get(source, ()))[place]))
         if len(atoms) == 1 and atoms[0] in learned and isinstance(index, fx.Node) and index.op == "get_attr":

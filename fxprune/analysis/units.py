@@ -52,9 +52,8 @@ class Units:
         if bool((units >= 0).any()):
             return self._add(_reduced(value, (place,)), units)
         assert self.outer is not None
-        other = next(
-            (i for i, d in enumerate(dims) if bool((coordinates(d, self.outer.leaf) >= 0).any())), None
-        )
+        carried = (i for i, d in enumerate(dims) if bool((coordinates(d, self.outer.leaf) >= 0).any()))
+        other = next(carried, None)
         if other is None:
             return None
         own = _stretched(dims[place], self.axis.leaf, value.shape[place])
