@@ -90,11 +90,8 @@ def _is_measured(program: Program, node: fx.Node, source: fx.Node) -> bool:
 
 def _measure_elsewhere(program: Program) -> None:
     """Read sizes of inputs that stay instead of sizes of spare inputs of which nothing else is read any more."""
-    measured = [
-        node
-        for node in program.placeholders()
-        if node.name in program.spare and node.users and all(user.target is _SIZE for user in node.users)
-    ]
+    spare = [node for node in program.placeholders() if node.name in program.spare and node.users]
+    measured = [node for node in spare if all(user.target is _SIZE for user in node.users)]
     stay = [node for node in program.placeholders() if node not in measured]
     places = {str(n): (node, dim) for node in reversed(stay) for dim, n in enumerate(_shape(node))}
     for read in [user for node in measured for user in node.users]:

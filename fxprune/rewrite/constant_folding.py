@@ -33,11 +33,8 @@ def _constant(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], 
         value = attribute(graph, str(node.target))
         is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
         return value if is_buffer and value.device.type != "meta" and node not in written else None
-    if (
-        node.op != "call_function"
-        or not _is_foldable(node, written)
-        or not all(s in values for s in operands(node))
-    ):
+    known = node.op == "call_function" and all(source in values for source in operands(node))
+    if not known or not _is_foldable(node, written):
         return None
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
     with torch.no_grad():
@@ -48,13 +45,11 @@ def _is_foldable(node: fx.Node, written: set[fx.Node]) -> bool:
     value = node.meta.get("val")
     if not isinstance(node.target, torch._ops.OpOverload) or node in written or not isinstance(value, Tensor):
         return False
-    if (
-        value.device.type == "meta"
-        or not all(isinstance(size, int) for size in value.shape)
-        or value.numel() > LARGEST
-    ):
+    if value.device.type == "meta" or not all(isinstance(size, int) for size in value.shape):
         return False
-    return torch.Tag.nondeterministic_seeded not in node.target.tags and not node.target._schema.is_mutable
+    kind = node.target
+    pure = torch.Tag.nondeterministic_seeded not in kind.tags and not kind._schema.is_mutable
+    return pure and value.numel() <= LARGEST
 
 
 def _is_frontier(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
@@ -66,8 +61,7 @@ def _is_frontier(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
 def _store(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     with graph.graph.inserting_before(node):
         stored = add_buffer(graph, f"_folded_{node.name}", value.detach().clone().contiguous())
-    stored.meta.update(
-        {key: node.meta[key] for key in ("stack_trace", "nn_module_stack") if key in node.meta}
-    )
+    kept = ("stack_trace", "nn_module_stack")
+    stored.meta |= {key: node.meta[key] for key in kept if key in node.meta}
     node.replace_all_uses_with(stored)
     graph.graph.erase_node(node)

@@ -66,9 +66,7 @@ def pass_on(graph: fx.GraphModule, is_idle: Callable[[fx.Node], bool]) -> None:
 def _same_sizes(node: fx.Node) -> bool:
     """Return whether a result has the sizes of its operand, symbolically; a slice of equal sizes starts at 0 with step 1."""
     before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
-    return len(before) == len(after) and all(
-        _same(one, other) for one, other in zip(before, after, strict=True)
-    )
+    return len(before) == len(after) and all(map(_same, before, after))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -70,10 +70,9 @@ def factorize(
             _known(known, factor, f"{name}{part}") for factor, part in zip(both, FACTORS, strict=True)
         )
         for own, factor in zip((rows, columns), both, strict=True):
-            shaped = factor.reshape(*factor.shape, *weight.shape[2:]).clone(
-                memory_format=torch.contiguous_format
-            )
-            made.setdefault(own, nn.Parameter(shaped, weight.requires_grad))
+            shaped = factor.reshape(*factor.shape, *weight.shape[2:])
+            copied = shaped.clone(memory_format=torch.contiguous_format)
+            made.setdefault(own, nn.Parameter(copied, weight.requires_grad))
         names[name] = rows, columns
         for node in _reads(program, graph, name):
             _replace(graph, node, made, names[name], name)
@@ -125,12 +124,10 @@ def _replace(
             raise RefusedError(
                 f"{name} is read by {user.name} = {user.target} ({source_line(user)}), which no two products can stand for: it stays whole"
             )
+        both = (rows, columns)
         with graph.graph.inserting_before(user):
-            user.target, user.args, user.kwargs = (
-                _products(graph, user, linear, (rows, columns))
-                if linear
-                else _lookup(graph, user, (rows, columns))
-            )
+            substitute = _products(graph, user, linear, both) if linear else _lookup(graph, user, both)
+        user.target, user.args, user.kwargs = substitute
 
 
 def _parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:

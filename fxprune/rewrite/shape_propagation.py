@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from fxprune.analysis.dim_inference import sizes_of
 from fxprune.errors import VerifyError
 from fxprune.ir import Program, attribute, hint
 from fxprune.ir.edit import fake_mode
@@ -49,9 +50,8 @@ def propagate(program: Program, promised: Mapping[fx.Node, Any]) -> None:
 def _depends_on_data(node: fx.Node) -> bool:
     """Return whether a size of the result or of an operand is known only when the program runs on data."""
     values = [node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes)]
-    return node.op == "call_function" and any(
-        free_unbacked_symbols(value) for value in values if value is not None
-    )
+    known = [value for value in values if value is not None]
+    return node.op == "call_function" and any(map(free_unbacked_symbols, known))
 
 
 def _as_promised(node: fx.Node, promised: Mapping[fx.Node, Any], mode: FakeTensorMode) -> Any:
@@ -107,17 +107,10 @@ def _plain(value: Any, mode: FakeTensorMode) -> Any:
 
 
 def _check(node: fx.Node, value: Any, promised: Mapping[fx.Node, Any]) -> None:
-    if node in promised and _sizes(value) != promised[node]:
-        message = (
-            f"{node.name} = {node.target}: its dims promise sizes {promised[node]}, it has {_sizes(value)}"
-        )
+    sizes = sizes_of(value)
+    if node in promised and sizes != promised[node]:
+        message = f"{node.name} = {node.target}: its dims promise sizes {promised[node]}, it has {sizes}"
         raise VerifyError(message, node.name)
-
-
-def _sizes(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return tuple(_sizes(item) for item in value)
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def _update(node: fx.Node, value: Any, mode: FakeTensorMode) -> None:
@@ -138,9 +131,8 @@ def _resized(before: Any, value: Any, mode: FakeTensorMode) -> Any:
         old = [hint(size) for size in before.shape]
         if old == list(value.shape) or len(old) != value.dim():
             return before
-        sizes = [
-            _scaled(size, was, new) for size, was, new in zip(before.shape, old, value.shape, strict=True)
-        ]
+        triples = zip(before.shape, old, value.shape, strict=True)
+        sizes = [_scaled(size, was, new) for size, was, new in triples]
     else:
         sizes = list(value.shape)
     with mode:

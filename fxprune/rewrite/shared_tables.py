@@ -60,11 +60,8 @@ def _separate(program: Program, apart: Program, uses: list[tuple[fx.Node, fx.Nod
 def _axis_count(program: Program) -> int:
     """Return the number of free atoms that the parameters have."""
     flow = analyze(program).flow
-    nodes = [
-        n
-        for n in flow.dims
-        if n.op == "get_attr" and isinstance(attribute(program.graph_module, str(n.target)), nn.Parameter)
-    ]
+    names = program.parameters().keys()
+    nodes = [node for node in flow.dims if node.op == "get_attr" and node.target in names]
     found = {leaf for node in nodes for dim in flow.dims[node] for leaf in leaves(dim)}
     return sum(leaf.size > 1 and not is_pinned(leaf) for leaf in found)
 
@@ -89,9 +86,8 @@ def _side_values(program: Program, flow: Flow) -> set[fx.Node]:
         if node.op in ("placeholder", "output") or node not in flow.dims:
             continue
         inputs = [source for source in operands(node) if source in flow.dims]
-        if node.op == "get_attr" or (
-            not traits_of(node.target).is_product and all(s in side or s.op == "placeholder" for s in inputs)
-        ):
+        reads_side = all(source in side or source.op == "placeholder" for source in inputs)
+        if node.op == "get_attr" or (reads_side and not traits_of(node.target).is_product):
             side.add(node)
     return side
 
@@ -102,12 +98,8 @@ def _carries(flow: Flow, node: fx.Node, shared: set[Dim]) -> bool:
 
 def _places(flow: Flow, node: fx.Node, shared: set[Dim]) -> list[int]:
     """Return the dimensions of a value that are, as a whole, made of shared attention atoms."""
-    dims = flat_dims(flow.dims[node])
-    return [
-        i
-        for i, dim in enumerate(dims)
-        if dim.size > 1 and factors(dim) and all(leaf in shared for leaf in leaves(dim))
-    ]
+    wide = [(i, dim) for i, dim in enumerate(flat_dims(flow.dims[node])) if dim.size > 1 and factors(dim)]
+    return [i for i, dim in wide if all(leaf in shared for leaf in leaves(dim))]
 
 
 def _give_own(graph: fx.GraphModule, flow: Flow, edge: tuple[fx.Node, fx.Node], shared: set[Dim]) -> None:
@@ -130,11 +122,8 @@ def _own(graph: fx.GraphModule, flow: Flow, node: fx.Node, shared: set[Dim]) -> 
     if places:
         return _chosen(graph, node, places)
     sources = [source for source in operands(node) if source in flow.dims]
-    own = (
-        _own(graph, flow, sources[0], shared)
-        if len(sources) == 1 and _carries(flow, sources[0], shared)
-        else None
-    )
+    alone = len(sources) == 1 and _carries(flow, sources[0], shared)
+    own = _own(graph, flow, sources[0], shared) if alone else None
     if own is None:
         return None
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: own if n is sources[0] else n)
@@ -177,9 +166,8 @@ def merge_equal_choices(program: Program) -> Program:
     """Cut shared values where all that read them choose the same indices, and remove these choices; the program computes the same."""
     analysis, kept, whole = analyze(program), dict[Dim, Tensor](), dict[str, Tensor]()
     for leaf, nodes in choices(analysis).items():
-        indices = {
-            str(node.target): attribute(program.graph_module, str(node.target)) for node in nodes.values()
-        }
+        names = dict.fromkeys(str(node.target) for node in nodes.values())
+        indices = {name: attribute(program.graph_module, name) for name in names}
         first, *others = indices.values()
         if all(torch.equal(first, each) for each in others) and _only_chosen(analysis, leaf, set(nodes)):
             kept[leaf] = torch.zeros(leaf.size, dtype=torch.bool).index_fill(0, first.cpu(), 1)
@@ -192,9 +180,6 @@ def merge_equal_choices(program: Program) -> Program:
 
 def _only_chosen(analysis: Analysis, leaf: Dim, chosen: set[fx.Node]) -> bool:
     """Return whether values that carry an atom are read only by these choices, apart from nodes that carry it on."""
-    carrying = {
-        node
-        for node, dims in analysis.flow.dims.items()
-        if node not in chosen and any(leaf in leaves(dim) for dim in flat_dims(dims))
-    }
+    others = {node: flat_dims(dims) for node, dims in analysis.flow.dims.items() if node not in chosen}
+    carrying = {node for node, dims in others.items() if any(leaf in leaves(dim) for dim in dims)}
     return {user for node in carrying for user in node.users} <= carrying | chosen

@@ -81,10 +81,8 @@ def _masked(analysis: Analysis, nodes: dict[fx.Node, fx.Node], kept: Kept) -> di
             behind = value.meta["val"].dim() - 1 - choice.place
             masks[name] = ~keep_mask(choice.dim, kept).reshape(-1, *(1,) * behind)
             with node.graph.inserting_before(node):
-                mask = node.graph.get_attr(name)
-                filled = node.graph.call_function(
-                    torch.ops.aten.masked_fill.Scalar, (value, mask, choice.loser)
-                )
+                operands = (value, node.graph.get_attr(name), choice.loser)
+                filled = node.graph.call_function(torch.ops.aten.masked_fill.Scalar, operands)
             node.args = (filled, *node.args[1:])
     return masks
 
@@ -125,12 +123,10 @@ def _zeroed(program: Program, analysis: Analysis, name: str, axes: list[str], ke
 
 def _with_ties(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return replaced tensors under all names that share their memory."""
-    by_identity = {
-        storage_key(attribute(program.graph_module, name)): value for name, value in tensors.items()
-    }
     names = [str(node.target) for node in program.graph.find_nodes(op="get_attr")]
     values = {name: attribute(program.graph_module, name) for name in names}
     keyed = {name: storage_key(value) for name, value in values.items() if isinstance(value, Tensor)}
+    by_identity = {keyed[name]: value for name, value in tensors.items()}
     return {name: by_identity[key] for name, key in keyed.items() if key in by_identity}
 
 
@@ -167,10 +163,8 @@ def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tens
     for name in selection:
         axis = analysis.axis(name)
         _check_size(axis, selection)
-        if is_dependent(selection.axes[name]):
-            masks[axis.leaf] = _rows(analysis, axis, selection)
-        else:
-            masks[axis.leaf] = _mask(axis, selection[name])
+        dependent = is_dependent(selection.axes[name])
+        masks[axis.leaf] = _rows(analysis, axis, selection) if dependent else _mask(axis, selection[name])
     _check_choices(analysis, masks)
     return masks
 

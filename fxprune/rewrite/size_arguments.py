@@ -57,12 +57,8 @@ def resize(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
 def loosen_views(flow: Flow, nodes: Mapping[fx.Node, fx.Node], kept: Kept) -> None:
     """Replace views of values that are cut by reshapes: a view that the original's strides allow may be impossible for the cut value's."""
     for old, new in nodes.items():
-        dims = flat_dims(flow.dims.get(old, ()))
-        if (
-            old.target is aten.view.default
-            and any(changes(dim, kept) for dim in dims)
-            and not is_written(old)
-        ):
+        moved = any(changes(dim, kept) for dim in flat_dims(flow.dims.get(old, ())))
+        if old.target is aten.view.default and moved and not is_written(old):
             new.target = aten.reshape.default
 
 
@@ -107,9 +103,7 @@ def _set(node: fx.Node, path: Path, change: Any) -> None:
 
 
 def _at(value: Any, path: list[str | int], change: Any) -> Any:
-    if not path:
-        return change(value)
-    if not isinstance(value, (list, tuple)):
+    if not path or not isinstance(value, (list, tuple)):
         return change(value)
     items = list(value)
     items[int(path[0])] = _at(items[int(path[0])], path[1:], change)

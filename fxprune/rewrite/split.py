@@ -82,10 +82,8 @@ def _pieces(matrix: Matrix, there: Tensor) -> list[tuple[tuple[int, ...], Piece]
     """Return the runs of rows that read the same columns, with these columns."""
     new = (there[1:] != there[:-1]).any(1).nonzero().flatten() + 1
     edges = [0, *new.tolist(), len(there)]
-    return [
-        (tuple(there[start].nonzero().flatten().tolist()), Piece(matrix.weight, start, stop))
-        for start, stop in pairwise(edges)
-    ]
+    pieces = [Piece(matrix.weight, start, stop) for start, stop in pairwise(edges)]
+    return [(tuple(there[piece.start].nonzero().flatten().tolist()), piece) for piece in pieces]
 
 
 def split(program: Program, chosen: Sequence[RowBlockSplit]) -> Program:
@@ -128,9 +126,8 @@ class _Writer:
         self, source: fx.Node, columns: Sequence[int], pieces: Sequence[tuple[Matrix, Piece]], number: int
     ) -> dict[Piece, fx.Node]:
         """Add one dense product for all pieces that read these columns, and return the part of its result for each piece."""
-        name = sibling(
-            pieces[0][1].weight, f"split{number}", {path.rpartition(".")[0] for path in self.tensors}
-        )
+        taken = {path.rpartition(".")[0] for path in self.tensors}
+        name = sibling(pieces[0][1].weight, f"split{number}", taken)
         size = int(source.meta["val"].shape[-1])
         if len(columns) < size:
             index = add_buffer(self.graph, f"{name}.columns", torch.tensor(columns))
@@ -156,9 +153,8 @@ class _Writer:
         for matrix, piece in pieces:
             weight = matrix.read(tensors[matrix.weight].detach())[piece.start : piece.stop]
             rows.append(weight[:, list(columns)])
-            zeros = weight.new_zeros(len(weight))
-            bias = tensors[matrix.bias].detach()[piece.start : piece.stop] if matrix.bias else zeros
-            biases.append(bias)
+            bias = tensors[matrix.bias].detach()[piece.start : piece.stop] if matrix.bias else None
+            biases.append(weight.new_zeros(len(weight)) if bias is None else bias)
         has_bias = any(matrix.bias for matrix, _ in pieces)
         return torch.cat(rows), torch.cat(biases) if has_bias else None
 

@@ -31,9 +31,8 @@ def transfer(source: Program, selection: Selection, target: Program) -> Selectio
     """
     names, before, after = same_weights(source, target), analyze(source), analyze(target)
     removed = [before.region(name) for name in selection.removed]
-    regions = tuple(
-        _region(after, names, region) for region in removed if names.keys() & set(region.parameters)
-    )
+    shared = [region for region in removed if names.keys() & set(region.parameters)]
+    regions = tuple(_region(after, names, region) for region in shared)
     marks = {_marks(axis, {}): axis.name for axis in after.axes}
     read = [axis for axis in before.axes if _marks(axis, names)]
     wanted = {axis.name for axis in read} & (set(selection) | set(selection.within.values()))
@@ -73,9 +72,8 @@ Marks: TypeAlias = frozenset[tuple[str, int, tuple[int, ...]]]
 def _marks(axis: Axis, names: Mapping[str, str]) -> Marks:
     """Return the unit of each position of each parameter; with `names`, of what both programs read, in the target's names."""
     members = [member for member in axis.members if member.learned and (not names or member.name in names)]
-    return frozenset(
-        (names.get(m.name, m.name), m.dim, tuple(coordinates(m.carrier, axis.leaf).tolist())) for m in members
-    )
+    units = [(m.name, m.dim, tuple(coordinates(m.carrier, axis.leaf).tolist())) for m in members]
+    return frozenset((names.get(name, name), dim, positions) for name, dim, positions in units)
 
 
 def _target_name(axis: Axis, names: Mapping[str, str], marks: Mapping[Marks, str], after: Analysis) -> str:

@@ -55,10 +55,8 @@ def _split_product(
     parts = matrix.read(weight.detach()).split(list(sizes))
     biases = tensors[matrix.bias].detach().split(list(sizes)) if matrix.bias else [None] * len(sizes)
     with graph.graph.inserting_before(node):
-        made = [
-            _product(graph, node, matrix, (i, part, bias), tensors)
-            for i, (part, bias) in enumerate(zip(parts, biases, strict=True))
-        ]
+        pieces = enumerate(zip(parts, biases, strict=True))
+        made = [_product(graph, node, matrix, (i, part, bias), tensors) for i, (part, bias) in pieces]
         if _is_split_alike(node, sizes, along):
             for user in [each for split in node.users for each in split.users]:
                 place: Any = user.args[1]
