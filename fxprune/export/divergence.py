@@ -52,9 +52,8 @@ def _failed(error: Exception, by_line: ByLine) -> str:
         return describe_error(error)
     there = _values_at([_line(*frame) for frame in reversed(frames)], by_line)
     shapes = list(dict.fromkeys(map(_shape, there)))
-    program = (
-        f"; the program has {', '.join(shapes[:_FEW])}{', …' * (len(shapes) > _FEW)} there" if shapes else ""
-    )
+    found = f"{', '.join(shapes[:_FEW])}{', …' * (len(shapes) > _FEW)}"
+    program = f"; the program has {found} there" if shapes else ""
     return f"{_describe_line(*frames[-1])} fails with {describe_error(error)}{program}"
 
 

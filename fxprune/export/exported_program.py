@@ -34,15 +34,13 @@ aten = torch.ops.aten
 def to_exported_program(program: Program) -> ExportedProgram:
     """Export the program's graph once more; ExportError where torch.export can't."""
     graph, kwargs = drop_whole_choices(program).graph_module, dict(program.kwargs)
+    shapes = program.dynamic_shapes
     with quiet(), inference():
         try:
-            return torch.export.export(
-                graph, program.args, kwargs, dynamic_shapes=program.dynamic_shapes, strict=False
-            )
+            return torch.export.export(graph, program.args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
-            raise ExportError(
-                f"torch.export could not export the program again: {innermost_reason(error)}"
-            ) from error
+            reason = innermost_reason(error)
+            raise ExportError(f"torch.export could not export the program again: {reason}") from error
 
 
 def lift(program: Program) -> ExportedProgram:

@@ -42,10 +42,8 @@ def _features(module: Any, arguments: Arguments) -> Declared:
 def _groups(module: Any, arguments: Arguments) -> Declared:
     if module.weight is None:
         return {}
-    return {
-        "num_channels": module.weight.shape[0],
-        "num_groups": arguments.get("num_groups", module.num_groups),
-    }
+    groups = arguments.get("num_groups", module.num_groups)
+    return {"num_channels": module.weight.shape[0], "num_groups": groups}
 
 
 def _convolution(module: Any, arguments: Arguments) -> Declared:
@@ -89,9 +87,8 @@ def declared(module: nn.Module, arguments: Arguments) -> Declared:
 
 def arguments_of(program: Program, name: str) -> Arguments:
     """Return the arguments of the first operator that reads a tensor, by name, without those that are nodes."""
-    readers = [
-        user for node in program.graph.find_nodes(op="get_attr") if node.target == name for user in node.users
-    ]
+    nodes = [node for node in program.graph.find_nodes(op="get_attr") if node.target == name]
+    readers = [user for node in nodes for user in node.users]
     schema = next((user.target._schema.arguments for user in readers if hasattr(user.target, "_schema")), ())
     values = readers[0].args if readers else ()
     named = {each.name: value for each, value in zip(schema, values, strict=False)}

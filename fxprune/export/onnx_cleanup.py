@@ -56,12 +56,8 @@ def _spread(model: ir.Model, before: ir.Node, rows: ir.Value, angles: ir.Value) 
     ones.dtype, ones.shape = ir.DataType.INT64, ir.Shape([2])
     model.graph.initializers.setdefault(str(ones.name), ones)
     batch = _node("Shape", [rows], f"{angles.name}_batch", {"start": 0, "end": 1})
-    shape = _node(
-        "Concat",
-        [batch.outputs[0], model.graph.initializers[str(ones.name)]],
-        f"{angles.name}_shape",
-        {"axis": 0},
-    )
+    sizes = [batch.outputs[0], model.graph.initializers[str(ones.name)]]
+    shape = _node("Concat", sizes, f"{angles.name}_shape", {"axis": 0})
     wide = _node("Expand", [angles, shape.outputs[0]], f"{angles.name}_spread", {})
     model.graph.insert_before(before, [batch, shape, wide])
     return wide.outputs[0]

@@ -123,33 +123,25 @@ def _add_biases(edit: _Edit, slim: Program, known: set[str]) -> None:
 def _names(model: nn.Module) -> list[list[str]]:
     """Return the names of every parameter and buffer; several for one that is tied."""
     found: dict[int, list[str]] = {}
-    for named in (
-        model.named_parameters(remove_duplicate=False),
-        model.named_buffers(remove_duplicate=False),
-    ):
-        for name, value in named:
-            found.setdefault(id(value), []).append(name)
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, value in named:
+        found.setdefault(id(value), []).append(name)
     return list(found.values())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one is other or (
-        one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.to(other.device), other)
-    )
+    alike = one.shape == other.shape and one.dtype == other.dtype
+    return one is other or (alike and torch.equal(one.to(other.device), other))
 
 
 def _gone(model: nn.Module, slim: Program) -> list[str]:
     """Return the outermost modules that have parameters of which the program reads none."""
-    read = {
-        name for names in _names(model) if any(name in slim.tensors() for name in names) for name in names
-    }
-    empty = [
-        path
-        for path, module in model.named_modules()
-        if path
-        and (own := [f"{path}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)])
-        and not read & set(own)
-    ]
+    tensors, empty = slim.tensors(), list[str]()
+    read = {name for names in _names(model) if not tensors.keys().isdisjoint(names) for name in names}
+    for path, module in model.named_modules():
+        own = {f"{path}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)}
+        if path and own and not read & own:
+            empty.append(path)
     return [path for path in empty if not any(path.startswith(f"{other}.") for other in empty)]
 
 

@@ -86,19 +86,17 @@ def explicit_sizes(graph: fx.GraphModule) -> None:
             _become(node, targets[node.target], (source, sizes))
 
 
-def _become(node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+def _become(node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
     """Replace a node's operator by another with the same result."""
-    node.target, node.args, node.kwargs = target, args, kwargs or {}
+    node.target, node.args, node.kwargs = target, args, {}
 
 
 def explicit_squeeze(graph: fx.GraphModule) -> None:
     """Write out the dims of `squeeze()`, which depends on the sizes that are 1: an axis pruned to one index would vanish."""
     for node in list(graph.graph.nodes):
         if node.target is aten.squeeze.default:
-            shape = node.args[0].meta["val"].shape
-            _become(
-                node, aten.squeeze.dims, (node.args[0], [i for i, size in enumerate(shape) if _is_one(size)])
-            )
+            gone = [i for i, size in enumerate(node.args[0].meta["val"].shape) if _is_one(size)]
+            _become(node, aten.squeeze.dims, (node.args[0], gone))
 
 
 def _is_one(size: Any) -> bool:

@@ -128,20 +128,17 @@ def capture_reason(name: str, error: BaseException) -> str:
     text = str(error)
     user = [line.strip() for line in text.splitlines() if line.strip().startswith("File ")]
     frame = _last_user_frame(error) or (user[-1] if user else "")
-    return f"torch.export could not capture {name}: {describe_error(error)}" + (
-        f" [{frame}]" if frame else ""
-    )
+    reason = f"torch.export could not capture {name}: {describe_error(error)}"
+    return f"{reason} [{frame}]" if frame else reason
 
 
 def _last_user_frame(error: BaseException) -> str:
     """Return the innermost line of the traceback that is neither torch's nor fxprune's."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+    foreign = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "fxprune"))
     inner = [
-        f
-        for f in frames
-        if f"{os.sep}torch{os.sep}" not in f.filename and f"{os.sep}fxprune{os.sep}" not in f.filename
+        f for f in frames if not f.filename.startswith("<") and not any(at in f.filename for at in foreign)
     ]
-    inner = [f for f in inner if not f.filename.startswith("<")]
     if not inner:
         return ""
     frame = inner[-1]
@@ -163,11 +160,7 @@ def _program(
 
 
 def _of_module(
-    module: fx.GraphModule,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    dynamic: Any,
-    drop: frozenset[str] = frozenset(),
+    module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, drop: frozenset[str]
 ) -> Program:
     graph = fx.GraphModule(module, module.graph)  # a plain one: torch.export's own refuses train() and eval()
     _check_operators(graph)
@@ -187,7 +180,7 @@ def from_exported_module(module: fx.GraphModule, kwargs: Mapping[str, Any]) -> P
     values = [node.meta.get("val") for node in copied.graph.find_nodes(op="placeholder")]
     shapes = shape_tree(info.in_spec, [auto_symbolic(value) for value in values])
     dynamic = dict(zip(info.orig_args, (*shapes[0], *shapes[1].values()), strict=True))
-    return _of_module(copied, (), dict(kwargs), dynamic if any(map(symbolic, values)) else None)
+    return _of_module(copied, (), dict(kwargs), dynamic if any(map(symbolic, values)) else None, frozenset())
 
 
 def _check_operators(graph: fx.GraphModule) -> None:

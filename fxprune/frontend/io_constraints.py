@@ -10,10 +10,7 @@ from fxprune.rewrite.shared_tables import decouple_tables
 
 
 def free_dims(
-    program: Program,
-    inputs: Collection[str] = (),
-    outputs: Collection[str] = (),
-    spare: Collection[str] = (),
+    program: Program, inputs: Collection[str] = (), outputs: Collection[str] = (), spare: Collection[str] = ()
 ) -> Program:
     """Return a captured program whose inputs and outputs of these names may shrink, and, if spare, go with the layer that they belong to.
 

@@ -103,9 +103,7 @@ def modeling_patches() -> Iterator[None]:
 @contextmanager
 def _grouped_experts(model: nn.Module) -> Iterator[None]:
     """Run experts as one grouped product where a model loops over those that were chosen, which no graph can hold."""
-    parts: list[Any] = [
-        part for part in model.modules() if getattr(part, "_can_set_experts_implementation", bool)()
-    ]
+    parts: list[Any] = [m for m in model.modules() if getattr(m, "_can_set_experts_implementation", bool)()]
     looping = [part.config for part in parts if part.config._experts_implementation == "eager"]
     try:
         for config in looping:

@@ -32,9 +32,5 @@ def required_modules(path: Path) -> tuple[str, ...]:
 
 def missing_modules(path: Path) -> str:
     """Return a sentence with the unknown classes and the modules to import; empty where there are none."""
-    names = ", ".join(unregistered_classes(path))
-    return (
-        f"its inputs or outputs are made of {names}; first import {', '.join(required_modules(path))}"
-        if names
-        else ""
-    )
+    classes, modules = ", ".join(unregistered_classes(path)), ", ".join(required_modules(path))
+    return f"its inputs or outputs are made of {classes}; first import {modules}" if classes else ""

@@ -84,10 +84,8 @@ def stacks(view: fx.Node) -> list[Stack]:
     for dim, whole in enumerate(before):
         start, end = _group(before, after, dim)
         if isinstance(whole, int) and end - start > 1:
-            sizes = [(i, after[i]) for i in range(start, end - 1)]
-            found += [
-                Stack(i, size, end) for i, size in sizes if isinstance(size, int) and 2 <= size <= _MOST
-            ]
+            sizes = [(i, after[i]) for i in range(start, end - 1) if isinstance(after[i], int)]
+            found += [Stack(i, size, end) for i, size in sizes if 2 <= size <= _MOST]
     return found
 
 
@@ -167,10 +165,8 @@ def _build_part(graph: fx.GraphModule, stack: Stack, paths: tuple[list[Link], li
     made: dict[fx.Node, fx.Node] = {}
     for link in chain:
         with graph.graph.inserting_before(link.node):
-            first = link is chain[0]
-            made[link.node] = (
-                _sliced(graph, link.node, stack, part) if first else _rebuilt(graph, link, made, chain)
-            )
+            own = _rebuilt(graph, link, made, chain) if made else _sliced(graph, link.node, stack, part)
+            made[link.node] = own
     for end in ends:
         _connect(end, part, made)
 
@@ -190,10 +186,8 @@ def _explicit(view: fx.Node) -> list[Any]:
     """Return the sizes that a view is given, −1 written out where the size is a number."""
     given: Any = view.args[1]
     shape = view.meta["val"].shape
-    return [
-        size if item == -1 and isinstance(size, int) else item
-        for item, size in zip(given, shape, strict=True)
-    ]
+    pairs = zip(given, shape, strict=True)
+    return [size if item == -1 and isinstance(size, int) else item for item, size in pairs]
 
 
 def _without(items: Any, place: int) -> list[Any]:
@@ -213,9 +207,8 @@ def _rebuilt(graph: fx.GraphModule, link: Link, made: dict[fx.Node, fx.Node], ch
         at = as_int(node.args[1]) % (rank + 1)
         return call(graph, node.target, (made[source], at - (at > place)))
     if node.target in _SQUEEZES:
-        return call(
-            graph, aten.squeeze.dims, (made[source], [i - (i > place) for i in _squeezed(node, rank)])
-        )
+        sizes = [i - (i > place) for i in _squeezed(node, rank)]
+        return call(graph, aten.squeeze.dims, (made[source], sizes))
     order = list(range(rank))
     if node.target is aten.permute.default:
         order = [as_int(i) % rank for i in node.args[1]]  # type: ignore[union-attr]

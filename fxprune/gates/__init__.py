@@ -4,10 +4,4 @@ from fxprune.gates.blocked_weights import find_blocked_weights
 from fxprune.gates.gate import Gate, Gated
 from fxprune.gates.lower import LOWERINGS, Lowered
 
-__all__ = [
-    "LOWERINGS",
-    "Gate",
-    "Gated",
-    "Lowered",
-    "find_blocked_weights",
-]
+__all__ = ["LOWERINGS", "Gate", "Gated", "Lowered", "find_blocked_weights"]

@@ -10,8 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.analysis import Matrix, analyze, matrices
 from fxprune.analysis.constant_propagation import ConstantMasks, propagate_constants
-from fxprune.ir import Program, attribute, bind, call, copy_graph, rebuild, set_attribute
-from fxprune.ir.edit import fake_mode
+from fxprune.ir import Program, add_parameter, attribute, bind, call, copy_graph, rebuild
 from fxprune.ir.program import sibling
 
 aten = torch.ops.aten
@@ -63,10 +62,8 @@ def _with_bias(
     """Add a bias to a product: as the operator's bias operand where it has one, else by an addition after it."""
     name = sibling(matrix.weight, "bias", tensors)
     tensors[name] = nn.Parameter(value.contiguous())
-    set_attribute(graph, name, tensors[name])
     with graph.graph.inserting_before(node):
-        read = graph.graph.get_attr(name)
-    read.meta["val"] = fake_mode(graph).from_tensor(tensors[name], static_shapes=True)
+        read = add_parameter(graph, name, tensors[name])
     slot = matrix.form.bias
     if slot:
         place = list(bind(node)).index(slot)

@@ -94,9 +94,8 @@ def _without(analysis: Analysis, units: list[OpenUnits]) -> Program:
     tensors = analysis.program.tensors()
     for unit in units:
         axis = analysis.axis(unit.axis)
-        kept: Kept = {
-            axis.leaf: KeptRows(analysis.axis(unit.within).leaf, unit.table) if unit.within else unit.table
-        }
+        outer = analysis.axis(unit.within).leaf if unit.within else None
+        kept: Kept = {axis.leaf: KeptRows(outer, unit.table) if outer else unit.table}
         for name in dict.fromkeys(member.name for member in axis.members if member.learned):
             tensors[name] = zero(tensors[name], analysis.flow.dims[nodes[name]], kept)
     left = {n: v for n, v in tensors.items() if isinstance(v, nn.Parameter)}

@@ -42,9 +42,8 @@ def remove_empty_sums(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program
     remove_dead(slim.graph_module)
     slim.graph_module.recompile()
     calls = [node for node in slim.graph.nodes if node.op == "call_function" and "val" in node.meta]
-    propagate(
-        slim, {node: sizes_of(node.meta["val"]) for node in calls if isinstance(node.meta["val"], Tensor)}
-    )
+    tensors = [node for node in calls if isinstance(node.meta["val"], Tensor)]
+    propagate(slim, {node: sizes_of(node.meta["val"]) for node in tensors})
     found_again = _same(analysis, analyze(slim))
     return slim.replace(labels=_labels(found_again)), tuple(found_again)
 
@@ -83,16 +82,11 @@ def _is_replaceable(program: Program, found: Contraction, leaf: Dim) -> bool:
 
 def _sizes(program: Program, node: fx.Node) -> list[Any] | None:
     """Return the sizes of a value: numbers, or lists of factors (see `_product`); None where one is neither."""
-    inputs = {
-        size.node.expr: (source, place)
-        for source in reversed(program.placeholders())
-        if isinstance(source.meta.get("val"), Tensor)
-        for place, size in enumerate(source.meta["val"].shape)
-        if not isinstance(size, int)
-    }
-    found = [
-        size if isinstance(size, int) else _product(size.node.expr, inputs) for size in node.meta["val"].shape
-    ]
+    tensors = [node for node in program.placeholders() if isinstance(node.meta.get("val"), Tensor)]
+    places = [(node, i, size) for node in reversed(tensors) for i, size in enumerate(node.meta["val"].shape)]
+    inputs = {size.node.expr: (node, i) for node, i, size in places if not isinstance(size, int)}
+    sizes = node.meta["val"].shape
+    found = [size if isinstance(size, int) else _product(size.node.expr, inputs) for size in sizes]
     return None if None in found else found
 
 
@@ -134,8 +128,8 @@ def _size(graph: fx.GraphModule, nodes: dict[fx.Node, fx.Node], size: Any) -> An
     """Return a size as a number, or as a node that computes it from the sizes of inputs."""
     if isinstance(size, int):
         return size
-    factors = [
-        factor if isinstance(factor, int) else call(graph, aten.sym_size.int, (nodes[factor[0]], factor[1]))
-        for factor in size
-    ]
+    factors: list[Any] = []
+    for factor in size:
+        known = isinstance(factor, int)
+        factors.append(factor if known else call(graph, aten.sym_size.int, (nodes[factor[0]], factor[1])))
     return functools.reduce(lambda one, other: call(graph, operator.mul, (one, other)), factors)

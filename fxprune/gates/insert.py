@@ -12,8 +12,8 @@ from fxprune.dims import BlockSizes, Dim, coordinates, leaves
 from fxprune.dims.blocks import BlockGrid, cut_into_blocks
 from fxprune.errors import SelectionError
 from fxprune.gates.gate import Gate, Gated, GateTarget
-from fxprune.ir import Program, attribute, call, copy_graph, rebuild, set_attribute
-from fxprune.ir.edit import fake_mode
+from fxprune.ir import Program, add_parameter, attribute, call, copy_graph, rebuild
+from fxprune.ir.naming import free_name
 from fxprune.rules import Contraction
 
 aten = torch.ops.aten
@@ -133,9 +133,8 @@ class _Builder:
         if node is None or not isinstance(value, nn.Parameter) or value.dim() < 2:
             raise SelectionError(f"no weight {weight!r} of two dimensions or more is read by the graph")
         try:
-            grid = BlockGrid(
-                *(cut_into_blocks(size, each) for size, each in zip(value.shape[:2], sizes, strict=True))
-            )
+            pairs = zip(value.shape[:2], sizes, strict=True)
+            grid = BlockGrid(*(cut_into_blocks(size, each) for size, each in pairs))
         except ValueError as error:
             raise SelectionError(f"{weight}: {error}") from None
         bias = owner.bias if owner else ""
@@ -218,26 +217,17 @@ class _Builder:
 
     def _free(self, name: str) -> str:
         """Return an unused parameter name; dots are replaced, as `gates.a` can't be both a parameter and the module of `gates.a.b`."""
-        wanted = own = f"gates.{name.replace('.', '_')}"
-        taken, number = {gate.name for gate in self.gates} | set(self.program.tensors()), 2
-        while own in taken:
-            own, number = f"{wanted}_{number}", number + 1
-        return own
+        taken = {gate.name for gate in self.gates} | set(self.program.tensors())
+        return free_name(f"gates.{name.replace('.', '_')}", taken)
 
     def _read(self, gate: Gate) -> fx.Node:
-        return self._get(gate.name, self.tensors[gate.name])
+        return add_parameter(self.graph, gate.name, self.tensors[gate.name])
 
     def _constant(self, name: str, value: Tensor) -> fx.Node:
         while name in self.tensors and not torch.equal(self.tensors[name], value):
             name += "_"
         self.tensors[name] = value.to(next(iter(self.program.parameters().values())).device)
-        return self._get(name, value)
-
-    def _get(self, name: str, value: Tensor) -> fx.Node:
-        set_attribute(self.graph, name, value)
-        node = self.graph.graph.get_attr(name)
-        node.meta["val"] = fake_mode(self.graph).from_tensor(value, static_shapes=True)
-        return node
+        return add_parameter(self.graph, name, value)
 
 
 def _places(asked: Units, dims: tuple[Dim, ...]) -> list[Tensor]:

@@ -90,10 +90,9 @@ class _Copier:
         found: set[fx.Node] = set()
         for node in originals:
             dims = flat_dims(self.analysis.flow.dims.get(node, ()))
+            carries = any(self.axis.leaf in leaves(dim) for dim in dims)
             plain = node.op == "call_function" and not _has_tensor(node)
-            if any(self.axis.leaf in leaves(dim) for dim in dims) or (
-                plain and any(source in found for source in operands(node))
-            ):
+            if carries or (plain and any(source in found for source in operands(node))):
                 found.add(node)
         return found
 
