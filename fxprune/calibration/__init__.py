@@ -3,8 +3,4 @@
 from fxprune.calibration.data import Calibration, check_calibration
 from fxprune.calibration.objective import Objective
 
-__all__ = [
-    "Calibration",
-    "Objective",
-    "check_calibration",
-]
+__all__ = ["Calibration", "Objective", "check_calibration"]

@@ -44,11 +44,9 @@ class Calibration:
         if len(self.batches) == 1:
             return _split_rows(program, self.batches[0], share)
         held = _spread(len(self.batches), share, "calibration batches")
-        parts = tuple(
-            tuple(batch for place, batch in enumerate(self.batches) if (place in held) is wanted)
-            for wanted in (False, True)
-        )
-        return Calibration(parts[0]), Calibration(parts[1])
+        fit = tuple(batch for place, batch in enumerate(self.batches) if place not in held)
+        back = tuple(batch for place, batch in enumerate(self.batches) if place in held)
+        return Calibration(fit), Calibration(back)
 
 
 def check_calibration(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibration:
@@ -80,22 +78,17 @@ def flatten_batch(program: Program, batch: Batch) -> list[Any]:
 
     Inputs that are no tensors, and those that the batch leaves out, are the example inputs; tensors that the graph writes into are copied.
     """
-    found = [
-        batch.get(node.name, example)
-        for node, example in zip(program.placeholders(), program.flat_inputs(), strict=True)
-    ]
-    return [
-        value.clone() if isinstance(value, Tensor) and is_written(node) else value
-        for node, value in zip(program.placeholders(), found, strict=True)
-    ]
+    found: list[Any] = []
+    for node, example in zip(program.placeholders(), program.flat_inputs(), strict=True):
+        value = batch.get(node.name, example)
+        found.append(value.clone() if isinstance(value, Tensor) and is_written(node) else value)
+    return found
 
 
 def state(program: Program) -> Batch:
     """Return copies of the buffers that the graph writes into, by name: a run on the copies leaves the program unchanged."""
-    nodes = program.graph.find_nodes(op="get_attr")
-    return {
-        str(n.target): attribute(program.graph_module, str(n.target)).clone() for n in nodes if is_written(n)
-    }
+    names = [str(node.target) for node in program.graph.find_nodes(op="get_attr") if is_written(node)]
+    return {name: attribute(program.graph_module, name).clone() for name in names}
 
 
 def run_batch(program: Program, batch: Batch) -> Any:

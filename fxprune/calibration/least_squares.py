@@ -83,18 +83,12 @@ def _ridges(sums: Sums, now: Fit) -> list[Fit]:
     toward = sums.xy / sums.rows - (torch.outer(mean, sums.y / sums.rows) if has_bias else 0.0)
     rest = toward - spread @ now.weight.t()
     scale = float(spread.diagonal().mean())
-    if not scale > 0:
-        return []
     found = []
-    for share in RIDGES:
+    for share in RIDGES if scale > 0 else ():
         change = _solved(spread, share * scale, rest)
         if change is not None:
-            weight = now.weight + change.t()
-            found.append(
-                _centred(sums, weight, f"ridge {share:g}")
-                if has_bias
-                else Fit(weight, None, f"ridge {share:g}")
-            )
+            weight, how = now.weight + change.t(), f"ridge {share:g}"
+            found.append(_centred(sums, weight, how) if has_bias else Fit(weight, None, how))
     return found
 
 

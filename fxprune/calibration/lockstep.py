@@ -35,12 +35,8 @@ class Runner(fx.Interpreter):
         self.readers.update(wanted)
         given = zip(program.placeholders(), flatten_batch(program, batch), strict=True)
         self.env: dict[fx.Node, Any] = dict(given)
-        lasting = (
-            *program.graph_module.parameters(),
-            *program.graph_module.buffers(),
-            *self.state.values(),
-            *batch.values(),
-        )
+        graph = program.graph_module
+        lasting = (*graph.parameters(), *graph.buffers(), *self.state.values(), *batch.values())
         self.lasting = {_place(tensor) for tensor in lasting}
 
     def live(self) -> dict[str, Any]:

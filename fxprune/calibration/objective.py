@@ -74,10 +74,8 @@ class Objective:
             return [torch.zeros(())]
         project = DISTANCES[self.distance][0]
         scale = (share / len(floating) / self.draws) ** 0.5
-        return [
-            torch.stack([project(value, random) for value in floating]).sum() * scale
-            for _ in range(self.draws)
-        ]
+        draws = ([project(value, random) for value in floating] for _ in range(self.draws))
+        return [torch.stack(draw).sum() * scale for draw in draws]
 
     def gap(self, outputs: Any, others: Any, batch: dict[str, Tensor]) -> float:
         """Return the distance of other outputs, on the scale of the squared changes of `values`.

@@ -131,11 +131,8 @@ def _tasks(
     lost = {c.node.name for c in analysis.flow.contractions if changes(c.dim, kept)} | set(moved)
     tasks = []
     for name, matrix in after.items():
-        if (
-            name in before
-            and (everywhere or name in lost)
-            and _is_cut_alike(analysis, before[name].node, kept)
-        ):
+        wanted = name in before and (everywhere or name in lost)
+        if wanted and _is_cut_alike(analysis, before[name].node, kept):
             met, other = _residual_sum(matrix.node, order)
             target, other = (nodes[met.name], other) if met.name in nodes else (nodes[name], None)
             dims = analysis.flow.dims[before[name].node]
@@ -160,9 +157,8 @@ def _residual_sum(node: fx.Node, order: Mapping[fx.Node, int]) -> tuple[fx.Node,
         if user.target not in (aten.add.Tensor, aten.add_.Tensor) or bind(user)["alpha"].value != 1:
             break
         others = [arg for arg in user.args if isinstance(arg, fx.Node) and arg is not current]
-        ready = [
-            n for n in others if n.op != "get_attr" and order[n] < order[node] and _shape(n) == _shape(node)
-        ]
+        known = [other for other in others if other.op != "get_attr" and order[other] < order[node]]
+        ready = [other for other in known if _shape(other) == _shape(node)]
         return (user, ready[0]) if ready else (node, None)
     return node, None
 
@@ -177,10 +173,8 @@ def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict
     matrix, (sums, held, ridge) = task.matrix, what
     weight = attribute(slim.graph_module, matrix.weight)
     bias = attribute(slim.graph_module, matrix.bias) if matrix.bias else None
-    now = Fit(
-        matrix.read(weight).detach().to(torch.float64),
-        None if bias is None else bias.detach().to(torch.float64),
-    )
+    wide = None if bias is None else bias.detach().to(torch.float64)
+    now = Fit(matrix.read(weight).detach().to(torch.float64), wide)
     fit, after, before = best(sums, held, now, ridge)
     replaced: dict[str, Tensor] = {}
     if fit.weight is not now.weight:
@@ -198,9 +192,8 @@ class _BatchRun:
         self, program: Program, slim: Program, batch: dict[str, Tensor], tasks: Sequence[_Task]
     ) -> None:
         self.original = Runner(program, batch, [task.target for task in tasks])
-        self.pruned = Runner(
-            slim, batch, [n for task in tasks for n in (task.matrix.source, task.other) if n is not None]
-        )
+        wanted = [node for task in tasks for node in (task.matrix.source, task.other) if node is not None]
+        self.pruned = Runner(slim, batch, wanted)
 
     def rows(self, task: _Task, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (the inputs of a matrix in the pruned program [rows, columns], the targets for its results [rows, outputs])."""

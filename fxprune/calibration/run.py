@@ -29,9 +29,9 @@ class BatchRecord:
 class Observer(Protocol):
     """Protocol of an observer: it requests values of nodes (`values`), and gradients at `nodes` and `parameters`, batch by batch."""
 
-    values: frozenset[str]
-    nodes: frozenset[str]
-    parameters: frozenset[str]
+    values: frozenset[str] = frozenset()
+    nodes: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
 
     def take(self, seen: BatchRecord) -> None:
         """Take in the record of one batch."""
@@ -44,9 +44,8 @@ class _Recorder(Recorder):
     """
 
     def __init__(self, program: Program, values: set[str], nodes: set[str], parameters: set[str]) -> None:
-        learned = {
-            name: attribute(program.graph_module, name).detach().requires_grad_() for name in parameters
-        }
+        own = {name: attribute(program.graph_module, name).detach() for name in parameters}
+        learned = {name: value.requires_grad_() for name, value in own.items()}
         super().__init__(program, values, state(program) | learned)
         self.writes = any(map(is_written, program.graph.nodes))
         self.nodes, self.sources = nodes, learned
@@ -98,10 +97,9 @@ def _slopes(tap: _Recorder, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
             raise FxpruneError(
                 "no output depends on the weights through differentiable operators: use a score without gradients (activation)"
             )
+        sources = list(tap.sources.values())
         try:
-            given = torch.autograd.grad(
-                number, list(tap.sources.values()), retain_graph=left > 0, allow_unused=True
-            )
+            given = torch.autograd.grad(number, sources, retain_graph=left > 0, allow_unused=True)
         except RuntimeError as error:
             raise FxpruneError(f"the graph can't be differentiated: {describe_error(error)}") from error
         found.append({n: g for n, g in zip(tap.sources, given, strict=True) if g is not None})

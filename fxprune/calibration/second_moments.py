@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis import Matrix
-from fxprune.calibration.run import BatchRecord
+from fxprune.calibration.run import BatchRecord, Observer
 
 ROWS = 1 << 14
 """Number of rows that are converted to float64 at a time: an image has tens of thousands."""
@@ -48,14 +48,13 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return total.addmm_(left.t(), right) if total.dim() == 2 else left.t() @ right
 
 
-class MomentObserver:
+class MomentObserver(Observer):
     """Observer of the moments of some matrices; with `slopes`, those of the gradients at their outputs as well."""
 
     def __init__(self, matrices: list[Matrix], slopes: bool = True) -> None:
         self.matrices = matrices
         self.values = frozenset(matrix.source.name for matrix in matrices)
         self.nodes = frozenset(matrix.node.name for matrix in matrices) if slopes else frozenset()
-        self.parameters: frozenset[str] = frozenset()
         self.moments = {matrix.node.name: Moments() for matrix in matrices}
 
     def take(self, seen: BatchRecord) -> None:

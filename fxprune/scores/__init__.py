@@ -19,9 +19,4 @@ SCORES: dict[str, Score] = {
     "obs": Score("error of the readers after their best re-fit, one after another (ZipLM)", optimal_brain_surgeon),
 }  # fmt: skip
 
-__all__ = [
-    "SCORES",
-    "Evidence",
-    "Score",
-    "Worth",
-]
+__all__ = ["SCORES", "Evidence", "Score", "Worth"]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis import Units
-from fxprune.calibration.run import BatchRecord
+from fxprune.calibration.run import BatchRecord, Observer
 from fxprune.rules import Contraction, Flow
 from fxprune.scores.base import Evidence, Worth, additive
 
 
-class NormObserver:
+class NormObserver(Observer):
     """Observer of operand norms, unit by unit: for every contraction over an axis, the sum of squares of each operand (Wanda-like)."""
 
     def __init__(self, flow: Flow, asked: Sequence[Units]) -> None:
@@ -21,8 +21,6 @@ class NormObserver:
         self.asked = {units: [c for c in flow.contractions if units.lies(c.dim)] for units in asked}
         operands = {node for found in self.asked.values() for c in found for node in c.operands}
         self.values = frozenset(node.name for node in operands)
-        self.nodes: frozenset[str] = frozenset()
-        self.parameters: frozenset[str] = frozenset()
         self.squares: dict[tuple[Units, int, int], Tensor] = {}
 
     def take(self, seen: BatchRecord) -> None:

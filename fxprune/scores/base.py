@@ -77,10 +77,7 @@ class Score:
 
 def additive(units: Units, worth: Tensor) -> Worth:
     """Return the order and the cumulative errors for scores that add up, float64 [count]: the least goes first, of equal ones the last."""
-    groups = worth.reshape(units.groups, units.axis.size)
-    order = torch.sort(groups, dim=1, descending=True, stable=True).indices.flip(1)
-    errors = groups.gather(1, order).cumsum(1)
-    return Worth(order, torch.cat([torch.zeros(units.groups, 1, dtype=torch.float64), errors], 1))
+    return _ranked(worth.reshape(units.groups, units.axis.size))
 
 
 def share_order(analysis: Analysis, rated: Mapping[Units, Worth]) -> dict[Units, Worth]:
@@ -96,6 +93,10 @@ def _mean(worths: Sequence[Worth]) -> Worth:
     totals = torch.zeros_like(worths[0].errors[:, 1:])
     for worth in worths:
         totals.scatter_add_(1, worth.order, worth.errors.diff(dim=1) / len(worths))
-    order = torch.sort(totals, dim=1, descending=True, stable=True).indices.flip(1)
-    errors = totals.gather(1, order).cumsum(1)
+    return _ranked(totals)
+
+
+def _ranked(worth: Tensor) -> Worth:
+    order = torch.sort(worth, dim=1, descending=True, stable=True).indices.flip(1)
+    errors = worth.gather(1, order).cumsum(1)
     return Worth(order, torch.cat([torch.zeros_like(errors[:, :1]), errors], 1))

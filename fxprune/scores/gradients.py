@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fxprune.analysis import Analysis, Units
 from fxprune.analysis.axes import Member
-from fxprune.calibration.run import BatchRecord
+from fxprune.calibration.run import BatchRecord, Observer
 from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 
 
-class GateObserver:
+class GateObserver(Observer):
     """Observer of the first-order change of the loss when a gate on a unit closes: weight · gradient, summed over the unit's readers.
 
     `first` adds up its magnitude (Taylor, arXiv 1611.06440: the absolute value comes after the sum), `second` its square (diagonal Fisher
@@ -25,8 +25,6 @@ class GateObserver:
         self.program, self.flow = analysis.program, analysis.flow
         self.nodes_of = self.program.reads()
         self.asked = {units: _readers(units) for units in asked}
-        self.values: frozenset[str] = frozenset()
-        self.nodes: frozenset[str] = frozenset()
         self.parameters = frozenset(member.name for found in self.asked.values() for member in found)
         self.first = {units: torch.zeros(units.count, dtype=torch.float64) for units in asked}
         self.second = {units: torch.zeros(units.count, dtype=torch.float64) for units in asked}

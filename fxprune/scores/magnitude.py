@@ -26,9 +26,8 @@ def _magnitude(evidence: Evidence, units: Units) -> Tensor:
     analysis = evidence.analysis
     nodes = analysis.program.reads()
     learned = [member for member in units.axis.members if member.learned]
-    values = {
-        member.name: attribute(analysis.program.graph_module, member.name).detach() for member in learned
-    }
+    held = analysis.program.graph_module
+    values = {member.name: attribute(held, member.name).detach() for member in learned}
     wide = [member for member in learned if values[member.name].dim() > 1] or learned
     worth = torch.zeros(units.count, dtype=torch.float64)
     for member in wide:

@@ -56,9 +56,8 @@ class Reader:
     def remove(self, units: Tensor) -> float:
         """Remove units at once, re-fit the rest, and return the cost."""
         gone = self.columns[units].flatten()
-        solved = torch.linalg.solve(
-            self.inverse[gone][:, gone], torch.cat([self.weight[:, gone].t(), self.inverse[gone]], 1)
-        )
+        read = torch.cat([self.weight[:, gone].t(), self.inverse[gone]], 1)
+        solved = torch.linalg.solve(self.inverse[gone][:, gone], read)
         outputs = self.weight.shape[0]
         cost = float((solved[:, :outputs] * self.weight[:, gone].t()).sum())
         change = solved[:, outputs:]
@@ -118,9 +117,8 @@ def optimal_brain_surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Un
     found: dict[Units, Worth] = {}
     gates = GateObserver(evidence.analysis, [units for units in asked if not read[units]])
     waiting: list[Observer] = [gates] if gates.parameters else []
-    grouped = pack_by_bytes(
-        [u for u in asked if read[u]], lambda u: sum(moment_bytes(m) for m, _ in read[u]), limit
-    )
+    reading = [units for units in asked if read[units]]
+    grouped = pack_by_bytes(reading, lambda units: sum(moment_bytes(m) for m, _ in read[units]), limit)
     for group in grouped or [[]]:
         meter = MomentObserver(list({m.node.name: m for u in group for m, _ in read[u]}.values()))
         if waiting or group:
