@@ -44,9 +44,8 @@ def count_flops(program: Program, point: Point | None = None) -> int:
     inputs = [fake.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(inputs, spec)
     with torch.no_grad(), counter, fake:
-        program.graph_module.forward(
-            *args, **kwargs
-        )  # past the counter's own hooks, which require a gradient of a parameter that is a result
+        # past the counter's own hooks, which require a gradient of a parameter that is a result
+        program.graph_module.forward(*args, **kwargs)
     return int(counter.get_total_flops())
 
 
@@ -65,12 +64,9 @@ def _recurrent(x: Any, to_gates: Any, from_state: Any, *_: Any, **__: Any) -> in
 
 def _third_party() -> dict[Any, Callable[..., int]]:
     """Return the formulas of products by a matrix that others have registered; torch has those of its own."""
-    packets = [
-        (key, row.linear) for key, row in TRAITS.items() if isinstance(key, torch._ops.OpOverloadPacket)
-    ]
-    return {
-        p: _product(p, own) for p, own in packets if own and own.matrix and not str(p).startswith("aten.")
-    }
+    rows = [(key, row.linear) for key, row in TRAITS.items() if isinstance(key, torch._ops.OpOverloadPacket)]
+    own = {key: linear for key, linear in rows if linear and linear.matrix}
+    return {key: _product(key, linear) for key, linear in own.items() if not str(key).startswith("aten.")}
 
 
 def _product(packet: Any, linear: Linear) -> Callable[..., int]:

@@ -64,19 +64,11 @@ def part(program: Program, names: frozenset[str], values: Values) -> Part:
 
 def _chosen(program: Program, names: frozenset[str], values: Values) -> list[fx.Node]:
     """Return the named nodes that give a tensor; where one of several tensors is named (a split), all of them."""
-    several = {
-        n
-        for n in program.graph.nodes
-        if isinstance(values.get(n), (tuple, list))
-        and not names.isdisjoint({n.name, *(u.name for u in n.users)})
-    }
-    return [
-        n
-        for n in program.graph.nodes
-        if (n.name in names and isinstance(values.get(n), Tensor))
-        or n in several
-        or not several.isdisjoint(n.all_input_nodes)
-    ]
+    nodes = list(program.graph.nodes)
+    lists = {n for n in nodes if isinstance(values.get(n), (tuple, list))}
+    several = {n for n in lists if not names.isdisjoint({n.name, *(user.name for user in n.users)})}
+    chosen = several | {n for n in nodes if n.name in names and isinstance(values.get(n), Tensor)}
+    return [n for n in nodes if n in chosen or not several.isdisjoint(n.all_input_nodes)]
 
 
 def _source(
@@ -118,10 +110,9 @@ def values_at(program: Program, point: Point | None) -> Values:
         try:
             recorder.run_flat(flatten_inputs(program, args, kwargs))
         except Exception as error:
-            where = (
-                ", ".join(f"{axis}={size}" for axis, size in (point or {}).items()) or "its example inputs"
-            )
-            raise UsageError(f"the program can't run at {where}: {describe_error(error)}") from error
+            where = ", ".join(f"{axis}={size}" for axis, size in (point or {}).items())
+            what = f"the program can't run at {where or 'its example inputs'}"
+            raise UsageError(f"{what}: {describe_error(error)}") from error
         finally:
             _FAKE_LOG.setLevel(level)
     return recorder.values

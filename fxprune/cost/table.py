@@ -102,17 +102,12 @@ class CostTable:
                     asked[place, size] = (f"{name} {place} {size}", self._maker(site, axis, size))
         costs = self.meter(asked)  # type: ignore[arg-type]
         costs |= {(place, axis.size): costs[0, site.main.size] for place, axis in enumerate(site.axes)}
-        curves = [
-            _curve(
-                _sizes(axis, odd=False, inner=place > 0), {s: c for (p, s), c in costs.items() if p == place}
-            )
-            for place, axis in enumerate(site.axes)
-        ]
-        return SiteCost(
-            curves[0],
-            tuple(curves[1:]),
-            _multiple(curves[0], {s: c for (p, s), c in costs.items() if not p}),
-        )
+        curves = []
+        for place, axis in enumerate(site.axes):
+            own = {size: cost for (of, size), cost in costs.items() if of == place}
+            curves.append(_curve(_sizes(axis, odd=False, inner=place > 0), own))
+        main = {size: cost for (place, size), cost in costs.items() if not place}
+        return SiteCost(curves[0], tuple(curves[1:]), _multiple(curves[0], main))
 
     def _maker(self, site: Site, axis: Axis, size: int) -> object:
         def make() -> Program:
@@ -137,17 +132,20 @@ def _sizes(axis: Axis, odd: bool, inner: bool) -> list[int]:
     """Return the sizes at which an axis is measured."""
     least = max(1, axis.least)
     if inner:
-        return sorted({max(least, axis.size * share // 4) for share in (1, 2, 3, 4)})
+        return inner_sizes(axis)
     if axis.size <= _FEW:
         return list(range(least, axis.size + 1))
     grain = next(grain for units, grain in GRAINS if axis.size >= units)
-    knots = {min(max(least, round(axis.size * share / grain) * grain), axis.size) for share in _KNOTS} | {
-        axis.size
-    }
-    return sorted(
-        knots
-        | ({_middle(axis.size) + more for more in _odd(axis.size)} if odd and axis.size >= WIDE else set())
-    )
+    rounded = (max(least, round(axis.size * share / grain) * grain) for share in _KNOTS)
+    knots = {axis.size, *(min(size, axis.size) for size in rounded)}
+    if odd and axis.size >= WIDE:
+        knots |= {_middle(axis.size) + more for more in _odd(axis.size)}
+    return sorted(knots)
+
+
+def inner_sizes(axis: Axis) -> list[int]:
+    """Return the sizes at which an axis within another one is measured and decided."""
+    return sorted({max(1, axis.least, axis.size * share // 4) for share in (1, 2, 3, 4)})
 
 
 def _middle(size: int) -> int:

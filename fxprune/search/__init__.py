@@ -3,7 +3,4 @@
 from fxprune.search.journal import Journal
 from fxprune.search.layer_scores import Evaluate
 
-__all__ = [
-    "Evaluate",
-    "Journal",
-]
+__all__ = ["Evaluate", "Journal"]

@@ -76,10 +76,7 @@ def _extended(best: Numbers, each: Sequence[tuple[float, float]], step: float) -
 
 
 def _traced(
-    options: Sequence[Sequence[tuple[float, float]]],
-    taken: Sequence[Numbers],
-    end: int,
-    step: float,
+    options: Sequence[Sequence[tuple[float, float]]], taken: Sequence[Numbers], end: int, step: float
 ) -> list[int]:
     places: list[int] = []
     for each, choice in zip(reversed(options), reversed(taken), strict=True):

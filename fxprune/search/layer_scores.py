@@ -166,11 +166,9 @@ class FaithfulnessRater:
 
     def __call__(self, candidate: Program) -> float:
         """Return minus the mean relative squared difference."""
-        pairs = [
-            pair
-            for kwargs, wanted in zip(self.data, self.wanted, strict=True)
-            for pair in zip(self._outputs(candidate, kwargs), wanted, strict=True)
-        ]
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for kwargs, wanted in zip(self.data, self.wanted, strict=True):
+            pairs += zip(self._outputs(candidate, kwargs), wanted, strict=True)
         return -sum(_squared(got, wanted) for got, wanted in pairs) / len(pairs)
 
     def _outputs(self, program: Program, kwargs: dict[str, Any]) -> list[Tensor]:

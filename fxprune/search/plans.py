@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fxprune.analysis import Axis
 from fxprune.analysis.sites import Site
-from fxprune.cost.table import SiteCost
+from fxprune.cost.table import SiteCost, inner_sizes
 from fxprune.ir import Selection
 from fxprune.scores import Worth
 from fxprune.search import knapsack
@@ -59,7 +59,7 @@ class SiteChoice:
 
     def options(self) -> list[Option]:
         """Return the options by rising cost, without those that another one dominates (no higher cost, no larger error)."""
-        inner = [_inner_levels(axis) for axis in self.site.inner]
+        inner = [inner_sizes(axis) for axis in self.site.inner]
         sizes = itertools.product(_levels(self.site.main, self.cost.multiple_of), *inner)
         found = [self.option(counts) for counts in sizes]
         if self.gone is not None:
@@ -108,9 +108,8 @@ class Tied:
     def joint(self, count: int) -> Joint:
         """Return the joint option with this size of every main axis."""
         whole = [tuple(axis.size for axis in choice.site.inner) for choice in self.choices]
-        parts = tuple(
-            choice.option((count, *inner)) for choice, inner in zip(self.choices, whole, strict=True)
-        )
+        pairs = zip(self.choices, whole, strict=True)
+        parts = tuple(choice.option((count, *inner)) for choice, inner in pairs)
         return Joint(parts, sum(part.cost for part in parts), sum(part.error for part in parts))
 
     def near(self, share: float) -> Joint:
@@ -120,9 +119,8 @@ class Tied:
     def _levels(self) -> list[int]:
         mains = [choice.site.main for choice in self.choices]
         least = max(axis.least for axis in mains)
-        levels = _levels(
-            min(mains, key=lambda axis: axis.size), max(choice.cost.multiple_of for choice in self.choices)
-        )
+        multiple = max(choice.cost.multiple_of for choice in self.choices)
+        levels = _levels(min(mains, key=lambda axis: axis.size), multiple)
         return [level for level in levels if level >= least] or levels[-1:]
 
 
@@ -130,10 +128,6 @@ def _levels(axis: Axis, multiple_of: int) -> list[int]:
     step = max(multiple_of, axis.size // _LEVELS // multiple_of * multiple_of)
     least = -(-axis.least // step) * step
     return sorted({axis.size, *range(max(step, least), axis.size, step)})
-
-
-def _inner_levels(axis: Axis) -> list[int]:
-    return sorted({max(1, axis.least, axis.size * share // 4) for share in (1, 2, 3, 4)})
 
 
 def _nearest(levels: Sequence[int], share: float) -> int:
@@ -155,9 +149,9 @@ def cheapest_error(choices: Sequence[SiteChoice | Tied], budget: float) -> list[
     """Return the options of least error whose costs keep to the budget, one for each site; None where none do."""
     options: list[Sequence[Option | Joint]] = [choice.options() for choice in choices]
     places = knapsack.choose_options([[(o.cost, o.error) for o in each] for each in options], budget)
-    return (
-        None if places is None else flat_options([each[i] for each, i in zip(options, places, strict=True)])
-    )
+    if places is None:
+        return None
+    return flat_options([each[i] for each, i in zip(options, places, strict=True)])
 
 
 def plan_frontier(choices: Sequence[SiteChoice | Tied]) -> list[tuple[float, float]]:

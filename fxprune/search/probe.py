@@ -80,10 +80,8 @@ class Probe:
 
     def gap(self, candidate: Program) -> float:
         """Return the distance of a candidate's outputs from the original's by the objective, averaged over batches."""
-        gaps = [
-            self.objective.gap(output, _run(candidate, batch), batch)
-            for batch, output in zip(self.few.batches, self.outputs, strict=True)
-        ]
+        pairs = zip(self.few.batches, self.outputs, strict=True)
+        gaps = [self.objective.gap(output, _run(candidate, batch), batch) for batch, output in pairs]
         return sum(gaps) / len(gaps)
 
 

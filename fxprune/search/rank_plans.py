@@ -69,20 +69,16 @@ def groups(analysis: Analysis, apart: bool = False) -> list[MatrixGroup]:
         weight = program.tensors()[matrix.weight]
         fits = min(matrix.read(weight).shape) > 1 and all(size == 1 for size in weight.shape[2:])
         if fits and weight.is_floating_point() and matrix.weight not in factors:
-            key = (
-                matrix.source.name,
-                str(packet_of(matrix.node.target)),
-                name if apart or weight.ndim > 2 else "",
-            )
+            alone = name if apart or weight.ndim > 2 else ""
+            key = (matrix.source.name, str(packet_of(matrix.node.target)), alone)
             found.setdefault(key, []).append(matrix)
     return [tuple(group) for group in found.values()]
 
 
 def with_members(found: Sequence[MatrixGroup]) -> list[MatrixGroup]:
     """Return the groups, and each matrix of a larger group alone: factors may share a product, or not."""
-    return list(
-        dict.fromkeys([*found, *((matrix,) for group in found if len(group) > 1 for matrix in group)])
-    )
+    members = ((matrix,) for group in found if len(group) > 1 for matrix in group)
+    return list(dict.fromkeys([*found, *members]))
 
 
 def levels(even: float) -> list[int]:
@@ -126,14 +122,11 @@ class RankCostTable:
             told = " ".join(str(rank) for _, rank in form)
             asked[i] = (f"{whole.signature} ranks {told}", lambda form=form: _thin(small(), form))  # type: ignore[misc]
         costs = self.meter(asked)
-        ways = [
-            RankOption(form, costs[i], sum(float(s.errors[r]) for s, r in form))
-            for i, form in enumerate(forms)
-        ]
+        errors = [sum(float(spectrum.errors[rank]) for spectrum, rank in form) for form in forms]
+        ways = [RankOption(form, costs[i], errors[i]) for i, form in enumerate(forms)]
         fast = [way for way in ways if way.cost <= FASTER * costs[-1]]
-        return RankChoice(
-            group, joint, (RankOption((), costs[-1], 0.0), *fast), tuple(w for w in ways if w not in fast)
-        )
+        slow = tuple(way for way in ways if way not in fast)
+        return RankChoice(group, joint, (RankOption((), costs[-1], 0.0), *fast), slow)
 
     def _common(self, alone: Sequence[Spectrum]) -> list[int]:
         """Return the candidate ranks that these matrices have in common."""

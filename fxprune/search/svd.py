@@ -134,9 +134,8 @@ def _informed(program: Program, group: MatrixGroup, moments: dict[str, Moments],
     slopes = torch.block_diag(*(_square(moments[m.node.name].slopes, m, program) for m in group))
     if not whiten:
         bare = _plain(group, weight)
-        return Spectrum(
-            group, bare.left, bare.right, bare.energy, _lost(bare.left, bare.right, slopes, spread), mean
-        )
+        lost = _lost(bare.left, bare.right, slopes, spread)
+        return Spectrum(group, bare.left, bare.right, bare.energy, lost, mean)
     root, inverse = _roots(spread)
     u, s, v = torch.linalg.svd(weight @ root, full_matrices=False)
     left, right = u * s.sqrt(), s.sqrt()[:, None] * (v @ inverse)

@@ -101,10 +101,8 @@ def _worths(analysis: Analysis, found: Sequence[Site], request: PlanRequest) -> 
     asked += [Units(axis, site.main) for site in found for axis in site.inner]
     evidence = Evidence(analysis, request.data, request.objective)
     rated = SCORES[request.score].rate(evidence, asked)
-    return {
-        units.axis.name: worth
-        for units, worth in (share_order(analysis, rated) if request.uniform else rated).items()
-    }
+    rated = share_order(analysis, rated) if request.uniform else rated
+    return {units.axis.name: worth for units, worth in rated.items()}
 
 
 def _choices(
@@ -169,8 +167,7 @@ class _UnitDrafts:
 
 def _row(choice: SiteChoice, option: Option) -> dict[str, Any]:
     """Return what one site keeps, as plain data."""
-    axes = {
-        axis.name: [count, axis.size] for axis, count in zip(choice.site.axes, option.counts, strict=False)
-    }
+    pairs = zip(choice.site.axes, option.counts, strict=False)
+    axes = {axis.name: [count, axis.size] for axis, count in pairs}
     gone = {"removed": choice.site.branch} if not option.counts else {}
     return {"site": choice.site.main.name, "axes": axes, **gone, "cost": option.cost, "error": option.error}
