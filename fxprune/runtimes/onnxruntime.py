@@ -172,11 +172,8 @@ def _run(opened: Any, known: Collection[str], given: Feeds) -> Outputs:
 
 
 def _file_dims(entry: Any) -> list[int | str]:
-    places = ("batch", "length")
-    return [
-        dim if dim is not None else places[place] if place < 2 else f"{entry.name}_{place}"
-        for place, dim in enumerate(entry.shape)
-    ]
+    names = ["batch", "length", *(f"{entry.name}_{place}" for place in range(2, len(entry.shape)))]
+    return [name if dim is None else dim for name, dim in zip(names, entry.shape, strict=False)]
 
 
 def _draw(random: np.random.Generator, entry: Any, point: Point) -> np.ndarray[Any, Any]:

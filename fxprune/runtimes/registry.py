@@ -48,32 +48,16 @@ class Runtime:
 
 RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
-        "ONNX Runtime",
-        "ONNX Runtime on the CPU, or on a provider that is named after a colon, as onnxruntime:CUDAExecutionProvider",
-        ".onnx",
-        "pip install onnxruntime",
-        onnxruntime_version,
-        prepare_onnxruntime,
-        LEVELS,
-        onnxruntime_providers,
+        "ONNX Runtime", "ONNX Runtime on the CPU, or on a provider that is named after a colon, as onnxruntime:CUDAExecutionProvider",
+        ".onnx", "pip install onnxruntime", onnxruntime_version, prepare_onnxruntime, LEVELS, onnxruntime_providers,
     ),
     "openvino": Runtime(
-        "OpenVINO",
-        "OpenVINO on the CPU, in float32",
-        ".onnx",
-        "pip install openvino",
-        openvino_version,
-        prepare_openvino,
+        "OpenVINO", "OpenVINO on the CPU, in float32", ".onnx", "pip install openvino", openvino_version, prepare_openvino,
     ),
     "torch": Runtime(
-        "PyTorch",
-        "PyTorch on the CPU, without a compiler",
-        ".pt2",
-        "pip install torch",
-        pytorch_version,
-        prepare_pytorch,
+        "PyTorch", "PyTorch on the CPU, without a compiler", ".pt2", "pip install torch", pytorch_version, prepare_pytorch,
     ),
-}
+}  # fmt: skip
 
 
 def runtime_of(settings: Settings) -> Runtime:

@@ -18,10 +18,7 @@ MOST_RUNS = 200
 
 
 def measure(
-    files: Mapping[str, Path],
-    given: Mapping[str, Feeds],
-    settings: Settings = DEFAULT,
-    seconds: float = 2.0,
+    files: Mapping[str, Path], given: Mapping[str, Feeds], settings: Settings = DEFAULT, seconds: float = 2.0
 ) -> dict[str, Timing]:
     """Time several files on their inputs, taking turns, for about `seconds` in all."""
     return turns({name: prepare(path, settings) for name, path in files.items()}, given, seconds)
@@ -42,9 +39,8 @@ def fastest(
     Returns the settings with the smallest median, and the timings by level.
     """
     choices = {level: replace(settings, optimization=level) for level in runtime_of(settings).levels}
-    timed = _turns(
-        {level: _runner(prepare(path, choice), given) for level, choice in choices.items()}, seconds
-    )
+    runs = {level: _runner(prepare(path, choice), given) for level, choice in choices.items()}
+    timed = _turns(runs, seconds)
     best = min(timed, key=lambda level: timed[level].median)
     return choices[best], timed
 

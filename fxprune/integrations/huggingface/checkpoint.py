@@ -146,10 +146,8 @@ def _try_checkpoint(
     """Return the checkpoint if it computes the same as the program; else None, with the reason in `tries`."""
     if len(tries.failed) >= PROOFS:
         return None
-    said = (
-        ", ".join(f"{name_of(path)}={value}" for path, value in changes.items())
-        or "the configuration as it is"
-    )
+    changed = ", ".join(f"{name_of(path)}={value}" for path, value in changes.items())
+    said = changed or "the configuration as it is"
     try:
         made = _filled(type(model), search.made(changes), weights)
         gap = tries.gap(made)
@@ -199,14 +197,10 @@ def _why(search: Search, tries: _Trials) -> str:
     at = min(search.stuck, key=lambda stuck: stuck.left)
     said = ", ".join(f"{name_of(path)}={value}" for path, value in at.changes.items())
     before = amount(at.wrong, search.sizes(at.changes) or {})
-    uneven = (
-        "; sizes that differ between layers fit no configuration: prune with uniform=True"
-        if _uneven(search)
-        else ""
-    )
+    uneven = "; sizes that differ between layers fit no configuration: prune with uniform=True"
     return (
         f"{shown(at.wrong, search.wanted)} is what the program has, {before} what the model has{f' with {said}' if said else ''}, "
-        f"and no setting of {config} gives that: {at.against}{uneven}"
+        f"and no setting of {config} gives that: {at.against}{uneven if _uneven(search) else ''}"
     )
 
 

@@ -79,9 +79,8 @@ def record_sizes(config: Any, found: LayerSizes, manifest: str) -> Any:
             told = _set_sizes(made, layers, name, sizes) if name else None
             made, layers = told or (made, layers)
             untold += [] if told else [_sentence(kind, sizes, found)]
-    skips = {
-        number: {"skip": parts} for number, layer in enumerate(found.layers) if (parts := _skipped(layer))
-    }
+    parts = {number: _skipped(layer) for number, layer in enumerate(found.layers)}
+    skips = {number: {"skip": skipped} for number, skipped in parts.items() if skipped}
     whole = _with_layers(made, _merged(layers, skips)) if fits else None
     sentences = [_gone(layer, whole is not None) for layer in found.layers] + _elsewhere(found)
     if moved & {"qk", "v"} and getattr(config, "head_dim", None) is not None:
@@ -133,9 +132,8 @@ def _attribute(config: Any, kind: str, sizes: _Counts) -> str:
     if len(befores) != 1 or len(afters) > len(sizes) or None in afters:
         return ""
     names = [getattr(config, "attribute_map", {}).get(name, name) for name in row.names]
-    absent = [
-        name for name in names if getattr(config, name, None) is None and (row.new or hasattr(config, name))
-    ]
+    free = [name for name in names if getattr(config, name, None) is None]
+    absent = [name for name in free if row.new or hasattr(config, name)]
     has = [name for name in names if getattr(config, name, None) in befores]
     whole = all(isinstance(after, int) for after in afters)
     return next(iter((has if whole else []) or (absent if row.derived else [])), "")
@@ -199,9 +197,6 @@ def _elsewhere(found: LayerSizes) -> list[str]:
 
 def _sentence(kind: str, sizes: _Counts, found: LayerSizes) -> str:
     """Return a sentence about a change that no attribute holds: where sizes of a kind have changed."""
-    names = [
-        "the model" if number == _WHOLE else found.layers[number].name
-        for number, pairs in sizes.items()
-        if any(before != after for before, after in pairs)
-    ]
+    moved = [number for number, pairs in sizes.items() if _moved({number: pairs})]
+    names = ["the model" if number == _WHOLE else found.layers[number].name for number in moved]
     return f"{ATTRIBUTES[kind].what} have changed in {', '.join(names)}"

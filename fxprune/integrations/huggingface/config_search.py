@@ -38,14 +38,9 @@ TRIED = 4000
 
 def _sizes_of(model: nn.Module) -> ConfigSizes:
     """Return the sizes of all tensors in a model's state dict, and the lengths of its lists of modules."""
-    found = {
-        (name, dim): size
-        for name, value in model.state_dict().items()
-        for dim, size in enumerate(value.shape)
-    }
-    counts = {
-        (path, COUNT): len(module) for path, module in model.named_modules() if isinstance(module, CONTAINERS)
-    }
+    state, modules = model.state_dict(), dict(model.named_modules())
+    found = {(name, dim): size for name, value in state.items() for dim, size in enumerate(value.shape)}
+    counts = {(path, COUNT): len(part) for path, part in modules.items() if isinstance(part, CONTAINERS)}
     return counts | found
 
 
@@ -140,9 +135,8 @@ class Search:
         if path not in self._followers:
             base, steps = self.sizes({}) or {}, self._steps(path, {})
             after = self.sizes({path: steps[-1][0]}) or {} if steps else base
-            self._followers[path] = {
-                size for size in base.keys() | after.keys() if base.get(size) != after.get(size)
-            }
+            sizes = base.keys() | after.keys()
+            self._followers[path] = {size for size in sizes if base.get(size) != after.get(size)}
         return self._followers[path]
 
     def value(self, path: Field) -> int | None:
@@ -159,7 +153,7 @@ class Search:
         now = self.sizes(changes) or (self.sizes({}) if len(changes) == 1 else None)
         if now is None:
             return
-        wrong = [size for size, value in self.wanted.items() if now.get(size) != value]
+        wrong = self.wrong(now)
         if not wrong:
             yield changes
             return
@@ -180,9 +174,9 @@ class Search:
                 if value is not None:
                     yield changes | {path: value}
 
-    def wrong(self, now: ConfigSizes) -> _Size | None:
-        """Return the first size that is not as wanted, lists of modules first; None where all are."""
-        return next((size for size, value in self.wanted.items() if now.get(size) != value), None)
+    def wrong(self, now: ConfigSizes) -> list[_Size]:
+        """Return the sizes that are not as wanted, lists of modules first."""
+        return [size for size, value in self.wanted.items() if now.get(size) != value]
 
     def _needed(self, path: Field, changes: dict[Field, int], size: _Size) -> int | None:
         """Return the value of a field that gives a wanted size, if sizes are linear in it; else None."""
@@ -214,7 +208,7 @@ class Search:
         if not ways:
             return f"no number of it makes {shown(wrong, self.wanted)}"
         now = self.sizes(ways[0]) or {}
-        other = self.wrong(now)
+        other = next(iter(self.wrong(now)), None)
         *_, (path, value) = ways[0].items()
         then = f", but then {shown(other, now)}, not {amount(other, self.wanted)}" if other else ""
         return f"{name_of(path)}={value} makes {shown(wrong, now)}{then}"
@@ -236,10 +230,8 @@ def amount(size: _Size, sizes: ConfigSizes) -> str:
     name, dim = size
     if dim == COUNT:
         return f"{sizes.get(size, 0)} modules"
-    return (
-        "×".join(str(value) for (other, at), value in sizes.items() if other == name and at != COUNT)
-        or "absent"
-    )
+    sides = [str(value) for (other, at), value in sizes.items() if other == name and at != COUNT]
+    return "×".join(sides) or "absent"
 
 
 def _numbers(plain: Mapping[str, Any], config: Any) -> Iterator[tuple[Field, int | None]]:

@@ -97,9 +97,8 @@ class Pruning:
             return program
         info = trees(program.graph_module)
         keys = set(info.orig_args) & {name.partition(".")[0] for name in program.output_names()}
-        inputs = [
-            name for name, key in owners(program).items() if key in keys and name in program.input_names()
-        ]
+        owner, names = owners(program), program.input_names()
+        inputs = [name for name, key in owner.items() if key in keys and name in names]
         outputs = [name for name in program.output_names() if name.partition(".")[0] in keys]
         if self.cache == "layers":
             return free_dims(program, spare=[*inputs, *outputs])
@@ -111,10 +110,8 @@ def exporter(kind: type[Any], pipeline: str | Pipeline, cache: str = "whole", **
 
     Its `pruning.verdicts` are the proofs. With `export_for_generation` all parts of a model lose the same units.
     """
-    made = type(f"Pruned{kind.__name__}", (_PruningMixin, kind), {})
-    pruning = Pruning(_parsed(pipeline), cache)
-    found = made(**options)
-    found.pruning = pruning
+    found = type(f"Pruned{kind.__name__}", (_PruningMixin, kind), {})(**options)
+    found.pruning = Pruning(_parsed(pipeline), cache)
     return found
 
 

@@ -77,9 +77,8 @@ def _weights(state: Mapping[str, Tensor], present: Mapping[str, Tensor], moves: 
     values = {new: present[name] for name, new in named.items() if new and name in present}
     stranded = {name: present[name] for name, new in named.items() if new is None and name in present}
     values = stranded | values  # weights of a removed module that others read keep their names
-    carried = {
-        new: value.detach() for name, value in state.items() if (new := named[name]) and name not in present
-    }
+    unread = {name: value.detach() for name, value in state.items() if name not in present}
+    carried = {new: value for name, value in unread.items() if (new := named[name])}
     left = {path: [i for i, new in enumerate(keys.values()) if new] for path, keys in moves.items()}
     counts = {(new, COUNT): len(left[path]) for path in moves if (new := _moved(path, moves)) is not None}
     sizes = {(name, dim): size for name, value in values.items() for dim, size in enumerate(value.shape)}

@@ -25,11 +25,7 @@ class Delivery:
 
 
 def deliver(
-    program: Program,
-    steps: Pipeline,
-    folder: Path,
-    data: Calibration | None = None,
-    opset: int | None = None,
+    program: Program, steps: Pipeline, folder: Path, data: Calibration | None = None, opset: int | None = None
 ) -> Delivery:
     """Prune, prove, and write `model.onnx` and `selection.json` into a folder that exists; files of these names are replaced.
 

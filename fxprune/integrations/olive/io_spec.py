@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -88,13 +89,9 @@ def _resized(tensor: Tensor, axes: Mapping[int, str], sizes: Mapping[str, int]) 
 def _drawn(program: Program, node: fx.Node, value: Tensor, random: torch.Generator) -> Tensor:
     if value.is_floating_point():
         return torch.randn(value.shape, generator=random).to(value)
-    tables = [
-        attribute(program.graph_module, str(user.args[0].target))
-        for user in node.users
-        if user.target is torch.ops.aten.embedding.default
-        and isinstance(user.args[0], fx.Node)
-        and user.args[0].op == "get_attr"
-        and user.args[1] is node
-    ]
+    readers = [user for user in node.users if user.target is torch.ops.aten.embedding.default]
+    sources: list[Any] = [user.args[0] for user in readers if user.args[1] is node]
+    names = [str(source.target) for source in sources if source.op == "get_attr"]
+    tables = [attribute(program.graph_module, name) for name in names]
     rows = min((len(table) for table in tables), default=0)
     return torch.randint(rows, value.shape, generator=random).to(value) if rows else value

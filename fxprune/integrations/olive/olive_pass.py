@@ -168,9 +168,8 @@ def _captured(model: Any, free_outputs: Sequence[str]) -> Program:
 def _inputs(model: Any, module: nn.Module, io: Mapping[str, Any]) -> dict[str, Tensor]:
     made = model.get_dummy_inputs()
     values = [made] if isinstance(made, Tensor) else made
-    found = (
-        dict(values) if isinstance(values, Mapping) else dict(zip(io["input_names"], values, strict=False))
-    )
+    named = values.items() if isinstance(values, Mapping) else zip(io["input_names"], values, strict=False)
+    found = dict(named)
     takes = list(inspect.signature(module.forward).parameters)
     strange = [name for name in found if name not in takes]
     if strange:

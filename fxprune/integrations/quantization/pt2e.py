@@ -75,6 +75,5 @@ def _drop_unread(module: fx.GraphModule) -> None:
 
 
 def _exported(program: Program, module: fx.GraphModule) -> torch.export.ExportedProgram:
-    return torch.export.export(
-        module, program.args, dict(program.kwargs), dynamic_shapes=program.dynamic_shapes, strict=False
-    )
+    kwargs, shapes = dict(program.kwargs), program.dynamic_shapes
+    return torch.export.export(module, program.args, kwargs, dynamic_shapes=shapes, strict=False)

@@ -63,37 +63,19 @@ QUANTIZERS: dict[str, Quantizer] = {
     "dynamic": Quantizer(
         "ONNX Runtime's dynamic quantization",
         "ONNX: 8-bit weights; the ranges of activations are taken in every run, and no data are needed",
-        ".onnx",
-        False,
-        "pip install onnxruntime",
-        quantizer_version,
-        quantize_dynamic,
-        count_onnx_integers,
-        "onnxruntime",
+        ".onnx", False, "pip install onnxruntime", quantizer_version, quantize_dynamic, count_onnx_integers, "onnxruntime",
     ),
     "static": Quantizer(
         "ONNX Runtime's static quantization",
         "ONNX: 8-bit weights and activations, convolutions included, by ranges seen on calibration data",
-        ".onnx",
-        True,
-        "pip install onnxruntime",
-        quantizer_version,
-        quantize_static,
-        count_onnx_integers,
-        "onnxruntime",
+        ".onnx", True, "pip install onnxruntime", quantizer_version, quantize_static, count_onnx_integers, "onnxruntime",
     ),
     "pt2e": Quantizer(
         "torchao's PT2E quantization for x86",
         ".pt2: 8-bit weights and activations, by ranges seen on calibration data; fast under torch.compile",
-        ".pt2",
-        True,
-        "pip install torchao",
-        torchao_version,
-        quantize_pt2e,
-        count_pt2_integers,
-        "torch",
+        ".pt2", True, "pip install torchao", torchao_version, quantize_pt2e, count_pt2_integers, "torch",
     ),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +238,5 @@ class _Sums:
         if self.gap == 0:
             return Agreement(0.0, 1.0)
         norms = math.sqrt(self.one * self.other)
-        return Agreement(
-            self.gap / self.scale if self.scale else math.inf, self.product / norms if norms else 0.0
-        )
+        relative = self.gap / self.scale if self.scale else math.inf
+        return Agreement(relative, self.product / norms if norms else 0.0)
