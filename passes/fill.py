@@ -32,9 +32,8 @@ class Fill(Pass):
 
     def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Return the program with the same shapes; the matrices that were filled count as re-fitted."""
-        done, counts = fill_zeros(
-            program, FILLED_ROLES, self.scale, context.seed or 0 if self.seed is None else self.seed
-        )
+        seed = context.seed or 0 if self.seed is None else self.seed
+        done, counts = fill_zeros(program, FILLED_ROLES, self.scale, seed)
         return Outcome(done, Selection(), tuple(counts), {"filled": counts})
 
 

@@ -57,9 +57,8 @@ class Flop(Training):
         """Return the program with factors, and a gate on each rank; RefusedError where there is nothing to gate."""
         ranks = starts(analyze(program), self.start) if self.factorized else {}
         made = factorize(program, ranks, balanced).program if ranks else program
-        axes = [
-            axis for axis in analyze(made).axes if axis.role == "rank" and axis.exact and not axis.choices
-        ]
+        ranked = (axis for axis in analyze(made).axes if axis.role == "rank")
+        axes = [axis for axis in ranked if axis.exact and not axis.choices]
         if not axes:
             raise RefusedError("no matrix of this program can become two: see `fxprune explain`")
         return gate(made, [axis.name for axis in axes])

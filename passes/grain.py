@@ -93,11 +93,8 @@ def _tables(program: Program, rank: int) -> list[str]:
     """Return the tables that are indexed by inputs, and become at least a quarter smaller as two factors of this rank."""
     varies = analyze(program).flow.varies
     lookups = program.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
-    found = [
-        str(node.args[0].target)
-        for node in lookups
-        if node.args[1] in varies and node.args[0].op == "get_attr"
-    ]
+    tables = [node.args[0] for node in lookups if node.args[1] in varies]
+    found = [str(table.target) for table in tables if table.op == "get_attr"]
     tensors = program.tensors()
     return [n for n in dict.fromkeys(found) if rank * sum(tensors[n].shape) <= 0.75 * tensors[n].numel()]
 

@@ -36,10 +36,7 @@ def placed(modules: Iterable[nn.Module], device: str) -> Iterator[None]:
 
 
 def redirect(
-    graph: fx.GraphModule,
-    before: torch.device,
-    after: torch.device,
-    only: Container[fx.Node] | None = None,
+    graph: fx.GraphModule, before: torch.device, after: torch.device, only: Container[fx.Node] | None = None
 ) -> set[fx.Node]:
     """Make a graph create on device `after` the tensors that it created on `before`; return the changed nodes (if `only`, among these)."""
     asked = [node for node in graph.graph.nodes if only is None or node in only]

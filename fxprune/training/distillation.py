@@ -114,11 +114,8 @@ def matched(program: Program, teacher: nn.Module, most: int = 6) -> dict[str, st
     wanted = [layer.name for layer in layers[step - 1 :: step]]
     entry = layers[0].entry if layers else ""
     node = next((n for n in program.graph.nodes if n.name == entry), None)
-    first = [
-        path
-        for path in (_modules(node) if node else ())
-        if path and _result(program.graph_module, path, "") is node
-    ]
+    behind = _modules(node) if node else ()
+    first = [path for path in behind if path and _result(program.graph_module, path, "") is node]
     return {path: path for path in (*first[:1], *wanted) if path in known}
 
 
@@ -178,9 +175,8 @@ def _listening(teacher: nn.Module, paths_: Iterable[str], shown: dict[str, Tenso
 
 def _first(out: Any) -> Tensor:
     """Return the first floating-point tensor among a module's outputs."""
-    return next(
-        leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    )
+    tensors = (leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor))
+    return next(leaf for leaf in tensors if leaf.is_floating_point())
 
 
 def _key(path: str) -> str:

@@ -100,10 +100,8 @@ class Batches:
     def __iter__(self) -> Iterator[list[int]]:
         random = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
         order = torch.randperm(len(self.lengths), generator=random)
-        alike = [
-            part[self.lengths[part].argsort(stable=True)]
-            for part in order.split(self.batch_size * self.CHUNK)
-        ]
+        parts = order.split(self.batch_size * self.CHUNK)
+        alike = [part[self.lengths[part].argsort(stable=True)] for part in parts]
         batches = [batch.tolist() for part in alike for batch in part.split(self.batch_size)]
         yield from (batches[i] for i in torch.randperm(len(batches), generator=random).tolist())
 
@@ -115,9 +113,8 @@ def loader(examples: Examples, batches: Batches) -> Any:
     resumed run are those of an uninterrupted one.
     """
     rows: Any = range(len(examples))
-    return DataLoader(
-        rows, batch_sampler=batches, collate_fn=examples.batch, generator=torch.Generator().manual_seed(0)
-    )
+    random = torch.Generator().manual_seed(0)
+    return DataLoader(rows, batch_sampler=batches, collate_fn=examples.batch, generator=random)
 
 
 def encoded(

@@ -74,9 +74,8 @@ def logits(known: Sequence[str], outputs: Any, names: Sequence[str]) -> Tensor:
 
 def cross_entropy(answers: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy over positions that have a label; 0 where none has."""
-    total = nn.functional.cross_entropy(
-        answers.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    flat, marks = answers.flatten(0, -2), labels.flatten()
+    total = nn.functional.cross_entropy(flat, marks, ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 

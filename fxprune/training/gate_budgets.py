@@ -72,10 +72,8 @@ class Share:
         if room < float(torch.where(flat, costs, 0.0).sum()):
             flat &= ~_surplus(scores, costs, flat, room)
         parts = flat.split([table.numel() for table in standing.open.values()])
-        return {
-            gate: part.reshape(standing.open[gate].shape)
-            for gate, part in zip(standing.open, parts, strict=True)
-        }
+        pairs = zip(standing.open.items(), parts, strict=True)
+        return {gate: part.reshape(table.shape) for (gate, table), part in pairs}
 
 
 def _surplus(scores: Tensor, costs: Tensor, open_: Tensor, room: float) -> Tensor:

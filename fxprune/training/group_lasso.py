@@ -43,9 +43,8 @@ class Lasso:
 
     def bind(self, scores: Mapping[Gate, Tensor], slots: Mapping[str, Mapping[Gate, Tensor]]) -> None:
         """Keep references to the pruner's scores and slots, as `penalty` is called before the first step."""
-        self._inputs = StepInputs(
-            dict(scores), {}, {}, 0.0, {name: dict(found) for name, found in slots.items()}
-        )
+        own = {name: dict(found) for name, found in slots.items()}
+        self._inputs = StepInputs(dict(scores), {}, {}, 0.0, own)
 
     def penalty(self) -> Tensor:
         """Return the penalty to add to the loss; 0 once the rounds are over."""

@@ -134,12 +134,9 @@ class HardConcrete:
         """Return the gradient of the whole loss by `a`; before the first noise was drawn, of the Lagrangian alone."""
         open_ = probability(score, self.beta)
         held: Tensor = -strength * self._cost(gate, score) / self._total * open_ * (1 - open_)
-        is_drawn = bool((noise > 0).all())
-        return (
-            held + gradient * sample_gates(score, noise, self.beta)[1]
-            if is_drawn and gradient is not None
-            else held
-        )
+        if gradient is None or not bool((noise > 0).all()):
+            return held
+        return held + gradient * sample_gates(score, noise, self.beta)[1]
 
     def _hold(self, step: StepInputs) -> None:
         """Towards the end, shift all `a` together, so that the expected sparsity goes linearly to the target."""
@@ -171,10 +168,8 @@ class HardConcrete:
 
     def __call__(self, standing: GateState, progress: float) -> dict[Gate, Tensor]:
         """Return the sampled gates."""
-        return {
-            gate: sample_gates(score, self._noise[gate], self.beta)[0]
-            for gate, score in standing.scores.items()
-        }
+        scores = standing.scores.items()
+        return {gate: sample_gates(score, self._noise[gate], self.beta)[0] for gate, score in scores}
 
     def settled(self) -> dict[Gate, Tensor]:
         """Return the deployed gates, which are not random."""

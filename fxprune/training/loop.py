@@ -222,9 +222,8 @@ def _accelerator(device: torch.device) -> Any:
         raise UsageError(_NEEDS.format(error)) from error
     known = PartialState().device if PartialState._shared_state else device
     if known.type != device.type and PartialState().num_processes == 1:
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # it remembers the device of the first run of a process
+        # It remembers the device of the first run of a process.
+        AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
 
 

@@ -107,9 +107,8 @@ class Pruner:
         self.listening = False
         if loss is None:
             return
-        found = torch.autograd.grad(
-            loss, list(self.parameters.values()), retain_graph=True, allow_unused=True
-        )
+        gates = list(self.parameters.values())
+        found = torch.autograd.grad(loss, gates, retain_graph=True, allow_unused=True)
         for gate, slope in zip(self.parameters, found, strict=True):
             if slope is not None:
                 self._add(gate, slope)
@@ -161,9 +160,7 @@ def _averaged(slopes: dict[Gate, Tensor]) -> dict[Gate, Tensor]:
         return slopes
     flat = torch.cat([slope.flatten() for slope in slopes.values()])
     distributed.all_reduce(flat)
-    parts: Sequence[Tensor] = (flat / distributed.get_world_size()).split(
-        [s.numel() for s in slopes.values()]
-    )
-    return {
-        gate: part.reshape(slope.shape) for (gate, slope), part in zip(slopes.items(), parts, strict=True)
-    }
+    mean = flat / distributed.get_world_size()
+    parts: Sequence[Tensor] = mean.split([slope.numel() for slope in slopes.values()])
+    pairs = zip(slopes.items(), parts, strict=True)
+    return {gate: part.reshape(slope.shape) for (gate, slope), part in pairs}

@@ -37,20 +37,14 @@ class TeacherCache:
         return {name: value.to(index.device) for name, value in whole.items()}
 
     def put(
-        self,
-        index: Tensor,
-        lengths: Tensor | None,
-        values: Mapping[str, Tensor],
-        trimmed: Collection[str],
+        self, index: Tensor, lengths: Tensor | None, values: Mapping[str, Tensor], trimmed: Collection[str]
     ) -> None:
         """Store the values of these rows, while there is room; `lengths` (rows) are those that `trimmed` tensors are cut to."""
         for place, row in enumerate(index.tolist()):
             cut = slice(None) if lengths is None else slice(int(lengths[place]))
-            told = {
-                name: (value[place][cut] if name in trimmed else value[place])
-                for name, value in values.items()
-                if name not in self._rows.get(row, {})
-            }
+            had = self._rows.get(row, {})
+            new = {name: value[place] for name, value in values.items() if name not in had}
+            told = {name: value[cut] if name in trimmed else value for name, value in new.items()}
             size = sum(value.numel() * value.element_size() for value in told.values())
             if self.bytes + size <= self.limit:
                 kept = {name: value.detach().clone() for name, value in told.items()}

@@ -3,8 +3,4 @@
 from fxprune.verification.claims import Claim
 from fxprune.verification.equivalence import Proof, verify
 
-__all__ = [
-    "Claim",
-    "Proof",
-    "verify",
-]
+__all__ = ["Claim", "Proof", "verify"]

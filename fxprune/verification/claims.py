@@ -6,7 +6,7 @@ A part ends where matrices become factors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fxprune.analysis import analyze
 from fxprune.errors import VerifyError
@@ -41,9 +41,8 @@ class Claim:
         both = self.selection.compose(selection)
         if selection.removed:
             both = _of_what_is_left(self.before, after, both)
-        return Claim(
-            self.before, after, both, tuple(dict.fromkeys((*self.refitted, *refitted))), self.factors
-        )
+        changed = tuple(dict.fromkeys((*self.refitted, *refitted)))
+        return Claim(self.before, after, both, changed, self.factors)
 
     def prove(self) -> Proof:
         """Prove that the program after equals the one before without what was removed; VerifyError names what differs.
@@ -64,14 +63,7 @@ class Claim:
             )
         refitted = (*self.refitted, *(name for name in self.factors if name in whole.tensors()))
         verdict = verify(self.before, whole, self.selection, refitted)
-        return Proof(
-            max(relative, verdict.relative),
-            verdict.bar,
-            verdict.exact,
-            verdict.inexact,
-            verdict.change,
-            verdict.refitted,
-        )
+        return replace(verdict, relative=max(relative, verdict.relative))
 
 
 def prove_claims(original: Program, claims: Sequence[Claim]) -> Proof:
@@ -79,14 +71,11 @@ def prove_claims(original: Program, claims: Sequence[Claim]) -> Proof:
     verdicts = [claim.prove() for claim in claims]
     if len(verdicts) == 1:
         return verdicts[0]
-    first, last = (
-        run_example(original),
-        run_example(claims[-1].after, original) if claims else run_example(original),
-    )
-    lists = {
-        name: tuple(dict.fromkeys(each for verdict in verdicts for each in getattr(verdict, name)))
-        for name in ("exact", "inexact", "refitted")
-    }
+    first = run_example(original)
+    last = run_example(claims[-1].after, original) if claims else first
+    lists: dict[str, tuple[str, ...]] = {}
+    for name in ("exact", "inexact", "refitted"):
+        lists[name] = tuple(dict.fromkeys(each for verdict in verdicts for each in getattr(verdict, name)))
     relative, bar = (max((getattr(v, name) for v in verdicts), default=0.0) for name in ("relative", "bar"))
     change = difference(last, first) if is_rigid(original) else float("nan")
     return Proof(relative, bar, lists["exact"], lists["inexact"], change, lists["refitted"])

@@ -64,11 +64,9 @@ def verify(program: Program, slim: Program, selection: Selection, refitted: Sequ
     takes the outputs of a deep program past the bar, both are compared in float64, with its bar.
     """
     before = dict(zip(program.named_outputs(), run_example(program), strict=True))
-    moved = (
-        difference(run_example(slim, program), list(before.values()))
-        if refitted and is_rigid(program)
-        else None
-    )
+    moved: float | None = None
+    if refitted and is_rigid(program):
+        moved = difference(run_example(slim, program), list(before.values()))
     slim = _put_back(program, slim, selection, refitted)
     program, selection = bypass(program, selection.removed), replace(selection, removed=())
     analysis = analyze(program)
@@ -177,10 +175,8 @@ def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection)
     if not analysis.program.free_outputs:
         return outputs
     kept = kept_masks(analysis, claim)
-    nodes = analysis.program.named_outputs().values()
-    return [
-        _kept_part(analysis.flow.dims[node], value, kept) for node, value in zip(nodes, outputs, strict=True)
-    ]
+    pairs = zip(analysis.program.named_outputs().values(), outputs, strict=True)
+    return [_kept_part(analysis.flow.dims[node], value, kept) for node, value in pairs]
 
 
 def _first_difference(
