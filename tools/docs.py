@@ -6,8 +6,10 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; `TABLES` maps names
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter, itemgetter
 from pathlib import Path
+from typing import Any
 
 from fxprune.calibration.repair import REPAIRS
 from fxprune.cost import BUDGETS
@@ -48,32 +50,12 @@ def _option(name: str, option: Mapping[str, object]) -> str:
     return f"`{name}`" if option["required"] else f"`{name}={option['default']!r}`"
 
 
-def scores() -> str:
-    """Return a table with one row per score."""
-    return _rows("score", ((name, score.help) for name, score in SCORES.items()))
-
-
 def rules() -> str:
     """Return a sentence with the number of operators that have a rule, and their families."""
     families = ", ".join(
         family.__name__.rpartition(".")[2] for family in FAMILIES if family.__name__[-7:] != "refused"
     )
     return f"{len(RULES)} operators have a rule ({families}), {len(REFUSED)} a line that says why they have none."
-
-
-def budgets() -> str:
-    """Return a table with one row per budget."""
-    return _rows("budget", ((name, row.help) for name, row in BUDGETS.items()))
-
-
-def repairs() -> str:
-    """Return a table with one row per repair."""
-    return _rows("repair", ((name, help_) for name, (_, _, help_) in REPAIRS.items()))
-
-
-def lowerings() -> str:
-    """Return a table with one row per lowering of unequal units."""
-    return _rows("lowering", ((name, help_) for name, (_, help_) in LOWERINGS.items()))
 
 
 def tasks() -> str:
@@ -85,43 +67,32 @@ def tasks() -> str:
     return "\n".join(rows)
 
 
-def variants() -> str:
-    """Return a table with one row per variant of block pruning."""
-    return _rows("variant", ((name, row.help) for name, row in VARIANTS.items()))
-
-
-def searches() -> str:
-    """Return a table with one row per search over layers."""
-    return _rows("search", ((name, help_) for name, (_, help_) in SEARCHES.items()))
-
-
-def runtimes() -> str:
-    """Return a table with one row per runtime."""
-    return _rows("runtime", ((name, f"{row.help}; `{row.install}`") for name, row in RUNTIMES.items()))
-
-
-def quantizers() -> str:
-    """Return a table with one row per quantizer."""
-    return _rows("quantizer", ((name, f"{row.help}; `{row.install}`") for name, row in QUANTIZERS.items()))
-
-
-def _rows(what: str, rows: Iterable[tuple[str, str]]) -> str:
+def _table(what: str, rows: Mapping[str, Any], help_: Callable[[Any], str]) -> Callable[[], str]:
+    """Return a function that returns a table with one row per name."""
     head = [f"| {what} | what it is |", "| --- | --- |"]
-    return "\n".join([*head, *(f"| `{name}` | {help_} |" for name, help_ in rows)])
+    return lambda: "\n".join([*head, *(f"| `{name}` | {help_(row)} |" for name, row in rows.items())])
+
+
+_help: Callable[[Any], str] = attrgetter("help")
+_last: Callable[[Any], str] = itemgetter(-1)
+
+
+def _installed(row: Any) -> str:
+    return f"{row.help}; `{row.install}`"
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "passes": passes,
     "pass_options": pass_options,
-    "scores": scores,
-    "budgets": budgets,
-    "repairs": repairs,
-    "lowerings": lowerings,
-    "variants": variants,
-    "searches": searches,
+    "scores": _table("score", SCORES, _help),
+    "budgets": _table("budget", BUDGETS, _help),
+    "repairs": _table("repair", REPAIRS, _last),
+    "lowerings": _table("lowering", LOWERINGS, _last),
+    "variants": _table("variant", VARIANTS, _help),
+    "searches": _table("search", SEARCHES, _last),
     "tasks": tasks,
-    "runtimes": runtimes,
-    "quantizers": quantizers,
+    "runtimes": _table("runtime", RUNTIMES, _installed),
+    "quantizers": _table("quantizer", QUANTIZERS, _installed),
     "rules": rules,
 }
 

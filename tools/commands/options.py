@@ -4,45 +4,36 @@ import argparse
 
 from fxprune.errors import UsageError
 from fxprune.runtimes import RUNTIMES
+from fxprune.tools.inputs.loaded import MODEL_FORMS
 from fxprune.training import Recipe
 from fxprune.training.loop import PRECISIONS
+
+#: number of a recipe: (what it is called in the help, the help around its default)
+_NUMBERS = {
+    "epochs": ("N", "({:g})"),
+    "learning_rate": ("RATE", "({:g})"),
+    "batch_size": ("N", "({:g})"),
+    "warmup": ("SHARE", "steps with a rising learning rate ({:g})"),
+    "weight_decay": ("RATE", "of matrices ({:g})"),
+    "clip": ("NORM", "the largest norm of a step's gradients ({:g}; 0: any)"),
+}
+
+
+def add_option(
+    parser: argparse._ActionsContainer, flag: str, default: float | str, metavar: str, text: str
+) -> None:
+    """Add an option with a value, of its default's type."""
+    parser.add_argument(flag, type=type(default), default=default, metavar=metavar, help=text)
 
 
 def recipe(parser: argparse.ArgumentParser, own: Recipe) -> None:
     """Add the options of fine-tuning, with the defaults of a recipe."""
-    add = parser.add_argument_group("fine-tuning").add_argument
-    add("--epochs", type=int, default=own.epochs, metavar="N", help=f"({own.epochs})")
-    add(
-        "--learning-rate",
-        type=float,
-        default=own.learning_rate,
-        metavar="RATE",
-        help=f"({own.learning_rate:g})",
-    )
-    add("--batch-size", type=int, default=own.batch_size, metavar="N", help=f"({own.batch_size})")
-    add(
-        "--warmup",
-        type=float,
-        default=own.warmup,
-        metavar="SHARE",
-        help=f"steps with a rising learning rate ({own.warmup:g})",
-    )
-    add(
-        "--weight-decay",
-        type=float,
-        default=own.weight_decay,
-        metavar="RATE",
-        help=f"of matrices ({own.weight_decay:g})",
-    )
-    add(
-        "--clip",
-        type=float,
-        default=own.clip,
-        metavar="NORM",
-        help=f"the largest norm of a step's gradients ({own.clip:g}; 0: any)",
-    )
-    add("--precision", choices=PRECISIONS, default=own.precision, help="mixed precision (no)")
-    add("--device", default=own.device, help="where it is trained: cpu or cuda (cpu)")
+    group = parser.add_argument_group("fine-tuning")
+    for name, (metavar, text) in _NUMBERS.items():
+        value = getattr(own, name)
+        add_option(group, f"--{name.replace('_', '-')}", value, metavar, text.format(value))
+    group.add_argument("--precision", choices=PRECISIONS, default=own.precision, help="mixed precision (no)")
+    group.add_argument("--device", default=own.device, help="where it is trained: cpu or cuda (cpu)")
 
 
 def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int = 0) -> Recipe:
@@ -51,36 +42,33 @@ def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int 
         raise UsageError("--epochs and --batch-size must be at least 1")
     if epochs is not None and epochs < 1:
         raise UsageError(f"--teacher-epochs must be at least 1, got {epochs}")
-    return Recipe(
-        options.epochs if epochs is None else epochs,
-        options.learning_rate,
-        options.batch_size,
-        options.warmup,
-        options.weight_decay,
-        seed,
-        options.precision,
-        options.clip,
-        options.device,
-    )
+    asked = {name: getattr(options, name) for name in (*_NUMBERS, "precision", "device")}
+    return Recipe(**asked | {"epochs": epochs or options.epochs, "seed": seed})
+
+
+def model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
+
+
+def output_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--output` and `--force`."""
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
+    parser.add_argument("--force", action="store_true", help="replace results that are already in OUT")
 
 
 def session_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the runtime that files are measured on."""
-    add = parser.add_argument
+    """Add the options of the runtime that files are measured on, and `--json`."""
     ways = "; ".join(f"{name}: {row.help}" for name, row in RUNTIMES.items() if row.suffix == ".onnx")
-    add(
-        "--runtime",
-        default="onnxruntime",
-        metavar="NAME",
-        help=f"what runs the files that are measured (onnxruntime). {ways}",
+    text = f"what runs the files that are measured (onnxruntime). {ways}"
+    add_option(parser, "--runtime", "onnxruntime", "NAME", text)
+    add_option(parser, "--threads", 1, "N", "threads of the runtime (1)")
+    levels, text = (
+        ("disable", "basic", "extended", "all"),
+        "graph optimisation level of ONNX Runtime (all, its own default)",
     )
-    add("--threads", type=int, default=1, metavar="N", help="threads of the runtime (1)")
-    add(
-        "--optimization",
-        choices=("disable", "basic", "extended", "all"),
-        default="all",
-        help="graph optimisation level of ONNX Runtime (all, its own default)",
-    )
+    parser.add_argument("--optimization", choices=levels, default="all", help=text)
+    json_option(parser)
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:

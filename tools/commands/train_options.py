@@ -3,8 +3,7 @@
 import argparse
 
 from fxprune.gates import LOWERINGS
-from fxprune.tools.commands.options import json_option, recipe, session_options
-from fxprune.tools.inputs.loaded import MODEL_FORMS
+from fxprune.tools.commands.options import add_option, model_argument, output_options, recipe, session_options
 from fxprune.tools.inputs.metrics import METRICS
 from fxprune.tools.inputs.tasks import TASKS
 from fxprune.training import Recipe
@@ -15,35 +14,25 @@ OWN = Recipe(epochs=10, learning_rate=3e-5, warmup=0.1, weight_decay=0.01, clip=
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
     """Add all options."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
+    model_argument(parser)
     _what(parser)
     _data(parser)
     recipe(parser, OWN)
     _teacher(parser)
     _results(parser)
     session_options(parser)
-    json_option(parser)
 
 
 def _what(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     ways = "; ".join(f"{name}: {row.help}" for name, row in TASKS.items())
     add("--task", required=True, choices=TASKS, metavar="TASK", help=ways)
-    add(
-        "-p",
-        "--pipeline",
-        required=True,
-        metavar="TEXT",
-        help='one pass that trains, as in "grain(density=0.1)"; passes before it prune the model, those after it what is left',
-    )
-    add("--metric", default="", metavar="NAME", help=_metrics())
+    text = 'one pass that trains, as in "grain(density=0.1)"; passes before it prune the model, those after it what is left'
+    add("-p", "--pipeline", required=True, metavar="TEXT", help=text)
+    add_option(parser, "--metric", "", "NAME", _metrics())
     ways = "; ".join(f"{name}: {what}" for name, (_, what) in LOWERINGS.items())
-    add(
-        "--lowering",
-        choices=("measured", *LOWERINGS),
-        default="measured",
-        help=f"units of unequal sizes (measured: whichever is fastest on the runtime). {ways}",
-    )
+    text = f"units of unequal sizes (measured: whichever is fastest on the runtime). {ways}"
+    add("--lowering", choices=("measured", *LOWERINGS), default="measured", help=text)
 
 
 def _metrics() -> str:
@@ -53,49 +42,34 @@ def _metrics() -> str:
 
 
 def _data(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("data").add_argument
-    add(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="train.* and dev.*: .tsv, .csv, .jsonl, .parquet, .json (SQuAD) or .txt",
-    )
+    group = parser.add_argument_group("data")
+    text = "train.* and dev.*: .tsv, .csv, .jsonl, .parquet, .json (SQuAD) or .txt"
+    group.add_argument("--data", required=True, metavar="DIR", help=text)
     columns = "; ".join(f"{task}: {', '.join(row.columns)}" for task, row in TASKS.items())
-    add("--text", default="", metavar="COLUMN", help=f"the first of the task's columns ({columns})")
-    add("--second", default="", metavar="COLUMN", help="second texts, or contexts")
-    add("--label", default="", metavar="COLUMN", help="classes, tags or answers")
-    add(
-        "--columns",
-        default="",
-        metavar="LIST",
-        help="the names of all columns, where .tsv or .csv files have no header",
-    )
-    add("--rows", type=int, default=0, metavar="N", help="use only the first N rows of train (0: all)")
-    add("--length", type=int, default=0, metavar="N", help="the most tokens of a row (by task)")
-    add("--tokenizer", metavar="MODEL", help="whose tokenizer to use, where MODEL has none")
+    add_option(group, "--text", "", "COLUMN", f"the first of the task's columns ({columns})")
+    add_option(group, "--second", "", "COLUMN", "second texts, or contexts")
+    add_option(group, "--label", "", "COLUMN", "classes, tags or answers")
+    text = "the names of all columns, where .tsv or .csv files have no header"
+    add_option(group, "--columns", "", "LIST", text)
+    add_option(group, "--rows", 0, "N", "use only the first N rows of train (0: all)")
+    add_option(group, "--length", 0, "N", "the most tokens of a row (by task)")
+    group.add_argument("--tokenizer", metavar="MODEL", help="whose tokenizer to use, where MODEL has none")
 
 
 def _teacher(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("teacher").add_argument
-    add(
-        "--teacher",
-        default="",
-        metavar="MODEL",
-        help="a model that knows the task; without it MODEL is fine-tuned first, and teaches; labels: no teacher",
+    group = parser.add_argument_group("teacher")
+    text = (
+        "a model that knows the task; without it MODEL is fine-tuned first, and teaches; labels: no teacher"
     )
-    add("--teacher-epochs", type=int, default=3, metavar="N", help="(3)")
-    add("--recall", type=int, default=2048, metavar="MB", help="memory for what the teacher said (2048)")
+    add_option(group, "--teacher", "", "MODEL", text)
+    add_option(group, "--teacher-epochs", 3, "N", "(3)")
+    add_option(group, "--recall", 2048, "MB", "memory for what the teacher said (2048)")
 
 
 def _results(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--seed", type=int, default=0, metavar="N", help="of new heads, the order of rows, and dropout (0)")
-    add("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
-    add("--force", action="store_true", help="replace results that are already in OUT")
-    add(
-        "--run",
-        metavar="DIR",
-        help="where checkpoints are kept (OUT.run): the same command goes on where it stood",
-    )
-    add("--save", type=float, default=120.0, metavar="SECONDS", help="from one checkpoint to the next (120)")
-    add("--restart", action="store_true", help="begin anew")
+    add_option(parser, "--seed", 0, "N", "of new heads, the order of rows, and dropout (0)")
+    output_options(parser)
+    text = "where checkpoints are kept (OUT.run): the same command goes on where it stood"
+    parser.add_argument("--run", metavar="DIR", help=text)
+    add_option(parser, "--save", 120.0, "SECONDS", "from one checkpoint to the next (120)")
+    parser.add_argument("--restart", action="store_true", help="begin anew")
