@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ MODEL = "minilm"
 _SECONDS = 6.0
 
 
+_STUDENT = Recipe(epochs=5, learning_rate=1e-4, warmup=0.1, weight_decay=0.01, clip=1.0, precision="bf16")
+_TEACHER = replace(_STUDENT, epochs=3, learning_rate=5e-5)
+
+
 @dataclass(frozen=True)
 class _Setting:
     """Setting of a task: its folder, columns and metric, the number of training rows (0: all), and the two recipes."""
@@ -58,31 +63,15 @@ class _Setting:
     columns: Columns
     metric: str
     rows: int
-    teacher: Recipe
-    student: Recipe
-    beta: float = (
-        0.99  #: decay of the scores: the paper's 0.998 averages over 500 steps, too many for the runs here
-    )
+    teacher: Recipe = _TEACHER
+    student: Recipe = _STUDENT
+    #: decay of the scores: the paper's 0.998 averages over 500 steps, too many for the runs here
+    beta: float = 0.99
 
 
-_RECIPE = Recipe(learning_rate=1e-4, warmup=0.1, weight_decay=0.01, clip=1.0, precision="bf16")
 SETTINGS: dict[str, _Setting] = {
-    "CoLA": _Setting(
-        "CoLA",
-        Columns("sentence", "label", names=("source", "label", "star", "sentence")),
-        "matthews",
-        0,
-        replace(_RECIPE, epochs=3, learning_rate=5e-5),
-        replace(_RECIPE, epochs=5),
-    ),
-    "SST-2": _Setting(
-        "SST-2",
-        Columns(),
-        "accuracy",
-        8000,
-        replace(_RECIPE, epochs=3, learning_rate=5e-5),
-        replace(_RECIPE, epochs=5),
-    ),
+    "CoLA": _Setting("CoLA", Columns(names=("source", "label", "star", "sentence")), "matthews", 0),
+    "SST-2": _Setting("SST-2", Columns(), "accuracy", 8000),
 }
 
 
@@ -91,7 +80,9 @@ class _Bench:
 
     def __init__(self, task: str, out: Path, device: str = "") -> None:
         self.task, self.out, self.device = task, out, device
-        self.setting = _on(SETTINGS[task], device)
+        own = SETTINGS[task]
+        teacher, student = (replace(recipe, device=device) for recipe in (own.teacher, own.student))
+        self.setting = replace(own, teacher=teacher, student=student)
         folder = task_data(f"{self.setting.folder}/train.tsv").parent
         found = read_task(folder, self.setting.columns, self.setting.rows)
         tokenizer = load_tokenizer(MODEL)
@@ -126,8 +117,7 @@ class _Bench:
         method, program = self.method(variant, density, seed), self.start(variant, density, seed)
         recipe = replace(self.setting.student, seed=seed)
         longer = EPOCHS.get(variant) or getattr(method, "epochs", 0)
-        epochs = 0 if variant in UNTRAINED else longer or recipe.epochs
-        recipe = replace(recipe, epochs=epochs)
+        recipe = replace(recipe, epochs=0 if variant in UNTRAINED else longer or recipe.epochs)
         start = time.perf_counter()
         taught = train(program, method, self.train, recipe, self.teacher, recall=self.recall)
         seconds = time.perf_counter() - start
@@ -146,8 +136,7 @@ class _Bench:
 
     def start(self, variant: str, density: float, seed: int) -> Program:
         """The program that a student starts from: that of `STARTS` where the variant has one, else the whole program."""
-        begin = STARTS.get(variant)
-        return begin(self, density, seed) if begin else self.program
+        return STARTS[variant](self, density, seed) if variant in STARTS else self.program
 
     def left_by(self, variant: str, density: float, seed: int) -> Program:
         """The lowered program of a student, which is trained first where its weights are not saved yet."""
@@ -173,33 +162,25 @@ class _Bench:
             lines.write(text + "\n")
 
 
-def _on(setting: _Setting, device: str) -> _Setting:
-    """The setting with both recipes on a device."""
-    made = {name: replace(getattr(setting, name), device=device) for name in ("teacher", "student")}
-    return replace(setting, **made)
-
-
 def _open_units(pruner: Pruner) -> dict[str, Any]:
     """Open units: the value dims of each open head by layer, the neurons of each layer, and ranks where there are any."""
     heads: list[list[int]] = []
-    neurons: list[int] = []
+    counts: dict[str, list[int]] = {"ffn": [], "rank": []}
     for entry in open_units(pruner):
         if entry["role"] == "v":
             heads.append([count for count in entry["open"] if count])
         if entry["role"] == "heads":
             heads.append([0] * entry["open"])
-        if entry["role"] == "ffn":
-            neurons.append(entry["open"])
-    found = {"heads": heads, "neurons": neurons}
-    ranks = [entry["open"] for entry in open_units(pruner) if entry["role"] == "rank"]
-    return found | {"ranks": ranks} if ranks else found
+        if entry["role"] in counts:
+            counts[entry["role"]].append(entry["open"])
+    found = {"heads": heads, "neurons": counts["ffn"]}
+    return found | {"ranks": counts["rank"]} if counts["rank"] else found
 
 
 def _zeros(program: Program) -> float:
     """The share of zeros among the weights of matrices over heads or neurons (`FILLED_ROLES`)."""
-    found = [
-        program.tensors()[site.matrix.weight] for site in find_blocked_weights(analyze(program), FILLED_ROLES)
-    ]
+    sites = find_blocked_weights(analyze(program), FILLED_ROLES)
+    found = [program.tensors()[site.matrix.weight] for site in sites]
     return sum(int((w == 0).sum()) for w in found) / max(1, sum(w.numel() for w in found))
 
 
@@ -215,12 +196,9 @@ def _plain(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def wanted(options: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
     """The students in order: all variants of one density and seed, before the next."""
-    for seed in options.seeds:
-        for density in options.densities:
-            for variant in options.variants or [
-                name for name in STUDIES[options.study] if name not in EPOCHS
-            ]:
-                yield variant, density, seed
+    variants = options.variants or [name for name in STUDIES[options.study] if name not in EPOCHS]
+    for seed, density, variant in product(options.seeds, options.densities, variants):
+        yield variant, density, seed
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -228,29 +206,21 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _known(path: Path, task: str) -> set[tuple[str, float, int]]:
-    """The trained students of a task: (variant, density, seed) each."""
-    return {
-        (row["variant"], row["density"], row["seed"])
-        for row in read(path)
-        if row["task"] == task and "reached" in row
-    }
+def _known(path: Path, task: str, figure: str = "reached") -> set[tuple[str, float, int]]:
+    """The students of a task that have a figure, by default the trained ones: (variant, density, seed) each."""
+    rows = [row for row in read(path) if row["task"] == task and figure in row]
+    return {(row["variant"], row["density"], row["seed"]) for row in rows}
 
 
 def _measure(bench: _Bench, settings: Settings, seconds: float) -> None:
     """Lower, export and time the students that have no timing yet, each in turns with the whole model."""
-    rows = read(bench.out)
-    timed = {
-        (r["variant"], r["density"], r["seed"]) for r in rows if r["task"] == bench.task and "speedup" in r
-    }
+    timed = _known(bench.out, bench.task, "speedup")
     with tempfile.TemporaryDirectory() as scratch:
         before = export_onnx(bench.program, Path(scratch) / "before.onnx")
         for variant, density, seed in sorted(_known(bench.out, bench.task) - timed):
             done, how = bench.lowered(variant, density, seed, settings)
-            slim, splits = (
-                done.program,
-                [asdict(v) for v in cheaper_splits(done.program, Clock(settings, default_cache()), POINT)[1]],
-            )
+            slim = done.program
+            _, verdicts = cheaper_splits(slim, Clock(settings, default_cache()), POINT)
             after = export_onnx(slim, Path(scratch) / "after.onnx", overwrite=True)
             point = point_with(bench.program, **POINT)
             given = feeds(bench.program, point)
@@ -259,7 +229,7 @@ def _measure(bench: _Bench, settings: Settings, seconds: float) -> None:
             bench.note(variant=variant, density=density, seed=seed, speedup=found["before"].median / found["after"].median,
                        parameters=slim.parameter_count(), file_bytes=after.bytes, whole_bytes=before.bytes, how=how,
                        relative=after.relative, point=point, machine=report.machine(),
-                       splits=splits, zeros=_zeros(slim), **count_heads_and_neurons(slim))  # fmt: skip
+                       splits=[asdict(verdict) for verdict in verdicts], zeros=_zeros(slim), **count_heads_and_neurons(slim))  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,7 +1,6 @@
 """Pages of `fxprune.tools.benchmarks.ablation`: docs/results/grain.md, blocks.md and flop.md, each written from its file of figures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from statistics import mean, mode
 from typing import Any, TypeAlias
 
@@ -99,10 +98,8 @@ def render_ablation(study: str, entries: _Entries, variants: Mapping[str, str], 
     """The Markdown page of a study; `variants` are their descriptions by name, `note` is a sentence about the run."""
     head, tail, own = _STUDIES[study]
     parts = [head, note] if note else [head]
-    for task, found in groupby(
-        sorted(entries, key=lambda entry: str(entry["task"])), key=lambda e: e["task"]
-    ):
-        parts += _task(str(task), list(found), variants, own)
+    for task in sorted({str(entry["task"]) for entry in entries}):
+        parts += _task(task, [entry for entry in entries if entry["task"] == task], variants, own)
     parts += [tail] if tail else []
     machine = next((entry for entry in entries if "machine" in entry), None)
     return "\n\n".join([*parts, report.where(machine)] if machine else parts) + "\n"
@@ -114,31 +111,15 @@ def _task(task: str, entries: _Entries, variants: Mapping[str, str], own: Mappin
     recipes = [entry["recipe"] for entry in students] or [teacher["recipe"]]
     recipe, epochs = recipes[0], mode(each["epochs"] for each in recipes)
     devices = " and ".join(sorted({each.get("device") or "cpu" for each in recipes}))
+    timed = [entry for entry in entries if "speedup" in entry]
     rows = [
-        _row(
-            name,
-            told,
-            density,
-            _of(students, name, density),
-            _of([e for e in entries if "speedup" in e], name, density),
-            teacher,
-            own,
-        )
+        (f"{density:.0%}", told, *_cells(found, _of(timed, name, density), teacher["metric"], own))
         for density in sorted({entry["density"] for entry in students}, reverse=True)
         for name, told in variants.items()
-        if _of(students, name, density)
+        if (found := _of(students, name, density))
     ]
-    columns = (
-        "density",
-        "variant",
-        "seeds",
-        teacher["measure"],
-        "of the teacher's",
-        *own,
-        "parameters",
-        "speedup",
-        "file",
-    )
+    judged = ("density", "variant", "seeds", teacher["measure"], "of the teacher's")
+    columns = (*judged, *own, "parameters", "speedup", "file")
     text = (
         f"{teacher['rows'][0]:,} rows to train on, {teacher['rows'][1]:,} to be judged on. "
         f"The teacher, {teacher['recipe']['epochs']} epochs: {teacher['measure']} {teacher['metric']:.3f}. "
@@ -146,33 +127,22 @@ def _task(task: str, entries: _Entries, variants: Mapping[str, str], own: Mappin
         f"batches of {recipe['batch_size']}, {recipe['precision']}, on {devices}. "
         "Mean (lowest–highest) over seeds."
     )
-    return [
-        f"## {task}: {teacher['measure']} on dev",
-        text,
-        report.markdown_table(Grid("", columns, tuple(rows), 6 + len(own))),
-    ]
+    table = report.markdown_table(Grid("", columns, tuple(rows), 6 + len(own)))
+    return [f"## {task}: {teacher['measure']} on dev", text, table]
 
 
 def _of(entries: _Entries, variant: str, density: float) -> list[Mapping[str, Any]]:
     return [entry for entry in entries if entry["variant"] == variant and entry["density"] == density]
 
 
-def _row(
-    name: str,
-    told: str,
-    density: float,
-    students: _Entries,
-    measured: _Entries,
-    teacher: Mapping[str, Any],
-    own: Mapping[str, _Left],
+def _cells(
+    students: _Entries, measured: _Entries, teacher: float, own: Mapping[str, _Left]
 ) -> tuple[str, ...]:
     metrics = [entry["metric"] for entry in students]
     return (
-        f"{density:.0%}",
-        told,
         str(len(students)),
         spread(metrics),
-        f"{mean(metrics) / teacher['metric']:.0%}",
+        f"{mean(metrics) / teacher:.0%}",
         *(cell(students, measured) for cell in own.values()),
         f"{mean(e['parameters'] for e in measured) / 1e6:.1f} M" if measured else "–",
         f"{mean(e['speedup'] for e in measured):.2f}×" if measured else "–",

@@ -26,6 +26,7 @@ def _blocks(variant: str, **changes: Any) -> Make:
 
 # The paper starts after 5 % of its runs, thousands of steps; here that is 62 steps, in which the score of a single weight is noise.
 LATE = {"start": 0.3, "end": 0.8}
+_TAYLOR: dict[str, Any] = {"method": "taylor", **LATE}
 
 
 def _flop() -> Make:
@@ -67,24 +68,15 @@ STUDIES: dict[str, dict[str, tuple[Make, str]]] = {
         "hybrid-late": (_blocks("hybrid", **LATE), "hybrid, begun at 30 %"),
         "filled-late": (_distill(epochs=2), "hybrid-filled, from hybrid begun at 30 %"),
         "block-late": (_blocks("block", **LATE), "block, begun at 30 %"),
-        "struct-taylor": (
-            _blocks("struct", method="taylor", **LATE),
-            "struct by Taylor scores, begun at 30 %",
-        ),
-        "hybrid-taylor": (
-            _blocks("hybrid", method="taylor", **LATE),
-            "hybrid by Taylor scores, begun at 30 %",
-        ),
-        "block-taylor": (_blocks("block", method="taylor", **LATE), "block by Taylor scores, begun at 30 %"),
+        "struct-taylor": (_blocks("struct", **_TAYLOR), "struct by Taylor scores, begun at 30 %"),
+        "hybrid-taylor": (_blocks("hybrid", **_TAYLOR), "hybrid by Taylor scores, begun at 30 %"),
+        "block-taylor": (_blocks("block", **_TAYLOR), "block by Taylor scores, begun at 30 %"),
         "unstructured-late": (_blocks("unstructured", **LATE), "single weights, begun at 30 %"),
         "unstructured-taylor": (
-            _blocks("unstructured", method="taylor", **LATE),
+            _blocks("unstructured", **_TAYLOR),
             "single weights by Taylor scores, begun at 30 %",
         ),
-        "lasso": (
-            _lasso(1e-4, 0.3),
-            "reweighted group lasso, 4 blocks of rows, two levels, cut at 30 %",
-        ),
+        "lasso": (_lasso(1e-4, 0.3), "reweighted group lasso, 4 blocks of rows, two levels, cut at 30 %"),
         "lasso-weak": (_lasso(1e-5, 0.6), "the same, a tenth as strong, cut at 60 %"),
         "lasso-late": (_lasso(1e-4, 0.6), "the same, cut at 60 %"),
         "lasso-strong": (_lasso(1e-3, 0.6), "the same, ten times as strong, cut at 60 %"),

@@ -9,8 +9,9 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -45,10 +46,8 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(rows, length, width) to the same."""
         rows, length, width = x.shape
-        q, k, v = (
-            each(x).view(rows, length, self.heads, -1).transpose(1, 2)
-            for each in (self.query, self.key, self.value)
-        )
+        parts = (self.query(x), self.key(x), self.value(x))
+        q, k, v = (each.view(rows, length, self.heads, -1).transpose(1, 2) for each in parts)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         found: Tensor = self.out(mixed.transpose(1, 2).reshape(rows, length, width))
         return found
@@ -103,14 +102,10 @@ class _Bench:
         self.out, self.seed = out, seed
         torch.manual_seed(seed)
         self.model = Characters().eval()
-        auto = torch.export.Dim.AUTO
-        self.program = capture(
-            self.model,
-            kwargs={"ids": torch.zeros(3, 13, dtype=torch.long)},
-            dynamic_shapes={"ids": {0: auto, 1: auto}},
-        )
+        ids, auto = torch.zeros(3, 13, dtype=torch.long), torch.export.Dim.AUTO
+        self.program = capture(self.model, kwargs={"ids": ids}, dynamic_shapes={"ids": {0: auto, 1: auto}})
         self.train, self.test = rows("valid", TRAIN_ROWS), rows("test", TEST_ROWS)
-        self.recipe = Recipe(**{**asdict(_RECIPE), "seed": seed})
+        self.recipe = replace(_RECIPE, seed=seed)
 
     def run(self, densities: Sequence[float]) -> None:
         """Train the whole model, then the variants at each density; record all of them."""
@@ -128,13 +123,10 @@ class _Bench:
         _, slim, seconds = self._taught("", whole, Flop(sparsity=1 - density, hard=1.0, seed=self.seed))
         yield "FLOP", slim, seconds
         start = time.perf_counter()
-        longer = Recipe(**{**asdict(self.recipe), "epochs": 2 * self.recipe.epochs})
+        longer = replace(self.recipe, epochs=2 * self.recipe.epochs)
         anew = reinitialize(slim, self.seed)
-        yield (
-            "same size from scratch, twice as long",
-            self._with(anew, fine_tune(anew, self.train, longer)),
-            (time.perf_counter() - start),
-        )
+        trained = self._with(anew, fine_tune(anew, self.train, longer))
+        yield "same size from scratch, twice as long", trained, time.perf_counter() - start
 
     def _taught(self, name: str, program: Program, method: Any) -> tuple[str, Program, float]:
         start = time.perf_counter()
@@ -164,8 +156,8 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
             f"{density:.0%}",
             variant,
             str(len(each)),
-            f"{sum(e['bits'] for e in each) / len(each):.3f}",
-            f"{sum(e['parameters'] for e in each) / len(each) / 1e3:.0f} k",
+            f"{mean(e['bits'] for e in each):.3f}",
+            f"{mean(e['parameters'] for e in each) / 1e3:.0f} k",
         )
         for (density, variant), each in sorted(found.items(), key=lambda item: -item[0][0])
     ]

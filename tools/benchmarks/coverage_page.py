@@ -10,18 +10,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 Record = Mapping[str, Any]
 
-COLUMNS = (
-    "architecture",
-    "status",
-    "exact",
-    "inexact",
-    "difference",
-    "change",
-    "refusals",
-    "operators without a rule",
-    "second shape",
-    "ONNX",
-)
+_COUNTED = ("exact", "inexact", "difference", "change", "refusals")
+COLUMNS = ("architecture", "status", *_COUNTED, "operators without a rule", "second shape", "ONNX")
 
 CAPTURED = ("ok", "wrong", "crash")
 
@@ -89,10 +79,8 @@ def _onnx_summary(records: Sequence[Record]) -> str:
     agreeing = [record for record in records if record["onnx"] == "agrees"]
     second = sum(record["onnx_shapes"] > 1 for record in agreeing)
     exporting = sum(counts[word] for word in ("agrees", "float32 rounds more", "fails", "crash"))
-    told = [
-        *counts.most_common(),
-        ("not run", sum(not record["onnx"] for record in records if record["status"] == "ok")),
-    ]
+    skipped = sum(not record["onnx"] for record in records if record["status"] == "ok")
+    told = [*counts.most_common(), ("not run", skipped)]
     others = "; ".join(f"{word}: {count}" for word, count in told if word != "agrees" and count)
     return (
         f"- **ONNX Runtime agrees with {counts['agrees']} of {exporting} halved programs whose original exports and runs right**, "
@@ -112,14 +100,9 @@ def _cells(record: Record) -> tuple[str, ...]:
     if status not in CAPTURED:
         return (name, status, *("" for _ in COLUMNS[2:]))
     unknown = ", ".join(f"`{operator}`" for operator in record["unknown"])
-    counts = (
-        str(record["exact"]),
-        str(record["inexact"]),
-        f"{record['relative']:.1e}",
-        f"{record['change']:.1e}",
-    )
-    shapes = _second(str(record["dynamic"]))
-    return (name, status, *counts, str(record["refusals"]), unknown, shapes, _onnx(record))
+    counts = str(record["exact"]), str(record["inexact"])
+    sizes = f"{record['relative']:.1e}", f"{record['change']:.1e}", str(record["refusals"])
+    return (name, status, *counts, *sizes, unknown, _second(str(record["dynamic"])), _onnx(record))
 
 
 def _second(said: str) -> str:

@@ -4,15 +4,14 @@ Every figure goes into a JSON Lines file as soon as it is known (`--out`), and d
 """
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fxprune.passes import Lowrank, Slim
-from fxprune.pipeline import Context, Outcome, Pass, Pipeline
-from fxprune.tools.benchmarks.speed import Bench
+from fxprune.pipeline import Context, Pass, Pipeline
+from fxprune.tools.benchmarks.speed import Bench, read_figures
 from fxprune.tools.reports import report
 from fxprune.tools.reports.report import Grid
 
@@ -48,25 +47,17 @@ class LowRankBench(Bench):
         """Run one method at one speed, and record its figures."""
         start, program, matrices = time.perf_counter(), self.program, list[Mapping[str, Any]]()
         sought = list[Mapping[str, Any]]()
-        for kind, share in self._parts(method):
+        for kind, share in MIXED.get(method, ((Lowrank, 1.0),)):
             own = {"memory": MEMORY, **LOWRANK.get(method, {})} if kind is Lowrank else {}
-            options = self._options() | own
-            result = Pipeline((kind(latency=speed**-share, **options),)).run(program, Context(data=self.data))  # type: ignore[call-arg]
-            program = result.program
-            details = result.steps[0].details
+            each = kind(latency=speed**-share, **self._options(), **own)  # type: ignore[call-arg]
+            result = Pipeline((each,)).run(program, Context(data=self.data))
+            program, details = result.program, result.steps[0].details
             matrices += details.get("ranks", [])
             sought.append({key: details[key] for key in ("target", "factor", "share", "trials")})
         seconds = time.perf_counter() - start
-        self._row(speed, method, Outcome(program, result.selection), self._after(program))
+        self._row(speed, method, program)
         self.note("details", speed=speed, method=method, seconds=seconds, ranks=matrices, sought=sought,
                   parameters=program.parameter_count(), before=self.program.parameter_count())  # fmt: skip
-
-    def _parts(self, method: str) -> Sequence[tuple[type[Pass], float]]:
-        return MIXED.get(method, ((Lowrank, 1.0),))
-
-    def _options(self) -> dict[str, Any]:
-        own = {"threads": self.threads, "optimization": self.settings.optimization}
-        return dict(self.plan.options) | dict(self.plan.point) | own
 
 
 def render_low_rank(entries: Sequence[Mapping[str, Any]], note: str) -> str:
@@ -133,10 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.page:
-        lines = options.out.read_text(encoding="utf-8").splitlines()
-        options.page.write_text(
-            render_low_rank([json.loads(line) for line in lines], options.note), encoding="utf-8"
-        )
+        options.page.write_text(render_low_rank(read_figures(options.out), options.note), encoding="utf-8")
         return
     for name in options.subjects or SPEEDS:
         bench = LowRankBench(name, options.out, options.threads)

@@ -17,41 +17,19 @@ from fxprune.runtimes.onnxruntime import save_optimized
 
 # ONNX's own operators and those of ONNX Runtime; SiLU is fused to QuickGelu, too.
 _FAMILIES: dict[str, frozenset[str]] = {
-    "attention": frozenset(
-        {
-            "Attention",
-            "DecoderAttention",
-            "DecoderMaskedMultiHeadAttention",
-            "DecoderMaskedSelfAttention",
-            "GroupQueryAttention",
-            "LinearAttention",
-            "LongformerAttention",
-            "MultiHeadAttention",
-            "PackedAttention",
-            "PackedMultiHeadAttention",
-            "PagedAttention",
-            "QAttention",
-            "SparseAttention",
-        }
-    ),
+    "attention": frozenset({
+        "Attention", "DecoderAttention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention",
+        "GroupQueryAttention", "LinearAttention", "LongformerAttention", "MultiHeadAttention",
+        "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "QAttention", "SparseAttention",
+    }),
     "gelu": frozenset({"BiasGelu", "BiasSplitGelu", "FastGelu", "Gelu", "GemmFastGelu", "QuickGelu"}),
-    "normalisation": frozenset(
-        {
-            "BatchNormalization",
-            "EmbedLayerNormalization",
-            "GroupNorm",
-            "GroupNormalization",
-            "InstanceNormalization",
-            "LayerNormalization",
-            "QEmbedLayerNormalization",
-            "RMSNormalization",
-            "SimplifiedLayerNormalization",
-            "SkipGroupNorm",
-            "SkipLayerNormalization",
-            "SkipSimplifiedLayerNormalization",
-        }
-    ),
-}
+    "normalisation": frozenset({
+        "BatchNormalization", "EmbedLayerNormalization", "GroupNorm", "GroupNormalization",
+        "InstanceNormalization", "LayerNormalization", "QEmbedLayerNormalization", "RMSNormalization",
+        "SimplifiedLayerNormalization", "SkipGroupNorm", "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }),
+}  # fmt: skip
 
 # Where ONNX Runtime has no kernel, it inlines the function's body, and names its values so, with a number from the second on.
 WRITTEN_OUT = re.compile(r"_inlfunc_([A-Za-z]+?)(?:_token_(\d+))?_")

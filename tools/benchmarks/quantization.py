@@ -46,9 +46,8 @@ class _Bench:
         self.folder = Path(tempfile.mkdtemp(prefix="fxprune-quantized-"))
         original = self.subject.load().capture(())
         self.programs = {"original": original, "pruned": parse_pipeline(PIPELINE).run(original).program}
-        self.fit, self.held = check_calibration(original, self.subject.calibration(_ROWS)).split(
-            HELD, original
-        )
+        data = check_calibration(original, self.subject.calibration(_ROWS))
+        self.fit, self.held = data.split(HELD, original)
         self.rows: dict[str, dict[str, Any]] = {}
         self.calls: dict[str, Prepared] = {}
 
@@ -56,7 +55,7 @@ class _Bench:
         """Write and evaluate every form, then time all of them in turns."""
         for name, program in self.programs.items():
             file = export_onnx(program, self.folder / f"{name}.onnx").path
-            self._row(f"{name}", file, None)
+            self._row(name, file, None)
             for how in QUANTIZERS:
                 self._quantized(name, program, how)
         self._compiled("pruned, torch.compile", save_pt2(self.programs["pruned"], self.folder / "pruned.pt2"))
@@ -83,9 +82,6 @@ class _Bench:
     def _row(self, name: str, file: Path, found: Quantized | None, runtime: str = "onnxruntime") -> None:
         call = prepare(file, Settings(self.settings.threads, runtime=runtime))
         agreement = asdict(found.worst) if found else None
-        self._note_row(name, call, file, agreement)
-
-    def _note_row(self, name: str, call: Prepared, file: Path, agreement: Mapping[str, float] | None) -> None:
         metric = self.subject.metric(lambda batch: tuple(map(torch.from_numpy, call(_arrays(batch)))))
         self.calls[name] = call
         self.rows[name] = {"bytes": file_bytes(file), "metric": metric, "agreement": agreement}
@@ -138,11 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--page", type=Path, help="write the table into the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)
     if options.page:
-        lines = options.out.read_text(encoding="utf-8").splitlines()
-        text = options.page.read_text(encoding="utf-8")
-        options.page.write_text(
-            render_quantization(text, [json.loads(line) for line in lines], options.note), encoding="utf-8"
-        )
+        entries = [json.loads(line) for line in options.out.read_text(encoding="utf-8").splitlines()]
+        text = render_quantization(options.page.read_text(encoding="utf-8"), entries, options.note)
+        options.page.write_text(text, encoding="utf-8")
         return
     options.out.parent.mkdir(parents=True, exist_ok=True)
     _Bench(options.out, options.threads).run()
@@ -150,13 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def render_quantization(text: str, entries: Sequence[Mapping[str, Any]], note: str) -> str:
     """The page `text` with a new table between `<!-- table -->` and `<!-- /table -->`."""
-    made = "\n\n".join([report.markdown_table(_grid(entries)), *([note] if note else []), _where(entries)])
-    return re.sub(
-        r"(<!-- table -->\n).*?(<!-- /table -->)",
-        lambda found: f"{found[1]}{made}\n{found[2]}",
-        text,
-        flags=re.DOTALL,
-    )
+    where = report.where({"machine": next(entry for entry in entries if entry["kind"] == "machine")})
+    made = "\n\n".join([report.markdown_table(_grid(entries)), *([note] if note else []), where])
+    place = re.compile(r"(<!-- table -->\n).*?(<!-- /table -->)", re.DOTALL)
+    return place.sub(lambda found: f"{found[1]}{made}\n{found[2]}", text)
 
 
 def _grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
@@ -176,10 +167,6 @@ def _grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
     ]
     columns = ("form", "file", *points, "largest difference", "cosine", "Spearman × 100")
     return Grid("", columns, tuple(cells), len(columns) - 1)
-
-
-def _where(entries: Sequence[Mapping[str, Any]]) -> str:
-    return report.where({"machine": next(entry for entry in entries if entry["kind"] == "machine")})
 
 
 if __name__ == "__main__":

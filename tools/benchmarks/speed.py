@@ -17,7 +17,7 @@ from fxprune.calibration import check_calibration
 from fxprune.cost.count import count_flops
 from fxprune.errors import FxpruneError
 from fxprune.export import export_onnx
-from fxprune.ir import Point, Program, example_point, feeds
+from fxprune.ir import Point, Program, feeds, point_with
 from fxprune.passes import Slim
 from fxprune.pipeline import Context, Outcome
 from fxprune.rewrite.apply import apply
@@ -68,8 +68,7 @@ class Bench:
         self.loaded = replace(loaded, model=self.subject.deployed(loaded.model))  # type: ignore[arg-type]
         self.program = self._captured(self.loaded.model)
         self.data = check_calibration(self.program, self.subject.calibration(self.plan.rows))
-        here = example_point(self.program)
-        self.point: Point = {axis: self.plan.point.get(axis, size) for axis, size in here.items()}
+        self.point: Point = point_with(self.program, **self.plan.point)
         self.before = export_onnx(self.program, self.folder / "original.onnx").path
         given = feeds(self.program, self.point)
         self.settings, levels = fastest(self.before, given, Settings(threads), _SECONDS)
@@ -96,27 +95,24 @@ class Bench:
         """Measure `slim` at all speeds, with and without repair; the repaired program at all points, too."""
         for speed in self.plan.speeds:
             slim = self._slim(speed, "obs", "all")
-            self._row(speed, "fxprune", slim, self._after(slim.program))
-            plain = apply(self.program, slim.selection)
-            self._row(speed, "the same plan, no repair", replace_program(slim, plain), self._after(plain))
+            self._row(speed, "fxprune", slim.program)
+            self._row(speed, "the same plan, no repair", apply(self.program, slim.selection))
             self._everywhere(speed, slim.program)
 
     def others(self) -> None:
         """Measure the other methods at the same speeds."""
         for speed in self.plan.speeds:
             for score in ("magnitude", "random"):
-                other = self._slim(speed, score, "none")
-                self._row(speed, f"{score}, uniform", other, self._after(other.program))
+                self._row(speed, f"{score}, uniform", self._slim(speed, score, "none").program)
             self._peer(speed)
 
+    def _options(self) -> dict[str, Any]:
+        own = {"threads": self.threads, "optimization": self.settings.optimization}
+        return {**self.plan.options, **self.plan.point, **own}
+
     def _slim(self, speed: float, score: str, how: str) -> Outcome:
-        options = dict(self.plan.options) | {
-            "threads": self.threads,
-            "optimization": self.settings.optimization,
-        }
-        options |= dict(self.plan.point)
         peak = Peak()
-        each = Slim(latency=1 / speed, score=score, repair=how, **options)
+        each = Slim(latency=1 / speed, score=score, repair=how, **self._options())
         context = Context(data=self.data, observe=lambda progress: peak.phase(progress.text))
         start = time.perf_counter()
         with peak:
@@ -136,13 +132,10 @@ class Bench:
             export_onnx(program, self.folder / "after.onnx", overwrite=True)
         return self.folder / "after.onnx"
 
-    def _row(self, speed: float, method: str, slim: Any, after: Path) -> None:
-        program: Program = slim.program
-        self._figures(speed, method, after, program, count_flops(program, self.point))
-
-    def _figures(self, speed: float, method: str, after: Path, runs: Any, flops: int) -> None:
-        speedup = self._speedup(after, _SECONDS)
-        self.note("method", speed=speed, method=method, metric=self._metric(runs), flop_ratio=self.flops / flops,
+    def _row(self, speed: float, method: str, program: Program) -> None:
+        after = self._after(program)
+        speedup, ratio = self._speedup(after, _SECONDS), self.flops / count_flops(program, self.point)
+        self.note("method", speed=speed, method=method, metric=self._metric(program), flop_ratio=ratio,
                   speedup=speedup, bytes=after.stat().st_size)  # fmt: skip
 
     def _speedup(self, after: Path, seconds: float) -> float:
@@ -174,9 +167,8 @@ class Bench:
         try:
             for _ in range(PEER_TRIES):
                 ratio = (low + high) / 2
-                program = self._captured(
-                    self.subject.deployed(torch_pruning(self.subject, ratio, self.plan.peer))
-                )
+                pruned = torch_pruning(self.subject, ratio, self.plan.peer)
+                program = self._captured(self.subject.deployed(pruned))
                 reached = self._speedup(self._after(program), _SECONDS / 2)
                 low, high = (ratio, high) if reached < speed else (low, ratio)
                 if best is None or abs(reached - speed) < abs(best[0] - speed):
@@ -185,13 +177,7 @@ class Bench:
             self.note("refused", speed=speed, method="Torch-Pruning", why=str(error))
         if best is not None:
             _, ratio, program = best
-            name = f"Torch-Pruning, {self.plan.peer}, ratio {ratio:.2f}"
-            self._figures(speed, name, self._after(program), program, count_flops(program, self.point))
-
-
-def replace_program(outcome: Outcome, program: Program) -> Outcome:
-    """An outcome with another program and the same selection."""
-    return Outcome(program, outcome.selection)
+            self._row(speed, f"Torch-Pruning, {self.plan.peer}, ratio {ratio:.2f}", program)
 
 
 def _each(best: Mapping[str, Settings], files: Mapping[str, Path], given: Any) -> dict[str, float]:
@@ -204,35 +190,26 @@ def _each(best: Mapping[str, Settings], files: Mapping[str, Path], given: Any) -
 
 
 def _points(program: Program) -> Iterator[Point]:
-    here = example_point(program)
-    seen: set[tuple[int, ...]] = set()
-    for point in _POINTS:
-        fitted = {axis: point.get(axis, size) for axis, size in here.items()}
-        if tuple(fitted.values()) not in seen:
-            seen.add(tuple(fitted.values()))
-            yield fitted
+    found = dict.fromkeys(tuple(point_with(program, **point).items()) for point in _POINTS)
+    yield from map(dict, found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, or write the page from the figures of earlier runs."""
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.speed", description=__doc__)
-    parser.add_argument("subjects", nargs="*", help=f"of {', '.join(PLANS)}")
-    parser.add_argument("--out", type=Path, default=Path("out/speed.jsonl"), help="where figures are kept")
-    parser.add_argument("--threads", type=int, default=1, help="of the runtime, while deciding (1)")
-    parser.add_argument(
-        "--at",
-        type=int,
-        nargs="+",
-        default=THREADS,
-        help="numbers of threads at which our plans are timed (1 2)",
-    )
-    parser.add_argument("--methods", nargs="+", choices=_METHODS, default=_METHODS, help="what is run (all)")
-    parser.add_argument("--note", default="", help="a sentence about the run, for the page")
-    parser.add_argument("--page", type=Path, help="write the page from the figures, and measure nothing")
+    add = parser.add_argument
+    add("subjects", nargs="*", help=f"of {', '.join(PLANS)}")
+    add("--out", type=Path, default=Path("out/speed.jsonl"), help="where figures are kept")
+    add("--threads", type=int, default=1, help="of the runtime, while deciding (1)")
+    text = "numbers of threads at which our plans are timed (1 2)"
+    add("--at", type=int, nargs="+", default=THREADS, help=text)
+    add("--methods", nargs="+", choices=_METHODS, default=_METHODS, help="what is run (all)")
+    add("--note", default="", help="a sentence about the run, for the page")
+    add("--page", type=Path, help="write the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.page:
-        options.page.write_text(render_speed(_read(options.out), options.note), encoding="utf-8")
+        options.page.write_text(render_speed(read_figures(options.out), options.note), encoding="utf-8")
         return
     for name in options.subjects or PLANS:
         bench = Bench(name, options.out, options.threads, options.at)
@@ -241,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             getattr(bench, method)()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_figures(path: Path) -> list[dict[str, Any]]:
+    """The figures of earlier runs."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

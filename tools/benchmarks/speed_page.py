@@ -1,7 +1,6 @@
 """Page of `fxprune.tools.benchmarks.speed`: docs/results/speed.md, written from its file of figures."""
 
 import statistics
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fxprune.tools.reports.report import Grid, describe_point, markdown_table, where
@@ -44,18 +43,12 @@ def render_speed(entries: _Entries, note: str = "") -> str:
 def _subject(name: str, entries: _Entries) -> list[str]:
     dense = next(entry for entry in entries if entry["kind"] == "dense")
     scale = 100 if name in PERCENT else 1
-    grids = [
-        _methods(name, _of(entries, "method"), dense["metric"] * scale, scale),
-        _points(_of(entries, "point")),
-    ]
+    methods = _methods(name, _of(entries, "method"), dense["metric"] * scale, scale)
+    grids = [methods, _points(_of(entries, "point"))]
     parts = [f"## {_TITLES[name]}", f"The original: {dense['metric'] * scale:.2f}. {_levels(dense)}"]
     parts += [markdown_table(grid) for grid in grids if grid.rows]
-    parts += [
-        f"{told}"
-        for told in (_predictions(entries), _fusions(entries), _cost(entries), _refused(entries))
-        if told
-    ]
-    return parts
+    told = (_predictions(entries), _fusions(entries), _cost(entries), _refused(entries))
+    return [*parts, *filter(None, told)]
 
 
 def _of(entries: _Entries, kind: str) -> _Entries:
@@ -129,16 +122,12 @@ def _cost(entries: _Entries) -> str:
         return ""
     seconds = ", ".join(f"{run['speed']:g}×: {run['seconds']:.0f} s" for run in runs)
     size = runs[0]["model_bytes"]
-    grown = {name: max(run["memory"].get(name, 0) for run in runs) / size for name in _phases(runs)}
+    phases = dict.fromkeys(name for run in runs for name in run["memory"])
+    grown = {name: max(run["memory"].get(name, 0) for run in runs) / size for name in phases}
     told = ", ".join(f"{name} {share:.1f}" for name, share in grown.items())
     return f"`slim` took {seconds}. Memory by phase, as growth over the start in sizes of the model ({size / 1e6:.0f} MB): {told}."
 
 
-def _phases(runs: Sequence[dict[str, Any]]) -> Iterable[str]:
-    return dict.fromkeys(name for run in runs for name in run["memory"])
-
-
 def _refused(entries: _Entries) -> str:
-    return " ".join(
-        f"At {entry['speed']:g}×, {entry['method']}: {entry['why']}." for entry in _of(entries, "refused")
-    )
+    found = _of(entries, "refused")
+    return " ".join(f"At {entry['speed']:g}×, {entry['method']}: {entry['why']}." for entry in found)

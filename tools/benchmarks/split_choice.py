@@ -51,9 +51,8 @@ def case(shape: tuple[int, int], blocks: int, density: float, settings: Settings
     _, (verdict,) = cheaper_splits(program, Clock(settings, default_cache()))
     with tempfile.TemporaryDirectory() as scratch:
         programs = {"dense": program, "split": split(program, splits(program))}
-        files = {
-            name: export_onnx(each, Path(scratch) / f"{name}.onnx").path for name, each in programs.items()
-        }
+        folder = Path(scratch)
+        files = {name: export_onnx(each, folder / f"{name}.onnx").path for name, each in programs.items()}
         found = measure(files, dict.fromkeys(files, feeds(program)), settings, _SECONDS)
     speedup = found["dense"].median / found["split"].median
     return {
@@ -68,9 +67,8 @@ def case(shape: tuple[int, int], blocks: int, density: float, settings: Settings
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the cases, and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fxprune.tools.benchmarks.split_choice", description=__doc__
-    )
+    program = "python -m fxprune.tools.benchmarks.split_choice"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("--threads", type=int, default=1, help="of the runtime (1)")
     options = parser.parse_args(arguments)
     settings = Settings(options.threads)
@@ -90,10 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     columns = ("matrix", "left", "blocks", "split, by the cost table", "split, measured", "chosen", "right")
     right = sum(each["right"] for each in found)
     grid = Grid(f"Split or dense: right in {right} of {len(found)}", columns, tuple(rows), 4)
-    console.output().print(
-        f"{grid.title}\n\n{report.markdown_table(grid)}\n\n{report.where({'machine': report.machine()})}",
-        markup=False,
-    )
+    where = report.where({"machine": report.machine()})
+    console.output().print(f"{grid.title}\n\n{report.markdown_table(grid)}\n\n{where}", markup=False)
 
 
 if __name__ == "__main__":

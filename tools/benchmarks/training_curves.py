@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.ir import Program
 from fxprune.tools.benchmarks.subjects.common import task_data
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import load_tokenizer
@@ -51,8 +51,7 @@ def smooth(losses: Sequence[float]) -> list[float]:
 
 def run_seed(seed: int, most: int) -> dict[str, Any]:
     """The losses and the accuracy of both modules, with one seed: the same head, the same order of rows."""
-    folder = task_data("SST-2/train.tsv").parent
-    task = read_task(folder, most=most)
+    task = read_task(task_data("SST-2/train.tsv").parent, most=most)
     loaded = models.classifier("minilm", 2, seed)
     program = loaded.capture(training=True)
     tokenizer = load_tokenizer("minilm")
@@ -62,22 +61,15 @@ def run_seed(seed: int, most: int) -> dict[str, Any]:
     assert isinstance(loaded.model, nn.Module)
     for name, module in (("captured", program.module()), ("original", loaded.model)):
         losses = trained(module, train, recipe, names)
-        found[name] = {"losses": losses, "accuracy": _accuracy(program, module, dev)}
+        right = accuracy(dev.labels.numpy(), predicted(program, module, dev).numpy())
+        found[name] = {"losses": losses, "accuracy": right}
     return found
-
-
-def _accuracy(program: Program, module: nn.Module, dev: Examples) -> float:
-    return accuracy(dev.labels.numpy(), predicted(program, module, dev).numpy())
 
 
 def _summary(runs: Sequence[dict[str, Any]]) -> str:
     """A summary of the distances between curves: of both modules for one seed, and of the original between seeds."""
     curves = {name: [smooth(run[name]["losses"]) for run in runs] for name in ("original", "captured")}
-    pairs = [
-        abs(a - b)
-        for one, other in zip(*curves.values(), strict=True)
-        for a, b in zip(one, other, strict=True)
-    ]
+    pairs = [abs(a - b) for a, b in zip(*map(chain.from_iterable, curves.values()), strict=True)]
     seeds = [stdev(column) for column in zip(*curves["original"], strict=True)]
     bias = mean(mean(c) for c in curves["captured"]) - mean(mean(c) for c in curves["original"])
     accuracies = {name: [run[name]["accuracy"] for run in runs] for name in curves}
@@ -106,15 +98,13 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train both modules with each seed; print the distances between their curves, and draw them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fxprune.tools.benchmarks.training_curves", description=__doc__
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=3000)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/curves.svg"), help="the picture; figures lie beside it"
-    )
+    program = "python -m fxprune.tools.benchmarks.training_curves"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    add = parser.add_argument
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--rows", type=int, default=3000)
+    add("--threads", type=int, default=1)
+    add("--out", type=Path, default=Path("out/curves.svg"), help="the picture; figures lie beside it")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -35,22 +35,17 @@ def _itself(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Subject:
-    """Model to prune and evaluate: `loader` gives it, `sampler` inputs for (rows, seed), `judge` the metric of a function on batches.
+    """Model to prune and evaluate: `sampler` gives inputs for (rows, seed), `judge` the metric of a function on batches.
 
-    `deployed` makes of the model the module that is captured and exported.
+    `load` gives a fresh original with example inputs and dynamic shapes (UsageError where a package is missing), and `deployed` makes of
+    it the module that is captured and exported.
     """
 
     name: str
-    metric_name: str
-    loader: Callable[[], Loaded]
+    load: Callable[[], Loaded]
     sampler: Callable[[int, int], list[Inputs]]
     judge: Callable[[RunFunction], float]
-    lower_is_better: bool = False
     deployed: Callable[[nn.Module], nn.Module] = _itself
-
-    def load(self) -> Loaded:
-        """A fresh original with example inputs and dynamic shapes; UsageError where a package is missing."""
-        return self.loader()
 
     def calibration(self, rows: int, seed: int = 0) -> list[Inputs]:
         """Unlabelled inputs of so many rows in batches without padding, disjoint from the metric's; UsageError if there are fewer."""
@@ -64,29 +59,9 @@ class Subject:
 
 SUBJECTS: Mapping[str, Subject] = MappingProxyType(
     {
-        "minilm": Subject(
-            "minilm",
-            "Spearman on STS-benchmark",
-            minilm,
-            sentences,
-            similarity,
-            deployed=SentenceEncoder,
-        ),
-        "smollm2": Subject(
-            "smollm2",
-            "perplexity on WikiText-2",
-            smollm2,
-            token_chunks,
-            wikitext_perplexity,
-            lower_is_better=True,
-        ),
-        "efficientnet": Subject(
-            "efficientnet",
-            "agreement with the unpruned model",
-            efficientnet,
-            crops,
-            top1_agreement,
-        ),
+        "minilm": Subject("minilm", minilm, sentences, similarity, SentenceEncoder),
+        "smollm2": Subject("smollm2", smollm2, token_chunks, wikitext_perplexity),
+        "efficientnet": Subject("efficientnet", efficientnet, crops, top1_agreement),
     }
 )
 

