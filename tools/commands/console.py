@@ -48,7 +48,7 @@ def print_tables(grids: Iterable[Grid]) -> None:
 def _drawn(grid: Grid) -> Table:
     table = Table(box=SIMPLE, pad_edge=False)
     for place, column in enumerate(grid.columns):
-        number = place >= len(grid.columns) - grid.numbers
+        number = grid.is_number(place)
         table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in grid.rows:
         table.add_row(*(Text(cell) for cell in row))
@@ -121,12 +121,8 @@ class Steps:
         self.first: int | None = None  # steps done before this run
         self.console = progress()
         self.start = self.said = time.perf_counter()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
-        )
+        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (*bar, TextColumn("{task.fields[left]}"))
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task(name, total=total, left="")
 

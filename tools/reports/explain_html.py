@@ -112,9 +112,8 @@ def figure(section: Section) -> Figure:
     sizes = {box.name: _size(box, laid[box.name]) for box in section.boxes}
     sinks = [box.name for box in section.boxes if box.kind in ("to", "output")]
     placed = place_nodes(sizes, [(edge.start, edge.end) for edge in section.edges], sinks)
-    boxes = tuple(
-        DrawnBox(b, _rounded(placed.corners[b.name]), sizes[b.name], laid[b.name]) for b in section.boxes
-    )
+    corners = {name: _rounded(corner) for name, corner in placed.corners.items()}
+    boxes = tuple(DrawnBox(b, corners[b.name], sizes[b.name], laid[b.name]) for b in section.boxes)
     ends = sorted(section.edges, key=lambda edge: (edge.end, placed.paths[edge.start, edge.end][-1]))
     edges = tuple(_edge(edge, placed.paths[edge.start, edge.end], i % 2) for i, edge in enumerate(ends))
     words = max((x + CHAR * len(text) for edge in edges for x, _, text in edge.words), default=0.0)

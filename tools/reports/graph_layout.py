@@ -71,15 +71,12 @@ def _ordered(rows: list[_Row], links: Sequence[tuple[str, str]]) -> list[_Row]:
     above, below = _neighbours(links)
     for sweep in range(SWEEPS):
         down = sweep % 2 == 0
-        order = range(1, len(rows)) if down else range(len(rows) - 2, -1, -1)
-        for i in order:
-            beside = rows[i - 1 if down else i + 1]
+        for i in range(1, len(rows)) if down else range(len(rows) - 2, -1, -1):
+            beside, near = (rows[i - 1], above) if down else (rows[i + 1], below)
             place_ = {name: k / max(1, len(beside) - 1) for k, name in enumerate(beside)}
             own = {name: k / max(1, len(rows[i]) - 1) for k, name in enumerate(rows[i])}
-            near = above if down else below
-            rows[i].sort(
-                key=lambda name: _mean([place_[n] for n in near.get(name, ()) if n in place_], own[name])
-            )
+            wanted = {n: _mean([place_[m] for m in near.get(n, ()) if m in place_], own[n]) for n in rows[i]}
+            rows[i].sort(key=wanted.__getitem__)
     return rows
 
 
@@ -148,9 +145,8 @@ def _drawn(
     found = Layout(corners, {}, (right - left, y - DROP + MARGIN))
     for key, (start, end) in _ports(centres, sizes, chains).items():
         first, *between, last = chains[key]
-        floor = dict.fromkeys(
-            (bands[first][0] + sizes[first][1], bands[first][1])
-        )  # so that no line runs behind a taller neighbour
+        # So that no line runs behind a taller neighbour.
+        floor = dict.fromkeys((bands[first][0] + sizes[first][1], bands[first][1]))
         middle = [(centres[name] - left, at) for name in between for at in bands[name]]
         found.paths[key] = [*((start - left, at) for at in floor), *middle, (end - left, bands[last][0])]
     return found

@@ -1,6 +1,6 @@
 """Inventory of a program: its layers with their parameters, and its axes with their sizes, before and after, as plain data."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
@@ -26,10 +26,9 @@ def inventory(program: Program, slim: Program, selection: Selection) -> dict[str
     sizes = _sizes(count_layer_sizes(program, slim, selection.removed))
     axes = [_axis(axis, found, sizes.get(axis.name), selection) for axis in before.axes]
     known = {axis.name for axis in before.axes}
-    ranks = [
-        _rank(axis, found, slim) for axis in after.axes if axis.role == "rank" and axis.name not in known
-    ]
-    return {"layers": _layers(found, program, slim, selection.removed), "axes": axes + ranks}
+    new = [axis for axis in after.axes if axis.role == "rank" and axis.name not in known]
+    axes += [_rank(axis, found, slim) for axis in new]
+    return {"layers": _layers(found, program, slim, selection.removed), "axes": axes}
 
 
 def _layers(
@@ -75,14 +74,7 @@ def _sizes(found: LayerSizes) -> dict[str, RemainingCount]:
 
 def _axis(axis: Axis, layers: Sequence[Region], left: RemainingCount, selection: Selection) -> dict[str, Any]:
     size, kept = sum(left) if isinstance(left, list) else left, selection.axes.get(axis.name)
-    told = {
-        "name": axis.name,
-        "role": axis.role,
-        "layer": layer_of(axis, layers),
-        "before": axis.size,
-        "after": size,
-        "exact": axis.exact,
-    }
+    told = _entry(axis, layers, axis.size, size)
     listed = kept is not None and not is_dependent(kept) and axis.size <= SHOWN and len(kept) == size
     more = {"dims": left} if isinstance(left, list) else {"kept": list(kept or ())} if listed else {}
     return told | more
@@ -93,8 +85,19 @@ def _rank(axis: Axis, layers: Sequence[Region], slim: Program) -> dict[str, Any]
     tensors = slim.tensors()
     own = [(tensors[member.name], member.dim) for member in axis.members if member.learned]
     most = min(value.numel() // value.shape[dim] for value, dim in own)
-    told: Mapping[str, Any] = {"before": max(most, axis.size), "after": axis.size, "exact": axis.exact}
-    return {"name": axis.name, "role": axis.role, "layer": layer_of(axis, layers), **told}
+    return _entry(axis, layers, max(most, axis.size), axis.size)
+
+
+def _entry(axis: Axis, layers: Sequence[Region], before: int, after: int | None) -> dict[str, Any]:
+    layer = layer_of(axis, layers)
+    return {
+        "name": axis.name,
+        "role": axis.role,
+        "layer": layer,
+        "before": before,
+        "after": after,
+        "exact": axis.exact,
+    }
 
 
 def layer_of(axis: Axis, layers: Sequence[Region]) -> str:

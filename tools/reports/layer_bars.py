@@ -1,10 +1,11 @@
 """Bars for a template: what is left of each layer's heads, dims, neurons, channels, ranks and parameters, one row per layer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fxprune.tools.reports.inventory import SHOWN
+from fxprune.tools.reports.report import scaled
 from fxprune.tools.reports.templates import Pair, pair
 
 #: role: (what its column is called, what one unit is), in the order of the columns
@@ -21,7 +22,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "hidden": ("hidden width", "dim"),
     "other": ("other", "unit"),
 }
-_UNKNOWN = ("other", "unit")
 COUNTED = ("heads", "experts", "groups")
 """Roles whose units are drawn one by one."""
 
@@ -67,16 +67,12 @@ def layer_rows(layers: Sequence[Mapping[str, Any]], axes: Sequence[Mapping[str, 
     """Return rows for layers and for what lies in none, from plain data (see `inventory`); `dims` are what each head keeps of an axis."""
     roles = [role for role in WORDS if any(_role(axis) == role for axis in axes)]
     most = {role: max(axis["before"] for axis in axes if _role(axis) == role) for role in roles}
-    heaviest = max((layer["parameters"]["before"] for layer in layers if layer["name"]), default=0)
     named = [layer for layer in layers if layer["name"]]
+    heaviest = max((layer["parameters"]["before"] for layer in named), default=0)
     rows = [_row(layer, axes, roles, most, heaviest) for layer in named]
-    outside = [axis for axis in axes if not axis["layer"]]
-    rows += [_axis_row(axis, roles, most) for axis in outside]
-    rows += [
-        _Row("outside of layers", False, tuple(() for _ in roles), _parameters(layer, 0))
-        for layer in layers
-        if named and not layer["name"]
-    ]
+    rows += [_axis_row(axis, roles, most) for axis in axes if not axis["layer"]]
+    rest = [layer for layer in layers if named and not layer["name"]]
+    rows += [_Row("outside of layers", False, ((),) * len(roles), _parameters(layer, 0)) for layer in rest]
     columns = tuple((role, WORDS[role][0]) for role in roles)
     return _BarTable(columns, tuple(rows), tuple(_count(most[role], role) for role in roles), bool(named))
 
@@ -105,10 +101,9 @@ def _axis_row(axis: Mapping[str, Any], roles: Sequence[str], most: Mapping[str, 
 def _parameters(layer: Mapping[str, Any], heaviest: int) -> Pair:
     """Return the parameters, with bars as shares of the heaviest layer; without width where there is nothing to compare with."""
     counts = layer["parameters"]["before"], layer["parameters"]["after"]
-    both = pair(layer["name"], counts, (brief(counts[0]), brief(counts[1])))
+    both = pair(layer["name"], counts, (scaled(counts[0], counts[0]), scaled(counts[1], counts[1])))
     share = max(counts) / heaviest if heaviest else 0.0
-    widths = both.widths[0] * share, both.widths[1] * share
-    return Pair(both.label, both.before, both.after, widths, both.ratio)
+    return replace(both, widths=(both.widths[0] * share, both.widths[1] * share))
 
 
 def _bar(axis: Mapping[str, Any], most: Mapping[str, int], layer: str) -> Bar:
@@ -141,13 +136,4 @@ def _all_or_none(axis: Mapping[str, Any]) -> range | None:
 
 def _count(size: int, role: str) -> str:
     """Return a count with its unit: `12 heads`."""
-    unit = WORDS.get(role, _UNKNOWN)[1]
-    return f"{size:,} {unit}{'s' if size != 1 else ''}"
-
-
-def brief(count: int) -> str:
-    """Return a number of parameters in few characters: `1.77 M`."""
-    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f} {prefix}"
-    return str(count)
+    return f"{size:,} {WORDS[role][1]}{'s' if size != 1 else ''}"

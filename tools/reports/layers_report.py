@@ -68,17 +68,22 @@ def _curve(found: Mapping[str, Any]) -> Chart:
 
 
 def _costs(found: Mapping[str, Any]) -> Chart:
-    first = found["family"][0]
-    shares = {
-        "latency": [entry["ms"]["median"] / first["ms"]["median"] for entry in found["family"]],
-        "parameters": [entry["parameters"] / first["parameters"] for entry in found["family"]],
-    }
+    shares = _shares(found)
     lines = [Line(name, tuple(enumerate(values)), True, "dot") for name, values in shares.items()]
     time, size = shares["latency"][-1], shares["parameters"][-1]
     without = f"Without {len(found['family']) - 1} layers"
     summary = f"{without} {time:.1%} of the time and {size:.1%} of the parameters are left."
     labels = "removed layers", "share of the whole model"
     return chart("What each further layer saves", summary, labels, lines, ends=(0.0, None))
+
+
+def _shares(found: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return what is left of latency and parameters, for each number of removed layers."""
+    first, family = found["family"][0], found["family"]
+    return {
+        "latency": [entry["ms"]["median"] / first["ms"]["median"] for entry in family],
+        "parameters": [entry["parameters"] / first["parameters"] for entry in family],
+    }
 
 
 def curve_grids(found: Mapping[str, Any]) -> list[Grid]:
@@ -88,10 +93,8 @@ def curve_grids(found: Mapping[str, Any]) -> list[Grid]:
 
 def curve_markdown(found: Mapping[str, Any]) -> str:
     """Return the report as a Markdown page."""
-    parts = [f"# {found['model']} on {found['data']}: which layers can go", "![curve](layers.svg)"]
-    for grid in curve_grids(found):
-        parts += [f"## {grid.title}", report.markdown_table(grid)]
-    return "\n\n".join([*parts, describe_search(found), report.where(found)]) + "\n"
+    head = f"# {found['model']} on {found['data']}: which layers can go", "![curve](layers.svg)"
+    return report.markdown_page(head, curve_grids(found), (describe_search(found), report.where(found)))
 
 
 def describe_search(found: Mapping[str, Any]) -> str:
@@ -164,33 +167,32 @@ def _ranks(found: Mapping[str, Any]) -> list[Grid]:
 
 def draw_curve(found: Mapping[str, Any], folder: Path) -> None:
     """Draw layers.svg and layers.png: the metric left, parameters and latency right, both over the number of removed layers."""
-    plt = pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
     steps = list(range(len(found["family"])))
     for place, (method, runs) in enumerate(found["methods"].items()):
         columns = list(zip(*(run["metrics"] for run in runs), strict=True))
         middle = [mean(column) for column in columns]
-        ranges = [
-            [centre - min(column) for centre, column in zip(middle, columns, strict=True)],
-            [max(column) - centre for centre, column in zip(middle, columns, strict=True)],
-        ]
+        below = [mean(column) - min(column) for column in columns]
+        above = [max(column) - mean(column) for column in columns]
         line = {"marker": MARKERS[place % len(MARKERS)], "linestyle": STYLES[place % len(STYLES)]}
         beside = [step + BESIDE * (place - (len(found["methods"]) - 1) / 2) for step in steps]
-        left.errorbar(beside, middle, yerr=ranges, label=method, capsize=3, **line)
+        left.errorbar(beside, middle, yerr=[below, above], label=method, capsize=3, **line)
     left.set(xlabel="removed layers", ylabel=f"{found['metric']} on dev", xticks=steps)
-    first = found["family"][0]
-    for name, marker, shares in (
-        ("parameters", "s", [entry["parameters"] / first["parameters"] for entry in found["family"]]),
-        ("latency", "o", [entry["ms"]["median"] / first["ms"]["median"] for entry in found["family"]]),
-    ):
-        right.plot(steps, shares, marker=marker, label=name)
+    shares = _shares(found)
+    for name, marker in (("parameters", "s"), ("latency", "o")):
+        right.plot(steps, shares[name], marker=marker, label=name)
     right.set(xlabel="removed layers", ylabel="share of the whole model", xticks=steps, ylim=(0, 1.05))
     for panel in (left, right):
         panel.grid(alpha=0.3)
         panel.legend()
-    for suffix in ("svg", "png"):
-        figure.savefig(folder / f"layers.{suffix}", dpi=150)
-    plt.close(figure)
+    save_figure(figure, folder / "layers")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib as .svg and .png, and close it."""
+    for suffix in (".svg", ".png"):
+        figure.savefig(path.with_suffix(suffix), dpi=150)
+    pyplot().close(figure)
 
 
 def pyplot() -> Any:

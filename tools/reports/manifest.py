@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fxprune.analysis.layer_sizes import LayerSizes, count_layer_sizes
+from fxprune.analysis.layer_sizes import count_layer_sizes
 from fxprune.integrations.huggingface.config import record_sizes
 from fxprune.ir import Program
 from fxprune.ir.program import container_modules
@@ -61,7 +61,8 @@ def write_manifest(
         **{name: report[name] for name in REPEATED},
         **signature(draft / "model.onnx"),
         "containers": list(container_modules(programs[1])),
-        **_layers(found),
+        "layers": [asdict(layer) for layer in found.layers],
+        "rest": [asdict(size) for size in found.rest],
         "proof": dict(proof),
         "notes": notes,
     }
@@ -79,14 +80,6 @@ def largest_differences(report: Mapping[str, Any]) -> dict[str, float]:
         **({f"{other['title']} against program": other["relative"]} if other else {}),
     }
     return {claim: value for claim, value in claims.items() if value is not None}
-
-
-def _layers(found: LayerSizes) -> dict[str, Any]:
-    """Return the sizes as plain data: those of single layers in order, then of what belongs to none alone."""
-    return {
-        "layers": [asdict(layer) for layer in found.layers],
-        "rest": [asdict(size) for size in found.rest],
-    }
 
 
 def _labelled(config: Any, classes: Sequence[str]) -> Any:
@@ -117,6 +110,4 @@ def _preprocessing(draft: Path, source: str, vocabulary: TokenIds | None) -> lis
     """Write the tokenizer and other preprocessing of a folder, without rows that depend on token ids if these changed; return notes."""
     kinds = [kind for kind in PREPROCESSING if vocabulary is None or kind not in OF_TOKENS]
     notes = list(save_preprocessing(source, draft, kinds))
-    if vocabulary is None:
-        return notes
-    return [*notes, NO_TOKENIZER]
+    return notes if vocabulary is None else [*notes, NO_TOKENIZER]

@@ -186,9 +186,8 @@ class _Graph:
     def __post_init__(self) -> None:
         self.program, self.flow = self.analysis.program, self.analysis.flow
         self.layer = {node: region.name for region in self.layers for node in region.nodes}
-        self.behind: dict[
-            fx.Node, tuple[str, tuple[str, ...]]
-        ] = {}  # the box that a value comes from, and the operators since
+        # The box that a value comes from, and the operators since.
+        self.behind: dict[fx.Node, tuple[str, tuple[str, ...]]] = {}
         for node in self.program.graph.nodes:
             self._visit(node)
 
@@ -221,9 +220,8 @@ class _Graph:
         for value in dict.fromkeys(values):
             if value in self.behind:
                 start, through = self.behind[value]
-                self.edges.append(
-                    Edge(start, box.name, self.words.carried(self.flow.dims.get(value, ())), through)
-                )
+                carried = self.words.carried(self.flow.dims.get(value, ()))
+                self.edges.append(Edge(start, box.name, carried, through))
 
     def _box(self, node: fx.Node, read: Mapping[str, fx.Node]) -> Box:
         layer = self.layer.get(node.name, "")
@@ -254,10 +252,9 @@ class _Graph:
         waiting = [source for source in operands(node) if source not in self.flow.varies]
         for each in waiting:
             waiting += [source for source in operands(each) if source not in waiting]
-            if each.op == "get_attr" and isinstance(
-                attribute(self.program.graph_module, str(each.target)), Tensor
-            ):
-                found[str(each.target)] = each
+            name = str(each.target)
+            if each.op == "get_attr" and isinstance(attribute(self.program.graph_module, name), Tensor):
+                found[name] = each
         return found
 
 
@@ -331,9 +328,8 @@ def _section(
             lines[edge.start, name] = replace(edge, end=name)
     title = key[1] or _between(key[0], [layer for _, layer, _ in where.values()])
     ends = [Box(name, _shortened(list(found)), "", "to") for name, found in targets.items()]
-    return Section(
-        title, (key[1],) if key[1] else (), (*sources.values(), *own, *ends), tuple(lines.values())
-    )
+    layers = (key[1],) if key[1] else ()
+    return Section(title, layers, (*sources.values(), *own, *ends), tuple(lines.values()))
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -27,6 +27,10 @@ class Grid:
     rows: tuple[tuple[str, ...], ...]
     numbers: int = 0
 
+    def is_number(self, place: int) -> bool:
+        """Return whether the column at a place is numbers."""
+        return place >= len(self.columns) - self.numbers
+
 
 def machine() -> dict[str, Any]:
     """Return the machine of the measurements: Python, processor, package versions."""
@@ -35,12 +39,17 @@ def machine() -> dict[str, Any]:
 
 def latency(point: Point, before: Timing, after: Timing, flops: tuple[int, int]) -> dict[str, Any]:
     """Return one point's entry: times before and after, with the ratio of operations beside the speedup."""
+    counts = {"before": flops[0], "after": flops[1], "ratio": flops[0] / max(flops[1], 1)}
+    return {**times(point, before, after), "flops": counts}
+
+
+def times(point: Point, before: Timing, after: Timing) -> dict[str, Any]:
+    """Return one point's times before and after, and the speedup."""
     return {
         "point": dict(point),
         "before_ms": asdict(before),
         "after_ms": asdict(after),
         "speedup": before.median / after.median,
-        "flops": {"before": flops[0], "after": flops[1], "ratio": flops[0] / max(flops[1], 1)},
     }
 
 
@@ -79,31 +88,24 @@ def _sizes_of(node: Node) -> list[int]:
 
 def report_grids(report: Mapping[str, Any]) -> list[Grid]:
     """Return the tables of a report, in reading order."""
-    found = plans(report["steps"])
-    return [
-        size_rows(report),
-        latency_rows(report),
-        *quantized(report),
-        *found,
-        proof_rows(report),
-        _refused(report),
-    ]
+    measured = size_rows(report), latency_rows(report), *quantized(report)
+    return [*measured, *plans(report["steps"]), proof_rows(report), _refused(report)]
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
     """Return the report as a Markdown page."""
-    parts = [f"# {report['model']}: {_what(report)}"]
-    for grid in report_grids(report):
-        parts += [f"## {grid.title}", markdown_table(grid)]
-    parts += [where(report)]
-    return "\n\n".join(parts) + "\n"
+    return markdown_page((f"# {report['model']}: {_what(report)}",), report_grids(report), (where(report),))
+
+
+def markdown_page(head: Iterable[str], grids: Iterable[Grid], end: Iterable[str]) -> str:
+    """Return a Markdown page: paragraphs, tables under their titles, paragraphs."""
+    tables = [f"## {grid.title}\n\n{markdown_table(grid)}" for grid in grids]
+    return "\n\n".join([*head, *tables, *end]) + "\n"
 
 
 def markdown_table(grid: Grid) -> str:
     """Return a grid as a Markdown table."""
-    rules = [
-        "---:" if place >= len(grid.columns) - grid.numbers else "---" for place in range(len(grid.columns))
-    ]
+    rules = ["---:" if grid.is_number(place) else "---" for place in range(len(grid.columns))]
     lines = [grid.columns, tuple(rules), *grid.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -158,26 +160,30 @@ def _quantity(value: int, beside: int, unit: str) -> str:
     """Return a number with its unit, scaled as the number beside it, so that both are easy to compare."""
     if not unit:
         return f"{value:,}"
+    return scaled(value, beside, unit)
+
+
+def scaled(value: int, beside: int, unit: str = "") -> str:
+    """Return a number with a prefix that suits the number beside it, and its unit: `1.77 M`."""
     for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if beside >= size:
             return f"{value / size:.2f} {prefix}{unit}"
-    return f"{value} {unit}"
+    return f"{value} {unit}".rstrip()
 
 
 def latency_rows(report: Mapping[str, Any]) -> Grid:
     """Return a table of latencies, one row per point."""
     title = f"Latency in ms: medians, {describe_session(report['session'])}"
     rows = [
-        (
-            describe_point(entry["point"]),
-            f"{entry['before_ms']['median']:.2f}",
-            f"{entry['after_ms']['median']:.2f}",
-            f"{entry['speedup']:.2f}×",
-            f"{entry['flops']['ratio']:.2f}×",
-        )
+        (describe_point(entry["point"]), *_times(entry), f"{entry['flops']['ratio']:.2f}×")
         for entry in report["latency"]
     ]
     return Grid(title, ("at", "before", "after", "speedup", "fewer FLOPs"), tuple(rows), numbers=4)
+
+
+def _times(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    before, after = (f"{entry[when]['median']:.2f}" for when in ("before_ms", "after_ms"))
+    return before, after, f"{entry['speedup']:.2f}×"
 
 
 def quantized(report: Mapping[str, Any]) -> list[Grid]:
@@ -186,21 +192,13 @@ def quantized(report: Mapping[str, Any]) -> list[Grid]:
     if not found:
         return []
     size = _row("bytes", found["bytes"]["before"], found["bytes"]["after"], "B")
-    times = [
-        (
-            f"ms at {describe_point(entry['point'])}",
-            f"{entry['before_ms']['median']:.2f}",
-            f"{entry['after_ms']['median']:.2f}",
-            f"{entry['speedup']:.2f}×",
-        )
-        for entry in found["latency"]
-    ]
+    latencies = [(f"ms at {describe_point(entry['point'])}", *_times(entry)) for entry in found["latency"]]
     agreement = [
         (f"{name}: largest difference, cosine", "", f"{row['relative']:.1e}", f"{row['cosine']:.4f}")
         for name, row in found["agreement"].items()
     ]
     title = f"Quantized ({found['how']}): {found['file']} beside model.onnx, compared on the {found['compared_on']}"
-    return [Grid(title, ("", "model.onnx", found["file"], ""), (size, *times, *agreement), numbers=3)]
+    return [Grid(title, ("", "model.onnx", found["file"], ""), (size, *latencies, *agreement), numbers=3)]
 
 
 def proof_rows(report: Mapping[str, Any]) -> Grid:
@@ -210,33 +208,23 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
     change = verdict["change"]
     moved = "" if change is None else f"; pruning itself moved the outputs by {change:.1e}"
     rows = [
-        (
-            "pruned against zeroed original",
-            f"{verdict['relative']:.1e}",
-            f"{over}{moved}",
-        ),
-        (
-            "ONNX Runtime against program",
-            f"{onnx['relative']:.1e}",
-            "; ".join(describe_point(point) for point in onnx["points"]),
-        ),
-        *_elsewhere(onnx),
-        ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
-    ]
-    more = [
+        ("pruned against zeroed original", f"{verdict['relative']:.1e}", f"{over}{moved}"),
         *_inexact(verdict),
         *_refitted(verdict),
         *_tokens(report["tokens"]),
         *_stock(report.get("checkpoint")),
         *map(_freed, report["free_outputs"]),
+        *_agreed(onnx),
+        ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
     ]
-    return Grid("Proof", ("claim", "value", "over"), (rows[0], *more, *rows[1:]))
+    return Grid("Proof", ("claim", "value", "over"), tuple(rows))
 
 
-def _elsewhere(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the row of the runtime that was asked for, where it is not the default one."""
-    other, points = onnx.get("runtime"), "; ".join(describe_point(point) for point in onnx["points"])
-    return [(f"{other['title']} against program", f"{other['relative']:.1e}", points)] if other else []
+def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the row of ONNX Runtime, and that of the runtime that was asked for, where it is another."""
+    points, other = "; ".join(map(describe_point, onnx["points"])), onnx.get("runtime")
+    runs = [{"title": "ONNX Runtime", "relative": onnx["relative"]}, *([other] if other else [])]
+    return [(f"{run['title']} against program", f"{run['relative']:.1e}", points) for run in runs]
 
 
 def _inexact(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -314,14 +302,8 @@ def _ranks(text: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
         )
         for row in rows
     ]
-    columns = (
-        "matrix",
-        "outputs × inputs",
-        "rank, or why it is whole",
-        "energy lost",
-        "whole, ms",
-        "as two, ms",
-    )
+    numbers = ("energy lost", "whole, ms", "as two, ms")
+    columns = ("matrix", "outputs × inputs", "rank, or why it is whole", *numbers)
     return Grid(f"What {text} made of matrices", columns, tuple(made), numbers=3)
 
 
@@ -339,14 +321,10 @@ def _axes(axes: Mapping[str, Sequence[int]]) -> str:
 
 
 def _tried(details: Mapping[str, Any]) -> Grid:
+    pairs = [(trial["predicted"], trial["measured"]) for trial in details["trials"]]
     rows = [
-        (
-            str(place + 1),
-            f"{trial['predicted']:.3f}",
-            f"{trial['measured']:.3f}",
-            f"{trial['predicted'] / trial['measured'] - 1:+.1%}",
-        )
-        for place, trial in enumerate(details["trials"])
+        (str(place), f"{predicted:.3f}", f"{measured:.3f}", f"{predicted / measured - 1:+.1%}")
+        for place, (predicted, measured) in enumerate(pairs, 1)
     ]
     refits = [refit for refit in details.get("refits", ()) if refit["how"] != "as it was"]
     title = f"Plans, as shares of the original; {len(refits)} matrices were re-fitted afterwards"

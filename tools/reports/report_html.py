@@ -13,21 +13,22 @@ def render_report(data: Mapping[str, Any]) -> str:
     """Return the whole page, as HTML."""
     return render(
         "report.html",
-        model=data["model"],
-        pipeline=data["pipeline"],
         tokens=_told(data["tokens"]),
         tiles=tiles(data, proof(data)),
-        latency=latency_bars(data),
-        session=report.describe_session(data["session"]),
-        sizes=size_bars(data),
         left=layer_rows(data["layers"], data["axes"]),
         charts=frontiers(data),
         plans=[*report.quantized(data), *report.plans(data["steps"])],
         proof=report.proof_rows(data),
         refused=refused(data["refused"]),
-        notes=data["notes"],
-        where=report.where(data),
+        **shared_parts(data),
     )
+
+
+def shared_parts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a template that reports of runs and of training share."""
+    own = {name: data[name] for name in ("model", "pipeline", "notes")}
+    bars = {"latency": latency_bars(data), "sizes": size_bars(data)}
+    return {**own, **bars, "session": report.describe_session(data["session"]), "where": report.where(data)}
 
 
 def _told(tokens: Mapping[str, Any] | None) -> str:
@@ -88,9 +89,7 @@ def size_bars(data: Mapping[str, Any]) -> list[Pair]:
 def frontiers(data: Mapping[str, Any]) -> list[Chart]:
     """Return a chart for each budget search: the error of the best plans against their cost, the plans tried, and the chosen one."""
     plans = [(step["text"], step.get("details") or {}) for step in data["steps"]]
-    return [
-        _frontier(text, details) for text, details in plans if details.get("trials") and details.get("budget")
-    ]
+    return [_frontier(text, plan) for text, plan in plans if plan.get("trials") and plan.get("budget")]
 
 
 def _frontier(text: str, details: Mapping[str, Any]) -> Chart:

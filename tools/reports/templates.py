@@ -8,8 +8,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fxprune.tools.reports.report import Grid
-
 _SOURCE = re.compile(r"^(?P<place>.*?:\d+) in (?P<function>\S+?)(?:: (?P<code>.*))?$")
 
 _JOINTS = re.compile(r"(?<=[^\W\d])[._/](?=\w)|[._/](?=[^\W\d])")
@@ -69,9 +67,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    environment.filters["breakable"] = breakable
-    environment.tests["number"] = lambda place, grid: _is_number(grid, place)
+    environment.filters |= {"percent": percent, "breakable": breakable}
     return environment
 
 
@@ -83,10 +79,6 @@ def percent(value: float) -> str:
 def breakable(text: str) -> str:
     """Return a name with zero-width spaces behind dots, slashes and underscores, to break on narrow screens; numbers stay whole."""
     return _JOINTS.sub("\\g<0>\u200b", text)
-
-
-def _is_number(grid: Grid, place: int) -> bool:
-    return place >= len(grid.columns) - grid.numbers
 
 
 def pair(label: str, sizes: tuple[float, float], words: tuple[str, str], sub: str = "") -> Pair:

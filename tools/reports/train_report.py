@@ -8,9 +8,9 @@ from fxprune.pipeline import Result
 from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
 from fxprune.tools.reports.layer_bars import layer_rows
-from fxprune.tools.reports.layers_report import MARKERS, pyplot
+from fxprune.tools.reports.layers_report import MARKERS, pyplot, save_figure
 from fxprune.tools.reports.report import Grid
-from fxprune.tools.reports.report_html import latency_bars, size_bars, tiles
+from fxprune.tools.reports.report_html import shared_parts, tiles
 from fxprune.tools.reports.templates import Tile, render
 
 POINT = {"batch": 8, "length": 64}  # the point where lowerings are compared
@@ -20,23 +20,16 @@ PLAIN = {"step", "loss", "density"}  # entries of the history that are not metri
 
 def render_training(found: Mapping[str, Any]) -> str:
     """Return the whole page, as HTML."""
-    metrics, proof = metric_rows(found), train_proof(found)
     return render(
         "train.html",
-        model=found["model"],
         data=found["data"],
-        pipeline=found["pipeline"],
         tiles=[*_metric(found), *tiles(found, _proved(found))],
-        metrics=metrics,
+        metrics=metric_rows(found),
         charts=over_time(found),
         left=layer_rows(found["layers"], axes(found)),
-        latency=latency_bars(found),
-        session=report.describe_session(found["session"]),
-        sizes=size_bars(found),
-        proof=proof,
-        notes=found["notes"],
+        proof=train_proof(found),
         setting=describe_training(found),
-        where=report.where(found),
+        **shared_parts(found),
     )
 
 
@@ -49,9 +42,8 @@ def _metric(found: Mapping[str, Any]) -> list[Tile]:
 
 def _proved(found: Mapping[str, Any]) -> Tile:
     largest = max(found["proved"].values())
-    return Tile(
-        "Proof", f"{largest:.1e}", f"the largest relative difference of {len(found['proved'])} claims"
-    )
+    told = f"the largest relative difference of {len(found['proved'])} claims"
+    return Tile("Proof", f"{largest:.1e}", told)
 
 
 def axes(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -105,12 +97,8 @@ def describe_run(result: Result) -> dict[str, Any]:
     runs = [step.details["training"] for step in result.steps if "training" in step.details]
     last = ([run for run in runs if run["gates"]] or runs)[-1]
     shared = {name: last[name] for name in ("density", "left", "heads", "lowering", "padded")}
-    return {
-        **shared,
-        "history": _history(runs),
-        "steps": sum(run["steps"] for run in runs),
-        "proved": _proofs(result),
-    }
+    steps = sum(run["steps"] for run in runs)
+    return {**shared, "history": _history(runs), "steps": steps, "proved": _proofs(result)}
 
 
 def _history(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -135,21 +123,14 @@ def _proofs(result: Result) -> dict[str, float]:
 
 def train_grids(found: Mapping[str, Any]) -> list[Grid]:
     """Return tables of the metric, sizes, latency, what is left, and what was proved."""
-    return [
-        metric_rows(found),
-        report.size_rows(found),
-        report.latency_rows(found),
-        _left(found),
-        train_proof(found),
-    ]
+    costs = report.size_rows(found), report.latency_rows(found)
+    return [metric_rows(found), *costs, _left(found), train_proof(found)]
 
 
 def train_markdown(found: Mapping[str, Any]) -> str:
     """Return the report as a Markdown page."""
-    parts = [f"# {found['model']} on {found['data']}: {found['pipeline']}", "![what happened](train.svg)"]
-    for grid in train_grids(found):
-        parts += [f"## {grid.title}", report.markdown_table(grid)]
-    return "\n\n".join([*parts, describe_training(found), report.where(found)]) + "\n"
+    head = f"# {found['model']} on {found['data']}: {found['pipeline']}", "![what happened](train.svg)"
+    return report.markdown_page(head, train_grids(found), (describe_training(found), report.where(found)))
 
 
 def describe_training(found: Mapping[str, Any]) -> str:
@@ -207,14 +188,11 @@ def train_proof(found: Mapping[str, Any]) -> Grid:
 
 def draw_training(found: Mapping[str, Any], folder: Path) -> None:
     """Draw train.svg and train.png: the loss, density and metric over steps; below, how much of each axis is left."""
-    plt = pyplot()
-    figure, ((top, right), (below, heads)) = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    figure, ((top, right), (below, heads)) = pyplot().subplots(2, 2, figsize=(11, 7), layout="constrained")
     _over_time(found, top, right)
     _shares(found, below)
     _sizes(found, heads)
-    for suffix in ("svg", "png"):
-        figure.savefig(folder / f"train.{suffix}", dpi=150)
-    plt.close(figure)
+    save_figure(figure, folder / "train")
 
 
 def _over_time(found: Mapping[str, Any], left_: Any, right: Any) -> None:
@@ -229,13 +207,8 @@ def _over_time(found: Mapping[str, Any], left_: Any, right: Any) -> None:
     for name, marker in zip(names, MARKERS, strict=False):
         axes = left_.twinx() if found["lower_is_better"] else right
         points = [(entry["step"], entry[name]) for entry in judged]
-        axes.plot(
-            *zip(*points, strict=True),
-            marker=marker,
-            linestyle="--",
-            color=f"C{1 + names.index(name)}",
-            label=name,
-        )
+        color = f"C{1 + names.index(name)}"
+        axes.plot(*zip(*points, strict=True), marker=marker, linestyle="--", color=color, label=name)
         if name in found["teacher"]:
             axes.axhline(found["teacher"][name], linestyle=":", color="0.4", label=f"{name} of the teacher")
         axes.legend(loc="best")

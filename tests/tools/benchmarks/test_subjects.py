@@ -231,7 +231,7 @@ def test_the_peer_prunes_channels_but_no_classes() -> None:
     [
         ({"ratio": 1.0}, "above 0 and below 1, got 1"),
         ({"importance": "guess"}, "no importance 'guess'"),
-        ({"subject": Subject("cake", "", lambda: None, lambda *_: [], lambda _: 0.0)}, "no hints for 'cake'"),  # type: ignore[arg-type,return-value]
+        ({"subject": Subject("cake", lambda: None, lambda *_: [], lambda _: 0.0)}, "no hints for 'cake'"),  # type: ignore[arg-type,return-value]
     ],
 )
 def test_the_peer_says_what_is_wrong_with_a_request(changes: dict[str, Any], sentence: str) -> None:
