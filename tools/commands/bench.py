@@ -73,18 +73,16 @@ def _entry(files: dict[str, Path], point: Point, settings: Settings, seconds: fl
     timed = measure(files, given, settings, seconds)
     flops = {name: file_flops(path, given[name]) for name, path in files.items()}
     first = next(iter(files))
-    return {
-        "point": dict(point),
-        "files": {
-            name: {
-                "ms": asdict(timed[name]),
-                "speedup": timed[first].median / timed[name].median,
-                "flops": flops[name],
-                "flop_ratio": flops[first] / max(flops[name], 1),
-            }
-            for name in files
-        },
+    measured = {
+        name: {
+            "ms": asdict(timed[name]),
+            "speedup": timed[first].median / timed[name].median,
+            "flops": flops[name],
+            "flop_ratio": flops[first] / max(flops[name], 1),
+        }
+        for name in files
     }
+    return {"point": dict(point), "files": measured}
 
 
 def _grid(entries: list[dict[str, Any]], names: list[str], settings: Settings) -> Grid:
@@ -101,6 +99,5 @@ def _grid(entries: list[dict[str, Any]], names: list[str], settings: Settings) -
         for name, measured in entry["files"].items()
     ]
     title = f"{describe_settings(settings)}; against {names[0]}"
-    return Grid(
-        title, ("at", "file", "median ms", "quartiles", "speedup", "fewer FLOPs"), tuple(rows), numbers=4
-    )
+    columns = ("at", "file", "median ms", "quartiles", "speedup", "fewer FLOPs")
+    return Grid(title, columns, tuple(rows), numbers=4)

@@ -35,11 +35,5 @@ def write_checkpoint_folder(
         with contextlib.suppress(UsageError), quiet():
             load_tokenizer(loaded.name).save_pretrained(out / FOLDER)
     settings = {name: list(values) for name, values in made.settings.items()}
-    return {
-        "folder": FOLDER,
-        "why": "",
-        "class": type(model).__name__,
-        "settings": settings,
-        "relative": made.relative,
-        "unread": list(made.carried),
-    }
+    told = {"settings": settings, "relative": made.relative, "unread": list(made.carried)}
+    return {"folder": FOLDER, "why": "", "class": type(model).__name__, **told}

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,10 @@ def explain_command(options: argparse.Namespace) -> int:
 def _target(options: argparse.Namespace) -> Path | None:
     """Return the file for the page, or None; UsageError, before any work, where something is in its place."""
     target = Path(options.html) if options.html else None
-    if target and (target.is_dir() or (target.exists() and not options.force)):
-        what = (
-            "is a folder; give the name of a file"
-            if target.is_dir()
-            else "exists; give another name, or --force to replace it"
-        )
-        raise UsageError(f"{target} {what}")
+    if target and target.is_dir():
+        raise UsageError(f"{target} is a folder; give the name of a file")
+    if target and target.exists() and not options.force:
+        raise UsageError(f"{target} exists; give another name, or --force to replace it")
     return target
 
 
@@ -57,31 +54,20 @@ def _all(name: str, analysis: Analysis) -> dict[str, Any]:
         "format": "fxprune.explain/1",
         "model": name,
         "axes": [_axis(axis) for axis in analysis.axes],
-        "regions": [_region(region) for region in analysis.regions],
+        "regions": [_picked(region, "name unit entry exit parameters why") for region in analysis.regions],
         "refused": report.refusals(analysis.refusals),
     }
 
 
-def _region(region: Region) -> dict[str, Any]:
-    shown = ("name", "unit", "entry", "exit", "parameters", "why")
-    return {name: getattr(region, name) for name in shown}
-
-
 def _axis(axis: Axis) -> dict[str, Any]:
-    return {
-        "name": axis.name,
-        "role": axis.role,
-        "size": axis.size,
-        "exact": axis.exact,
-        "why_inexact": axis.why_inexact,
-        "members": [
-            {"name": member.name, "dim": member.dim, "notation": member.notation, "learned": member.learned}
-            for member in axis.members
-        ],
-        "readers": list(axis.readers),
-        "choices": list(axis.choices),
-        "least": axis.least,
-    }
+    members = [_picked(member, "name dim notation learned") for member in axis.members]
+    told = _picked(axis, "name role size exact why_inexact")
+    return {**told, "members": members, **_picked(axis, "readers choices least")}
+
+
+def _picked(found: Any, names: str) -> dict[str, Any]:
+    """Return some fields as plain data."""
+    return {name: getattr(found, name) for name in names.split()}
 
 
 def _overview(analysis: Analysis) -> list[Grid]:
@@ -95,12 +81,7 @@ def _regions(regions: Iterable[Region]) -> Grid:
         alike = (region.unit, re.sub(r"\d+", "#", region.name), region.signature, region.why)
         groups.setdefault(alike, []).append(region)
     rows = [
-        (
-            unit,
-            group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}",
-            str(len(group)),
-            why or "can be bypassed",
-        )
+        (unit, _names(group), str(len(group)), why or "can be bypassed")
         for (unit, _, _, why), group in groups.items()
     ]
     return Grid("Regions: what could go whole", ("unit", "name", "regions", "why not"), tuple(rows))
@@ -113,28 +94,22 @@ def _axes(axes: Iterable[Axis]) -> Grid:
         alike = (axis.role, re.sub(r"\d+", "#", axis.name), axis.size, axis.exact, _notation(axis))
         groups.setdefault(alike, []).append(axis)
     rows = [
-        (
-            role,
-            _names(group),
-            str(len(group)),
-            str(size),
-            "exact" if exact else group[0].why_inexact,
-            notation,
-        )
-        for (role, _, size, exact, notation), group in sorted(groups.items(), key=lambda entry: entry[0][0])
+        (role, _names(group), str(len(group)), str(size), _equality(group[0]), notation)
+        for (role, _, size, _, notation), group in sorted(groups.items(), key=lambda entry: entry[0][0])
     ]
-    return Grid(
-        "Axes by role: what could go",
-        ("role", "name", "axes", "size", "equality", "first member"),
-        tuple(rows),
-    )
+    columns = ("role", "name", "axes", "size", "equality", "first member")
+    return Grid("Axes by role: what could go", columns, tuple(rows))
+
+
+def _equality(axis: Axis) -> str:
+    return "exact" if axis.exact else axis.why_inexact
 
 
 def _notation(axis: Axis) -> str:
     return axis.members[0].notation if axis.members else ""
 
 
-def _names(group: list[Axis]) -> str:
+def _names(group: Sequence[Axis | Region]) -> str:
     return group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}"
 
 

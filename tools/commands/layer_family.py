@@ -13,7 +13,7 @@ import torch
 from fxprune.calibration import Calibration
 from fxprune.errors import SelectionError
 from fxprune.export import export_onnx
-from fxprune.ir import Point, Program, example_point, feeds
+from fxprune.ir import Point, Program, feeds, point_with
 from fxprune.passes import Layers
 from fxprune.pipeline import Context
 from fxprune.rewrite.bypass import bypass
@@ -82,9 +82,8 @@ def search_family(seeded: Seeded, setting: Setting) -> SeedResult:
         final.observe = steps.one
         scores = dict(zip(wanted, final.scores(wanted), strict=True))
     metrics = {name: [scores[frozenset(order)] for order in family] for name, family in orders.items()}
-    return SeedResult(
-        seeded, found, metrics, _exhaustive(seeded, setting, found) if setting.exhaustive else None
-    )
+    exhaustive = _exhaustive(seeded, setting, found) if setting.exhaustive else None
+    return SeedResult(seeded, found, metrics, exhaustive)
 
 
 def _search(seeded: Seeded, setting: Setting, method: str) -> LayerSearchResult:
@@ -96,14 +95,10 @@ def _found(
     seeded: Seeded, setting: Setting, search: str, score: str, count: int, title: str
 ) -> LayerSearchResult:
     trains = score == "task"
+    own = "influence" if trains else score
+    each = Layers(count=count, unit=setting.unit, search=search, score=own, journal=setting.journal)
     with Steps(title) as steps:
-        found = Layers(
-            count=count,
-            unit=setting.unit,
-            search=search,
-            score="influence" if trains else score,
-            journal=setting.journal,
-        ).find(seeded.program, _context(seeded, setting, trains, steps))
+        found = each.find(seeded.program, _context(seeded, setting, trains, steps))
     if found is None:
         raise SelectionError(f"no {setting.unit} of the model can go; `fxprune explain` says why")
     return found
@@ -136,15 +131,14 @@ def _exhaustive(seeded: Seeded, setting: Setting, found: Mapping[str, LayerSearc
     scores = sorted(ratings.values(), reverse=True)
     by_set = {frozenset(name.split(" + ")): score for name, score in ratings.items()}
     chosen = {name: by_set[frozenset(choice.order[:size])] for name, choice in found.items()}
+    ranks = {name: (1 + sum(other > score for other in scores), score) for name, score in chosen.items()}
     return {
         "seed": seeded.seed,
         "size": size,
         "best": " + ".join(every.order),
         "scores": scores,
         "sets": ratings,
-        "ranks": {
-            name: (1 + sum(other > score for other in scores), score) for name, score in chosen.items()
-        },
+        "ranks": ranks,
     }
 
 
@@ -153,11 +147,10 @@ def measure_family(
 ) -> tuple[Point, list[dict[str, Any]]]:
     """Measure parameters, file size and latency of each member of the family, at one point, taking turns."""
     family = [bypass(program, order[:k]) for k in range(len(order) + 1)]
-    here = example_point(program)
-    point = {axis: _POINT.get(axis, size) for axis, size in here.items()}
+    point = point_with(program, **_POINT)
     with tempfile.TemporaryDirectory() as scratch:
-        files = {str(k): Path(scratch) / f"{k}.onnx" for k in range(len(family))}
-        emitted = [export_onnx(member, files[str(k)]) for k, member in enumerate(family)]
+        emitted = [export_onnx(member, Path(scratch) / f"{k}.onnx") for k, member in enumerate(family)]
+        files = {str(k): each.path for k, each in enumerate(emitted)}
         given = {str(k): feeds(member, point) for k, member in enumerate(family)}
         timed = measure(files, given, settings, _SECONDS)
     return point, [

@@ -16,17 +16,10 @@ import torch
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection
 from fxprune.runtimes import Settings
-from fxprune.tools.commands import console
+from fxprune.tools.commands import console, layer_family
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages
-from fxprune.tools.commands.layer_family import (
-    METHODS,
-    Seeded,
-    SeedResult,
-    Setting,
-    measure_family,
-    search_family,
-)
+from fxprune.tools.commands.layer_family import METHODS, Seeded, SeedResult, Setting
 from fxprune.tools.commands.options import recipe_of
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import load_tokenizer
@@ -34,7 +27,7 @@ from fxprune.tools.inputs.tables import Columns, LabelledTables, read_task
 from fxprune.tools.reports import layers_report, report
 from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, describe_search, draw_curve
 from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
-from fxprune.training import Recipe, TextClassification
+from fxprune.training import TextClassification
 from fxprune.training.fine_tune import encoded
 
 _FORMAT = "fxprune.layers/1"
@@ -50,7 +43,10 @@ def layers_command(options: argparse.Namespace) -> int:
         task = read_task(Path(options.data), Columns(options.text, options.label), options.rows)
     with _workers(options.workers) as executor:
         setting = replace(setting, executor=executor)
-        runs = [search_family(_seeded(options, setting, task, seed, stages), setting) for seed in seeds]
+        runs = [
+            layer_family.search_family(_seeded(options, setting, task, seed, stages), setting)
+            for seed in seeds
+        ]
     with stages.stage("measuring"):
         found = _report(options, setting, runs, session)
     _write(found, target)
@@ -95,9 +91,7 @@ def _workers(count: int) -> Iterator[Executor | None]:
         return
     threads = max(1, torch.get_num_threads() // count)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes
-    with ProcessPoolExecutor(
-        count, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
+    with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
         yield pool
 
 
@@ -112,7 +106,7 @@ def _seeded(
         stages.note(note)
     _check_classes(program, options.output_name, len(task.classes))
     train, dev = (encoded(tokenizer, rows.texts, rows.labels, program) for rows in (task.train, task.dev))
-    recipe = Recipe(**{**asdict(setting.recipe), "seed": seed})
+    recipe = replace(setting.recipe, seed=seed)
     search = TextClassification(train, recipe, output=options.output_name)
     final = TextClassification(train, recipe, output=options.output_name, test=dev)
     return Seeded(seed, program, search, final)
@@ -132,7 +126,9 @@ def _report(
 ) -> dict[str, Any]:
     """Return all results in the form of layers.json; the first method's family of the first seed is measured."""
     first = runs[0]
-    point, measured = measure_family(first.seeded.program, first.found[setting.methods[0]].order, session)
+    point, measured = layer_family.measure_family(
+        first.seeded.program, first.found[setting.methods[0]].order, session
+    )
     return {
         "format": _FORMAT,
         "model": options.model,

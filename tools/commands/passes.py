@@ -40,16 +40,15 @@ def describe_pass(kind: Any) -> dict[str, Any]:
     return {
         "name": kind.name,
         "help": text.partition("\n\n")[0].partition(". ")[0].rstrip(".").replace("\n", " "),
-        "options": {
-            option.name: {
-                "type": _type(option.type),
-                "default": None if option.default is dataclasses.MISSING else option.default,
-                "required": option.default is dataclasses.MISSING,
-                "help": _help(kind, option.name),
-            }
-            for option in options_of(kind)
-        },
+        "options": {option.name: _option(kind, option) for option in options_of(kind)},
     }
+
+
+def _option(kind: type, option: dataclasses.Field[Any]) -> dict[str, Any]:
+    required = option.default is dataclasses.MISSING
+    default = None if required else option.default
+    told = _help(kind, option.name)
+    return {"type": _type(option.type), "default": default, "required": required, "help": told}
 
 
 def _help(kind: type, option: str) -> str:

@@ -29,7 +29,7 @@ def add_quantize_option(parser: argparse.ArgumentParser) -> None:
 
 def check_quantize_option(options: argparse.Namespace) -> None:
     """Raise UsageError, before any work, where the quantizer needs calibration data and can't have them."""
-    if not _needs_data(options):
+    if not (options.quantize and QUANTIZERS[options.quantize].calibrated):
         return
     if not options.calibration:
         raise UsageError(
@@ -40,11 +40,6 @@ def check_quantize_option(options: argparse.Namespace) -> None:
             f"--quantize {options.quantize} can't be had with --tokens: calibration data have the old token ids;"
             " use --quantize dynamic"
         )
-
-
-def _needs_data(options: argparse.Namespace) -> bool:
-    """Return whether the quantizer that is asked for takes calibration data."""
-    return bool(options.quantize) and QUANTIZERS[options.quantize].calibrated
 
 
 def write_quantized(
@@ -61,23 +56,18 @@ def write_quantized(
     points = [entry["point"] for entry in latency]
     before, after = folder / "model.onnx", folder / _FILE
     with stages.stage(f"writing and checking {_FILE}"):
-        data = (
-            read_calibration_option(options, slim, loaded)
-            if options.calibration and not options.tokens
-            else None
-        )
+        data = None if options.tokens else read_calibration_option(options, slim, loaded)
         batches = data.batches if data else ()
         given = batches or [feeds(slim, point) for point in points]
         found = quantize(before, after, options.quantize, batches, given)
+    files, chosen = {"before": before, "after": after}, settings(options)
     return {
         "how": options.quantize,
         "file": _FILE,
         "bytes": {"before": found.before_bytes, "after": found.bytes},
         "agreement": {name: asdict(row) for name, row in found.agreement.items()},
         "compared_on": "calibration data" if batches else "example inputs",
-        "latency": [
-            _timed({"before": before, "after": after}, slim, at, settings(options), stages) for at in points
-        ],
+        "latency": [_timed(files, slim, point, chosen, stages) for point in points],
     }
 
 
@@ -86,10 +76,4 @@ def _timed(
 ) -> dict[str, Any]:
     with stages.stage(f"measuring {_FILE} at {report.describe_point(point)}"):
         timed = measure(files, dict.fromkeys(files, feeds(slim, point)), chosen, _SECONDS_A_POINT)
-    before, after = timed["before"], timed["after"]
-    return {
-        "point": dict(point),
-        "before_ms": asdict(before),
-        "after_ms": asdict(after),
-        "speedup": before.median / after.median,
-    }
+    return report.times(point, timed["before"], timed["after"])

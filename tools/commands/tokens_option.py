@@ -45,9 +45,8 @@ def tokens_request(options: argparse.Namespace) -> TokensRequest | None:
 def _ids(text: str) -> tuple[int, ...]:
     """Return ids from a JSON list, or from lines of one id each."""
     if not text.lstrip().startswith("["):
-        return token_list(
-            [_number(line, place) for place, line in enumerate(text.splitlines(), 1) if line.strip()]
-        )
+        lines = [(place, line) for place, line in enumerate(text.splitlines(), 1) if line.strip()]
+        return token_list([_number(line, place) for place, line in lines])
     try:
         return token_list(json.loads(text))
     except json.JSONDecodeError as error:

@@ -5,11 +5,10 @@ py:PACKAGE.MODULE:NAME       a function that returns an iterable of batches: map
 any other file               UTF-8 text, one a line, for the tokenizer of the model's folder
 """
 
-import importlib
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from torch import Tensor
 from fxprune.calibration import Calibration, check_calibration
 from fxprune.calibration.data import Batch, batched_by_length
 from fxprune.errors import UsageError
-from fxprune.ir import Program, describe_error, first_line, is_free, quiet
+from fxprune.ir import Program, first_line, is_free, quiet
 from fxprune.tools.inputs.huggingface import load_tokenizer
-from fxprune.tools.inputs.loaded import Loaded
+from fxprune.tools.inputs.loaded import Loaded, call_named, call_or_refuse, failed_call
 
 DATA = "FILE.npz, FILE.safetensors or py:PACKAGE.MODULE:FUNCTION"
 _FORMS = f"a text file (one text a line), {DATA}"
@@ -52,15 +51,7 @@ def read_calibration(text: str, program: Program, loaded: Loaded, rows: int, len
 
 
 def _called(text: str) -> Any:
-    module, _, name = text.removeprefix("py:").partition(":")
-    if not module or not name:
-        raise UsageError(f"can't read the calibration data {text!r}; expected py:PACKAGE.MODULE:FUNCTION")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the folder that the command was called in, as `python -m` has it
-    try:
-        returned = getattr(importlib.import_module(module), name)()
-    except Exception as error:
-        raise _failed(text, error) from error
+    returned = call_named(text, "the calibration data")
     # Tensors and mappings are iterable, too; they are passed on whole, to be refused.
     single = isinstance(returned, (Tensor, np.ndarray, Mapping, str)) or not isinstance(returned, Iterable)
     return returned if single else _guarded(text, returned)
@@ -71,11 +62,7 @@ def _guarded(text: str, batches: Iterable[Any]) -> Iterator[Any]:
     try:
         yield from batches
     except Exception as error:
-        raise _failed(text, error) from error
-
-
-def _failed(text: str, error: Exception) -> UsageError:
-    return UsageError(f"{text} could not be called: {describe_error(error)}")
+        raise failed_call(text, error) from error
 
 
 def _npz(path: Path) -> dict[str, Any]:
@@ -207,20 +194,10 @@ def _tokenised(texts: Sequence[str], program: Program, tokenizer: Any, length: i
 
 
 def _encoded(texts: Sequence[str], tokenizer: Any, length: int, names: Sequence[str]) -> Mapping[str, Any]:
+    options = {"padding": False, "truncation": True, "max_length": length, "return_attention_mask": True}
+    encode = partial(tokenizer, list(texts), return_token_type_ids="token_type_ids" in names, **options)
     with quiet():
-        try:
-            made: Mapping[str, Any] = tokenizer(
-                list(texts),
-                padding=False,
-                truncation=True,
-                max_length=length,
-                return_attention_mask=True,
-                return_token_type_ids="token_type_ids" in names,
-            )
-        except Exception as error:
-            raise UsageError(
-                f"the tokenizer can't cut texts to {length} tokens: {first_line(error)}"
-            ) from error
+        made: Mapping[str, Any] = call_or_refuse(f"the tokenizer can't cut texts to {length} tokens", encode)
     return made
 
 

@@ -59,21 +59,20 @@ def load_tokenizer(text: str) -> Any:
 def save_preprocessing(text: str, target: Path, kinds: Collection[str]) -> tuple[str, ...]:
     """Write the preprocessing of these kinds (its tokenizer) from a MODEL's folder to another; return notes on what could not be read."""
     folder, _ = folder_of(text)
-    notes = []
-    for kind in kinds if folder else ():
-        assert folder is not None
-        if any(path for pattern in PREPROCESSING[kind] for path in folder.glob(pattern)):
-            notes += _copied(kind, folder, target)
-    return tuple(notes)
+    if not folder:
+        return ()
+    there = [
+        kind for kind in kinds if any(path for name in PREPROCESSING[kind] for path in folder.glob(name))
+    ]
+    return tuple(note for kind in there for note in _copied(kind, folder, target))
 
 
 def _copied(kind: str, folder: Path, target: Path) -> list[str]:
     what = f"the {kind} of {folder} can't be read, and is not here"
     try:
         with quiet_libraries():
-            call_or_refuse(
-                what, lambda: getattr(import_transformers(), kind).from_pretrained(folder)
-            ).save_pretrained(target)
+            found = call_or_refuse(what, lambda: getattr(import_transformers(), kind).from_pretrained(folder))
+            found.save_pretrained(target)
     except UsageError as error:
         return [str(error)]
     return []

@@ -1,6 +1,8 @@
 """Loaded models, as commands get them: module, example inputs, and where they came from."""
 
+import importlib
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +13,7 @@ from torch.export import ExportedProgram
 from fxprune.errors import UsageError
 from fxprune.frontend.capture import capture
 from fxprune.frontend.io_constraints import free_dims
-from fxprune.ir import Program, first_line, quiet
+from fxprune.ir import Program, describe_error, first_line, quiet
 
 MANIFEST = "fxprune.json"
 """The file that describes the results of a run, and lists its files."""
@@ -30,6 +32,24 @@ def call_or_refuse(what: str, function: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         raise UsageError(f"{what}: {first_line(error)}") from error
+
+
+def call_named(text: str, what: str) -> Any:
+    """Return what the function returns that `py:PACKAGE.MODULE:FUNCTION` names; UsageError where there is none, or it fails."""
+    module, _, name = text.removeprefix("py:").partition(":")
+    if not module or not name:
+        raise UsageError(f"can't read {what} {text!r}; expected py:PACKAGE.MODULE:FUNCTION")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the folder that the command was called in, as `python -m` has it
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except Exception as error:
+        raise failed_call(text, error) from error
+
+
+def failed_call(text: str, error: Exception) -> UsageError:
+    """Return the error of a function that `text` names."""
+    return UsageError(f"{text} could not be called: {describe_error(error)}")
 
 
 @dataclass(frozen=True)
@@ -67,15 +87,10 @@ class Loaded:
 
     def uncached(self) -> tuple[dict[str, Any], Any]:
         """Return the kwargs and dynamic shapes of a plain export: as captured, with no cache among the outputs."""
-        takes = (
-            isinstance(self.model, nn.Module)
-            and "use_cache" in inspect.signature(self.model.forward).parameters
-        )
-        if not takes or "use_cache" in self.kwargs:
+        model = self.model
+        takes = inspect.signature(model.forward).parameters if isinstance(model, nn.Module) else ()
+        if "use_cache" not in takes or "use_cache" in self.kwargs:
             return dict(self.kwargs), self.dynamic_shapes
-        dynamic = (
-            {**self.dynamic_shapes, "use_cache": None}
-            if isinstance(self.dynamic_shapes, Mapping)
-            else self.dynamic_shapes
-        )
+        shapes = self.dynamic_shapes
+        dynamic = {**shapes, "use_cache": None} if isinstance(shapes, Mapping) else shapes
         return {**self.kwargs, "use_cache": False}, dynamic

@@ -12,7 +12,6 @@ Nothing is downloaded; no code of a model folder runs.
 import copy
 import importlib
 import importlib.util
-import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,10 +23,17 @@ from torch.export import ExportedProgram
 
 from fxprune.errors import UsageError
 from fxprune.frontend.pt2_archive import missing_modules, required_modules
-from fxprune.ir import describe_error, quiet
+from fxprune.ir import quiet
 from fxprune.tools.inputs.example_inputs import dynamic_dims, example_inputs
 from fxprune.tools.inputs.huggingface import folder_of, import_transformers, quiet_libraries
-from fxprune.tools.inputs.loaded import MANIFEST, MODEL_FORMS, OWN_FUNCTION, Loaded, call_or_refuse
+from fxprune.tools.inputs.loaded import (
+    MANIFEST,
+    MODEL_FORMS,
+    OWN_FUNCTION,
+    Loaded,
+    call_named,
+    call_or_refuse,
+)
 
 _WEIGHTS = "this file holds weights and no model; give a function that builds the model and loads them"
 
@@ -48,7 +54,7 @@ def load(text: str) -> Loaded:
     if folder:
         return _hugging_face(text, folder, task)
     if text.startswith("py:"):
-        return _function(text)
+        return _returned(text, call_named(text, "the model"))
     if text.endswith(".pt2"):
         return _exported(text)
     what = FOREIGN.get(Path(text).suffix.lower(), "can't be read as a model")
@@ -80,20 +86,6 @@ def _exported(text: str) -> Loaded:
         return Loaded(text, call_or_refuse(f"{text}: {what}", lambda: torch.export.load(text)))
 
 
-def _function(text: str) -> Loaded:
-    module, _, name = text.removeprefix("py:").partition(":")
-    if not module or not name:
-        raise UsageError(f"can't read the model {text!r}; expected py:PACKAGE.MODULE:FUNCTION")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the current folder, as with `python -m`
-    try:
-        function = getattr(importlib.import_module(module), name)
-        returned = function()
-    except Exception as error:
-        raise UsageError(f"{text} could not be called: {describe_error(error)}") from error
-    return _returned(text, returned)
-
-
 def _returned(text: str, returned: Any) -> Loaded:
     model, *rest = returned if isinstance(returned, tuple) else (returned,)
     args = tuple(rest.pop(0)) if rest and isinstance(rest[0], (tuple, list)) else ()
@@ -119,16 +111,13 @@ def _hugging_face(text: str, folder: Path, task: str, **settings: Any) -> Loaded
     if not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]:
         raise UsageError(f"{folder} holds no weights: {_instead(folder)}")
     with quiet_libraries():
-        config = call_or_refuse(
-            f"{folder}: the config can't be read",
-            lambda: import_transformers().AutoConfig.from_pretrained(folder),
-        )
+        what = f"{folder}: the config can't be read"
+        config = call_or_refuse(what, lambda: import_transformers().AutoConfig.from_pretrained(folder))
         model, notes = _pretrained(folder, _model_class(config, task), settings)
         own, name = _prepared(model), type(model).__name__
         known = _task_of(model)
-        inputs = call_or_refuse(
-            f"no example inputs for {name}; {OWN_FUNCTION}", lambda: example_inputs(model, task)
-        )
+        what = f"no example inputs for {name}; {OWN_FUNCTION}"
+        inputs = call_or_refuse(what, lambda: example_inputs(model, task))
         call_or_refuse(f"{name} can't run on {_shapes(inputs)}; {OWN_FUNCTION}", lambda: _try(model, inputs))
     free = {name: dynamic_dims(value) for name, value in inputs.items()}
     return Loaded(text, model, (), inputs, free, notes, own, known)
@@ -206,16 +195,10 @@ def _managed(task: str, kind: str) -> tuple[Any, ...]:
 def _pretrained(
     folder: Path, model_class: Any, settings: Mapping[str, Any]
 ) -> tuple[nn.Module, tuple[str, ...]]:
+    how = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     model, info = call_or_refuse(
         f"{folder} can't be loaded as {model_class.__name__}",
-        lambda: model_class.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            output_loading_info=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            **settings,
-        ),
+        lambda: model_class.from_pretrained(folder, dtype=torch.float32, **how, **settings),
     )
     missing = sorted(info["missing_keys"])
     note = f"{len(missing)} weights are not in {folder} and were drawn at random: {', '.join(missing[:3])}"

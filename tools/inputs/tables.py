@@ -64,12 +64,10 @@ def read_task(folder: Path, columns: Columns | None = None, most: int = 0) -> La
     classes = classes_of({name: labels for name, (_, labels) in parts.items()})
     number = {name: i for i, name in enumerate(classes)}
     train, dev = (
-        LabelledTexts(tuple(texts), tuple(number[label] for label in labels))
-        for texts, labels in parts.values()
+        LabelledTexts(tuple(texts[:rows]), tuple(number[label] for label in labels[:rows]))
+        for (texts, labels), rows in zip(parts.values(), (most or None, None), strict=True)
     )
-    return LabelledTables(
-        LabelledTexts(train.texts[: most or None], train.labels[: most or None]), dev, classes
-    )
+    return LabelledTables(train, dev, classes)
 
 
 def classes_of(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

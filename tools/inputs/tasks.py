@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from fxprune.ir import Program
 from fxprune.tools.inputs.metrics import METRICS, exact, overlap
 from fxprune.tools.inputs.tables import classes_of, read_table, table_file
-from fxprune.tools.inputs.tokenize import Answers, encode_questions, encode_tags, encode_text
+from fxprune.tools.inputs.tokenize import Answers, Questions, encode_questions, encode_tags, encode_text
 from fxprune.training import Examples, Task
 from fxprune.training.examples import IGNORED, encoded
 from fxprune.training.fine_tune import perplexity, predict, predicted
@@ -33,16 +34,20 @@ class PreparedTask(Task):
         return dict(self.judge(module))
 
 
+def _no_classes(_tables: _Tables) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class _Task:
-    """A kind of task: its columns, the metrics that fit (the first is the default), the length of rows, and how its lesson is made."""
+    """A kind of task: its columns, the metrics that fit (the first is the default), how its lesson is made, and the length of rows."""
 
     columns: tuple[str, ...]
     metrics: tuple[str, ...]
-    length: int
-    classes: Callable[[_Tables], tuple[str, ...]]
     lesson: Callable[["TaskRequest"], PreparedTask]
     help: str
+    classes: Callable[[_Tables], tuple[str, ...]] = _no_classes
+    length: int = 128
     lower_is_better: bool = False
 
 
@@ -100,19 +105,14 @@ def _answers(found: Any) -> Answers:
     return [(one["text"], one["answer_start"]) for one in found]
 
 
-def _no_classes(_tables: _Tables) -> tuple[str, ...]:
-    return ()
-
-
 def _labels(tables: _Tables) -> tuple[str, ...]:
     """Return the classes of train; UsageError where dev has another."""
     return classes_of({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
 
 
 def _tags(tables: _Tables) -> tuple[str, ...]:
-    return classes_of(
-        {n: [tag for row in columns[-1] for tag in _split(row)] for n, columns in tables.items()}
-    )
+    rows = {name: map(_split, columns[-1]) for name, columns in tables.items()}
+    return classes_of({name: list(chain.from_iterable(tags)) for name, tags in rows.items()})
 
 
 def _split(row: Any) -> list[str]:
@@ -129,7 +129,7 @@ def _texts(asked: TaskRequest) -> PreparedTask:
         plain = rows if len(texts) > 1 else [text for (text,) in rows]
         return encoded(asked.tokenizer, plain, [number[str(x)] for x in labels], asked.program, asked.length)
 
-    return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
+    return _classes(asked, made)
 
 
 def _words(asked: TaskRequest) -> PreparedTask:
@@ -140,10 +140,12 @@ def _words(asked: TaskRequest) -> PreparedTask:
         classes = [[number[tag] for tag in row] for row in tags]
         return encode_tags(asked.tokenizer, words, classes, asked.program, asked.length)
 
-    return _classes(asked, made(asked.tables["train"]), made(asked.tables["dev"]))
+    return _classes(asked, made)
 
 
-def _classes(asked: TaskRequest, train: Examples, dev: Examples) -> PreparedTask:
+def _classes(asked: TaskRequest, made: Callable[[list[list[Any]]], Examples]) -> PreparedTask:
+    train, dev = (made(asked.tables[name]) for name in ("train", "dev"))
+
     def judge(module: nn.Module) -> dict[str, float]:
         answers, labels = predicted(asked.program, module, dev).flatten(), dev.labels.flatten()
         counted = labels != IGNORED
@@ -153,35 +155,24 @@ def _classes(asked: TaskRequest, train: Examples, dev: Examples) -> PreparedTask
 
 
 def _questions(asked: TaskRequest) -> PreparedTask:
-    made = {
-        name: encode_questions(
-            asked.tokenizer,
-            questions,
-            contexts,
-            [_answers(one) for one in answers],
-            asked.program,
-            asked.length,
-        )
-        for name, (questions, contexts, answers) in asked.tables.items()
-    }
-    dev, outputs = made["dev"], ("start_logits", "end_logits")
+    def made(name: str) -> Questions:
+        questions, contexts, found = asked.tables[name]
+        answers = [_answers(one) for one in found]
+        return encode_questions(asked.tokenizer, questions, contexts, answers, asked.program, asked.length)
+
+    train, dev, outputs = made("train"), made("dev"), ("start_logits", "end_logits")
 
     def judge(module: nn.Module) -> dict[str, float]:
         said = predict(asked.program, module, dev.examples, outputs)
         texts = dev.texts((index, logits) for index, logits, _ in said)
-        scores = {
-            name: [
-                max(score(right, text) for right, _ in answers)
-                for text, answers in zip(texts, dev.answers, strict=True)
-                if answers
-            ]
+        both = [(text, answers) for text, answers in zip(texts, dev.answers, strict=True) if answers]
+        return {
+            name: sum(max(score(right, text) for right, _ in answers) for text, answers in both)
+            / max(1, len(both))
             for name, score in (("f1", overlap), ("exact", exact))
         }
-        return {name: sum(found) / max(1, len(found)) for name, found in scores.items()}
 
-    return PreparedTask(
-        made["train"].examples, outputs, judge, (len(made["train"].contexts), len(dev.contexts))
-    )
+    return PreparedTask(train.examples, outputs, judge, (len(train.contexts), len(dev.contexts)))
 
 
 def _running(asked: TaskRequest) -> PreparedTask:
@@ -189,46 +180,27 @@ def _running(asked: TaskRequest) -> PreparedTask:
         encode_text(asked.tokenizer, [str(x) for x in asked.tables[name][0]], asked.program, asked.length)
         for name in ("train", "dev")
     )
-    return PreparedTask(
-        train,
-        ("logits",),
-        lambda module: {"perplexity": perplexity(asked.program, module, dev)},
-        (len(train), len(dev)),
-    )
+
+    def judge(module: nn.Module) -> dict[str, float]:
+        return {"perplexity": perplexity(asked.program, module, dev)}
+
+    return PreparedTask(train, ("logits",), judge, (len(train), len(dev)))
 
 
 TASKS: dict[str, _Task] = {
     "text-classification": _Task(
-        ("sentence", "label"),
-        tuple(METRICS),
-        128,
-        _labels,
-        _texts,
-        "a class for each text, or pair of texts (--second)",
+        ("sentence", "label"), tuple(METRICS), _texts,
+        "a class for each text, or pair of texts (--second)", _labels,
     ),
     "token-classification": _Task(
-        ("tokens", "tags"),
-        ("f1", "accuracy", "matthews"),
-        128,
-        _tags,
-        _words,
-        "a class for each word: lists, or words with spaces between",
+        ("tokens", "tags"), ("f1", "accuracy", "matthews"), _words,
+        "a class for each word: lists, or words with spaces between", _tags,
     ),
     "question-answering": _Task(
-        ("question", "context", "answers"),
-        ("f1",),
-        384,
-        _no_classes,
-        _questions,
-        "where in a context the answer stands, as in SQuAD",
+        ("question", "context", "answers"), ("f1",), _questions,
+        "where in a context the answer stands, as in SQuAD", length=384,
     ),
     "text-generation": _Task(
-        ("text",),
-        ("perplexity",),
-        128,
-        _no_classes,
-        _running,
-        "the next token of running text",
-        lower_is_better=True,
+        ("text",), ("perplexity",), _running, "the next token of running text", lower_is_better=True,
     ),
-}
+}  # fmt: skip

@@ -27,18 +27,14 @@ def encode_tags(
     length: int = 128,
 ) -> Examples:
     """Return words and their class numbers as examples; the first token of a word has its class, others are ignored."""
-    uneven = next(
-        (i for i, (one, other) in enumerate(zip(words, tags, strict=True)) if len(one) != len(other)), None
-    )
-    if uneven is not None:
-        raise UsageError(
-            f"row {uneven} has {len(words[uneven])} words and {len(tags[uneven])} tags; each word needs one"
-        )
+    for i, (row, classes) in enumerate(zip(words, tags, strict=True)):
+        if len(row) != len(classes):
+            raise UsageError(f"row {i} has {len(row)} words and {len(classes)} tags; each word needs one")
     made = tokenized(tokenizer, [list(row) for row in words], program, length, is_split_into_words=True)
     labels = torch.full(made["attention_mask"].shape, IGNORED)
-    for row, classes in enumerate(tags):
-        for place, word in _first_tokens(made.word_ids(row)):
-            labels[row, place] = classes[word]
+    for i, classes in enumerate(tags):
+        for place, word in _first_tokens(made.word_ids(i)):
+            labels[i, place] = classes[word]
     return examples(made, labels, program, by_token=True)
 
 
@@ -95,13 +91,11 @@ class Questions:
         """
         found: dict[int, tuple[float, str]] = {}
         for index, logits in said:
-            for row, (score, first, last) in zip(
-                index.tolist(), self._spans(index, logits, most), strict=True
-            ):
+            spans = self._spans(index, logits, most)
+            for row, (score, first, last) in zip(index.tolist(), spans, strict=True):
                 question = int(self.rows[row])
-                text = self.contexts[question][
-                    int(self.offsets[row, first, 0]) : int(self.offsets[row, last, 1])
-                ]
+                start, end = int(self.offsets[row, first, 0]), int(self.offsets[row, last, 1])
+                text = self.contexts[question][start:end]
                 if question not in found or score > found[question][0]:
                     found[question] = score, text
         return [found.get(question, (0.0, ""))[1] for question in range(len(self.contexts))]

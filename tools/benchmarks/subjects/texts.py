@@ -159,8 +159,10 @@ def _from_weights(kind: str, fault: str, **options: Any) -> Any:
     folder = _smollm2_folder()
     options |= {"gguf_file": SMOLLM2, "local_files_only": True}
     with quiet_libraries():
-        read = getattr(import_transformers(), kind).from_pretrained
-        return call_or_refuse(f"{folder / SMOLLM2}{fault}", lambda: read(folder, **options))
+        return call_or_refuse(
+            f"{folder / SMOLLM2}{fault}",
+            lambda: getattr(import_transformers(), kind).from_pretrained(folder, **options),
+        )
 
 
 def _smollm2_folder() -> Path:
