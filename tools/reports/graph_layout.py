@@ -75,8 +75,9 @@ def _ordered(rows: list[_Row], links: Sequence[tuple[str, str]]) -> list[_Row]:
             beside, near = (rows[i - 1], above) if down else (rows[i + 1], below)
             place_ = {name: k / max(1, len(beside) - 1) for k, name in enumerate(beside)}
             own = {name: k / max(1, len(rows[i]) - 1) for k, name in enumerate(rows[i])}
-            wanted = {n: _mean([place_[m] for m in near.get(n, ()) if m in place_], own[n]) for n in rows[i]}
-            rows[i].sort(key=wanted.__getitem__)
+            rows[i].sort(
+                key=lambda name: _mean([place_[n] for n in near.get(name, ()) if n in place_], own[name])
+            )
     return rows
 
 

@@ -89,15 +89,8 @@ def _rank(axis: Axis, layers: Sequence[Region], slim: Program) -> dict[str, Any]
 
 
 def _entry(axis: Axis, layers: Sequence[Region], before: int, after: int | None) -> dict[str, Any]:
-    layer = layer_of(axis, layers)
-    return {
-        "name": axis.name,
-        "role": axis.role,
-        "layer": layer,
-        "before": before,
-        "after": after,
-        "exact": axis.exact,
-    }
+    told = {"name": axis.name, "role": axis.role, "layer": layer_of(axis, layers)}
+    return {**told, "before": before, "after": after, "exact": axis.exact}
 
 
 def layer_of(axis: Axis, layers: Sequence[Region]) -> str:

@@ -158,9 +158,7 @@ def _row(name: str, before: int, after: int, unit: str) -> tuple[str, str, str, 
 
 def _quantity(value: int, beside: int, unit: str) -> str:
     """Return a number with its unit, scaled as the number beside it, so that both are easy to compare."""
-    if not unit:
-        return f"{value:,}"
-    return scaled(value, beside, unit)
+    return scaled(value, beside, unit) if unit else f"{value:,}"
 
 
 def scaled(value: int, beside: int, unit: str = "") -> str:
