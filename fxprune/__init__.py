@@ -73,12 +73,12 @@ def prune(
 
     `pipeline` is text, as in `"heads(ratio=0.25), ffn(ratio=0.5), fold"`. `context` holds what its passes take beside the program
     (calibration data, labelled rows, a runtime's settings); `dynamic_shapes` and `free_outputs` are those of `capture`. An FxpruneError
-    says what was refused, what failed, or what is missing; VerifyError what differs.
+    says what was refused, what failed, or what is missing; VerifyError what differs, or why nothing could be proven.
     """
     steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     given = context or Context()
     steps.check(given)
     program = capture(model, args, kwargs, dynamic_shapes, free_outputs, training=steps.uses("task"))
     result = steps.run(program, given)
-    assert result.proof.relative <= result.proof.bar  # made here, so that nothing unproven is handed on
+    result.proof.require()  # made here, so that nothing unproven is handed on
     return result

@@ -16,6 +16,7 @@ class Empty(Pass):
     """Remove units that zeros in the weights have emptied (after unstructured or block pruning elsewhere); no output changes."""
 
     name: ClassVar[str] = "empty"
+    preserves: ClassVar[bool] = True
 
     def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Remove the empty units and move constants into biases; the parameters that this changes count as re-fitted."""

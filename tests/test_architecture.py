@@ -104,7 +104,7 @@ def test_fxprune_itself_holds_three_files() -> None:
 
 
 def test_tests_mirror_the_folders() -> None:
-    own = {"support", "zoo", "fuzz"}
+    own = {"support", "zoo", "fuzz", "adversarial"}
     places = {path.parent.relative_to(ROOT / "tests") for path in files("tests")}
     folders = {Path(*name.split(".")[1:]) for name in packages()}
     assert (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,24 +36,86 @@ def tolerance(outputs: Iterable[Tensor]) -> float:
 
 def difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest `relative_difference` over the outputs, pair by pair; 0 where there are none, infinite where their numbers differ."""
+    return compare_outputs(got, expected).relative
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far outputs are apart: the largest relative difference and its bar, and how many finite floating numbers were compared.
+
+    Of several outputs it is the one that comes nearest to its own bar, or exceeds it most: each is held to that of its dtype.
+    """
+
+    relative: float
+    bar: float
+    compared: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is within the bar."""
+        return self.relative <= self.bar
+
+
+def compare_outputs(
+    got: Sequence[Tensor], expected: Sequence[Tensor], noise: Sequence[Tensor] = ()
+) -> Agreement:
+    """Compare outputs pair by pair; infinitely far where their numbers differ. `noise` is as in `relative_difference`."""
     if len(got) != len(expected):
-        return float("inf")
-    return max(map(relative_difference, got, expected), default=0.0)
+        return Agreement(math.inf, 0.0, 0)
+    steps: Sequence[Tensor | None] = noise or [None] * len(got)
+    found = [
+        (relative_difference(one, other, step), TOLERANCES.get(other.dtype, 0.0))
+        for one, other, step in zip(got, expected, steps, strict=True)
+    ]
+    relative, bar = max(found, key=lambda pair: pair[0] / max(pair[1], 1e-300), default=(0.0, 0.0))
+    return Agreement(relative, bar, sum(map(_comparable, got, expected)))
 
 
-def relative_difference(got: Tensor, expected: Tensor) -> float:
-    """The largest |got − expected| over the largest finite |expected|; infinite where shape or dtype differ.
+def relative_difference(got: Tensor, expected: Tensor, noise: Tensor | None = None) -> float:
+    """The largest |got − expected| over a scale, element by element (see `scale_of`); infinite where shape or dtype differ.
 
-    Equal infinities, and NaN in both, count as 0; NaN or an infinity that only one of them has, as infinite.
+    Equal infinities, and NaN in both, count as 0; NaN or an infinity that only one of them has, as infinite. `noise` is a difference in
+    the shape of the outputs that does not count, for it is known to be rounding.
     """
     if got.shape != expected.shape or got.dtype != expected.dtype:
-        return float("inf")
+        return math.inf
     if not got.numel() or torch.equal(got, expected):
         return 0.0
     wide = torch.complex128 if got.is_complex() else torch.float64
     one, other = got.to(wide), expected.to(wide)
     same = (one == other) | (one.isnan() & other.isnan())
-    gap = torch.where(same, 0.0, (one - other).abs()).nan_to_num(float("inf"), posinf=float("inf")).max()
-    finite = other.abs()[other.isfinite()]
-    scale = finite.max() if finite.numel() else torch.ones(())
-    return float(gap / scale.clamp_min(1e-30))
+    gap = torch.where(same, 0.0, (one - other).abs()).nan_to_num(math.inf, posinf=math.inf)
+    if noise is not None:
+        gap = (gap - noise).clamp_min(0.0)
+    return float((gap / scale_of(other)).max())
+
+
+_LINE = 8
+"""The fewest elements along a dimension that have a median of their own."""
+
+
+def scale_of(expected: Tensor) -> Tensor:
+    """The magnitude that errors are compared with, element by element, float64: of the element itself, or one that is usual around it.
+
+    What is usual is the smallest of the medians of all elements and of those along each dimension, so that a large constant (a mask, a
+    sentinel) sets the scale for none but itself. Zeros, infinities and NaN have no part in a median, nor do repetitions in that of all.
+    """
+    size = expected.abs().to(torch.float64)
+    counts = size.isfinite() & (size > 0)
+    if not counts.any():
+        return torch.full_like(size, 1e-30)
+    usual = size[counts].unique().median().expand(size.shape)
+    marked = torch.where(counts, size, math.nan)
+    for dim, length in enumerate(size.shape):
+        if length >= _LINE:
+            along = marked.nanmedian(dim, keepdim=True).values
+            usual = torch.minimum(usual, along.nan_to_num(math.inf))
+    own = torch.where(size.isfinite(), size, 0.0)
+    return torch.maximum(own, usual).clamp_min(1e-30)
+
+
+def _comparable(got: Tensor, expected: Tensor) -> int:
+    """The number of places where both have a finite floating number."""
+    if got.shape != expected.shape or not (got.is_floating_point() or got.is_complex()):
+        return 0
+    return int((got.isfinite() & expected.isfinite()).sum())

@@ -122,7 +122,7 @@ class Pipeline:
             if "task" in each.uses:  # training is long: what went before is proven first
                 claims = [replace(claim, proof=claim.prove()) for claim in claims]
             outcome, step = self._step(program, own)
-            claims = _claimed(claims, program, outcome)
+            claims = _claimed(claims, program, outcome, each.preserves)
             program = outcome.program
             steps.append(step)
         refitted = dict.fromkeys(name for claim in claims for name in claim.refitted)
@@ -142,10 +142,13 @@ class Pipeline:
         return outcome, Step(str(each), time.perf_counter() - start, len(part), counts, note, outcome.details)
 
 
-def _claimed(claims: list[Claim], program: Program, outcome: Outcome) -> list[Claim]:
+def _claimed(claims: list[Claim], program: Program, outcome: Outcome, unchanged: bool) -> list[Claim]:
     """Return the claims with what a pass did: the last one extended, or, where it trained or made factors, a claim of its own."""
     if not (outcome.proof or outcome.factors):
-        return [*claims[:-1], claims[-1].then(outcome.program, outcome.selection, outcome.refitted)]
+        return [
+            *claims[:-1],
+            claims[-1].then(outcome.program, outcome.selection, outcome.refitted, unchanged),
+        ]
     own = Claim(
         program,
         outcome.program,

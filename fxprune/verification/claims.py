@@ -5,12 +5,14 @@ A part ends where matrices become factors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fxprune.analysis import analyze
 from fxprune.errors import VerifyError
-from fxprune.ir import Program, Selection, difference, run_example, tolerance
+from fxprune.ir import Program, Selection, difference, run_example
+from fxprune.ir.compare import compare_outputs
 from fxprune.rewrite.merge_factors import merge_factors
 from fxprune.verification.equivalence import Proof, is_rigid, verify
 
@@ -30,19 +32,22 @@ class Claim:
     factors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     proof: Proof | None = None
     trained: bool = False
+    unchanged: bool = True  #: no pass of this part is meant to change an output
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing was done."""
         return self.after is self.before
 
-    def then(self, after: Program, selection: Selection, refitted: Sequence[str]) -> Claim:
-        """Return this claim extended by one more pass."""
+    def then(
+        self, after: Program, selection: Selection, refitted: Sequence[str], unchanged: bool = False
+    ) -> Claim:
+        """Return this claim extended by one more pass; `unchanged`: it is meant to change no output."""
         both = self.selection.compose(selection)
         if selection.removed:
             both = _of_what_is_left(self.before, after, both)
-        changed = tuple(dict.fromkeys((*self.refitted, *refitted)))
-        return Claim(self.before, after, both, changed, self.factors)
+        names = tuple(dict.fromkeys((*self.refitted, *refitted)))
+        return Claim(self.before, after, both, names, self.factors, unchanged=self.unchanged and unchanged)
 
     def prove(self) -> Proof:
         """Prove that the program after equals the one before without what was removed; VerifyError names what differs.
@@ -52,33 +57,41 @@ class Claim:
         if self.proof:
             return self.proof
         if not self.factors:
-            return verify(self.before, self.after, self.selection, self.refitted)
+            return verify(self.before, self.after, self.selection, self.refitted, self.unchanged)
         own = {name for names in self.factors.values() for name in names}
         whole = merge_factors(self.after, lambda pair: own.issuperset(pair.weights))
-        apart, joined = run_example(self.after, self.before), run_example(whole, self.before)
-        relative, bar = difference(apart, joined), tolerance(joined)
-        if not relative <= bar:
+        found = compare_outputs(run_example(self.after, self.before), run_example(whole, self.before))
+        if not found.holds:
             raise VerifyError(
-                f"the factors and their products differ by {relative:.1e}; the bar is {bar:.0e}"
+                f"the factors and their products differ by {found.relative:.1e}; the bar is {found.bar:.0e}"
             )
         refitted = (*self.refitted, *(name for name in self.factors if name in whole.tensors()))
-        verdict = verify(self.before, whole, self.selection, refitted)
-        return replace(verdict, relative=max(relative, verdict.relative))
+        proof = verify(self.before, whole, self.selection, refitted, unchanged=True)
+        return replace(proof, relative=max(found.relative, proof.relative))
 
 
 def prove_claims(original: Program, claims: Sequence[Claim]) -> Proof:
-    """Prove all claims, and return one proof; its `change` is that of the whole."""
-    verdicts = [claim.prove() for claim in claims]
-    if len(verdicts) == 1:
-        return verdicts[0]
-    first = run_example(original)
-    last = run_example(claims[-1].after, original) if claims else first
-    lists: dict[str, tuple[str, ...]] = {}
-    for name in ("exact", "inexact", "refitted"):
-        lists[name] = tuple(dict.fromkeys(each for verdict in verdicts for each in getattr(verdict, name)))
-    relative, bar = (max((getattr(v, name) for v in verdicts), default=0.0) for name in ("relative", "bar"))
-    change = difference(last, first) if is_rigid(original) else float("nan")
-    return Proof(relative, bar, lists["exact"], lists["inexact"], change, lists["refitted"])
+    """Prove all claims, and return one proof; its `change` is that of the whole, and it is one only where each claim is."""
+    proofs = [claim.prove() for claim in claims]
+    if len(proofs) == 1:
+        return proofs[0]
+    first, last = run_example(original), run_example(claims[-1].after, original)
+    lists = {
+        name: tuple(dict.fromkeys(each for proof in proofs for each in getattr(proof, name)))
+        for name in ("exact", "inexact", "refitted")
+    }
+    worst = max(proofs, key=lambda proof: proof.relative / max(proof.bar, 1e-300))
+    return Proof(
+        worst.relative,
+        worst.bar,
+        lists["exact"],
+        lists["inexact"],
+        difference(last, first) if is_rigid(original) else math.nan,
+        lists["refitted"],
+        {name: move for proof in proofs for name, move in proof.moves.items()},
+        min(proof.inputs for proof in proofs),
+        next((proof.why for proof in proofs if proof.why), ""),
+    )
 
 
 def _of_what_is_left(original: Program, program: Program, selection: Selection) -> Selection:

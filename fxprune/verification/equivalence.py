@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from fxprune.analysis import Analysis, analyze
 from fxprune.dims import Dim, Kept, changes, cut
 from fxprune.errors import VerifyError
 from fxprune.ir import (
-    TOLERANCES,
     Program,
     Selection,
     copy_graph,
@@ -23,24 +22,27 @@ from fxprune.ir import (
     rebuild,
     run_example,
     source_line,
-    tolerance,
 )
-from fxprune.ir.compare import relative_difference
+from fxprune.ir.compare import Agreement, compare_outputs, relative_difference
 from fxprune.ir.interpreter import every_value
 from fxprune.rewrite import zero_readers
 from fxprune.rewrite.apply import apply
 from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import kept_masks, shrink
-from fxprune.verification.float64 import to_float64
+from fxprune.verification.float64 import rounding_noise, to_float64
+from fxprune.verification.inputs import input_variants, moved_inputs
+from fxprune.verification.random_values import fix_random
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Result of a proof: `relative` is the largest difference of an output over its largest magnitude, on the example inputs.
+    """Result of a proof: *equal*, or *nothing proven* with the reason; a difference is a VerifyError.
 
-    `bar` is the limit that it was held to. `exact` are the axes of the claim, `inexact` those left out of it; `change` is how
-    much pruning moved the outputs (the same measure against the original), which shows that the claim is not empty. `refitted` are weights
-    that were changed on purpose: the claim is about the program with their cut originals in their place.
+    `relative` is the largest difference of an output over its scale (`fxprune.ir.compare.scale_of`), and `bar` the limit that it was held
+    to, over `inputs` inputs: the example, and others that were made from it. `exact` are the axes of the claim, `inexact` those left out
+    of it. `moves` says for each axis of the claim how far the outputs move without its removed units, and `change` how far pruning moved
+    them in all (the same measure against the original): these show that the claim is not empty. `refitted` are weights that were changed
+    on purpose: the claim is about the program with their cut originals in their place. `why` is the reason where nothing is proven.
     """
 
     relative: float
@@ -49,39 +51,103 @@ class Proof:
     inexact: tuple[str, ...]
     change: float
     refitted: tuple[str, ...] = ()
+    moves: Mapping[str, float] = field(default_factory=dict)
+    inputs: int = 1
+    why: str = ""
+
+    @property
+    def status(self) -> str:
+        """`equal` or `nothing proven`."""
+        return "nothing proven" if self.why else "equal"
+
+    @property
+    def unmoved(self) -> tuple[str, ...]:
+        """The axes of the claim whose removed units move no output on any of the inputs."""
+        return tuple(name for name, move in self.moves.items() if move == 0)
+
+    def require(self) -> Proof:
+        """Return the proof; VerifyError where nothing is proven, with the reason."""
+        if self.why:
+            raise VerifyError(f"nothing proven: {self.why}")
+        return self
 
     def as_data(self) -> dict[str, Any]:
-        """Return the proof as plain data for JSON; `change` is None where it is no number (the outputs shrank)."""
-        return asdict(self) | {"change": self.change if math.isfinite(self.change) else None}
+        """Return the proof as plain data for JSON; what is no finite number (`change`, where the outputs shrank) is None."""
+        moves = {name: move if math.isfinite(move) else None for name, move in self.moves.items()}
+        change = self.change if math.isfinite(self.change) else None
+        return asdict(self) | {"moves": moves, "change": change, "status": self.status}
 
 
-def verify(program: Program, slim: Program, selection: Selection, refitted: Sequence[str] = ()) -> Proof:
+def verify(
+    program: Program,
+    slim: Program,
+    selection: Selection,
+    refitted: Sequence[str] = (),
+    unchanged: bool = False,
+) -> Proof:
     """Prove a shrunk program against the zeroed original; VerifyError names the first node that differs in shape or value.
 
     Regions that the selection removes are bypassed in the original too: that is what their removal means. Inexact axes are no part of
     the claim: with them, equality is shown for the exact part of the selection, and `slim` must be what `shrink` gives for the whole.
-    Weights named in `refitted` are first put back to what the selection leaves of the original's: all else must be equal. Where rounding
-    takes the outputs of a deep program past the bar, both are compared in float64, with its bar.
+    Weights named in `refitted` are first put back to what the selection leaves of the original's: all else must be equal. All is compared
+    on the example inputs and on others made from it. Where rounding takes the outputs of a deep program past the bar, both are compared
+    in float64, with its bar. Random values are the same on both sides. The proof says where all this shows nothing; with `unchanged`, what
+    was removed is meant to have had no effect.
     """
     before = dict(zip(program.named_outputs(), run_example(program), strict=True))
     moved: float | None = None
     if refitted and is_rigid(program):
         moved = difference(run_example(slim, program), list(before.values()))
     slim = _put_back(program, slim, selection, refitted)
-    program, selection = bypass(program, selection.removed), replace(selection, removed=())
+    removed = selection.removed
+    program, selection = bypass(program, removed), replace(selection, removed=())
+    program, slim, why = fix_random(program, slim, selection)
     analysis = analyze(program)
     exact = tuple(name for name in selection if analysis.axis(name).exact)
     inexact = tuple(name for name in selection if not analysis.axis(name).exact)
+    if why:
+        return Proof(math.nan, 0.0, exact, inexact, math.nan, tuple(refitted), why=why)
     claim = selection.only(set(exact))
     _check_examples(analysis, slim, selection)
-    got = _outputs(slim, program)
-    candidate = (shrink(program, claim), None) if inexact else (slim, got)
-    relative, bar = _compare(analysis, zero_readers(program, claim), candidate, claim)
+    candidate = shrink(program, claim) if inexact else slim
+    variants = input_variants(program)
+    oracle = zero_readers(program, claim)
+    found = [_compare(analysis, moved_inputs(oracle, each), candidate, claim) for each in variants]
     if inexact:
         whole = shrink(program, selection)
-        _compare(analyze(whole), whole, (slim, got), Selection())
-    change = _change(analysis, before, got or [], selection) if moved is None else moved
-    return Proof(relative, bar, exact, inexact, change, tuple(refitted))
+        for each in variants:
+            _compare(analyze(whole), moved_inputs(whole, each), slim, Selection())
+    got = _outputs(slim, program) or []
+    change = _change(analysis, before, got, selection) if moved is None else moved
+    moves = {name: _move(program, claim.only({name}), variants) for name in exact}
+    worst = max(found, key=lambda each: each.relative / max(each.bar, 1e-300))
+    compared = sum(each.compared for each in found)
+    why = _why_nothing(compared, {} if unchanged else moves, bool(removed), change)
+    return Proof(
+        worst.relative, worst.bar, exact, inexact, change, tuple(refitted), moves, len(variants), why
+    )
+
+
+def _move(program: Program, part: Selection, variants: Sequence[Program]) -> float:
+    """Return how far the outputs move without the removed units of one axis, on the first inputs on which they do."""
+    zeroed = zero_readers(program, part)
+    moves = (difference(run_example(moved_inputs(zeroed, each)), run_example(each)) for each in variants)
+    return next((move for move in moves if move > 0), 0.0)
+
+
+def _why_nothing(compared: int, moves: Mapping[str, float], bypassed: bool, change: float) -> str:
+    """Return why a comparison that found no difference shows nothing; "" where it does show something."""
+    if not compared:
+        return "no output has a finite floating number to compare: give other example inputs, or outputs that are floating"
+    if moves and not any(moves.values()) and not (bypassed and change > 0):
+        names = list(moves)
+        few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return (
+            f"no output moves without the removed units of {few} on these inputs: give other example inputs"
+        )
+    if bypassed and not moves and change == 0:
+        return "no output moves without what was bypassed on these inputs: give other example inputs"
+    return ""
 
 
 def is_rigid(program: Program) -> bool:
@@ -144,30 +210,38 @@ def _outputs(slim: Program, program: Program) -> list[Tensor] | None:
         return None
 
 
-def _compare(
-    analysis: Analysis, oracle: Program, candidate: tuple[Program, list[Tensor] | None], claim: Selection
-) -> tuple[float, float]:
+def _compare(analysis: Analysis, oracle: Program, candidate: Program, claim: Selection) -> Agreement:
+    """Compare a candidate with the oracle on the oracle's inputs; VerifyError where they differ by more than rounding."""
     expected = _shrunk_outputs(analysis, run_example(oracle), claim)
-    got = candidate[1] if candidate[1] is not None else _outputs(candidate[0], oracle)
-    bar = tolerance(expected)
-    relative = difference(got, expected) if got is not None else float("inf")
-    if relative <= bar:
-        return relative, bar
-    exact = _in_doubles(analysis, oracle, candidate[0], claim)
-    if exact <= TOLERANCES[torch.float64] < bar:
-        return exact, TOLERANCES[torch.float64]
-    raise _first_difference(analysis, oracle, candidate[0], claim, (relative, bar))
+    got = _outputs(candidate, oracle)
+    found = compare_outputs(got, expected) if got is not None else Agreement(math.inf, 0.0, 0)
+    if found.holds:
+        return found
+    exact = _in_doubles(analysis, oracle, candidate, claim)
+    if exact is not None and exact.holds:
+        return exact
+    raise _first_difference(analysis, oracle, candidate, claim, found)
 
 
-def _in_doubles(analysis: Analysis, oracle: Program, candidate: Program, claim: Selection) -> float:
-    """Return the difference in float64, where rounding of a deep program can't hide a fault; infinite where it can't run in float64."""
+def _in_doubles(
+    analysis: Analysis, oracle: Program, candidate: Program, claim: Selection
+) -> Agreement | None:
+    """Compare in float64, where rounding of a deep program can't hide a fault; None where it can't run in float64.
+
+    A difference that weights moved by a rounding step make as well is noise.
+    """
     try:
         source = to_float64(oracle)
         got = run_example(to_float64(candidate), source)
-        expected = _shrunk_outputs(analysis, run_example(source), claim)
+        outputs = run_example(source)
+        expected = _shrunk_outputs(analysis, outputs, claim)
+        found = compare_outputs(got, expected)
+        if found.holds or not math.isfinite(found.relative):
+            return found
+        steps = rounding_noise(source, outputs)
+        return compare_outputs(got, expected, _shrunk_outputs(analysis, steps, claim))
     except (RuntimeError, VerifyError):
-        return float("inf")
-    return difference(got, expected)
+        return None
 
 
 def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection) -> list[Tensor]:
@@ -180,7 +254,7 @@ def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection)
 
 
 def _first_difference(
-    analysis: Analysis, oracle: Program, candidate: Program, claim: Selection, gap: tuple[float, float]
+    analysis: Analysis, oracle: Program, candidate: Program, claim: Selection, found: Agreement
 ) -> VerifyError:
     kept = kept_masks(analysis, claim)
     values = dict(every_value(candidate, oracle))
@@ -188,13 +262,14 @@ def _first_difference(
     nodes = {node.name: node for node in candidate.graph.nodes}
     for name, expected in every_value(oracle, oracle):
         if name in values and isinstance(expected, Tensor):
-            fault = _fault(expected, values[name], _kept_part(dims.get(name), expected, kept), gap[1])
+            fault = _fault(expected, values[name], _kept_part(dims.get(name), expected, kept), found.bar)
             if fault:
                 where = source_line(nodes[name])
                 place = f" [{where}]" if where else ""
                 return VerifyError(f"{name} = {nodes[name].target}: {fault}{place}", name)
     return VerifyError(
-        f"the outputs differ by {gap[0]:.3g} (allowed {gap[1]:.0e}), though every common node agrees", None
+        f"the outputs differ by {found.relative:.3g} (allowed {found.bar:.0e}), though every common node agrees",
+        None,
     )
 
 

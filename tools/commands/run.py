@@ -137,7 +137,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         slim, vocabulary = keep_tokens_asked(result.program, job.tokens)
     selection = result.selection
     with stages.stage("proving"):
-        proof = result.proof
+        proof = result.proof.require()
         told = prove_tokens(result.program, vocabulary)
     with draft_folder(target) as draft, tempfile.TemporaryDirectory() as scratch:
         emitted = _emit(slim, draft, stages)

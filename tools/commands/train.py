@@ -67,7 +67,7 @@ def train_command(options: argparse.Namespace) -> int:
     with stages.stage("training"):
         result = steps.run(job.program, _context(options, job, teacher, kept, stages))
     with stages.stage("proving"):
-        assert result.proof.relative <= result.proof.bar
+        result.proof.require()
     found = _written(options, job, result, {"teacher": taught_by}, stages)
     if options.json:
         console.print_json(found)
