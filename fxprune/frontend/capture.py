@@ -11,7 +11,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from fxprune.frontend.dynamic_shapes import (
 from fxprune.frontend.io_constraints import free_dims
 from fxprune.frontend.library_patches import with_library_patches
 from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
+from fxprune.frontend.module_state import unchanged
 from fxprune.frontend.pt2_archive import missing_modules
 from fxprune.ir import Program, describe_error, source_line, trees
 from fxprune.ir.signature import shape_tree
@@ -59,9 +60,11 @@ def capture(
     `free_outputs` are outputs that may shrink. With `training`, an nn.Module is captured in training mode, too, so that its fused
     attention has the dropout in training that it has there. CaptureError gives torch's reason.
     """
-    program = _captured(model, args, dict(kwargs or {}), dynamic_shapes)
-    if training and isinstance(model, nn.Module):
-        _remember_dropout(program, model, args, dict(kwargs or {}), dynamic_shapes)
+    given = dict(kwargs or {})
+    with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
+        program = _captured(model, args, given, dynamic_shapes)
+        if training and isinstance(model, nn.Module):
+            _remember_dropout(program, model, args, given, dynamic_shapes)
     return free_dims(program, outputs=free_outputs)
 
 
@@ -75,10 +78,22 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
         raise CaptureError(
             f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
         )
+    _call_once(model, tuple(args), kwargs)
     shapes = named_shapes(model, args, kwargs, dynamic_shapes)
     trace = partial(_traced, model, tuple(args), kwargs, shapes)
     program: Program = with_library_patches(model, trace, partial(check_same, model))
     return program
+
+
+def _call_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call the model, so that what it computes once and caches is there before torch.export runs it on fake tensors.
+
+    It writes into copies of its inputs and buffers. Where it fails, capture fails too, with torch's reason, which names the line.
+    """
+    own_args, own_kwargs = clone_inputs((args, {**kwargs, **uncached_kwargs(model, kwargs)}))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with exporting(model), without_cache(model, kwargs), suppress(Exception):
+        torch.func.functional_call(model, buffers, own_args, own_kwargs)
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Program:

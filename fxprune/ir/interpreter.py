@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxprune.errors import VerifyError
 from fxprune.ir.program import Program
@@ -28,9 +28,16 @@ class Recorder(fx.Interpreter):
         super().__init__(program.graph_module)
         self.names, self.given, self.copies = names, given or {}, copies
         self.values: dict[fx.Node, Any] = {}
+        self._buffers: dict[str, Tensor] = {}
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.given[target] if target in self.given else super().get_attr(target, args, kwargs)
+        """Return a tensor of the program: a parameter, or a copy of a buffer, for the graph may write into it."""
+        if target in self.given:
+            return self.given[target]
+        found = super().get_attr(target, args, kwargs)
+        if isinstance(found, nn.Parameter) or not isinstance(found, Tensor):
+            return found
+        return self._buffers.setdefault(target, found.clone())
 
     def run_node(self, n: fx.Node) -> Any:
         value = self.compute(n)

@@ -50,8 +50,10 @@ class Program(HasSummary):
         return {**vars(self), "_results": {}}  # a copy is another program: it is analysed again
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs, in inference. A Program is a value: what it writes into buffers is gone afterwards (`module()` keeps it)."""
+        buffers = {name: buffer.clone() for name, buffer in self.graph_module.named_buffers()}
         with torch.no_grad():
-            return self.graph_module(*args, **kwargs)
+            return torch.func.functional_call(self.graph_module, buffers, args, kwargs)
 
     @property
     def graph(self) -> fx.Graph:

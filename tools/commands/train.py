@@ -192,7 +192,7 @@ def _written(
     """Evaluate, export and measure; write the results, and return them in the form of train.json."""
     slim, session = result.program, settings(options)
     with stages.stage("judging what is left"):
-        judged = job.lesson.scores(slim.graph_module)
+        judged = job.lesson.scores(slim.module())
     with draft_folder(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
         with stages.stage("writing and checking model.onnx"):
             emitted = export_onnx(slim, draft / "model.onnx")

@@ -66,7 +66,7 @@ class Pruning:
             if same_weights(before, program):
                 return self._again(before, result, program)
         result = self.pipeline.run(program)
-        self.verdicts.append(result.proof)
+        self.verdicts.append(result.proof.require())
         self.results.append((program, result))
         return result.program
 

@@ -55,7 +55,7 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def _figures(program: Program, steps: Pipeline, result: Result, emitted: Emitted) -> dict[str, Any]:
-    proof = result.proof.as_data()
+    proof = result.proof.require().as_data()
     return {
         "pipeline": str(steps),
         "before": _cost(program),

@@ -1,0 +1,52 @@
+"""State of a module during capture: whatever the capture changes in it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+_CONTAINERS = (dict, list, set)
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put back the attributes of a model and its submodules afterwards, and the contents of containers among them.
+
+    A model may cache in attributes what it computed (masks, tables, anchors); while torch.export runs it, these are fake tensors.
+    """
+    before = [(module, _snapshot(module.__dict__)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, saved in before:
+            _restore(module.__dict__, saved)
+
+
+def _snapshot(value: Any) -> Any:
+    """Return the value with copies of what it contains, as (the value, its contents) for containers."""
+    if isinstance(value, dict):
+        return value, {key: _snapshot(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return value, [_snapshot(each) for each in value]
+    return (value, set(value)) if isinstance(value, set) else (value, None)
+
+
+def _restore(value: Any, saved: tuple[Any, Any]) -> Any:
+    """Give a container its contents back, in place, and return the value that was saved."""
+    before, contents = saved
+    if contents is None:
+        return before
+    found = {k: _restore(each[0], each) for k, each in contents.items()} if isinstance(before, dict) else None
+    if found is not None:
+        if list(before) != list(found) or any(before[k] is not each for k, each in found.items()):
+            before.clear()
+            before.update(found)
+    elif isinstance(before, list):
+        before[:] = [_restore(each[0], each) for each in contents]
+    else:
+        before.clear()
+        before.update(contents)
+    return before
