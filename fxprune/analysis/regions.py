@@ -60,7 +60,7 @@ def find_regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ..
     residuals = [atom for row in rows for atom in row.atoms if atom.residual]
     found += [_region((replace(atom, tail=()),), "branch", _innermost(atom, modules)) for atom in residuals]
     found.sort(key=lambda region: (UNITS.index(region.unit), place[region.exit]))
-    named = _named(roles, found)
+    named = _named(roles, found, modules)
     return (*named, *_refused(program, flow, named, modules))
 
 
@@ -180,17 +180,23 @@ def _units(stretch: Sequence[Segment], period: int) -> list[tuple[Segment, ...]]
 _KINDS = (("heads", "attention"), ("experts", "experts"), ("ffn", "ffn"), ("channels", "conv"))
 
 
-def _named(roles: Roles, found: Sequence[Region]) -> list[Region]:
-    """Give regions unique names: the module's path; where that is taken, a branch's name appends what it does."""
+def _named(roles: Roles, found: Sequence[Region], modules: Mapping[str, Module]) -> list[Region]:
+    """Give regions unique names: the module's path; a part of a module, or a second region in it, appends what it does."""
     taken: set[str] = set()
     named: list[Region] = []
     for region in found:
         wanted = region.name or region.unit
-        if wanted in taken and region.unit == "branch":
+        if region.unit == "branch" and (wanted in taken or _is_part(region, modules)):
             wanted = f"{wanted}.{_kind(roles, region)}"
         named.append(replace(region, name=free_name(wanted, taken, ".")))
         taken.add(named[-1].name)
     return named
+
+
+def _is_part(region: Region, modules: Mapping[str, Module]) -> bool:
+    """Return whether the module whose name a region bears reads weights outside of it."""
+    module = modules.get(region.name)
+    return module is not None and any(node.name not in region.nodes for node in module.readers)
 
 
 def _kind(roles: Roles, region: Region) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.dims import Dim, find
 from fxprune.ir import Program, attribute, operands
-from fxprune.rules import Flow, is_written, passes_value
+from fxprune.rules import Flow, is_written, passes_value, traits_of
 
 aten = torch.ops.aten
 
@@ -90,10 +90,13 @@ def find_rows(program: Program, flow: Flow) -> list[Row]:
 
 
 def _graph(program: Program, flow: Flow) -> nx.DiGraph:
-    """Return the graph of all that depends on an input, from operand to user; the output node is the sink of outputs that are not spare."""
+    """Return the graph of all that depends on an input, from operand to user; the output node is the sink of outputs that are not spare.
+
+    What depends on the shapes of its operands alone carries none of their values on.
+    """
     graph, spare = nx.DiGraph(), program.spare_outputs()
     for node in program.graph.nodes:
-        if node in flow.varies or node.op == "output":
+        if (node in flow.varies and not traits_of(node.target).shape_only) or node.op == "output":
             read = [source for source in operands(node) if source in flow.varies]
             needed = [source for source in read if source not in spare] if node.op == "output" else read
             graph.add_edges_from((source, node) for source in needed)
