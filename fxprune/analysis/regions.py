@@ -187,7 +187,8 @@ def _named(roles: Roles, found: Sequence[Region], modules: Mapping[str, Module])
     for region in found:
         wanted = region.name or region.unit
         if region.unit == "branch" and (wanted in taken or _is_part(region, modules)):
-            wanted = f"{wanted}.{_kind(roles, region)}"
+            kind = _kind(roles, region)
+            wanted = f"{wanted}.{kind if not wanted.endswith(kind) else 'branch'}"
         named.append(replace(region, name=free_name(wanted, taken, ".")))
         taken.add(named[-1].name)
     return named

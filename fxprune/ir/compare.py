@@ -40,7 +40,7 @@ def difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class OutputAgreement:
     """How far outputs are apart: the largest relative difference and its bar, and how many finite floating numbers were compared.
 
     Of several outputs it is the one that comes nearest to its own bar, or exceeds it most: each is held to that of its dtype.
@@ -58,17 +58,17 @@ class Agreement:
 
 def compare_outputs(
     got: Sequence[Tensor], expected: Sequence[Tensor], noise: Sequence[Tensor] = ()
-) -> Agreement:
+) -> OutputAgreement:
     """Compare outputs pair by pair; infinitely far where their numbers differ. `noise` is as in `relative_difference`."""
     if len(got) != len(expected):
-        return Agreement(math.inf, 0.0, 0)
+        return OutputAgreement(math.inf, 0.0, 0)
     steps: Sequence[Tensor | None] = noise or [None] * len(got)
     found = [
         (relative_difference(one, other, step), TOLERANCES.get(other.dtype, 0.0))
         for one, other, step in zip(got, expected, steps, strict=True)
     ]
     relative, bar = max(found, key=lambda pair: pair[0] / max(pair[1], 1e-300), default=(0.0, 0.0))
-    return Agreement(relative, bar, sum(map(_comparable, got, expected)))
+    return OutputAgreement(relative, bar, sum(map(_comparable, got, expected)))
 
 
 def relative_difference(got: Tensor, expected: Tensor, noise: Tensor | None = None) -> float:

@@ -14,8 +14,7 @@ from fxprune.errors import VerifyError
 from fxprune.gates import Lowered
 from fxprune.gates.implied import OpenUnits
 from fxprune.gates.lower import lower
-from fxprune.ir import Point, Program, Selection, difference, run_example
-from fxprune.ir.compare import tolerance
+from fxprune.ir import Point, Program, Selection, difference, run_example, tolerance
 from fxprune.pipeline.base import Outcome, Pass
 from fxprune.pipeline.context import EMPTY, Context
 from fxprune.search.alternatives import cheapest_lowerings

@@ -23,7 +23,7 @@ from fxprune.ir import (
     run_example,
     source_line,
 )
-from fxprune.ir.compare import Agreement, compare_outputs, relative_difference
+from fxprune.ir.compare import OutputAgreement, compare_outputs, relative_difference
 from fxprune.ir.interpreter import every_value
 from fxprune.rewrite import zero_readers
 from fxprune.rewrite.apply import apply
@@ -210,11 +210,11 @@ def _outputs(slim: Program, program: Program) -> list[Tensor] | None:
         return None
 
 
-def _compare(analysis: Analysis, oracle: Program, candidate: Program, claim: Selection) -> Agreement:
+def _compare(analysis: Analysis, oracle: Program, candidate: Program, claim: Selection) -> OutputAgreement:
     """Compare a candidate with the oracle on the oracle's inputs; VerifyError where they differ by more than rounding."""
     expected = _shrunk_outputs(analysis, run_example(oracle), claim)
     got = _outputs(candidate, oracle)
-    found = compare_outputs(got, expected) if got is not None else Agreement(math.inf, 0.0, 0)
+    found = compare_outputs(got, expected) if got is not None else OutputAgreement(math.inf, 0.0, 0)
     if found.holds:
         return found
     exact = _in_doubles(analysis, oracle, candidate, claim)
@@ -225,7 +225,7 @@ def _compare(analysis: Analysis, oracle: Program, candidate: Program, claim: Sel
 
 def _in_doubles(
     analysis: Analysis, oracle: Program, candidate: Program, claim: Selection
-) -> Agreement | None:
+) -> OutputAgreement | None:
     """Compare in float64, where rounding of a deep program can't hide a fault; None where it can't run in float64.
 
     A difference that weights moved by a rounding step make as well is noise.
@@ -254,7 +254,7 @@ def _shrunk_outputs(analysis: Analysis, outputs: list[Tensor], claim: Selection)
 
 
 def _first_difference(
-    analysis: Analysis, oracle: Program, candidate: Program, claim: Selection, found: Agreement
+    analysis: Analysis, oracle: Program, candidate: Program, claim: Selection, found: OutputAgreement
 ) -> VerifyError:
     kept = kept_masks(analysis, claim)
     values = dict(every_value(candidate, oracle))

@@ -23,7 +23,7 @@ def to_float64(program: Program) -> Program:
     return rebuild(program, graph, tensors).replace(args=args, kwargs=kwargs)
 
 
-ROUNDINGS = 64.0
+_STEPS = 64.0
 """How many times the effect of one rounding step in all weights is taken for rounding."""
 
 
@@ -38,7 +38,7 @@ def rounding_noise(program: Program, outputs: list[Tensor]) -> list[Tensor]:
         moved = {name: _stepped(value, random) for name, value in program.tensors().items()}
         again = run_example(rebuild(program, copy_graph(program), moved))
         found = [torch.maximum(a, _effect(b, c)) for a, b, c in zip(found, again, outputs, strict=True)]
-    return [ROUNDINGS * _smallest_of_largest(value) for value in found]
+    return [_STEPS * _smallest_of_largest(value) for value in found]
 
 
 def _stepped(value: Tensor, random: torch.Generator) -> Tensor:

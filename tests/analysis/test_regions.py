@@ -73,8 +73,9 @@ def test_bypass_equals_the_model_with_the_layer_deleted(name: str) -> None:
 def test_layers_and_branches_of_an_encoder() -> None:
     program = captured("bert")
     assert layers(program) == ["encoder.layer.0", "encoder.layer.1"]
+    # The norm of the module `attention` stays, so its branch does not bear the module's name.
     assert branches(program) == [
-        f"encoder.layer.{i}.{part}" for i in range(2) for part in ("attention", "ffn")
+        f"encoder.layer.{i}.{part}" for i in range(2) for part in ("attention.branch", "ffn")
     ]
 
 
