@@ -41,7 +41,7 @@ def parse_json(
     name, key, kind = form
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as failure:
+    except (ValueError, RecursionError) as failure:  # numbers of 5,000 digits, lists of 100,000 levels
         raise error(f"this is no {what}: not JSON ({failure})") from None
     if not isinstance(data, dict) or data.get("format") != name or not isinstance(data.get(key), kind):
         raise error(f'this is no {what}: expected a JSON object with "format": "{name}" and "{key}"')

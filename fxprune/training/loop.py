@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fxprune.errors import UsageError
+from fxprune.training.checkpoint_files import Snapshot, newest_snapshot, read_snapshot, write_snapshot
+from fxprune.training.checkpoint_state import TrainingState
 from fxprune.training.examples import Batches, Examples, TrainingBatch, loader
 
 _NEEDS = "training runs on Accelerate ({}); install: pip install 'fxprune[train]'"
@@ -70,9 +71,13 @@ class RunState:
         """Return the state for a checkpoint."""
         return {"step": self.step, "loss": self.loss, "history": list(self.history)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint."""
-        self.step, self.loss, self.history = state["step"], state["loss"], list(state["history"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of a checkpoint; UsageError where it is none of a run of so many steps."""
+        step, loss, history = (state.get(name) for name in ("step", "loss", "history"))
+        told = isinstance(history, list) and all(isinstance(entry, dict) for entry in history)
+        if not (isinstance(step, int) and 0 <= step <= self.steps and isinstance(loss, float) and told):
+            raise UsageError(f"step, loss or history are none of a run of {self.steps} steps")
+        self.step, self.loss, self.history = step, loss, list(history or ())
 
 
 LossFunction: TypeAlias = Callable[[Any, TrainingBatch], Tensor]
@@ -111,6 +116,11 @@ class Loop:
         self.batches = Batches(examples, recipe.batch_size, recipe.seed)
         parameters = [each.requires_grad_() for each in module.parameters()]
         self.accelerator = _accelerator(parameters[0].device)
+        sharded = self.accelerator.distributed_type.value
+        if checkpoints and sharded in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
+            raise UsageError(
+                f"checkpoints hold whole modules, and {sharded} shards them; train without, or by DistributedDataParallel"
+            )
         groups = _groups(parameters, recipe.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         ready = self.accelerator.prepare(module, optimizer, loader(examples, self.batches))
@@ -118,7 +128,7 @@ class Loop:
         self.moment = RunState(recipe.epochs * len(self.loader))
         steps = self.moment.steps  # not through `self`: a cycle would keep the optimizer on its device
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.rate(step, steps))
-        self.accelerator.register_for_checkpointing(self.moment, self.schedule)
+        self.state = TrainingState(module, optimizer, self.schedule, self.accelerator.device)
 
     def run(self, lesson: LossFunction) -> RunState:
         """Train to the end; the same seed gives the same weights. torch's random state is restored afterwards."""
@@ -173,32 +183,52 @@ class Loop:
             yield
 
     def _restore(self) -> None:
-        found = _newest(self.checkpoints.folder) if self.checkpoints else None
+        found = newest_snapshot(self.checkpoints.folder) if self.checkpoints else None
         if not found:
             return
         try:
-            self.accelerator.load_state(str(found))
-        except RuntimeError as error:
-            why = str(error).strip().splitlines()[-1].strip()
+            self._resume(read_snapshot(found))
+        except UsageError as error:
             raise UsageError(
-                f"{found} is of another run, or of another version of fxprune ({why}); begin anew: empty {found.parent}, or --restart"
+                f"{found} is of another run, or of another version of fxprune ({error}); begin anew: empty {found.parent}, or --restart"
             ) from error
+
+    def _resume(self, kept: Snapshot) -> None:
+        for name, own in self._setup().items():
+            if kept.numbers.get(name) != own:
+                raise UsageError(f"{name}: {kept.numbers.get(name)!r} there, and {own!r} in this run")
+        self.moment.load_state_dict(kept.numbers)
+        rank = self.accelerator.process_index
+        self.state.restore(kept.tensors, kept.numbers.get("schedule"), f"random.{rank}")
+
+    def _setup(self) -> dict[str, Any]:
+        """Return the numbers that a run must have in common with the one that it resumes."""
+        rows = {
+            "rows": len(self.batches.lengths),
+            "batch_size": self.batches.batch_size,
+            "seed": self.batches.seed,
+        }
+        return {"steps": self.moment.steps, "processes": self.accelerator.num_processes, "sampler": rows}
 
     def _save(self) -> None:
         """Save a checkpoint where one is due, and at the end; the last one is deleted only when the new one is complete."""
         kept = self.checkpoints
         if kept is None or not self._is_time(kept):
             return
-        draft = kept.folder / "draft"
+        random = self._random()
         if self.accelerator.is_main_process:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
+            numbers = {**self._setup(), **self.moment.state_dict(), "schedule": self.state.rates()}
+            write_snapshot(kept.folder, Snapshot({**self.state.tensors(), **random}, numbers))
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(draft))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            _place(draft, kept.folder, self.moment.step)
         self._saved = time.monotonic()
+
+    def _random(self) -> dict[str, Tensor]:
+        """Return the states of the random numbers of all processes, by process."""
+        found = {}
+        for number, state in enumerate(self.state.random()):
+            gathered = self.accelerator.gather(state[None].to(self.accelerator.device)).cpu()
+            found |= {f"random.{rank}.{number}": row for rank, row in enumerate(gathered)}
+        return found
 
     def _is_time(self, kept: Checkpoints) -> bool:
         """Return whether a checkpoint is due, by the clock of the first process."""
@@ -240,20 +270,3 @@ def _groups(parameters: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
         {"params": [p for p, yes in zip(parameters, decays, strict=True) if yes], "weight_decay": decay},
         {"params": [p for p, yes in zip(parameters, decays, strict=True) if not yes], "weight_decay": 0.0},
     ]
-
-
-def _newest(folder: Path) -> Path | None:
-    """Return the checkpoint of the most steps, if there is one."""
-    found = {int(path.name.partition("-")[2]): path for path in folder.glob("step-*")}
-    return found[max(found)] if found else None
-
-
-def _place(draft: Path, folder: Path, step: int) -> None:
-    """Rename the draft to the checkpoint of its step, and delete older ones."""
-    older = list(folder.glob("step-*"))
-    target = folder / f"step-{step}"
-    if target in older:
-        shutil.rmtree(target)
-    draft.replace(target)
-    for path in older:
-        shutil.rmtree(path, ignore_errors=True)

@@ -160,6 +160,8 @@ def test_two_processes_close_the_same_gates(tmp_path: Path) -> None:
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert (one["processes"], one["steps"]) == (2, 6)
     assert one["density"] <= 0.4
+    assert one["resumed"]  # what was killed ended with the same weights, bit for bit
+    assert other["resumed"]
     assert one["rows"] != other["rows"]
     for key in ("density", "open", "scores", "weights"):
         assert one[key] == other[key]
