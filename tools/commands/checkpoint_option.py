@@ -33,7 +33,7 @@ def write_checkpoint_folder(
         return {"folder": "", "why": str(error)}
     if tokenizer:
         with contextlib.suppress(UsageError), quiet():
-            load_tokenizer(loaded.name).save_pretrained(out / FOLDER)
+            load_tokenizer(loaded.name, loaded.trusted).save_pretrained(out / FOLDER)
     settings = {name: list(values) for name, values in made.settings.items()}
     told = {"settings": settings, "relative": made.relative, "unread": list(made.carried)}
     return {"folder": FOLDER, "why": "", "class": type(model).__name__, **told}

@@ -21,7 +21,7 @@ def explain_command(options: argparse.Namespace) -> int:
     target = _target(options)
     stages = console.Stages()
     with stages.stage("loading the model"):
-        loaded = models.load(options.model)
+        loaded = models.load(options.model, options.trust_remote_code)
     with stages.stage("capturing"):
         program = loaded.capture(options.free_output)
     with stages.stage("analysing"):

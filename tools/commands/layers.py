@@ -99,8 +99,8 @@ def _seeded(
     options: argparse.Namespace, setting: Setting, task: LabelledTables, seed: int, stages: Stages
 ) -> Seeded:
     with stages.stage(f"seed {seed}: loading and capturing"):
-        loaded = models.classifier(options.model, len(task.classes), seed)
-        tokenizer = load_tokenizer(options.tokenizer or options.model)
+        loaded = models.classifier(options.model, len(task.classes), seed, options.trust_remote_code)
+        tokenizer = load_tokenizer(options.tokenizer or options.model, options.trust_remote_code)
         program = loaded.capture(training=True)
     for note in loaded.notes:
         stages.note(note)

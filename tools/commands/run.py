@@ -111,7 +111,7 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
     check_output_folder(target, options.force)
     stages = Stages()
     with stages.stage("loading the model"):
-        loaded = models.load(options.model)
+        loaded = models.load(options.model, options.trust_remote_code)
     if job.options.checkpoint:
         check_checkpoint_option(loaded)
     for note in loaded.notes:

@@ -43,7 +43,8 @@ NO_TEACHER = "labels"
 
 #: Options that a run must have in common with the one whose folder of checkpoints it resumes.
 _SAME = ("model", "task", "data", "pipeline", "teacher", "teacher_epochs", "epochs", "learning_rate", "batch_size", "warmup",
-        "weight_decay", "clip", "precision", "seed", "rows", "length", "text", "second", "label", "columns", "metric")  # fmt: skip
+        "weight_decay", "clip", "precision", "seed", "rows", "length", "text", "second", "label", "columns", "metric",
+        "trust_remote_code")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,14 @@ def _job(options: argparse.Namespace, stages: Stages) -> _Job:
         tables = read_columns(options)
         classes = row.classes(tables)
     with stages.stage("loading and capturing the model"):
-        loaded = models.for_task(options.model, options.task, len(classes), options.seed)
+        loaded = models.for_task(
+            options.model, options.task, len(classes), options.seed, options.trust_remote_code
+        )
         program = loaded.capture(training=True)
     for note in loaded.notes:
         stages.note(note)
     with stages.stage("encoding the data"):
-        tokenizer = load_tokenizer(options.tokenizer or options.model)
+        tokenizer = load_tokenizer(options.tokenizer or options.model, options.trust_remote_code)
         asked = TaskRequest(tables, classes, tokenizer, program, options.length or row.length, metric)
         lesson = row.lesson(asked)
     _check_outputs(program, lesson, len(classes))
@@ -165,7 +168,9 @@ def _teacher(
         return None, {"model": NO_TEACHER}
     if options.teacher:
         with stages.stage("loading the teacher"):
-            loaded = models.for_task(options.teacher, options.task, len(job.classes))
+            loaded = models.for_task(
+                options.teacher, options.task, len(job.classes), trust=options.trust_remote_code
+            )
             module: nn.Module = loaded.capture().module().eval()
     else:
         recipe = recipe_of(options, options.teacher_epochs, options.seed)

@@ -168,7 +168,7 @@ def _fixed_length(program: Program) -> int:
 
 def _tokenizer(path: Path, loaded: Loaded) -> Any:
     try:
-        found = load_tokenizer(loaded.name)
+        found = load_tokenizer(loaded.name, loaded.trusted)
     except UsageError as error:
         raise UsageError(
             f"{path} is text, which needs the tokenizer of the model: {error}; data without one: {DATA}"

