@@ -4,7 +4,7 @@ import argparse
 
 from fxprune.errors import UsageError
 from fxprune.runtimes import RUNTIMES
-from fxprune.tools.inputs.huggingface import TRUST
+from fxprune.tools.inputs.huggingface import TRUST_OPTION
 from fxprune.tools.inputs.loaded import MODEL_FORMS
 from fxprune.training import Recipe
 from fxprune.training.loop import PRECISIONS
@@ -51,7 +51,7 @@ def model_argument(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, and `--trust-remote-code`."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     text = "run the Python code that a model folder brings along, if it does: read it first (nothing of a folder runs otherwise)"
-    parser.add_argument(TRUST, action="store_true", help=text)
+    parser.add_argument(TRUST_OPTION, action="store_true", help=text)
 
 
 def output_options(parser: argparse.ArgumentParser) -> None:

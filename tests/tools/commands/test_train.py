@@ -12,6 +12,7 @@ from fxprune.cost.budgets import counting_meter
 from fxprune.tools.commands import console, run
 from fxprune.tools.commands.main import main
 from fxprune.training.loop import Loop
+from support.pickles import OLD_FILES, Bomb
 from support.tiny import ANIMALS, BERT, COLOURS, TRAIN, saved, write
 
 pytest.importorskip("transformers")
@@ -129,6 +130,28 @@ def test_checkpoints_of_another_run_are_not_taken(
     assert "holds a run with epochs=1, this one has 2; --restart begins anew" in capsys.readouterr().err
     assert main([*command(place, out, epochs=2), "--force", "--restart", "--json"]) == 0
     assert found(capsys)["steps"] == 10
+
+
+def test_a_strangers_checkpoints_do_not_run(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of earlier versions were pickles."""
+    out, marker = tmp_path / "out", tmp_path / "marker"
+    for name in ("teacher", "student-1"):
+        step = tmp_path / "out.run" / name / "step-5"
+        step.mkdir(parents=True)
+        for file in OLD_FILES:
+            torch.save(Bomb(marker), step / file)
+    given = command(place, out, epochs=1)
+    assert main(given) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert (
+        f"{tmp_path / 'out.run' / 'teacher' / 'step-5'} is of another run, or of another version of fxprune"
+        in told
+    )
+    assert "or --restart" in told
+    assert main([*given, "--teacher", "labels", "--run", str(tmp_path / "out.run"), "--restart"]) == 0
+    assert not marker.exists()
 
 
 def test_pairs_of_texts(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
