@@ -224,7 +224,7 @@ class Loop:
 
     def _random(self) -> dict[str, Tensor]:
         """Return the states of the random numbers of all processes, by process."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for number, state in enumerate(self.state.random()):
             gathered = self.accelerator.gather(state[None].to(self.accelerator.device)).cpu()
             found |= {f"random.{rank}.{number}": row for rank, row in enumerate(gathered)}
