@@ -205,8 +205,11 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
     over = f"largest relative difference over {len(verdict['exact'])} exact axes"
     change = verdict["change"]
     moved = "" if change is None else f"; pruning itself moved the outputs by {change:.1e}"
+    if verdict.get("inputs", 1) > 1:
+        over += f" and {verdict['inputs']} inputs"
     rows = [
         ("pruned against zeroed original", f"{verdict['relative']:.1e}", f"{over}{moved}"),
+        *_unmoved(verdict),
         *_inexact(verdict),
         *_refitted(verdict),
         *_tokens(report["tokens"]),
@@ -223,6 +226,12 @@ def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     points, other = "; ".join(map(describe_point, onnx["points"])), onnx.get("runtime")
     runs = [{"title": "ONNX Runtime", "relative": onnx["relative"]}, *([other] if other else [])]
     return [(f"{run['title']} against program", f"{run['relative']:.1e}", points) for run in runs]
+
+
+def _unmoved(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    names = [name for name, move in verdict.get("moves", {}).items() if move == 0]
+    over = f"their removed units move no output on these inputs: {', '.join(names[:3])}{', …' * (len(names) > 3)}"
+    return [("axes that show nothing", str(len(names)), over)] if names else []
 
 
 def _inexact(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
