@@ -12,6 +12,8 @@ from typing import Any
 
 from fxprune.errors import ExportError, FxpruneError
 
+_DIGITS = 30  # of an integer in JSON: more than any size needs
+
 
 def write_text(path: str | os.PathLike[str], text: str, overwrite: bool = False) -> None:
     """Write a text file through a draft beside it; ExportError where the file exists, unless `overwrite`."""
@@ -19,16 +21,44 @@ def write_text(path: str | os.PathLike[str], text: str, overwrite: bool = False)
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists; pass overwrite=True to replace it")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(target)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_text(path: str | os.PathLike[str], what: str, error: type[FxpruneError]) -> str:
     """Return the text of a UTF-8 file; raise `error`, with `what` as the file's kind, where it can't be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as failure:
-        raise error(f"can't read the {what} {path}: {failure}") from None
+    except OSError as failure:
+        raise error(f"can't read the {what} {str(path)[:200]}: {failure.strerror}") from None
+    except ValueError as failure:  # no UTF-8, or a path with a zero byte
+        raise error(f"can't read the {what} {str(path)[:200]!r}: {failure}") from None
+
+
+def strict_json(text: str) -> Any:
+    """Return the value of a JSON text; ValueError, with a short reason, also for a key twice, deep nesting, and endless numbers."""
+    try:
+        return json.loads(text, object_pairs_hook=_distinct, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} occurs twice")
+    return data
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
 def parse_json(
@@ -40,8 +70,8 @@ def parse_json(
     """
     name, key, kind = form
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as failure:  # numbers of 5,000 digits, lists of 100,000 levels
+        data = strict_json(text)
+    except ValueError as failure:
         raise error(f"this is no {what}: not JSON ({failure})") from None
     if not isinstance(data, dict) or data.get("format") != name or not isinstance(data.get(key), kind):
         raise error(f'this is no {what}: expected a JSON object with "format": "{name}" and "{key}"')

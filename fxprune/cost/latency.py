@@ -14,7 +14,7 @@ from pathlib import Path
 from fxprune.cost.budgets import Key
 from fxprune.errors import FxpruneError
 from fxprune.export import export_onnx, save_pt2
-from fxprune.files import write_text
+from fxprune.files import strict_json, write_text
 from fxprune.ir import Program, feeds
 from fxprune.runtimes import Settings, measure, runtime_of
 from fxprune.runtimes.registry import settings_identity
@@ -82,7 +82,7 @@ def default_cache() -> Path:
 def _read(path: Path | None) -> dict[str, float]:
     """Return the times in a cache file; a file that is no such table counts as empty, since all of it can be measured again."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        data = strict_json(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
         return {}
     times = data.items() if isinstance(data, dict) else ()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from fxprune.errors import SelectionError
@@ -14,6 +16,15 @@ from fxprune.ir.summary import HasSummary, Summary, quantity
 
 _FORMAT = "fxprune.selection/1"
 
+# optional entry of the JSON: its type, the type of what is in it, and both in words
+_FIELDS: Mapping[str, tuple[type, type, str]] = MappingProxyType(
+    {
+        "sizes": (dict, int, "an object of integers"),
+        "within": (dict, str, "an object of names"),
+        "model": (str, str, "a text"),
+        "removed": (list, str, "a list of names"),
+    }
+)
 
 Indices: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
 
@@ -132,8 +143,8 @@ class Selection(HasSummary):
     def from_json(text: str) -> Selection:
         """A selection from its JSON text; SelectionError where the text is not one."""
         data = parse_json(text, (_FORMAT, "axes", dict), "selection", SelectionError)
-        extra = (data.get("sizes") or {}, data.get("within") or {}, data.get("model") or "")
-        return Selection(data["axes"], *extra, tuple(data.get("removed") or ()))
+        sizes, within, model, removed = (_field(data, name) for name in _FIELDS)
+        return Selection(data["axes"], sizes, within, model, tuple(removed))
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the selection as JSON; ExportError where the file exists, unless `overwrite`."""
@@ -145,6 +156,16 @@ class Selection(HasSummary):
         return Selection.from_json(read_text(path, "selection", SelectionError))
 
 
+def _field(data: Mapping[str, Any], name: str) -> Any:
+    """Return an optional entry of a selection's JSON; SelectionError where it has another type, or something in it has."""
+    kind, inner, wanted = _FIELDS[name]
+    found = kind() if data.get(name) is None else data[name]
+    values = found.values() if isinstance(found, dict) else found
+    if not isinstance(found, kind) or not all(type(value) is inner for value in values):
+        raise SelectionError(f'this is no selection: "{name}" must be {wanted}, got {reprlib.repr(found)}')
+    return found
+
+
 def is_dependent(kept: Indices | None) -> bool:
     """Whether an axis keeps other indices for each unit of another one."""
     return kept is not None and len(kept) > 0 and not isinstance(kept[0], int)
@@ -152,13 +173,15 @@ def is_dependent(kept: Indices | None) -> bool:
 
 def _checked(name: str, kept: Indices) -> tuple[Any, ...]:
     if not isinstance(kept, Sequence) or isinstance(kept, (str, bytes)):
-        raise SelectionError(f"axis {name}: kept indices must be a list of integers, got {kept!r}")
+        raise SelectionError(
+            f"axis {name}: kept indices must be a list of integers, got {reprlib.repr(kept)}"
+        )
     if not is_dependent(kept):
         return tuple(_indices(name, kept))
     rows = tuple(tuple(_indices(name, row)) for row in kept)
     if len({len(row) for row in rows}) > 1:
         raise SelectionError(
-            f"axis {name}: every unit must keep equally many indices, got {[len(row) for row in rows]}"
+            f"axis {name}: every unit must keep equally many indices, got {reprlib.repr([len(row) for row in rows])}"
         )
     return rows
 
@@ -167,7 +190,7 @@ def _indices(name: str, kept: Any) -> list[int]:
     """The indices as a list; SelectionError unless they are ascending, distinct and not negative, at least one."""
     is_list = isinstance(kept, Sequence) and not isinstance(kept, (str, bytes))
     if not is_list or not all(isinstance(i, int) and not isinstance(i, bool) for i in kept):
-        raise SelectionError(f"axis {name}: kept indices must be integers, got {kept!r}")
+        raise SelectionError(f"axis {name}: kept indices must be integers, got {reprlib.repr(kept)}")
     if not kept:
         raise SelectionError(
             f"axis {name}: nothing is kept; keep at least one index (removing all is not shrinking)"

@@ -16,6 +16,8 @@ from fxprune.errors import PipelineError
 from fxprune.pipeline.base import Pass, options_of
 from fxprune.pipeline.run import Pipeline
 
+_SHOWN = 120  # characters of a pipeline, on either side of the place
+
 
 def parse_passes(text: str, table: Mapping[str, type[Pass]]) -> Pipeline:
     """Parse a pipeline's text, with the passes of a table; PipelineError marks the place with a caret and lists what was possible."""
@@ -23,12 +25,19 @@ def parse_passes(text: str, table: Mapping[str, type[Pass]]) -> Pipeline:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise _error(text.strip(), (error.offset or 1) - 1, f"can't read the pipeline: {error.msg}") from None
+    except (ValueError, MemoryError, RecursionError) as error:
+        why = (
+            "nested too deeply" if not isinstance(error, ValueError) else "it has characters that are no text"
+        )
+        raise PipelineError(f"can't read the pipeline: {why}: {text[:80]!r}") from None
     items = tree.elts if isinstance(tree, ast.Tuple) else [tree]
     return Pipeline(tuple(_parse_pass(text.strip(), item, table) for item in items))
 
 
 def _error(text: str, column: int, message: str) -> PipelineError:
-    return PipelineError(f"{message}\n  {text}\n  {' ' * column}^")
+    first = max(0, column - _SHOWN)
+    shown = text[first : column + _SHOWN].replace("\n", " ")
+    return PipelineError(f"{message}\n  {shown}\n  {' ' * (column - first)}^")
 
 
 def _parse_pass(text: str, item: ast.expr, table: Mapping[str, type[Pass]]) -> Pass:
@@ -85,7 +94,7 @@ def _value(text: str, owner: str, name: str, node: ast.expr, wanted: Any) -> Any
         wanted = get_args(wanted)[0]
     try:
         value = ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise _error(
             text, node.col_offset, f"{owner}: {name} must be a literal {_type_name(wanted)}"
         ) from None

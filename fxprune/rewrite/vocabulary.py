@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,10 +65,13 @@ class TokenIds:
     def from_json(text: str) -> TokenIds:
         """Return token ids from their JSON text; SelectionError where it holds none."""
         data = parse_json(text, (_FORMAT, "ids", list), "list of token ids", SelectionError)
-        ids, table, size = token_list(data["ids"]), str(data.get("table") or ""), data.get("size")
-        if not isinstance(size, int) or list(ids) != sorted(set(ids)) or not 0 <= ids[0] <= ids[-1] < size:
+        ids, table, size = token_list(data["ids"]), data.get("table", ""), data.get("size")
+        names = tuple(data.get(end, ()) for end in ("inputs", "outputs"))
+        if not isinstance(table, str) or not all(map(_are_names, names)):
+            raise SelectionError('"table" must be a name, "inputs" and "outputs" lists of names')
+        if type(size) is not int or list(ids) != sorted(set(ids)) or not 0 <= ids[0] <= ids[-1] < size:
             raise SelectionError(f"token ids must be ascending, distinct and below the size {size}")
-        return TokenIds(ids, table, size, tuple(data.get("inputs") or ()), tuple(data.get("outputs") or ()))
+        return TokenIds(ids, table, size, *map(tuple, names))
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the JSON; a file that exists stays unless `overwrite`."""
@@ -266,12 +270,16 @@ def _given(program: Program, names: Sequence[str]) -> dict[str, Tensor]:
     return {name: value for name, value in pairs if name in names and isinstance(value, Tensor)}
 
 
+def _are_names(found: Any) -> bool:
+    return isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
+
+
 def token_list(found: Any) -> tuple[int, ...]:
     """Return a list of integers, at least one, as a tuple; SelectionError where it is none."""
     ids = found if isinstance(found, Sequence) and not isinstance(found, str) else [None]
     wrong = [value for value in ids if not isinstance(value, int) or isinstance(value, bool)]
     if wrong or not ids:
         raise SelectionError(
-            f"expected a list of token ids (integers, at least one), got {(wrong or [found])[0]!r}"
+            f"expected a list of token ids (integers, at least one), got {reprlib.repr((wrong or [found])[0])}"
         )
     return tuple(ids)

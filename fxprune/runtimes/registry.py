@@ -46,6 +46,9 @@ class Runtime:
         return ""
 
 
+MOST_THREADS = max(256, os.cpu_count() or 1)
+"""More threads than that lock a machine up."""
+
 RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         "ONNX Runtime", "ONNX Runtime on the CPU, or on a provider that is named after a colon, as onnxruntime:CUDAExecutionProvider",
@@ -76,6 +79,8 @@ def runtime_of(settings: Settings) -> Runtime:
         raise UsageError(f"no optimisation level {settings.optimization!r} in {row.title}; levels: {levels}")
     if settings.threads < 1:
         raise UsageError(f"threads must be at least 1, got {settings.threads}")
+    if settings.threads > MOST_THREADS:
+        raise UsageError(f"threads must be at most {MOST_THREADS}, got {settings.threads}")
     return row
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import UsageError
+from fxprune.files import read_text, strict_json
 
 _FORMAT = "fxprune.journal/1"
+_START = json.dumps({"format": _FORMAT})[:-1]  # of every line
 
 
 class Journal:
@@ -24,20 +26,26 @@ class Journal:
         self.path = Path(path) if path else None
         self.identity = {"format": _FORMAT, "evaluator": evaluator, "program": program}
         self.scores: dict[frozenset[str], float] = {}
-        text = self.path.read_text(encoding="utf-8") if self.path and self.path.exists() else ""
+        text = _text(self.path) if self.path else ""
         self.torn = bool(text) and not text.endswith("\n")
         for number, line in enumerate(text.splitlines(), 1):
             self._read(line, number)
 
     def _read(self, line: str, number: int) -> None:
+        foreign = UsageError(f"{self.path}, line {number}: no journal of a search; give another path")
+        if not (line.startswith(_START) or _START.startswith(line)):
+            raise foreign
         try:
-            entry = json.loads(line)
+            entry = strict_json(line)
         except json.JSONDecodeError:
             return  # the last line of a process that was killed while it wrote
-        if not isinstance(entry, dict) or entry.get("format") != _FORMAT:
-            raise UsageError(f"{self.path}, line {number}: no journal of a search; give another path")
-        if {key: entry[key] for key in self.identity} == self.identity:
-            self.scores[frozenset(entry["removed"])] = float(entry["score"])
+        except ValueError:
+            raise foreign from None
+        try:
+            if {key: entry[key] for key in self.identity} == self.identity:
+                self.scores[frozenset(map(str, entry["removed"]))] = float(entry["score"])
+        except (KeyError, TypeError, ValueError):
+            raise foreign from None
 
     def write(self, removed: Iterable[str], score: float, seconds: float) -> None:
         """Record one evaluation; once this returns, it survives a crash."""
@@ -51,6 +59,14 @@ class Journal:
             file.write(start + json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _text(path: Path) -> str:
+    """Return the text of a journal, empty where there is no file yet; UsageError where it could not be written later."""
+    place = path if os.path.lexists(path) else path.parent
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"the journal {path} can't be written; give another path in a folder that exists")
+    return read_text(path, "journal", UsageError) if os.path.lexists(path) else ""
 
 
 def evaluator_identity(evaluate: Callable[..., Any]) -> str:

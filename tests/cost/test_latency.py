@@ -132,7 +132,12 @@ def test_times_of_another_machine_are_not_reused(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1, 2]", b"7", b"null", b"\xff\xfe{}", b'{"a": "b", "c": {}}']
+    "content",
+    [
+        *[b"", b"{", b"[1, 2]", b"7", b"null", b"\xff\xfe{}", b'{"a": "b", "c": {}}'],
+        *[b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+    ],
+    ids=range(9),
 )
 def test_a_broken_cache_is_as_good_as_none(machine: Machine, tmp_path: Path, content: bytes) -> None:
     cached = tmp_path / "costs.json"

@@ -96,3 +96,34 @@ def test_a_path_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SelectionError):
         Selection.load(tmp_path / "binary")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('"sizes": [4]', '"sizes" must be an object of integers, got [4]'),
+        ('"sizes": {"a": "4"}', "must be an object of integers, got {'a': '4'}"),
+        ('"sizes": {"a": true}', "must be an object of integers, got {'a': True}"),
+        ('"within": {"a": 3}', '"within" must be an object of names'),
+        ('"model": 5', '"model" must be a text, got 5'),
+        ('"removed": "layers.0"', "\"removed\" must be a list of names, got 'layers.0'"),
+        ('"removed": [[]]', '"removed" must be a list of names'),
+        ('"removed": false', '"removed" must be a list of names, got False'),
+        ('"axes": {}', "the key 'axes' occurs twice"),
+        (f'"sizes": {{"a": {"9" * 5000}}}', "a number of 5000 digits"),
+        (f'"sizes": {"[" * 100_000}', "nested too deeply"),
+    ],
+)
+def test_a_field_of_another_form_is_named(more: str, said: str) -> None:
+    with pytest.raises(SelectionError, match="this is no selection: ") as caught:
+        Selection.from_json(f'{{"format": "fxprune.selection/1", "axes": {{"a": [0]}}, {more}}}')
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("o" * 300, "File name too long"), ("nul\0", "embedded null byte"), (".", "Is a directory")],
+)
+def test_a_file_that_can_not_be_read_is_a_sentence(path: str, why: str) -> None:
+    with pytest.raises(SelectionError, match=f"can't read the selection .*{why}"):
+        Selection.load(path)

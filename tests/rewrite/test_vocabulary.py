@@ -131,3 +131,21 @@ embedding = embedding(table.weight, ids) -> (!3, !5, table.rank:8)
 linear = linear(embedding, table.weight) -> (!3, !5, !5)
 return linear""",
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"size": 99', '"size": true', "below the size True"),
+        ('"size": 99', f'"size": {"9" * 5000}', "a number of 5000 digits"),
+        ('"size": 99', f'"size": {"[" * 100_000}', "nested too deeply"),
+        ('"size": 99', '"size": 99, "size": 99', "the key 'size' occurs twice"),
+        ('"inputs": ["', '"inputs": 3, "other": ["', '"inputs" and "outputs" lists of names'),
+        ('"table": "', '"table": 5, "other": "', '"table" must be a name'),
+    ],
+)
+def test_a_field_of_another_form_is_named(old: str, new: str, said: str) -> None:
+    text = TokenIds((1, 4), "table", 99, ("ids",), ()).to_json()
+    assert old in text
+    with pytest.raises(SelectionError, match=said):
+        TokenIds.from_json(text.replace(old, new))

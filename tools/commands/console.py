@@ -1,7 +1,9 @@
 """Console of the commands: results on standard output, progress on standard error."""
 
+import errno
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,9 +21,16 @@ from fxprune.pipeline import Progress as PipelineProgress
 from fxprune.tools.reports.report import Grid
 
 
+class _Output(Console):
+    """Console whose closed pipe is an error like others; rich itself exits."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def output() -> Console:
     """Return the console for results; 140 columns wide where it is no terminal, so that a redirected table keeps its columns."""
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 140)
+    return _Output(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def progress() -> Console:

@@ -16,17 +16,18 @@ import torch
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection
 from fxprune.runtimes import Settings
+from fxprune.search import Journal
 from fxprune.tools.commands import console, layer_family
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages
 from fxprune.tools.commands.layer_family import METHODS, Seeded, SeedResult, Setting
-from fxprune.tools.commands.options import recipe_of
+from fxprune.tools.commands.options import RANGES, check_output, recipe_of
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import load_tokenizer
-from fxprune.tools.inputs.tables import Columns, LabelledTables, read_task
+from fxprune.tools.inputs.tables import Columns, LabelledTables, describe_classes, read_task
 from fxprune.tools.reports import layers_report, report
 from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, describe_search, draw_curve
-from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
+from fxprune.tools.reports.output_folder import draft_folder
 from fxprune.training import TextClassification
 from fxprune.training.fine_tune import encoded
 
@@ -35,13 +36,14 @@ _FORMAT = "fxprune.layers/1"
 
 def layers_command(options: argparse.Namespace) -> int:
     """Search, fine-tune the family, measure it, and write curve, journal and selections."""
-    target, stages = Path(options.output), Stages()
-    check_output_folder(target, options.force)
+    target, stages = check_output(options), Stages()
     seeds, session = _numbers(options.seeds, "--seeds"), settings(options)
-    setting = _setting(options, stages)
+    setting = _setting(options)
     with stages.stage("reading the data"):
         task = read_task(Path(options.data), Columns(options.text, options.label), options.rows)
+    stages.note(f"{len(task.classes)} classes; {_class_counts(task)}")
     with _workers(options.workers) as executor:
+        _open_journal(setting.journal, stages)
         setting = replace(setting, executor=executor)
         runs = [
             layer_family.search_family(_seeded(options, setting, task, seed, stages), setting)
@@ -58,12 +60,22 @@ def layers_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _setting(options: argparse.Namespace, stages: Stages) -> Setting:
+def _class_counts(task: LabelledTables) -> str:
+    parts = {"train": task.train, "dev": task.dev}
+    return describe_classes({name: [task.classes[i] for i in part.labels] for name, part in parts.items()})
+
+
+def _setting(options: argparse.Namespace) -> Setting:
     methods, recipe = _methods(options.by), recipe_of(options)
     journal = options.journal or f"{options.output}.journal.jsonl"
+    if Path(journal).exists():
+        Journal(journal, "", "")  # refuse a file that is none, before any work
+    return Setting(methods, options.unit, options.count, options.exhaustive, recipe, journal)
+
+
+def _open_journal(journal: str, stages: Stages) -> None:
     Path(journal).parent.mkdir(parents=True, exist_ok=True)
     stages.note(f"evaluations are remembered in {journal}: the same command goes on where it stood")
-    return Setting(methods, options.unit, options.count, options.exhaustive, recipe, journal)
 
 
 def _methods(text: str) -> tuple[str, ...]:
@@ -76,9 +88,13 @@ def _methods(text: str) -> tuple[str, ...]:
 
 def _numbers(text: str, option: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        found = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{option} must be numbers separated by commas, got {text!r}") from None
+        raise UsageError(f"{option} must be numbers separated by commas, got {text[:80]!r}") from None
+    low, high = RANGES["seed"]
+    if not low <= min(found) <= max(found) <= high:
+        raise UsageError(f"{option} must be numbers from {low} to {high}, got {text[:80]!r}")
+    return found
 
 
 @contextmanager

@@ -1,16 +1,24 @@
 """The command `fxprune`: its arguments, and its exit codes.
 
 Exit codes: 0 success; 1 a claim failed (the slim program differs, or a file could not be proven); 2 the command was called wrongly, or asks
-for what is refused, and nothing was written; 130 interrupted, and no result was written.
+for what is refused, and nothing was written; 3 an error of fxprune itself; 130 interrupted, and no result was written.
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.util import get_temp_dir
+from pathlib import Path
+from typing import Any, TextIO
 
 from fxprune.analysis.regions import UNITS
-from fxprune.errors import CaptureError, FxpruneError, PipelineError, RefusedError, SelectionError, UsageError
+from fxprune.errors import UsageError
 from fxprune.tools.commands import console
 from fxprune.tools.commands.bench import bench_command
 from fxprune.tools.commands.budget_option import add_budget_options
@@ -19,6 +27,7 @@ from fxprune.tools.commands.layer_family import METHODS
 from fxprune.tools.commands.layers import layers_command
 from fxprune.tools.commands.options import (
     add_option,
+    check_values,
     json_option,
     model_argument,
     output_options,
@@ -30,24 +39,87 @@ from fxprune.tools.commands.quantize_option import add_quantize_option
 from fxprune.tools.commands.run import apply_command, run_command
 from fxprune.tools.commands.train import train_command
 from fxprune.tools.commands.train_options import add_train_options
+from fxprune.tools.failures import failure_of
 from fxprune.tools.inputs.loaded import MODEL_FORMS
+from fxprune.tools.reports.marked_folders import marked_folder, remove_leftovers
 from fxprune.training import Recipe
-
-BAD_USE = (CaptureError, PipelineError, RefusedError, SelectionError, UsageError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _open_streams()
     options = _parser().parse_args(arguments)
     try:
-        return COMMANDS[options.command][0](options)
-    except FxpruneError as error:
-        console.progress().print(f"fxprune: {error}", markup=False)
-        return 2 if isinstance(error, BAD_USE) else 1
-    except KeyboardInterrupt:
-        console.progress().print("fxprune: interrupted; no result was written", markup=False)
-        return 130
+        with _terminable(), _own_scratch(getattr(options, "workers", 1)):
+            return _run_checked(options)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - failure_of has a sentence for each
+        return _fail(error, options.traceback)
+
+
+def _run_checked(options: argparse.Namespace) -> int:
+    if sys.stdout is None:
+        raise UsageError("standard output is closed; redirect it, to /dev/null if nobody reads it")
+    check_values(options)
+    code = COMMANDS[options.command][0](options)
+    sys.stdout.flush()  # a pipe that nobody reads is found out here, not at exit
+    return code
+
+
+def _fail(error: BaseException, shown: bool) -> int:
+    sentence, code = failure_of(error)
+    if isinstance(error, BrokenPipeError):
+        sys.stdout = _nowhere()  # the interpreter flushes it at exit
+    with contextlib.suppress(OSError):  # standard error may be closed, too
+        if shown:
+            sys.stderr.write("".join(traceback.format_exception(error)))
+        console.progress().print(f"fxprune: {sentence}", markup=False)
+    return code
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _open_streams() -> None:
+    """Open standard error where it is closed; both streams print what has no form in their encoding as escapes."""
+    if sys.stderr is None:
+        sys.stderr = _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _own_scratch(workers: int) -> Iterator[None]:
+    """Keep all temporary files in one folder, which a later run removes where this one is killed."""
+    before, where = tempfile.tempdir, Path(tempfile.gettempdir())
+    if workers > 1:
+        get_temp_dir()  # of multiprocessing, which keeps it until the process ends, longer than ours
+    remove_leftovers("fxprune", where, "scratch")
+    with marked_folder("fxprune", where, "scratch") as scratch:
+        tempfile.tempdir = str(scratch)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, add_options, help_) in COMMANDS.items():
-        add_options(commands.add_parser(name, help=help_))
+        command = commands.add_parser(name, help=help_)
+        add_options(command)
+        command.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     return parser
 
 

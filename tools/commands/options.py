@@ -1,13 +1,35 @@
 """Options that several commands share."""
 
 import argparse
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from fxprune.errors import UsageError
 from fxprune.runtimes import RUNTIMES
 from fxprune.tools.inputs.huggingface import TRUST_OPTION
 from fxprune.tools.inputs.loaded import MODEL_FORMS
+from fxprune.tools.reports.output_folder import check_output_folder
 from fxprune.training import Recipe
 from fxprune.training.loop import PRECISIONS
+
+_MOST = 2**31 - 1
+
+#: least and largest value of a number, by option; those of epochs, batch size and threads are known where they are used
+RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        **dict.fromkeys(("rows", "recall", "exhaustive"), (0, _MOST)),
+        **dict.fromkeys(("count", "workers"), (1, _MOST)),
+        **dict.fromkeys(("epochs", "teacher_epochs", "batch_size"), (-_MOST, _MOST)),
+        **dict.fromkeys(("learning_rate", "weight_decay", "clip", "save"), (0, 1e9)),
+        "warmup": (0, 1),
+        "seed": (0, 2**32 - 1),
+        "seconds": (1e-3, 86400),
+        "length": (0, _MOST),
+    }
+)
 
 #: number of a recipe: (what it is called in the help, the help around its default)
 _NUMBERS = {
@@ -60,6 +82,30 @@ def output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace results that are already in OUT")
 
 
+def check_values(options: argparse.Namespace) -> None:
+    """Raise UsageError for a number out of its range, and for a text that no file could hold."""
+    for name, value in vars(options).items():
+        option = f"--{name.replace('_', '-')}"
+        for text in value if isinstance(value, list) else [value]:
+            _check_text(option, text)
+        low, high = RANGES.get(name, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not low <= value <= high:
+            bound = f"at most {high:.12g}" if value > high else f"at least {low:.12g}"
+            raise UsageError(f"{option} must be {bound}, got {_short(value)}")
+
+
+def _check_text(option: str, text: Any) -> None:
+    if isinstance(text, str) and "\0" in text:
+        raise UsageError(f"{option} has a zero byte: {text[:80]!r}")
+    if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+        raise UsageError(f"{option} is no text in UTF-8: {text[:80]!r}")
+
+
+def _short(value: float) -> str:
+    """Return a number as text, in short: Python refuses to print an integer of thousands of digits."""
+    return str(value) if isinstance(value, float) or abs(value) < 2**64 else "a larger number"
+
+
 def session_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the runtime that files are measured on, and `--json`."""
     ways = "; ".join(f"{name}: {row.help}" for name, row in RUNTIMES.items() if row.suffix == ".onnx")
@@ -72,6 +118,21 @@ def session_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--optimization", choices=levels, default="all", help=text)
     json_option(parser)
+
+
+def check_output(options: argparse.Namespace) -> Path:
+    """Return the folder for the results; UsageError, before any work, where they could not be placed, or would replace an input."""
+    target = Path(options.output)
+    check_output_folder(target, options.force, _inputs(options))
+    return target
+
+
+def _inputs(options: argparse.Namespace) -> Iterator[Path]:
+    """Yield the files and folders that a command reads."""
+    for name in ("model", "teacher", "tokenizer", "data", "calibration", "tokens", "selection"):
+        text = getattr(options, name, None)
+        if text and not text.startswith("py:") and "\0" not in text:
+            yield Path(text.removeprefix("hf:").partition("#")[0] if text.startswith("hf:") else text)
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:

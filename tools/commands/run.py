@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.budget_option import budget_points, budgeted_pipeline, read_calibration_option
 from fxprune.tools.commands.checkpoint_option import check_checkpoint_option, write_checkpoint_folder
 from fxprune.tools.commands.console import Stages
+from fxprune.tools.commands.options import check_output
 from fxprune.tools.commands.quantize_option import check_quantize_option, write_quantized
 from fxprune.tools.commands.tokens_option import TOKENS_FILE, keep_tokens_asked, prove_tokens, tokens_request
 from fxprune.tools.inputs import models
@@ -40,7 +40,7 @@ from fxprune.tools.reports import (
 )
 from fxprune.tools.reports.inventory import inventory
 from fxprune.tools.reports.manifest import largest_differences, write_manifest
-from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
+from fxprune.tools.reports.output_folder import draft_folder, scratch_of
 from fxprune.tools.reports.report_html import render_report
 
 # Short, long, and batched: on a short input alone, overhead hides all gains.
@@ -107,9 +107,7 @@ def _job(
 
 
 def _deliver(options: argparse.Namespace, job: _Job) -> int:
-    target = Path(options.output)
-    check_output_folder(target, options.force)
-    stages = Stages()
+    target, stages = check_output(options), Stages()
     with stages.stage("loading the model"):
         loaded = models.load(options.model, options.trust_remote_code)
     if job.options.checkpoint:
@@ -139,14 +137,14 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
     with stages.stage("proving"):
         proof = result.proof.require()
         told = prove_tokens(result.program, vocabulary)
-    with draft_folder(target) as draft, tempfile.TemporaryDirectory() as scratch:
+    with draft_folder(target) as draft:
         emitted = _emit(slim, draft, stages)
         agreed = runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
         selection.save(draft / "selection.json")
         if vocabulary:
             vocabulary.save(draft / TOKENS_FILE)
         stock = _write_checkpoint(job, loaded, slim, draft, vocabulary is None, stages)
-        before = Path(scratch) / "before.onnx"
+        before = scratch_of(draft) / "before.onnx"
         plain = _export_original(loaded, program, before, emitted.opset, stages)
         files = {"before": before, "after": draft / "model.onnx"}
         latency = measure_latencies(program, slim, files, job.points(program), job.settings, stages)

@@ -1,12 +1,11 @@
 """`--tokens`: keep some token ids only, prove it, and write the new ids beside the model."""
 
 import argparse
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from fxprune.errors import SelectionError, UsageError
-from fxprune.files import read_text
+from fxprune.files import read_text, strict_json
 from fxprune.ir import Program
 from fxprune.rewrite import TokenIds, Vocabulary, keep_tokens, verify_tokens
 from fxprune.rewrite.vocabulary import token_list
@@ -48,9 +47,10 @@ def _ids(text: str) -> tuple[int, ...]:
         lines = [(place, line) for place, line in enumerate(text.splitlines(), 1) if line.strip()]
         return token_list([_number(line, place) for place, line in lines])
     try:
-        return token_list(json.loads(text))
-    except json.JSONDecodeError as error:
+        found = strict_json(text)
+    except ValueError as error:
         raise SelectionError(f"this is no JSON list ({error})") from None
+    return token_list(found)
 
 
 def _number(line: str, place: int) -> int:

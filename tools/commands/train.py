@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,19 +18,20 @@ from fxprune.pipeline import Context, Pipeline, Result
 from fxprune.tools.commands import console
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
-from fxprune.tools.commands.options import recipe_of
+from fxprune.tools.commands.options import check_output, recipe_of
 from fxprune.tools.commands.run import measure_latencies
+from fxprune.tools.commands.run_folder import check_run_folder, open_run_folder
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
-from fxprune.tools.inputs.tasks import TASKS, PreparedTask, TaskRequest, read_columns
+from fxprune.tools.inputs.tasks import TASKS, PreparedTask, TaskRequest, read_classes, read_columns
 from fxprune.tools.reports import (
     report,
     train_report,
 )
 from fxprune.tools.reports.inventory import inventory
 from fxprune.tools.reports.manifest import write_manifest
-from fxprune.tools.reports.output_folder import check_output_folder, draft_folder
+from fxprune.tools.reports.output_folder import draft_folder, scratch_of
 from fxprune.tools.reports.train_report import describe_training, draw_training, train_grids, train_markdown
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Checkpoints, Hooks, RunState
@@ -59,11 +58,11 @@ class _Job:
 
 def train_command(options: argparse.Namespace) -> int:
     """Train, prune on the way, and write the results to a folder."""
-    target, stages = Path(options.output), Stages()
-    check_output_folder(target, options.force)
-    steps = _pipeline(options.pipeline)
+    target, stages = check_output(options), Stages()
+    steps = _checked(options)
     job = _job(options, stages)
-    kept = _kept(options)
+    open_run_folder(*_run_of(options))
+    kept = _run_of(options)[0]
     teacher, taught_by = _teacher(options, job, kept, stages)
     with stages.stage("training"):
         result = steps.run(job.program, _context(options, job, teacher, kept, stages))
@@ -76,6 +75,15 @@ def train_command(options: argparse.Namespace) -> int:
     console.print_tables(train_grids(found))
     console.output().print(f"{describe_training(found)}\nwritten to {target}", markup=False)
     return 0
+
+
+def _checked(options: argparse.Namespace) -> Pipeline:
+    """Return the pipeline; UsageError for whatever can be known to be wrong before any work."""
+    steps = _pipeline(options.pipeline)
+    recipe_of(options, options.teacher_epochs, options.seed)
+    settings(options)
+    check_run_folder(*_run_of(options))
+    return steps
 
 
 def _pipeline(text: str) -> Pipeline:
@@ -112,7 +120,9 @@ def _job(options: argparse.Namespace, stages: Stages) -> _Job:
         raise UsageError(f"--metric {metric}: {options.task} has {', '.join(row.metrics)}")
     with stages.stage("reading the data"):
         tables = read_columns(options)
-        classes = row.classes(tables)
+        classes, counts = read_classes(options.task, tables)
+    if counts:
+        stages.note(f"{len(classes)} classes; {counts}")
     with stages.stage("loading and capturing the model"):
         loaded = models.for_task(
             options.model, options.task, len(classes), options.seed, options.trust_remote_code
@@ -140,24 +150,10 @@ def _check_outputs(program: Program, lesson: PreparedTask, classes: int) -> None
         raise UsageError(f"the data have {classes} classes, and output {lesson.outputs[0]!r} has {width}")
 
 
-def _kept(options: argparse.Namespace) -> Path:
-    """Return the folder of checkpoints; UsageError where it is of another run, unless `--restart` removes its checkpoints."""
+def _run_of(options: argparse.Namespace) -> tuple[Path, dict[str, Any], bool]:
+    """Return the folder of checkpoints, the options that a run must share with the one that wrote them, and whether it begins anew."""
     kept = Path(options.run or f"{options.output}.run")
-    told = {name: getattr(options, name) for name in _SAME}
-    path = kept / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not options.restart else told
-    other = next((name for name in _SAME if before.get(name) != told[name]), None)
-    if other:
-        raise UsageError(
-            f"{kept} holds a run with {other}={before.get(other)!r}, this one has {told[other]!r}; "
-            "--restart begins anew there, --run names another folder"
-        )
-    if options.restart:
-        for name in ("teacher", *(path.name for path in kept.glob("student*"))):
-            shutil.rmtree(kept / name, ignore_errors=True)
-    kept.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    return kept
+    return kept, {name: getattr(options, name) for name in _SAME}, options.restart
 
 
 def _teacher(
@@ -198,11 +194,11 @@ def _written(
     slim, session = result.program, settings(options)
     with stages.stage("judging what is left"):
         judged = job.lesson.scores(slim.module())
-    with draft_folder(Path(options.output)) as draft, tempfile.TemporaryDirectory() as scratch:
+    with draft_folder(Path(options.output)) as draft:
         with stages.stage("writing and checking model.onnx"):
             emitted = export_onnx(slim, draft / "model.onnx")
             save_pt2(slim, draft / "model.pt2")
-        before = export_onnx(job.program, Path(scratch) / "before.onnx")
+        before = export_onnx(job.program, scratch_of(draft) / "before.onnx")
         files = {"before": before.path, "after": draft / "model.onnx"}
         found = {
             "format": _FORMAT,

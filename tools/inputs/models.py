@@ -184,13 +184,16 @@ def _model_class(folder: Path, config: Any, task: str, trust: bool) -> Any:
 def _named_class(folder: Path, config: Any, own: Mapping[str, Sequence[str]], trust: bool) -> Any:
     """Return the class that the config names: with trust the folder's own first, then that of transformers."""
     transformers = import_transformers()
-    named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
-    kinds = [kind for kind, classes in own.items() if named in {each.rpartition(".")[2] for each in classes}]
+    named = getattr(config, "architectures", None) or ["AutoModel"]
+    if not isinstance(named, list) or not isinstance(named[0], str):
+        raise UsageError(f"the config's architectures must be a list of names, got {named!r}")
+    name, found = named[0], getattr(transformers, named[0], None)
+    kinds = [kind for kind, classes in own.items() if name in {each.rpartition(".")[2] for each in classes}]
     if kinds and trust:
         return getattr(transformers, kinds[0])
-    if kinds and not hasattr(transformers, named):
+    if kinds and found is None:
         raise untrusted(folder, {kinds[0]: own[kinds[0]]})
-    return getattr(transformers, named, transformers.AutoModel)
+    return found if isinstance(found, type) else transformers.AutoModel
 
 
 def _pipelines() -> dict[str, tuple[Any, ...]]:

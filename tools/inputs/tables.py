@@ -1,10 +1,11 @@
-"""Tables of task data in a folder: `train` and `dev`, each a file of one of KINDS, read by the library `datasets`.
+"""Tables of task data in a folder: `train` and `dev`, each a file of one of KINDS.
 
-Tab-separated files are read with quoting off: a quotation mark is a character.
+Delimited files are texts, in every column of every row: `01` and `1` are two classes. Other kinds are read by the library `datasets`.
 """
 
 import csv
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,17 @@ from fxprune.ir import first_line, quiet
 
 _NEEDS = "reading task data needs more packages ({}); install: pip install 'fxprune[train]'"
 
-# suffix: (the builder of `datasets`, its options); "NA" is read as a word
-_TEXT = {"encoding": "utf-8-sig", "keep_default_na": False}
+# suffix: options of csv.reader; in a tab-separated file a quotation mark is a character
+_DELIMITED: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE}, ".csv": {"strict": True}}
+)
+_LONGEST_CELL = 2**30
+_SHOWN = 12  # classes that are listed
+
+# suffix: (the builder of `datasets`, its options)
 KINDS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
     {
-        ".tsv": ("csv", {"delimiter": "\t", "quoting": csv.QUOTE_NONE, **_TEXT}),
-        ".csv": ("csv", _TEXT),
+        **dict.fromkeys(_DELIMITED, ("", {})),
         ".jsonl": ("json", {}),
         ".parquet": ("parquet", {}),
         ".json": ("json", {"field": "data"}),
@@ -71,7 +77,10 @@ def read_task(folder: Path, columns: Columns | None = None, most: int = 0) -> La
 
 
 def classes_of(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the classes of train, sorted; UsageError where dev has another."""
+    """Return the classes of train, sorted as texts; UsageError where one is empty, or dev has another."""
+    for name, labels in found.items():
+        if empty := [number for number, label in enumerate(labels, 1) if not label.strip()]:
+            raise UsageError(f"{name} has {len(empty)} empty classes; the first is number {empty[0]}")
     classes = tuple(sorted(set(found["train"])))
     strange = sorted(set(found["dev"]) - set(classes))
     if strange:
@@ -96,14 +105,65 @@ def table_file(folder: Path, name: str) -> Path:
     return found[0]
 
 
+def describe_classes(found: Mapping[str, Sequence[str]]) -> str:
+    """Return the number of rows of each class, most frequent first: `train: b 3, a 1; dev: a 1, b 1`."""
+    return "; ".join(f"{name}: {_counts(labels)}" for name, labels in found.items())
+
+
+def _counts(labels: Sequence[str]) -> str:
+    counts = Counter(labels).most_common()
+    more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
+    return ", ".join([*(f"{label} {count}" for label, count in counts[:_SHOWN]), *more])
+
+
 def read_table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) -> list[list[Any]]:
-    """Read some columns of a file; `names` are those of all its columns where it has no header. UsageError where one is missing."""
+    """Read some columns of a file; `names` are those of all its columns where it has no header.
+
+    UsageError where a column is missing, in the file or in a row.
+    """
+    found = _delimited(path, names) if path.suffix in _DELIMITED else _loaded(path)
+    absent = [name for name in columns if name not in found]
+    if absent:
+        raise UsageError(f"{path} has no column {absent[0]!r}; columns: {', '.join(found)}")
+    read = [list(found[name]) for name in columns]
+    for name, values in zip(columns, read, strict=True):
+        if None in values:
+            raise UsageError(f"{path}, row {values.index(None) + 1}: no {name!r}")
+    return read
+
+
+def _delimited(path: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return all columns of a delimited file by name; UsageError where a row has more or fewer of them than the header."""
+    csv.field_size_limit(_LONGEST_CELL)
+    rows: list[list[str]] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, **_DELIMITED[path.suffix])
+            header = list(names) or next(reader, [])
+            for row in reader:
+                if row and len(row) != len(header):
+                    raise UsageError(f"{path}, line {reader.line_num}: {_ragged(row, header)}")
+                rows += [row] if row else []
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"{path} can't be read: {error}") from error
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise UsageError(f"{path} has two columns with the name {twice[0]!r}")
+    return dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(header, ())
+
+
+def _ragged(row: Sequence[str], header: Sequence[str]) -> str:
+    extra = ", the last one empty" if len(row) > len(header) and not row[-1] else ""
+    return f"{len(row)} columns{extra}, and the header has {len(header)} ({', '.join(header)})"
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """Return all columns of a file by name, as `datasets` reads them."""
     try:
         import datasets
     except ImportError as error:
         raise UsageError(_NEEDS.format(error)) from error
     builder, options = KINDS[path.suffix]
-    options = {**options, "column_names": list(names)} if names and builder == "csv" else options
     with tempfile.TemporaryDirectory() as cache, quiet():
         datasets.disable_progress_bars()
         try:
@@ -112,7 +172,4 @@ def read_table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) ->
             )
         except Exception as error:
             raise UsageError(f"{path} can't be read: {first_line(error)}") from error
-    absent = [name for name in columns if name not in found.column_names]
-    if absent:
-        raise UsageError(f"{path} has no column {absent[0]!r}; columns: {', '.join(found.column_names)}")
-    return [list(found[name]) for name in columns]
+    return {name: found[name] for name in found.column_names}

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from fxprune.ir import Program
 from fxprune.tools.inputs.metrics import METRICS, exact, overlap
-from fxprune.tools.inputs.tables import classes_of, read_table, table_file
+from fxprune.tools.inputs.tables import classes_of, describe_classes, read_table, table_file
 from fxprune.tools.inputs.tokenize import Answers, Questions, encode_questions, encode_tags, encode_text
 from fxprune.training import Examples, Task
 from fxprune.training.examples import IGNORED, encoded
@@ -34,19 +33,18 @@ class PreparedTask(Task):
         return dict(self.judge(module))
 
 
-def _no_classes(_tables: _Tables) -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class _Task:
-    """A kind of task: its columns, the metrics that fit (the first is the default), how its lesson is made, and the length of rows."""
+    """A kind of task: its columns, the metrics that fit (the first is the default), how its lesson is made, and the length of rows.
+
+    `labels` returns the classes of a table's rows, if it has classes.
+    """
 
     columns: tuple[str, ...]
     metrics: tuple[str, ...]
     lesson: Callable[["TaskRequest"], PreparedTask]
     help: str
-    classes: Callable[[_Tables], tuple[str, ...]] = _no_classes
+    labels: Callable[[list[list[Any]]], list[str]] | None = None
     length: int = 128
     lower_is_better: bool = False
 
@@ -105,14 +103,21 @@ def _answers(found: Any) -> Answers:
     return [(one["text"], one["answer_start"]) for one in found]
 
 
-def _labels(tables: _Tables) -> tuple[str, ...]:
-    """Return the classes of train; UsageError where dev has another."""
-    return classes_of({name: [str(value) for value in columns[-1]] for name, columns in tables.items()})
+def read_classes(task: str, tables: _Tables) -> tuple[tuple[str, ...], str]:
+    """Return the classes of train, and how often each occurs in both tables, as text; nothing for a task without classes."""
+    labels_of = TASKS[task].labels
+    if labels_of is None:
+        return (), ""
+    found = {name: labels_of(columns) for name, columns in tables.items()}
+    return classes_of(found), describe_classes(found)
 
 
-def _tags(tables: _Tables) -> tuple[str, ...]:
-    rows = {name: map(_split, columns[-1]) for name, columns in tables.items()}
-    return classes_of({name: list(chain.from_iterable(tags)) for name, tags in rows.items()})
+def _labels(columns: list[list[Any]]) -> list[str]:
+    return [str(value) for value in columns[-1]]
+
+
+def _tags(columns: list[list[Any]]) -> list[str]:
+    return [tag for row in columns[-1] for tag in _split(row)]
 
 
 def _split(row: Any) -> list[str]:

@@ -1,8 +1,9 @@
 """Report of a run: one dictionary (report.json), and the same as tables (report.md, the terminal)."""
 
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,13 @@ def report_grids(report: Mapping[str, Any]) -> list[Grid]:
 
 def report_markdown(report: Mapping[str, Any]) -> str:
     """Return the report as a Markdown page."""
-    return markdown_page((f"# {report['model']}: {_what(report)}",), report_grids(report), (where(report),))
+    head = f"# {markdown_text(report['model'])}: {markdown_text(_what(report))}"
+    return markdown_page((head,), report_grids(report), (where(report),))
 
 
 def markdown_page(head: Iterable[str], grids: Iterable[Grid], end: Iterable[str]) -> str:
-    """Return a Markdown page: paragraphs, tables under their titles, paragraphs."""
-    tables = [f"## {grid.title}\n\n{markdown_table(grid)}" for grid in grids]
+    """Return a Markdown page: paragraphs, tables under their titles, paragraphs; the texts of tables are no markup."""
+    tables = [f"## {markdown_text(grid.title)}\n\n{markdown_table(_escaped(grid))}" for grid in grids]
     return "\n\n".join([*head, *tables, *end]) + "\n"
 
 
@@ -108,6 +110,17 @@ def markdown_table(grid: Grid) -> str:
     rules = ["---:" if grid.is_number(place) else "---" for place in range(len(grid.columns))]
     lines = [grid.columns, tuple(rules), *grid.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _escaped(grid: Grid) -> Grid:
+    """Return a grid whose texts are no Markdown, since names come from models and files."""
+    rows = tuple(tuple(map(markdown_text, row)) for row in grid.rows)
+    return replace(grid, rows=rows)
+
+
+def markdown_text(text: str) -> str:
+    """Return a text that may come from a file as one line of Markdown without markup; a bar is the business of its table."""
+    return re.sub(r"[\\`*\[\]<&]", r"\\\g<0>", " ".join(text.split()))
 
 
 def where(report: Mapping[str, Any]) -> str:

@@ -147,6 +147,17 @@ def test_bad_use_is_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_journal_that_is_no_journal_is_refused_before_any_work(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = place / "task" / "train.tsv"
+    before = rows.read_bytes()
+    assert main([*command(place, tmp_path / "deep" / "out"), "--journal", str(rows)]) == 2
+    assert "line 1: no journal of a search; give another path" in capsys.readouterr().err
+    assert rows.read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_data_of_any_kind_is_read_as_it_stands(tmp_path: Path) -> None:
     rows = [('say "NA"', "b"), ("NA", "a")]
     task = read_task(write(tmp_path, rows, rows[:1]))

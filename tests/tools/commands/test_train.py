@@ -56,6 +56,10 @@ def command(
     return ["train", f"hf:{place / 'model'}", *where, *recipe, "--lowering", "pad", "-p", PIPELINE, *more]
 
 
+def stopped(_: Loop) -> None:
+    raise KeyboardInterrupt
+
+
 def found(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     return told
@@ -133,16 +137,21 @@ def test_checkpoints_of_another_run_are_not_taken(
 
 
 def test_a_strangers_checkpoints_do_not_run(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of earlier versions were pickles."""
+    """Those of earlier versions were pickles; here they come into the folder of a run that was stopped before its first."""
     out, marker = tmp_path / "out", tmp_path / "marker"
+    given = command(place, out, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_save", stopped)
+        assert main(given) == 130
+    assert [path.name for path in (tmp_path / "out.run").iterdir()] == ["run.json"]
     for name in ("teacher", "student-1"):
         step = tmp_path / "out.run" / name / "step-5"
         step.mkdir(parents=True)
         for file in OLD_FILES:
             torch.save(Bomb(marker), step / file)
-    given = command(place, out, epochs=1)
+    capsys.readouterr()
     assert main(given) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert (
@@ -261,7 +270,7 @@ def test_what_can_not_be_trained_is_a_sentence(
 ) -> None:
     assert main([*command(place, tmp_path / "out"), *more]) == 2
     assert sentence in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pass_that_trains_does_not_run_alone(

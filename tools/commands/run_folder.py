@@ -1,0 +1,58 @@
+"""Folder of a training run's checkpoints (OUT.run): which run they are of, and whether another may go on from them."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import UsageError
+from fxprune.files import parse_json, read_text, write_text
+
+FILE = "run.json"
+_FORMAT = "fxprune.checkpoints/1"
+_WAY_OUT = "--restart begins anew there, --run names another folder"
+
+
+def check_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> None:
+    """Raise UsageError where a run with these options may not use the folder; nothing is written.
+
+    A run that was refused before its first checkpoint leaves nothing to go on from, so it forbids nothing.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; --run names another folder for the checkpoints")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    before = _read(folder)
+    if restart or not any(folder.glob("*/step-*")):
+        return
+    others = [
+        f"{name}={before.get(name)!r}, this one has {value!r}"
+        for name, value in asked.items()
+        if before.get(name) != value
+    ]
+    if others:
+        raise UsageError(f"{folder} holds a run with {'; '.join(others)}; {_WAY_OUT}")
+
+
+def open_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> None:
+    """Record the options of a run in its folder, once `check_run_folder` has passed; `restart` removes what it holds."""
+    check_run_folder(folder, asked, restart)
+    if restart and folder.is_dir():
+        for name in ("teacher", *(path.name for path in folder.glob("student*"))):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"format": _FORMAT, "options": dict(asked)}, indent=1) + "\n"
+        write_text(folder / FILE, text, overwrite=True)
+    except OSError as error:
+        raise UsageError(f"can't write to {folder}: {error.strerror}; --run names another folder") from error
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return the options of the run in a folder; UsageError where it is of something else."""
+    if not (folder / FILE).is_file():
+        raise UsageError(f"{folder} holds no checkpoints of `fxprune train`; --run names another folder")
+    text = read_text(folder / FILE, "run", UsageError)
+    what = f"record of a run that can go on here ({folder}; --run names another folder)"
+    return dict(parse_json(text, (_FORMAT, "options", dict), what, UsageError)["options"])
