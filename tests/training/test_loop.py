@@ -148,3 +148,18 @@ def test_a_batch_is_cut_to_its_longest_row() -> None:
     tokens = Examples(some.inputs, some.inputs["ids"], some.lengths, by_token=True)
     assert tokens.batch([0, 1])[1].shape == tokens.batch([0, 1])[0]["ids"].shape
     assert predicted(program(), program().module().eval(), some).shape == (44,)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "garbage"])
+def test_a_damaged_checkpoint_is_a_sentence(damage: str, tmp_path: Path) -> None:
+    kept, recipe = Checkpoints(tmp_path), replace(RECIPE, epochs=1)
+    fine_tune(program(), rows(), recipe, checkpoints=kept)
+    (tmp_path / "step-old").mkdir()  # renamed by somebody: not a checkpoint
+    (place,) = tmp_path.glob("step-[0-9]*")
+    for file in (path for path in place.rglob("*") if path.is_file()):
+        if damage == "removed":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:20] if damage == "truncated" else b"garbage" * 9)
+    with pytest.raises(UsageError, match=r"is of another run, or of another version .* begin anew"):
+        fine_tune(program(), rows(), recipe, checkpoints=kept)

@@ -93,7 +93,8 @@ def curve_grids(found: Mapping[str, Any]) -> list[Grid]:
 
 def curve_markdown(found: Mapping[str, Any]) -> str:
     """Return the report as a Markdown page."""
-    head = f"# {found['model']} on {found['data']}: which layers can go", "![curve](layers.svg)"
+    title = report.markdown_text(f"{found['model']} on {found['data']}: which layers can go")
+    head = f"# {title}", "![curve](layers.svg)"
     return report.markdown_page(head, curve_grids(found), (describe_search(found), report.where(found)))
 
 

@@ -129,7 +129,8 @@ def train_grids(found: Mapping[str, Any]) -> list[Grid]:
 
 def train_markdown(found: Mapping[str, Any]) -> str:
     """Return the report as a Markdown page."""
-    head = f"# {found['model']} on {found['data']}: {found['pipeline']}", "![what happened](train.svg)"
+    title = report.markdown_text(f"{found['model']} on {found['data']}: {found['pipeline']}")
+    head = f"# {title}", "![what happened](train.svg)"
     return report.markdown_page(head, train_grids(found), (describe_training(found), report.where(found)))
 
 

@@ -197,6 +197,25 @@ def test_a_folder_in_use_is_refused_and_force_replaces_only_results(
     assert "is a file" in error
 
 
+def test_results_never_replace_what_the_command_reads(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "load", None)
+    (place / "out" / "model").mkdir(parents=True)
+    for name in ("model.pt2", "selection.json", "tokens.txt", "model/config.json"):
+        (place / "out" / name).write_text('{"format": "fxprune.selection/1", "axes": {}}')
+    net, where = "py:sample_models:net", ["-o", "out", "--force"]
+    commands = [
+        ["run", "out/model.pt2", "-p", PIPELINE],
+        ["run", "hf:out/model#fill-mask", "-p", PIPELINE],
+        ["run", "hf:out", "-p", PIPELINE],
+        ["apply", net, "out/selection.json"],
+    ]
+    for command in commands:
+        assert "which is read" in refused(main([*command, *where]), capsys)
+    assert names(place / "out") == ["model", "model.pt2", "selection.json", "tokens.txt"]
+
+
 def test_a_claim_that_fails_is_one_and_leaves_nothing(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

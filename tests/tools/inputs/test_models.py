@@ -1,6 +1,8 @@
 """Loading of models: Hugging Face folders, with example inputs that their forward takes."""
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,15 @@ def test_a_folder_without_a_config_or_weights_is_a_sentence(tmp_path: Path) -> N
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UsageError, match="config can't be read"):
         models.load(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("named", [5, [5], "BertModel", {"a": 1}])
+def test_architectures_that_are_no_names_are_refused(named: object, bert: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(bert, tmp_path / "copy")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "architectures": named}))
+    with pytest.raises(UsageError, match="architectures must be a list of names, got"):
+        models.load(f"hf:{place}")
 
 
 def test_the_demo_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
