@@ -34,7 +34,7 @@ def bert_layer(i: int) -> list[Row]:
     at = f"encoder.layer.{i}"
     inner = {f"{at}.attention.self.qk": 8, f"{at}.attention.v": 8}
     return [
-        (f"{at}.attention.heads", "heads", 4, inner, f"{at}.attention"),
+        (f"{at}.attention.heads", "heads", 4, inner, f"{at}.attention.branch"),
         (f"{at}.ffn", "ffn", 64, {}, f"{at}.ffn"),
     ]
 

@@ -232,7 +232,7 @@ return linear""",
         """\
 input_1: (!3, !8)
 weight_columns: (rank:2, !8)
-linear_default = linear(input_1, weight_columns) -> (!3, rank:2)
+linear_default = linear(input_1, weight_columns, None) -> (!3, rank:2)
 weight_rows: (!16, rank:2)
 bias: (!16)
 linear = linear(linear_default, weight_rows, bias) -> (!3, !16)
@@ -262,7 +262,7 @@ table.weight_rows: (!20, table.rank:2)
 embedding_default = embedding(table.weight_rows, ids, -1) -> (!3, !5, table.rank:2)
 table.weight_columns: (table.rank:2, table.rank.2:8)
 embedding = matmul(embedding_default, table.weight_columns) -> (!3, !5, table.rank.2:8)
-linear_default = linear(embedding, table.weight_columns) -> (!3, !5, table.rank:2)
+linear_default = linear(embedding, table.weight_columns, None) -> (!3, !5, table.rank:2)
 linear = linear(linear_default, table.weight_rows, None) -> (!3, !5, !20)
 return linear""",
     )
