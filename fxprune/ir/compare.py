@@ -90,15 +90,16 @@ def relative_difference(got: Tensor, expected: Tensor, noise: Tensor | None = No
     return float((gap / scale_of(other)).max())
 
 
-_LINE = 8
-"""The fewest elements along a dimension that have a median of their own."""
+_SLICE = 8
+"""The fewest elements of a slice (a channel, a position) that has a median of its own."""
 
 
 def scale_of(expected: Tensor) -> Tensor:
     """The magnitude that errors are compared with, element by element, float64: of the element itself, or one that is usual around it.
 
-    What is usual is the smallest of the medians of all elements and of those along each dimension, so that a large constant (a mask, a
-    sentinel) sets the scale for none but itself. Zeros, infinities and NaN have no part in a median, nor do repetitions in that of all.
+    What is usual is the smallest of the medians of all elements and of the slices that it lies in (its channel, its position), so that a
+    large constant (a mask, a sentinel) sets the scale for none but itself. Zeros, infinities and NaN have no part in a median, nor do
+    repetitions in that of all; a slice of which half is the same has none: it is one sample, which may be next to zero by chance.
     """
     size = expected.abs().to(torch.float64)
     counts = size.isfinite() & (size > 0)
@@ -107,11 +108,19 @@ def scale_of(expected: Tensor) -> Tensor:
     usual = size[counts].unique().median().expand(size.shape)
     marked = torch.where(counts, size, math.nan)
     for dim, length in enumerate(size.shape):
-        if length >= _LINE:
-            along = marked.nanmedian(dim, keepdim=True).values
-            usual = torch.minimum(usual, along.nan_to_num(math.inf))
+        if size.numel() >= _SLICE * length:
+            found = _slice_medians(marked.movedim(dim, 0).flatten(1))
+            usual = torch.minimum(usual, found.reshape(-1, *(1,) * (size.ndim - 1 - dim)))
     own = torch.where(size.isfinite(), size, 0.0)
     return torch.maximum(own, usual).clamp_min(1e-30)
+
+
+def _slice_medians(slices: Tensor) -> Tensor:
+    """The median of each row, without NaN; infinite where half of a row is the same, or where nothing is left."""
+    medians = slices.nanmedian(1).values
+    alike = ((slices - medians[:, None]).abs() <= 0.1 * medians[:, None]).sum(1)
+    varied = 2 * alike < (~slices.isnan()).sum(1)
+    return torch.where(varied, medians, math.inf).nan_to_num(math.inf)
 
 
 def _comparable(got: Tensor, expected: Tensor) -> int:

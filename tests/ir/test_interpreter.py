@@ -39,7 +39,10 @@ def test_all_values_are_recorded_or_some(program: Program) -> None:
     every.run_flat([torch.ones(2)])
     some.run_flat([torch.ones(2)])
     assert set(recorded(every)) == {node.name for node in program.graph.nodes if node.op != "output"}
-    assert recorded(some) == {"x": [1.0, 1.0], "add": [7.0, 7.0]}  # each run starts from the program's own buffers
+    assert recorded(some) == {
+        "x": [1.0, 1.0],
+        "add": [7.0, 7.0],
+    }  # each run starts from the program's own buffers
 
 
 @pytest.mark.parametrize(("copies", "runs"), [(False, 1.0), (True, 0.0)])
