@@ -8,9 +8,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
-from fxprune.ir import Point, Program, copy_graph, feeds, inference, like, rebuild
+from fxprune.ir import Point, Program, copy_graph, feeds, inference, rebuild
 from fxprune.ir.compare import relative_difference
 from fxprune.ir.example_inputs import call_inputs
+from fxprune.ir.tensors import rounding_step
 from fxprune.runtimes.base import Outputs, Prepared
 
 # Largest relative difference between ONNX Runtime and the Program, by the output's precision.
@@ -77,16 +78,9 @@ def _difference(
 def _rounding(program: Program, expected: Outputs, point: Point) -> float:
     """Return how far the outputs move when every weight moves by a rounding step, up or down at random."""
     random = torch.Generator().manual_seed(0)
-    moved = {name: _rounded(value, random) for name, value in program.tensors().items()}
+    moved = {name: rounding_step(value, random) for name, value in program.tensors().items()}
     again = _outputs(rebuild(program, copy_graph(program), moved), point) or expected
     return max(map(_relative, expected, again), default=0.0)
-
-
-def _rounded(value: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    if not value.is_floating_point():
-        return value
-    coin = torch.randint(0, 2, value.shape, generator=random).to(value.device, value.dtype) * 2 - 1
-    return like(value, value.detach() * (1 + coin * torch.finfo(value.dtype).eps))
 
 
 def _relative(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Tensor helpers: identity of storage, raw bytes, and results in another tensor's kind."""
+"""Tensor helpers: identity of storage, raw bytes, results in another tensor's kind, and values moved by a rounding step."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ def storage_key(tensor: Tensor) -> Any:
 def tensor_bytes(value: Tensor) -> memoryview:
     """The bytes of a tensor, for a digest."""
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def rounding_step(value: Tensor, random: torch.Generator) -> Tensor:
+    """The tensor with each floating number moved by one rounding step, up or down by chance; others as they are."""
+    if not value.is_floating_point():
+        return value
+    coin = torch.randint(0, 2, value.shape, generator=random).to(value.device, value.dtype) * 2 - 1
+    return like(value, value.detach() * (1 + coin * torch.finfo(value.dtype).eps))

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from fxprune.ir import Program, copy_graph, like, rebuild, run_example
 from fxprune.ir.signature import put_inputs
+from fxprune.ir.tensors import rounding_step
 
 
 def to_float64(program: Program) -> Program:
@@ -35,17 +36,10 @@ def rounding_noise(program: Program, outputs: list[Tensor]) -> list[Tensor]:
     found = [torch.zeros(value.shape, dtype=torch.float64, device=value.device) for value in outputs]
     for seed in (0, 1):
         random = torch.Generator().manual_seed(seed)
-        moved = {name: _stepped(value, random) for name, value in program.tensors().items()}
+        moved = {name: rounding_step(value, random) for name, value in program.tensors().items()}
         again = run_example(rebuild(program, copy_graph(program), moved))
         found = [torch.maximum(a, _effect(b, c)) for a, b, c in zip(found, again, outputs, strict=True)]
     return [_STEPS * _smallest_of_largest(value) for value in found]
-
-
-def _stepped(value: Tensor, random: torch.Generator) -> Tensor:
-    if not value.is_floating_point():
-        return value
-    coin = torch.randint(0, 2, value.shape, generator=random).to(value.device, value.dtype) * 2 - 1
-    return like(value, value.detach() * (1 + coin * torch.finfo(value.dtype).eps))
 
 
 def _effect(again: Tensor, value: Tensor) -> Tensor:
