@@ -80,16 +80,14 @@ class Context:
 
     def checked(self, program: Program) -> Context:
         """Return the context with its data checked against a program, and with a cache of the teacher's outputs."""
-        data = self.data
-        if data is not None and not isinstance(data, Calibration):
-            data = check_calibration(program, data)
-        return replace(self, data=data, teacher_outputs=self.teacher_outputs or TeacherCache())
+        cache = TeacherCache() if self.teacher_outputs is None else self.teacher_outputs
+        return replace(self, data=self.calibration(program), teacher_outputs=cache)
 
     def calibration(self, program: Program) -> Calibration | None:
         """Return the calibration data, checked; None where there are none."""
-        found = self.checked(program).data
-        assert found is None or isinstance(found, Calibration)
-        return found
+        if self.data is None or isinstance(self.data, Calibration):
+            return self.data
+        return check_calibration(program, self.data)
 
     def say(self, text: str) -> None:
         """Report what the pass does now."""

@@ -14,6 +14,7 @@ from fxprune.ir import Program
 from fxprune.passes import Blocks, Fill, Flop, Lowrank, Slim, Split
 from fxprune.pipeline import Measuring, context
 from fxprune.runtimes import Settings
+from fxprune.training.teacher_cache import TeacherCache
 
 
 def program() -> Program:
@@ -116,3 +117,10 @@ def test_the_seed_is_that_of_all_that_draws_unless_the_text_says_one() -> None:
     assert torch.equal(weights[2], weights[3])
     assert not torch.equal(weights[0], weights[2])
     assert (Blocks(seed=None), Flop(seed=None)) == (Blocks(), Flop())
+
+
+def test_a_cache_that_is_given_is_the_one_that_is_used() -> None:
+    """An empty cache has a length of 0, and is a cache all the same: its limit is what the user gave."""
+    given = TeacherCache(limit=5)
+    assert Context(teacher_outputs=given).checked(program()).teacher_outputs is given
+    assert Context().checked(program()).teacher_outputs is not None
