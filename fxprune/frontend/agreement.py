@@ -32,7 +32,7 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
         wanted = module_outputs(model, program)
     with exporting(model):
         with _refusing(f"what torch.export made of {name} does not run"):
-            got = _seeded(program.graph_module, (program.args, program.kwargs), 0)
+            got = seeded_outputs(program.graph_module, (program.args, program.kwargs), 0)
         gap = difference(_comparable(got), _comparable(wanted))
         if gap <= _SAME or _is_random(wanted, module_outputs(model, program, 1)):
             return
@@ -55,7 +55,7 @@ def module_outputs(model: nn.Module, program: Program, seed: int = 0) -> list[Te
     """Return the tensors among a module's outputs for a program's example inputs; the module runs as it would be captured."""
     inputs = program.args, {**program.kwargs, **uncached_kwargs(model, program.kwargs)}
     with exporting(model), without_cache(model, program.kwargs):
-        return _seeded(model, inputs, seed)
+        return seeded_outputs(model, inputs, seed)
 
 
 def _is_random(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -63,8 +63,8 @@ def _is_random(one: list[Tensor], other: list[Tensor]) -> bool:
     return difference(one, other) > 0
 
 
-def _seeded(module: nn.Module, inputs: tuple[Any, Any], seed: int) -> list[Tensor]:
-    """Return the tensors among a module's outputs; it writes into copies of its buffers."""
+def seeded_outputs(module: nn.Module, inputs: tuple[Any, Any], seed: int = 0) -> list[Tensor]:
+    """Return the tensors among a module's outputs; it writes into copies of its inputs and buffers, and draws from a seed of its own."""
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     args, kwargs = clone_inputs(inputs)
     with torch.random.fork_rng(devices=[]):

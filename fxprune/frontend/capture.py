@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
-from fxprune.frontend.agreement import check_same
+from fxprune.frontend.agreement import check_same, seeded_outputs
 from fxprune.frontend.canonicalize import canonicalize
 from fxprune.frontend.dynamic_shapes import (
     auto_symbolic,
@@ -88,12 +88,11 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
 def _call_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Call the model, so that what it computes once and caches is there before torch.export runs it on fake tensors.
 
-    It writes into copies of its inputs and buffers. Where it fails, capture fails too, with torch's reason, which names the line.
+    Where it fails, capture fails too, with torch's reason, which names the line.
     """
-    own_args, own_kwargs = clone_inputs((args, {**kwargs, **uncached_kwargs(model, kwargs)}))
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    given = {**kwargs, **uncached_kwargs(model, kwargs)}
     with exporting(model), without_cache(model, kwargs), suppress(Exception):
-        torch.func.functional_call(model, buffers, own_args, own_kwargs)
+        seeded_outputs(model, (args, given))
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Program:

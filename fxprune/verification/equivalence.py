@@ -30,7 +30,7 @@ from fxprune.rewrite.apply import apply
 from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import kept_masks, shrink
 from fxprune.verification.float64 import rounding_noise, to_float64
-from fxprune.verification.inputs import input_variants, moved_inputs
+from fxprune.verification.inputs import input_variants, with_inputs_of
 from fxprune.verification.random_values import fix_random
 
 
@@ -112,14 +112,15 @@ def verify(
     candidate = shrink(program, claim) if inexact else slim
     variants = input_variants(program)
     oracle = zero_readers(program, claim)
-    found = [_compare(analysis, moved_inputs(oracle, each), candidate, claim) for each in variants]
+    found = [_compare(analysis, with_inputs_of(oracle, each), candidate, claim) for each in variants]
     if inexact:
         whole = shrink(program, selection)
         for each in variants:
-            _compare(analyze(whole), moved_inputs(whole, each), slim, Selection())
+            _compare(analyze(whole), with_inputs_of(whole, each), slim, Selection())
     got = _outputs(slim, program) or []
     change = _change(analysis, before, got, selection) if moved is None else moved
-    moves = {name: _move(program, claim.only({name}), variants) for name in exact}
+    plain = [(each, run_example(each)) for each in variants] if exact else []
+    moves = {name: _move(zero_readers(program, claim.only({name})), plain) for name in exact}
     worst = max(found, key=lambda each: each.relative / max(each.bar, 1e-300))
     compared = sum(each.compared for each in found)
     why = _why_nothing(compared, {} if unchanged else moves, bool(removed), change)
@@ -128,10 +129,9 @@ def verify(
     )
 
 
-def _move(program: Program, part: Selection, variants: Sequence[Program]) -> float:
+def _move(zeroed: Program, plain: Sequence[tuple[Program, list[Tensor]]]) -> float:
     """Return how far the outputs move without the removed units of one axis, on the first inputs on which they do."""
-    zeroed = zero_readers(program, part)
-    moves = (difference(run_example(moved_inputs(zeroed, each)), run_example(each)) for each in variants)
+    moves = (difference(run_example(with_inputs_of(zeroed, each)), before) for each, before in plain)
     return next((move for move in moves if move > 0), 0.0)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fxprune.ir import Program, example_point, run_example
 from fxprune.ir.example_inputs import call_inputs
-from fxprune.ir.signature import put_inputs
+from fxprune.ir.signature import with_inputs
 
 
 def input_variants(program: Program) -> list[Program]:
@@ -39,8 +38,7 @@ def drawn(program: Program, seed: int) -> Program:
     names = [node.name for node in program.placeholders()]
     pairs = zip(names, program.flat_inputs(), strict=True)
     made = {name: _drawn(value, random) for name, value in pairs if isinstance(value, Tensor)}
-    args, kwargs = put_inputs(program, made)
-    return program.replace(args=args, kwargs=kwargs)
+    return with_inputs(program, made)
 
 
 def _drawn(value: Tensor, random: torch.Generator) -> Tensor:
@@ -68,7 +66,6 @@ def _runs(program: Program) -> bool:
     return True
 
 
-def moved_inputs(program: Program, variant: Program) -> Program:
+def with_inputs_of(program: Program, variant: Program) -> Program:
     """Return a program with the example inputs of a variant."""
-    args: Any = variant.args
-    return program.replace(args=args, kwargs=variant.kwargs)
+    return program.replace(args=variant.args, kwargs=variant.kwargs)

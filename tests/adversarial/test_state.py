@@ -118,3 +118,13 @@ def test_looking_at_a_program_changes_nothing(act: Callable[[fxprune.Program], A
     program = capture(Counter().eval(), (torch.randn(3, 8),))
     act(program)
     assert float(program.tensors()["count"]) == 0
+
+
+def test_capture_leaves_the_random_state() -> None:
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand_like(x)
+
+    before = torch.random.get_rng_state()
+    capture(Drawing().eval(), (torch.ones(3, 8),))
+    assert torch.equal(torch.random.get_rng_state(), before)
