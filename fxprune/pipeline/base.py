@@ -62,7 +62,7 @@ class Pass:
         return Outcome(self.rewrite(program, selection), selection)
 
     def needs(self) -> Mapping[str, str]:
-        """Return the fields of the context that must be given, each with what can be said instead ("" for nothing)."""
+        """Return the fields of the context that must be given, each with an option that makes it unnecessary ("" for none)."""
         return {}
 
     def check(self, context: Context) -> None:

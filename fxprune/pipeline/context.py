@@ -1,4 +1,4 @@
-"""Context of a pipeline: what its passes may take beside the program."""
+"""Context of a pipeline: the values that its passes may take beside the program."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What passes may take beside the program; options in a pipeline's text win over it.
+    """Values that passes may take beside the program; options in a pipeline's text win over it.
 
     `data` are unlabelled batches (see `fxprune.calibration.data.check_calibration`), and `loss` is what is kept small on them (None: the
     distance to the model's own outputs). `evaluate` rates programs for a search over layers, on `executor` where one is given. `task` is

@@ -16,7 +16,7 @@ from fxprune.ir import Program, Selection
 from fxprune.verification import Proof
 
 FILES = ("model.onnx", "model.pt2", "selection.json", "report.json")
-"""What a result is saved as."""
+"""Names of the files that a result is saved as."""
 
 
 def describe_costs(original: Program, program: Program, proof: Proof) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Result(HasSummary):
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """What was done, as plain data: the steps, parameters, bytes and operations before and after, and the proof."""
+        """Plain data on the run: the steps, parameters, bytes and operations before and after, and the proof."""
         steps = [asdict(step) for step in self.steps]
         text = ", ".join(step.text for step in self.steps)
         costs = describe_costs(self.original, self.program, self.proof)

@@ -18,7 +18,7 @@ _ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """What of a run changes while it trains: the module, AdamW, the schedule of learning rates, and torch's random numbers."""
+    """Parts of a run that change while it trains: the module, AdamW, the schedule of learning rates, and torch's random numbers."""
 
     module: nn.Module
     optimizer: Optimizer
