@@ -54,7 +54,12 @@ _NODES = {"erase_node", "replace_all_uses_with", "replace_input_with"}
 EDITS: dict[str, set[str]] = {"rewrite": set(), "gates": {"rebuild"}, "frontend": _NODES, "export": _NODES}
 
 # Each heavy library has one adapter, the only place to mend when the library changes.
-ONNX = {"fxprune.export.onnx", "fxprune.runtimes.onnxruntime", "fxprune.export.onnx_cleanup"}
+ONNX = {
+    "fxprune.export.onnx",
+    "fxprune.export.onnx_cleanup",
+    "fxprune.export.random_values",
+    "fxprune.runtimes.onnxruntime",
+}
 HUGGING_FACE = {
     "fxprune.frontend.library_patches",
     "fxprune.tools.inputs.huggingface",

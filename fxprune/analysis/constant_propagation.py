@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.ir import Program, bind
 from fxprune.ir.interpreter import Recorder
+from fxprune.ir.random_values import may_draw
 from fxprune.rules import find_rule, is_written, packet_of, passes_value, traits_of
 from fxprune.rules.aten.pointwise import is_pointwise
 
@@ -85,14 +86,10 @@ def _tensors(run: ConstantMasks, node: fx.Node) -> list[fx.Node]:
     return [source for source in node.all_input_nodes if isinstance(run.values[source], Tensor)]
 
 
-def _is_drawn(node: fx.Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
 def _whole(run: ConstantMasks, node: fx.Node) -> Any:
     """Mark all elements where all operands are known and nothing is random, else none: the default for operators without a law."""
     sources = [mask for source in node.all_input_nodes for mask in pytree.tree_leaves(run.masks[source])]
-    everything = not _is_drawn(node) and all(bool(mask.all()) for mask in sources)
+    everything = not may_draw(node) and all(bool(mask.all()) for mask in sources)
     return pytree.tree_map(lambda leaf: _full(leaf, everything), run.values[node])
 
 
@@ -106,7 +103,7 @@ def _dropped(run: ConstantMasks, node: fx.Node) -> Tensor:
 def _pointwise(run: ConstantMasks, node: fx.Node) -> Tensor:
     """Mark elements where all operands are known, and those of a product also where one factor is zero."""
     shape, sources = run.values[node].shape, _tensors(run, node)
-    found = torch.full(shape, not _is_drawn(node))
+    found = torch.full(shape, not may_draw(node))
     for source in sources:
         found = found & run.masks[source].expand(shape)
     rule = find_rule(node.target)

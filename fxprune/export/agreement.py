@@ -8,9 +8,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
-from fxprune.ir import Point, Program, copy_graph, feeds, inference, rebuild
+from fxprune.export.random_values import NONE, Draws
+from fxprune.ir import Feeds, Point, Program, copy_graph, feeds, inference, rebuild
 from fxprune.ir.compare import relative_difference
 from fxprune.ir.example_inputs import call_inputs
+from fxprune.ir.program import flatten_inputs
+from fxprune.ir.random_values import recorded
 from fxprune.ir.tensors import rounding_step
 from fxprune.runtimes.base import Outputs, Prepared
 
@@ -24,20 +27,39 @@ ROUNDINGS = 4.0
 
 
 def compare(
-    program: Program, run: Prepared, points: Sequence[Point], title: str = "ONNX Runtime"
+    program: Program,
+    run: Prepared,
+    points: Sequence[Point],
+    title: str = "ONNX Runtime",
+    draws: Draws = NONE,
 ) -> tuple[float, tuple[Point, ...]]:
     """Return the largest relative difference of a runtime's outputs from the program's, and the points at which the program can run.
 
-    ExportError where a difference is beyond its bar.
+    `draws` says which drawn values the file takes as inputs (see `fxprune.export.random_values`). ExportError where a difference is
+    beyond its bar.
     """
     worst, compared = 0.0, []
     for point in points:
-        expected = _outputs(program, point)
+        expected, drawn = _outputs_and_draws(program, point, draws)
         if expected is None:
             continue
-        worst = max(worst, _difference(program, expected, run(feeds(program, point)), (point, title)))
+        found = run(feeds(program, point) | drawn)
+        worst = max(worst, _difference(program, expected, found, (point, title), draws))
         compared.append(point)
     return worst, tuple(compared)
+
+
+def _outputs_and_draws(program: Program, point: Point, draws: Draws) -> tuple[Outputs | None, Feeds]:
+    """Return the program's own outputs, and the values that it drew; no outputs where it can't run at the point."""
+    if draws == NONE:
+        return _outputs(program, point), {}
+    inputs = flatten_inputs(program, *call_inputs(program, point))
+    try:
+        outputs, values = recorded(program, (*draws.given, *draws.returned), inputs)
+    except RuntimeError:
+        return None, {}
+    more = [values[name] for name in draws.returned]
+    return _arrays([*outputs, *more]), {name: _array(values[node]) for node, name in draws.given.items()}
 
 
 def _outputs(program: Program, point: Point) -> Outputs | None:
@@ -45,16 +67,24 @@ def _outputs(program: Program, point: Point) -> Outputs | None:
     args, kwargs = call_inputs(program, point)
     try:
         with inference():
-            leaves = pytree.tree_leaves(program(*args, **kwargs))
+            return _arrays(pytree.tree_leaves(program(*args, **kwargs)))
     except RuntimeError:
         return None
-    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _arrays(leaves: Sequence[Any]) -> Outputs:
+    return [_array(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _array(value: torch.Tensor) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = value.detach().cpu().numpy()
+    return array
 
 
 def _difference(
-    program: Program, expected: Outputs, found: Outputs, where: tuple[Point, str] = ({}, "ONNX Runtime")
+    program: Program, expected: Outputs, found: Outputs, where: tuple[Point, str], draws: Draws
 ) -> float:
-    names, (point, title) = program.output_names(), where
+    names, (point, title) = [*program.output_names(), *draws.returned], where
     if len(expected) != len(found):
         raise ExportError(f"the ONNX file has {len(found)} outputs, the program {len(expected)}: {names}")
     worst = 0.0
@@ -65,7 +95,7 @@ def _difference(
             )
         difference, bar = _relative(ours, theirs), BARS.get(ours.dtype, BAR)
         if difference > bar:
-            bar = max(bar, ROUNDINGS * _rounding(program, expected, point))
+            bar = max(bar, ROUNDINGS * _rounding(program, expected, point, draws))
         if not difference <= bar:
             raise ExportError(
                 f"output {name!r} differs by {difference:.1e} between {title} and the program"
@@ -75,12 +105,12 @@ def _difference(
     return worst
 
 
-def _rounding(program: Program, expected: Outputs, point: Point) -> float:
+def _rounding(program: Program, expected: Outputs, point: Point, draws: Draws) -> float:
     """Return how far the outputs move when every weight moves by a rounding step, up or down at random."""
     random = torch.Generator().manual_seed(0)
     moved = {name: rounding_step(value, random) for name, value in program.tensors().items()}
-    again = _outputs(rebuild(program, copy_graph(program), moved), point) or expected
-    return max(map(_relative, expected, again), default=0.0)
+    again, _ = _outputs_and_draws(rebuild(program, copy_graph(program), moved), point, draws)
+    return max(map(_relative, expected, again or expected), default=0.0)
 
 
 def _relative(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:

@@ -18,6 +18,7 @@ from fxprune.errors import ExportError
 from fxprune.export.agreement import compare
 from fxprune.export.exported_program import for_onnx, lift, to_exported_program
 from fxprune.export.onnx_cleanup import drop_traces, spread_rotary_caches
+from fxprune.export.random_values import fixed_draws
 from fxprune.files import draft_file, file_bytes
 from fxprune.ir import Point, Program, example_point, inference, innermost_reason, quiet
 from fxprune.ir.example_inputs import dynamic_axis_names
@@ -164,9 +165,10 @@ def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
 
 def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:
     """Return the largest relative difference, and the points compared: the examples and, where axes are dynamic, a second one."""
-    opened = open_session(draft)
     points = _points(program, set(file_axes(draft)))
-    return compare(program, lambda given: run_session(opened, given), points)
+    with fixed_draws(program, draft) as (file, draws):
+        opened = open_session(file)
+        return compare(program, lambda given: run_session(opened, given), points, draws=draws)
 
 
 def _points(program: Program, axes: set[str]) -> list[Point]:

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.ir import attribute, operands
 from fxprune.ir.edit import add_buffer
+from fxprune.ir.random_values import may_draw
 from fxprune.rules import is_written, traits_of
 
 LARGEST = 4_000_000
@@ -48,7 +49,7 @@ def _is_foldable(node: fx.Node, written: set[fx.Node]) -> bool:
     if value.device.type == "meta" or not all(isinstance(size, int) for size in value.shape):
         return False
     kind = node.target
-    pure = torch.Tag.nondeterministic_seeded not in kind.tags and not kind._schema.is_mutable
+    pure = not may_draw(node) and not kind._schema.is_mutable
     return pure and value.numel() <= LARGEST
 
 

@@ -205,6 +205,7 @@ _rows("addcdiv addcdiv_", divides="tensor2")
 _rows("reciprocal reciprocal_ rsqrt rsqrt_ log log_ log2 log2_ log10 log10_", divides="self")
 _rows("zeros ones full empty scalar_tensor sym_size sym_numel", shape_only=True)
 _rows("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty", shape_only=True)
+_rows("rand randn randint randperm rand_like randn_like randint_like", shape_only=True)
 
 # --- results that share memory, and no results ------------------------------------------------------------
 

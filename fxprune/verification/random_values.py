@@ -1,28 +1,16 @@
-"""Random operators: their values are fixed on both sides, so that two programs that draw can be compared."""
+"""Random values are fixed on both sides, so that two programs that draw can be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from fxprune.analysis import analyze
 from fxprune.dims import cut
-from fxprune.ir import Program, Selection, copy_graph, rebuild, source_line
-from fxprune.ir.compare import relative_difference
-from fxprune.ir.interpreter import Recorder
+from fxprune.ir import Program, Selection, copy_graph, rebuild
+from fxprune.ir.random_values import describe_draw, random_nodes, recorded
 from fxprune.rewrite.shrink import kept_masks, labels
-
-
-def random_nodes(program: Program) -> dict[str, fx.Node]:
-    """Return the nodes that draw, by name: those that torch marks as random, and whose values differ between two seeds."""
-    marked = [node for node in program.graph.nodes if _may_draw(node)]
-    if not marked:
-        return {}
-    one, other = (_values(program, marked, seed) for seed in (0, 1))
-    return {node.name: node for node in marked if not _same(one.get(node.name), other.get(node.name))}
 
 
 def fix_random(program: Program, slim: Program, selection: Selection) -> tuple[Program, Program, str]:
@@ -33,9 +21,8 @@ def fix_random(program: Program, slim: Program, selection: Selection) -> tuple[P
     drawing = random_nodes(program)
     if not drawing:
         return program, slim, ""
-    first = next(iter(drawing.values()))
-    why = f"the program draws random numbers ({first.target}{_place(first)}), and "
-    values = _values(program, list(drawing.values()), 0)
+    why = f"the program {describe_draw(next(iter(drawing.values())))}, and "
+    _, values = recorded(program, drawing, program.flat_inputs())
     fixed = _with_constants(program, values).replace(labels=labels(analyze(program), {}))
     analysis = analyze(fixed)
     kept, nodes = kept_masks(analysis, selection), fixed.reads()
@@ -48,24 +35,6 @@ def fix_random(program: Program, slim: Program, selection: Selection) -> tuple[P
         if parts[name].shape != mine[name].meta["val"].shape:
             return program, slim, f"{why}what {name} draws can't be cut as the selection says"
     return fixed, _with_constants(slim, parts), ""
-
-
-def _may_draw(node: fx.Node) -> bool:
-    tags = getattr(node.target, "tags", ())
-    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in tags
-
-
-def _values(program: Program, nodes: list[fx.Node], seed: int) -> dict[str, object]:
-    recorder = Recorder(program, {node.name for node in nodes}, copies=True)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        recorder.run_flat(program.flat_inputs())
-    return {node.name: value for node, value in recorder.values.items()}
-
-
-def _same(one: object, other: object) -> bool:
-    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
-    return all(relative_difference(a, b) == 0 if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
 def _constant(name: str) -> str:
@@ -84,8 +53,3 @@ def _with_constants(program: Program, values: Mapping[str, object]) -> Program:
             node.replace_all_uses_with(made)
             graph.erase_node(node)
     return rebuild(program, graph, tensors)  # type: ignore[arg-type]
-
-
-def _place(node: fx.Node) -> str:
-    line = source_line(node)
-    return f" at {line}" if line else ""

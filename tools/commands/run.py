@@ -13,6 +13,7 @@ from fxprune.errors import ExportError, UsageError
 from fxprune.export import Emitted, export_onnx, save_pt2
 from fxprune.export.agreement import compare
 from fxprune.export.onnx import plain_export, warm_up
+from fxprune.export.random_values import fixed_draws
 from fxprune.ir import Feeds, Point, Program, Selection, example_point, feeds
 from fxprune.pipeline import Context, Result
 from fxprune.rewrite.apply import apply as remove
@@ -294,6 +295,6 @@ def runtime_agreement(
     if settings.runtime == DEFAULT.runtime:
         return {}
     title = describe_settings(settings).partition(",")[0]
-    with stages.stage(f"comparing {title}"):
-        relative, _ = compare(program, prepare(file, settings), emitted.points, title)
+    with stages.stage(f"comparing {title}"), fixed_draws(program, file) as (checked, draws):
+        relative, _ = compare(program, prepare(checked, settings), emitted.points, title, draws)
     return {"runtime": {"title": title, "relative": relative}}

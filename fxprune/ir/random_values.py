@@ -1,0 +1,55 @@
+"""Random operators: which nodes of a program draw, and what they draw in a run with a given seed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.ir.arguments import bind
+from fxprune.ir.compare import relative_difference
+from fxprune.ir.interpreter import Recorder
+from fxprune.ir.program import Program, source_line
+
+
+def may_draw(node: fx.Node) -> bool:
+    """Return whether an operator may draw: torch's tag says so, or attention whose dropout is on (fused attention has no tag)."""
+    if node.op != "call_function":
+        return False
+    dropped = bind(node).get("dropout_p")
+    fused = dropped is not None and dropped.value != 0
+    return fused or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def random_nodes(program: Program) -> dict[str, fx.Node]:
+    """Return the nodes that draw, by name: those that may, and whose values differ between two seeds."""
+    marked = {node.name: node for node in program.graph.nodes if may_draw(node)}
+    if not marked:
+        return {}
+    one, other = (recorded(program, marked, program.flat_inputs(), seed)[1] for seed in (0, 1))
+    return {name: node for name, node in marked.items() if not _same(one.get(name), other.get(name))}
+
+
+def recorded(
+    program: Program, names: Collection[str], inputs: list[Any], seed: int = 0
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the outputs, flat, and the values of some nodes by name, of a run on flat inputs with a seed."""
+    recorder = Recorder(program, set(names), copies=True)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        outputs = recorder.run_flat(inputs)
+    return pytree.tree_leaves(outputs), {node.name: value for node, value in recorder.values.items()}
+
+
+def describe_draw(node: fx.Node) -> str:
+    """Return the operator of a node that draws, and its source line where it has one."""
+    line = source_line(node)
+    return f"draws random numbers ({node.target}{f' at {line}' if line else ''})"
+
+
+def _same(one: object, other: object) -> bool:
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    return all(relative_difference(a, b) == 0 if isinstance(a, Tensor) else a == b for a, b in pairs)
