@@ -57,6 +57,7 @@ EDITS: dict[str, set[str]] = {"rewrite": set(), "gates": {"rebuild"}, "frontend"
 ONNX = {
     "fxprune.export.onnx",
     "fxprune.export.onnx_cleanup",
+    "fxprune.export.onnx_operators",
     "fxprune.export.random_values",
     "fxprune.runtimes.onnxruntime",
 }

@@ -25,6 +25,9 @@ BAR = 1e-4
 # Where a rounding error in all weights moves a program's outputs further, its bar is that change times this: no runtime can do better.
 ROUNDINGS = 4.0
 
+# Where it moves them further than this, a difference shows nothing, and neither does agreement.
+MOST_ROUNDING = 1e-2
+
 
 def compare(
     program: Program,
@@ -95,7 +98,7 @@ def _difference(
             )
         difference, bar = _relative(ours, theirs), BARS.get(ours.dtype, BAR)
         if difference > bar:
-            bar = max(bar, ROUNDINGS * _rounding(program, expected, point, draws))
+            bar = max(bar, _bar_of_rounding(_rounding(program, expected, point, draws), name, point))
         if not difference <= bar:
             raise ExportError(
                 f"output {name!r} differs by {difference:.1e} between {title} and the program"
@@ -103,6 +106,15 @@ def _difference(
             )
         worst = max(worst, difference)
     return worst
+
+
+def _bar_of_rounding(rounding: float, name: str, point: Point) -> float:
+    if rounding > MOST_ROUNDING:
+        raise ExportError(
+            f"nothing proven about the file: a rounding step in the weights alone moves output {name!r} by {rounding:.1e}"
+            f" at {dict(point)} (a comparison says something up to {MOST_ROUNDING:.0e})"
+        )
+    return ROUNDINGS * rounding
 
 
 def _rounding(program: Program, expected: Outputs, point: Point, draws: Draws) -> float:

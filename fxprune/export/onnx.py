@@ -18,6 +18,8 @@ from fxprune.errors import ExportError
 from fxprune.export.agreement import compare
 from fxprune.export.exported_program import for_onnx, lift, to_exported_program
 from fxprune.export.onnx_cleanup import drop_traces, spread_rotary_caches
+from fxprune.export.onnx_operators import translations
+from fxprune.export.onnx_rewrites import rewrite_for_onnx
 from fxprune.export.random_values import fixed_draws
 from fxprune.files import draft_file, file_bytes
 from fxprune.ir import Point, Program, example_point, inference, innermost_reason, quiet
@@ -38,8 +40,8 @@ _Form = Callable[[Program], ExportedProgram]
 class Emitted:
     """ONNX file that was written and checked.
 
-    `relative` is the largest difference to the Program over all outputs and `points`, relative to the largest
-    value of each. `seconds` is the time of exporting and writing, `check_seconds` that of the checks.
+    `relative` is the largest difference to the Program over all outputs and `points`, over the scale of each output
+    (`fxprune.ir.compare.scale_of`). `seconds` is the time of exporting and writing, `check_seconds` that of the checks.
     """
 
     path: Path
@@ -120,7 +122,7 @@ def _emit(program: Program, form: _Form, draft: Path, opset: int) -> Emitted:
     for stale in draft.parent.iterdir():
         stale.unlink()
     start = time.perf_counter()
-    _write(program, form, draft, opset)
+    _write(rewrite_for_onnx(program), form, draft, opset)
     written = time.perf_counter()
     relative, points = _compare(program, draft)
     return Emitted(
@@ -140,6 +142,7 @@ def _write(program: Program, form: _Form, draft: Path, opset: int) -> None:
                 opset_version=opset,
                 input_names=program.input_names(),
                 output_names=program.output_names(),
+                custom_translation_table=translations(),
             )
             assert made is not None
             made.rename_axes(_symbols(program, made.model.graph.inputs))

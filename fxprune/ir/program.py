@@ -115,11 +115,11 @@ class Program(HasSummary):
         return tuple(self.named_outputs())
 
     def named_outputs(self) -> dict[str, fx.Node]:
-        """The nodes that are outputs, by readable name."""
+        """The nodes that are outputs, by readable name; outputs that are no tensors (sizes, constants) are left out."""
         paths = _leaf_paths(trees(self.graph_module).out_spec)
         names = [_path_name(path) or f"output_{i}" for i, path in enumerate(paths)]
         found = zip(names, self.outputs(), strict=True)
-        return {name: node for name, node in found if isinstance(node, fx.Node)}
+        return {name: node for name, node in found if _is_tensor(node)}
 
     def spare_outputs(self) -> dict[fx.Node, str]:
         """The outputs that may be removed with the layer that makes them, with their names; not those that are a needed output, too."""
@@ -169,6 +169,10 @@ def _row(kind: str, name: str, node: fx.Node) -> tuple[str, ...]:
 def is_free(size: int | torch.SymInt) -> bool:
     """Whether a size is still symbolic; torch.export may have specialized a symbol to a number."""
     return not is_concrete_int(size)
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor | None)
 
 
 def _leaf_paths(spec: Any) -> Iterator[tuple[Any, ...]]:

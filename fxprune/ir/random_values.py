@@ -25,12 +25,36 @@ def may_draw(node: fx.Node) -> bool:
 
 
 def random_nodes(program: Program) -> dict[str, fx.Node]:
-    """Return the nodes that draw, by name: those that may, and whose values differ between two seeds."""
-    marked = {node.name: node for node in program.graph.nodes if may_draw(node)}
+    """Return the nodes that draw, by name: those that may, and whose values differ between two seeds, for the same operands."""
+    marked = {node for node in program.graph.nodes if may_draw(node)}
     if not marked:
         return {}
-    one, other = (recorded(program, marked, program.flat_inputs(), seed)[1] for seed in (0, 1))
-    return {name: node for name, node in marked.items() if not _same(one.get(name), other.get(name))}
+    run = _Redrawing(program, marked)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        run.run_flat(program.flat_inputs())
+    return {node.name: node for node in program.graph.nodes if node in run.drawing}
+
+
+class _Redrawing(Recorder):
+    """A run that computes each marked node twice, with two seeds, and keeps those whose values differ in `drawing`."""
+
+    def __init__(self, program: Program, marked: Collection[fx.Node]) -> None:
+        super().__init__(program, ())
+        self.marked, self.drawing = marked, set[fx.Node]()
+
+    def compute(self, node: fx.Node) -> Any:
+        if node not in self.marked:
+            return super().compute(node)
+        values = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            value = super().compute(node)
+            values.append(
+                pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
+            )
+        if not _same(*values):
+            self.drawing.add(node)
+        return value
 
 
 def recorded(

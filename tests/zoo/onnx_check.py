@@ -50,21 +50,11 @@ def agreement(model: nn.Module, original: Program, slim: Program) -> Agreement:
     """Write and compare the pruned program; the original is exported only where that fails, to find the cause."""
     with tempfile.TemporaryDirectory() as folder:
         draft, plain = Path(folder) / "slim.onnx", Path(folder) / "original.onnx"
-        if _has_own_operators(slim) and (reason := _refused(model, original, plain)):
-            return Agreement(NO_EXPORT, reason)
         try:
             made = export_onnx(slim, draft)
         except ExportError as error:
             return _attribute_failure(model, original, slim, plain, error)
     return Agreement(AGREES, relative=made.relative, shapes=len(made.points))
-
-
-def _has_own_operators(program: Program) -> bool:
-    """Whether there are operators from outside of torch, which rarely export: then trying the original first saves time."""
-    calls = program.graph.nodes
-    return any(
-        isinstance(node.target, torch._ops.OpOverload) and node.target.namespace != "aten" for node in calls
-    )
 
 
 def _attribute_failure(

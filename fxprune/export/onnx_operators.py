@@ -1,0 +1,37 @@
+"""ONNX forms of operators that torch's exporter has none for: one function each, traced by onnxscript."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """Return operator → its ONNX form, as `torch.onnx.export` takes them; those of packages that are not loaded are left out."""
+    rows = {"aten::_grouped_mm": _grouped_mm, "transformers::grouped_mm_fallback": _grouped_mm}
+    found = {}
+    for name, form in rows.items():
+        namespace, operator = name.split("::")
+        packet = getattr(getattr(torch.ops, namespace), operator, None)
+        if packet is not None:
+            found[packet.default] = form
+    return found
+
+
+def _grouped_mm(input: Any, weight: Any, offs: Any, bias: Any = None, out_dtype: Any = None) -> Any:  # noqa: A002
+    """Multiply the rows up to each offset by one matrix of a stack: a slice and a product for each.
+
+    No row is multiplied twice, and an expert that has no row costs nothing.
+    """
+    from onnxscript import opset18
+
+    op: Any = opset18  # its stubs know no traced values
+    first, end, parts = op.Constant(value_ints=[0]), op.Constant(value_ints=[0]), []
+    ends = op.Cast(offs, to=7)
+    for expert in range(weight.shape[0]):
+        start, end = end, op.Gather(ends, op.Constant(value_ints=[expert]), axis=0)
+        matrix = op.Gather(weight, op.Constant(value_int=expert), axis=0)
+        parts.append(op.MatMul(op.Slice(input, start, end, first), matrix))
+    return op.Concat(*parts, axis=0)

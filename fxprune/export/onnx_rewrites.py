@@ -1,0 +1,211 @@
+"""Rewrites before ONNX: operators that torch's exporter lacks or writes wrongly, in terms of those that it writes rightly.
+
+`REWRITES` has a row for each. A file is compared with the program as it was before, so that a wrong row is an error and no wrong file.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxprune.export.real_pairs import as_real_pairs
+from fxprune.ir import Program, bind, call, copy_graph, rebuild
+from fxprune.ir.edit import move_uses
+from fxprune.rules import packet_of
+
+aten = torch.ops.aten
+
+Rewrite: TypeAlias = Callable[[fx.GraphModule, fx.Node], "fx.Node | None"]
+"""Returns the value that replaces a node, inserted before it; None where the node can stay."""
+
+
+def rewrite_for_onnx(program: Program) -> Program:
+    """Return a program that computes the same in operators that torch's ONNX exporter writes rightly; only tensors are returned."""
+    program = rebuild(program, copy_graph(program), {})
+    graph = program.graph_module
+    for node in list(graph.graph.nodes):
+        row = REWRITES.get(packet_of(node.target)) if node.op == "call_function" else None
+        if row is None:
+            continue
+        with graph.graph.inserting_before(node):
+            made = row(graph, node)
+        if made is not None:
+            move_uses(graph, node, made)
+    for node in reversed(graph.graph.nodes):
+        if node.op == "call_function" and packet_of(node.target) in REWRITES and not node.users:
+            graph.graph.erase_node(node)
+    as_real_pairs(graph)
+    _return_tensors(graph)
+    graph.recompile()
+    return program
+
+
+def _return_tensors(graph: fx.GraphModule) -> None:
+    """Drop outputs that are no tensors: a file has no place for them."""
+    output = graph.graph.output_node()
+    leaves = pytree.tree_leaves(output.args[0], is_leaf=lambda x: x is None)
+    tensors = [
+        leaf for leaf in leaves if isinstance(leaf, fx.Node) and isinstance(leaf.meta.get("val"), Tensor)
+    ]
+    if len(tensors) == len(leaves):
+        return
+    output.args = (tuple(tensors),)
+    codegen: Any = graph.graph._codegen
+    plain = pytree.tree_structure((0,) * len(tensors))
+    graph.graph.set_codegen(type(codegen)(codegen.pytree_info._replace(out_spec=plain)))
+    graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+
+def _promoted(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Convert operands to the result's type: the exporter finds no operator for an integer tensor and a fraction."""
+    wanted = node.meta["val"].dtype
+    other = [n for n in node.all_input_nodes if _dtype(n) not in (wanted, None)]
+    for operand in other:
+        node.replace_input_with(operand, call(graph, aten.to.dtype, (operand, wanted)))
+    return None
+
+
+def _dtype(node: fx.Node) -> torch.dtype | None:
+    value = node.meta.get("val")
+    return value.dtype if isinstance(value, Tensor) else None
+
+
+def _typed(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Name the type of what is filled: the exporter takes fractions where the program has integers."""
+    node.kwargs = {**node.kwargs, "dtype": node.meta["val"].dtype}
+
+
+def _pooled(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Pad by what is nearly zero before max pooling: ONNX Runtime merges zeros into the pool, where padding counts as −∞."""
+    pad: Any = node.args[0]
+    if packet_of(pad.target) not in (aten.pad, aten.constant_pad_nd):
+        return
+    bound = bind(pad)
+    if bound["value"].value in (0, None) and ("mode" not in bound or bound["mode"].value == "constant"):
+        amounts = bound["pad"].value
+        node.replace_input_with(
+            pad, call(graph, aten.constant_pad_nd.default, (bound["self"].value, amounts, _NEARLY_ZERO))
+        )
+
+
+_NEARLY_ZERO = 1e-30
+
+
+def _sliced(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Return the parts of a split by sizes that are computed as slices: the exporter requires numbers."""
+    bound = {name: argument.value for name, argument in bind(node).items()}
+    sizes = bound["split_sizes"]
+    if all(isinstance(size, int) for size in sizes):
+        return
+    ends: list[Any] = [0]
+    for size in sizes:
+        ends.append(
+            call(graph, operator.add, (ends[-1], size)) if _is_node(ends[-1], size) else ends[-1] + size
+        )
+    _slice_parts(graph, node, bound["dim"], ends)
+
+
+def _chunked(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Return the chunks of a dimension of symbolic size as slices, for the same reason."""
+    bound = {name: argument.value for name, argument in bind(node).items()}
+    source, count, dim = bound["self"], bound["chunks"], bound["dim"]
+    if isinstance(source.meta["val"].shape[dim], int):
+        return
+    size = call(graph, aten.sym_size.int, (source, dim % source.meta["val"].dim()))
+    part = call(graph, operator.floordiv, (call(graph, operator.add, (size, count - 1)), count))
+    _slice_parts(graph, node, dim, [call(graph, operator.mul, (part, place)) for place in range(count + 1)])
+
+
+def _slice_parts(graph: fx.GraphModule, node: fx.Node, dim: int, ends: list[Any]) -> None:
+    for part in list(node.users):
+        place: Any = part.args[1]
+        made = call(graph, aten.slice.Tensor, (node.args[0], dim, ends[place], ends[place + 1]))
+        made.meta["val"] = part.meta["val"]
+        move_uses(graph, part, made)
+
+
+def _is_node(*values: Any) -> bool:
+    return any(isinstance(value, fx.Node) for value in values)
+
+
+def _scattered(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Return masked_scatter as a choice between the base and a gather: the n-th place that is marked takes the n-th row of the source.
+
+    A mask that is the same along the last dimension takes whole rows.
+    """
+    base, mask, source = node.args[:3]
+    return _filled(graph, base, mask, source)  # type: ignore[arg-type]
+
+
+def _filled(graph: fx.GraphModule, base: fx.Node, mask: fx.Node, source: fx.Node) -> fx.Node:
+    shape, marked = base.meta["val"].shape, mask.meta["val"].shape
+    by_row = len(marked) == len(shape) and marked[-1] == 1 and isinstance(shape[-1], int)
+    wide = call(graph, aten.expand.default, (mask, [*_sizes(graph, base)[:-1], 1])) if by_row else mask
+    wide = wide if by_row else call(graph, aten.expand_as.default, (mask, base))
+    flat = call(graph, aten.reshape.default, (call(graph, aten.to.dtype, (wide, torch.int64)), [-1]))
+    place = call(graph, aten.sub.Tensor, (call(graph, aten.cumsum.default, (flat, 0)), 1))
+    place = call(graph, aten.clamp.default, (place, 0))
+    rows = call(graph, aten.reshape.default, (source, [-1, shape[-1]] if by_row else [-1]))
+    taken = call(graph, aten.index_select.default, (rows, 0, place))
+    taken = call(graph, aten.view_as.default, (taken, base))
+    return call(graph, aten.where.self, (wide, taken, base))
+
+
+def _sizes(graph: fx.GraphModule, node: fx.Node) -> list[Any]:
+    shape = node.meta["val"].shape
+    return [
+        size if isinstance(size, int) else call(graph, aten.sym_size.int, (node, dim))
+        for dim, size in enumerate(shape)
+    ]
+
+
+def _put(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return `x[mask] = rows` as masked_scatter; other indices stay."""
+    bound = bind(node)
+    base, indices, values = (bound[name].value for name in ("self", "indices", "values"))
+    masks = [index for index in indices if index is not None]
+    if bound["accumulate"].value or len(masks) != 1 or indices[0] is None or _dtype(masks[0]) != torch.bool:
+        return None
+    whole, part = base.meta["val"].shape, masks[0].meta["val"].shape
+    if values.meta["val"].dim() != len(whole) - len(part) + 1:
+        return None  # values that are repeated for every place
+    mask = masks[0]
+    for _ in range(len(whole) - len(part)):
+        mask = call(graph, aten.unsqueeze.default, (mask, -1))
+    return _filled(graph, base, mask, values)
+
+
+def _standardized(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return batch norm by the statistics of what it is given (of a weight: standardization) as its formula."""
+    bound = {name: argument.value for name, argument in bind(node).items()}
+    if not bound["training"] or not isinstance(bound["input"], fx.Node):
+        return None
+    x, rank = bound["input"], bound["input"].meta["val"].dim()
+    dims = [dim for dim in range(rank) if dim != 1]
+    mean = call(graph, aten.mean.dim, (x, dims, True))
+    centred = call(graph, aten.sub.Tensor, (x, mean))
+    variance = call(graph, aten.mean.dim, (call(graph, aten.mul.Tensor, (centred, centred)), dims, True))
+    scale = call(graph, aten.rsqrt.default, (call(graph, aten.add.Tensor, (variance, bound["eps"])),))
+    result = call(graph, aten.mul.Tensor, (centred, scale))
+    for name, kind in (("weight", aten.mul.Tensor), ("bias", aten.add.Tensor)):
+        if isinstance(bound[name], fx.Node):
+            shape = [1, -1, *(1 for _ in range(rank - 2))]
+            result = call(graph, kind, (result, call(graph, aten.reshape.default, (bound[name], shape))))
+    return result
+
+
+REWRITES: Mapping[Any, Rewrite] = {
+    **dict.fromkeys((aten.add, aten.sub, aten.rsub, aten.mul, aten.div), _promoted),
+    **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), _pooled),
+    aten.split_with_sizes: _sliced,
+    aten.chunk: _chunked,
+    aten.full: _typed,
+    aten.masked_scatter: _scattered,
+    aten.index_put: _put,
+    aten.batch_norm: _standardized,
+}
