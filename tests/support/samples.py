@@ -110,6 +110,7 @@ CALLS: list[tuple[str, tuple[Any, ...]]] = [
     ("_native_batch_norm_legit_no_training", (r(4, 6, 3), r(6), r(6), r(6), r(6).abs() + 1, 0.1, 1e-5)),
     ("_softmax _log_softmax", (r(4, 6), 1, False)),
     ("_weight_norm", (r(8, 6), r(8, 1), 0)),
+    ("_weight_norm", (r(8, 6), r(), -1)),
     ("_prelu_kernel", (r(2, 6, 3), r(1, 6, 1))),
     ("norm.ScalarOpt_dim", (r(4, 6), 2, [1], False)),
     ("_fft_c2c", (c(4, 6), [1], 0, True)),

@@ -108,11 +108,11 @@ def log_softmax(op: Op) -> Shape:
 
 @rule(aten._weight_norm, zero="self")
 def weight_norm(op: Op) -> Shape:
-    """Mark all dims but `dim` as normalised over (inexact), for g·v/‖v‖; g lies along `dim`."""
-    shape, place = op.dims("v"), op.integer("dim") % len(op.dims("v"))
-    for one, other in zip(shape, op.dims("g"), strict=True):
-        op.unify(one, other)
-    others = [dim for i, dim in enumerate(shape) if i != place]
+    """Mark all dims but `dim` (-1: none) as normalised over (inexact), for g·v/‖v‖; g lies along `dim`, or is one number."""
+    shape, lengths, given = op.dims("v"), op.dims("g"), op.integer("dim")
+    if lengths:
+        op.unify_all(shape, lengths)
+    others = [dim for i, dim in enumerate(shape) if given == -1 or i != given % len(shape)]
     op.inexact(others, f"the weight is normalised over it at {op.node.name}")
     return shape
 
