@@ -17,7 +17,7 @@ from torch import fx, nn
 from fxprune.analysis.axis_names import name_axes
 from fxprune.analysis.cache import per_program
 from fxprune.analysis.dim_inference import flat_dims, walk
-from fxprune.analysis.exactness import divisions, zero_set
+from fxprune.analysis.exactness import Activations, divisions, zero_set
 from fxprune.analysis.nested_axes import outer_atoms
 from fxprune.analysis.regions import Region, find_regions
 from fxprune.analysis.roles import find_bottlenecks, role_of
@@ -53,8 +53,9 @@ class Member:
 class Axis:
     """Dimension that can shrink: all its members lose the same indices together.
 
-    `exact` means that removal equals zeroing the `zero_set` (parameters that read the axis), and, at the nodes `choices`, that its
-    units are never chosen; where it is False, `why_inexact` is the reason. At least `least` units must stay (a router's top k).
+    `exact` means that removal equals zeroing the `zero_set` (parameters that read the axis), that no statistic of weights changes with
+    it, so that it equals masked activations as well, and, at the nodes `choices`, that its units are never chosen; where it is False,
+    `why_inexact` is the reason. At least `least` units must stay (a router's top k).
     """
 
     name: str
@@ -225,15 +226,17 @@ class _Facts:
         self.divisions = _by_leaf(divisions(flow), lambda fact: flow.dims[fact[1]])
         self.choices = _by_leaf(flow.choices, lambda fact: [fact.dim])
         self.least = _by_leaf(flow.least, lambda fact: [fact[0]])
+        self.activations = Activations(flow)
         # Of several notes, the first one counts.
         self.notes = {leaf: why for dim, why, _ in reversed(flow.inexact) for leaf in leaves(dim)}
 
 
 def _axis(flow: Flow, leaf: Dim, what: tuple[str, str, tuple[Member, ...]], facts: _Facts) -> Axis:
     name, role, members = what
-    zeros, why = zero_set(flow, leaf, facts.contractions.get(leaf, []), facts.divisions.get(leaf, []))
-    why = facts.notes.get(leaf, "") or why
-    choices = tuple(choice.node.name for choice in facts.choices.get(leaf, []))
+    sums, chosen = facts.contractions.get(leaf, []), facts.choices.get(leaf, [])
+    zeros, why = zero_set(flow, leaf, sums, facts.divisions.get(leaf, []))
+    why = facts.notes.get(leaf, "") or facts.activations.statistic(leaf, sums, chosen) or why
+    choices = tuple(choice.node.name for choice in chosen)
     least = max((_least_units(dim, leaf, count) for dim, count, _ in facts.least.get(leaf, [])), default=1)
     return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf, choices, least)
 

@@ -1,7 +1,8 @@
-"""Zero propagation: which parameters must be zero along an axis so that every sum over it loses the removed units.
+"""Exactness: whether removal of units equals zeros at what reads them, and equals the model with their activations masked.
 
-`Silence.of(value)` walks backwards from an operand of a contraction and returns the smallest set of parameters whose zeros make
+`ZeroPropagation.of(value)` walks backwards from an operand of a contraction and returns the smallest set of parameters whose zeros make
 that operand zero at the removed indices, or None where no zeros of weights can do it (a sigmoid, a bias without the axis).
+`Activations` tells sums over activations from statistics of weights (a spectral norm, a zero point), which masks leave as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims import Dim, find, leaves
 from fxprune.ir import bind, operands
 from fxprune.rules import Contraction, Flow, Linear, find_rule, is_written, packet_of, traits_of
+from fxprune.rules.dependence import Atoms, atoms_of, dependents
+from fxprune.rules.facts import Choice
 
 aten = torch.ops.aten
 
@@ -45,6 +48,10 @@ class ZeroPropagation:
     def carries(self, node: Any) -> bool:
         """Return whether a value has the axis among its dims."""
         return self.count(node) > 0
+
+    def is_zero(self, nodes: Iterable[Any]) -> bool:
+        """Return whether one of some values is zero as it is at every index of the axis, or at those that are removed."""
+        return any(self.of(node) == frozenset() for node in nodes)
 
     def contracts(self, node: fx.Node) -> bool:
         """Return whether a node sums over the axis."""
@@ -277,3 +284,67 @@ def zero_set(
         if reached is not None and reached <= zeros:
             why = why or f"zeros of its weights would divide by zero at {node.name}"
     return zeros, why
+
+
+class Activations:
+    """Values that are zero where the units of an axis are masked; weights and what is computed from them alone are not.
+
+    They depend on inputs; of an axis that no such value carries (the width of a position bias), they are products of constants.
+    A weight that an input scales is an activation only where the axis has no other.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        inputs = {node: atoms_of(flow, node) for node in flow.dims if node.op == "placeholder"}
+        self.varying = dependents(flow, inputs)
+        scaled = {node: atoms_of(flow, node) for node in self.varying}
+        computed = dependents(flow, _products(flow))
+        self.levels = [_by_atom(each) for each in (self.varying, scaled, computed)]
+        self.varied = self.levels[1]
+
+    def statistic(self, leaf: Dim, contractions: Sequence[Contraction], choices: Sequence[Choice]) -> str:
+        """Return why removal changes a statistic of weights that masks leave as it is: where it is computed; "" where there is none."""
+        leaf = find(leaf)
+        own = next((level[leaf] for level in self.levels if leaf in level), set())
+        silence = ZeroPropagation(self.flow, leaf, contractions)
+        read = [(each.node, each.operands) for each in contractions]
+        read += [(each.node, tuple(each.node.all_input_nodes[:1])) for each in choices]
+        for node, values in read:
+            apart = bool(own) and own.isdisjoint(values) and not self._has_state(node, values)
+            if (apart and not silence.is_zero(values)) or self._returns(node, silence):
+                return f"{node.target} over it at {node.name} is a statistic of weights, which changes"
+        return ""
+
+    def _has_state(self, node: fx.Node, values: Sequence[fx.Node]) -> bool:
+        """Return whether a node reads, with this weight alone, a state of its own (the step before, in a recurrent operator)."""
+        return node in self.varying and len(values) == 1 and values[0] not in self.varying
+
+    def _returns(self, node: fx.Node, silence: ZeroPropagation) -> bool:
+        """Return whether a sum over an axis of constants alone goes into another one: its first is the scale of a weight."""
+        if silence.leaf in self.varied:
+            return False
+        seen, stack = {node}, [node]
+        while stack:
+            at = stack.pop()
+            new = [user for user in at.users if user not in self.varying and user not in seen]
+            if any(silence.contracts(user) for user in new):
+                return True
+            seen.update(new)
+            stack += new
+        return False
+
+
+def _products(flow: Flow) -> Atoms:
+    """Return the nodes that sum over a dim, with the atoms of their results that they do not sum over."""
+    found = {contraction.node: atoms_of(flow, contraction.node) for contraction in flow.contractions}
+    for contraction in flow.contractions:
+        found[contraction.node] -= {*leaves(contraction.dim)}
+    return found
+
+
+def _by_atom(carried: Atoms) -> dict[Dim, set[fx.Node]]:
+    found: dict[Dim, set[fx.Node]] = {}
+    for node, own in carried.items():
+        for leaf in own:
+            found.setdefault(leaf, set()).add(node)
+    return found

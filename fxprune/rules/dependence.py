@@ -1,0 +1,67 @@
+"""Dependence: the values that are computed from others, and which of their atoms come from those and which from weights alone.
+
+linear(x, w)   all atoms depend on x: each entry of the result is a sum over entries of x
+w * g(x)       the atoms of w alone do not: an input scales a weight
+ones_like(x)   depends on the shape of x, not on its values
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.dims import Dim, leaves
+from fxprune.ir import operands
+from fxprune.rules.aliasing import is_mutable, returns_alias, writes
+from fxprune.rules.aten.pointwise import is_pointwise
+from fxprune.rules.facts import Flow
+from fxprune.rules.traits import traits_of
+
+Atoms: TypeAlias = dict[fx.Node, set[Dim]]
+
+
+def atoms_of(flow: Flow, node: fx.Node) -> set[Dim]:
+    """Return the atoms of a value's dims (of several results: of all)."""
+    return {leaf for dim in pytree.tree_leaves(flow.dims[node]) for leaf in leaves(dim)}
+
+
+def dependents(flow: Flow, seeds: Mapping[fx.Node, set[Dim]]) -> Atoms:
+    """Return the values that are computed from seeds, with those of their atoms that come from a seed's atoms or from sums.
+
+    A value that is written into depends, from then on, on what is written.
+    """
+    found: Atoms = {}
+    for node in flow.dims:
+        sources = [found[source] for source in operands(node) if source in found]
+        if sources and not traits_of(node.target).shape_only:
+            own = atoms_of(flow, node)
+            found[node] = own & set().union(*sources) if _scales(node) else own
+            for value in _written(node):
+                found[value] = found.get(value, set()) | (found[node] & atoms_of(flow, value))
+        if node in seeds:
+            found[node] = found.get(node, set()) | seeds[node]
+    return found
+
+
+def _scales(node: fx.Node) -> bool:
+    """Return whether each entry of the result is computed from one entry of each operand, wherever that lies."""
+    row = traits_of(node.target)
+    moved = bool(row.passes) or row.moves not in ("", "pick")
+    return moved or node.target is operator.getitem or is_pointwise(node.target)
+
+
+def _written(node: fx.Node) -> Iterator[fx.Node]:
+    """Yield the values that a node writes into: operands, and what these are views of."""
+    if not is_mutable(node):
+        return
+    for source in operands(node):
+        value = source
+        if writes(node, source):
+            yield value
+            while value.op == "call_function" and returns_alias(value):
+                value = value.all_input_nodes[0]
+                yield value
