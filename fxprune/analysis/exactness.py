@@ -18,7 +18,7 @@ from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims import Dim, find, leaves
 from fxprune.ir import bind, operands
 from fxprune.rules import Contraction, Flow, Linear, find_rule, is_written, packet_of, traits_of
-from fxprune.rules.dependence import Atoms, atoms_of, dependents
+from fxprune.rules.dependence import Atoms, atoms_by_value, dependents
 from fxprune.rules.facts import Choice
 
 aten = torch.ops.aten
@@ -295,10 +295,10 @@ class Activations:
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
-        inputs = {node: atoms_of(flow, node) for node in flow.dims if node.op == "placeholder"}
-        self.varying = dependents(flow, inputs)
-        scaled = {node: atoms_of(flow, node) for node in self.varying}
-        computed = dependents(flow, _products(flow))
+        atoms = atoms_by_value(flow)
+        self.varying = dependents(atoms, {node: atoms[node] for node in atoms if node.op == "placeholder"})
+        scaled = {node: atoms[node] for node in self.varying}
+        computed = dependents(atoms, _products(flow, atoms))
         self.levels = [_by_atom(each) for each in (self.varying, scaled, computed)]
         self.varied = self.levels[1]
 
@@ -334,11 +334,11 @@ class Activations:
         return False
 
 
-def _products(flow: Flow) -> Atoms:
+def _products(flow: Flow, atoms: Atoms) -> Atoms:
     """Return the nodes that sum over a dim, with the atoms of their results that they do not sum over."""
-    found = {contraction.node: atoms_of(flow, contraction.node) for contraction in flow.contractions}
+    found = {contraction.node: atoms[contraction.node] for contraction in flow.contractions}
     for contraction in flow.contractions:
-        found[contraction.node] -= {*leaves(contraction.dim)}
+        found[contraction.node] = found[contraction.node] - {*leaves(contraction.dim)}
     return found
 
 

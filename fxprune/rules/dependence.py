@@ -24,24 +24,26 @@ from fxprune.rules.traits import traits_of
 Atoms: TypeAlias = dict[fx.Node, set[Dim]]
 
 
-def atoms_of(flow: Flow, node: fx.Node) -> set[Dim]:
-    """Return the atoms of a value's dims (of several results: of all)."""
-    return {leaf for dim in pytree.tree_leaves(flow.dims[node]) for leaf in leaves(dim)}
+def atoms_by_value(flow: Flow) -> Atoms:
+    """Return the atoms of each value's dims (of several results: of all), in graph order."""
+    return {
+        node: {leaf for dim in pytree.tree_leaves(dims) for leaf in leaves(dim)}
+        for node, dims in flow.dims.items()
+    }
 
 
-def dependents(flow: Flow, seeds: Mapping[fx.Node, set[Dim]]) -> Atoms:
+def dependents(atoms: Atoms, seeds: Mapping[fx.Node, set[Dim]]) -> Atoms:
     """Return the values that are computed from seeds, with those of their atoms that come from a seed's atoms or from sums.
 
     A value that is written into depends, from then on, on what is written.
     """
     found: Atoms = {}
-    for node in flow.dims:
+    for node, all_atoms in atoms.items():
         sources = [found[source] for source in operands(node) if source in found]
         if sources and not traits_of(node.target).shape_only:
-            own = atoms_of(flow, node)
-            found[node] = own & set().union(*sources) if _scales(node) else own
+            found[node] = all_atoms & set().union(*sources) if _scales(node) else all_atoms
             for value in _written(node):
-                found[value] = found.get(value, set()) | (found[node] & atoms_of(flow, value))
+                found[value] = found.get(value, set()) | (found[node] & atoms.get(value, set()))
         if node in seeds:
             found[node] = found.get(node, set()) | seeds[node]
     return found
