@@ -17,7 +17,7 @@ from torch import fx
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims import Dim, find, leaves
 from fxprune.ir import bind, operands
-from fxprune.rules import Contraction, Flow, Linear, find_rule, is_written, packet_of, traits_of
+from fxprune.rules import Contraction, Flow, Linear, find_rule, is_written, packet_of, passes_value, traits_of
 from fxprune.rules.dependence import Atoms, atoms_by_value, dependents
 from fxprune.rules.facts import Choice
 
@@ -71,11 +71,17 @@ class ZeroPropagation:
             zeros = node.meta["val"].is_floating_point() and not is_written(node)
             return frozenset([str(node.target)]) if zeros else None
         if node.target is operator.getitem:
-            return self.of(node.args[0])
+            return self._result(node)
         rule = find_rule(node.target) if node.op == "call_function" else None
         if rule is None or is_written(node):
             return None
         return LAWS[rule.zero](self, node)
+
+    def _result(self, node: fx.Node) -> Zeros | None:
+        """Silence one of several results; None for one of another type than the first, such as positions."""
+        source: Any = node.args[0]
+        first = source.meta["val"][0]
+        return self.of(source) if getattr(first, "dtype", None) == node.meta["val"].dtype else None
 
     def any(self, nodes: Iterable[Any]) -> Zeros | None:
         """Return the smallest set that silences one operand: of the graph's constants, else of the first other operand that has one."""
@@ -213,6 +219,11 @@ def _by_value(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return found(s, node) if found else None
 
 
+def _dropout(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
+    """Silence the operand of a dropout that puts another value than zero in the place of what it drops, if it drops nothing."""
+    return s.everywhere(node.args[:1], node) if passes_value(node) else None
+
+
 def _self(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return s.everywhere([bind(node)["g"].value], node)
 
@@ -245,23 +256,27 @@ VALUE: dict[Any, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     aten.clamp_min: _bounds("min", "-"),
     aten.clamp_max: _bounds("-", "max"),
     aten.hardtanh: _bounds("min_val", "max_val"),
+    aten.alpha_dropout: _dropout,
+    aten.feature_alpha_dropout: _dropout,
     aten.scaled_dot_product_attention: lambda s, node: s.everywhere([bind(node)["value"].value], node),
 }
 
 
+_POWERS = (aten.pow, aten.pow_, aten.float_power, aten.float_power_)
+
+
 def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
-    """Return (node, the operand that it divides by or takes the logarithm of), in graph order."""
-    found = []
-    for node in flow.dims:
-        if packet_of(node.target) in (aten.pow, aten.pow_):
-            bound = bind(node)
-            exponent, base = bound["exponent"].value, bound["self"].value
-            by = base if isinstance(exponent, (int, float)) and exponent < 0 else None
-        else:
-            named = bind(node).get(traits_of(node.target).divides)
-            by = named.value if named else None
-        found += [(node, by)] if isinstance(by, fx.Node) and by in flow.dims else []
-    return found
+    """Return (node, an operand at whose zeros it is infinite or no number), in graph order."""
+    found = ((node, by) for node in flow.dims for by in _divisors(node))
+    return [(node, by) for node, by in found if isinstance(by, fx.Node) and by in flow.dims]
+
+
+def _divisors(node: fx.Node) -> list[Any]:
+    bound = bind(node)
+    if packet_of(node.target) not in _POWERS:
+        return [bound[name].value for name in traits_of(node.target).divides.split() if name in bound]
+    exponent = bound["exponent"].value
+    return [] if isinstance(exponent, (int, float)) and exponent >= 0 else [bound["self"].value]
 
 
 def zero_set(

@@ -68,7 +68,9 @@ class Trait:
     moves: str = ""  #: row of MOVEMENTS
     passes: str = ""  #: row of PASSAGES
     indices: str = ""  #: the argument that contains positions to read, count or write
-    divides: str = ""  #: the argument that it divides by or takes the logarithm of: infinite at zero
+    divides: str = (
+        ""  #: the arguments that it divides by or takes the logarithm of: infinite, or no number, at zero
+    )
     shape_only: bool = False  #: its result depends on the shapes and dtypes of operands, not on their values
     asserts: bool = False  #: it checks, and has no result
     aliases: bool = False  #: the result may share an operand's memory, which the schema does not declare
@@ -118,7 +120,7 @@ def register_trait(*operators: Any, **facts: Any) -> None:
 
 def _check_arguments(operator: Any, row: Trait) -> None:
     linear = (row.linear.input, row.linear.weight, row.linear.bias) if row.linear else ()
-    named = {*linear, row.indices, row.divides, "train" if row.passes == "dropout" else ""} - {""}
+    named = {*linear, row.indices, *row.divides.split(), "train" if row.passes == "dropout" else ""} - {""}
     overloads = [operator]
     if isinstance(operator, torch._ops.OpOverloadPacket):
         overloads = [getattr(operator, name) for name in operator.overloads()]
@@ -203,6 +205,16 @@ _rows("div div_ true_divide true_divide_ divide divide_ floor_divide floor_divid
 _rows("remainder remainder_ fmod fmod_", divides="other")
 _rows("addcdiv addcdiv_", divides="tensor2")
 _rows("reciprocal reciprocal_ rsqrt rsqrt_ log log_ log2 log2_ log10 log10_", divides="self")
+_rows(
+    "logit logit_ logit_backward lgamma lgamma_ digamma digamma_ mvlgamma mvlgamma_ polygamma polygamma_",
+    divides="self",
+)
+_rows("acosh acosh_ arccosh arccosh_ special_ndtri special_polygamma", divides="self")
+_rows("special_bessel_y0 special_bessel_y1", divides="self")
+_rows("special_modified_bessel_k0 special_modified_bessel_k1", divides="self")
+_rows("special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1", divides="x")
+_rows("special_zeta", divides="self other")
+_rows("xlogy xlogy_", divides="other")
 _rows("zeros ones full empty scalar_tensor sym_size sym_numel", shape_only=True)
 _rows("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty", shape_only=True)
 _rows("rand randn randint randperm rand_like randn_like randint_like", shape_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from support.silenced import GATE, UNITS, UP, Row, aten, no
+from support.silenced import GATE, NO_ZEROS, UNITS, UP, Row, aten, no
 
 
 def one_word(x: Tensor) -> Tensor:
@@ -24,6 +25,14 @@ def positive(x: Tensor) -> Tensor:
 def batched(n: Any, x: Tensor) -> Tensor:
     """The result of a batched product, whose batch is the axis: [8, b·t, 4]."""
     return torch.einsum("bti,uio->ubto", x, n.stacked).flatten(1, 2)
+
+
+def bags(n: Any, x: Tensor) -> Any:
+    """The largest values of three bags of words [3, 8]; the fourth result has their places."""
+    return torch.embedding_bag(n.words.weight, one_word(x).flatten(), torch.tensor([0, 5, 9]), mode=2)
+
+
+WORDS: dict[str, Any] = {"silent": (("words.weight", 1),), "unit": ("words.weight", 1)}
 
 
 FAMILIES: list[Row] = [
@@ -189,5 +198,26 @@ FAMILIES: list[Row] = [
         aten.reciprocal,
         lambda n, x: (n.up(x).sin() * n.up(x).reciprocal()).sum(-1),
         why="zeros of its weights would divide by zero at reciprocal",
+    ),
+    Row(
+        "lose: a logit of what is silenced",
+        aten.logit,
+        lambda n, x: (n.up(x).sigmoid() * n.shift * (n.shift.abs() / 9).logit()).sum(-1),
+        (("shift", 0),),
+        why="zeros of its weights would divide by zero at logit",
+    ),
+    Row(
+        "lose: an area cosine of what is silenced",
+        aten.acosh,
+        lambda n, x: (n.up(x) * (n.up(x) * 100).square().acosh()).sum(-1),
+        why="zeros of its weights would divide by zero at acosh",
+    ),
+    Row("first: embedding_bag", aten.embedding_bag, lambda n, x: bags(n, x)[0].sin().sum(-1), **WORDS),
+    Row(
+        "positions: of the largest values in a bag",
+        operator.getitem,
+        lambda n, x: bags(n, x)[3].to(x.dtype).sum(-1),
+        **WORDS,
+        why=NO_ZEROS + "sum_1",
     ),
 ]

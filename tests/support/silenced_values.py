@@ -131,6 +131,18 @@ VALUES: list[Row] = [
     no("cumsum: of what stays", aten.cumsum, lambda n, x: n.up(x).exp().cumsum(1).sin().sum(-1)),
     no("cumsum: along the axis, read there", aten.cumsum, lambda n, x: n.up(x).cumsum(-1).sin().sum(-1)),
     Row("pow", aten.pow, lambda n, x: n.up(x).pow(2).sum(-1)),
+    Row(
+        "pow: of what is silenced, to a value",
+        aten.pow,
+        lambda n, x: (n.up(x) * n.up(x).abs().pow(-n.one.abs())).sum(-1),
+        why="zeros of its weights would divide by zero at pow_1",
+    ),
+    Row(
+        "float_power: of what is silenced, to a negative power",
+        aten.float_power,
+        lambda n, x: (n.up(x) * n.up(x).float_power(-2)).sum(-1),
+        why="zeros of its weights would divide by zero at float_power",
+    ),
     no("pow: to the 0", aten.pow, lambda n, x: n.up(x).pow(0.0).sum(-1)),
     no("pow: of a negative exponent", aten.pow, lambda n, x: n.up(x).pow(-2).sum(-1)),
     no(
@@ -203,5 +215,25 @@ VALUES: list[Row] = [
         lambda n, x: attended(n, x, of_one_head(n, x)).sin().sum(1),
         silent=(("q.weight", 0), ("q.bias", 0)),
         **HEADS,
+    ),
+    Row(
+        "alpha_dropout: in evaluation",
+        aten.alpha_dropout,
+        lambda n, x: F.alpha_dropout(n.up(x), 0.5, training=False).sum(-1),
+    ),
+    no(
+        "alpha_dropout: in training",
+        aten.alpha_dropout,
+        lambda n, x: F.alpha_dropout(n.up(x), 0.5, training=True).sum(-1),
+    ),
+    Row(
+        "feature_alpha_dropout: in evaluation",
+        aten.feature_alpha_dropout,
+        lambda n, x: F.feature_alpha_dropout(n.up(x), 0.5, training=False).sum(-1),
+    ),
+    no(
+        "feature_alpha_dropout: in training",
+        aten.feature_alpha_dropout,
+        lambda n, x: F.feature_alpha_dropout(n.up(x), 0.5, training=True).sum(-1),
     ),
 ]

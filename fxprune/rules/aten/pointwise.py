@@ -23,10 +23,11 @@ ZERO: dict[str, frozenset[Any]] = {
     "times": packets("mul multiply bitwise_and logical_and __and__"),
     "plus": packets("add sub rsub subtract maximum minimum bitwise_or logical_or __or__ lerp"),
     "first": packets("""
-        div divide true_divide floor_divide dropout native_dropout alpha_dropout feature_dropout
-        feature_alpha_dropout copysign
+        div divide true_divide floor_divide dropout feature_dropout copysign
     """),
-    "value": packets("pow masked_fill where clamp clamp_min clamp_max hardtanh threshold"),
+    "value": packets("""
+        pow masked_fill where clamp clamp_min clamp_max hardtanh threshold alpha_dropout feature_alpha_dropout
+    """),
     "keep": packets("""
         neg relu relu6 gelu silu mish tanh sin asin sinh asinh atan tan atanh erf expm1 log1p abs sign
         sqrt round trunc floor ceil elu selu celu leaky_relu hardswish softshrink hardshrink prelu
