@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fxprune.analysis import Axis
 from fxprune.passes.fraction import Fraction
 
 
 @dataclass(frozen=True)
 class Experts(Fraction):
-    """Remove experts of mixtures, with their rows of the router; as many stay as the router chooses for a token."""
+    """Remove experts of mixtures, with their rows of the router; as many stay as the router chooses for a token.
+
+    A removed expert is never chosen, and the others share what was its. With `every_choice`, so are the codes of a codebook and the units
+    of a width behind a softmax, topk or argmax, which no other pass takes.
+    """
 
     name: ClassVar[str] = "experts"
     roles: ClassVar[frozenset[str]] = frozenset({"experts"})
+
+    every_choice: bool = False  #: also units that are no experts, and among which is chosen: codes, neurons behind a softmax or topk
+
+    def accepts(self, axis: Axis) -> bool:
+        """Return whether nodes choose among the units of this axis, and these are experts, or of any kind with `every_choice`."""
+        return axis.exact and bool(axis.choices) and (axis.role in self.roles or self.every_choice)

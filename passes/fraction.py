@@ -36,8 +36,8 @@ class Fraction(Pass):
         require(self.multiple_of >= 1, f"multiple_of must be at least 1, got {self.multiple_of}")
 
     def accepts(self, axis: Axis) -> bool:
-        """Return whether the pass cuts this axis: it has one of the roles, and is exact unless the pass is inexact."""
-        return axis.role in self.roles and (axis.exact or self.inexact)
+        """Return whether the pass cuts this axis: one of its roles, exact unless the pass is inexact, and not chosen among."""
+        return axis.role in self.roles and (axis.exact or self.inexact) and not axis.choices
 
     def axes(self, analysis: Analysis) -> list[Axis]:
         """Return the axes that the pass cuts."""

@@ -20,7 +20,7 @@ from fxprune.analysis.dim_inference import flat_dims, walk
 from fxprune.analysis.exactness import Activations, divisions, zero_set
 from fxprune.analysis.nested_axes import outer_atoms
 from fxprune.analysis.regions import Region, find_regions
-from fxprune.analysis.roles import find_bottlenecks, role_of
+from fxprune.analysis.roles import find_bottlenecks, find_mixtures, role_of
 from fxprune.dims import Dim, coordinates, is_pinned, leaves
 from fxprune.dims.dim import Pin, dim_text, pinned
 from fxprune.dims.masks import keep_mask
@@ -53,9 +53,10 @@ class Member:
 class Axis:
     """Dimension that can shrink: all its members lose the same indices together.
 
-    `exact` means that removal equals zeroing the `zero_set` (parameters that read the axis), that no statistic of weights changes with
-    it, so that it equals masked activations as well, and, at the nodes `choices`, that its units are never chosen; where it is False,
-    `why_inexact` is the reason. At least `least` units must stay (a router's top k).
+    `exact` means that removal equals zeroing its units in the `readers` (parameters), and masking their activations, since no statistic
+    of weights changes with it; at the nodes `choices` it equals never choosing them: their logits are -inf, and the others share what
+    was theirs. `meaning` says which of the two. Where it is False, `why_inexact` is the reason. At least `least` units must stay (a
+    router's top k).
     """
 
     name: str
@@ -68,6 +69,12 @@ class Axis:
     leaf: Dim = field(repr=False, compare=False)
     choices: tuple[str, ...] = ()
     least: int = 1
+
+    @property
+    def meaning(self) -> str:
+        """The state of removed units that removal equals: `zeroed`, `never chosen`, or both; "" for an inexact axis."""
+        states = [("never chosen", bool(self.choices)), ("zeroed", bool(self.readers) or not self.choices)]
+        return " and ".join(state for state, holds in states if holds) if self.exact else ""
 
 
 @dataclass(frozen=True)
@@ -164,8 +171,9 @@ def analyze(program: Program) -> Analysis:
     learned = {leaf for leaf, members in places.items() if any(name in parameters for name, _, _ in members)}
     free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not is_pinned(leaf)]
     roles = _roles(flow)
-    for leaf in find_bottlenecks(flow):
-        roles.setdefault(leaf, set()).add("rank")
+    for evidence, found in (("rank", find_bottlenecks(flow)), ("experts", find_mixtures(flow))):
+        for leaf in found:
+            roles.setdefault(leaf, set()).add(evidence)
     chosen = {leaf: role_of(roles.get(leaf, set())) for leaf in free}
     called = name_axes(chosen, places, program.labels, parameters)
     short = {leaf: f"{full.rpartition('.')[2]}:{leaf.size}" for leaf, full in called.items()}

@@ -34,6 +34,7 @@ class ZeroPropagation:
         self.leaf = find(leaf)
         self.sums = {contraction.node for contraction in contractions}
         self.known: dict[fx.Node, Zeros | None] = {}
+        self.chosen = any(self.leaf in leaves(choice.dim) for choice in flow.choices)
 
     def count(self, node: Any) -> int:
         """Return how often the axis occurs in the dims of a value (of several results: of the one with most)."""
@@ -84,11 +85,14 @@ class ZeroPropagation:
         return self.of(source) if getattr(first, "dtype", None) == node.meta["val"].dtype else None
 
     def any(self, nodes: Iterable[Any]) -> Zeros | None:
-        """Return the smallest set that silences one operand: of the graph's constants, else of the first other operand that has one."""
+        """Return the smallest set that silences one operand: of the graph's constants, else of the first other operand that has one.
+
+        Where something chooses among the units, all operands count: one that is silent because they are never chosen needs no zeros.
+        """
         ordered = sorted((n for n in nodes if isinstance(n, fx.Node)), key=lambda n: n in self.flow.varies)
         answers: list[Zeros] = []
         for node in ordered:
-            if answers and node in self.flow.varies:
+            if answers and node in self.flow.varies and not self.chosen:
                 break
             found = self.of(node)
             answers += [found] if found is not None else []

@@ -1,6 +1,12 @@
-"""Axis roles: how an axis is used, by the evidence of its uses; an axis between products by weights and nowhere else is their rank."""
+"""Axis roles: how an axis is used, by the evidence of its uses.
+
+Two kinds of evidence come from the graph as a whole: an axis between products by weights and nowhere else is their rank, and units among
+which is chosen are experts where each has a matrix of its own.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Container, Iterator
 
 import torch
 from torch import fx
@@ -8,13 +14,13 @@ from torch import fx
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims import Dim, leaves
 from fxprune.rules import Flow, packet_of, traits_of
+from fxprune.rules.facts import Shape
 
 aten = torch.ops.aten
 
 #: (the evidence that must all be present, the role): the first row that fits gives the role of an axis
 ROLES: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset({"choice", "channels"}), "channels"),
-    (frozenset({"choice"}), "experts"),
+    (frozenset({"experts"}), "experts"),
     (frozenset({"heads"}), "heads"),
     (frozenset({"qk"}), "qk"),
     (frozenset({"v"}), "v"),
@@ -51,6 +57,57 @@ def _by_weights(flow: Flow, node: fx.Node) -> bool:
         return False
     product = traits_of(node.target).is_matrix or packet_of(node.target) is aten.embedding
     return product and any(source not in flow.varies for source in node.all_input_nodes)
+
+
+def find_mixtures(flow: Flow) -> list[Dim]:
+    """Return the atoms of units among which is chosen, and each of which has a matrix of its own that no score is computed from.
+
+    A stacked weight (experts, in, out) is multiplied, or looked up by the numbers of the chosen; the weights of a router, the codes of a
+    codebook and the neurons of a width behind a softmax are vectors.
+    """
+    chosen: dict[Dim, set[fx.Node]] = {}
+    for choice in flow.choices:
+        for leaf in leaves(choice.dim):
+            chosen.setdefault(leaf, set()).add(choice.node)
+    read = _readers_of_stacks(flow, chosen) if chosen else {}
+    return [leaf for leaf, nodes in read.items() if not nodes <= _sources(chosen[leaf])]
+
+
+def _readers_of_stacks(flow: Flow, chosen: Container[Dim]) -> dict[Dim, set[fx.Node]]:
+    """Return, by chosen atom, the nodes that multiply by a matrix of each of its units, or look such matrices up."""
+    summed: dict[fx.Node, set[Dim]] = {}
+    for contraction in flow.contractions:
+        summed.setdefault(contraction.node, set()).update(leaves(contraction.dim))
+    read: dict[Dim, set[fx.Node]] = {}
+    for node in flow.dims:
+        linear = traits_of(node.target).linear
+        if node not in flow.varies or (linear and linear.spatial):
+            continue
+        for source in (each for each in node.all_input_nodes if each not in flow.varies):
+            for leaf in _stacked(flow.dims.get(source, ()), chosen, summed.get(node, set())):
+                read.setdefault(leaf, set()).add(node)
+    return read
+
+
+def _stacked(shape: Shape, chosen: Container[Dim], summed: set[Dim]) -> Iterator[Dim]:
+    """Yield the chosen atoms that have a dim to themselves, beside two others at least, and are not what alone is summed over."""
+    for dim in shape:
+        own = dict.fromkeys(leaves(dim))
+        others = [other for other in shape if other is not dim and other.size > 1]
+        apart = summed.isdisjoint(own) or any(leaf in summed for other in others for leaf in leaves(other))
+        if len(others) > 1 and apart and all(leaf in chosen for leaf in own):
+            yield from own
+
+
+def _sources(nodes: set[fx.Node]) -> set[fx.Node]:
+    """Return the nodes that some nodes are computed from."""
+    found: set[fx.Node] = set()
+    stack = list(nodes)
+    while stack:
+        more = [source for source in stack.pop().all_input_nodes if source not in found]
+        found.update(more)
+        stack += more
+    return found
 
 
 def role_of(evidence: set[str]) -> str:

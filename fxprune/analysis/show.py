@@ -5,7 +5,8 @@
     linear = linear(x, up.weight) -> (batch, ffn:32)
     return linear
 
-`ffn:32` is the axis `ffn`, of 32 units (`0.ffn` short for `encoder.layer.0.ffn`); `!8` is pinned, and stays whole; ` x ` is a product,
+`ffn:32` is the axis `ffn`, of 32 units (`0.ffn` short for `encoder.layer.0.ffn`); `experts:8?` are units among which is chosen (removed
+ones are never chosen, any others are zeroed); `!8` is pinned, and stays whole; ` x ` is a product,
 ` + ` a concatenation; `batch` is a dynamic size of the inputs; and a number alone is a dim that no weight has.
 """
 
@@ -45,7 +46,7 @@ def _axis_labels(axes: Iterable[Axis]) -> dict[Dim, str]:
     short = {axis.leaf: _short(axis.name) for axis in axes}
     counts = Counter(short.values())
     names = {axis.leaf: short[axis.leaf] if counts[short[axis.leaf]] == 1 else axis.name for axis in axes}
-    return {axis.leaf: f"{names[axis.leaf]}:{axis.size}" for axis in axes}
+    return {axis.leaf: f"{names[axis.leaf]}:{axis.size}{'?' * bool(axis.choices)}" for axis in axes}
 
 
 def _short(name: str) -> str:

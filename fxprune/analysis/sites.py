@@ -31,9 +31,13 @@ class Site:
 
 
 def find_sites(analysis: Analysis, hidden: bool = False) -> tuple[Site, ...]:
-    """Return the sites in the order of the axes: exact axes of the roles DECIDED and, with `hidden`, the width of residual streams."""
+    """Return the sites in the order of the axes: exact axes of the roles DECIDED and, with `hidden`, the width of residual streams.
+
+    Units among which is chosen are none: removed ones are not silent, but never chosen, and the others share what was theirs.
+    """
     roles = DECIDED | ({"hidden"} if hidden else set())
-    axes = [axis for axis in analysis.axes if axis.role in roles and (axis.exact or axis.role == "hidden")]
+    plain = [axis for axis in analysis.axes if axis.role in roles and not axis.choices]
+    axes = [axis for axis in plain if axis.exact or axis.role == "hidden"]
     heads = {axis.name for axis in outermost([axis for axis in axes if axis.role == "heads"])}
     axes = [axis for axis in axes if axis.role != "heads" or axis.name in heads]
     owner = {axis.name: _owner(analysis, axis, heads) for axis in axes if axis.role in ("qk", "v")}

@@ -111,7 +111,6 @@ class Op:
         least += self.flow.routing.excluded.get(value, 0)
         self.flow.choices.append(Choice(self.node, dim, place, loser))
         self.flow.least.append((dim, least, self.node))
-        self.role(dim, "choice")
 
     def chosen(self, node: Any, table: str = "numbers") -> Dim | None:
         """The dim whose positions a value contains as indices (or counts, or offsets, by `table`); None where it is not known."""

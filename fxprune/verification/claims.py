@@ -78,7 +78,7 @@ def prove_claims(original: Program, claims: Sequence[Claim]) -> Proof:
     first, last = run_example(original), run_example(claims[-1].after, original)
     lists = {
         name: tuple(dict.fromkeys(each for proof in proofs for each in getattr(proof, name)))
-        for name in ("exact", "inexact", "refitted")
+        for name in ("exact", "inexact", "refitted", "chosen")
     }
     worst = max(proofs, key=lambda proof: proof.relative / max(proof.bar, 1e-300))
     return Proof(
@@ -91,6 +91,7 @@ def prove_claims(original: Program, claims: Sequence[Claim]) -> Proof:
         {name: move for proof in proofs for name, move in proof.moves.items()},
         min(proof.inputs for proof in proofs),
         next((proof.why for proof in proofs if proof.why), ""),
+        lists["chosen"],
     )
 
 

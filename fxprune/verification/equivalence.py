@@ -1,4 +1,4 @@
-"""Equivalence: prove that a shrunk program equals the original with the removed units' readers set to zero, or find what differs."""
+"""Equivalence: prove that a shrunk program equals the original with the removed units zeroed or never chosen, or find what differs."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ class Proof:
 
     `relative` is the largest difference of an output over its scale (`fxprune.ir.compare.scale_of`), and `bar` the limit that it was held
     to, over `inputs` inputs: the example, and others that were made from it. `exact` are the axes of the claim, `inexact` those left out
-    of it. `moves` says for each axis of the claim how far the outputs move without its removed units, and `change` how far pruning moved
-    them in all (the same measure against the original): these show that the claim is not empty. `refitted` are weights that were changed
-    on purpose: the claim is about the program with their cut originals in their place. `why` is the reason where nothing is proven.
+    of it; the removed units of those that are `chosen` are never chosen in the original, those of the others are zeroed. `moves` says for
+    each axis of the claim how far the outputs move without its removed units, and `change` how far pruning moved them in all (the same
+    measure against the original): these show that the claim is not empty. `refitted` are weights that were changed on purpose: the claim
+    is about the program with their cut originals in their place. `why` is the reason where nothing is proven.
     """
 
     relative: float
@@ -54,11 +55,18 @@ class Proof:
     moves: Mapping[str, float] = field(default_factory=dict)
     inputs: int = 1
     why: str = ""
+    chosen: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:
         """`equal` or `nothing proven`."""
         return "nothing proven" if self.why else "equal"
+
+    @property
+    def against(self) -> str:
+        """What the slim program was compared with: the original with the removed units zeroed, or never chosen, or some each."""
+        both = "zeroed or never chosen" if len(self.chosen) < len(self.exact) else "never chosen"
+        return f"original with units {both}" if self.chosen else "zeroed original"
 
     @property
     def unmoved(self) -> tuple[str, ...]:
@@ -75,7 +83,12 @@ class Proof:
         """Return the proof as plain data for JSON; what is no finite number (`change`, where the outputs shrank) is None."""
         moves = {name: move if math.isfinite(move) else None for name, move in self.moves.items()}
         change = self.change if math.isfinite(self.change) else None
-        return asdict(self) | {"moves": moves, "change": change, "status": self.status}
+        return asdict(self) | {
+            "moves": moves,
+            "change": change,
+            "status": self.status,
+            "against": self.against,
+        }
 
 
 def verify(
@@ -85,8 +98,9 @@ def verify(
     refitted: Sequence[str] = (),
     unchanged: bool = False,
 ) -> Proof:
-    """Prove a shrunk program against the zeroed original; VerifyError names the first node that differs in shape or value.
+    """Prove a shrunk program against the original with the removed units zeroed, or never chosen.
 
+    VerifyError names the first node that differs in shape or value.
     Regions that the selection removes are bypassed in the original too: that is what their removal means. Inexact axes are no part of
     the claim: with them, equality is shown for the exact part of the selection, and `slim` must be what `shrink` gives for the whole.
     Weights named in `refitted` are first put back to what the selection leaves of the original's: all else must be equal. All is compared
@@ -105,8 +119,9 @@ def verify(
     analysis = analyze(program)
     exact = tuple(name for name in selection if analysis.axis(name).exact)
     inexact = tuple(name for name in selection if not analysis.axis(name).exact)
+    chosen = tuple(name for name in exact if analysis.axis(name).choices)
     if why:
-        return Proof(math.nan, 0.0, exact, inexact, math.nan, tuple(refitted), why=why)
+        return Proof(math.nan, 0.0, exact, inexact, math.nan, tuple(refitted), why=why, chosen=chosen)
     claim = selection.only(set(exact))
     _check_examples(analysis, slim, selection)
     candidate = shrink(program, claim) if inexact else slim
@@ -124,9 +139,8 @@ def verify(
     worst = max(found, key=lambda each: each.relative / max(each.bar, 1e-300))
     compared = sum(each.compared for each in found)
     why = _why_nothing(compared, {} if unchanged else moves, bool(removed), change)
-    return Proof(
-        worst.relative, worst.bar, exact, inexact, change, tuple(refitted), moves, len(variants), why
-    )
+    figures = (worst.relative, worst.bar, exact, inexact, change, tuple(refitted), moves, len(variants))
+    return Proof(*figures, why, chosen)
 
 
 def _move(zeroed: Program, plain: Sequence[tuple[Program, list[Tensor]]]) -> float:

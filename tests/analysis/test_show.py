@@ -31,6 +31,15 @@ return linear_1""",
     )
 
 
+def test_units_among_which_is_chosen_have_a_question_mark() -> None:
+    net = nn.Sequential(nn.Linear(8, 32), nn.Softmax(-1), nn.Linear(32, 4))
+    assert show(capture(net, (torch.randn(3, 8),))).splitlines()[3:6] == [
+        "linear = linear(input_1, 0.weight, 0.bias) -> (!3, ffn:32?)",
+        "softmax = softmax(linear, -1) -> (!3, ffn:32?)",
+        "2.weight: (!4, ffn:32?)",
+    ]
+
+
 def test_dynamic_sizes_have_the_names_of_the_inputs_sizes() -> None:
     program = capture(mlp(), (torch.randn(3, 13, 8),), dynamic_shapes=({0: AUTO, 1: AUTO},))
     assert_expected_inline(

@@ -83,6 +83,7 @@ def axis(
         "before": before,
         "after": after,
         "exact": True,
+        "meaning": "zeroed",
     } | more
 
 

@@ -12,7 +12,7 @@ from fxprune.files import write_text
 from fxprune.tools.commands import console
 from fxprune.tools.inputs import models
 from fxprune.tools.reports import report
-from fxprune.tools.reports.explain_html import render_explain
+from fxprune.tools.reports.explain_html import MEANINGS, render_explain
 from fxprune.tools.reports.report import Grid
 
 
@@ -61,7 +61,7 @@ def _all(name: str, analysis: Analysis) -> dict[str, Any]:
 
 def _axis(axis: Axis) -> dict[str, Any]:
     members = [_picked(member, "name dim notation learned") for member in axis.members]
-    told = _picked(axis, "name role size exact why_inexact")
+    told = _picked(axis, "name role size exact meaning why_inexact")
     return {**told, "members": members, **_picked(axis, "readers choices least")}
 
 
@@ -89,9 +89,9 @@ def _regions(regions: Iterable[Region]) -> Grid:
 
 def _axes(axes: Iterable[Axis]) -> Grid:
     """Return a table with one row for axes that differ only by the number of their layer."""
-    groups: dict[tuple[str, str, int, bool, str], list[Axis]] = {}
+    groups: dict[tuple[str, str, int, str, str], list[Axis]] = {}
     for axis in axes:
-        alike = (axis.role, re.sub(r"\d+", "#", axis.name), axis.size, axis.exact, _notation(axis))
+        alike = (axis.role, re.sub(r"\d+", "#", axis.name), axis.size, axis.meaning, _notation(axis))
         groups.setdefault(alike, []).append(axis)
     rows = [
         (role, _names(group), str(len(group)), str(size), _equality(group[0]), notation)
@@ -102,7 +102,8 @@ def _axes(axes: Iterable[Axis]) -> Grid:
 
 
 def _equality(axis: Axis) -> str:
-    return "exact" if axis.exact else axis.why_inexact
+    """Return what the removal of units equals; the reason where it equals nothing."""
+    return f"exact: {axis.meaning}" if axis.exact else axis.why_inexact
 
 
 def _notation(axis: Axis) -> str:
@@ -125,7 +126,7 @@ def _one(axis: Axis) -> list[Grid]:
     facts = [
         ("role", axis.role),
         ("size", str(axis.size)),
-        ("exact", "yes" if axis.exact else f"no: {axis.why_inexact}"),
+        ("exact", f"yes: {MEANINGS[axis.meaning]}" if axis.exact else f"no: {axis.why_inexact}"),
         ("readers", ", ".join(axis.readers)),
         *([("chosen at", ", ".join(axis.choices)), ("at least", str(axis.least))] if axis.choices else []),
     ]

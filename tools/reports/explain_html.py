@@ -16,6 +16,12 @@ CHAR, BOLD = 6.7, 7.3
 LINE, _HEAD, PAD = 20, 24, 9
 COLOURS, DASHES = 7, 4
 """Groups cycle through so many colours and so many dashes, which have no common divisor; each has its letter, too."""
+MEANINGS = {
+    "zeroed": "removal equals zeroing what reads it",
+    "never chosen": "removal equals never choosing the unit; the others share what was its",
+    "never chosen and zeroed": "removal equals never choosing the unit (the others share what was its) and zeroing what reads it",
+}
+"""What `Axis.meaning` says, as a sentence."""
 OPEN = 16
 """Largest number of groups whose members are shown unfolded."""
 
@@ -68,6 +74,7 @@ def render_explain(name: str, analysis: Analysis) -> str:
         tiles=_tiles(analysis, drawn, found),
         groups=drawn.groups,
         words=WORDS,
+        meanings=MEANINGS,
         figures=[figure(section) for section in drawn.sections],
         place={group.letter: group.place for group in drawn.groups},
         colours=COLOURS,

@@ -90,7 +90,7 @@ def _rank(axis: Axis, layers: Sequence[Region], slim: Program) -> dict[str, Any]
 
 def _entry(axis: Axis, layers: Sequence[Region], before: int, after: int | None) -> dict[str, Any]:
     told = {"name": axis.name, "role": axis.role, "layer": layer_of(axis, layers)}
-    return {**told, "before": before, "after": after, "exact": axis.exact}
+    return {**told, "before": before, "after": after, "exact": axis.exact, "meaning": axis.meaning}
 
 
 def layer_of(axis: Axis, layers: Sequence[Region]) -> str:

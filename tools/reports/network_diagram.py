@@ -119,7 +119,7 @@ def _axis_key(axis: Axis, layer: str) -> Any:
     members = tuple((_seen(m.name, layer, m.learned), m.dim, m.notation, m.learned) for m in axis.members)
     learned = {member.name for member in axis.members if member.learned}
     readers = tuple(sorted(_seen(name, layer, name in learned) for name in axis.readers))
-    what = (axis.role, axis.size, axis.exact, axis.why_inexact, axis.least)
+    what = (axis.role, axis.size, axis.meaning, axis.why_inexact, axis.least)
     return axis.name.removeprefix(layer), what, members, readers
 
 

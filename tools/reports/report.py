@@ -221,7 +221,8 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
     if verdict.get("inputs", 1) > 1:
         over += f" and {verdict['inputs']} inputs"
     rows = [
-        ("pruned against zeroed original", f"{verdict['relative']:.1e}", f"{over}{moved}"),
+        (f"pruned against {against(verdict)}", f"{verdict['relative']:.1e}", f"{over}{moved}"),
+        *_never_chosen(verdict),
         *_unmoved(verdict),
         *_inexact(verdict),
         *_refitted(verdict),
@@ -234,6 +235,21 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
     return Grid("Proof", ("claim", "value", "over"), tuple(rows))
 
 
+def against(verdict: Mapping[str, Any]) -> str:
+    """Return what a proof compares with; reports of earlier versions do not say it."""
+    return str(verdict.get("against", "zeroed original"))
+
+
+def _never_chosen(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    names = verdict.get("chosen", ())
+    over = f"removed units can't be chosen, and the others share what was theirs: {_few(names)}"
+    return [("axes never chosen", str(len(names)), over)] if names else []
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', …' * (len(names) > 3)}"
+
+
 def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the row of ONNX Runtime, and that of the runtime that was asked for, where it is another."""
     points, other = "; ".join(map(describe_point, onnx["points"])), onnx.get("runtime")
@@ -243,7 +259,7 @@ def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _unmoved(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     names = [name for name, move in verdict.get("moves", {}).items() if move == 0]
-    over = f"their removed units move no output on these inputs: {', '.join(names[:3])}{', …' * (len(names) > 3)}"
+    over = f"their removed units move no output on these inputs: {_few(names)}"
     return [("axes that show nothing", str(len(names)), over)] if names else []
 
 

@@ -61,7 +61,7 @@ def _ms(value: float) -> str:
 def proof(data: Mapping[str, Any]) -> Tile:
     """Return the summary figure of the proof."""
     verdict = data["verdict"]
-    told = f"largest relative difference from the zeroed original; the bar is {verdict['bar']:.0e}"
+    told = f"largest relative difference from the {report.against(verdict)}; the bar is {verdict['bar']:.0e}"
     return Tile("Proof", f"{verdict['relative']:.1e}", told)
 
 

@@ -178,9 +178,9 @@ def _open(entry: Mapping[str, Any]) -> str:
 def train_proof(found: Mapping[str, Any]) -> Grid:
     """Return a table of what was proved, with the largest differences."""
     claims = {
-        "before training": "what was pruned before training == the model with those units zeroed",
+        "before training": "what was pruned before training == the model with those units zeroed or never chosen",
         "lowered": "lowered == gated",
-        "after": "what was pruned after training == what was lowered with those units zeroed",
+        "after": "what was pruned after training == what was lowered with those units zeroed or never chosen",
         "onnx": "ONNX Runtime == the lowered program",
     }
     rows = [(claims[name.partition(" (")[0]], f"{value:.1e}") for name, value in found["proved"].items()]

@@ -30,7 +30,7 @@ def deliver(
     """Prune, prove, and write `model.onnx` and `selection.json` into a folder that exists; files of these names are replaced.
 
     Figures are parameters, bytes and operations (at the example inputs) before and after, and what was proved: the largest relative
-    difference to the zeroed original and its bar, how far pruning moved the outputs (None: they shrank), and the largest relative
+    difference to the silenced original and its bar, how far pruning moved the outputs (None: they shrank), and the largest relative
     difference of ONNX Runtime to the program. Every refusal is an FxpruneError.
     """
     if data is not None and not steps.uses("data"):
@@ -48,7 +48,7 @@ def summary(figures: Mapping[str, Any]) -> str:
     idle = "".join(f"; {note}" for note in figures["notes"])
     return (
         f"{before['parameters']:,} parameters became {after['parameters']:,}, and"
-        f" {before['flops'] / 1e6:.2f} MFLOP {after['flops'] / 1e6:.2f}; pruned against zeroed original"
+        f" {before['flops'] / 1e6:.2f} MFLOP {after['flops'] / 1e6:.2f}; pruned against {figures['against']}"
         f" {figures['relative']:.1e} over {figures['exact']} exact axes, ONNX Runtime against program"
         f" {figures['onnx']['relative']:.1e}{idle}"
     )
@@ -61,7 +61,7 @@ def _figures(program: Program, steps: Pipeline, result: Result, emitted: Emitted
         "before": _cost(program),
         "after": _cost(result.program),
         **proof,
-        **{name: len(proof[name]) for name in ("exact", "inexact", "refitted")},
+        **{name: len(proof[name]) for name in ("exact", "inexact", "refitted", "chosen")},
         "onnx": {
             "relative": emitted.relative,
             "points": [dict(point) for point in emitted.points],

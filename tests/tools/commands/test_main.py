@@ -272,6 +272,30 @@ def test_explain_lists_axes_and_refusals_and_one_axis(capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize(
+    ("bend", "meaning", "overview", "sentence"),
+    [
+        ("ReLU", "zeroed", "exact: zeroed", "yes: removal equals zeroing what reads it"),
+        ("Softmax", "never chosen", "exact: never chosen", "yes: removal equals never choosing the unit;"),
+    ],
+)
+def test_explain_says_what_removal_equals(
+    place: Path, capsys: pytest.CaptureFixture[str], bend: str, meaning: str, overview: str, sentence: str
+) -> None:
+    nets = f"nn.Sequential(nn.Linear(8, 32), nn.{bend}(-1), nn.Linear(32, 4))".replace("ReLU(-1)", "ReLU()")
+    source = (
+        f"import torch\nfrom torch import nn\n\ndef net():\n    return {nets}, (torch.randn(3, 8),), {{}}\n"
+    )
+    (place / f"bent_{bend}.py").write_text(source)
+    assert main(["explain", f"py:bent_{bend}:net", "--json"]) == 0
+    (axis,) = json.loads(capsys.readouterr().out)["axes"]
+    assert (axis["role"], axis["exact"], axis["meaning"]) == ("ffn", True, meaning)
+    assert main(["explain", f"py:bent_{bend}:net"]) == 0
+    assert overview in capsys.readouterr().out
+    assert main(["explain", f"py:bent_{bend}:net", "--axis", axis["name"]]) == 0
+    assert sentence in " ".join(capsys.readouterr().out.split())
+
+
 def test_passes_are_listed_from_their_declarations(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["passes", "--json"]) == 0
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}

@@ -172,6 +172,24 @@ def test_groups_are_told_apart_without_colour() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("decoder", "exact: removal equals zeroing what reads it"),
+        (
+            "experts-top-two",
+            "exact: removal equals never choosing the unit; the others share what was its; at least 2 stay",
+        ),
+        (
+            "experts-scattered-logits",
+            "exact: removal equals never choosing the unit (the others share what was its) and zeroing what reads it; at least 2 stay",
+        ),
+    ],
+)
+def test_what_removal_equals_is_said(name: str, meaning: str) -> None:
+    assert meaning in read(render_explain(name, zoo(name))).text
+
+
+@pytest.mark.parametrize(
     "name", ["unet", "densenet", "decoder", "rotary", "experts", "lstm", "relative-bias"]
 )
 def test_any_net_is_drawn_without_overlaps(name: str) -> None:
