@@ -82,7 +82,8 @@ def with_zeros(given: Given, names: Container[str]) -> Given:
 
 def with_zero(given: Given, place: int) -> Given:
     leaves, spec = pytree.tree_flatten(given)
-    return pytree.tree_unflatten([*leaves[:place], zero(leaves[place]), *leaves[place + 1 :]], spec)
+    found: Given = pytree.tree_unflatten([*leaves[:place], zero(leaves[place]), *leaves[place + 1 :]], spec)
+    return found
 
 
 def zero(value: Any) -> Any:
@@ -125,7 +126,7 @@ def values(argument: Any, dtype: torch.dtype, default: bool, least: float) -> li
     if argument.has_default_value() and (default or kind not in ("bool", "float", "number")):
         return [argument.default_value]
     operand = (r(4, 6).sigmoid() * 0.6 + least).to(dtype)
-    known = {
+    known: dict[str, list[Any]] = {
         "Tensor": [operand],
         "bool": [True, False],
         "float": [0.3, 0.7],
@@ -246,5 +247,6 @@ def test_where_a_pointwise_operator_has_no_value_at_zero_its_row_says_so() -> No
 def has_pole(target: Any, given: Given, name: str) -> bool:
     """Whether a finite result is finite no more where one operand is zero."""
     before, after = called(target, given), called(target, with_zeros(given, (name,)))
-    both = before and after and before[0].is_floating_point()
-    return bool(both and before[0].isfinite().all() and not after[0].isfinite().all())
+    if not before or not after or not before[0].is_floating_point():
+        return False
+    return bool(before[0].isfinite().all()) and not bool(after[0].isfinite().all())

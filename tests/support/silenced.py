@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return"
+# The result of calling a module is Any to the type checker.
 """One net per law about zeros, with the units of its axis silenced by hand, and counter-nets where the law must say no.
 
 What is silenced is written for each net by someone who knows it: (parameter, dim) pairs whose removed indices become zero, and layers

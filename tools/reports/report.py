@@ -246,10 +246,6 @@ def _never_chosen(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [("axes never chosen", str(len(names)), over)] if names else []
 
 
-def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{', …' * (len(names) > 3)}"
-
-
 def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the row of ONNX Runtime, and that of the runtime that was asked for, where it is another."""
     points, other = "; ".join(map(describe_point, onnx["points"])), onnx.get("runtime")
@@ -259,7 +255,7 @@ def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _unmoved(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     names = [name for name, move in verdict.get("moves", {}).items() if move == 0]
-    over = f"their removed units move no output on these inputs: {_few(names)}"
+    over = f"their removed units move no output on these inputs: {', '.join(names[:3])}{', …' * (len(names) > 3)}"
     return [("axes that show nothing", str(len(names)), over)] if names else []
 
 
