@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from fxprune.analysis import analyze
 from fxprune.calibration.objective import DISTANCES
-from fxprune.calibration.repair import repair
+from fxprune.calibration.repair import check_repair, repair
 from fxprune.errors import RefusedError
 from fxprune.ir import Point, Program, Selection
 from fxprune.pipeline import EMPTY, Context, Measuring, Outcome, require
@@ -78,6 +78,7 @@ class Lowrank(Measuring):
         self.check(context)
         context = context.checked(program)
         data = context.calibration(program)
+        check_repair(program, data, UPDATES[self.update][0])
         choices = self._choices(program, context)
         ways, details = self._decided(program, choices, context)
         done = apply_ranks(program, ways)

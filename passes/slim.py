@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from fxprune.calibration.objective import DISTANCES
-from fxprune.calibration.repair import REPAIRS, repair
+from fxprune.calibration.repair import REPAIRS, check_repair, repair
 from fxprune.cost import BUDGETS
 from fxprune.ir import Point, Program, Selection
 from fxprune.pipeline import EMPTY, Context, Measuring, Outcome, require
@@ -82,7 +82,9 @@ class Slim(Measuring):
 
     def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         context = context.checked(program)
-        planned, data = self.decide(program, context), context.calibration(program)
+        data = context.calibration(program)
+        check_repair(program, data, self.repair)
+        planned = self.decide(program, context)
         slim = apply(program, planned.selection)
         if data is None:
             return Outcome(slim, planned.selection, (), planned.details())

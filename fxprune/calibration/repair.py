@@ -7,6 +7,7 @@ is the sum in the original program, so that the fit also corrects the error that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,9 @@ from fxprune.analysis import Analysis, Matrix, analyze, matrices
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.least_squares import Fit, Sums, best
 from fxprune.calibration.lockstep import ActivationStore, Runner
+from fxprune.calibration.validation import check_range
 from fxprune.dims import Kept, changes, cut
+from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection, attribute, bind, copy_graph, rebuild
 from fxprune.rewrite.bypass import bypass
 from fxprune.rewrite.shrink import kept_masks
@@ -82,6 +85,12 @@ class _Task:
     target: fx.Node
     other: fx.Node | None
     cut: Callable[[Tensor], Tensor]
+
+
+def check_repair(program: Program, data: Calibration | None, how: str) -> None:
+    """Raise UsageError, before a long search, where the data of a repair can't be split in two."""
+    if data is not None and how != "none":
+        data.split(HELD_BACK, program)
 
 
 def repair(
@@ -176,6 +185,10 @@ def _fitted(slim: Program, task: _Task, what: tuple[Sums, Sums, bool], new: dict
     wide = None if bias is None else bias.detach().to(torch.float64)
     now = Fit(matrix.read(weight).detach().to(torch.float64), wide)
     fit, after, before = best(sums, held, now, ridge)
+    if not math.isfinite(before):
+        raise UsageError(
+            f"{matrix.weight} can't be re-fitted: the error on the calibration data is {before}; give data like those of real use"
+        )
     replaced: dict[str, Tensor] = {}
     if fit.weight is not now.weight:
         replaced[matrix.weight] = matrix.write(fit.weight, weight)
@@ -202,4 +215,6 @@ class _BatchRun:
         target = task.cut(target)
         if task.other is not None:
             target = target - self.pruned.reach(task.other, new)
+        check_range(repr(task.matrix.source.name), inputs)
+        check_range(repr(task.target.name), target)
         return task.matrix.rows(inputs), task.matrix.results(target)

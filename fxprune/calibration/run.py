@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from fxprune.calibration.data import Calibration, flatten_batch, state
 from fxprune.calibration.objective import Objective
+from fxprune.calibration.validation import check_range
 from fxprune.errors import FxpruneError
 from fxprune.ir import Program, attribute, describe_error
 from fxprune.ir.interpreter import Recorder
@@ -82,6 +83,8 @@ def run_calibration(
         with torch.set_grad_enabled(bool(nodes or parameters)):
             outputs = tap.run_flat(flatten_batch(program, batch))
             seen = BatchRecord({node.name: value.detach() for node, value in tap.values.items()})
+            for name, value in seen.values.items():
+                check_range(repr(name), value)
             if nodes or parameters:
                 numbers = objective.values(outputs, batch, rows / data.rows, random)
                 seen.slopes = _slopes(tap, numbers)
@@ -102,7 +105,10 @@ def _slopes(tap: _Recorder, numbers: list[Tensor]) -> list[dict[str, Tensor]]:
             given = torch.autograd.grad(number, sources, retain_graph=left > 0, allow_unused=True)
         except RuntimeError as error:
             raise FxpruneError(f"the graph can't be differentiated: {describe_error(error)}") from error
-        found.append({n: g for n, g in zip(tap.sources, given, strict=True) if g is not None})
+        slopes = {name: slope for name, slope in zip(tap.sources, given, strict=True) if slope is not None}
+        for name, slope in slopes.items():
+            check_range(f"the gradient at {name}", slope)
+        found.append(slopes)
     return found
 
 

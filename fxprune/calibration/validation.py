@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -29,6 +30,19 @@ def check_batch(program: Program, given: Any, where: str) -> dict[str, Tensor]:
         _check_shape(program, node, batch[node.name], f"{where}: {node.name}")
     _check_alike(nodes, batch, where)
     return batch
+
+
+def check_range(name: str, value: Tensor) -> None:
+    """Raise UsageError where a value on calibration data is not finite, or so large that squares overflow in the model's arithmetic."""
+    if not value.is_floating_point() or not value.numel():
+        return
+    kind = value.dtype if value.dtype == torch.float64 else torch.float32  # half types are summed in float32
+    most, limit = float(value.detach().abs().max()), math.sqrt(torch.finfo(kind).max)
+    if not most <= limit:
+        raise UsageError(
+            f"the calibration data are out of range: they make {name} as large as {most:.3g}, and above {limit:.1e} squares"
+            f" are infinite in {_name(kind)}; give data like those of real use"
+        )
 
 
 def _named(program: Program, given: Any, where: str) -> Mapping[str, Any]:
