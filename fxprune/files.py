@@ -12,13 +12,14 @@ from typing import Any
 
 from fxprune.errors import ExportError, FxpruneError
 
+_NAME = 200  # letters of a file's name that are shown
 _DIGITS = 30  # of an integer in JSON: more than any size needs
 
 
 def write_text(path: str | os.PathLike[str], text: str, overwrite: bool = False) -> None:
     """Write a text file through a draft beside it; ExportError where the file exists, unless `overwrite`."""
     target = Path(path)
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:
         raise ExportError(f"{target} exists; pass overwrite=True to replace it")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -33,9 +34,20 @@ def read_text(path: str | os.PathLike[str], what: str, error: type[FxpruneError]
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as failure:
-        raise error(f"can't read the {what} {str(path)[:200]}: {failure.strerror}") from None
+        raise error(f"can't read the {what} {str(path)[:_NAME]}: {failure.strerror}") from None
     except ValueError as failure:  # no UTF-8, or a path with a zero byte
-        raise error(f"can't read the {what} {str(path)[:200]!r}: {failure}") from None
+        raise error(f"can't read the {what} {str(path)[:_NAME]!r}: {failure}") from None
+
+
+@contextlib.contextmanager
+def about(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the name of a file, or of a model, in front of the errors of the block, which know only what is in it."""
+    try:
+        yield
+    except FxpruneError as error:
+        if str(path)[:_NAME] in str(error):
+            raise
+        raise type(error)(f"{str(path)[:_NAME]}: {error}") from error.__cause__
 
 
 def strict_json(text: str) -> Any:
@@ -73,7 +85,7 @@ def parse_json(
         data = strict_json(text)
     except ValueError as failure:
         raise error(f"this is no {what}: not JSON ({failure})") from None
-    if not isinstance(data, dict) or data.get("format") != name or not isinstance(data.get(key), kind):
+    if not isinstance(data, dict) or data.get("format") != name or type(data.get(key)) is not kind:
         raise error(f'this is no {what}: expected a JSON object with "format": "{name}" and "{key}"')
     return data
 
@@ -91,7 +103,7 @@ def draft_file(path: str | Path, overwrite: bool) -> Iterator[Path]:
     Nothing is moved where the body raises. ExportError where the target exists (unless `overwrite`) or its folder does not.
     """
     target = Path(path)
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:
         raise ExportError(f"{target} exists; give another name, or allow overwriting")
     if not target.parent.is_dir():
         raise ExportError(f"the folder {target.parent} does not exist; make it first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.analysis import Analysis, analyze
 from fxprune.dims import BlockSizes, coordinates
 from fxprune.errors import RefusedError, UsageError
-from fxprune.files import parse_json, read_text
+from fxprune.files import about, parse_json, read_text
 from fxprune.gates import Gate, Gated, find_blocked_weights
 from fxprune.gates.blocked_weights import BlockedWeight, grid
 from fxprune.gates.insert import gate
@@ -175,8 +176,7 @@ def _head_size(analysis: Analysis, site: BlockedWeight) -> int:
 
 def _kept_blocks(gated: Gated, folder: str) -> dict[Gate, Tensor]:
     """Return the blocks of the heads that an earlier run kept (read from its train.json), booleans in the shape of each gate."""
-    text = read_text(Path(folder) / "train.json", "run", UsageError)
-    heads = parse_json(text, ("fxprune.train/1", "heads", dict), "run of fxprune train", UsageError)["heads"]
+    heads = _kept_heads(Path(folder) / "train.json")
     analysis = analyze(gated.base)
     nodes = gated.base.reads()
     found = {}
@@ -190,6 +190,20 @@ def _kept_blocks(gated: Gated, folder: str) -> dict[Gate, Tensor]:
                 table |= blocks[:, None] if place == 0 else blocks
         found[own] = table
     return found
+
+
+def _kept_heads(path: Path) -> dict[str, list[int]]:
+    with about(path):
+        text = read_text(path, "run", UsageError)
+        heads = parse_json(text, ("fxprune.train/1", "heads", dict), "run of fxprune train", UsageError)[
+            "heads"
+        ]
+        for name, units in heads.items():
+            if not isinstance(units, list) or not all(
+                type(unit) is int and 0 <= unit < 2**31 for unit in units
+            ):
+                raise UsageError(f'"heads" must hold lists of numbers, got {name}: {reprlib.repr(units)}')
+    return dict(heads)
 
 
 def _touched(places: Tensor, sizes: tuple[int, ...]) -> Tensor:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from fxprune.errors import SelectionError
-from fxprune.files import parse_json, read_text, write_text
+from fxprune.files import about, parse_json, read_text, write_text
 from fxprune.ir.summary import HasSummary, Summary, quantity
 
 _FORMAT = "fxprune.selection/1"
@@ -153,7 +153,8 @@ class Selection(HasSummary):
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Selection:
         """Read a selection from its JSON file."""
-        return Selection.from_json(read_text(path, "selection", SelectionError))
+        with about(path):
+            return Selection.from_json(read_text(path, "selection", SelectionError))
 
 
 def _field(data: Mapping[str, Any], name: str) -> Any:

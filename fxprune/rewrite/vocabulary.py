@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from fxprune.analysis import analyze
 from fxprune.dims import Dim, cut, find, leaves
 from fxprune.errors import RefusedError, SelectionError, VerifyError
-from fxprune.files import parse_json, read_text, write_text
+from fxprune.files import about, parse_json, read_text, write_text
 from fxprune.ir import Program, bind, difference, run_example, source_line, tolerance
 from fxprune.ir.signature import with_inputs
 from fxprune.rewrite.shrink import shrink_atoms
@@ -80,7 +80,8 @@ class TokenIds:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> TokenIds:
         """Read token ids from their JSON file."""
-        return TokenIds.from_json(read_text(path, "token ids", SelectionError))
+        with about(path):
+            return TokenIds.from_json(read_text(path, "token ids", SelectionError))
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ def keep_tokens(
     tables = _tables(analysis.flow, program)
     found = {name: lookups for name, lookups in tables.items() if table in (None, name)}
     if len(found) != 1:
+        asked = f"there is no table {table!r}" if table else "it is not clear which table holds the tokens"
         raise RefusedError(
-            f"which table holds the tokens? Embeddings that read an input: {', '.join(tables) or 'none'}; pass one of them as "
-            "table=… (tied weights go by one of their names)"
+            f"{asked}. Embeddings that read an input: {', '.join(tables) or 'none'}; pass one of them as "
+            "table=… or --token-table (tied weights go by one of their names)"
         )
     name, lookups = next(iter(found.items()))
     leaf = _row_atom(analysis.flow, lookups[0])

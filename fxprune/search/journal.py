@@ -42,10 +42,15 @@ class Journal:
         except ValueError:
             raise foreign from None
         try:
-            if {key: entry[key] for key in self.identity} == self.identity:
-                self.scores[frozenset(map(str, entry["removed"]))] = float(entry["score"])
-        except (KeyError, TypeError, ValueError):
+            own = {key: entry[key] for key in self.identity} == self.identity
+            removed, score = entry["removed"], entry["score"]
+        except (KeyError, TypeError):
             raise foreign from None
+        named = isinstance(removed, list) and all(isinstance(name, str) for name in removed)
+        if not named or type(score) not in {int, float}:
+            raise foreign
+        if own:
+            self.scores[frozenset(removed)] = float(score)
 
     def write(self, removed: Iterable[str], score: float, seconds: float) -> None:
         """Record one evaluation; once this returns, it survives a crash."""
@@ -63,10 +68,16 @@ class Journal:
 
 def _text(path: Path) -> str:
     """Return the text of a journal, empty where there is no file yet; UsageError where it could not be written later."""
-    place = path if os.path.lexists(path) else path.parent
-    if not os.access(place, os.W_OK):
+    try:
+        os.lstat(path)
+        exists = True
+    except FileNotFoundError:
+        exists = False
+    except OSError as error:
+        raise UsageError(f"the journal {str(path)[:200]} can't be written: {error.strerror}") from error
+    if not os.access(path if exists else path.parent, os.W_OK):
         raise UsageError(f"the journal {path} can't be written; give another path in a folder that exists")
-    return read_text(path, "journal", UsageError) if os.path.lexists(path) else ""
+    return read_text(path, "journal", UsageError) if exists else ""
 
 
 def evaluator_identity(evaluate: Callable[..., Any]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,26 @@ def read_snapshot(path: Path) -> Snapshot:
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{_TENSORS} can't be read: {error}") from error
     return Snapshot(tensors, numbers)
+
+
+def check_snapshots(folder: Path) -> None:
+    """Raise UsageError where the newest checkpoint in the folder of a run, or of its teacher, can't be read."""
+    for kept in sorted(folder.glob("*/")):
+        found = newest_snapshot(kept)
+        if found:
+            with about_snapshot(found):
+                read_snapshot(found)
+
+
+@contextlib.contextmanager
+def about_snapshot(path: Path) -> Iterator[None]:
+    """Say of which checkpoint the errors of the block are, and what to do."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(
+            f"{path} is of another run, or of another version of fxprune ({error}); begin anew: empty {path.parent}, or --restart"
+        ) from error
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

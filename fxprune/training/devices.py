@@ -23,7 +23,7 @@ def placed(modules: Iterable[nn.Module], device: str) -> Iterator[None]:
     UsageError where there is no such device, for a device index other than 0, where several processes train, and for a module that lies on
     several devices.
     """
-    wanted = _checked(device) if device else None
+    wanted = check_device(device) if device else None
     with ExitStack() as back:
         for module in modules if wanted else ():
             assert wanted is not None
@@ -83,7 +83,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _checked(device: str) -> torch.device:
+def check_device(device: str) -> torch.device:
     """Return the device; UsageError where this process can't train on it."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         why = "several processes train, and each has a card of its own; put the model there before it is captured (device '')"

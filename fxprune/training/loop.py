@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fxprune.errors import UsageError
-from fxprune.training.checkpoint_files import Snapshot, newest_snapshot, read_snapshot, write_snapshot
+from fxprune.training.checkpoint_files import (
+    Snapshot,
+    about_snapshot,
+    newest_snapshot,
+    read_snapshot,
+    write_snapshot,
+)
 from fxprune.training.checkpoint_state import TrainingState
 from fxprune.training.examples import Batches, Examples, TrainingBatch, loader
 
@@ -186,12 +192,8 @@ class Loop:
         found = newest_snapshot(self.checkpoints.folder) if self.checkpoints else None
         if not found:
             return
-        try:
+        with about_snapshot(found):
             self._resume(read_snapshot(found))
-        except UsageError as error:
-            raise UsageError(
-                f"{found} is of another run, or of another version of fxprune ({error}); begin anew: empty {found.parent}, or --restart"
-            ) from error
 
     def _resume(self, kept: Snapshot) -> None:
         for name, own in self._setup().items():

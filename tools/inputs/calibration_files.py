@@ -6,10 +6,11 @@ any other file               UTF-8 text, one a line, for the tokenizer of the mo
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,20 @@ from torch import Tensor
 from fxprune.calibration import Calibration, check_calibration
 from fxprune.calibration.data import Batch, batched_by_length
 from fxprune.errors import UsageError
+from fxprune.files import about
 from fxprune.ir import Program, first_line, is_free, quiet
-from fxprune.tools.inputs.huggingface import load_tokenizer
-from fxprune.tools.inputs.loaded import Loaded, call_named, call_or_refuse, failed_call
+from fxprune.tools.inputs.huggingface import folder_of, has_tokenizer, load_tokenizer
+from fxprune.tools.inputs.loaded import (
+    Loaded,
+    call_named,
+    call_or_refuse,
+    failed_call,
+    find_named,
+)
 
 DATA = "FILE.npz, FILE.safetensors or py:PACKAGE.MODULE:FUNCTION"
 _FORMS = f"a text file (one text a line), {DATA}"
+_DATA = "the calibration data"
 _MOST = 32  # rows per batch: enough to keep a processor busy, few enough for any memory
 CHUNK = 256  # texts tokenized at a time, so that hardly more of a large file is tokenized than is asked for
 
@@ -38,20 +47,36 @@ def read_calibration(text: str, program: Program, loaded: Loaded, rows: int, len
     """
     if text.startswith("py:"):
         return check_calibration(program, _called(text), rows)
-    path = Path(text)
-    if not path.is_file():
+    path = _file(text)
+    with about(path):
+        if path.suffix.lower() in _ARRAYS:
+            arrays = _ARRAYS[path.suffix.lower()](path)
+            return check_calibration(program, _pieces(program, arrays, path), rows)
+        if length < 1:
+            raise UsageError(f"calibration texts must be cut to at least 1 token, got {length}")
+        tokenizer = _tokenizer(path, loaded.name, loaded.trusted)
+        return check_calibration(program, _texts(path, program, tokenizer, rows, length), rows)
+
+
+def check_source(text: str, model: str, trust: bool = False) -> None:
+    """Raise UsageError, before there is a program, where an option names no data that can be read for a MODEL; no function is called."""
+    if text.startswith("py:"):
+        find_named(text, _DATA)
+        return
+    path = _file(text)
+    _ARRAYS.get(path.suffix.lower(), _lines)(path)
+    if path.suffix.lower() not in _ARRAYS:
+        _tokenizer(path, model, trust)
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
         raise UsageError(f"there is no file {text} to calibrate on; expected {_FORMS}")
-    suffix = path.suffix.lower()
-    if suffix in {".npz", ".safetensors"}:
-        arrays = _npz(path) if suffix == ".npz" else _safetensors(path)
-        return check_calibration(program, _pieces(program, arrays, path), rows)
-    if length < 1:
-        raise UsageError(f"calibration texts must be cut to at least 1 token, got {length}")
-    return check_calibration(program, _texts(path, program, _tokenizer(path, loaded), rows, length), rows)
+    return Path(text)
 
 
 def _called(text: str) -> Any:
-    returned = call_named(text, "the calibration data")
+    returned = call_named(text, _DATA)
     # Tensors and mappings are iterable, too; they are passed on whole, to be refused.
     single = isinstance(returned, (Tensor, np.ndarray, Mapping, str)) or not isinstance(returned, Iterable)
     return returned if single else _guarded(text, returned)
@@ -67,7 +92,8 @@ def _guarded(text: str, batches: Iterable[Any]) -> Iterator[Any]:
 
 def _npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a file open that it can't read
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:
         raise UsageError(
@@ -81,6 +107,12 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:
         raise UsageError(f"{path} can't be read as a .safetensors file: {first_line(error)}") from error
+
+
+#: suffix: the function that reads arrays, by input name, from such a file
+_ARRAYS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = MappingProxyType(
+    {".npz": _npz, ".safetensors": _safetensors}
+)
 
 
 @dataclass(frozen=True)
@@ -166,19 +198,23 @@ def _fixed_length(program: Program) -> int:
     return 0 if len(shape) != 2 or is_free(shape[1]) else int(shape[1])
 
 
-def _tokenizer(path: Path, loaded: Loaded) -> Any:
+def _tokenizer(path: Path, model: str, trust: bool) -> Any:
+    bare = UsageError(
+        f"{path} is text, and {model} has no tokenizer's files beside the weights; add them, or give data"
+        f" that need none: {DATA}"
+    )
+    folder, _ = folder_of(model)
+    if folder and not has_tokenizer(folder):
+        raise bare
     try:
-        found = load_tokenizer(loaded.name, loaded.trusted)
+        found = load_tokenizer(model, trust)
     except UsageError as error:
         raise UsageError(
             f"{path} is text, which needs the tokenizer of the model: {error}; data without one: {DATA}"
         ) from error
-    # For a folder without a tokenizer transformers makes one with an empty vocabulary (T5's: a space), to which all text is unknown.
+    # From some files transformers makes one with an empty vocabulary (T5's: a space), to which all text is unknown.
     if len(set(found.get_vocab()) - set(found.all_special_tokens)) < 2:
-        raise UsageError(
-            f"{path} is text, and {loaded.name} has no tokenizer's files beside the weights; add them, or give data"
-            f" that need none: {DATA}"
-        )
+        raise bare
     return found
 
 

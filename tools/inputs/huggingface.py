@@ -111,12 +111,27 @@ def untrusted(folder: Path, own: Mapping[str, Sequence[str]]) -> UsageError:
 
 def load_tokenizer(text: str, trust: bool = False) -> Any:
     """Return the tokenizer of a Hugging Face MODEL; UsageError where there is none."""
-    folder, _ = folder_of(text)
-    if not folder:
-        raise UsageError(f"{text} has no tokenizer; give a Hugging Face folder that has (--tokenizer hf:DIR)")
+    folder = check_tokenizer(text)
     with quiet_libraries():
         kind = import_transformers().AutoTokenizer
         return load_pretrained(kind, folder, f"{folder}: the tokenizer can't be read", trust)
+
+
+def check_tokenizer(text: str) -> Path:
+    """Return the folder of a MODEL that has a tokenizer's files; UsageError where there are none."""
+    folder, _ = folder_of(text)
+    if not folder:
+        raise UsageError(f"{text} has no tokenizer; give a Hugging Face folder that has (--tokenizer hf:DIR)")
+    if not has_tokenizer(folder):
+        raise UsageError(
+            f"{folder} holds no tokenizer: there is no {', '.join(PREPROCESSING['AutoTokenizer'])}; --tokenizer hf:DIR names another folder"
+        )
+    return folder
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has files of a tokenizer."""
+    return any(path for name in PREPROCESSING["AutoTokenizer"] for path in folder.glob(name))
 
 
 def save_preprocessing(
@@ -147,6 +162,8 @@ def folder_of(text: str) -> tuple[Path | None, str]:
     name, _, task = text.partition("#")
     if name == "minilm":
         return _minilm_folder(), task
+    if name == "hf:":
+        raise UsageError(f"{text!r} names no folder; expected hf:DIR or hf:DIR#TASK")
     if name.startswith("hf:"):
         return Path(name.removeprefix("hf:")), task
     return None, ""

@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxprune.errors import UsageError
+from fxprune.files import about
 from fxprune.frontend.capture import capture
 from fxprune.frontend.io_constraints import free_dims
 from fxprune.ir import Program, describe_error, first_line, quiet
@@ -36,18 +37,28 @@ def call_or_refuse(what: str, function: Callable[[], Any]) -> Any:
 
 def call_named(text: str, what: str) -> Any:
     """Return what the function returns that `py:PACKAGE.MODULE:FUNCTION` names; UsageError where there is none, or it fails."""
+    function = find_named(text, what)
+    try:
+        return function()
+    except (Exception, SystemExit) as error:
+        raise failed_call(text, error) from error
+
+
+def find_named(text: str, what: str) -> Callable[[], Any]:
+    """Return the function that `py:PACKAGE.MODULE:FUNCTION` names; UsageError where there is none, or its module can't be imported."""
     module, _, name = text.removeprefix("py:").partition(":")
     if not module or not name:
         raise UsageError(f"can't read {what} {text!r}; expected py:PACKAGE.MODULE:FUNCTION")
     if "" not in sys.path:
         sys.path.insert(0, "")  # the folder that the command was called in, as `python -m` has it
     try:
-        return getattr(importlib.import_module(module), name)()
-    except Exception as error:
+        found: Callable[[], Any] = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:
         raise failed_call(text, error) from error
+    return found
 
 
-def failed_call(text: str, error: Exception) -> UsageError:
+def failed_call(text: str, error: BaseException) -> UsageError:
     """Return the error of a function that `text` names."""
     return UsageError(f"{text} could not be called: {describe_error(error)}")
 
@@ -74,7 +85,7 @@ class Loaded:
 
         Outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every output. UsageError for unknown names.
         """
-        with quiet():
+        with quiet(), about(self.name):
             program = capture(self.model, self.args, self.kwargs, self.dynamic_shapes, training=training)
         names = program.output_names()
         asked = {name: {n for n in names if f"{n}.".startswith(f"{name}.")} for name in free_outputs}

@@ -40,6 +40,7 @@ from fxprune.tools.inputs.loaded import (
     Loaded,
     call_named,
     call_or_refuse,
+    find_named,
 )
 
 _WEIGHTS = "this file holds weights and no model; give a function that builds the model and loads them"
@@ -57,13 +58,28 @@ FOREIGN = {
 
 def load(text: str, trust: bool = False) -> Loaded:
     """Load a MODEL, with `trust` by code of its folder where it has some; UsageError names the expected forms."""
+    check_model(text)
     folder, task = folder_of(text)
     if folder:
         return _hugging_face(text, folder, task, trust)
     if text.startswith("py:"):
         return _returned(text, call_named(text, "the model"))
+    return _exported(text)
+
+
+def check_model(text: str) -> None:
+    """Raise UsageError where a MODEL has none of the forms, or there is no such file, folder or function; nothing is loaded."""
+    folder, _ = folder_of(text)
+    if folder:
+        _check_folder(folder)
+        return
+    if text.startswith("py:"):
+        find_named(text, "the model")
+        return
     if text.endswith(".pt2"):
-        return _exported(text)
+        if not Path(text).is_file():
+            raise UsageError(f"there is no file {text}")
+        return
     what = FOREIGN.get(Path(text).suffix.lower(), "can't be read as a model")
     raise UsageError(f"{text!r}: {what}; expected {MODEL_FORMS}")
 
@@ -73,6 +89,7 @@ def for_task(text: str, task: str, classes: int = 0, seed: int = 0, trust: bool 
     folder, own = folder_of(text)
     if not folder:
         return load(text, trust)
+    _check_folder(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _hugging_face(text, folder, own or task, trust, **({"num_labels": classes} if classes else {}))
@@ -84,8 +101,6 @@ def classifier(text: str, classes: int, seed: int, trust: bool = False) -> Loade
 
 
 def _exported(text: str) -> Loaded:
-    if not Path(text).is_file():
-        raise UsageError(f"there is no file {text}")
     if "transformers.modeling_outputs" in required_modules(Path(text)):
         importlib.import_module(f"{import_transformers().__name__}.modeling_outputs")
     what = missing_modules(Path(text)) or "this is not a program that torch.export.save wrote"
@@ -112,20 +127,25 @@ def _types(value: Any) -> str:
     return f"({', '.join(type(entry).__name__ for entry in value)})"
 
 
-def _hugging_face(text: str, folder: Path, task: str, trust: bool, **settings: Any) -> Loaded:
+def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is no Hugging Face model folder: there is no {folder / 'config.json'}")
     if not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]:
         raise UsageError(f"{folder} holds no weights: {_instead(folder)}")
+
+
+def _hugging_face(text: str, folder: Path, task: str, trust: bool, **settings: Any) -> Loaded:
     with quiet_libraries():
         kind = import_transformers().AutoConfig
         config = load_pretrained(kind, folder, f"{folder}: the config can't be read", trust)
         model, notes = _pretrained(folder, _model_class(folder, config, task, trust), settings, trust)
         own, name = _prepared(model), type(model).__name__
         known = _task_of(model)
-        what = f"no example inputs for {name}; {OWN_FUNCTION}"
+        what = f"{folder}: no example inputs for {name}; {OWN_FUNCTION}"
         inputs = call_or_refuse(what, lambda: example_inputs(model, task))
-        call_or_refuse(f"{name} can't run on {_shapes(inputs)}; {OWN_FUNCTION}", lambda: _try(model, inputs))
+        call_or_refuse(
+            f"{folder}: {name} can't run on {_shapes(inputs)}; {OWN_FUNCTION}", lambda: _try(model, inputs)
+        )
     free = {name: dynamic_dims(value) for name, value in inputs.items()}
     return Loaded(text, model, (), inputs, free, notes, own, known, trust)
 
@@ -168,8 +188,8 @@ def _model_class(folder: Path, config: Any, task: str, trust: bool) -> Any:
     known, manager = _pipelines(), _manager()
     if task not in known and manager.map_from_synonym(task) not in manager.get_all_tasks():
         every = {*known, *manager.get_all_tasks()}
-        near = get_close_matches(task, every, n=3) or sorted(every)
-        raise UsageError(f"no task {task!r} in transformers or optimum; near: {', '.join(near)}")
+        near = ", ".join(get_close_matches(task, every, n=3) or sorted(every)[:12])
+        raise UsageError(f"no task {task!r} in transformers or optimum; near: {near}")
     classes = known[task] if task in known else _managed(task, config.model_type)
     brought = {entry: own[entry.__name__] for entry in classes if entry.__name__ in own}
     fitting = [entry for entry in classes if type(config) in entry._model_mapping]
@@ -186,7 +206,7 @@ def _named_class(folder: Path, config: Any, own: Mapping[str, Sequence[str]], tr
     transformers = import_transformers()
     named = getattr(config, "architectures", None) or ["AutoModel"]
     if not isinstance(named, list) or not isinstance(named[0], str):
-        raise UsageError(f"the config's architectures must be a list of names, got {named!r}")
+        raise UsageError(f"{folder}: the config's architectures must be a list of names, got {named!r}")
     name, found = named[0], getattr(transformers, named[0], None)
     kinds = [kind for kind, classes in own.items() if name in {each.rpartition(".")[2] for each in classes}]
     if kinds and trust:
@@ -228,6 +248,10 @@ def _pretrained(
         model_class, folder, what, trust, dtype=torch.float32, output_loading_info=True, **settings
     )
     missing, own = sorted(info["missing_keys"]), {} if trust else own_code(folder)
+    if missing and not set(model.state_dict()) - set(missing):
+        raise UsageError(
+            f"{what}: its files hold none of the weights, {missing[0]} and {len(missing) - 1} more"
+        )
     notes = {
         f"{len(missing)} weights are not in {folder} and were drawn at random: {', '.join(missing[:3])}": missing,
         f"{folder} brings code of its own (for {', '.join(own)}); it did not run, {type(model).__name__} is that of transformers": own,

@@ -1,18 +1,21 @@
 """Tables of task data in a folder: `train` and `dev`, each a file of one of KINDS.
 
-Delimited files are texts, in every column of every row: `01` and `1` are two classes. Other kinds are read by the library `datasets`.
+Delimited files are texts, in every column of every row: `01` and `1` are two classes. JSON is read here as well, other kinds by the
+library `datasets`.
 """
 
 import csv
+import reprlib
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from fxprune.errors import UsageError
+from fxprune.files import read_text, strict_json
 from fxprune.ir import first_line, quiet
 
 _NEEDS = "reading task data needs more packages ({}); install: pip install 'fxprune[train]'"
@@ -28,9 +31,9 @@ _SHOWN = 12  # classes that are listed
 KINDS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
     {
         **dict.fromkeys(_DELIMITED, ("", {})),
-        ".jsonl": ("json", {}),
+        ".jsonl": ("", {}),
         ".parquet": ("parquet", {}),
-        ".json": ("json", {"field": "data"}),
+        ".json": ("", {}),
         ".txt": ("text", {"encoding": "utf-8"}),
     }
 )
@@ -121,7 +124,8 @@ def read_table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) ->
 
     UsageError where a column is missing, in the file or in a row.
     """
-    found = _delimited(path, names) if path.suffix in _DELIMITED else _loaded(path)
+    reader = _READERS.get(path.suffix)
+    found = reader(path, names) if reader else _loaded(path)
     absent = [name for name in columns if name not in found]
     if absent:
         raise UsageError(f"{path} has no column {absent[0]!r}; columns: {', '.join(found)}")
@@ -157,8 +161,53 @@ def _ragged(row: Sequence[str], header: Sequence[str]) -> str:
     return f"{len(row)} columns{extra}, and the header has {len(header)} ({', '.join(header)})"
 
 
+def _objects(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return all columns of a file of JSON objects, one a line, or below "data"; a row without a column has None there.
+
+    Read here, since `datasets` ends the process at some files that are no such objects.
+    """
+    rows = []
+    for place, entry in _entries(path):
+        if not isinstance(entry, dict):
+            raise UsageError(f"{path}, {place}: expected an object, got {reprlib.repr(entry)}")
+        rows.append(entry)
+    return {
+        name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
+    }
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the place of each entry of a JSON file, in words, and the entry."""
+    text = read_text(path, "table", UsageError).removeprefix("\ufeff")
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"line {number}", _parsed(path, f", line {number}", line)
+        return
+    told = _parsed(path, "", text)
+    data = told.get("data") if isinstance(told, dict) else None
+    if not isinstance(data, list):
+        raise UsageError(f'{path}: expected an object with a list "data"')
+    yield from ((f"entry {number}", entry) for number, entry in enumerate(data, 1))
+
+
+def _parsed(path: Path, place: str, text: str) -> Any:
+    try:
+        return strict_json(text)
+    except ValueError as error:
+        raise UsageError(f"{path}{place}: not JSON ({error})") from None
+
+
+#: suffix: the function that reads such a file here
+_READERS: Mapping[str, Callable[[Path, Sequence[str]], Mapping[str, Sequence[Any]]]] = MappingProxyType(
+    {**dict.fromkeys(_DELIMITED, _delimited), ".jsonl": _objects, ".json": _objects}
+)
+
+
 def _loaded(path: Path) -> dict[str, Any]:
     """Return all columns of a file by name, as `datasets` reads them."""
+    if not path.stat().st_size:
+        raise UsageError(f"{path} is empty")
     try:
         import datasets
     except ImportError as error:
@@ -171,5 +220,5 @@ def _loaded(path: Path) -> dict[str, Any]:
                 builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
             )
         except Exception as error:
-            raise UsageError(f"{path} can't be read: {first_line(error)}") from error
+            raise UsageError(f"{path} can't be read: {first_line(error.__cause__ or error)}") from error
     return {name: found[name] for name in found.column_names}

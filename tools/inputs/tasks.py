@@ -1,6 +1,7 @@
 """Tasks of `fxprune train`: TASKS, one row each, named as in transformers."""
 
 import argparse
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.errors import UsageError
 from fxprune.ir import Program
 from fxprune.tools.inputs.metrics import METRICS, exact, overlap
 from fxprune.tools.inputs.tables import classes_of, describe_classes, read_table, table_file
@@ -84,23 +86,43 @@ def columns_of(row: _Task, named: Sequence[str], pairs: bool) -> list[str]:
 
 def _squad(path: Path, columns: Sequence[str]) -> list[list[Any]]:
     """Read questions, contexts and answers; a .json file is nested as SQuAD's own are."""
-    if path.suffix != ".json":
-        return read_table(path, columns)
-    (articles,) = read_table(path, ["paragraphs"])
-    rows = [
-        (question["question"], paragraph["context"], question["answers"])
-        for article in articles
-        for paragraph in article
-        for question in paragraph["qas"]
-    ]
-    return [list(column) for column in zip(*rows, strict=True)]
+    if path.suffix == ".json":
+        (articles,) = read_table(path, ["paragraphs"])
+        questions, contexts, found = _nested(path, articles)
+    else:
+        questions, contexts, found = read_table(path, columns)
+    return [questions, contexts, [_answers(path, row, one) for row, one in enumerate(found, 1)]]
 
 
-def _answers(found: Any) -> Answers:
+def _nested(path: Path, articles: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Return questions, contexts and answers; UsageError where they are not nested as SQuAD's are."""
+    try:
+        rows = [
+            (str(question["question"]), str(paragraph["context"]), question["answers"])
+            for article in articles
+            for paragraph in article
+            for question in paragraph["qas"]
+        ]
+    except (KeyError, TypeError):
+        raise UsageError(
+            f"{path} is not nested as SQuAD is: paragraphs have a context and qas, and these a question and answers"
+        ) from None
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+
+def _answers(path: Path, row: int, found: Any) -> Answers:
     """Return answers from {text: […], answer_start: […]}, as `datasets` has it, or from [{text: …, answer_start: …}]."""
-    if isinstance(found, Mapping):
-        return list(zip(found["text"], found["answer_start"], strict=True))
-    return [(one["text"], one["answer_start"]) for one in found]
+    try:
+        pairs = zip(found["text"], found["answer_start"], strict=True) if isinstance(found, Mapping) else None
+        read = list(pairs) if pairs else [(one["text"], one["answer_start"]) for one in found]
+    except (KeyError, TypeError, ValueError):
+        read = [(None, None)]
+    if not all(isinstance(text, str) and isinstance(start, int) for text, start in read):
+        raise UsageError(
+            f"{path}, question {row}: answers must be texts with the number of the letter where each starts (answer_start),"
+            f" got {reprlib.repr(found)}"
+        )
+    return read
 
 
 def read_classes(task: str, tables: _Tables) -> tuple[tuple[str, ...], str]:
@@ -161,8 +183,7 @@ def _classes(asked: TaskRequest, made: Callable[[list[list[Any]]], Examples]) ->
 
 def _questions(asked: TaskRequest) -> PreparedTask:
     def made(name: str) -> Questions:
-        questions, contexts, found = asked.tables[name]
-        answers = [_answers(one) for one in found]
+        questions, contexts, answers = asked.tables[name]
         return encode_questions(asked.tokenizer, questions, contexts, answers, asked.program, asked.length)
 
     train, dev, outputs = made("train"), made("dev"), ("start_logits", "end_logits")
