@@ -23,6 +23,8 @@ from fxprune.ir import first_line
 
 FAILED_CLAIM, BAD_USE, OWN_ERROR, INTERRUPTED = 1, 2, 3, 130
 
+_LINES, _LETTERS = 3, 900  # lines of a sentence, and letters of a line
+
 _BAD_USE = (CaptureError, PipelineError, RefusedError, SelectionError, UsageError)
 
 # what the machine or the data of a user can make a library raise, and the sentence that explains it
@@ -43,6 +45,8 @@ def failure_of(error: BaseException) -> tuple[str, int]:
         return "interrupted; no result was written", INTERRUPTED
     if isinstance(error, FxpruneError):
         return _plain(str(error)), BAD_USE if _is_caused(error) else FAILED_CLAIM
+    if isinstance(error, SystemExit):
+        return "code of the model, or of a library, ended the process; no result was written", BAD_USE
     if isinstance(error, BrokenPipeError):
         return "standard output was closed before all was printed", BAD_USE
     if isinstance(error, OSError):
@@ -85,6 +89,20 @@ def _tracker() -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text without clauses that point to other text, and with control characters as escapes."""
-    shown = _POINTERS.sub("", text).replace(" ()", "") if _POINTERS.search(text) else text
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in shown)
+    """Return a text without clauses that point to other text, with control characters as escapes, in a few lines of some length."""
+    short = "\n".join(_short("".join(map(_visible, line))) for line in _few(text.split("\n")))
+    return _POINTERS.sub("", short).replace(" ()", "") if _POINTERS.search(short) else short
+
+
+def _visible(letter: str) -> str:
+    return letter if letter.isprintable() else repr(letter)[1:-1]
+
+
+def _few(lines: list[str]) -> list[str]:
+    """Return at most _LINES lines: a name may have line breaks, and the last line may be a caret that points into the one before."""
+    first = len(lines) - _LINES + 1
+    return lines if first < 2 else [" ".join(lines[:first]), *lines[first:]]
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= _LETTERS else f"{line[: _LETTERS * 2 // 3]} … {line[-_LETTERS // 3 :]}"

@@ -1,6 +1,7 @@
 """`fxprune explain`: show the axes and regions of a model that can be removed, and why the rest stays whole."""
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from fxprune.tools.commands import console
 from fxprune.tools.inputs import models
 from fxprune.tools.reports import report
 from fxprune.tools.reports.explain_html import MEANINGS, render_explain
+from fxprune.tools.reports.output_folder import check_path
 from fxprune.tools.reports.report import Grid
 
 
@@ -44,8 +46,10 @@ def _target(options: argparse.Namespace) -> Path | None:
     target = Path(options.html) if options.html else None
     if target and target.is_dir():
         raise UsageError(f"{target} is a folder; give the name of a file")
-    if target and target.exists() and not options.force:
+    if target and os.path.lexists(target) and not options.force:
         raise UsageError(f"{target} exists; give another name, or --force to replace it")
+    if target:
+        check_path(target.parent)
     return target
 
 

@@ -23,11 +23,11 @@ from fxprune.tools.commands.console import Stages
 from fxprune.tools.commands.layer_family import METHODS, Seeded, SeedResult, Setting
 from fxprune.tools.commands.options import RANGES, check_output, recipe_of
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.inputs.huggingface import check_tokenizer, load_tokenizer
 from fxprune.tools.inputs.tables import Columns, LabelledTables, describe_classes, read_task
 from fxprune.tools.reports import layers_report, report
 from fxprune.tools.reports.layers_report import curve_grids, curve_markdown, describe_search, draw_curve
-from fxprune.tools.reports.output_folder import draft_folder
+from fxprune.tools.reports.output_folder import check_path, draft_folder
 from fxprune.training import TextClassification
 from fxprune.training.fine_tune import encoded
 
@@ -39,16 +39,19 @@ def layers_command(options: argparse.Namespace) -> int:
     target, stages = check_output(options), Stages()
     seeds, session = _numbers(options.seeds, "--seeds"), settings(options)
     setting = _setting(options)
+    models.check_model(options.model)
+    check_tokenizer(options.tokenizer or options.model)
     with stages.stage("reading the data"):
         task = read_task(Path(options.data), Columns(options.text, options.label), options.rows)
     stages.note(f"{len(task.classes)} classes; {_class_counts(task)}")
     with _workers(options.workers) as executor:
-        _open_journal(setting.journal, stages)
         setting = replace(setting, executor=executor)
-        runs = [
-            layer_family.search_family(_seeded(options, setting, task, seed, stages), setting)
-            for seed in seeds
-        ]
+        runs: list[SeedResult] = []
+        for seed in seeds:
+            seeded = _seeded(options, setting, task, seed, stages)
+            if not runs:
+                _open_journal(setting.journal, stages)
+            runs.append(layer_family.search_family(seeded, setting))
     with stages.stage("measuring"):
         found = _report(options, setting, runs, session)
     _write(found, target)
@@ -68,7 +71,8 @@ def _class_counts(task: LabelledTables) -> str:
 def _setting(options: argparse.Namespace) -> Setting:
     methods, recipe = _methods(options.by), recipe_of(options)
     journal = options.journal or f"{options.output}.journal.jsonl"
-    if Path(journal).exists():
+    check_path(Path(journal).parent)
+    if Path(journal).parent.is_dir():
         Journal(journal, "", "")  # refuse a file that is none, before any work
     return Setting(methods, options.unit, options.count, options.exhaustive, recipe, journal)
 

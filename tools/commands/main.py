@@ -7,6 +7,7 @@ for what is refused, and nothing was written; 3 an error of fxprune itself; 130 
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from fxprune.analysis.regions import UNITS
 from fxprune.errors import UsageError
@@ -49,18 +50,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _open_streams()
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parsed(given)
+    except UsageError as error:
+        return _fail(error, shown=False)
     try:
         with _terminable(), _own_scratch(getattr(options, "workers", 1)):
             return _run_checked(options)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - failure_of has a sentence for each
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - failure_of has a sentence for each
         return _fail(error, options.traceback)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argument parser whose errors are sentences, as all others are, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\nsee {self.prog} --help")
+
+
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line; UsageError for one that can't be read, or has a value that no option takes."""
+    for before, text in zip(("", *given), given, strict=False):
+        if not text or re.fullmatch(r"--[\w-]+=", text):
+            option = text.removesuffix("=") or (before if before.startswith("-") else "an argument")
+            raise UsageError(f"{option} is empty; give it a value, or leave it out")
+    parser = _parser()
+    options = parser.parse_args(given)
+    check_values(options, _shown(parser, options.command))
+    return options
+
+
+def _shown(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
+    """Return how the arguments of a command are written: the longest flag of an option, the metavar of others."""
+    assert parser._subparsers is not None
+    (commands,) = parser._subparsers._group_actions
+    assert isinstance(commands.choices, dict)
+    actions = commands.choices[command]._actions
+    return {each.dest: max(each.option_strings, key=len, default=str(each.metavar)) for each in actions}
 
 
 def _run_checked(options: argparse.Namespace) -> int:
     if sys.stdout is None:
         raise UsageError("standard output is closed; redirect it, to /dev/null if nobody reads it")
-    check_values(options)
     code = COMMANDS[options.command][0](options)
     sys.stdout.flush()  # a pipe that nobody reads is found out here, not at exit
     return code
@@ -123,7 +155,7 @@ def _own_scratch(workers: int) -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fxprune",
         description="Prune any PyTorch model into a physically smaller, proven graph.",
         epilog=f"MODEL is {MODEL_FORMS}.",

@@ -9,15 +9,17 @@ from typing import Any
 
 from fxprune.errors import UsageError
 from fxprune.runtimes import RUNTIMES
+from fxprune.runtimes.registry import MOST_THREADS
 from fxprune.tools.inputs.huggingface import TRUST_OPTION
 from fxprune.tools.inputs.loaded import MODEL_FORMS
 from fxprune.tools.reports.output_folder import check_output_folder
 from fxprune.training import Recipe
+from fxprune.training.devices import check_device
 from fxprune.training.loop import PRECISIONS
 
 _MOST = 2**31 - 1
 
-#: least and largest value of a number, by option; those of epochs, batch size and threads are known where they are used
+#: least and largest value of a number, by option; those of epochs and batch size are known where they are used
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         **dict.fromkeys(("rows", "recall", "exhaustive"), (0, _MOST)),
@@ -25,6 +27,7 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         **dict.fromkeys(("epochs", "teacher_epochs", "batch_size"), (-_MOST, _MOST)),
         **dict.fromkeys(("learning_rate", "weight_decay", "clip", "save"), (0, 1e9)),
         "warmup": (0, 1),
+        "threads": (1, MOST_THREADS),
         "seed": (0, 2**32 - 1),
         "seconds": (1e-3, 86400),
         "length": (0, _MOST),
@@ -60,11 +63,13 @@ def recipe(parser: argparse.ArgumentParser, own: Recipe) -> None:
 
 
 def recipe_of(options: argparse.Namespace, epochs: int | None = None, seed: int = 0) -> Recipe:
-    """Return the recipe of the options; UsageError where epochs or the batch size are below 1."""
+    """Return the recipe of the options; UsageError where epochs or the batch size are below 1, or there is no such device."""
     if min(options.epochs, options.batch_size) < 1:
         raise UsageError("--epochs and --batch-size must be at least 1")
     if epochs is not None and epochs < 1:
         raise UsageError(f"--teacher-epochs must be at least 1, got {epochs}")
+    if options.device:
+        check_device(options.device)
     asked = {name: getattr(options, name) for name in (*_NUMBERS, "precision", "device")}
     return Recipe(**asked | {"epochs": epochs or options.epochs, "seed": seed})
 
@@ -82,10 +87,10 @@ def output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace results that are already in OUT")
 
 
-def check_values(options: argparse.Namespace) -> None:
-    """Raise UsageError for a number out of its range, and for a text that no file could hold."""
+def check_values(options: argparse.Namespace, shown: Mapping[str, str]) -> None:
+    """Raise UsageError for a number out of its range, and for a text that no file could hold; `shown` is how options are written."""
     for name, value in vars(options).items():
-        option = f"--{name.replace('_', '-')}"
+        option = shown.get(name, name)
         for text in value if isinstance(value, list) else [value]:
             _check_text(option, text)
         low, high = RANGES.get(name, (-math.inf, math.inf))

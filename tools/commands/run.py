@@ -14,6 +14,7 @@ from fxprune.export import Emitted, export_onnx, save_pt2
 from fxprune.export.agreement import compare
 from fxprune.export.onnx import plain_export, warm_up
 from fxprune.export.random_values import fixed_draws
+from fxprune.files import about
 from fxprune.ir import Feeds, Point, Program, Selection, example_point, feeds
 from fxprune.pipeline import Context, Result
 from fxprune.rewrite.apply import apply as remove
@@ -35,6 +36,7 @@ from fxprune.tools.commands.options import check_output
 from fxprune.tools.commands.quantize_option import check_quantize_option, write_quantized
 from fxprune.tools.commands.tokens_option import TOKENS_FILE, keep_tokens_asked, prove_tokens, tokens_request
 from fxprune.tools.inputs import models
+from fxprune.tools.inputs.calibration_files import check_source
 from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.reports import (
     report,
@@ -75,6 +77,8 @@ def run_command(options: argparse.Namespace) -> int:
     check_quantize_option(options)
     if options.calibration and not (steps.uses("data") or options.quantize):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
+    if options.calibration:
+        check_source(options.calibration, options.model, options.trust_remote_code)
 
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
         data = read_calibration_option(options, program, loaded)
@@ -91,7 +95,8 @@ def apply_command(options: argparse.Namespace) -> int:
     selection = Selection.load(options.selection)
 
     def decide(program: Program, _loaded: Loaded, _stages: Stages) -> Result:
-        return Result(program, remove(program, selection), selection)
+        with about(options.selection):
+            return Result(program, remove(program, selection), selection)
 
     return _deliver(options, _job(options, f"apply {Path(options.selection).name}", decide))
 

@@ -1,13 +1,15 @@
 """Folder of a training run's checkpoints (OUT.run): which run they are of, and whether another may go on from them."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fxprune.errors import UsageError
-from fxprune.files import parse_json, read_text, write_text
+from fxprune.files import about, parse_json, read_text, write_text
+from fxprune.tools.reports.output_folder import check_path
 
 FILE = "run.json"
 _FORMAT = "fxprune.checkpoints/1"
@@ -21,6 +23,7 @@ def check_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> N
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --run names another folder for the checkpoints")
+    check_path(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     before = _read(folder)
@@ -35,6 +38,27 @@ def check_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> N
         raise UsageError(f"{folder} holds a run with {'; '.join(others)}; {_WAY_OUT}")
 
 
+@contextlib.contextmanager
+def kept_run(folder: Path, asked: Mapping[str, Any], restart: bool) -> Iterator[None]:
+    """Open the folder for the block; where that fails before its first checkpoint, what was made for it is removed."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    open_run_folder(folder, asked, restart)
+    try:
+        yield
+    except BaseException:
+        if not any(folder.glob("*/step-*")):
+            _forget(folder, made)
+        raise
+
+
+def _forget(folder: Path, made: Sequence[Path]) -> None:
+    """Remove the record of a run and the empty folders that were made for it."""
+    with contextlib.suppress(OSError):
+        (folder / FILE).unlink()
+        for path in (*folder.glob("*/"), *made):
+            path.rmdir()
+
+
 def open_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> None:
     """Record the options of a run in its folder, once `check_run_folder` has passed; `restart` removes what it holds."""
     check_run_folder(folder, asked, restart)
@@ -44,7 +68,8 @@ def open_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> No
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"format": _FORMAT, "options": dict(asked)}, indent=1) + "\n"
-        write_text(folder / FILE, text, overwrite=True)
+        if not (folder / FILE).is_file() or read_text(folder / FILE, "run", UsageError) != text:
+            write_text(folder / FILE, text, overwrite=True)
     except OSError as error:
         raise UsageError(f"can't write to {folder}: {error.strerror}; --run names another folder") from error
 
@@ -55,4 +80,5 @@ def _read(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} holds no checkpoints of `fxprune train`; --run names another folder")
     text = read_text(folder / FILE, "run", UsageError)
     what = f"record of a run that can go on here ({folder}; --run names another folder)"
-    return dict(parse_json(text, (_FORMAT, "options", dict), what, UsageError)["options"])
+    with about(folder / FILE):
+        return dict(parse_json(text, (_FORMAT, "options", dict), what, UsageError)["options"])

@@ -15,11 +15,12 @@ TOKENS_FILE = "token_ids.json"
 
 @dataclass(frozen=True)
 class TokensRequest:
-    """The token ids to keep, their table, and the untied outputs that count them."""
+    """The token ids to keep, their table, the untied outputs that count them, and the size of the table where a file says it (0: not)."""
 
     ids: tuple[int, ...]
     table: str | None
     outputs: tuple[str, ...]
+    size: int = 0
 
 
 def tokens_request(options: argparse.Namespace) -> TokensRequest | None:
@@ -35,7 +36,7 @@ def tokens_request(options: argparse.Namespace) -> TokensRequest | None:
     try:
         if text.lstrip().startswith("{"):
             saved = TokenIds.from_json(text)
-            return TokensRequest(saved.ids, table or saved.table, outputs or saved.outputs)
+            return TokensRequest(saved.ids, table or saved.table, outputs or saved.outputs, saved.size)
         return TokensRequest(_ids(text), table, outputs)
     except SelectionError as error:
         raise UsageError(f"{options.tokens}: {error}") from None
@@ -65,6 +66,10 @@ def keep_tokens_asked(program: Program, wanted: TokensRequest | None) -> tuple[P
     if wanted is None:
         return program, None
     vocabulary = keep_tokens(program, wanted.ids, wanted.table, wanted.outputs)
+    if wanted.size not in {0, vocabulary.size}:
+        raise UsageError(
+            f"--tokens holds ids of a table of {wanted.size} rows, and {vocabulary.table} has {vocabulary.size}: they are of another model"
+        )
     return vocabulary.program, vocabulary
 
 

@@ -20,9 +20,9 @@ from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
 from fxprune.tools.commands.options import check_output, recipe_of
 from fxprune.tools.commands.run import measure_latencies
-from fxprune.tools.commands.run_folder import check_run_folder, open_run_folder
+from fxprune.tools.commands.run_folder import check_run_folder, kept_run
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs.huggingface import load_tokenizer
+from fxprune.tools.inputs.huggingface import check_tokenizer, load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.inputs.tasks import TASKS, PreparedTask, TaskRequest, read_classes, read_columns
 from fxprune.tools.reports import (
@@ -33,6 +33,7 @@ from fxprune.tools.reports.inventory import inventory
 from fxprune.tools.reports.manifest import write_manifest
 from fxprune.tools.reports.output_folder import draft_folder, scratch_of
 from fxprune.tools.reports.train_report import describe_training, draw_training, train_grids, train_markdown
+from fxprune.training.checkpoint_files import check_snapshots
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Checkpoints, Hooks, RunState
 from fxprune.training.teacher_cache import TeacherCache
@@ -61,11 +62,11 @@ def train_command(options: argparse.Namespace) -> int:
     target, stages = check_output(options), Stages()
     steps = _checked(options)
     job = _job(options, stages)
-    open_run_folder(*_run_of(options))
     kept = _run_of(options)[0]
-    teacher, taught_by = _teacher(options, job, kept, stages)
-    with stages.stage("training"):
-        result = steps.run(job.program, _context(options, job, teacher, kept, stages))
+    with kept_run(*_run_of(options)):
+        teacher, taught_by = _teacher(options, job, kept, stages)
+        with stages.stage("training"):
+            result = steps.run(job.program, _context(options, job, teacher, kept, stages))
     with stages.stage("proving"):
         result.proof.require()
     found = _written(options, job, result, {"teacher": taught_by}, stages)
@@ -82,7 +83,14 @@ def _checked(options: argparse.Namespace) -> Pipeline:
     steps = _pipeline(options.pipeline)
     recipe_of(options, options.teacher_epochs, options.seed)
     settings(options)
+    kept, _, restart = _run_of(options)
     check_run_folder(*_run_of(options))
+    if not restart:
+        check_snapshots(kept)
+    models.check_model(options.model)
+    if options.teacher not in {"", NO_TEACHER}:
+        models.check_model(options.teacher)
+    check_tokenizer(options.tokenizer or options.model)
     return steps
 
 

@@ -22,7 +22,7 @@ def check_output_folder(target: Path, force: bool, inputs: Iterable[Path] = ()) 
 
     What an earlier run into this folder left behind when it was killed is removed.
     """
-    _check_path(target)
+    check_path(target)
     for entry in inputs:
         _check_input(target, entry)
     place = target.absolute()
@@ -40,7 +40,8 @@ def check_output_folder(target: Path, force: bool, inputs: Iterable[Path] = ()) 
             raise UsageError(f"can't write to {beside}: the disk is full")
 
 
-def _check_path(target: Path) -> None:
+def check_path(target: Path) -> None:
+    """Raise UsageError where there can be no folder of this name: it is too long, a link that leads nowhere, a file, or below one."""
     try:
         os.lstat(target.absolute() / _LONGEST)
     except (FileNotFoundError, NotADirectoryError):
