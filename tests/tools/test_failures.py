@@ -72,12 +72,16 @@ def caused(error: FxpruneError, cause: Exception) -> FxpruneError:
         (UsageError("bad \x1b[31mname"), "bad \\x1b[31mname", 2),
         (UsageError("it failed (see the warnings above)"), "it failed", 2),
         (UsageError("It failed. Look at the log above for more."), "It failed.", 2),
+        (SystemExit(3), "code of the model, or of a library, ended the process", 2),
+        (UsageError("no file a\nb\nc\nd\ne"), "no file a b c\nd\ne", 2),
+        (UsageError("no column " + "x" * 10**6 + " is there"), "no column xxx", 2),
     ],
 )
 def test_an_error_is_a_sentence_and_a_code(error: BaseException, sentence: str, code: int) -> None:
     told, found = failure_of(error)
     assert told.startswith(sentence)
     assert "above" not in told
+    assert len(told) < 1000
     assert found == code
 
 
@@ -89,7 +93,7 @@ def test_an_error_is_a_sentence_and_a_code(error: BaseException, sentence: str, 
         (["bench", "a.onnx", "--threads", "1000000"], "threads must be at most"),
         (["bench", "a.onnx", "--threads", "99999999999"], "threads must be at most"),
         (["bench", "o" * 300], "File name too long"),
-        (["bench", "a\0b"], "--files has a zero byte: 'a\\x00b'"),
+        (["bench", "a\0b"], "FILE.onnx has a zero byte: 'a\\x00b'"),
         ([*RUN, "--length", "-1"], "--length must be at least 0, got -1"),
         ([*RUN, "--rows", "9" * 30], "--rows must be at most 2147483647, got a larger number"),
         ([*RUN[:-1], "o" * 300], "can't be a folder: File name too long"),

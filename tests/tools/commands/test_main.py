@@ -241,11 +241,27 @@ def test_an_interruption_leaves_nothing(
     assert names(place) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["run", "minilm"], ["nonsense"], ["bench"]])
-def test_missing_arguments_are_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    assert "usage: fxprune" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: COMMAND\nsee fxprune --help"),
+        (["run", "minilm"], "the following arguments are required: -o/--output\nsee fxprune run --help"),
+        (["nonsense"], "argument COMMAND: invalid choice: 'nonsense'"),
+        (["bench"], "the following arguments are required: FILE.onnx\nsee fxprune bench --help"),
+        (
+            ["bench", "a", "--threads", "x"],
+            "argument --threads: invalid int value: 'x'\nsee fxprune bench --help",
+        ),
+        (["bench", "a", "--nonsense"], "unrecognized arguments: --nonsense\nsee fxprune --help"),
+        (["explain", "minilm", "--axis", ""], "--axis is empty; give it a value, or leave it out"),
+        (["explain", "minilm", "--axis="], "--axis is empty; give it a value, or leave it out"),
+        (["explain", ""], "an argument is empty; give it a value, or leave it out"),
+    ],
+)
+def test_arguments_that_can_not_be_read_are_bad_usage(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"fxprune: {said}" in refused(main(arguments), capsys)
 
 
 def test_threads_below_one_are_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
