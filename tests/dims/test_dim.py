@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxprune.dims import Dim, atom, find, is_pinned, leaves, product
-from fxprune.dims.dim import factors, pin, pinned, segments, total
+from fxprune.dims.dim import Pin, factors, pin, pinned, segments, total
 from fxprune.dims.masks import keep_mask
 from fxprune.dims.unify import split_at, unify, unify_products
 
@@ -287,6 +287,16 @@ def test_a_pin_reaches_leaves_that_come_later() -> None:
     unify(whole, product([outer, inner]), "view")
     assert is_pinned(outer)
     assert is_pinned(inner)
+
+
+def test_a_pin_reaches_both_parts_of_a_segment_that_is_cut() -> None:
+    """The boundary at 5 falls into the pinned 8, so that 5 and 3 of it stay whole, and with them all that is unified with them."""
+    one, other = total([atom(8), atom(5)]), total([atom(5), atom(8)])
+    pin(segments(one)[0], "a reason", "node")
+    unify(one, other, "cat")
+    assert named([one]) == ["(a0:5! + a1:3! + a2:5)"]
+    assert named([other]) == ["(a0:5! + a1:3! + a2:5)"]
+    assert pinned(segments(other)[1]) == Pin("a reason", "node")
 
 
 def test_a_partial_pin_leaves_the_rest_free() -> None:

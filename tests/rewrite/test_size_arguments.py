@@ -8,8 +8,10 @@ import torch
 from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune import Selection, capture, show, shrink
+from fxprune import Selection, capture, show, shrink, zero_readers
+from support.models import distance
 from support.texts import Net
+from zoo.nets import build
 
 
 def test_before_and_after() -> None:
@@ -99,3 +101,28 @@ down.bias: (!8)
 linear_1 = linear(view_1, down.weight, down.bias) -> (batch, !8)
 return linear_1""",
     )
+
+
+def test_a_symbolic_size_is_right_at_other_batches() -> None:
+    """4 groups become 2: at a batch of 3 that is 12 → 6, and at any other batch the number of groups is halved as well."""
+
+    def forward(net: Any, x: Tensor) -> Any:
+        return net.down(net.up(x).view(x.shape[0] * 4, 2).cumsum(1).view(x.shape[0], 8))
+
+    net = Net(forward, up=nn.Linear(8, 8), down=nn.Linear(8, 8))
+    program = capture(net, (torch.randn(3, 8),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    selection = Selection({"up.ffn": [0, 3]})
+    slim, oracle = shrink(program, selection), zero_readers(program, selection)
+    for batch in (2, 3, 5, 7):
+        x = torch.randn(batch, 8)
+        assert distance(slim(x), oracle(x)) < 1e-5
+
+
+def test_a_size_with_an_offset_keeps_it() -> None:
+    """A histogram over the numbers of 8 experts counts from 0 to 7; of 3 experts, from 0 to 2."""
+    module, inputs = build("experts-sorted-rows")
+    program = capture(module, kwargs=inputs)
+    slim = shrink(program, Selection({"experts": [0, 3, 7]}))
+    for each, bins in ((program, 8), (slim, 3)):
+        (count,) = each.graph.find_nodes(op="call_function", target=torch.ops.aten.histc.default)
+        assert count.args[1:] == (bins, 0, bins - 1)
