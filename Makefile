@@ -13,13 +13,14 @@ BIN := $(VENV)/bin
 # -qq: quiet about unused index locations, loud about errors.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test fuzz scale bench lint style types format clean
+.PHONY: help demo test fuzz mutants scale bench lint style types format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    slim MiniLM to ONNX and print the report ($(OUT))"
 	@echo "make test    the default test suite (PYTEST_FLAGS='-m slow' for the long runs)"
 	@echo "make fuzz    2,000 random programs, pruned and compared (FUZZ_PROGRAMS=, FUZZ_FIRST= a seed, FUZZ_SECONDS=)"
+	@echo "make mutants 100 faults put into the core, one at a time, and those that no test notices (MUTANTS= how many, 0: all; SEED=, ONLY= a module)"
 	@echo "make scale   time and memory of capture and analysis: BERT-base with 1, 2, 4, 8 times its layers, Llama-7B"
 	@echo "make bench   slim MiniLM, SmolLM2 and EfficientNet to measured speeds; writes docs/results/speed.md (about an hour on 2 cores)"
 	@echo "make lint    ruff and mypy;  make format mends what ruff can"
@@ -33,6 +34,9 @@ test: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow -p no:logging --show-capture=no tests/fuzz/test_fuzz.py
+
+mutants: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/mutation_run.py
 
 scale: $(VENV)/dev.stamp
 	$(BIN)/python tests/support/scale.py

@@ -131,9 +131,9 @@ def _product(s: ZeroPropagation, node: fx.Node, factors: Iterable[Any]) -> Zeros
 
 def _plus(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     bound = bind(node)
-    values = {name: bound[name].value for name in ("self", "other", "end") if name in bound}
-    tensors = [value for value in values.values() if isinstance(value, fx.Node)]
-    numbers = [value for name, value in values.items() if name != "end" and not isinstance(value, fx.Node)]
+    values = [bound[name].value for name in ("self", "other", "end") if name in bound]
+    numbers = [value for value in values if not isinstance(value, fx.Node)]
+    tensors = [value for value in values if isinstance(value, fx.Node)]
     return None if any(number not in (0, None) for number in numbers) else s.everywhere(tensors, node)
 
 

@@ -15,8 +15,9 @@ from fxprune.ir.signature import with_inputs
 def input_variants(program: Program) -> list[Program]:
     """Return the program with its example inputs, then with others that it also runs on.
 
-    Floating inputs are drawn anew with the mean and spread of the example, integers are shuffled along with their rows, and dynamic axes
-    are one longer. What can't be drawn safely stays: flags, masks of two values, infinities. Inputs that may shrink have no variants.
+    Floating and complex inputs are drawn anew with the mean and spread of the example, integers are shuffled along with their rows, and
+    dynamic axes are one longer. What can't be drawn safely stays: flags, masks of two values, infinities. Inputs that may shrink have
+    no variants.
     """
     if program.free_inputs:
         return [program]
@@ -44,14 +45,18 @@ def drawn(program: Program, seed: int) -> Program:
 def _drawn(value: Tensor, random: torch.Generator) -> Tensor:
     if value.device.type == "meta" or value.numel() == 0:
         return value
-    few = value.unique().numel() <= 2
+    if value.is_complex():
+        return torch.complex(_drawn(value.real, random), _drawn(value.imag, random))
+    # float8 and its kin can be widened, and little else.
+    wide = value.double() if value.is_floating_point() else value
+    few = wide.unique().numel() <= 2
     if value.is_floating_point():
-        if not bool(value.isfinite().all()) or (few and value.numel() > 2 and bool(value.any())):
+        if not bool(wide.isfinite().all()) or (few and value.numel() > 2 and bool(wide.any())):
             return value
-        spread = value.double().std() if value.numel() > 1 else value.double().abs().squeeze()
+        spread = wide.std() if value.numel() > 1 else wide.abs().squeeze()
         noise = torch.randn(value.shape, generator=random, dtype=torch.float64)
-        return (value.double().mean() + noise * (spread if float(spread) > 0 else 1.0)).to(value)
-    if few or value.dtype == torch.bool or value.is_complex():
+        return (wide.mean() + noise * (spread if float(spread) > 0 else 1.0)).to(value)
+    if few or value.dtype == torch.bool:
         return value
     order = torch.randperm(value.numel(), generator=random).to(value.device)
     return value.flatten()[order].reshape(value.shape)

@@ -71,6 +71,7 @@ CASES: dict[str, tuple[Expression, str]] = {
     "another linear with a bias": (lambda n, h, g: F.linear(h[..., None], n.column, n.column[:, 0]).sum(-1), NONE),
     # laws by value
     "a power": (lambda n, h, g: h**3, UP),
+    "a root": (lambda n, h, g: h.abs() ** 0.5, UP),
     "the power 0": (lambda n, h, g: h**0, NONE),
     "a power that is a weight": (lambda n, h, g: h**n.one, NONE),
     "filled with 0": (lambda n, h, g: h.masked_fill(g > 0, 0.0), UP),

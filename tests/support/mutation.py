@@ -32,6 +32,11 @@ class SourceMutant:
     before: str
     after: str
 
+    @property
+    def text(self) -> str:
+        """The fault without its line, which other changes move."""
+        return f"{self.path.relative_to(ROOT)}: {self.before} → {self.after}"
+
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line}: {self.before} → {self.after}"
 
@@ -59,9 +64,15 @@ def mutants(path: Path) -> list[Callable[[], SourceMutant]]:
 def _made(path: Path, original: ast.Module, place: int, number: int) -> SourceMutant:
     tree = copy.deepcopy(original)
     node = _sites(tree)[place]
-    mutated = ast.fix_missing_locations(_Exchange(node, faults(node)[number]).visit(tree))
+    mutated = _Exchange(node, faults(node)[number]).visit(tree)
+    assert isinstance(mutated, ast.Module)
+    ast.fix_missing_locations(mutated)
     before, after = _changed(original, mutated)
-    return SourceMutant(path, getattr(node, "lineno", 0), mutated, before, after)
+    return SourceMutant(path, _line(node), mutated, before, after)
+
+
+def _line(node: ast.AST) -> int:
+    return next(one.lineno for one in ast.walk(node) if isinstance(one, ast.stmt | ast.expr))
 
 
 class _Exchange(ast.NodeTransformer):
@@ -74,8 +85,8 @@ class _Exchange(ast.NodeTransformer):
 
 def _changed(original: ast.Module, mutated: ast.Module) -> tuple[str, str]:
     """The first line that differs, before and after."""
-    texts = (ast.unparse(tree).splitlines() for tree in (original, mutated))
-    rows = [row for row in difflib.ndiff(*texts) if row[:2] in ("- ", "+ ")]
+    old, new = (ast.unparse(tree).splitlines() for tree in (original, mutated))
+    rows = [row for row in difflib.ndiff(old, new) if row[:2] in ("- ", "+ ")]
     return tuple(  # type: ignore[return-value]
         next((row[2:].strip() for row in rows if row.startswith(sign)), "(nothing)") for sign in "-+"
     )
