@@ -9,7 +9,9 @@ from torch import nn
 
 from fxprune import Analysis, Program, analyze, capture
 from fxprune.errors import SelectionError
+from fxprune.ir import source_line
 from support.models import captured, hugging_face, net
+from support.texts import Net
 from zoo.nets import NETS
 
 
@@ -233,14 +235,33 @@ def test_members_say_which_positions_a_unit_takes() -> None:
 
 
 def test_refusals_say_what_why_and_where() -> None:
-    refusals = analyze(captured("self-attention")).refusals
-    named = {refusal.what: refusal for refusal in refusals}
-    assert any("an input of the graph" in refusal.why for refusal in refusals)
-    for refusal in named.values():
-        assert refusal.why
-        assert refusal.node
-    softmax = next((refusal for refusal in refusals if "nets_attention.py" in refusal.source), None)
-    assert softmax is None or "forward" in softmax.source
+    """What an output keeps whole bears the line of the output that carries it, all else that of the node that requires it."""
+    net = Net(
+        lambda net, x: (x.sum(), net.down(net.up(x).flip(-1))), up=nn.Linear(6, 8), down=nn.Linear(8, 5)
+    )
+    program = capture(net, (torch.randn(3, 6),))
+    nodes = {str(node.target): node for node in program.graph.nodes}
+    lines = {name: source_line(nodes[f"aten.{name}"]) for name in ("flip.default", "linear.default")}
+    found = {refusal.places: refusal for refusal in analyze(program).refusals}
+    given, chosen, out = (
+        found[frozenset(places)]
+        for places in (
+            {("up.weight", 1)},
+            {("up.weight", 0), ("up.bias", 0), ("down.weight", 1)},
+            {("down.weight", 0), ("down.bias", 0)},
+        )
+    )
+    assert (given.what, given.size, given.why, given.node, given.operator, given.source) == (
+        *("dim 1 of up.weight", 6, "an input of the graph", "x", "x", ""),
+    )
+    assert (chosen.what, chosen.size, chosen.operator) == (
+        "dim 0 of up.weight and 2 more",
+        8,
+        "aten.flip.default",
+    )
+    assert (out.size, out.why, out.node, out.operator) == (5, "an output of the graph", "output", "output")
+    assert (chosen.source, out.source) == (lines["flip.default"], lines["linear.default"])
+    assert "in forward: return F.linear" in out.source
 
 
 def test_an_unknown_axis_names_the_nearest() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fxprune import Program, Selection, analyze, capture, shrink, verify, zero_readers
 from fxprune.errors import SelectionError, VerifyError
-from fxprune.ir import copy_graph, rebuild
+from fxprune.ir import copy_graph, difference, rebuild, run_example
 from support.models import captured
 
 
@@ -94,3 +94,17 @@ def test_rounding_that_passes_the_bar_is_told_from_a_difference_in_doubles() -> 
     slim.graph_module.get_parameter("down.weight").data[0, 0] += 1e-3
     with pytest.raises(VerifyError, match="its value differs by"):
         verify(program, slim, selection)
+
+
+def test_what_re_fitting_moves_is_told_against_the_original() -> None:
+    """The change is that of the given program, whose weights were re-fitted, and not of the one with the originals in their place."""
+    program = captured("mlp")
+    selection = Selection({"ffn": range(0, 16, 2)})
+    slim = shrink(program, selection)
+    moved = tampered(slim, "down.bias")
+    proof = verify(program, moved, selection, ("down.bias",))
+    assert (proof.status, proof.refitted) == ("equal", ("down.bias",))
+    wanted = difference(run_example(moved), run_example(program))
+    assert proof.change == wanted != difference(run_example(slim), run_example(program))
+    with pytest.raises(VerifyError, match="its value differs by"):
+        verify(program, moved, selection)
