@@ -32,7 +32,7 @@ KNOWN = (
         "fxprune/dims/unify.py",
         "pin(into, leaf._pin.why, leaf._pin.node)",
         "pass",
-        ("dims/test_dim.py", "test_a_pin_reaches_both_parts_of_a_segment_that_is_cut", ()),
+        ("dims/test_unify.py", "test_a_pin_reaches_both_parts_of_a_segment_that_is_cut", ()),
     ),
     Known(
         "the law of the first operand ignores the others",

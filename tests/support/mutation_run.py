@@ -32,8 +32,8 @@ _PROOF = "verification/test_equivalence adversarial/test_state"
 
 #: module of the core: the tests nearest to it, the fast ones first
 TESTS: dict[str, str] = {
-    "dims/dim": "dims/test_dim analysis/test_axes",
-    "dims/unify": "dims/test_dim analysis/test_axes",
+    "dims/dim": "dims/test_unify dims/test_dim analysis/test_axes",
+    "dims/unify": "dims/test_unify dims/test_dim analysis/test_axes",
     "dims/masks": "dims/test_dim dims/test_masks analysis/test_nested_axes",
     "dims/blocks": "dims/test_blocks passes/test_blocks",
     "analysis/exactness": "analysis/test_exactness rules/test_routing",
