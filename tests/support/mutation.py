@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ast
 import copy
-import difflib
 import gc
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -86,10 +86,7 @@ class _Exchange(ast.NodeTransformer):
 def _changed(original: ast.Module, mutated: ast.Module) -> tuple[str, str]:
     """The first line that differs, before and after."""
     old, new = (ast.unparse(tree).splitlines() for tree in (original, mutated))
-    rows = [row for row in difflib.ndiff(old, new) if row[:2] in ("- ", "+ ")]
-    return tuple(  # type: ignore[return-value]
-        next((row[2:].strip() for row in rows if row.startswith(sign)), "(nothing)") for sign in "-+"
-    )
+    return next((a.strip(), b.strip()) for a, b in zip_longest(old, new, fillvalue="") if a != b)
 
 
 def _sites(tree: ast.Module) -> list[ast.AST]:
