@@ -54,6 +54,7 @@ TESTS: dict[str, str] = {
 #: mutants that compute the same, by their text: why
 EQUIVALENT: dict[str, str] = {
     "fxprune/dims/unify.py: while left and right: → while left or right:": "both lists have one total, and so one end",
+    "fxprune/dims/unify.py: while after and after[0].size <= place: → while after[0].size <= place:": "places lie within",
 }
 
 # The plug-ins are loaded once, before the first of many runs in one process.

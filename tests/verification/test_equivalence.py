@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import Program, Selection, analyze, capture, shrink, verify, zero_readers
+from fxprune import Program, Proof, Selection, analyze, capture, shrink, verify, zero_readers
 from fxprune.errors import SelectionError, VerifyError
 from fxprune.ir import copy_graph, difference, rebuild, run_example
 from support.models import captured
@@ -108,3 +108,8 @@ def test_what_re_fitting_moves_is_told_against_the_original() -> None:
     assert proof.change == wanted != difference(run_example(slim), run_example(program))
     with pytest.raises(VerifyError, match="its value differs by"):
         verify(program, moved, selection)
+
+
+def test_axes_that_move_nothing_are_named() -> None:
+    proof = Proof(0.0, 1e-5, ("a", "b", "c"), (), 1.0, moves={"a": 0.0, "b": 1e-9, "c": 0.0})
+    assert proof.unmoved == ("a", "c")
