@@ -40,7 +40,7 @@ KNOWN = (
         "None if any(s.carries(other) for other in rest) else s.everywhere([first], node)",
         "s.everywhere([first], node)",
         (
-            "analysis/test_exactness.py",
+            "analysis/test_zero_sets.py",
             "test_the_parameters_that_silence_a_sum",
             ("divided by what has the axis",),
         ),
@@ -51,7 +51,7 @@ KNOWN = (
         "s.everywhere([base, source], node)",
         "s.everywhere([base], node)",
         (
-            "analysis/test_exactness.py",
+            "analysis/test_zero_sets.py",
             "test_the_parameters_that_silence_a_sum",
             ("written what is not zero",),
         ),

@@ -36,7 +36,7 @@ TESTS: dict[str, str] = {
     "dims/unify": "dims/test_unify dims/test_dim analysis/test_axes",
     "dims/masks": "dims/test_dim dims/test_masks analysis/test_nested_axes",
     "dims/blocks": "dims/test_blocks passes/test_blocks",
-    "analysis/exactness": "analysis/test_exactness rules/test_routing",
+    "analysis/exactness": "analysis/test_zero_sets analysis/test_exactness rules/test_routing",
     "analysis/dim_inference": f"frontend/test_io_constraints {_AXES}",
     "analysis/axes": f"analysis/test_cache rules/test_routing {_AXES}",
     "rewrite/shrink": f"{_CUT} rewrite/test_shrink",
