@@ -2,6 +2,7 @@
 
 FxpruneError
 ├── CaptureError      torch.export could not capture the model
+├── GuardError        inputs have sizes for which a captured graph does not hold
 ├── RuleError         a rule is malformed or registered twice
 ├── RefusedError      an operation is refused, with the reason
 ├── SelectionError    a selection is invalid, or does not fit the program
@@ -19,6 +20,10 @@ class FxpruneError(Exception):
 
 class CaptureError(FxpruneError):
     """Failure to capture a model; the message contains torch's reason."""
+
+
+class GuardError(FxpruneError):
+    """Inputs of sizes that torch.export ruled out when it traced the graph: it would answer, and be wrong."""
 
 
 class RuleError(FxpruneError):

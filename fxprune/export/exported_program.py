@@ -24,7 +24,9 @@ from torch.export.graph_signature import (
 )
 
 from fxprune.errors import ExportError
-from fxprune.ir import Program, attribute, inference, innermost_reason, quiet
+from fxprune.ir import Program, attribute, copy_graph, inference, innermost_reason, quiet, rebuild
+from fxprune.ir.example_inputs import tracing_inputs
+from fxprune.ir.program import checked
 from fxprune.rewrite.shared_tables import drop_whole_choices
 from fxprune.rules.traits import is_idle_dropout
 
@@ -32,12 +34,16 @@ aten = torch.ops.aten
 
 
 def to_exported_program(program: Program) -> ExportedProgram:
-    """Export the program's graph once more; ExportError where torch.export can't."""
-    graph, kwargs = drop_whole_choices(program).graph_module, dict(program.kwargs)
+    """Export the program's graph once more, with its guards; ExportError where torch.export can't."""
+    clean = drop_whole_choices(program)
+    graph = checked(rebuild(clean, copy_graph(clean), {}).graph_module, clean)
+    args, kwargs = tracing_inputs(program)
     shapes = program.dynamic_shapes
     with quiet(), inference():
         try:
-            return torch.export.export(graph, program.args, kwargs, dynamic_shapes=shapes, strict=False)
+            exported = torch.export.export(graph, args, kwargs, dynamic_shapes=shapes, strict=False)
+            exported.example_inputs = (tuple(program.args), dict(program.kwargs))
+            return exported
         except Exception as error:
             reason = innermost_reason(error)
             raise ExportError(f"torch.export could not export the program again: {reason}") from error

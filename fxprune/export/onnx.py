@@ -6,8 +6,8 @@ A file is written in a draft folder beside its place, checked there, and only th
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,17 @@ from torch.export import Dim, ExportedProgram
 from fxprune.errors import ExportError
 from fxprune.export.agreement import compare
 from fxprune.export.exported_program import for_onnx, lift, to_exported_program
+from fxprune.export.file_sizes import fixed_in_file, name_sizes, strict_guards, symbols_kept
 from fxprune.export.onnx_cleanup import drop_traces, spread_rotary_caches
 from fxprune.export.onnx_operators import translations
 from fxprune.export.onnx_rewrites import rewrite_for_onnx
 from fxprune.export.random_values import fixed_draws
 from fxprune.files import draft_file, file_bytes
 from fxprune.ir import Point, Program, example_point, inference, innermost_reason, quiet
-from fxprune.ir.example_inputs import dynamic_axis_names
+from fxprune.ir.example_inputs import other_point
 from fxprune.ir.torch_context import exporting
 from fxprune.runtimes import open_session
-from fxprune.runtimes.onnxruntime import file_axes, run_session
+from fxprune.runtimes.onnxruntime import run_session
 
 # From opset 23 on, attention is one operator, the fastest form on ONNX Runtime's CPU (by a tenth on MiniLM).
 # Where its converter or its kernel fails, attention is written as several operators, in the exporter's default opset.
@@ -41,7 +42,8 @@ class Emitted:
     """ONNX file that was written and checked.
 
     `relative` is the largest difference to the Program over all outputs and `points`, over the scale of each output
-    (`fxprune.ir.compare.scale_of`). `seconds` is the time of exporting and writing, `check_seconds` that of the checks.
+    (`fxprune.ir.compare.scale_of`). `seconds` is the time of exporting and writing, `check_seconds` that of the checks. `fixed` says, by
+    axis, which dynamic sizes of the program are numbers in the file, and why.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Emitted:
     opset: int
     seconds: float
     check_seconds: float
+    fixed: Mapping[str, str] = field(default_factory=dict)
 
 
 def export_onnx(
@@ -122,21 +125,21 @@ def _emit(program: Program, form: _Form, draft: Path, opset: int) -> Emitted:
     for stale in draft.parent.iterdir():
         stale.unlink()
     start = time.perf_counter()
-    _write(rewrite_for_onnx(program), form, draft, opset)
+    _write(program, form, draft, opset)
     written = time.perf_counter()
-    relative, points = _compare(program, draft)
-    return Emitted(
-        draft, file_bytes(draft), relative, points, opset, written - start, time.perf_counter() - written
-    )
+    relative, compared, fixed = _check(program, draft)
+    seconds = written - start, time.perf_counter() - written
+    return Emitted(draft, file_bytes(draft), relative, compared, opset, *seconds, fixed)
 
 
 def _write(program: Program, form: _Form, draft: Path, opset: int) -> None:
     import onnx
 
+    strict = strict_guards(program)
     try:
-        with quiet(), inference():
+        with quiet(), inference(), symbols_kept(program):
             made = torch.onnx.export(
-                for_onnx(form(program)),
+                for_onnx(form(rewrite_for_onnx(program))),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
@@ -145,7 +148,7 @@ def _write(program: Program, form: _Form, draft: Path, opset: int) -> None:
                 custom_translation_table=translations(),
             )
             assert made is not None
-            made.rename_axes(_symbols(program, made.model.graph.inputs))
+            name_sizes(program, made, strict)
             drop_traces(made.model)
             spread_rotary_caches(made.model)
             made.save(draft, external_data=False)
@@ -154,29 +157,19 @@ def _write(program: Program, form: _Form, draft: Path, opset: int) -> None:
         raise ExportError(f"torch.onnx could not export the program: {innermost_reason(error)}") from error
 
 
-def _symbols(program: Program, graph_inputs: Sequence[Any]) -> dict[Any, str]:
-    """Map torch's symbols (s72) to axis names (batch); the first place where a symbol occurs gives the name."""
-    names = dynamic_axis_names(program)
-    found: dict[Any, str] = {}
-    for value in graph_inputs:
-        for dim, axis in names.get(value.name, {}).items():
-            symbol = getattr(value.shape[dim], "value", None)
-            if isinstance(symbol, str):
-                found.setdefault(symbol, axis)
-    return found
-
-
-def _compare(program: Program, draft: Path) -> tuple[float, tuple[Point, ...]]:
-    """Return the largest relative difference, and the points compared: the examples and, where axes are dynamic, a second one."""
-    points = _points(program, set(file_axes(draft)))
+def _check(program: Program, draft: Path) -> tuple[float, tuple[Point, ...], dict[str, str]]:
+    """Return the largest difference, the points compared, and the sizes that are numbers in the file."""
     with fixed_draws(program, draft) as (file, draws):
         opened = open_session(file)
-        return compare(program, lambda given: run_session(opened, given), points, draws=draws)
+        fixed = fixed_in_file(program, {entry.name: entry.shape for entry in opened.get_inputs()})
+        points = _points(program, fixed)
+        found = compare(program, lambda given: run_session(opened, given), points, draws=draws)
+        return *found, fixed
 
 
-def _points(program: Program, axes: set[str]) -> list[Point]:
-    """Return the point of the examples, then one at which every axis that is dynamic in the file is larger."""
+def _points(program: Program, fixed: Collection[str]) -> list[Point]:
+    """Return the point of the examples, then one at which the axes that are dynamic in the file have other sizes, as guards allow."""
     here = example_point(program)
     larger = {axis: size + 2 if axis in {"batch", "length"} else size * 2 for axis, size in here.items()}
-    there = {axis: larger[axis] if axis in axes else size for axis, size in here.items()}
+    there = other_point(program, larger, fixed)
     return [here] if there == here else [here, there]

@@ -16,7 +16,7 @@ from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_
 from fxprune.ir import Program, describe_error, difference
 from fxprune.ir.torch_context import exporting
 
-_SAME = 1e-2
+SAME = 1e-2
 """Largest relative difference of torch.export's program and the model: more than rounding of any dtype, less than another function."""
 
 
@@ -24,8 +24,7 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
     """Raise CaptureError where torch.export's program computes something else than the model on the example inputs."""
     if not isinstance(model, nn.Module):
         return
-    tensors = pytree.tree_leaves((program.args, dict(program.kwargs), list(model.parameters())))
-    if any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors):
+    if on_meta(model, program):
         return
     name = type(model).__name__
     with _refusing(f"{name} itself does not run on the example inputs"):
@@ -33,13 +32,20 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
     with exporting(model):
         with _refusing(f"what torch.export made of {name} does not run"):
             got = seeded_outputs(program.graph_module, (program.args, program.kwargs), 0)
-        gap = difference(_comparable(got), _comparable(wanted))
-        if gap <= _SAME or _is_random(wanted, module_outputs(model, program, 1)):
+        gap = difference(comparable(got), comparable(wanted))
+        if gap <= SAME or is_random(wanted, module_outputs(model, program, 1)):
             return
     raise CaptureError(
         f"torch.export's program of {name} differs from the model by {gap:.2g} on the example inputs "
-        f"(allowed {_SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
+        f"(allowed {SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
     )
+
+
+def on_meta(model: nn.Module | None, program: Program) -> bool:
+    """Return whether there are no values to compare: inputs or parameters are on the meta device."""
+    tensors = pytree.tree_leaves((program.args, dict(program.kwargs)))
+    tensors += program.parameters().values() if model is None else model.parameters()
+    return any(isinstance(value, Tensor) and value.device.type == "meta" for value in tensors)
 
 
 @contextmanager
@@ -58,7 +64,7 @@ def module_outputs(model: nn.Module, program: Program, seed: int = 0) -> list[Te
         return seeded_outputs(model, inputs, seed)
 
 
-def _is_random(one: list[Tensor], other: list[Tensor]) -> bool:
+def is_random(one: list[Tensor], other: list[Tensor]) -> bool:
     """Return whether two seeds gave different outputs: then a difference to the export is no evidence."""
     return difference(one, other) > 0
 
@@ -73,6 +79,6 @@ def seeded_outputs(module: nn.Module, inputs: tuple[Any, Any], seed: int = 0) ->
     return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
 
 
-def _comparable(outputs: list[Tensor]) -> list[Tensor]:
+def comparable(outputs: list[Tensor]) -> list[Tensor]:
     """Return outputs of which only the floating ones have values: rounding may decide between two positions that are as good (argmax)."""
     return [value if value.is_floating_point() else torch.zeros_like(value) for value in outputs]

@@ -10,35 +10,35 @@ import copy
 import inspect
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
-from fxprune.errors import CaptureError
+from fxprune.errors import CaptureError, GuardError
 from fxprune.frontend.agreement import check_same, seeded_outputs
 from fxprune.frontend.canonicalize import canonicalize
-from fxprune.frontend.dynamic_shapes import (
-    auto_symbolic,
-    dynamic_of,
-    named_shapes,
-    settle_shapes,
-    symbolic,
-    with_constants,
-)
+from fxprune.frontend.dynamic_shapes import graph_shapes, named_shapes, with_constants
+from fxprune.frontend.fixed_sizes import doubled_batch, fixed_notes
 from fxprune.frontend.io_constraints import free_dims
 from fxprune.frontend.library_patches import with_library_patches
-from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
-from fxprune.frontend.module_state import unchanged
+from fxprune.frontend.module_call import (
+    clone_inputs,
+    drop_checks,
+    drop_inputs,
+    uncached_kwargs,
+    without_cache,
+)
+from fxprune.frontend.module_state import own_buffers, unchanged
+from fxprune.frontend.other_sizes import differing_sizes, with_loose_guards
 from fxprune.frontend.pt2_archive import missing_modules
-from fxprune.ir import Program, describe_error, source_line, trees
-from fxprune.ir.signature import shape_tree
+from fxprune.frontend.specialization import exported_guards, module_guards
+from fxprune.ir import Program, describe_error, source_line
 from fxprune.ir.torch_context import exporting
 from fxprune.ir.train_mode import copy_dropout
 
@@ -73,16 +73,63 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
         model = _load(Path(model))
     if isinstance(model, ExportedProgram):
         given_args, given_kwargs = model.example_inputs or ((), {})
-        return _program(model, tuple(args or given_args), dict(kwargs or given_kwargs), dynamic_of(model))
+        program = _program(model, tuple(args or given_args), dict(kwargs or given_kwargs))
+        return with_loose_guards(None, program)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
         )
     _call_once(model, tuple(args), kwargs)
     shapes = named_shapes(model, args, kwargs, dynamic_shapes)
-    trace = partial(_traced, model, tuple(args), kwargs, shapes)
-    program: Program = with_library_patches(model, trace, partial(check_same, model))
+    program = _agreeing(model, tuple(args), kwargs, shapes)
+    return _same_elsewhere(model, program, shapes, dynamic_shapes is not True)
+
+
+def _agreeing(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Program:
+    program = _of_two(model, args, kwargs, shapes)
+    return program or _accepted(model, args, kwargs, shapes, partial(check_same, model))
+
+
+def _accepted(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    shapes: Any,
+    accept: Callable[[Program], None],
+) -> Program:
+    trace = partial(_traced, model, args, kwargs, shapes)
+    program: Program = with_library_patches(model, trace, accept)
     return program
+
+
+def _of_two(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Program | None:
+    """Capture a batch of one, which torch.export would fix, as one of two; None where there is none, or the program isn't the model."""
+    doubled = doubled_batch(model, (args, kwargs), shapes)
+    if doubled is None:
+        return None
+
+    def accept(program: Program) -> None:
+        check_same(model, program)
+        single = program.replace(args=args, kwargs=kwargs)
+        single.check_inputs(args, kwargs)
+        check_same(model, single)
+
+    with suppress(CaptureError, GuardError):
+        return _accepted(model, *doubled, shapes, accept).replace(args=args, kwargs=kwargs)
+    return None
+
+
+def _same_elsewhere(model: nn.Module, program: Program, shapes: Any, explicit: bool) -> Program:
+    """Return the program with those sizes fixed at other values of which it isn't the model, and notes of all that is fixed."""
+    why: dict[tuple[str, int], str] = {}
+    while new := differing_sizes(model, program):
+        why |= new
+        left = graph_shapes(program.graph_module, why)
+        known = inspect.signature(model.forward).parameters
+        left = left if left is None or left.keys() <= known.keys() else None
+        program = _agreeing(model, tuple(program.args), dict(program.kwargs), left)
+    notes = fixed_notes(model, program, shapes, why, explicit)
+    return with_loose_guards(model, program).replace(notes=notes)
 
 
 def _call_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -100,7 +147,7 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sha
     with without_cache(model, kwargs):
         own_args, own_kwargs = clone_inputs((args, {**kwargs, **extra}))
         exported = _export(model, own_args, own_kwargs, with_constants(shapes, extra))
-        return _program(exported, args, kwargs, settle_shapes(exported, shapes), frozenset(extra))
+        return _program(exported, args, kwargs, frozenset(extra))
 
 
 def _remember_dropout(
@@ -163,24 +210,22 @@ def _program(
     exported: ExportedProgram,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    dynamic: Any,
     drop: frozenset[str] = frozenset(),
 ) -> Program:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = exported.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
-    return _of_module(module, args, kwargs, dynamic, drop)
+    guards = exported_guards(exported, module, exported.example_inputs or (args, kwargs))
+    return _of_module(module, Program(module, args, kwargs, guards=guards), drop)
 
 
-def _of_module(
-    module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, drop: frozenset[str]
-) -> Program:
+def _of_module(module: fx.GraphModule, described: Program, drop: frozenset[str]) -> Program:
     graph = fx.GraphModule(module, module.graph)  # a plain one: torch.export's own refuses train() and eval()
     _check_operators(graph)
     drop_inputs(graph, drop)
     own_buffers(graph)
-    return canonicalize(Program(graph, args, kwargs, dynamic))
+    return canonicalize(described.replace(graph_module=graph, dynamic_shapes=graph_shapes(graph)))
 
 
 def from_exported_module(module: fx.GraphModule, kwargs: Mapping[str, Any]) -> Program:
@@ -188,13 +233,10 @@ def from_exported_module(module: fx.GraphModule, kwargs: Mapping[str, Any]) -> P
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own trees warn of torch's own classes
         copied = fx.GraphModule(module, copy.deepcopy(module.graph))
-    for node in list(copied.graph.find_nodes(op="call_module")):
-        copied.graph.erase_node(node)  # its guards: they forbid other sizes
-    info = trees(copied)
-    values = [node.meta.get("val") for node in copied.graph.find_nodes(op="placeholder")]
-    shapes = shape_tree(info.in_spec, [auto_symbolic(value) for value in values])
-    dynamic = dict(zip(info.orig_args, (*shapes[0], *shapes[1].values()), strict=True))
-    return _of_module(copied, (), dict(kwargs), dynamic if any(map(symbolic, values)) else None, frozenset())
+    guards = module_guards(copied, ((), kwargs))
+    drop_checks(copied)  # the Program has its guards
+    program = _of_module(copied, Program(copied, (), dict(kwargs), guards=guards), frozenset())
+    return with_loose_guards(None, program)
 
 
 def _check_operators(graph: fx.GraphModule) -> None:
@@ -206,31 +248,3 @@ def _check_operators(graph: fx.GraphModule) -> None:
                 f"torch.export left {module}.{node.target.__name__} in the graph, which can't run outside of its transform "
                 f"[{source_line(node)}]; rewrite that line, or export the model yourself and pass the ExportedProgram"
             )
-
-
-def own_buffers(graph: fx.GraphModule) -> None:
-    """Replace buffers by copies, for a graph may write into them (a cache, running statistics), and the caller's must not change."""
-    copies: dict[int, Tensor] = {}
-    for module in graph.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-
-
-def drop_inputs(graph: fx.GraphModule, names: frozenset[str]) -> None:
-    """Remove constant keyword inputs that capture itself added."""
-    if not names:
-        return
-    info = trees(graph)
-    kwargs_spec = info.in_spec.child(1)
-    kept = [i for i, name in enumerate(kwargs_spec.context) if name not in names]
-    keyed = {kwargs_spec.context[i]: kwargs_spec.child(i) for i in kept}
-    tree = pytree.tree_unflatten([0] * info.in_spec.num_leaves, info.in_spec)
-    spec = pytree.tree_structure((tree[0], {name: tree[1][name] for name in keyed}))
-    for node in list(graph.graph.find_nodes(op="placeholder")):
-        if node.name in names and not node.users:
-            graph.graph.erase_node(node)
-    kept_names = [name for name in info.orig_args if name not in names]
-    graph.graph._codegen.pytree_info = info._replace(orig_args=kept_names, in_spec=spec)  # type: ignore[attr-defined]
-    graph._in_spec = spec
-    graph.recompile()

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+
+from fxprune.ir import trees
 
 
 def clone_inputs(inputs: Any) -> Any:
@@ -36,3 +38,28 @@ def without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]
     finally:
         for config in caching:
             config.use_cache = True
+
+
+def drop_inputs(graph: fx.GraphModule, names: frozenset[str]) -> None:
+    """Remove constant keyword inputs that capture itself added."""
+    if not names:
+        return
+    info = trees(graph)
+    kwargs_spec = info.in_spec.child(1)
+    kept = [i for i, name in enumerate(kwargs_spec.context) if name not in names]
+    keyed = {kwargs_spec.context[i]: kwargs_spec.child(i) for i in kept}
+    tree = pytree.tree_unflatten([0] * info.in_spec.num_leaves, info.in_spec)
+    spec = pytree.tree_structure((tree[0], {name: tree[1][name] for name in keyed}))
+    for node in list(graph.graph.find_nodes(op="placeholder")):
+        if node.name in names and not node.users:
+            graph.graph.erase_node(node)
+    kept_names = [name for name in info.orig_args if name not in names]
+    graph.graph._codegen.pytree_info = info._replace(orig_args=kept_names, in_spec=spec)  # type: ignore[attr-defined]
+    graph._in_spec = spec
+    graph.recompile()
+
+
+def drop_checks(graph: fx.GraphModule) -> None:
+    """Remove the calls of modules from a graph: those of torch.export call its check of the inputs, and nothing else."""
+    for node in list(graph.graph.find_nodes(op="call_module")):
+        graph.graph.erase_node(node)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, fx, nn
 
 _CONTAINERS = (dict, list, set)
 
@@ -50,3 +50,12 @@ def _restore(value: Any, saved: tuple[Any, Any]) -> Any:
         before.clear()
         before.update(contents)
     return before
+
+
+def own_buffers(graph: fx.GraphModule) -> None:
+    """Replace buffers by copies, for a graph may write into them (a cache, running statistics), and the caller's must not change."""
+    copies: dict[int, Tensor] = {}
+    for module in graph.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())

@@ -6,12 +6,14 @@ sequence `length`, the last two of an image `height` and `width`. Inputs at a po
 that values stay in their range.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from fxprune.ir.guards import Guard, broken
 from fxprune.ir.program import Program
 from fxprune.ir.signature import put_inputs
 
@@ -63,6 +65,77 @@ def example_point(program: Program) -> dict[str, int]:
 def point_with(program: Program, **sizes: int) -> dict[str, int]:
     """The point of the example inputs, with other sizes for some axes; names that the program does not have are ignored."""
     return {axis: sizes.get(axis, size) for axis, size in example_point(program).items()}
+
+
+def meets_guards(program: Program, point: Point, guards: Sequence[Guard] | None = None) -> bool:
+    """Whether inputs at a point meet some guards: those of the program, unless others are given."""
+    names = dynamic_axis_names(program)
+    pairs = zip([node.name for node in program.placeholders()], program.flat_inputs(), strict=True)
+    values = {name: _sized(value, names.get(name, {}), point) for name, value in pairs}
+    return broken(program.input_guards() if guards is None else guards, values) is None
+
+
+def other_point(program: Program, wanted: Point, fixed: Collection[str] = ()) -> dict[str, int]:
+    """A point that differs from the example's along every axis that the guards let vary; at the `wanted` sizes where they allow them.
+
+    Axes that are `fixed` keep their sizes.
+    """
+    here = example_point(program)
+    found = dict(here)
+    for axes in [each for each in joined_axes(program) if not set(each) & set(fixed)]:
+        size = here[axes[0]]
+        tries = ({**found, **dict.fromkeys(axes, other)} for other in _other_sizes(size, wanted[axes[0]]))
+        found = next((point for point in tries if meets_guards(program, point)), found)
+    stuck = [axis for axis, size in here.items() if found[axis] == size and axis not in fixed]
+    for times, more in (
+        ((2, 0), (3, 0), (1, 1), (1, 2)) if len(stuck) > 1 else ()
+    ):  # sizes may depend on one another
+        point = {**found, **{axis: here[axis] * times + more for axis in stuck}}
+        if meets_guards(program, point):
+            return point
+    return found
+
+
+def joined_axes(program: Program) -> list[list[str]]:
+    """The dynamic axes, those together that have one size: dimensions of one symbol."""
+    names = dynamic_axis_names(program)
+    symbols: dict[Any, str] = {}
+    groups: dict[str, list[str]] = {}
+    for node in program.placeholders():
+        for dim, axis in names.get(node.name, {}).items():
+            first = symbols.setdefault(node.meta["val"].shape[dim].node.expr, axis)
+            one, other = groups.setdefault(first, [first]), groups.setdefault(axis, [axis])
+            if one is not other:
+                one.extend(other)
+                groups.update(dict.fromkeys(other, one))
+    return list({id(axes): axes for axes in groups.values()}.values())
+
+
+def _other_sizes(size: int, wanted: int) -> Iterator[int]:
+    """Sizes to try in place of one: the one that is wanted, then larger and smaller ones."""
+    near = range(size + 1, size + 9)
+    yield from (each for each in (wanted, *near, *(size * k for k in (2, 3, 4, 8))) if each != size)
+    yield from range(size - 1, 0, -1)
+
+
+def _sized(value: Any, names: Mapping[int, str], point: Point) -> Any:
+    """An input's shape at a point, without its data; a constant as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return _Sized(tuple(point.get(names.get(dim, ""), size) for dim, size in enumerate(value.shape)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sized:
+    shape: tuple[int, ...]
+
+
+def tracing_inputs(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs) on which torch.export leaves dynamic what is: the examples, with dynamic sizes of 1, which it would fix, as 2."""
+    here = example_point(program)
+    if 1 not in here.values():
+        return tuple(program.args), dict(program.kwargs)
+    return call_inputs(program, {axis: max(size, 2) for axis, size in here.items()})
 
 
 def _names(program: Program) -> list[str]:

@@ -7,6 +7,7 @@ import dataclasses
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
 from fxprune.ir.arguments import shape_of
+from fxprune.ir.guards import Guard, InputCheck, check, combined
 from fxprune.ir.naming import free_name
 from fxprune.ir.summary import HasSummary, Summary, quantity
 from fxprune.ir.train_mode import switchable
@@ -33,7 +35,9 @@ class Program(HasSummary):
     the names of axes from the program that this one was shrunk from. `free_outputs` names outputs whose
     dimensions may shrink (a headless encoder's hidden width), `free_inputs` such inputs (a cache of keys and values); all others keep
     their sizes. `spare` names inputs and outputs that are removed with the layer that reads or makes them. What was analysed is kept in
-    `_results` (see `fxprune.analysis.cache`), for this object alone.
+    `_results` (see `fxprune.analysis.cache`), for this object alone. `guards` are the conditions on input sizes under which the graph
+    holds, beyond those that its inputs show (`input_guards` are all): calls that break one are refused. `notes` say
+    which sizes were asked to vary and are fixed, and why.
     """
 
     graph_module: fx.GraphModule
@@ -44,13 +48,19 @@ class Program(HasSummary):
     free_outputs: frozenset[str] = frozenset()
     free_inputs: frozenset[str] = frozenset()
     spare: frozenset[str] = frozenset()
+    guards: tuple[Guard, ...] = ()
+    notes: tuple[str, ...] = ()
     _results: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_results": {}}  # a copy is another program: it is analysed again
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The outputs, in inference. A Program is a value: what it writes into buffers is gone afterwards (`module()` keeps it)."""
+        """The outputs, in inference. A Program is a value: what it writes into buffers is gone afterwards (`module()` keeps it).
+
+        GuardError where the graph does not hold for the sizes of the inputs.
+        """
+        self.check_inputs(args, kwargs)
         buffers = {name: buffer.clone() for name, buffer in self.graph_module.named_buffers()}
         with torch.no_grad():
             return torch.func.functional_call(self.graph_module, buffers, args, kwargs)
@@ -64,10 +74,31 @@ class Program(HasSummary):
         """An independent nn.Module with the original's signature and output type; training it changes nothing else.
 
         Its `train()` and `eval()` switch dropout and batch norm (see `fxprune.ir.train_mode`); parameters have their original names.
+        It refuses inputs that break a guard, as the Program does, and so do exports of it.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's pytree specs warn of torch's own classes
-            return switchable(copy.deepcopy(self.graph_module))
+            made = copy.deepcopy(self.graph_module)
+        return switchable(checked(made, self))
+
+    def input_guards(self) -> tuple[Guard, ...]:
+        """The conditions on input sizes under which the graph holds: fixed sizes, equal sizes, and all that torch.export found."""
+        values = [node.meta.get("val") for node in self.placeholders()]
+        before, found = self._results.get("guards", ([], ()))
+        if len(before) != len(values) or not all(map(is_, before, values)):
+            found = tuple(combined(self.guards, self.placeholders()))
+            self._results["guards"] = values, found
+        return found  # type: ignore[no-any-return]
+
+    def check_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Raise GuardError for inputs that break a guard; what does not fit the signature is refused by the graph itself."""
+        try:
+            flat = flatten_inputs(self, args, kwargs)
+        except (KeyError, ValueError):
+            return
+        names = [node.name for node in self.placeholders()]
+        if len(flat) == len(names):
+            check(self.input_guards(), dict(zip(names, flat, strict=True)))
 
     def plain(self) -> Program:
         """This program with its outputs in built-in containers, so that its files need no package that defines other ones."""
@@ -150,18 +181,46 @@ class Program(HasSummary):
         operators = quantity(sum(node.op == "call_function" for node in self.graph.nodes), "operator")
         parameters = quantity(self.parameter_count(), "parameter")
         size = quantity(self.parameter_bytes(), "byte")
-        inputs = [_row("input", node.name, node) for node in self.placeholders()]
-        outputs = [_row("output", name, node) for name, node in self.named_outputs().items()]
+        pairs = list(zip(self.placeholders(), self.flat_inputs(), strict=True))
+        sizes = {text: size for node, value in pairs for text, size in _free_sizes(node, value)}
+        inputs = [_row("input", node.name, node, sizes) for node, _ in pairs]
+        outputs = [_row("output", name, node, sizes) for name, node in self.named_outputs().items()]
         columns = ("", "name", "dtype", "shape", "free dims")
-        return Summary(f"Program: {operators}, {parameters}, {size}", columns, (*inputs, *outputs))
+        return Summary(
+            f"Program: {operators}, {parameters}, {size}", columns, (*inputs, *outputs), self.notes
+        )
 
 
-def _row(kind: str, name: str, node: fx.Node) -> tuple[str, ...]:
+def checked(graph: fx.GraphModule, program: Program) -> fx.GraphModule:
+    """Put the check of a program's guards before everything else in a graph that has its inputs; the graph is edited in place."""
+    nodes = list(graph.graph.find_nodes(op="placeholder"))
+    guards = program.input_guards()
+    if nodes and guards:
+        name = free_name("_guards", dict(graph.named_modules()))
+        graph.add_submodule(name, InputCheck(guards, [node.name for node in program.placeholders()]))
+        with graph.graph.inserting_after(nodes[-1]):
+            graph.graph.call_module(name, tuple(nodes))
+        graph.recompile()
+    return graph
+
+
+def _free_sizes(node: fx.Node, example: Any) -> list[tuple[str, int]]:
+    """The symbols of an input's free dims, with their sizes in the example."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or not isinstance(example, Tensor):
+        return []
+    return [
+        (str(size), int(own)) for size, own in zip(value.shape, example.shape, strict=True) if is_free(size)
+    ]
+
+
+def _row(kind: str, name: str, node: fx.Node, sizes: Mapping[str, int]) -> tuple[str, ...]:
     """An input or output in a summary; the sizes of free dims are those of the example inputs."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return kind, name, type(value).__name__, "", ""
-    shape = " × ".join(map(str, shape_of(value) or ())) or "scalar"
+    pairs = zip(value.shape, shape_of(value) or (), strict=True)
+    shape = " × ".join(str(sizes.get(str(size), number)) for size, number in pairs) or "scalar"
     free = ", ".join(str(i) for i, size in enumerate(value.shape) if is_free(size))
     return kind, name, str(value.dtype).removeprefix("torch."), shape, free
 

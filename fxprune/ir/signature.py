@@ -149,7 +149,9 @@ def shape_leaves(spec: Any, shapes: Any) -> list[Any]:
     if spec.is_leaf():
         return [shapes]
     children = spec.children()
-    parts = shapes.values() if isinstance(shapes, Mapping) else shapes
+    keyed = spec.type is dict and isinstance(shapes, Mapping)
+    parts = [shapes.get(key) for key in spec.context] if keyed else shapes
+    parts = parts.values() if isinstance(parts, Mapping) else parts
     pairs = zip(children, [None] * len(children) if shapes is None else parts, strict=True)
     return [leaf for child, part in pairs for leaf in shape_leaves(child, part)]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxprune.ir import Program, example_point, run_example
-from fxprune.ir.example_inputs import call_inputs
+from fxprune.ir.example_inputs import call_inputs, other_point
 from fxprune.ir.signature import with_inputs
 
 
@@ -16,8 +16,8 @@ def input_variants(program: Program) -> list[Program]:
     """Return the program with its example inputs, then with others that it also runs on.
 
     Floating and complex inputs are drawn anew with the mean and spread of the example, integers are shuffled along with their rows, and
-    dynamic axes are one longer. What can't be drawn safely stays: flags, masks of two values, infinities. Inputs that may shrink have
-    no variants.
+    dynamic axes have other sizes, where the guards allow them. What can't be drawn safely stays: flags, masks of two values, infinities.
+    Inputs that may shrink have no variants.
     """
     if program.free_inputs:
         return [program]
@@ -27,9 +27,10 @@ def input_variants(program: Program) -> list[Program]:
 def _candidates(program: Program) -> Iterator[Program]:
     for seed in (1, 2):
         yield drawn(program, seed)
-    larger = {axis: size + 1 + place for place, (axis, size) in enumerate(example_point(program).items())}
-    if larger:
-        args, kwargs = call_inputs(program, larger)
+    here = example_point(program)
+    there = other_point(program, {axis: size + 1 + place for place, (axis, size) in enumerate(here.items())})
+    if there != here:
+        args, kwargs = call_inputs(program, there)
         yield drawn(program.replace(args=args, kwargs=kwargs), 3)
 
 

@@ -11,14 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune import Selection, analyze, capture, export_onnx, show, shrink
+from fxprune import Selection, analyze, capture, export_onnx, shrink
 from fxprune.errors import CaptureError
-from fxprune.frontend.capture import drop_inputs
 from support.models import captured, distance, hugging_face, net
-from support.texts import Net, exported
 from zoo.nets import NETS
 
 SOME = (
@@ -244,25 +241,3 @@ def test_an_exported_program_with_a_flag_among_its_inputs_keeps_its_dynamic_size
     free = {"x": {0: torch.export.Dim.AUTO}, "twice": None}
     exported = torch.export.export(Flagged(), (torch.ones(3, 4),), {"twice": True}, dynamic_shapes=free)
     assert capture(exported).dynamic_shapes == {"x": {0: torch.export.Dim.AUTO}, "twice": None}
-
-
-def test_before_and_after_of_inputs_that_are_dropped() -> None:
-    """A constant that capture itself gave, such as `use_cache=False`."""
-    net = Net(lambda net, x, use_cache=True: (x + 1, x) if use_cache else x + 1)
-    program = exported(net, torch.randn(3, 8), use_cache=False)
-    assert_expected_inline(
-        show(program),
-        """\
-x: (!3, !8)
-use_cache
-add = add(x, 1) -> (!3, !8)
-return add""",
-    )
-    drop_inputs(program.graph_module, frozenset({"use_cache"}))
-    assert_expected_inline(
-        show(program.replace(kwargs={})),
-        """\
-x: (!3, !8)
-add = add(x, 1) -> (!3, !8)
-return add""",
-    )

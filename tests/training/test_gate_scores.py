@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from fxprune import capture
 from fxprune.gates import Gated
@@ -19,7 +20,8 @@ from fxprune.training.schedules import Rising
 
 def regression(rows: int, columns: int, sizes: tuple[int, int]) -> Gated:
     torch.manual_seed(0)
-    program = capture(nn.Linear(columns, rows, bias=False), (torch.randn(4, columns),))
+    net = nn.Linear(columns, rows, bias=False)
+    program = capture(net, (torch.randn(4, columns),), dynamic_shapes=({0: Dim.AUTO},))
     return gate(program, blocks={"weight": sizes})
 
 

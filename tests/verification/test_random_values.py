@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fxprune import Program, Selection, capture, shrink, verify
 from fxprune.ir import copy_graph, rebuild, run_example
-from fxprune.verification.random_values import fix_random, random_nodes
+from fxprune.ir.random_values import random_nodes
+from fxprune.verification.random_values import fix_random
 from support.texts import Net
 
 

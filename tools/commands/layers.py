@@ -122,7 +122,7 @@ def _seeded(
         loaded = models.classifier(options.model, len(task.classes), seed, options.trust_remote_code)
         tokenizer = load_tokenizer(options.tokenizer or options.model, options.trust_remote_code)
         program = loaded.capture(training=True)
-    for note in loaded.notes:
+    for note in (*loaded.notes, *program.notes):
         stages.note(note)
     _check_classes(program, options.output_name, len(task.classes))
     train, dev = (encoded(tokenizer, rows.texts, rows.labels, program) for rows in (task.train, task.dev))

@@ -136,6 +136,8 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
 def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, Any]:
     with stages.stage("capturing"):
         program = loaded.capture(job.free_outputs)
+    for note in program.notes:
+        stages.note(note)
     with stages.stage("pruning"):
         result = job.decide(program, loaded, stages)
         slim, vocabulary = keep_tokens_asked(result.program, job.tokens)
@@ -172,6 +174,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             "onnx": {
                 "relative": emitted.relative,
                 "points": [dict(point) for point in emitted.points],
+                "fixed": dict(emitted.fixed),
                 "opset": emitted.opset,
                 **agreed,
             },
@@ -179,7 +182,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             "seconds": _seconds(stages.seconds, emitted, plain),
             "refused": report.refusals(analyze(program).refusals),
             **inventory(program, slim, selection),
-            "notes": list(loaded.notes),
+            "notes": [*loaded.notes, *program.notes],
             "machine": report.machine(),
         }
         _write_reports(draft, data)
@@ -198,6 +201,8 @@ def _write_reports(draft: Path, data: Mapping[str, Any]) -> None:
 def _emit(slim: Program, draft: Path, stages: Stages) -> Emitted:
     with stages.stage("writing and checking model.onnx"):
         emitted = export_onnx(slim, draft / "model.onnx")
+    for note in emitted.fixed.values():
+        stages.note(note)
     with stages.stage("writing model.pt2"):
         save_pt2(slim, draft / "model.pt2")
     return emitted

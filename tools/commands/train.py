@@ -136,7 +136,7 @@ def _job(options: argparse.Namespace, stages: Stages) -> _Job:
             options.model, options.task, len(classes), options.seed, options.trust_remote_code
         )
         program = loaded.capture(training=True)
-    for note in loaded.notes:
+    for note in (*loaded.notes, *program.notes):
         stages.note(note)
     with stages.stage("encoding the data"):
         tokenizer = load_tokenizer(options.tokenizer or options.model, options.trust_remote_code)
@@ -226,7 +226,7 @@ def _written(
             "after": {**asdict(count_cost(slim)), "file_bytes": emitted.bytes},
             "latency": measure_latencies(job.program, slim, files, (), session, stages),
             "session": asdict(session),
-            "notes": list(job.loaded.notes),
+            "notes": [*job.loaded.notes, *job.program.notes],
             "machine": report.machine(),
         }
         found["proved"] |= {"onnx": emitted.relative}

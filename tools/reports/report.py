@@ -230,6 +230,7 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
         *_stock(report.get("checkpoint")),
         *map(_freed, report["free_outputs"]),
         *_agreed(onnx),
+        *(("size that is fixed in the file", axis, why) for axis, why in onnx.get("fixed", {}).items()),
         ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
     ]
     return Grid("Proof", ("claim", "value", "over"), tuple(rows))

@@ -17,6 +17,8 @@ from fxprune.errors import ExportError
 from fxprune.export import to_exported_program
 from fxprune.frontend.capture import capture
 from fxprune.ir import Feeds, Program, inference, innermost_reason, quiet, trees
+from fxprune.ir.example_inputs import tracing_inputs
+from fxprune.ir.program import checked
 
 
 def torchao_version() -> str:
@@ -75,5 +77,6 @@ def _drop_unread(module: fx.GraphModule) -> None:
 
 
 def _exported(program: Program, module: fx.GraphModule) -> torch.export.ExportedProgram:
-    kwargs, shapes = dict(program.kwargs), program.dynamic_shapes
-    return torch.export.export(module, program.args, kwargs, dynamic_shapes=shapes, strict=False)
+    args, kwargs = tracing_inputs(program)
+    shapes = program.dynamic_shapes
+    return torch.export.export(checked(module, program), args, kwargs, dynamic_shapes=shapes, strict=False)
