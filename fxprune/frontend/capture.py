@@ -39,6 +39,7 @@ from fxprune.frontend.other_sizes import differing_sizes, with_loose_guards
 from fxprune.frontend.pt2_archive import missing_modules
 from fxprune.frontend.specialization import exported_guards, module_guards
 from fxprune.ir import Program, describe_error, source_line
+from fxprune.ir.random_values import random_notes
 from fxprune.ir.torch_context import exporting
 from fxprune.ir.train_mode import copy_dropout
 
@@ -65,6 +66,7 @@ def capture(
         program = _captured(model, args, given, dynamic_shapes)
         if training and isinstance(model, nn.Module):
             _remember_dropout(program, model, args, given, dynamic_shapes)
+    program = program.replace(notes=(*program.notes, *random_notes(program)))
     return free_dims(program, outputs=free_outputs)
 
 

@@ -16,18 +16,21 @@ from fxprune.ir.program import Program, source_line
 
 
 def may_draw(node: fx.Node) -> bool:
-    """Return whether an operator may draw: torch's tag says so, or attention whose dropout is on (fused attention has no tag)."""
+    """Return whether an operator may draw: torch's tag says so, or attention has dropout; not dropout that is off."""
     if node.op != "call_function":
         return False
-    dropped = bind(node).get("dropout_p")
-    fused = dropped is not None and dropped.value != 0
-    return fused or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    given = {name: argument.value for name, argument in bind(node).items()}
+    if "dropout_p" in given:
+        return bool(given["dropout_p"] != 0)
+    return given.get("train") is not False and torch.Tag.nondeterministic_seeded in getattr(
+        node.target, "tags", ()
+    )
 
 
 def random_nodes(program: Program) -> dict[str, fx.Node]:
     """Return the nodes that draw, by name: those that may, and whose values differ between two seeds, for the same operands."""
     marked = {node for node in program.graph.nodes if may_draw(node)}
-    if not marked:
+    if not marked or any(value.is_meta for value in program.tensors().values()):
         return {}
     run = _Redrawing(program, marked)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -66,6 +69,18 @@ def recorded(
         torch.manual_seed(seed)
         outputs = recorder.run_flat(inputs)
     return pytree.tree_leaves(outputs), {node.name: value for node, value in recorder.values.items()}
+
+
+def random_notes(program: Program) -> tuple[str, ...]:
+    """Return a note where a program draws although it is in evaluation, else none."""
+    drawing = list(random_nodes(program).values())
+    more = f", and {len(drawing) - 1} more such operators" if len(drawing) > 1 else ""
+    note = (
+        f"the model {describe_draw(drawing[0])}{more} in evaluation: it is compared at the same values"
+        if drawing
+        else ""
+    )
+    return (note,) if note else ()
 
 
 def describe_draw(node: fx.Node) -> str:

@@ -61,6 +61,13 @@ def test_every_operator_that_draws_is_found() -> None:
     assert list(random_nodes(noisy())) == ["randn_like", "rand", "bernoulli", "dropout", "randint"]
 
 
+def test_the_program_says_that_it_draws() -> None:
+    (note,) = noisy().notes
+    assert note.startswith("the model draws random numbers (aten.randn_like.default at ")
+    assert note.endswith("), and 4 more such operators in evaluation: it is compared at the same values")
+    assert capture(nn.Linear(3, 2), (torch.randn(2, 3),)).notes == ()
+
+
 def test_a_file_that_draws_is_compared_at_the_same_random_values(tmp_path: Path) -> None:
     made = export_onnx(noisy(), tmp_path / "model.onnx")
     assert made.relative <= 1e-6
