@@ -72,6 +72,7 @@ CASES: list[Case] = [
     ("slice", lambda x: x[:, 2:5], (r(4, 8),), 4),
     ("slice from the end", lambda x: x[:, -3:-1], (r(4, 8),), 3),
     ("slice with a step", lambda x: x[:, 1::2], (r(4, 8),), 2),
+    ("slice with a step to its end", lambda x: torch.ops.aten.slice(x, 1, 0, 8, 2), (r(4, 8),), 2),
     ("select", lambda x: x[:, 3], (r(4, 8),), 3),
     ("select from the end", lambda x: x[:, -2], (r(4, 8),), 2),
     ("constant pad", lambda x, y: F.pad(x, (2, 3)) + y, (r(4, 6), r(4, 11)), 4),

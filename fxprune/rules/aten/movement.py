@@ -243,8 +243,6 @@ def slice_(op: Op) -> Shape:
     start, end = _bounds(op, dim.size)
     if step != 1:
         kept = _strided(op, dim, start, end, step, length)
-    if step != 1:
-        kept = _strided(op, dim, start, end, step, length)
     elif length == dim.size:
         kept = dim
         if op["end"] is not None and op.integer("end") == dim.size:
