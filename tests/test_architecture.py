@@ -60,6 +60,7 @@ ONNX = {
     "fxprune.export.onnx_operators",
     "fxprune.export.random_values",
     "fxprune.runtimes.onnxruntime",
+    "fxprune.runtimes.peepholes",
 }
 HUGGING_FACE = {
     "fxprune.frontend.library_patches",

@@ -19,6 +19,7 @@ from fxprune.passes import PASSES
 from fxprune.passes.blocks import VARIANTS
 from fxprune.rules import FAMILIES, REFUSED, RULES
 from fxprune.runtimes import RUNTIMES
+from fxprune.runtimes.peepholes import PEEPHOLES
 from fxprune.scores import SCORES
 from fxprune.search.layer_search import SEARCHES
 from fxprune.tools.commands.passes import describe_pass
@@ -81,6 +82,10 @@ def _installed(row: Any) -> str:
     return f"{row.help}; `{row.install}`"
 
 
+def _form(row: Any) -> str:
+    return f"written as `{row.form}` for {', '.join(f'`{name}`' for name in row.runtimes)}: {row.why}"
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "passes": passes,
     "pass_options": pass_options,
@@ -92,6 +97,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "searches": _table("search", SEARCHES, _last),
     "tasks": tasks,
     "runtimes": _table("runtime", RUNTIMES, _installed),
+    "peepholes": _table("pattern", {row.pattern: row for row in PEEPHOLES}, _form),
     "quantizers": _table("quantizer", QUANTIZERS, _installed),
     "rules": rules,
 }

@@ -70,7 +70,11 @@ def write_program(program: Program, path: Path, settings: Settings) -> Path:
     """Write the program as a file that the runtime of the settings runs, and return its path."""
     suffix = runtime_of(settings).suffix
     target = path.with_suffix(suffix)
-    return export_onnx(program, target).path if suffix == ".onnx" else save_pt2(program, target)
+    return (
+        export_onnx(program, target, settings=settings).path
+        if suffix == ".onnx"
+        else save_pt2(program, target)
+    )
 
 
 def default_cache() -> Path:

@@ -26,8 +26,10 @@ from fxprune.files import draft_file, file_bytes
 from fxprune.ir import Point, Program, example_point, inference, innermost_reason, quiet
 from fxprune.ir.example_inputs import other_point
 from fxprune.ir.torch_context import exporting
-from fxprune.runtimes import open_session
+from fxprune.runtimes import Settings, open_session
+from fxprune.runtimes.base import DEFAULT
 from fxprune.runtimes.onnxruntime import run_session
+from fxprune.runtimes.peepholes import apply_peepholes
 
 # From opset 23 on, attention is one operator, the fastest form on ONNX Runtime's CPU (by a tenth on MiniLM).
 # Where its converter or its kernel fails, attention is written as several operators, in the exporter's default opset.
@@ -43,7 +45,8 @@ class Emitted:
 
     `relative` is the largest difference to the Program over all outputs and `points`, over the scale of each output
     (`fxprune.ir.compare.scale_of`). `seconds` is the time of exporting and writing, `check_seconds` that of the checks. `fixed` says, by
-    axis, which dynamic sizes of the program are numbers in the file, and why.
+    axis, which dynamic sizes of the program are numbers in the file, and why. `peepholes` says which patterns were written in another
+    form for the runtime, and how often.
     """
 
     path: Path
@@ -54,21 +57,28 @@ class Emitted:
     seconds: float
     check_seconds: float
     fixed: Mapping[str, str] = field(default_factory=dict)
+    peepholes: Mapping[str, int] = field(default_factory=dict)
 
 
 def export_onnx(
-    program: Program, path: str | Path, overwrite: bool = False, opset: int | None = None
+    program: Program,
+    path: str | Path,
+    overwrite: bool = False,
+    opset: int | None = None,
+    settings: Settings = DEFAULT,
 ) -> Emitted:
     """Write the program as an ONNX file and check it: onnx.checker, then ONNX Runtime against the program.
 
-    `opset` is for tools that read no newer one (None: the fastest). Weights over 2 GB lie beside the file, in `<name>.data`.
+    `opset` is for tools that read no newer one (None: the fastest). The file is in the forms that the runtime of the `settings` computes
+    faster (`fxprune.runtimes.peepholes`; `Settings(peepholes=False)`: as torch writes it). Weights over 2 GB lie beside the file, in
+    `<name>.data`.
     """
     *attempts, (last_form, last_opset) = _attempts(program, opset)
     with draft_file(path, overwrite) as draft:
         for form, version in attempts:
             with contextlib.suppress(ExportError):
-                return replace(_emit(program, form, draft, version), path=Path(path))
-        return replace(_emit(program, last_form, draft, last_opset), path=Path(path))
+                return replace(_emit(program, form, draft, version, settings), path=Path(path))
+        return replace(_emit(program, last_form, draft, last_opset, settings), path=Path(path))
 
 
 def plain_export(
@@ -121,18 +131,19 @@ def _attempts(program: Program, opset: int | None) -> list[tuple[_Form, int]]:
     return [*((lift, opset) for opset in opsets), (to_exported_program, ONNX_DEFAULT_OPSET)]
 
 
-def _emit(program: Program, form: _Form, draft: Path, opset: int) -> Emitted:
+def _emit(program: Program, form: _Form, draft: Path, opset: int, settings: Settings) -> Emitted:
     for stale in draft.parent.iterdir():
         stale.unlink()
     start = time.perf_counter()
-    _write(program, form, draft, opset)
+    peepholes = _write(program, form, draft, opset, settings)
     written = time.perf_counter()
     relative, compared, fixed = _check(program, draft)
     seconds = written - start, time.perf_counter() - written
-    return Emitted(draft, file_bytes(draft), relative, compared, opset, *seconds, fixed)
+    return Emitted(draft, file_bytes(draft), relative, compared, opset, *seconds, fixed, peepholes)
 
 
-def _write(program: Program, form: _Form, draft: Path, opset: int) -> None:
+def _write(program: Program, form: _Form, draft: Path, opset: int, settings: Settings) -> dict[str, int]:
+    """Write the file, and return the patterns that were written in another form for the runtime."""
     import onnx
 
     strict = strict_guards(program)
@@ -151,8 +162,10 @@ def _write(program: Program, form: _Form, draft: Path, opset: int) -> None:
             name_sizes(program, made, strict)
             drop_traces(made.model)
             spread_rotary_caches(made.model)
+            peepholes = apply_peepholes(made.model, settings)
             made.save(draft, external_data=False)
         onnx.checker.check_model(str(draft))
+        return peepholes
     except Exception as error:
         raise ExportError(f"torch.onnx could not export the program: {innermost_reason(error)}") from error
 

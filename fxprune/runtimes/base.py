@@ -18,12 +18,14 @@ class Settings:
     """Runtime settings that a latency depends on, besides the file; reported beside every number.
 
     `runtime` is a row of `fxprune.runtimes.registry.RUNTIMES`; of ONNX Runtime's providers, one other than the CPU follows a
-    colon, as in `onnxruntime:CUDAExecutionProvider`. `threads` is at least 1.
+    colon, as in `onnxruntime:CUDAExecutionProvider`. `threads` is at least 1. With `peepholes`, ONNX files for it are written in the forms
+    that it computes faster (`fxprune.runtimes.peepholes`).
     """
 
     threads: int = 1
     optimization: str = "all"
     runtime: str = "onnxruntime"
+    peepholes: bool = True
 
 
 DEFAULT = Settings()

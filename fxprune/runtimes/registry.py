@@ -16,6 +16,7 @@ from fxprune.runtimes.onnxruntime import (
     prepare_onnxruntime,
 )
 from fxprune.runtimes.openvino import openvino_version, prepare_openvino
+from fxprune.runtimes.peepholes import peepholes_for
 from fxprune.runtimes.pytorch import prepare_pytorch, pytorch_version
 
 
@@ -112,9 +113,9 @@ def settings_identity(settings: Settings) -> str:
     """Return, in a line, all that a timing under these settings depends on: the runtime, its version, the settings, and the machine."""
     version = runtime_of(settings).version()
     machine = f"{processor()}, {os.cpu_count()} cores"
-    return (
-        f"{settings.runtime} {version}, {_threads(settings)}, optimisation {settings.optimization}, {machine}"
-    )
+    forms = "".join(f", {row.form}" for row in peepholes_for(settings))
+    level = f"optimisation {settings.optimization}{forms}"
+    return f"{settings.runtime} {version}, {_threads(settings)}, {level}, {machine}"
 
 
 def processor() -> str:

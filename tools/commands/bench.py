@@ -51,8 +51,9 @@ def _files(given: list[str]) -> dict[str, Path]:
 
 
 def settings(options: argparse.Namespace) -> Settings:
-    """Return the settings of --runtime, --threads and --optimization; UsageError where they are not available, or not for ONNX files."""
-    asked = Settings(options.threads, options.optimization, options.runtime)
+    """Return the settings that the options ask for; UsageError where they are not available, or not for ONNX files."""
+    peepholes = getattr(options, "peepholes", True)  # a command that writes no files has no such option
+    asked = Settings(options.threads, options.optimization, options.runtime, peepholes)
     row = runtime_of(asked)
     if row.suffix != ".onnx":
         others = ", ".join(runtimes_for(".onnx"))

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -149,7 +150,8 @@ def measure_family(
     family = [bypass(program, order[:k]) for k in range(len(order) + 1)]
     point = point_with(program, **_POINT)
     with tempfile.TemporaryDirectory() as scratch:
-        emitted = [export_onnx(member, Path(scratch) / f"{k}.onnx") for k, member in enumerate(family)]
+        written = partial(export_onnx, settings=settings)
+        emitted = [written(member, Path(scratch) / f"{k}.onnx") for k, member in enumerate(family)]
         files = {str(k): each.path for k, each in enumerate(emitted)}
         given = {str(k): feeds(member, point) for k, member in enumerate(family)}
         timed = measure(files, given, settings, _SECONDS)

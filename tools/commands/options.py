@@ -9,6 +9,7 @@ from typing import Any
 
 from fxprune.errors import UsageError
 from fxprune.runtimes import RUNTIMES
+from fxprune.runtimes.peepholes import PEEPHOLES
 from fxprune.runtimes.registry import MOST_THREADS
 from fxprune.tools.inputs.huggingface import TRUST_OPTION
 from fxprune.tools.inputs.loaded import MODEL_FORMS
@@ -82,9 +83,12 @@ def model_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def output_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--output` and `--force`."""
+    """Add `--output`, `--force` and `--no-peepholes`."""
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder for the results")
     parser.add_argument("--force", action="store_true", help="replace results that are already in OUT")
+    forms = "; ".join(f"{row.form}: {row.why}" for row in PEEPHOLES)
+    text = f"write files as torch does, not in the forms that the runtime computes faster ({forms})"
+    parser.add_argument("--no-peepholes", dest="peepholes", action="store_false", help=text)
 
 
 def check_values(options: argparse.Namespace, shown: Mapping[str, str]) -> None:

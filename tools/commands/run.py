@@ -21,6 +21,7 @@ from fxprune.rewrite.apply import apply as remove
 from fxprune.runtimes import Settings, measure, open_session
 from fxprune.runtimes.base import DEFAULT
 from fxprune.runtimes.onnxruntime import run_session
+from fxprune.runtimes.peepholes import rewrite_file
 from fxprune.runtimes.registry import describe_settings, prepare
 from fxprune.tools.commands import (
     console,
@@ -146,14 +147,14 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         proof = result.proof.require()
         told = prove_tokens(result.program, vocabulary)
     with draft_folder(target) as draft:
-        emitted = _emit(slim, draft, stages)
+        emitted = _emit(slim, draft, stages, job.settings)
         agreed = runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
         selection.save(draft / "selection.json")
         if vocabulary:
             vocabulary.save(draft / TOKENS_FILE)
         stock = _write_checkpoint(job, loaded, slim, draft, vocabulary is None, stages)
         before = scratch_of(draft) / "before.onnx"
-        plain = _export_original(loaded, program, before, emitted.opset, stages)
+        plain = _export_original(loaded, program, before, emitted.opset, job.settings, stages)
         files = {"before": before, "after": draft / "model.onnx"}
         latency = measure_latencies(program, slim, files, job.points(program), job.settings, stages)
         quantized = write_quantized(job.options, slim, loaded, latency, stages, draft)
@@ -176,6 +177,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
                 "points": [dict(point) for point in emitted.points],
                 "fixed": dict(emitted.fixed),
                 "opset": emitted.opset,
+                "peepholes": dict(emitted.peepholes),
                 **agreed,
             },
             "checkpoint": stock,
@@ -198,9 +200,9 @@ def _write_reports(draft: Path, data: Mapping[str, Any]) -> None:
     (draft / "report.html").write_text(render_report(data), encoding="utf-8")
 
 
-def _emit(slim: Program, draft: Path, stages: Stages) -> Emitted:
+def _emit(slim: Program, draft: Path, stages: Stages, session: Settings) -> Emitted:
     with stages.stage("writing and checking model.onnx"):
-        emitted = export_onnx(slim, draft / "model.onnx")
+        emitted = export_onnx(slim, draft / "model.onnx", settings=session)
     for note in emitted.fixed.values():
         stages.note(note)
     with stages.stage("writing model.pt2"):
@@ -221,11 +223,12 @@ def _write_checkpoint(
 
 
 def _export_original(
-    loaded: Loaded, program: Program, path: Path, opset: int, stages: Stages
+    loaded: Loaded, program: Program, path: Path, opset: int, session: Settings, stages: Stages
 ) -> float | None:
     """Export the original by a plain torch.onnx.export, and return the seconds; None where torch can't.
 
-    Where that fails, or its file does not run, the unpruned program is exported instead.
+    Where that fails, or its file does not run, the unpruned program is exported instead. In both cases the file is in the forms that
+    the slim one is in, so that a comparison of the two shows what pruning gained.
     """
     kwargs, dynamic = loaded.uncached()
     seconds = None
@@ -233,8 +236,9 @@ def _export_original(
         try:
             seconds = plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
             run_session(open_session(path), feeds(program))
+            rewrite_file(path, session)
         except ExportError:
-            export_onnx(program, path, overwrite=True)
+            export_onnx(program, path, overwrite=True, settings=session)
     return seconds
 
 

@@ -204,9 +204,9 @@ def _written(
         judged = job.lesson.scores(slim.module())
     with draft_folder(Path(options.output)) as draft:
         with stages.stage("writing and checking model.onnx"):
-            emitted = export_onnx(slim, draft / "model.onnx")
+            emitted = export_onnx(slim, draft / "model.onnx", settings=session)
             save_pt2(slim, draft / "model.pt2")
-        before = export_onnx(job.program, scratch_of(draft) / "before.onnx")
+        before = export_onnx(job.program, scratch_of(draft) / "before.onnx", settings=session)
         files = {"before": before.path, "after": draft / "model.onnx"}
         found = {
             "format": _FORMAT,

@@ -230,6 +230,10 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
         *_stock(report.get("checkpoint")),
         *map(_freed, report["free_outputs"]),
         *_agreed(onnx),
+        *(
+            (f"{pattern}, in a faster form", str(count), "places")
+            for pattern, count in onnx.get("peepholes", {}).items()
+        ),
         *(("size that is fixed in the file", axis, why) for axis, why in onnx.get("fixed", {}).items()),
         ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
     ]

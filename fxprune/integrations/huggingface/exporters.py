@@ -33,6 +33,9 @@ from fxprune.ir.signature import owners
 from fxprune.passes import parse_pipeline
 from fxprune.pipeline import Pipeline, Result
 from fxprune.rewrite.transfer import replay_pruning, same_weights
+from fxprune.runtimes import Settings
+from fxprune.runtimes.base import DEFAULT
+from fxprune.runtimes.peepholes import rewrite_model
 from fxprune.verification import Proof, verify
 
 #: how a key/value cache, which is an input and an output of the same name, may change
@@ -105,13 +108,20 @@ class Pruning:
         return free_dims(program, inputs, outputs, [*inputs, *outputs])
 
 
-def exporter(kind: type[Any], pipeline: str | Pipeline, cache: str = "whole", **options: Any) -> Any:
+def exporter(
+    kind: type[Any],
+    pipeline: str | Pipeline,
+    cache: str = "whole",
+    settings: Settings = DEFAULT,
+    **options: Any,
+) -> Any:
     """Return an exporter of a kind (OnnxExporter, OpenVINOExporter, …) that prunes each model before export; `options` are the kind's.
 
-    Its `pruning.verdicts` are the proofs. With `export_for_generation` all parts of a model lose the same units.
+    ONNX files are in the forms that the runtime of the `settings` computes faster (`fxprune.runtimes.peepholes`), where the exporter itself
+    fused nothing. Its `pruning.verdicts` are the proofs. With `export_for_generation` all parts of a model lose the same units.
     """
     found = type(f"Pruned{kind.__name__}", (_PruningMixin, kind), {})(**options)
-    found.pruning = Pruning(_parsed(pipeline), cache)
+    found.pruning, found.settings = Pruning(_parsed(pipeline), cache), settings
     return found
 
 
@@ -119,6 +129,7 @@ class _PruningMixin:
     """Mixin that precedes an exporter in the method resolution order."""
 
     pruning: Pruning
+    settings: Settings
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
         """Export as the exporter does; each export decides anew what is removed, and its config records the sizes that are left."""
@@ -142,7 +153,10 @@ class _PruningMixin:
         shapes = slim.dynamic_shapes if config.dynamic or config.dynamic_shapes else None
         config = dataclasses.replace(config, dynamic_shapes=shapes)
         made: Any = super()
-        return made.export_program(module(slim, model), dict(slim.kwargs), config=config)
+        exported = made.export_program(module(slim, model), dict(slim.kwargs), config=config)
+        for each in exported if isinstance(exported, tuple) else (exported,):
+            rewrite_model(each, self.settings)
+        return exported
 
 
 class Prune(ExportQuantizer):
