@@ -75,7 +75,7 @@ class EvaluationRater:
         assert self.executor is not None
         with tempfile.TemporaryDirectory(prefix="fxprune-search-") as folder:
             path = Path(folder) / "program.pt2"
-            save_pt2(self.program, path)
+            save_pt2(self.program, path, classes=True)
             needed = container_modules(self.program)
             futures: dict[Future[tuple[float, float]], frozenset[str]] = {
                 self.executor.submit(

@@ -149,7 +149,7 @@ def test_aotinductor_packages_run_where_there_is_no_fxprune(name: str, tmp_path:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_file_of_every_family_runs_where_there_is_no_fxprune(name: str, tmp_path: Path) -> None:
     program = programs(name)["pruned"]
-    file = fxprune.save_pt2(program.plain(), tmp_path / "model.pt2")
+    file = fxprune.save_pt2(program, tmp_path / "model.pt2")
     kwargs = elsewhere(program)[1][1]
     assert distance(in_child("pt2", file, kwargs, tmp_path), program(**kwargs)) <= 1e-5
 
@@ -166,7 +166,7 @@ def test_a_file_runs_where_there_is_no_fxprune(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_class_of_the_outputs_must_be_imported_first(tmp_path: Path) -> None:
     program = programs("bert")["pruned"]
-    file = fxprune.save_pt2(program, tmp_path / "model.pt2")
+    file = fxprune.save_pt2(program, tmp_path / "model.pt2", classes=True)
     kwargs = dict(program.kwargs)
     modules = container_modules(program)
     assert modules == ("transformers.modeling_outputs",)
@@ -177,13 +177,28 @@ def test_the_class_of_the_outputs_must_be_imported_first(tmp_path: Path) -> None
 def test_a_class_that_torch_does_not_know_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     program = captured("bert", dynamic=True)
-    file = fxprune.save_pt2(program, tmp_path / "model.pt2")
+    file = fxprune.save_pt2(program, tmp_path / "model.pt2", classes=True)
     known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
     kept = {name: kind for name, kind in known.items() if "transformers" not in name}
     monkeypatch.setattr(pytree, "SERIALIZED_TYPE_TO_PYTHON_TYPE", kept)
     sentence = r"made of transformers\.modeling_outputs\.\w+; first import transformers\.modeling_outputs$"
     with pytest.raises(CaptureError, match=sentence), quiet():
         capture(file)
+
+
+def test_a_file_of_transformers_needs_none_of_its_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    program = captured("bert", dynamic=True)
+    file = fxprune.save_pt2(program, tmp_path / "model.pt2")
+    known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
+    kept = {name: kind for name, kind in known.items() if "transformers" not in name}
+    monkeypatch.setattr(pytree, "SERIALIZED_TYPE_TO_PYTHON_TYPE", kept)
+    with quiet():
+        again = capture(file)
+    assert again.output_names() == program.output_names()
+    assert distance(again(**program.kwargs), program(**program.kwargs)) <= 1e-6
 
 
 def test_plain_outputs_keep_their_names_and_values() -> None:
