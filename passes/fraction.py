@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -58,6 +59,17 @@ class Fraction(Pass):
         kept = {units.axis.name: worth.kept(counts[units.axis.name]) for units, worth in rated.items()}
         return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
 
+    def idle(self, program: Program) -> str:
+        analysis = analyze(program)
+        taken = self.axes(analysis)
+        if not taken:
+            return f": it takes {self._asked()}; the graph has {_census(analysis)}"
+        few = ", ".join(f"{axis.name} of {axis.size}" for axis in taken[:3]) + ", …" * (len(taken) > 3)
+        return f": ratio={self.ratio:g} leaves all units of {few}"
+
+    def _asked(self) -> str:
+        return f"{'' if self.inexact else 'exact '}axes of role {' or '.join(sorted(self.roles))}"
+
     def _rated(self, analysis: Analysis, asked: Sequence[Units], context: Context) -> dict[Units, Worth]:
         data = context.calibration(analysis.program)
         return SCORES[self.score].rate(Evidence(analysis, data, context.objective("square")), asked)
@@ -80,6 +92,16 @@ class Fraction(Pass):
                 f"{neediest.least}; leave uniform out"
             )
         return max(neediest.least, common_count([axis.size for axis in tied], self.ratio, self.multiple_of))
+
+
+def _census(analysis: Analysis) -> str:
+    """Describe the axes of a graph by role, each role with the pass that takes it."""
+    passes = {role: f" (pass {kind.name})" for kind in Fraction.__subclasses__() for role in kind.roles}
+    found = Counter((axis.role, "" if axis.exact else "inexact ") for axis in analysis.axes)
+    return (
+        ", ".join(f"{n} {how}{role}{passes.get(role, '')}" for (role, how), n in sorted(found.items()))
+        or "no axis"
+    )
 
 
 def kept_count(size: int, ratio: float, multiple_of: int = 1) -> int:

@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from fxprune.errors import ExportError
-from fxprune.ir import call, source_line
-from fxprune.ir.edit import move_uses
+from fxprune.ir import attribute, bind, call
+from fxprune.ir.edit import add_buffer, move_uses
 from fxprune.rules import packet_of
 
 aten = torch.ops.aten
@@ -19,26 +18,36 @@ Pairs: TypeAlias = Mapping[fx.Node, fx.Node]
 
 
 def as_real_pairs(graph: fx.GraphModule) -> None:
-    """Replace complex values between real ones by pairs; ExportError for an operator on complex values without a row in `PAIRED`."""
-    pairs = dict[fx.Node, fx.Node]()
-    complex_nodes = [node for node in graph.graph.nodes if is_complex(node)]
-    for node in list(graph.graph.nodes):
-        if node.op != "call_function" or not (is_complex(node) or any(map(is_complex, node.all_input_nodes))):
-            continue
-        row = PAIRED.get(packet_of(node.target))
-        if row is None:
-            raise ExportError(
-                f"ONNX has no complex {node.target} [{source_line(node)}], and fxprune no real form of it"
-            )
+    """Replace complex values between real ones by pairs; a graph in which an operator on them has no row in `PAIRED` stays as it is."""
+    calls = [node for node in graph.graph.nodes if node.op == "call_function"]
+    concerned = [node for node in calls if is_complex(node) or any(map(is_complex, node.all_input_nodes))]
+    given = any(is_complex(node) for node in graph.graph.find_nodes(op="placeholder"))
+    if given or any(packet_of(node.target) not in PAIRED for node in concerned):
+        return  # torch's exporter has some of them, and says which it has not
+    pairs = _constants(graph)
+    for node in concerned:
         with graph.graph.inserting_before(node):
-            made = row(graph, node, pairs)
+            made = PAIRED[packet_of(node.target)](graph, node, pairs)
         if is_complex(node):
             pairs[node] = made
         else:
             move_uses(graph, node, made)
-    for node in reversed(complex_nodes):
+    for node in reversed(list(pairs)):
         if not node.users:
             graph.graph.erase_node(node)
+
+
+def _constants(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """Return the pair of each complex buffer, as a buffer."""
+    pairs = {}
+    for node in list(graph.graph.find_nodes(op="get_attr")):
+        if is_complex(node):
+            value = torch.view_as_real(
+                attribute(graph, str(node.target)).detach().resolve_conj()
+            ).contiguous()
+            with graph.graph.inserting_before(node):
+                pairs[node] = add_buffer(graph, f"_pair_{node.name}", value)
+    return pairs
 
 
 def is_complex(node: fx.Node) -> bool:
@@ -132,6 +141,12 @@ _DIMS: Mapping[Any, tuple[int, ...]] = {
 """Movements of complex values, with the places of their arguments that are dims."""
 
 
+def _flattened(graph: fx.GraphModule, node: fx.Node, pairs: Pairs) -> fx.Node:
+    bound, rank = bind(node), node.args[0].meta["val"].dim()  # type: ignore[union-attr]
+    first, last = (bound[name].value % rank for name in ("start_dim", "end_dim"))
+    return call(graph, aten.flatten.using_ints, (pairs[node.args[0]], first, last))  # type: ignore[index]
+
+
 def _shaped(graph: fx.GraphModule, node: fx.Node, pairs: Pairs) -> fx.Node:
     source, shape = node.args[:2]
     return call(graph, node.target, (pairs[source], [*shape, 2]))  # type: ignore[index, misc]
@@ -146,6 +161,7 @@ PAIRED: Mapping[Any, Callable[[fx.GraphModule, fx.Node, Pairs], fx.Node]] = {
     aten.sub: _both(aten.sub.Tensor),
     aten._conj: _conjugate,
     aten.to: _converted,
+    aten.flatten: _flattened,
     aten.real: _part(0),
     aten.imag: _part(1),
     **dict.fromkeys(_DIMS, _moved),

@@ -336,6 +336,10 @@ def rebuild(program: Program, graph: fx.Graph, tensors: Mapping[str, Tensor]) ->
     for node in graph.find_nodes(op="get_attr"):
         name = str(node.target)
         set_attribute(root, name, tensors[name] if name in tensors else attribute(program.graph_module, name))
+    for node in graph.find_nodes(
+        op="call_module"
+    ):  # the check of guards, in a module that `Program.module` made
+        set_attribute(root, str(node.target), attribute(program.graph_module, str(node.target)))
     module = fx.GraphModule(root, graph)
     module.graph.lint()
     module.eval()

@@ -52,6 +52,10 @@ class Pass:
         """Return what each axis keeps; empty for a pass that removes no units."""
         return Selection()
 
+    def idle(self, program: Program) -> str:
+        """Return why the pass removes nothing of a program, as a clause after a colon; "" where it can't tell."""
+        return ""
+
     def rewrite(self, program: Program, selection: Selection) -> Program:
         """Return the program after this pass."""
         return apply(program, selection)

@@ -19,6 +19,8 @@ from fxprune.pipeline.report import describe_costs, save_folder
 from fxprune.verification import Claim, Proof
 from fxprune.verification.claims import prove_claims
 
+NOTHING = "found nothing to remove"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -138,7 +140,7 @@ class Pipeline:
             raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error
         part, counts = outcome.selection, (program.parameter_count(), outcome.program.parameter_count())
         did = len(part) or part.removed or outcome.refitted or outcome.factors or outcome.proof
-        note = "" if did or each.preserves else "found nothing to remove"
+        note = "" if did or each.preserves else f"{NOTHING}{each.idle(program)}"
         return outcome, Step(str(each), time.perf_counter() - start, len(part), counts, note, outcome.details)
 
 

@@ -8,7 +8,6 @@ from expecttest import assert_expected_inline
 from torch import Tensor
 
 from fxprune import capture, show
-from fxprune.errors import ExportError
 from fxprune.export.onnx_rewrites import rewrite_for_onnx
 from support.texts import Net
 
@@ -69,6 +68,7 @@ return stack_default_1""",
         lambda z: (z * 2.0 + z.conj()) * z - z,
         lambda z: z.expand(4, 2, 3, 2).index_select(-2, torch.tensor([2, 0])).view(4, 2, -1).clone(),
         lambda z: z * z.real - z * z.imag,
+        lambda z: z.flatten(-2) - z.flatten(1, 2),
     ],
 )
 def test_movements_and_products_are_those_of_complex_numbers(change: Any) -> None:
@@ -82,9 +82,18 @@ def test_movements_and_products_are_those_of_complex_numbers(change: Any) -> Non
     assert torch.allclose(rewritten(pairs), program(pairs), atol=1e-6)
 
 
-def test_an_operator_without_a_real_form_is_refused() -> None:
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return torch.view_as_real(torch.view_as_complex(x).sinh())
+def test_a_complex_buffer_becomes_a_pair() -> None:
+    net = Net(lambda n, x: torch.view_as_real(torch.view_as_complex(x) * n.turn))
+    net.register_buffer("turn", torch.polar(torch.tensor([1.0, 2.0]), torch.tensor([0.5, -1.0])))
+    program = capture(net, (pairs,))
+    rewritten = rewrite_for_onnx(program)
+    assert [value.dtype for value in rewritten.tensors().values()] == [torch.float32]
+    assert torch.allclose(rewritten(pairs), program(pairs), atol=1e-6)
 
-    with pytest.raises(ExportError, match=r"^ONNX has no complex aten.sinh.default \[.*test_real_pairs.py"):
-        rewrite_for_onnx(capture(Net(forward), (pairs,)))
+
+def test_a_graph_with_an_operator_without_a_real_form_stays_as_it_is() -> None:
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return torch.view_as_real(torch.view_as_complex(x).sinh() * 2)
+
+    program = capture(Net(forward), (pairs,))
+    assert show(rewrite_for_onnx(program)) == show(program)

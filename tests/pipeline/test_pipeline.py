@@ -92,7 +92,9 @@ def test_a_pipeline_reports_its_steps_and_one_selection_in_original_indices() ->
     text = "heads(ratio=0.5), ffn(ratio=0.25), ffn(ratio=0.5), channels(ratio=0.5)"
     result = parse_pipeline(text).run(program, Context(observe=seen.append))
     assert [step.axes for step in result.steps] == [2, 2, 2, 0]
-    assert result.steps[3].note == "found nothing to remove"
+    assert result.steps[3].note == (
+        "found nothing to remove: it takes exact axes of role channels; the graph has 2 ffn (pass ffn), 2 heads (pass heads), 2 qk, 2 v"
+    )
     assert [progress.stage for progress in seen] == text.split(", ")
     kept = {len(result.selection[name]) for name in result.selection if name.endswith("ffn")}
     assert kept == {24}

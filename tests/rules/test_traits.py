@@ -220,6 +220,8 @@ def overloads(key: Any) -> list[Any]:
 ALLOWED = {
     "fxprune/analysis/exactness.py": "the laws about zeros that depend on arguments",
     "fxprune/analysis/constant_propagation.py": "the masks of single operators",
+    "fxprune/export/onnx_rewrites.py": "how operators are written for torch's ONNX exporter",
+    "fxprune/export/real_pairs.py": "operators on complex numbers by their real parts",
     "fxprune/cost/count.py": "torch's formulas for operators that it lacks",
 }
 

@@ -174,13 +174,15 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--pipeline", metavar="TEXT", help=text)
     add_budget_options(parser)
     add_quantize_option(parser)
+    text = "exit with 0 where a pass found nothing to remove (it is a note, and exit code 1)"
+    parser.add_argument("--allow-noop", action="store_true", help=text)
     _results(parser)
 
 
 def _apply(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("selection", metavar="SELECTION.json", help="what an earlier run kept")
-    parser.set_defaults(quantize=None)
+    parser.set_defaults(quantize=None, allow_noop=True)
     _results(parser)
 
 

@@ -36,6 +36,7 @@ from fxprune.tools.commands.console import Stages
 from fxprune.tools.commands.options import check_output
 from fxprune.tools.commands.quantize_option import check_quantize_option, write_quantized
 from fxprune.tools.commands.tokens_option import TOKENS_FILE, keep_tokens_asked, prove_tokens, tokens_request
+from fxprune.tools.failures import FAILED_CLAIM
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.calibration_files import check_source
 from fxprune.tools.inputs.loaded import Loaded
@@ -124,14 +125,15 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
     with stages.stage("starting the exporters"):
         warm_up()
     data = _work(loaded, job, target, stages)
+    code = FAILED_CLAIM if any(step["note"] for step in data["steps"]) and not options.allow_noop else 0
     if options.json:
         console.print_json(data)
-        return 0
+        return code
     console.print_tables(report.report_grids(data))
     console.output().print(
         f"written to {target}: {', '.join(sorted(file.name for file in target.iterdir()))}", markup=False
     )
-    return 0
+    return code
 
 
 def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, Any]:
@@ -143,6 +145,9 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         result = job.decide(program, loaded, stages)
         slim, vocabulary = keep_tokens_asked(result.program, job.tokens)
     selection = result.selection
+    for step in result.steps:
+        if step.note:
+            stages.note(f"{step.text} {step.note}")
     with stages.stage("proving"):
         proof = result.proof.require()
         told = prove_tokens(result.program, vocabulary)

@@ -1,6 +1,7 @@
 """`fxprune train`: tiny models learn made-up tasks from the command line, lose units, and resume where they were killed."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +140,20 @@ def test_checkpoints_of_another_run_are_not_taken(
 def test_a_strangers_checkpoints_do_not_run(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of earlier versions were pickles; here they come into the folder of a run that was stopped before its first."""
-    out, marker = tmp_path / "out", tmp_path / "marker"
+    """Those of earlier versions were pickles; here they come into the folder of a run that was killed before its first."""
+    out, marker, record = tmp_path / "out", tmp_path / "marker", tmp_path / "run.json"
     given = command(place, out, epochs=1)
+
+    def recorded(_: Loop) -> None:
+        shutil.copy(tmp_path / "out.run" / "run.json", record)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_save", stopped)
+        patch.setattr(Loop, "_save", recorded)
         assert main(given) == 130
-    assert [path.name for path in (tmp_path / "out.run").iterdir()] == ["run.json"]
+    assert not (tmp_path / "out.run").exists()
+    (tmp_path / "out.run").mkdir()
+    shutil.copy(record, tmp_path / "out.run")
     for name in ("teacher", "student-1"):
         step = tmp_path / "out.run" / name / "step-5"
         step.mkdir(parents=True)
@@ -155,7 +163,7 @@ def test_a_strangers_checkpoints_do_not_run(
     assert main(given) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert (
-        f"{tmp_path / 'out.run' / 'teacher' / 'step-5'} is of another run, or of another version of fxprune"
+        f"{tmp_path / 'out.run' / 'student-1' / 'step-5'} is of another run, or of another version of fxprune"
         in told
     )
     assert "or --restart" in told
