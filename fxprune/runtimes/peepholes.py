@@ -69,7 +69,8 @@ PEEPHOLES = (
         "Add before LayerNormalization",
         "Sum before LayerNormalization",
         ("onnxruntime", "onnxruntime:CPUExecutionProvider"),
-        "fused into one SkipLayerNormalization, it is a scalar loop on the CPU, 8 times slower than the two apart",
+        "fused into one SkipLayerNormalization, the two are a scalar loop on the CPU; apart, MiniLM is 1.07 times as fast, with "
+        "half of its heads and neurons 1.16, with a quarter 1.33 (batch 8, length 64, one thread, level all, AMD EPYC)",
         _sums_before_norms,
     ),
 )

@@ -114,6 +114,7 @@ def test_every_row_has_a_case() -> None:
             aten.real,
             aten.imag,
             aten.to,
+            aten.flatten,
             aten.slice,
             aten.select,
             aten.index_select,

@@ -234,7 +234,7 @@ def test_an_identity_changes_with_all_that_a_timing_depends_on(monkeypatch: pyte
     monkeypatch.setattr(registry, "processor", lambda: "Abacus")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     told.append(settings_identity(Settings()))
-    assert told[-1].endswith("optimisation all, Abacus, 3 cores")
+    assert told[-1].endswith("optimisation all, Sum before LayerNormalization, Abacus, 3 cores")
     assert len(set(told)) == 5
 
 

@@ -64,7 +64,7 @@ def test_a_stock_checkpoint_lies_beside_the_other_results(model: Path, tmp_path:
         got, wanted = (
             each(input_ids=ids, attention_mask=mask, token_type_ids=types) for each in (stock, slim)
         )
-    assert torch.allclose(got.last_hidden_state, wanted.last_hidden_state, atol=1e-5)
+    assert torch.allclose(got.last_hidden_state, wanted["last_hidden_state"], atol=1e-5)
 
 
 def test_what_no_configuration_says_is_told(model: Path, tmp_path: Path) -> None:

@@ -26,7 +26,12 @@ def test_bench_measures_in_openvino(
     command = ["bench", str(file), "--seconds", "0.02", "--runtime", "openvino"]
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["session"] == {"threads": 1, "optimization": "all", "runtime": "openvino"}
+    assert told["session"] == {
+        "threads": 1,
+        "optimization": "all",
+        "runtime": "openvino",
+        "peepholes": True,
+    }
     (entry,) = told["points"][0]["files"].values()
     assert entry["ms"]["runs"] >= FEWEST_RUNS
     assert entry["flops"] == 2 * 2 * 8 * 16

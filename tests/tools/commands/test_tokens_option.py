@@ -310,4 +310,5 @@ def test_minilm_keeps_some_tokens_and_half_of_its_hidden_width(
     assert (told["tokens"]["before"], told["tokens"]["after"]) == (30522, 5087)
     assert [output["after"][-1] for output in told["free_outputs"]] == [192, 384]
     # The largest difference of one number from those around it; rounding of half a width, never trained, moves it as far.
-    assert told["onnx"]["relative"] <= 2e-4
+    # 1.9e-4 as torch writes the file, 2.7e-4 with its sums in the form that ONNX Runtime computes faster.
+    assert told["onnx"]["relative"] <= 5e-4
