@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.export.real_pairs import as_real_pairs
 from fxprune.ir import Program, bind, call, copy_graph, rebuild
-from fxprune.ir.edit import move_uses
+from fxprune.ir.edit import move_uses, size_of
 from fxprune.rules import packet_of
 
 aten = torch.ops.aten
@@ -145,7 +145,15 @@ def _scattered(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
 def _filled(graph: fx.GraphModule, base: fx.Node, mask: fx.Node, source: fx.Node) -> fx.Node:
     shape, marked = base.meta["val"].shape, mask.meta["val"].shape
     by_row = len(marked) == len(shape) and marked[-1] == 1 and isinstance(shape[-1], int)
-    wide = call(graph, aten.expand.default, (mask, [*_sizes(graph, base)[:-1], 1])) if by_row else mask
+    wide = (
+        call(
+            graph,
+            aten.expand.default,
+            (mask, [*(size_of(graph, base, dim) for dim in range(len(shape) - 1)), 1]),
+        )
+        if by_row
+        else mask
+    )
     wide = wide if by_row else call(graph, aten.expand_as.default, (mask, base))
     flat = call(graph, aten.reshape.default, (call(graph, aten.to.dtype, (wide, torch.int64)), [-1]))
     place = call(graph, aten.sub.Tensor, (call(graph, aten.cumsum.default, (flat, 0)), 1))
@@ -154,14 +162,6 @@ def _filled(graph: fx.GraphModule, base: fx.Node, mask: fx.Node, source: fx.Node
     taken = call(graph, aten.index_select.default, (rows, 0, place))
     taken = call(graph, aten.view_as.default, (taken, base))
     return call(graph, aten.where.self, (wide, taken, base))
-
-
-def _sizes(graph: fx.GraphModule, node: fx.Node) -> list[Any]:
-    shape = node.meta["val"].shape
-    return [
-        size if isinstance(size, int) else call(graph, aten.sym_size.int, (node, dim))
-        for dim, size in enumerate(shape)
-    ]
 
 
 def _put(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
