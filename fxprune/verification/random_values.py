@@ -32,7 +32,12 @@ def fix_random(program: Program, slim: Program, selection: Selection) -> tuple[P
         if name not in mine or not isinstance(value, Tensor):
             return program, slim, f"{why}{name} has no counterpart in the pruned program"
         parts[name] = cut(value, analysis.flow.dims[nodes[_constant(name)]], kept)
-        if parts[name].shape != mine[name].meta["val"].shape:
+        wanted = mine[name].meta["val"].shape
+        # A size that is an integer is settled; a symbolic one, which may depend on data, is of the inputs, and nothing cuts it.
+        settled = [
+            (size, got) for size, got in zip(wanted, parts[name].shape, strict=True) if isinstance(size, int)
+        ]
+        if any(size != got for size, got in settled):
             return program, slim, f"{why}what {name} draws can't be cut as the selection says"
     return fixed, _with_constants(slim, parts), ""
 
