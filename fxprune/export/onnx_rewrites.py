@@ -145,16 +145,8 @@ def _scattered(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
 def _filled(graph: fx.GraphModule, base: fx.Node, mask: fx.Node, source: fx.Node) -> fx.Node:
     shape, marked = base.meta["val"].shape, mask.meta["val"].shape
     by_row = len(marked) == len(shape) and marked[-1] == 1 and isinstance(shape[-1], int)
-    wide = (
-        call(
-            graph,
-            aten.expand.default,
-            (mask, [*(size_of(graph, base, dim) for dim in range(len(shape) - 1)), 1]),
-        )
-        if by_row
-        else mask
-    )
-    wide = wide if by_row else call(graph, aten.expand_as.default, (mask, base))
+    sizes = [size_of(graph, base, dim) for dim in range(len(shape))]
+    wide = call(graph, aten.expand.default, (mask, [*sizes[:-1], 1 if by_row else sizes[-1]]))
     flat = call(graph, aten.reshape.default, (call(graph, aten.to.dtype, (wide, torch.int64)), [-1]))
     place = call(graph, aten.sub.Tensor, (call(graph, aten.cumsum.default, (flat, 0)), 1))
     place = call(graph, aten.clamp.default, (place, 0))
