@@ -1,6 +1,6 @@
 """fxprune: the compiler that makes any PyTorch model physically smaller, and proves that nothing else changed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -68,17 +68,18 @@ def prune(
     context: Context | None = None,
     dynamic_shapes: Any = None,
     free_outputs: Collection[str] = (),
+    within: str | Sequence[str] | None = None,
 ) -> Result:
     """Prune a model: capture it on example inputs, run a pipeline, and prove the result. The model is left as it was.
 
     `pipeline` is text, as in `"heads(ratio=0.25), ffn(ratio=0.5), fold"`. `context` holds what its passes take beside the program
-    (calibration data, labelled rows, a runtime's settings); `dynamic_shapes` and `free_outputs` are those of `capture`. An FxpruneError
-    says what was refused, what failed, or what is missing; VerifyError what differs, or why nothing could be proven.
+    (calibration data, labelled rows, a runtime's settings); `dynamic_shapes`, `free_outputs` and `within` are those of `capture`.
+    An FxpruneError says what was refused, what failed, or what is missing; VerifyError what differs, or why nothing could be proven.
     """
     steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     given = context or Context()
     steps.check(given)
-    program = capture(model, args, kwargs, dynamic_shapes, free_outputs, training=steps.uses("task"))
+    program = capture(model, args, kwargs, dynamic_shapes, free_outputs, steps.uses("task"), within)
     result = steps.run(program, given)
     result.proof.require()  # made here, so that nothing unproven is handed on
     return result

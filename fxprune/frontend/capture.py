@@ -10,7 +10,7 @@ import copy
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from fxprune.frontend.canonicalize import canonicalize
 from fxprune.frontend.dynamic_shapes import graph_shapes, named_shapes, with_constants
 from fxprune.frontend.fixed_sizes import doubled_batch, fixed_notes
 from fxprune.frontend.io_constraints import free_dims
+from fxprune.frontend.islands import capture_islands
 from fxprune.frontend.library_patches import with_library_patches
 from fxprune.frontend.module_call import (
     clone_inputs,
@@ -51,6 +52,7 @@ def capture(
     dynamic_shapes: Any = None,
     free_outputs: Collection[str] = (),
     training: bool = False,
+    within: str | Sequence[str] | None = None,
 ) -> Program:
     """Capture a model as a Program; the model is left as it was, and its weights are shared, not copied.
 
@@ -59,15 +61,42 @@ def capture(
     (all sizes fixed), True (torch decides for every dimension) or what torch.export takes under this name.
     What torch can't trace is traced once more with the patches by which its library (transformers) makes its models traceable.
     `free_outputs` are outputs that may shrink. With `training`, an nn.Module is captured in training mode, too, so that its fused
-    attention has the dropout in training that it has there. CaptureError gives torch's reason.
+    attention has the dropout in training that it has there. `within` names submodules that are captured in place of the whole, side by
+    side in one Program (see `fxprune.ir.islands`); with "auto" the largest that can be are found where the whole can't be captured.
+    CaptureError gives torch's reason.
     """
     given = dict(kwargs or {})
     with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
-        program = _captured(model, args, given, dynamic_shapes)
+        program = _whole_or_islands(model, tuple(args), given, dynamic_shapes, within)
+        if program.islands:
+            return _checked_islands(program, free_outputs)
         if training and isinstance(model, nn.Module):
             _remember_dropout(program, model, args, given, dynamic_shapes)
     program = program.replace(notes=(*program.notes, *random_notes(program)))
     return free_dims(program, outputs=free_outputs)
+
+
+def _whole_or_islands(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, within: Any
+) -> Program:
+    reason = "a part of it was asked for"
+    if within is None or within == "auto" or not isinstance(model, nn.Module):
+        try:
+            return _captured(model, args, kwargs, dynamic_shapes)
+        except CaptureError as error:
+            if within is None or not isinstance(model, nn.Module):
+                raise
+            reason = str(error)
+    dynamic = dynamic_shapes is not None and dynamic_shapes is not False
+    return capture_islands(model, (args, kwargs), within, dynamic, _captured, reason)
+
+
+def _checked_islands(program: Program, free_outputs: Collection[str]) -> Program:
+    if free_outputs:
+        raise CaptureError(
+            "outputs of captured parts are read by the rest of the model: none of them may shrink"
+        )
+    return program.replace(notes=(*program.notes, *random_notes(program)))
 
 
 def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Program:

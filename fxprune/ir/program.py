@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.ir.arguments import shape_of
 from fxprune.ir.guards import Guard, InputCheck, check, combined
+from fxprune.ir.islands import Islands
 from fxprune.ir.naming import free_name
 from fxprune.ir.summary import HasSummary, Summary, quantity
 from fxprune.ir.train_mode import switchable
@@ -37,7 +38,7 @@ class Program(HasSummary):
     their sizes. `spare` names inputs and outputs that are removed with the layer that reads or makes them. What was analysed is kept in
     `_results` (see `fxprune.analysis.cache`), for this object alone. `guards` are the conditions on input sizes under which the graph
     holds, beyond those that its inputs show (`input_guards` are all): calls that break one are refused. `notes` say
-    which sizes were asked to vary and are fixed, and why.
+    which sizes were asked to vary and are fixed, and why. `islands` says of what model this is a part, where the whole can't be captured.
     """
 
     graph_module: fx.GraphModule
@@ -50,6 +51,7 @@ class Program(HasSummary):
     spare: frozenset[str] = frozenset()
     guards: tuple[Guard, ...] = ()
     notes: tuple[str, ...] = ()
+    islands: Islands | None = None
     _results: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,10 +78,7 @@ class Program(HasSummary):
         Its `train()` and `eval()` switch dropout and batch norm (see `fxprune.ir.train_mode`); parameters have their original names.
         It refuses inputs that break a guard, as the Program does, and so do exports of it.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's pytree specs warn of torch's own classes
-            made = copy.deepcopy(self.graph_module)
-        return switchable(checked(made, self))
+        return switchable(checked(deep_copy(self.graph_module), self))
 
     def input_guards(self) -> tuple[Guard, ...]:
         """The conditions on input sizes under which the graph holds: fixed sizes, equal sizes, and all that torch.export found."""
@@ -189,6 +188,13 @@ class Program(HasSummary):
         return Summary(
             f"Program: {operators}, {parameters}, {size}", columns, (*inputs, *outputs), self.notes
         )
+
+
+def deep_copy(graph: fx.GraphModule, memo: dict[int, Any] | None = None) -> fx.GraphModule:
+    """Return a deep copy of a graph module."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's pytree specs warn of torch's own classes
+        return copy.deepcopy(graph, memo)
 
 
 def checked(graph: fx.GraphModule, program: Program) -> fx.GraphModule:

@@ -15,6 +15,7 @@ from torch import nn
 from fxprune.calibration import Calibration, Objective, check_calibration
 from fxprune.calibration.objective import Loss
 from fxprune.cost import Clock, default_cache
+from fxprune.frontend.module_calls import island_batches
 from fxprune.ir import Point, Program, point_with
 from fxprune.runtimes import Settings, runtime_of
 from fxprune.runtimes.base import DEFAULT
@@ -87,7 +88,8 @@ class Context:
         """Return the calibration data, checked; None where there are none."""
         if self.data is None or isinstance(self.data, Calibration):
             return self.data
-        return check_calibration(program, self.data)
+        data = island_batches(program, self.data) if program.islands else self.data
+        return check_calibration(program, data)
 
     def say(self, text: str) -> None:
         """Report what the pass does now."""

@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.errors import FxpruneError, PassError
+from fxprune.errors import FxpruneError, PassError, UsageError
 from fxprune.ir import HasSummary, Program, Selection, Summary, quantity
 from fxprune.pipeline.base import Outcome, Pass
 from fxprune.pipeline.context import EMPTY, Context, Progress
 from fxprune.pipeline.report import describe_costs, save_folder
+from fxprune.rewrite.islands import in_model
 from fxprune.verification import Claim, Proof
 from fxprune.verification.claims import prove_claims
 
@@ -62,8 +63,11 @@ class Result(HasSummary):
 
     @cached_property
     def module(self) -> nn.Module:
-        """The program as an nn.Module: same call and output type as the original, trainable, independent of all else."""
-        return self.program.module()
+        """The program as an nn.Module: same call and output type as the original, trainable, independent of all else.
+
+        Of a program with islands it is a copy of the model that they lie in, with the smaller islands in place.
+        """
+        return in_model(self.program)
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -116,6 +120,10 @@ class Pipeline:
     def run(self, program: Program, context: Context = EMPTY) -> Result:
         """Run the passes; PassError names the pass that failed, and why, UsageError what the context lacks, before anything runs."""
         self.check(context)
+        if program.islands and self.uses("task"):
+            raise UsageError(
+                "passes that train need the whole model as one graph; this one was captured in parts"
+            )
         context = context.checked(program)
         original, steps, claims = program, list[Step](), [Claim(program, program)]
         for place, each in enumerate(self.passes):

@@ -15,6 +15,7 @@ from fxprune.ir import Program, Selection, difference, run_example
 from fxprune.ir.compare import compare_outputs
 from fxprune.rewrite.merge_factors import merge_factors
 from fxprune.verification.equivalence import Proof, is_rigid, verify
+from fxprune.verification.islands import model_agreement
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,22 @@ class Claim:
 
 
 def prove_claims(original: Program, claims: Sequence[Claim]) -> Proof:
-    """Prove all claims, and return one proof; its `change` is that of the whole, and it is one only where each claim is."""
+    """Prove all claims, and return one proof; its `change` is that of the whole, and it is one only where each claim is.
+
+    Where the program is of islands, the model that they lie in is compared, too.
+    """
+    proof = _all_proven(original, claims)
+    if original.islands is None:
+        return proof
+    found = [
+        model_agreement(each.before, each.after, each.selection, not (each.refitted or each.factors))
+        for each in claims
+        if not each.trained
+    ]
+    return replace(proof, in_model=max((each.relative for each in found if each), default=None))
+
+
+def _all_proven(original: Program, claims: Sequence[Claim]) -> Proof:
     proofs = [claim.prove() for claim in claims]
     if len(proofs) == 1:
         return proofs[0]

@@ -43,7 +43,8 @@ class Proof:
     of it; the removed units of those that are `chosen` are never chosen in the original, those of the others are zeroed. `moves` says for
     each axis of the claim how far the outputs move without its removed units, and `change` how far pruning moved them in all (the same
     measure against the original): these show that the claim is not empty. `refitted` are weights that were changed on purpose: the claim
-    is about the program with their cut originals in their place. `why` is the reason where nothing is proven.
+    is about the program with their cut originals in their place. `why` is the reason where nothing is proven. `in_model` is the largest
+    difference of the model that islands lie in, run as the user runs it, with slim and with zeroed islands; None where there is none.
     """
 
     relative: float
@@ -56,6 +57,7 @@ class Proof:
     inputs: int = 1
     why: str = ""
     chosen: tuple[str, ...] = ()
+    in_model: float | None = None
 
     @property
     def status(self) -> str:

@@ -25,7 +25,9 @@ def explain_command(options: argparse.Namespace) -> int:
     with stages.stage("loading the model"):
         loaded = models.load(options.model, options.trust_remote_code)
     with stages.stage("capturing"):
-        program = loaded.capture(options.free_output)
+        program = loaded.capture(options.free_output, within=options.within or "auto")
+    for note in program.notes:
+        stages.note(note)
     with stages.stage("analysing"):
         analysis = analyze(program)
     chosen = analysis.axis(options.axis) if options.axis else None
@@ -57,6 +59,7 @@ def _all(name: str, analysis: Analysis) -> dict[str, Any]:
     return {
         "format": "fxprune.explain/1",
         "model": name,
+        "notes": list(analysis.program.notes),
         "axes": [_axis(axis) for axis in analysis.axes],
         "regions": [_picked(region, "name unit entry exit parameters why") for region in analysis.regions],
         "refused": report.refusals(analysis.refusals),

@@ -234,6 +234,8 @@ def _model(parser: argparse.ArgumentParser) -> None:
     model_argument(parser)
     text = "an output that may become narrower (repeatable; all: every output)"
     parser.add_argument("--free-output", action="append", default=[], metavar="NAME", help=text)
+    text = "a submodule that is captured in place of the whole model (repeatable; otherwise what can be, where the whole can't)"
+    parser.add_argument("--within", action="append", default=[], metavar="PATH", help=text)
 
 
 def _tokens(parser: argparse.ArgumentParser) -> None:

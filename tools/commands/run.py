@@ -44,6 +44,7 @@ from fxprune.tools.reports import (
     report,
 )
 from fxprune.tools.reports.inventory import inventory
+from fxprune.tools.reports.island_files import write_islands
 from fxprune.tools.reports.manifest import largest_differences, write_manifest
 from fxprune.tools.reports.output_folder import draft_folder, scratch_of
 from fxprune.tools.reports.report_html import render_report
@@ -138,7 +139,7 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
 
 def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, Any]:
     with stages.stage("capturing"):
-        program = loaded.capture(job.free_outputs)
+        program = loaded.capture(job.free_outputs, within=job.options.within or "auto")
     for note in program.notes:
         stages.note(note)
     with stages.stage("pruning"):
@@ -212,6 +213,7 @@ def _emit(slim: Program, draft: Path, stages: Stages, session: Settings) -> Emit
         stages.note(note)
     with stages.stage("writing model.pt2"):
         save_pt2(slim, draft / "model.pt2")
+        write_islands(slim, draft, session)
     return emitted
 
 

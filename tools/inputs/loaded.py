@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,13 +80,23 @@ class Loaded:
     task: str = ""
     trusted: bool = False
 
-    def capture(self, free_outputs: Collection[str] = (), training: bool = False) -> Program:
-        """Capture the model, for training if asked (see `fxprune.capture`).
+    def capture(
+        self,
+        free_outputs: Collection[str] = (),
+        training: bool = False,
+        within: str | Sequence[str] | None = None,
+    ) -> Program:
+        """Capture the model, for training if asked, or parts of it where it can't be captured whole (see `fxprune.capture`).
 
         Outputs of these names, and those below them (`past_key_values`), may shrink; `all` is every output. UsageError for unknown names.
         """
         with quiet(), about(self.name):
-            program = capture(self.model, self.args, self.kwargs, self.dynamic_shapes, training=training)
+            given = (self.model, self.args, self.kwargs, self.dynamic_shapes)
+            program = capture(*given, training=training, within=within)
+        if program.islands and free_outputs:
+            raise UsageError(
+                f"{self.name} was captured in parts: the rest of it reads their outputs, so none of them may shrink"
+            )
         names = program.output_names()
         asked = {name: {n for n in names if f"{n}.".startswith(f"{name}.")} for name in free_outputs}
         unknown = [name for name, found in asked.items() if not found and name != "all"]

@@ -223,6 +223,7 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
     rows = [
         (f"pruned against {against(verdict)}", f"{verdict['relative']:.1e}", f"{over}{moved}"),
         *_never_chosen(verdict),
+        *_in_model(verdict),
         *_unmoved(verdict),
         *_inexact(verdict),
         *_refitted(verdict),
@@ -256,6 +257,12 @@ def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     points, other = "; ".join(map(describe_point, onnx["points"])), onnx.get("runtime")
     runs = [{"title": "ONNX Runtime", "relative": onnx["relative"]}, *([other] if other else [])]
     return [(f"{run['title']} against program", f"{run['relative']:.1e}", points) for run in runs]
+
+
+def _in_model(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    found = verdict.get("in_model")
+    what = "the whole model, run as it is, with slim against zeroed parts in place"
+    return [] if found is None else [("in the whole model", f"{found:.1e}", what)]
 
 
 def _unmoved(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:

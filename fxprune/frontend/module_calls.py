@@ -1,0 +1,147 @@
+"""Recorded calls: with what each submodule is called while a model runs, and from where."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import UsageError
+from fxprune.frontend.agreement import seeded_outputs
+from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
+from fxprune.ir import Program
+from fxprune.ir.islands import bound_arguments
+from fxprune.ir.torch_context import exporting
+
+CallInputs = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""(args, kwargs)"""
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """Form of a call: the tree of its arguments, and of each leaf the shape and dtype, or the constant."""
+
+    spec: pytree.TreeSpec
+    leaves: tuple[Any, ...]
+
+    def like(self, other: CallForm) -> bool:
+        """Return whether another call differs in sizes only."""
+        alike = len(self.leaves) == len(other.leaves) and self.spec == other.spec
+        return alike and all(map(_alike, self.leaves, other.leaves))
+
+
+@dataclass(eq=False)
+class Calls:
+    """Calls of one module: its signature, copies of the first call's arguments, the form of each call, and the calls around each."""
+
+    signature: inspect.Signature
+    first: CallInputs
+    forms: list[CallForm] = field(default_factory=list)
+    around: list[frozenset[str]] = field(default_factory=list)
+
+
+def record_calls(
+    model: nn.Module, inputs: CallInputs, only: Collection[str] | None = None
+) -> dict[str, Calls]:
+    """Run a model, as it would be captured, and return the calls of its submodules by path, or of some.
+
+    A module under several paths is under its first. Calls that do not go through `__call__` are not seen.
+    """
+    found: dict[str, Calls] = {}
+    with _recording(model, found, only):
+        run_model(model, inputs)
+    return found
+
+
+def run_model(model: nn.Module, inputs: CallInputs, seed: int = 0) -> list[Tensor]:
+    """Return the tensors among a model's outputs; it runs as it would be captured."""
+    given = {**inputs[1], **uncached_kwargs(model, inputs[1])}
+    with exporting(model), without_cache(model, inputs[1]):
+        return seeded_outputs(model, (inputs[0], given), seed)
+
+
+def island_batches(program: Program, data: Iterable[Any]) -> Iterator[Any]:
+    """Yield the inputs of a program's islands, by name, for each batch of their model's inputs: those of the first call of each.
+
+    A batch of which all names are the program's own is passed on as it is. UsageError where the model does not call an island on a batch.
+    """
+    islands, own = program.islands, set(program.input_names())
+    assert islands is not None
+    for place, batch in enumerate(data):
+        if isinstance(batch, Mapping) and own.issuperset(batch):
+            yield batch
+            continue
+        calls = record_calls(islands.model, _call_of(batch), islands.parts)
+        missing = [path for path in islands.parts if path not in calls]
+        if missing:
+            raise UsageError(
+                f"batch {place}: {type(islands.model).__name__} does not call {missing[0]} on it"
+            )
+        found = {path: island.tensors(*calls[path].first) for path, island in islands.parts.items()}
+        yield {
+            name: value
+            for path, island in islands.parts.items()
+            for name, value in zip(island.inputs, found[path], strict=True)
+        }
+
+
+def _call_of(batch: Any) -> CallInputs:
+    """Return the (args, kwargs) that a batch stands for."""
+    if isinstance(batch, Mapping):
+        return (), {name: torch.as_tensor(value) for name, value in batch.items()}
+    values = batch if isinstance(batch, (tuple, list)) else (batch,)
+    return tuple(torch.as_tensor(value) for value in values), {}
+
+
+@contextmanager
+def _recording(model: nn.Module, found: dict[str, Calls], only: Collection[str] | None) -> Iterator[None]:
+    active: list[str] = []
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            if path and (only is None or path in only):
+                before = partial(_entered, path, active, found)
+                stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                after = partial(_left, active)
+                stack.callback(module.register_forward_hook(after, always_call=True).remove)
+        yield
+
+
+def _entered(
+    path: str,
+    active: list[str],
+    found: dict[str, Calls],
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    signature = inspect.signature(module.forward)
+    if path not in found:
+        found[path] = Calls(signature, clone_inputs((args, dict(kwargs))))
+    found[path].forms.append(_form(signature, (args, kwargs)))
+    found[path].around.append(frozenset(active))
+    active.append(path)
+
+
+def _left(active: list[str], _module: nn.Module, _args: Any, _output: Any) -> None:
+    active.pop()
+
+
+def _form(signature: inspect.Signature, inputs: CallInputs) -> CallForm:
+    leaves, spec = pytree.tree_flatten(bound_arguments(signature, *inputs))
+    return CallForm(
+        spec, tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    sized = [isinstance(each, tuple) for each in (one, other)]
+    if all(sized):
+        return len(one[0]) == len(other[0]) and one[1] == other[1]
+    return not any(sized) and (one is other or bool(one == other))
