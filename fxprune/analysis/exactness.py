@@ -185,6 +185,10 @@ def _fill(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return s.everywhere(node.args[:1], node) if value is None or value == 0 else None
 
 
+def _filled(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
+    return frozenset() if bind(node)["fill_value"].value == 0 else None
+
+
 def _where(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     bound = bind(node)
     chosen = [bound[name].value for name in ("self", "other") if name in bound]
@@ -212,6 +216,13 @@ def _scatter(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     if not s.carries(index):
         return s.everywhere([base], node)
     return s.everywhere([base, source], node) if isinstance(source, fx.Node) else None
+
+
+def _put(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
+    """Silence what is written into, and what is written."""
+    bound = bind(node)
+    written = [bound[name].value for name in ("values", "source", "src") if name in bound]
+    return s.everywhere([bound["self"].value, *written], node) if written else None
 
 
 def _cumsum(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
@@ -251,6 +262,12 @@ VALUE: dict[Any, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     aten.histc: _marked,
     aten.scatter: _scatter,
     aten.cumsum: _cumsum,
+    aten.full: _filled,
+    aten.new_full: _filled,
+    aten.index_fill: _fill,
+    **dict.fromkeys((aten.index_put, aten._unsafe_index_put, aten.index_add, aten.index_copy), _put),
+    **dict.fromkeys((aten.scatter_add, aten.scatter_reduce, aten.slice_scatter, aten.select_scatter), _put),
+    aten.masked_scatter: _put,
     aten.pow: _pow,
     aten.masked_fill: _fill,
     aten.constant_pad_nd: _fill,

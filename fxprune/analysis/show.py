@@ -133,9 +133,9 @@ def _value_text(value: Any, dims: Any, labels: Mapping[Dim, str]) -> str:
 def _bare(dim: Dim, labels: Mapping[Dim, str]) -> str:
     """Return a dim in the notation of `dim_text`, without parentheses around the whole, and products of products and sums of sums flat."""
     dim = find(dim)
-    if dim.kind == "atom":
+    if dim.kind in ("atom", "mirror"):
         return dim_text(dim, labels)
     joint, parts = (" x ", factors(dim)) if dim.kind == "product" else (" + ", segments(dim))
     texts = [_bare(part, labels) for part in parts]
-    atoms = [find(part).kind == "atom" for part in parts]
+    atoms = [find(part).kind in ("atom", "mirror") for part in parts]
     return joint.join(text if plain else f"({text})" for text, plain in zip(texts, atoms, strict=True))

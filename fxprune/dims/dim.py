@@ -1,11 +1,13 @@
-"""The algebra of dimensions: a tensor's dimension is an atom, a product of dims or a sum of dims.
+"""The algebra of dimensions: a tensor's dimension is an atom, a mirrored atom, a product of dims or a sum of dims.
 
     Atom(n)            n independent indices
     Product(d1 … dk)   row-major merge, index = i1·n2·…·nk + … + ik     (view, flatten, grouped convolution)
     Sum(d1 … dk)       ordered concatenation                            (cat, split, slice)
+    Mirror(a)          the indices of an atom in reverse                (flip)
 
 `fxprune.dims.unify` makes two dims the same dim, refining atoms where sizes allow it; dims that can't be aligned exactly are pinned:
-they stay whole. Dims are union-find nodes: `find` gives the representative, and only atoms are ever merged or refined.
+they stay whole. Dims are union-find nodes: `find` gives the representative, and only atoms are ever merged or refined; a mirror follows
+its atom: that of a product or a sum is the product of its mirrored factors, or the sum of its mirrored parts from the last to the first.
 Dims of size 1 never unify (they broadcast); a product drops them, a sum keeps them as rigid parts.
 """
 
@@ -51,9 +53,10 @@ def atom(size: int) -> Dim:
 
 
 def find(dim: Dim) -> Dim:
-    """The representative of a dim."""
+    """The representative of a dim; a mirror whose atom was refined becomes a structure of mirrored atoms."""
     root = dim
-    while root._to is not None:
+    while root._to is not None or (root.kind == "mirror" and root.parts[0]._to is not None):
+        root._to = root._to or mirror(root.parts[0])
         root = root._to
     while dim._to is not None:
         dim._to, dim = root, dim._to
@@ -96,6 +99,20 @@ def total(dims: Iterable[Dim]) -> Dim:
     return Dim(sum(part.size for part in parts), "sum", tuple(parts)) if parts else Dim(0)
 
 
+def mirror(dim: Dim) -> Dim:
+    """The indices of a dim in reverse order."""
+    dim = find(dim)
+    if dim.size < 2 or dim.kind == "mirror":
+        return dim if dim.size < 2 else dim.parts[0]
+    if dim.kind == "product":
+        return product(mirror(part) for part in dim.parts)
+    return (
+        total(mirror(part) for part in reversed(dim.parts))
+        if dim.kind == "sum"
+        else Dim(dim.size, "mirror", (dim,))
+    )
+
+
 def leaves(dim: Dim) -> Iterator[Dim]:
     """The atoms of a dim in order, with repetitions."""
     dim = find(dim)
@@ -134,5 +151,7 @@ def dim_text(dim: Dim, labels: Mapping[Dim, str] | None = None) -> str:
     if dim.kind == "atom":
         bang = "!" if dim._pin is not None else ""
         return (labels or {}).get(dim) or f"{bang}{dim.size}"
+    if dim.kind == "mirror":
+        return f"reversed {dim_text(dim.parts[0], labels)}"
     joint = " x " if dim.kind == "product" else " + "
     return "(" + joint.join(dim_text(part, labels) for part in dim.parts) + ")"

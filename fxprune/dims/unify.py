@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from fxprune.dims.dim import Dim, atom, dim_text, factors, find, pin, pinned, product, segments, total
+from fxprune.dims.dim import Dim, atom, dim_text, factors, find, mirror, pin, pinned, product, segments, total
 
 
 def _refine(leaf: Dim, into: Dim) -> None:
@@ -14,9 +14,17 @@ def _refine(leaf: Dim, into: Dim) -> None:
     into = find(into)
     if leaf is into:
         return
+    if into.kind == "mirror" and into.parts[0] is leaf:
+        into = _palindrome(leaf.size)
     if leaf._pin is not None:
         pin(into, leaf._pin.why, leaf._pin.node)
     leaf._to = into
+
+
+def _palindrome(size: int) -> Dim:
+    """A dim that is its own mirror."""
+    half = atom(size // 2)
+    return total([half, atom(size % 2), mirror(half)])
 
 
 def _conflict(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
@@ -40,12 +48,16 @@ def unify(left: Dim, right: Dim, node: str) -> None:
     if why is not None:
         pin(left, why.why, why.node)
         pin(right, why.why, why.node)
-        if left.kind != "atom" and right.kind != "atom":
+        if "atom" not in (left.kind, right.kind) or mirror(left) is right or mirror(right) is left:
             return
     if left.kind == "atom":
         _refine(left, right)
     elif right.kind == "atom":
         _refine(right, left)
+    elif left.kind == "mirror":
+        unify(left.parts[0], mirror(right), node)
+    elif right.kind == "mirror":
+        unify(right.parts[0], mirror(left), node)
     elif left.kind == right.kind == "product":
         unify_products(factors(left), factors(right), node)
     elif left.kind == right.kind == "sum":
@@ -155,6 +167,9 @@ def split_at(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
         return parts
     if dim.kind == "sum":
         return _split_sum(dim, place)
+    if dim.kind == "mirror":
+        ends = split_at(dim.parts[0], dim.size - place)
+        return ends and (mirror(ends[1]), mirror(ends[0]))
     outer, *inner = dim.parts
     block = dim.size // find(outer).size
     cut = split_at(outer, place // block) if place % block == 0 else None

@@ -224,10 +224,12 @@ def _moves_ids(node: fx.Node) -> bool:
 
 
 def _check_uses(flow: Flow, leaf: Dim, lookups: list[fx.Node]) -> None:
-    for dim, node in flow.pins:
+    uses = [(dim, node, "reads it by position") for dim, node in flow.pins]
+    uses += [(dim, node, "computes a statistic over it") for dim, _, node in flow.inexact]
+    for dim, node, what in uses:
         if any(one is leaf for one in leaves(dim)) and node not in lookups and node.op != "output":
             raise RefusedError(
-                f"the vocabulary stays whole: {node.name} = {node.target} reads it by position [{source_line(node)}]"
+                f"the vocabulary stays whole: {node.name} = {node.target} {what} [{source_line(node)}]"
             )
     for lookup in lookups:
         _check_ids(_source(lookup), lookups)

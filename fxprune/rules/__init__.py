@@ -33,6 +33,7 @@ from fxprune.rules.aten import (
     refused,
     spectral,
     statistics,
+    windows,
 )
 from fxprune.rules.facts import Contraction, Dims, Flow
 from fxprune.rules.op import Op
@@ -55,6 +56,7 @@ FAMILIES = (
     refused,
     spectral,
     statistics,
+    windows,
 )
 
 

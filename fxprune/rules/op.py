@@ -12,7 +12,7 @@ from fxprune.dims.dim import pin
 from fxprune.dims.unify import unify
 from fxprune.ir import bind, operands, shape_of
 from fxprune.ir.arguments import as_int
-from fxprune.rules.facts import Choice, Contraction, Flow, Shape, SizeArgument
+from fxprune.rules.facts import Choice, Contraction, Dims, Flow, Shape, SizeArgument
 from fxprune.rules.routing import Candidates
 
 
@@ -79,11 +79,12 @@ class Op:
         self.pin(shape, why)
         return shape
 
-    def opaque(self, why: str) -> Shape:
-        """Pin the dims of all operands and of the result, for operators of which nothing more is known."""
+    def opaque(self, why: str) -> Dims:
+        """Pin the dims of all operands and of the result, or of the results, for operators of which nothing more is known."""
         for node in self.tensors():
             self.pin(self.flow.dims[node], why)
-        return self.fixed(self.out, why)
+        several = isinstance(self.node.meta["val"], (tuple, list))
+        return tuple(self.fixed(out, why) for out in self.outs) if several else self.fixed(self.out, why)
 
     def size(self, dim: Dim, name: str, *index: int, offset: int = 0) -> None:
         """Record that an integer argument is the size of a dim (plus `offset`), so that it is updated when the dim shrinks."""

@@ -20,7 +20,10 @@ def same_axes(program: Program, seed: int) -> bool:
 
 
 def axes(program: Program, flow: Flow) -> list[Places]:
-    """Each free atom by its places: (tensor, dimension, the unit that each position belongs to)."""
+    """Each free atom by its places: (tensor, dimension, the unit that each position belongs to).
+
+    Units are numbered as they come, for which of two mirrored atoms is the reversed one depends on the order.
+    """
     found: dict[Dim, Places] = {}
     for node in program.graph.find_nodes(op="get_attr"):
         for place, dim in enumerate(flow.dims.get(node, ())):
@@ -28,4 +31,13 @@ def axes(program: Program, flow: Flow) -> list[Places]:
                 if leaf.size > 1 and not is_pinned(leaf):
                     units = tuple(coordinates(dim, leaf).tolist())
                     found.setdefault(leaf, []).append((str(node.target), place, units))
-    return sorted(sorted(places) for places in found.values())
+    return sorted(_numbered(places) for places in found.values())
+
+
+def _numbered(places: Places) -> Places:
+    """The places in order, with the units numbered from their first one on; −1 stays."""
+    numbers = {-1: -1}
+    return [
+        (name, dim, tuple(numbers.setdefault(unit, len(numbers) - 1) for unit in units))
+        for name, dim, units in sorted(places, key=lambda place: place[:2])
+    ]

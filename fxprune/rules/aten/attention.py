@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxprune.dims import Dim, atom, product
+from fxprune.rules.aten.normalization import shared
 from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
@@ -15,13 +16,13 @@ aten = torch.ops.aten
 
 @rule(aten.scaled_dot_product_attention, zero="value")
 def attention(op: Op) -> Shape:
-    """`* h l e, * h s! e, * h s! v, mask? -> * h l v`; with enable_gqa the heads of q are Product(kv, rep)."""
+    """`* h l e, * h s e, * h s v, mask? -> * h l v`, inexact over s; with enable_gqa the heads of q are Product(kv, rep)."""
     query, key, value = op.dims("query"), op.dims("key"), op.dims("value")
     e = op.unify(query[-1], key[-1])
     op.contract(e, "query", "key")
-    op.pin((key[-2], op.unify(key[-2], value[-2])), "softmax over it")
+    shared(op, op.unify(key[-2], value[-2]))
     if op["is_causal"]:
-        op.pin(query[-2], "a causal mask compares positions")
+        op.pin((query[-2], key[-2]), "a causal mask compares positions")
     lead = _lead(op, query, key, value)
     if op.has("attn_mask"):
         _mask(op, (*lead, query[-2], key[-2]))

@@ -13,7 +13,8 @@ aten = torch.ops.aten
 
 
 @rule(aten.zeros, aten.new_zeros, zero="zero")
-@rule(aten.ones, aten.full, aten.empty, aten.new_ones, aten.new_full, aten.new_empty, zero="lose")
+@rule(aten.full, aten.new_full, zero="value")
+@rule(aten.ones, aten.empty, aten.new_ones, aten.new_empty, zero="lose")
 def fill(op: Op) -> Shape:
     """Give the result free dims: every position has the same (or an independent) value."""
     result = op.fresh()

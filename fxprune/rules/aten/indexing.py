@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch.fx import Node
 
 from fxprune.dims import atom
-from fxprune.rules.facts import Shape
+from fxprune.ir import shape_of
+from fxprune.rules.facts import Dims, Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
+from fxprune.rules.traits import packet_of, passes_value
 
 aten = torch.ops.aten
 
@@ -42,24 +46,56 @@ def embedding_bag(op: Op) -> tuple[Shape, ...]:
 def index(op: Op) -> Shape:
     """Replace indexed dims by those of the index tensors, in the place of the first, or in front if the indexed ones are not adjacent.
 
-    An indexed dim is pinned unless the values number it; indexing by a mask pins all dims.
+    An indexed dim is pinned unless the values number it; the dims of a mask become one, and all of these are pinned.
     """
-    shape, indices = op.dims("self"), list(op["indices"])
-    if any(_is_mask(item) for item in indices):
-        return op.opaque("indexing by a mask depends on values")
-    indices += [None] * (len(shape) - len(indices))
-    places = [i for i, item in enumerate(indices) if item is not None]
-    for i in places:
-        op.look_up(shape[i], indices[i], "rows are looked up by value")
-    carried = _index_dims(op, [indices[i] for i in places])
-    rest = [dim for i, dim in enumerate(shape) if i not in places]
-    adjacent = places == list(range(places[0], places[0] + len(places)))
-    at = places[0] if adjacent else 0
-    return (*rest[:at], *carried, *rest[at:])
+    spans = _spans(op)
+    _pin_masked(op, spans)
+    unmasked = [(item, span) for item, span in spans if not _is_mask(item)]
+    for item, span in unmasked:
+        op.look_up(op.dims("self")[span[0]], item, "rows are looked up by value")
+    before, count, after = _layout(op, spans)
+    if len(unmasked) == len(spans):
+        return (*before, *_index_dims(op, [item for item, _ in spans]), *after)
+    op.pin(
+        (dim for item, _ in unmasked for dim in op.flow.dims[item]), "it is paired with what a mask chooses"
+    )
+    return (*before, *op.fixed(op.out[len(before) :][:count], "a mask says how many there are"), *after)
 
 
 def _is_mask(item: object) -> bool:
     return isinstance(item, Node) and item.meta["val"].dtype in (torch.bool, torch.uint8)
+
+
+Spans: TypeAlias = list[tuple[Node, range]]
+
+
+def _spans(op: Op) -> Spans:
+    """Return each index tensor with the places that it indexes: a mask indexes as many as it has dims."""
+    spans: Spans = []
+    at = 0
+    for item in op["indices"]:
+        width = len(op.flow.dims[item]) if _is_mask(item) else 1
+        spans += [(item, range(at, at + width))] if item is not None else []
+        at += width
+    return spans
+
+
+def _pin_masked(op: Op, spans: Spans) -> None:
+    masked = [(item, span) for item, span in spans if _is_mask(item)]
+    for item, span in masked:
+        op.pin(
+            (*op.dims("self")[span.start : span.stop], *op.flow.dims[item]),
+            "a mask chooses among its positions",
+        )
+
+
+def _layout(op: Op, spans: Spans) -> tuple[Shape, int, Shape]:
+    """Return the dims of `self[indices]`: those in front of the indices' own, the number of these, and those behind them."""
+    shape = op.dims("self")
+    places = [i for _, span in spans for i in span]
+    lead = places[0] if places and len(places) == places[-1] - places[0] + 1 else 0
+    count = max(1 if _is_mask(item) else len(op.flow.dims[item]) for item, _ in spans)
+    return shape[:lead], count, tuple(dim for i, dim in enumerate(shape) if i >= lead and i not in places)
 
 
 def _index_dims(op: Op, items: list[Node]) -> Shape:
@@ -68,21 +104,16 @@ def _index_dims(op: Op, items: list[Node]) -> Shape:
     return broadcast(op, shapes, tuple(sizes))
 
 
-@rule(aten.index_put, aten.index_put_, aten._unsafe_index_put, zero="lose")
+@rule(aten.index_put, aten.index_put_, aten._unsafe_index_put, zero="value")
 def index_put(op: Op) -> Shape:
-    """Pin the dims written by index and the values' along them; unify the trailing dims if only leading ones are indexed, else pin all."""
-    shape, indices = op.dims("self"), list(op["indices"])
-    touched = range(len(shape)) if any(_is_mask(i) for i in indices) else range(len(indices))
-    written = [shape[i] for i in touched if i >= len(indices) or indices[i] is not None]
-    op.pin(written, "rows are written by value")
-    if all(item is not None for item in indices) and len(indices) < len(shape):
-        tail = shape[len(indices) :]
-        for dim, other in zip(reversed(tail), reversed(op.dims("values")), strict=False):
-            op.unify(dim, other)
-        lead = len(op.dims("values")) - len(tail)
-        op.pin(op.dims("values")[: max(0, lead)], "values are placed by position")
-    else:
-        op.pin((*shape, *op.dims("values")), "values are placed by position")
+    """Pin the dims written by index or mask, and the values' along them; unify the others with the values'."""
+    shape, spans, why = op.dims("self"), _spans(op), "rows are written by value"
+    _pin_masked(op, spans)
+    op.pin((shape[i] for item, span in spans if not _is_mask(item) for i in span), why)
+    before, count, after = _layout(op, spans)
+    places = zip(reversed((*before, *[None] * count, *after)), reversed(op.dims("values")), strict=False)
+    for dim, other in places:
+        op.unify(dim, other) if dim is not None else op.pin(other, "values are placed by position")
     return shape
 
 
@@ -130,7 +161,12 @@ def scatter(op: Op) -> Shape:
 
 
 @rule(
-    aten.scatter_add, aten.scatter_reduce, aten.scatter_, aten.scatter_add_, aten.scatter_reduce_, zero="lose"
+    aten.scatter_add,
+    aten.scatter_reduce,
+    aten.scatter_,
+    aten.scatter_add_,
+    aten.scatter_reduce_,
+    zero="value",
 )
 def scatter_more(op: Op) -> Shape:
     """Apply `scatter`, and always pin the dim that is written."""
@@ -163,7 +199,7 @@ def index_select(op: Op) -> Shape:
     return (*shape[:place], rows[0] if rows else atom(1), *shape[place + 1 :])
 
 
-@rule(aten.index_add, aten.index_copy, aten.index_add_, aten.index_copy_, zero="lose")
+@rule(aten.index_add, aten.index_copy, aten.index_add_, aten.index_copy_, zero="value")
 def index_add(op: Op) -> Shape:
     """Pin the dim along which rows are written by value; unify the others."""
     shape, source = op.dims("self"), op.dims("source")
@@ -176,10 +212,36 @@ def index_add(op: Op) -> Shape:
     return shape
 
 
-@rule(aten.slice_scatter, aten.select_scatter, aten.masked_scatter, aten.masked_scatter_, zero="lose")
+@rule(aten.slice_scatter, aten.select_scatter, zero="value")
 def written(op: Op) -> Shape:
-    """Pin all dims: a part is written by position."""
-    return op.opaque(f"{op.node.target} writes a part by position")
+    """Pin the dim of which a part is written; unify the others with those of what is written."""
+    shape, source, why = op.dims("self"), op.dims("src"), f"{op.node.target} writes a part by position"
+    place = op.integer("dim") % len(shape)
+    behind = place + len(source) - len(shape) + 1
+    op.pin((shape[place], *source[place:behind]), why)
+    op.unify_all(shape[:place] + shape[place + 1 :], source[:place] + source[behind:])
+    return shape
+
+
+@rule(aten.masked_scatter, aten.masked_scatter_, zero="value")
+def masked_scatter(op: Op) -> Dims:
+    """Pin all dims, for the source is read in the order of the places; the last one stays free if the mask chooses whole rows."""
+    shape, source, mask = op.dims("self"), op.dims("source"), op.dims("mask")
+    if not source or source[-1].size != shape[-1].size or not _chooses_rows(op["mask"]):
+        return op.opaque(f"{op.node.target} writes positions by value")
+    op.pin((*shape[:-1], *source[:-1], *mask[:-1]), f"{op.node.target} writes rows by value")
+    for other in (source[-1], *mask[-1:]):
+        op.unify(shape[-1], other)
+    return shape
+
+
+def _chooses_rows(mask: Node) -> bool:
+    """Return whether a mask has one value for each row: its last dim has size 1, or is expanded from that."""
+    while passes_value(mask):
+        mask = mask.args[0]  # type: ignore[assignment]
+    if packet_of(mask.target) in (aten.expand, aten.expand_copy, aten.broadcast_to):
+        mask = mask.args[0]  # type: ignore[assignment]
+    return (shape_of(mask.meta["val"]) or (1,))[-1] == 1
 
 
 @rule(aten.tril, aten.triu, aten.tril_, aten.triu_, zero="keep")
@@ -190,10 +252,34 @@ def triangle(op: Op) -> Shape:
     return shape
 
 
-@rule(
-    aten.diagonal, aten.diag_embed, aten.diagonal_copy, aten.diag, aten.unfold, aten.unfold_copy, aten.as_strided, aten.im2col, aten.col2im,
-    zero="lose",
-)  # fmt: skip
-def strided(op: Op) -> Shape:
+@rule(aten.diagonal, aten.diagonal_copy, zero="keep")
+def diagonal(op: Op) -> Shape:
+    """Pin the two dims whose positions are compared; the result has the others, and a last one of its own."""
+    shape = op.dims("self")
+    places = {op.integer(name) % len(shape) for name in ("dim1", "dim2")}
+    why = f"{op.node.target} compares positions"
+    op.pin((shape[i] for i in places), why)
+    return (*(dim for i, dim in enumerate(shape) if i not in places), *op.fixed(op.out[-1:], why))
+
+
+@rule(aten.diag_embed, zero="keep")
+def diag_embed(op: Op) -> Shape:
+    """Pin the last dim, and the two that its positions are written along; the others pass through."""
+    shape, why = list(op.dims("self")), f"{op.node.target} writes by position"
+    places = sorted(op.integer(name) % len(op.out) for name in ("dim1", "dim2"))
+    op.pin(shape.pop(), why)
+    for place in places:
+        shape.insert(place, *op.fixed([op.out[place]], why))
+    return tuple(shape)
+
+
+@rule(aten.diag, aten.as_strided, zero="lose")
+def strided(op: Op) -> Dims:
     """Pin all dims: positions are read by stride."""
     return op.opaque(f"{op.node.target} reads positions by stride")
+
+
+@rule(aten.nonzero, aten.nonzero_numpy, aten.argwhere, zero="lose")
+def positions(op: Op) -> Dims:
+    """Pin all dims: the positions of what is not zero are listed."""
+    return op.opaque(f"{op.node.target} lists positions along it")

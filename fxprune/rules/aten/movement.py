@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from fxprune.dims import Dim, atom, product
-from fxprune.dims.dim import pinned, total
+from fxprune.dims.dim import mirror, pinned, total
 from fxprune.dims.unify import unify, unify_products
 from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
+from fxprune.rules.traits import packet_of
 
 aten = torch.ops.aten
 
@@ -213,8 +216,10 @@ def split_with_sizes(op: Op) -> tuple[Shape, ...]:
     aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split, aten.split_copy, aten.tensor_split, zero="keep",
 )  # fmt: skip
 def split_by_count(op: Op) -> tuple[Shape, ...]:
-    """Pin the dim that is split by a count or a step: only dims of symbolic size still are."""
+    """Pin the dim that is split by a count or a step, for only dims of symbolic size still are, unless all of it is one part."""
     shape, place = op.dims("self"), axis(op)
+    if len(op.outs) == 1:
+        return (shape,)
     parts = [atom(out[place]) for out in op.outs]
     op.pin((shape[place], *parts), f"{op.node.target} cuts a symbolic size")
     return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
@@ -326,11 +331,48 @@ def _padded(op: Op, dim: Dim, index: int, amounts: tuple[int, int]) -> Dim:
     return total(parts)
 
 
-@rule(aten.flip, aten.roll, aten.rot90, aten.fliplr, aten.flipud, zero="keep")
+_FLIPPED = {aten.flip: (), aten.flipud: (0,), aten.fliplr: (1,)}
+
+
+@rule(*_FLIPPED, zero="keep")
+def flip(op: Op) -> Shape:
+    """Mirror the dims that are flipped; what stays whole needs no order."""
+    shape = list(op.dims("self"))
+    named = op.integers("dims") if "dims" in op.arguments else _FLIPPED[packet_of(op.node.target)]
+    for i in named:
+        shape[i] = shape[i] if pinned(shape[i]) else mirror(shape[i])
+    return tuple(shape)
+
+
+_MOST_PIECES = 64
+"""A roll by a step that cuts a dim into more pieces than this pins it."""
+
+
+@rule(aten.roll, zero="keep")
+def roll(op: Op) -> Shape:
+    """Swap the two parts of each rolled dim; pin all dims where they are rolled as one."""
+    shape, named = list(op.dims("self")), op.integers("dims")
+    if not named:
+        op.pin(shape, f"{op.node.target} of all places in a row")
+    for index, (i, shift) in enumerate(zip(named, op.integers("shifts"), strict=False)):
+        shape[i] = shape[i] if pinned(shape[i]) else _rolled(op, shape[i], index, shift)
+    return tuple(shape)
+
+
+def _rolled(op: Op, dim: Dim, index: int, shift: int) -> Dim:
+    if shift % dim.size == 0 or abs(shift) > dim.size or dim.size > _MOST_PIECES * math.gcd(dim.size, shift):
+        op.pin(dim, f"a roll of {dim.size} places by {shift}")
+        return dim
+    head, tail = atom(dim.size - shift % dim.size), atom(shift % dim.size)
+    unify(dim, total([head, tail]), op.node.name)
+    op.size(tail if shift > 0 else head, "shifts", index)
+    return total([tail, head])
+
+
+@rule(aten.rot90, zero="keep")
 def _ordered(op: Op) -> Shape:
     """Pin the dims whose order matters."""
     shape = op.dims("self")
-    named = op.integers("dims") if "dims" in op.arguments else tuple(range(len(shape)))
-    for i in named or range(len(shape)):
+    for i in op.integers("dims"):
         op.pin(shape[i], f"{op.node.target} depends on the order")
     return shape if tuple(d.size for d in shape) == op.out else op.fresh()

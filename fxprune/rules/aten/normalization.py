@@ -85,7 +85,7 @@ def native_batch_norm(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.softmax, aten._softmax, zero="value")
 def softmax(op: Op) -> Shape:
-    """Record a choice among the outputs of a weight (a router's logits), or pin the dim.
+    """Record a choice among the outputs of a weight (a router's logits), or mark the dim as inexact.
 
     The share of a removed output goes to the others.
     """
@@ -94,15 +94,20 @@ def softmax(op: Op) -> Shape:
     if op["self"] in op.flow.routing.logits and place == len(shape) - 1:
         op.choose(place, float("-inf"))
     elif shape:
-        op.pin(shape[place], "softmax over it")
+        shared(op, shape[place])
     return shape
+
+
+def shared(op: Op, dim: Dim) -> None:
+    """Mark a dim over which a softmax runs as inexact."""
+    op.inexact(dim, f"softmax over it at {op.node.name}: the shares of the others change")
 
 
 @rule(aten.log_softmax, aten._log_softmax, aten._safe_softmax, zero="lose")
 def log_softmax(op: Op) -> Shape:
-    """Pin the normalised dim."""
+    """Mark the normalised dim as inexact."""
     shape = op.dims("self")
-    op.pin(shape[op.integer("dim") % max(1, len(shape))], "softmax over it")
+    shared(op, shape[op.integer("dim") % max(1, len(shape))])
     return shape
 
 

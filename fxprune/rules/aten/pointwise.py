@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fxprune.rules.facts import Shape
+from fxprune.rules.facts import Dims, Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
 from fxprune.rules.registry import Rule, lookup, register
@@ -58,6 +58,7 @@ UNTAGGED = packets("""
 """)
 
 _SCALED = (aten.prelu, aten._prelu_kernel)
+_OWN = (*_SCALED, aten.where)
 
 
 def pointwise(op: Op) -> Shape:
@@ -72,6 +73,13 @@ def pointwise(op: Op) -> Shape:
 
 def _carried_by_two(dim: Any, shapes: list[Shape]) -> bool:
     return sum(any(one.size == dim.size for one in shape) for shape in shapes) > 1
+
+
+def where(op: Op) -> Dims:
+    """Broadcast condition and values; without values, pin the condition's dims, whose positions are listed."""
+    return (
+        pointwise(op) if "self" in op.arguments else op.opaque(f"{op.node.target} lists positions along it")
+    )
 
 
 def in_place(op: Op) -> Shape:
@@ -128,8 +136,9 @@ def prelu(op: Op) -> Shape:
 
 def _register() -> None:
     register(_SCALED, Rule(prelu, "first"))
+    register((aten.where,), Rule(where, law(aten.where)))
     for packet in UNTAGGED:
-        if packet not in _SCALED:
+        if packet not in _OWN:
             register((packet,), _rule_of(packet))
 
 

@@ -14,7 +14,7 @@ ATEN = {
         max_pool2d_with_indices_backward native_group_norm_backward native_layer_norm_backward _softmax_backward_data
     """,
     "its result's size depends on values": """
-        nonzero masked_select unique_dim _unique2 unique_consecutive argwhere nonzero_numpy nonzero_static
+        masked_select unique_dim _unique2 unique_consecutive nonzero_static
     """,
     "it turns a tensor into a number": "_local_scalar_dense item equal allclose hash_tensor",
     "it gives a number, not a tensor": "sym_size sym_numel sym_stride sym_storage_offset sym_is_contiguous",

@@ -160,7 +160,7 @@ def isin(op: Op) -> Shape:
     return op.dims("elements") if op.has("elements") else ()
 
 
-@rule(aten.index_fill, aten.index_fill_, zero="lose")
+@rule(aten.index_fill, aten.index_fill_, zero="value")
 def index_fill(op: Op) -> Shape:
     """Pin the dim whose positions are written by value."""
     shape = op.dims("self")
