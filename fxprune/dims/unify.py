@@ -54,7 +54,12 @@ def unify(left: Dim, right: Dim, node: str) -> None:
         _refine(left, right)
     elif right.kind == "atom":
         _refine(right, left)
-    elif left.kind == "mirror":
+    else:
+        _unify_structures(left, right, node)
+
+
+def _unify_structures(left: Dim, right: Dim, node: str) -> None:
+    if left.kind == "mirror":
         unify(left.parts[0], mirror(right), node)
     elif right.kind == "mirror":
         unify(right.parts[0], mirror(left), node)
@@ -220,7 +225,13 @@ def _unify_rigid(parts: list[Dim], pieces: list[Dim], node: str) -> None:
     """Unify where a boundary cuts the inner block: pin the outer factor and repeat the block (outer factors above 8 conflict)."""
     outer, inner = parts[0], product(parts[1:])
     if outer.size > 8:
-        _conflict(parts, pieces, node)
+        border = " + ".join(str(piece.size) for piece in pieces)
+        for dim in (*parts, *pieces):
+            pin(
+                dim,
+                f"{outer.size} blocks of {inner.size} straddle the borders of a concatenation, {border}",
+                node,
+            )
         return
     pin(outer, f"a boundary inside {dim_text(inner)} makes the outer factor rigid", node)
     _unify_sums(segments(total([inner] * outer.size)), pieces, node)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.frontend.restack import restack
 from fxprune.frontend.unstack import unstack
 from fxprune.ir import Program, attribute, bind, call, hint, shape_of
 from fxprune.ir.edit import size_of
@@ -236,6 +237,7 @@ CANONICALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
     contiguous_pairs,
     functionalize,
     drop_aliases,
+    restack,
     unstack,
     clean,
     _fold,

@@ -211,7 +211,7 @@ def made(text: str) -> Dim:
 def test_what_does_not_fit_says_so() -> None:
     for left, right, why in (
         ("4*6", "6*4", "can't align 4 x 6 with 6 x 4"),
-        ("9*2", "3+15", "can't align 9 x 2 with 3 x 15"),
+        ("9*2", "3+15", "9 blocks of 2 straddle the borders of a concatenation, 3 + 15"),
         ("4", "5", "can't align 4 with 5"),
         ("2*3", "2+4", "a boundary inside 3 makes the outer factor rigid"),
     ):
