@@ -237,11 +237,11 @@ def test_members_say_which_positions_a_unit_takes() -> None:
 def test_refusals_say_what_why_and_where() -> None:
     """What an output keeps whole bears the line of the output that carries it, all else that of the node that requires it."""
     net = Net(
-        lambda net, x: (x.sum(), net.down(net.up(x).flip(-1))), up=nn.Linear(6, 8), down=nn.Linear(8, 5)
+        lambda net, x: (x.sum(), net.down(net.up(x).cumprod(-1))), up=nn.Linear(6, 8), down=nn.Linear(8, 5)
     )
     program = capture(net, (torch.randn(3, 6),))
     nodes = {str(node.target): node for node in program.graph.nodes}
-    lines = {name: source_line(nodes[f"aten.{name}"]) for name in ("flip.default", "linear.default")}
+    lines = {name: source_line(nodes[f"aten.{name}"]) for name in ("cumprod.default", "linear.default")}
     found = {refusal.places: refusal for refusal in analyze(program).refusals}
     given, chosen, out = (
         found[frozenset(places)]
@@ -257,10 +257,10 @@ def test_refusals_say_what_why_and_where() -> None:
     assert (chosen.what, chosen.size, chosen.operator) == (
         "dim 0 of up.weight and 2 more",
         8,
-        "aten.flip.default",
+        "aten.cumprod.default",
     )
     assert (out.size, out.why, out.node, out.operator) == (5, "an output of the graph", "output", "output")
-    assert (chosen.source, out.source) == (lines["flip.default"], lines["linear.default"])
+    assert (chosen.source, out.source) == (lines["cumprod.default"], lines["linear.default"])
     assert "in forward: return F.linear" in out.source
 
 

@@ -74,15 +74,13 @@ VALUES: list[Row] = [
         aten.softmax,
         lambda n, x: (n.shift.softmax(0) * n.gate(x).exp()).sum(-1),
         unit=("shift", 0),
-        why="softmax over it",
-        pinned=True,
+        why="softmax over it at softmax: the shares of the others change",
     ),
     Row(
         "softmax: over pairs of the axis",
         aten.softmax,
         lambda n, x: (n.up(x)[..., :, None] + n.up(x)[..., None, :]).softmax(-1).sum((-1, -2)),
-        why="softmax over it",
-        pinned=True,
+        why="softmax over it at softmax: the shares of the others change",
     ),
     Row(
         "one_hot",

@@ -75,7 +75,7 @@ def _carried_by_two(dim: Any, shapes: list[Shape]) -> bool:
     return sum(any(one.size == dim.size for one in shape) for shape in shapes) > 1
 
 
-def where(op: Op) -> Dims:
+def _where(op: Op) -> Dims:
     """Broadcast condition and values; without values, pin the condition's dims, whose positions are listed."""
     return (
         pointwise(op) if "self" in op.arguments else op.opaque(f"{op.node.target} lists positions along it")
@@ -136,7 +136,7 @@ def prelu(op: Op) -> Shape:
 
 def _register() -> None:
     register(_SCALED, Rule(prelu, "first"))
-    register((aten.where,), Rule(where, law(aten.where)))
+    register((aten.where,), Rule(_where, law(aten.where)))
     for packet in UNTAGGED:
         if packet not in _OWN:
             register((packet,), _rule_of(packet))

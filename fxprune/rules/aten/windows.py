@@ -33,14 +33,14 @@ def through(op: Op, before: Shape, after: Sequence[int], alone: Sequence[bool]) 
     return tuple(result)
 
 
-def spread(values: Sequence[Any], rank: int, default: Any = 1) -> list[Any]:
+def _spread(values: Sequence[Any], rank: int, default: Any = 1) -> list[Any]:
     """Return an argument's values, one for each place: one value counts for all, and none is the default."""
     return list(values) * rank if len(values) == 1 else list(values) or [default] * rank
 
 
 def are_points(op: Op, sizes: Sequence[int]) -> list[bool]:
     """Return where a window is one place wide and moves by one place; padding would change the size."""
-    strides = spread(op.integers("stride"), len(sizes), None)
+    strides = _spread(op.integers("stride"), len(sizes), None)
     return [size == 1 and stride in (1, None) for size, stride in zip(sizes, strides, strict=True)]
 
 
@@ -53,7 +53,7 @@ _POOLS = {
 def pool(op: Op) -> Shape:
     """Pin the places along which a window reads several; the others, batch and channels pass through."""
     shape, rank = op.dims("self"), _POOLS[packet_of(op.node.target)]
-    alone = are_points(op, spread(op.integers("kernel_size"), rank))
+    alone = are_points(op, _spread(op.integers("kernel_size"), rank))
     return (*shape[:-rank], *through(op, shape[-rank:], op.out[-rank:], alone))
 
 
@@ -165,7 +165,7 @@ def im2col(op: Op) -> Shape:
 def _window_counts(op: Op, places: Shape) -> list[int]:
     """Return the numbers of windows along the places."""
     names = ("kernel_size", "dilation", "padding", "stride")
-    rows = zip(*(spread(op.integers(name), len(places)) for name in names), strict=True)
+    rows = zip(*(_spread(op.integers(name), len(places)) for name in names), strict=True)
     return [
         (dim.size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         for dim, (kernel, dilation, padding, stride) in zip(places, rows, strict=True)
