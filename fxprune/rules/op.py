@@ -79,8 +79,15 @@ class Op:
         self.pin(shape, why)
         return shape
 
-    def opaque(self, why: str) -> Dims:
-        """Pin the dims of all operands and of the result, or of the results, for operators of which nothing more is known."""
+    def opaque(self, why: str) -> Shape:
+        """Pin the dims of all operands and of the result, for operators of which nothing more is known."""
+        for node in self.tensors():
+            self.pin(self.flow.dims[node], why)
+        return self.fixed(self.out, why)
+
+    def listed(self) -> Dims:
+        """Pin the dims of all operands and of the result, or the results: positions along the operands' dims."""
+        why = f"{self.node.target} lists positions along it"
         for node in self.tensors():
             self.pin(self.flow.dims[node], why)
         several = isinstance(self.node.meta["val"], (tuple, list))

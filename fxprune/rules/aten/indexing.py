@@ -224,7 +224,7 @@ def written(op: Op) -> Shape:
 
 
 @rule(aten.masked_scatter, aten.masked_scatter_, zero="value")
-def masked_scatter(op: Op) -> Dims:
+def masked_scatter(op: Op) -> Shape:
     """Pin all dims, for the source is read in the order of the places; the last one stays free if the mask chooses whole rows."""
     shape, source, mask = op.dims("self"), op.dims("source"), op.dims("mask")
     if not source or source[-1].size != shape[-1].size or not _chooses_rows(op["mask"]):
@@ -274,7 +274,7 @@ def diag_embed(op: Op) -> Shape:
 
 
 @rule(aten.diag, aten.as_strided, zero="lose")
-def strided(op: Op) -> Dims:
+def strided(op: Op) -> Shape:
     """Pin all dims: positions are read by stride."""
     return op.opaque(f"{op.node.target} reads positions by stride")
 
@@ -282,4 +282,4 @@ def strided(op: Op) -> Dims:
 @rule(aten.nonzero, aten.nonzero_numpy, aten.argwhere, zero="lose")
 def positions(op: Op) -> Dims:
     """Pin all dims: the positions of what is not zero are listed."""
-    return op.opaque(f"{op.node.target} lists positions along it")
+    return op.listed()

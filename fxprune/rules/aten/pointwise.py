@@ -77,9 +77,7 @@ def _carried_by_two(dim: Any, shapes: list[Shape]) -> bool:
 
 def _where(op: Op) -> Dims:
     """Broadcast condition and values; without values, pin the condition's dims, whose positions are listed."""
-    return (
-        pointwise(op) if "self" in op.arguments else op.opaque(f"{op.node.target} lists positions along it")
-    )
+    return pointwise(op) if "self" in op.arguments else op.listed()
 
 
 def in_place(op: Op) -> Shape:
