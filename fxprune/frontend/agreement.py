@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import CaptureError
 from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
 from fxprune.ir import Program, describe_error, difference
+from fxprune.ir.compare import compare_outputs
 from fxprune.ir.torch_context import exporting
 
 SAME = 1e-2
@@ -39,6 +40,15 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
         f"torch.export's program of {name} differs from the model by {gap:.2g} on the example inputs "
         f"(allowed {SAME:g}), before anything is pruned; export it yourself and pass an ExportedProgram that agrees"
     )
+
+
+def same_outputs(program: Program, other: Program) -> bool:
+    """Return whether two programs of the same inputs differ by no more than rounding on them; True where there are no values."""
+    if on_meta(None, program):
+        return True
+    inputs = program.args, program.kwargs
+    got, wanted = (comparable(seeded_outputs(each.graph_module, inputs)) for each in (program, other))
+    return compare_outputs(got, wanted).holds
 
 
 def on_meta(model: nn.Module | None, program: Program) -> bool:

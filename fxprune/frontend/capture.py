@@ -21,10 +21,11 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from fxprune.errors import CaptureError, GuardError
-from fxprune.frontend.agreement import check_same, seeded_outputs
+from fxprune.frontend.agreement import check_same, same_outputs, seeded_outputs
 from fxprune.frontend.canonicalize import canonicalize
 from fxprune.frontend.dynamic_shapes import graph_shapes, named_shapes, with_constants
 from fxprune.frontend.fixed_sizes import doubled_batch, fixed_notes
+from fxprune.frontend.fold_weights import fold_weights, folded_notes
 from fxprune.frontend.io_constraints import free_dims
 from fxprune.frontend.islands import capture_islands
 from fxprune.frontend.library_patches import with_library_patches
@@ -43,6 +44,7 @@ from fxprune.ir import Program, describe_error, source_line
 from fxprune.ir.random_values import random_notes
 from fxprune.ir.torch_context import exporting
 from fxprune.ir.train_mode import copy_dropout
+from fxprune.rewrite.shared_tables import decouple_tables
 
 
 def capture(
@@ -54,25 +56,27 @@ def capture(
     training: bool = False,
     within: str | Sequence[str] | None = None,
 ) -> Program:
-    """Capture a model as a Program; the model is left as it was, and its weights are shared, not copied.
+    """Capture a model as a Program; the model is left as it was, and its weights are shared, not copied (but computed ones).
 
     `model` is an nn.Module (with example `args` and `kwargs`), an ExportedProgram, or the path of a .pt2 file (read by
     `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic_shapes` is None
     (all sizes fixed), True (torch decides for every dimension) or what torch.export takes under this name.
     What torch can't trace is traced once more with the patches by which its library (transformers) makes its models traceable.
-    `free_outputs` are outputs that may shrink. With `training`, an nn.Module is captured in training mode, too, so that its fused
-    attention has the dropout in training that it has there. `within` names submodules that are captured in place of the whole, side by
-    side in one Program (see `fxprune.ir.islands`); with "auto" the largest that can be are found where the whole can't be captured.
-    CaptureError gives torch's reason.
+    `free_outputs` are outputs that may shrink. Weights that are computed from weights alone (weight norm, spectral norm) are constants in
+    evaluation and become parameters (see `fxprune.frontend.fold_weights`); with `training`, their computation stays, and an nn.Module is
+    captured in training mode, too, so that its fused attention has the dropout in training that it has there. `within` names submodules
+    that are captured in place of the whole, side by side in one Program (see `fxprune.ir.islands`); with "auto" the largest that can be
+    are found where the whole can't be captured. CaptureError gives torch's reason.
     """
     given = dict(kwargs or {})
     with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
         program = _whole_or_islands(model, tuple(args), given, dynamic_shapes, within)
-        if program.islands:
-            return _checked_islands(program, free_outputs)
-        if training and isinstance(model, nn.Module):
+        if training and isinstance(model, nn.Module) and not program.islands:
             _remember_dropout(program, model, args, given, dynamic_shapes)
-    program = program.replace(notes=(*program.notes, *random_notes(program)))
+    program = program if training else _folded(program)
+    program = program.replace(notes=(*program.notes, *folded_notes(program), *random_notes(program)))
+    if program.islands and free_outputs:
+        raise CaptureError("outputs of captured parts are read by the rest of the model: none of them may shrink")
     return free_dims(program, outputs=free_outputs)
 
 
@@ -91,14 +95,6 @@ def _whole_or_islands(
     return capture_islands(model, (args, kwargs), within, dynamic, _captured, reason)
 
 
-def _checked_islands(program: Program, free_outputs: Collection[str]) -> Program:
-    if free_outputs:
-        raise CaptureError(
-            "outputs of captured parts are read by the rest of the model: none of them may shrink"
-        )
-    return program.replace(notes=(*program.notes, *random_notes(program)))
-
-
 def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Program:
     if isinstance(model, (str, os.PathLike)):
         model = _load(Path(model))
@@ -114,6 +110,13 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
     shapes = named_shapes(model, args, kwargs, dynamic_shapes)
     program = _agreeing(model, tuple(args), kwargs, shapes)
     return _same_elsewhere(model, program, shapes, dynamic_shapes is not True)
+
+
+def _folded(program: Program) -> Program:
+    """Return the program with computed weights folded, if it still computes the same."""
+    folded = fold_weights(program)
+    same = folded is program or same_outputs(folded, program)
+    return decouple_tables(folded) if same and folded is not program else program
 
 
 def _agreeing(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Program:
