@@ -7,7 +7,7 @@ something else than the program, all is restored, and the refusal names the line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from fxprune.errors import RefusedError
 from fxprune.export.divergence import describe_divergence
 from fxprune.export.module_sizes import arguments_of, declared
+from fxprune.export.parametrizations import make_plain, originals
 from fxprune.frontend.agreement import module_outputs
+from fxprune.frontend.fold_weights import folded_sources
 from fxprune.ir import Program, attribute, difference, run_example, tolerance
 
 INSTEAD = "use slim.module(), which needs none of its code"
@@ -29,12 +31,19 @@ class _Edit:
     model: nn.Module
     undo: list[Callable[[], None]] = field(default_factory=list)
 
+    def module(self, path: str) -> nn.Module:
+        return self.model.get_submodule(path)
+
     def set(self, path: str, name: str, value: object) -> None:
         """Set an attribute of the module at a path: a parameter, a buffer, a module or a number."""
-        owner = attribute(self.model, path) if path else self.model
+        owner = self.module(path)
         before = getattr(owner, name)
         self.undo.append(lambda: setattr(owner, name, before))
         setattr(owner, name, value)
+
+    def plain(self, path: str, name: str) -> None:
+        """Turn an attribute that the module at a path computes into a parameter."""
+        self.undo.append(make_plain(self.module(path), name))
 
     def back(self) -> None:
         while self.undo:
@@ -63,7 +72,7 @@ def _written(edit: _Edit, slim: Program, outputs: Sequence[Tensor]) -> float:
     gap = _gap(model, slim, outputs)
     if gap <= bar:
         return gap
-    gone = _gone(model, slim)
+    gone = _gone(model, slim.tensors() | _joined(originals(model, slim)))
     where = "" if gone else describe_divergence(model, slim)
     for path in gone:
         edit.set(*_split(path), nn.Identity())
@@ -84,7 +93,11 @@ def _gap(model: nn.Module, slim: Program, outputs: Sequence[Tensor]) -> float:
 
 def _put_weights(edit: _Edit, slim: Program) -> None:
     """Put in the program's tensors, under all names that the module has for each, and the size attributes of torch's modules."""
-    own, tensors, touched = _names(edit.model), slim.tensors(), dict[str, str]()
+    computed = originals(edit.model, slim)
+    for name in (name for name, found in computed.items() if not found):
+        edit.plain(*_split(name))
+    tensors = slim.tensors() | _joined(computed)
+    own, touched = _names(edit.model), {_split(name)[0]: name for name in computed}
     for names in own:
         value = next((tensors[name] for name in names if name in tensors), None)
         before: Tensor = attribute(edit.model, names[0])
@@ -97,12 +110,19 @@ def _put_weights(edit: _Edit, slim: Program) -> None:
             path, last = _split(name)
             edit.set(path, last, new)
             touched.setdefault(path, name)
-    _add_biases(edit, slim, {name for names in own for name in names})
+    _add_biases(edit, slim, {name for names in own for name in names} | computed.keys())
+    for name in computed:
+        path, last = _split(name)
+        if last in vars(edit.module(path)):  # a hook computes it anew in each call
+            edit.set(path, last, tensors[name].detach())
     for path, name in touched.items():
         read = next((n for n in tensors if _split(n) == (path, "weight")), name)
-        module = attribute(edit.model, path) if path else edit.model
-        for attribute_name, size in declared(module, arguments_of(slim, read)).items():
+        for attribute_name, size in declared(edit.module(path), arguments_of(slim, read)).items():
             edit.set(path, attribute_name, size)
+
+
+def _joined(computed: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: value for found in computed.values() for name, value in found.items()}
 
 
 def _add_biases(edit: _Edit, slim: Program, known: set[str]) -> None:
@@ -114,10 +134,17 @@ def _add_biases(edit: _Edit, slim: Program, known: set[str]) -> None:
         owner = dict(edit.model.named_modules()).get(path)
         if owner is None or owner._parameters.get(last, value) is not None:
             raise RefusedError(
-                f"{type(edit.model).__name__} has no {name}, which the program has: a matrix that became two factors, or a weight "
-                f"that was added, has no place in its code; {INSTEAD}"
+                f"{type(edit.model).__name__} has no {name}, which the program has: {_why_new(slim, name)}; {INSTEAD}"
             )
         edit.set(path, last, nn.Parameter(value.detach().clone()))
+
+
+def _why_new(slim: Program, name: str) -> str:
+    """Return why a program has a parameter that the module has not."""
+    sources = folded_sources(slim).get(name)
+    if sources:
+        return f"its code computes it from {', '.join(sources)}, and capture folded that (with training=True it does not)"
+    return "a matrix that became two factors, or a weight that was added, has no place in its code"
 
 
 def _names(model: nn.Module) -> list[list[str]]:
@@ -134,9 +161,9 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one is other or (alike and torch.equal(one.to(other.device), other))
 
 
-def _gone(model: nn.Module, slim: Program) -> list[str]:
-    """Return the outermost modules that have parameters of which the program reads none."""
-    tensors, empty = slim.tensors(), list[str]()
+def _gone(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the outermost modules that have parameters of which the program, which has these tensors, reads none."""
+    empty: list[str] = []
     read = {name for names in _names(model) if not tensors.keys().isdisjoint(names) for name in names}
     for path, module in model.named_modules():
         own = {f"{path}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)}

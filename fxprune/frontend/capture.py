@@ -43,7 +43,7 @@ from fxprune.frontend.specialization import exported_guards, module_guards
 from fxprune.ir import Program, describe_error, source_line
 from fxprune.ir.random_values import random_notes
 from fxprune.ir.torch_context import exporting
-from fxprune.ir.train_mode import copy_dropout
+from fxprune.ir.train_mode import copy_dropout, has_attention
 from fxprune.rewrite.shared_tables import decouple_tables
 
 
@@ -71,7 +71,8 @@ def capture(
     given = dict(kwargs or {})
     with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
         program = _whole_or_islands(model, tuple(args), given, dynamic_shapes, within)
-        if training and isinstance(model, nn.Module) and not program.islands:
+        whole = isinstance(model, nn.Module) and not program.islands
+        if training and whole and has_attention(program.graph):
             _remember_dropout(program, model, args, given, dynamic_shapes)
     program = program if training else _folded(program)
     program = program.replace(notes=(*program.notes, *folded_notes(program), *random_notes(program)))

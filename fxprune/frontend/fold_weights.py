@@ -48,10 +48,15 @@ def fold_weights(program: Program) -> Program:
     return folded if groups else program
 
 
+def folded_sources(program: Program) -> dict[str, tuple[str, ...]]:
+    """Return the names of the parameters that each folded weight was computed from, by its name."""
+    reads = program.graph.find_nodes(op="get_attr")
+    return {str(node.target): node.meta[FOLDED] for node in reads if FOLDED in node.meta}
+
+
 def folded_notes(program: Program) -> tuple[str, ...]:
     """Return a note on the weights that were folded; none where there are none."""
-    reads = program.graph.find_nodes(op="get_attr")
-    found = {str(node.target): node.meta[FOLDED] for node in reads if FOLDED in node.meta}
+    found = folded_sources(program)
     if not found:
         return ()
     name, sources = next(iter(found.items()))

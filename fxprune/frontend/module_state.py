@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,12 +17,22 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
     A model may cache in attributes what it computed (masks, tables, anchors); while torch.export runs it, these are fake tensors.
     """
-    before = [(module, _snapshot(module.__dict__)) for module in model.modules()]
+    restore = remember(model)
     try:
         yield
     finally:
+        restore()
+
+
+def remember(model: nn.Module) -> Callable[[], None]:
+    """Return a function that puts back the attributes of a model and its submodules, and the contents of containers among them."""
+    before = [(module, _snapshot(module.__dict__)) for module in model.modules()]
+
+    def restore() -> None:
         for module, saved in before:
             _restore(module.__dict__, saved)
+
+    return restore
 
 
 def _snapshot(value: Any) -> Any:

@@ -121,9 +121,9 @@ def _is_plain(node: fx.Node) -> bool:
 
 
 def _hindering(program: Program) -> set[fx.Node]:
-    """Return the nodes that sum or normalise over a dim, that no rule is known for, and that pin dims and mix what lies along them."""
+    """Return the nodes that sum, choose or normalise over a dim, those without a rule, and those that pin dims and mix what lies along them."""
     flow = analyze(program).flow
-    sums = {contraction.node for contraction in flow.contractions}
+    sums = {each.node for each in (*flow.contractions, *flow.choices)}
     pinning = {node for _, node in flow.pins if _loses_zeros(node)}
     return sums | {node for _, _, node in flow.inexact} | flow.unknown.keys() | pinning
 

@@ -19,6 +19,11 @@ _ATTENTION = aten.scaled_dot_product_attention.default
 DROPOUT = "fxprune_dropout_p"
 
 
+def has_attention(graph: fx.Graph) -> bool:
+    """Return whether a graph has an operator that hides its dropout in training."""
+    return bool(graph.find_nodes(op="call_function", target=_ATTENTION))
+
+
 def copy_dropout(graph: fx.GraphModule, training: fx.Graph) -> int:
     """Copy the dropout probabilities of attention from a graph captured in training mode; return the number of nodes that have one.
 

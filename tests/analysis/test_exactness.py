@@ -52,8 +52,13 @@ def gap(model: nn.Module, program: Program, axis: Axis, names: Sequence[str], x:
     return worst
 
 
-def judged(model: nn.Module, reads: Reads, *sizes: int) -> dict[str, tuple[bool, float]]:
-    """Whether an axis is called exact, and how far its slim program is from the masked model, by the first parameter in `reads`."""
+def judged(
+    model: nn.Module, reads: Reads, *sizes: int, training: bool = True
+) -> dict[str, tuple[bool, float]]:
+    """Whether an axis is called exact, and how far its slim program is from the masked model, by the first parameter in `reads`.
+
+    Captured for training, the program computes its weights as the model does; else they are folded.
+    """
     torch.manual_seed(0)
     model = model.double().eval()
     with torch.no_grad():
@@ -62,7 +67,7 @@ def judged(model: nn.Module, reads: Reads, *sizes: int) -> dict[str, tuple[bool,
                 torch.randn_like(parameter) if parameter.dim() > 1 else parameter.uniform_(0.5, 1.5)
             )
         x = torch.randn(4, *sizes, dtype=torch.float64)
-        program = capture(model, (x,))
+        program = capture(model, (x,), training=training)
         found = {}
         for (name, dim), names in reads.items():
             axis = next(
@@ -207,6 +212,22 @@ def test_channels_are_exact_where_removal_equals_masked_activations(name: str) -
     agrees(judged(Between(build(), conv=True), BOTH, 5, 6, 6), over)
 
 
+#: layers whose statistic stays: it is one of the input, the layer of a constant, or beside a weight that stays
+_STAY = {"linear of a vector", "conv1d", "zero point", "ones like x", "as many as x", "of the input", "scaled by the input"}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:.*weight_norm:UserWarning")
+@pytest.mark.parametrize("name", LAYERS)
+def test_axes_of_folded_weights_are_exact(name: str) -> None:
+    build, over = LAYERS[name]
+    agrees(judged(Between(build()), BOTH, 5, training=False), over if name in _STAY else NEITHER)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_channels_of_folded_weights_are_exact(name: str) -> None:
+    agrees(judged(Between(CONVOLUTIONS[name][0](), conv=True), BOTH, 5, 6, 6, training=False), NEITHER)
+
+
 # --- widths that no input reaches, recurrences, and values that are written -----------------------------------
 
 
@@ -326,7 +347,7 @@ def test_the_rank_of_merged_factors_equals_columns_set_to_zero_by_hand() -> None
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
-        program = capture(model, (x,))
+        program = capture(model, (x,), training=True)
         (rank,) = (axis for axis in analyze(program).axes if axis.size == 4)
         slim = shrink(program, Selection({rank.name: [0, 3]}))(x)
         middle.get_parameter("b")[:, 1:3] = 0
@@ -335,7 +356,7 @@ def test_the_rank_of_merged_factors_equals_columns_set_to_zero_by_hand() -> None
 
 
 def test_the_reason_names_the_sum() -> None:
-    program = capture(Between(LAYERS["sigma"][0]()), (torch.randn(4, 5),))
+    program = capture(Between(LAYERS["sigma"][0]()), (torch.randn(4, 5),), training=True)
     whys = {axis.why_inexact for axis in analyze(program).axes}
     assert whys == {
         "aten.matmul.default over it at matmul is a statistic of weights, which changes",

@@ -27,7 +27,7 @@ FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
 def judged(net: WildNet, seed: int, counts: Counter[str]) -> str:
     """The first failed claim about a net, as text; empty where all hold."""
     try:
-        program = capture(net, (example(),))
+        program = capture(net, (example(),), training=True)
     except CaptureError:
         counts["not captured"] += 1
         return ""

@@ -48,7 +48,7 @@ def sample(seed: int) -> Sample | None:
     if not net(example()).isfinite().all():
         return None
     try:
-        program = capture(net, (example(),))
+        program = capture(net, (example(),), training=True)
     except CaptureError:
         return None  # torch.export's own refusal, which the fuzzer counts
     operators = frozenset(packet_of(node.target) for node in program.graph.nodes)

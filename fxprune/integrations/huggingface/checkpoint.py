@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fxprune.analysis import analyze
 from fxprune.errors import ExportError, RefusedError, UsageError
 from fxprune.frontend.agreement import module_outputs
+from fxprune.frontend.fold_weights import folded_sources
 from fxprune.integrations.huggingface.config_search import COUNT, Changes, Search, amount, name_of, shown
 from fxprune.integrations.huggingface.weight_names import Weights, added_weights, possible_namings
 from fxprune.ir import Program, describe_error, difference, quiet, run_example, tolerance
@@ -74,9 +75,11 @@ def checkpoint(model: Any, slim: Program, config: Any = None) -> Checkpoint:
         )
     unknown = added_weights(model, slim)
     if unknown:
+        sources = ", ".join(folded_sources(slim).get(unknown[0], ()))
+        why = f"computed by its code from {sources}, and folded by capture; with training=True it is not"
         raise RefusedError(
             f"no stock {type(model).__name__} has {unknown[0]}, which the program has ({len(unknown)} weights are not the model's: "
-            "factors, or biases that a repair added)"
+            f"{why if sources else 'factors, or biases that a repair added'})"
         )
     slim = merge_equal_choices(slim)
     tries, searches = _Trials(slim, run_example(slim)), []

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from fxprune.export.parametrizations import originals
 from fxprune.integrations.huggingface.config_search import CONTAINERS, COUNT, ConfigSizes
 from fxprune.ir import Program
 
@@ -32,7 +33,8 @@ class Weights:
 def possible_namings(model: nn.Module, program: Program) -> list[Weights]:
     """Return the possible namings of the program's weights: modules without any weight left are removed, or are unread and stay."""
     state = model.state_dict(keep_vars=True)
-    present = _present(state, program)
+    computed = originals(model, program).values()
+    present = _present(state, program) | {name: value for each in computed for name, value in each.items()}
     moves = _moves(model, set(state), set(present))
     lists = {path: module for path, module in model.named_modules() if isinstance(module, CONTAINERS)}
     whole: Moves = {path: {key: key for key in module._modules} for path, module in lists.items()}
@@ -41,8 +43,9 @@ def possible_namings(model: nn.Module, program: Program) -> list[Weights]:
 
 
 def added_weights(model: nn.Module, program: Program) -> list[str]:
-    """Return the learned weights of the program that the model does not have: factors, and biases that were added."""
-    return sorted(program.parameters().keys() - model.state_dict().keys())
+    """Return the learned weights of the program that the model neither has nor computes from what it has: factors, and biases that were added."""
+    known = model.state_dict().keys() | {name for name, found in originals(model, program).items() if found}
+    return sorted(program.parameters().keys() - known)
 
 
 def _present(state: Mapping[str, Tensor], program: Program) -> dict[str, Tensor]:
