@@ -61,10 +61,8 @@ def folded_notes(program: Program) -> tuple[str, ...]:
         return ()
     name, sources = next(iter(found.items()))
     more = f", and {len(found) - 1} more weights are such" if len(found) > 1 else ""
-    return (
-        f"{name} is computed from {', '.join(sources)} alone{more}: folded into parameters; "
-        "capture(…, training=True) keeps the computation",
-    )
+    said = f"{name} is computed from {', '.join(sources)} alone{more}: folded into parameters"
+    return (f"{said}; capture(…, training=True) keeps the computation",)
 
 
 def _merge_equal(found: WeightComputations) -> None:

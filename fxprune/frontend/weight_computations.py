@@ -121,11 +121,11 @@ def _is_plain(node: fx.Node) -> bool:
 
 
 def _hindering(program: Program) -> set[fx.Node]:
-    """Return the nodes that sum, choose or normalise over a dim, those without a rule, and those that pin dims and mix what lies along them."""
+    """Return the nodes that sum, choose or normalise over a dim, have no rule, or pin dims and mix what lies along them."""
     flow = analyze(program).flow
-    sums = {each.node for each in (*flow.contractions, *flow.choices)}
+    sums, choices = {each.node for each in flow.contractions}, {each.node for each in flow.choices}
     pinning = {node for _, node in flow.pins if _loses_zeros(node)}
-    return sums | {node for _, _, node in flow.inexact} | flow.unknown.keys() | pinning
+    return sums | choices | {node for _, _, node in flow.inexact} | flow.unknown.keys() | pinning
 
 
 def _loses_zeros(node: fx.Node) -> bool:

@@ -38,7 +38,9 @@ def example(seed: int = 3) -> Tensor:
 
 @cache
 def program_of(row: Row) -> Program:
-    return capture(row.build(), (example(),), training=True)  # which folds no weight: laws are about its computation
+    return capture(
+        row.build(), (example(),), training=True
+    )  # which folds no weight: laws are about its computation
 
 
 def axis_of(row: Row, analysis: Analysis) -> Axis | None:

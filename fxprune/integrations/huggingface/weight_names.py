@@ -43,7 +43,7 @@ def possible_namings(model: nn.Module, program: Program) -> list[Weights]:
 
 
 def added_weights(model: nn.Module, program: Program) -> list[str]:
-    """Return the learned weights of the program that the model neither has nor computes from what it has: factors, and biases that were added."""
+    """Return the learned weights of the program that the model neither has nor computes: factors, and biases that were added."""
     known = model.state_dict().keys() | {name for name, found in originals(model, program).items() if found}
     return sorted(program.parameters().keys() - known)
 
