@@ -71,8 +71,8 @@ def capture(
     given = dict(kwargs or {})
     with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
         program = _whole_or_islands(model, tuple(args), given, dynamic_shapes, within)
-        whole = isinstance(model, nn.Module) and not program.islands
-        if training and whole and has_attention(program.graph):
+        traced = training and not program.islands and has_attention(program.graph)
+        if traced and isinstance(model, nn.Module):
             _remember_dropout(program, model, args, given, dynamic_shapes)
     program = program if training else _folded(program)
     program = program.replace(notes=(*program.notes, *folded_notes(program), *random_notes(program)))
