@@ -28,9 +28,13 @@ def _palindrome(size: int) -> Dim:
 
 
 def _conflict(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
-    first, second = (" x ".join(dim_text(dim) for dim in side) for side in (left, right))
+    why = f"can't align {_chain(left)} with {_chain(right)}"
     for dim in (*left, *right):
-        pin(dim, f"can't align {first} with {second}", node)
+        pin(dim, why, node)
+
+
+def _chain(side: Sequence[Dim]) -> str:
+    return " x ".join(dim_text(dim) for dim in side)
 
 
 def unify(left: Dim, right: Dim, node: str) -> None:
@@ -101,7 +105,11 @@ def _inner_sizes(dims: Sequence[Dim]) -> list[int]:
 
 
 def _unify_chunk(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
-    """Unify factor lists of one product: refine both at every cut of either, if each cut divides the next."""
+    """Unify factor lists of one product: refine both at every cut that each cut of either divides or is divided by.
+
+    What lies between two such cuts becomes one atom, or is pinned where the sides have other cuts there: 4 x 6 and 6 x 4 are
+    2 x (!2 x !3) x 2 and 2 x (!3 x !2) x 2.
+    """
     if len(left) == 1 and len(right) == 1:
         unify(left[0], right[0], node)
         return
@@ -109,15 +117,40 @@ def _unify_chunk(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
         single, several = (left[0], product(right)) if len(left) == 1 else (right[0], product(left))
         unify(single, several, node)
         return
-    cuts = sorted({*_inner_sizes(left), *_inner_sizes(right)})
-    if any(big % small for small, big in itertools.pairwise(cuts)):
+    cuts = [{1, *_inner_sizes(side)} for side in (left, right)]
+    common, steps = _common_steps(*cuts)
+    if not common:
         _conflict(left, right, node)
         return
     if all(pinned(dim) for dim in (*left, *right)):
         return
-    common = [atom(big // small) for small, big in itertools.pairwise([1, *cuts])][::-1]
-    for side in (left, right):
-        _refine_factors(side, common, node)
+    why = f"can't align {_chain(left)} with {_chain(right)}"
+    shared = {step: atom(step[1] // step[0]) for step in common}
+    for side, own in zip((left, right), cuts, strict=True):
+        places = itertools.pairwise(sorted({*own, *itertools.chain(*steps)}))
+        parts = [shared.get(step) or _whole(step, why, node) for step in places]
+        _refine_factors(side, parts[::-1], node)
+
+
+def _common_steps(left: set[int], right: set[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The steps between cuts that no other cut straddles: those that both lists can take, and all.
+
+    Cuts are inner sizes. The greatest common divisor and the least common multiple of two cuts are cuts, too: blocks of 4 and of 6 both
+    consist of blocks of 2, and blocks of 12 of both.
+    """
+    cuts = left | right
+    for one, other in itertools.product(left, right):
+        cuts |= {math.gcd(one, other), math.lcm(one, other)}
+    kept = sorted(cut for cut in cuts if all(cut % other == 0 or other % cut == 0 for other in cuts))
+    steps = list(itertools.pairwise(kept))
+    return [(low, high) for low, high in steps if not any(low < cut < high for cut in cuts)], steps
+
+
+def _whole(step: tuple[int, int], why: str, node: str) -> Dim:
+    """A new atom between two cuts that stays whole."""
+    dim = atom(step[1] // step[0])
+    pin(dim, why, node)
+    return dim
 
 
 def _refine_factors(side: Sequence[Dim], common: Sequence[Dim], node: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.frontend.restack import restack
+from fxprune.frontend.recurrent_layers import split_recurrent
 from fxprune.frontend.unstack import unstack
 from fxprune.ir import Program, attribute, bind, call, hint, shape_of
 from fxprune.ir.edit import size_of
@@ -206,8 +208,20 @@ def _keeps_type(source: fx.Node, node: fx.Node) -> bool:
 
 
 def drop_aliases(graph: fx.GraphModule) -> None:
-    """Remove nodes that pass a value on as it is (`alias`, `detach`, a cast to its own dtype), unless something writes into it."""
-    pass_on(graph, lambda node: traits_of(node.target).passes in ("alias", "cast") and _same_kind(node))
+    """Remove nodes that pass a value on as it is (`alias`, `x[:]`, a cast to its own dtype), unless something writes into it."""
+    pass_on(graph, lambda node: _is_alias(node) or _takes_all(node))
+
+
+def _is_alias(node: fx.Node) -> bool:
+    return traits_of(node.target).passes in ("alias", "cast") and _same_kind(node)
+
+
+def _takes_all(node: fx.Node) -> bool:
+    """Return whether a node is a slice of all positions, of a size that is not known."""
+    if node.target is not aten.slice.Tensor:
+        return False
+    start, end, step = (bind(node)[name].value for name in ("start", "end", "step"))
+    return start in (None, 0) and end in (None, sys.maxsize) and step == 1
 
 
 def _same_kind(node: fx.Node) -> bool:
@@ -238,6 +252,7 @@ CANONICALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
     functionalize,
     drop_aliases,
     restack,
+    split_recurrent,
     unstack,
     clean,
     _fold,

@@ -69,10 +69,12 @@ def _as_view(graph: fx.GraphModule, node: fx.Node) -> None:
 
 def _unstack(graph: fx.GraphModule, view: fx.Node) -> None:
     for stack in stacks(view):
-        chain, ends = follow(Link(view, stack.place))
-        if ends:
+        paths = follow(Link(view, stack.place))
+        if paths[1]:
             for part in range(stack.parts):
-                _build_part(graph, stack, (chain, ends), part)
+                with graph.graph.inserting_before(view):
+                    own = _sliced(graph, view, stack, part)
+                build_part(graph, paths, own, part)
             return
 
 
@@ -159,14 +161,13 @@ def _squeezed(node: fx.Node, rank: int) -> list[int]:
     return [as_int(i) % rank for i in named if hint(shape[as_int(i) % rank]) == 1]
 
 
-def _build_part(graph: fx.GraphModule, stack: Stack, paths: tuple[list[Link], list[Link]], part: int) -> None:
-    """Build one part's own slice and movements, and let everything that selected this part read them."""
-    chain, ends = paths
-    made: dict[fx.Node, fx.Node] = {}
+def build_part(graph: fx.GraphModule, paths: tuple[list[Link], list[Link]], own: fx.Node, part: int) -> None:
+    """Build one part's movements from its own value, and let everything that selected this part read them."""
+    (first, *chain), ends = paths
+    made = {first.node: own}
     for link in chain:
         with graph.graph.inserting_before(link.node):
-            own = _rebuilt(graph, link, made, chain) if made else _sliced(graph, link.node, stack, part)
-            made[link.node] = own
+            made[link.node] = _rebuilt(graph, link, made, paths[0])
     for end in ends:
         _connect(end, part, made)
 

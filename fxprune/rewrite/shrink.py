@@ -170,11 +170,13 @@ def kept_masks(analysis: Analysis, selection: Selection) -> dict[Dim, torch.Tens
 
 
 def _check_choices(analysis: Analysis, masks: dict[Dim, torch.Tensor | KeptRows]) -> None:
-    """Raise SelectionError where fewer candidates would stay than a choice takes."""
+    """Raise SelectionError where fewer candidates would stay than a choice takes, or an LSTM would be no wider than its projection."""
+    choosing = {choice.node for choice in analysis.flow.choices}
     for dim, least, node in analysis.flow.least:
         if changes(dim, masks) and new_size(dim, masks) < least:
+            verb = "chooses" if node in choosing else "needs at least"
             raise SelectionError(
-                f"{node.name} = {node.target} chooses {least}, and {new_size(dim, masks)} would be left [{source_line(node)}]"
+                f"{node.name} = {node.target} {verb} {least}, and {new_size(dim, masks)} would be left [{source_line(node)}]"
             )
 
 

@@ -29,6 +29,8 @@ def lstm(op: Op) -> tuple[Shape, ...]:
     hidden, cell = (op.flow.dims[node] for node in op["hx"])
     if hidden[-1].size == cell[-1].size:  # a projection is always narrower
         op.unify(hidden[-1], cell[-1])
+    else:
+        op.flow.least.append((cell[-1], hidden[-1].size + 1, op.node))
     _states(op, hidden, cell)
     outputs = _layers(op, hidden[-1], cell[-1])
     return (*_sequence(op), outputs), hidden, cell
