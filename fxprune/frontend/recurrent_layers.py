@@ -3,8 +3,9 @@
     y, hn = gru(x, h0, [w1, w2], layers=2)    becomes    y1, hn1 = gru(x, h0[:1], [w1])
                                                          y2, hn2 = gru(dropout(y1), h0[1:], [w2])    hn = cat([hn1, hn2])
 
-The values are the same to the bit. Without this, all layers would have the hidden size of the output, which often has to stay. What one tensor
-for all layers would tie again is taken apart, too: zeros are created for each layer, and a last state that is selected is its own layer's.
+The values are the same to the bit. Without this, all layers would have the hidden size of the output, which often has to stay. What one
+tensor for all layers would tie again is taken apart, too: zeros are created for each layer, and a last state that is selected is its
+own layer's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ aten = torch.ops.aten
 _RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 
 #: operator that creates a value: the place of its sizes among the arguments
-_CREATION = {
+_CREATION: dict[Any, int] = {
     aten.zeros.default: 0,
     aten.ones.default: 0,
     aten.full.default: 0,
@@ -132,7 +133,9 @@ def _connect_states(graph: fx.GraphModule, whole: fx.Node, states: list[fx.Node]
         whole.replace_all_uses_with(joined)
 
 
-def _replace_parts(graph: fx.GraphModule, whole: fx.Node, parts: Sequence[tuple[fx.Node, int | None]]) -> None:
+def _replace_parts(
+    graph: fx.GraphModule, whole: fx.Node, parts: Sequence[tuple[fx.Node, int | None]]
+) -> None:
     """Replace what is selected of dim 0 of a value: part i is a state, or one row of it; nothing where a path ends otherwise."""
     paths = follow(Link(whole, 0))
     for i, (state, row) in enumerate(parts if paths[1] else ()):

@@ -37,7 +37,7 @@ def stack(cell: Callable[..., nn.Module] = nn.LSTM, read: Any = lambda found: fo
 
 def test_before_and_after() -> None:
     """Two layers with dropout between them become two nodes; the output's width leaves the first layer free."""
-    cells = nn.GRU(3, 4, num_layers=2, dropout=0.5, bias=False)
+    cells = nn.GRU(3, 4, 2, dropout=0.5, bias=False)
 
     def forward(net: Any, x: Tensor) -> Any:
         output, last = net.cells(x)
@@ -57,7 +57,7 @@ gru = gru(x, zeros, [cells.weight_ih_l0, cells.weight_hh_l0, cells.weight_ih_l1,
 getitem = gru[0] -> (!5, !2, !4)
 getitem_1 = gru[1] -> (!2, !2, !4)
 select = select(getitem_1, 0, -1) -> (!2, !4)
-return getitem, select""",
+return getitem, select""",  # noqa: E501
     )
     split_recurrent(program.graph_module)
     remove_dead(program.graph_module)
@@ -78,7 +78,7 @@ gru_input_1 = gru(dropout_default, zeros_default_1, [cells.weight_ih_l1, cells.w
 getitem_4 = gru_input_1[0] -> (!5, !2, !4)
 getitem_5 = gru_input_1[1] -> (!1, !2, !4)
 select_int_1 = select(getitem_5, 0, 0) -> (!2, !4)
-return getitem_4, select_int_1""",
+return getitem_4, select_int_1""",  # noqa: E501
     )
 
 
@@ -118,7 +118,7 @@ def test_inner_layers_can_be_cut_though_the_last_one_leaves_the_model(name: str,
 
 
 def test_both_directions_of_a_layer_share_a_width_and_layers_do_not() -> None:
-    last: Any = lambda found: found[1].view(3, 2, -1, 8)[-1].flatten(1)  # noqa: E731
+    last: Any = lambda found: found[1].view(3, 2, -1, 8)[-1].flatten(1)
     read: Any = [lambda found: found[0], lambda found: torch.cat([found[1][-2], found[1][-1]], 1), last]
     for each in read:
         program = capture(stack(nn.GRU, each, bidirectional=True), (x(),))
@@ -146,7 +146,10 @@ def test_states_that_go_from_stack_to_stack_go_layer_by_layer() -> None:
     net = Net(lambda net, x, y: net.second(y, net.first(x)[1])[0], **parts).eval()
     program = capture(net, (torch.randn(5, 3, 6), torch.randn(7, 3, 4)))
     (axis,) = analyze(program).axes
-    assert {member.name for member in axis.members if member.learned} >= {"first.weight_hh_l0", "second.weight_hh_l0"}
+    assert {member.name for member in axis.members if member.learned} >= {
+        "first.weight_hh_l0",
+        "second.weight_hh_l0",
+    }
     assert "first.weight_hh_l1" not in {member.name for member in axis.members}
 
 
@@ -155,5 +158,9 @@ def test_a_file_has_the_cut_weights(tmp_path: Path) -> None:
     slim = shrink(program, Selection({axis.name: KEPT for axis in analyze(program).axes}))
     export_onnx(slim, tmp_path / "slim.onnx")
     held = onnx.load(tmp_path / "slim.onnx").graph.initializer
-    weights = sum(each.dims[0] * each.dims[1] * each.dims[2] for each in held if len(each.dims) == 3 and each.dims[1] > 3)
+    weights = sum(
+        each.dims[0] * each.dims[1] * each.dims[2]
+        for each in held
+        if len(each.dims) == 3 and each.dims[1] > 3
+    )
     assert weights == sum(value.numel() for value in slim.parameters().values() if value.dim() == 2)
