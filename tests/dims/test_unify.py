@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -170,7 +171,15 @@ def test_a_boundary_inside_a_block_makes_the_outer_factor_rigid() -> None:
         ("2*6", "4*3", ["(a0:2 x a1:2 x a2:3)"] * 2),
         ("6*4", "6*4", ["(a0:6 x a1:4)"] * 2),
         ("2*3*4", "6*2*2", ["(a0:2 x a1:3 x a2:2 x a3:2)"] * 2),
-        ("4*6", "6*4", ["(a0:4! x a1:6!)", "(a2:6! x a3:4!)"]),
+        # cuts of which none divides the other: what consists of both, and what both consist of
+        ("4*6", "6*4", ["(a0:2 x a1:2! x a2:3! x a3:2)", "(a0:2 x a4:3! x a5:2! x a3:2)"]),
+        ("3*4", "4*3", ["(a0:3! x a1:4!)", "(a2:4! x a3:3!)"]),
+        ("4*9", "6*6", ["(a0:2 x a1:2! x a2:3! x a3:3)", "(a0:2 x a4:3! x a5:2! x a3:3)"]),
+        (
+            "5*4*6*7",
+            "5*6*28",
+            ["(a0:5 x a1:2 x a2:2! x a3:3! x a4:2 x a5:7)", "(a0:5 x a1:2 x a6:3! x a7:2! x a4:2 x a5:7)"],
+        ),
         ("24", "2*3*4", ["(a0:2 x a1:3 x a2:4)"] * 2),
         # segments: run by run, cut at the boundaries of both
         ("3+5", "5+3", ["(a0:3 + a1:2 + a2:3)"] * 2),
@@ -193,6 +202,42 @@ def test_what_two_structures_have_in_common(left: str, right: str, wanted: list[
     assert named([one, other]) == wanted
 
 
+def test_cuts_that_cross_leave_what_no_cut_straddles_in_any_order() -> None:
+    """The oracle counts: a factor between two cuts is free where each cut of each side divides the smaller or is divided by the larger."""
+    chains = ["4*6*5", "6*4*5", "3*8*5", "2*12*5", "24*5", "8*15", "2*2*6*5", "120"]
+    for several in itertools.combinations(chains, 3):
+        for order in itertools.permutations(several):
+            first, *others = [made(text) if "*" in text else atom(120) for text in order]
+            for other in others:
+                unify_products([first], [other], "node")
+            assert free_steps(first) == steps_of(several)
+
+
+def free_steps(dim: Dim) -> set[tuple[int, int]]:
+    """The free atoms of a product by their inner and outer cut."""
+    found, low = set(), 1
+    for factor in reversed(factors(dim)):
+        if not is_pinned(factor):
+            found.add((low, low * factor.size))
+        low *= factor.size
+    return found
+
+
+def steps_of(chains: Sequence[str]) -> set[tuple[int, int]]:
+    cuts = {120, 1}
+    for sizes in ([int(size) for size in text.split("*")] for text in chains):
+        cuts |= {math.prod(sizes[i:]) for i in range(len(sizes))}
+    every = {divisor for divisor in range(1, 121) if 120 % divisor == 0}
+    good = sorted(each for each in every if all(each % cut == 0 or cut % each == 0 for cut in cuts))
+    needed = [
+        each
+        for each in good
+        if each in cuts or each in {f(a, b) for a in cuts for b in cuts for f in (math.gcd, math.lcm)}
+    ]
+    steps = itertools.pairwise(needed)
+    return {(low, high) for low, high in steps if not any(low < cut < high for cut in cuts)}
+
+
 def test_a_product_among_segments_meets_the_segments_in_its_place() -> None:
     """(2 x 3) against 2 + 4: the boundary makes the 2 rigid, and what follows is not touched."""
     for turned in (False, True):
@@ -210,7 +255,7 @@ def made(text: str) -> Dim:
 
 def test_what_does_not_fit_says_so() -> None:
     for left, right, why in (
-        ("4*6", "6*4", "can't align 4 x 6 with 6 x 4"),
+        ("3*4", "4*3", "can't align 3 x 4 with 4 x 3"),
         ("9*2", "3+15", "9 blocks of 2 straddle the borders of a concatenation, 3 + 15"),
         ("4", "5", "can't align 4 with 5"),
         ("2*3", "2+4", "a boundary inside 3 makes the outer factor rigid"),
