@@ -6,6 +6,7 @@ It is exact for inputs made of kept tokens: slim(new ids) == original(ids)[..., 
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import reprlib
@@ -20,14 +21,28 @@ from fxprune.analysis import analyze
 from fxprune.dims import Dim, cut, find, leaves
 from fxprune.errors import RefusedError, SelectionError, VerifyError
 from fxprune.files import about, parse_json, read_text, write_text
-from fxprune.ir import Program, bind, difference, run_example, source_line, tolerance
+from fxprune.ir import Program, attribute, bind, difference, run_example, source_line, tolerance
+from fxprune.ir.edit import add_buffer
 from fxprune.ir.signature import with_inputs
+from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rewrite.shrink import shrink_atoms
-from fxprune.rules import Flow, traits_of
+from fxprune.rules import Flow, is_written, packet_of, traits_of
 
 aten = torch.ops.aten
 
 _FORMAT = "fxprune.tokens/1"
+
+#: comparison: the same with its operands swapped
+_COMPARISONS: dict[Any, Any] = {
+    aten.eq: aten.eq,
+    aten.ne: aten.ne,
+    aten.lt: aten.gt,
+    aten.le: aten.ge,
+    aten.gt: aten.lt,
+    aten.ge: aten.le,
+}
+_ORDERED = frozenset({aten.argmax, aten.argmin})
+"""Operators that give the place of an extreme: new ids are in the order of the old ones."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +115,9 @@ def keep_tokens(
     """Keep only these token ids; `table` names the embedding's weight where several read inputs.
 
     A head that is tied to the table shrinks with it; for one that is not, `outputs` names the outputs whose last dimension counts tokens.
-    RefusedError where the ids that the table reads are used for anything else (compared with a padding id, say), or where another operator
-    reads the rows of the table by position. `verify_tokens` proves the result.
+    An id that the ids are compared with (padding, end of text) is renumbered, too. RefusedError where the ids that the table reads are used
+    for anything else (added to a position, say), or where another operator reads the rows of the table by position. `verify_tokens` proves
+    the result.
     """
     analysis = analyze(program)
     kept = sorted(set(ids))
@@ -117,12 +133,13 @@ def keep_tokens(
     leaf = _row_atom(analysis.flow, lookups[0])
     if not kept or kept[0] < 0 or kept[-1] >= leaf.size:
         raise RefusedError(f"token ids must lie in 0…{leaf.size - 1} ({name}), got {kept[:1]}…{kept[-1:]}")
-    _check_uses(analysis.flow, leaf, lookups)
+    compared = _check_uses(analysis.flow, leaf, lookups)
     mask = torch.zeros(leaf.size, dtype=torch.bool)
     mask[kept] = True
     heads = [_head_atom(analysis.flow, program, output, leaf) for output in outputs]
     slim = shrink_atoms(analysis, dict.fromkeys([leaf, *heads], mask))
     _move_padding(slim.graph_module, [node.name for node in lookups], kept)
+    _renumber(slim.graph_module, {node.name: place for node, place in compared.items()}, kept)
     inputs = tuple(dict.fromkeys(_source(node).name for node in lookups))
     counting = tuple(_counting(analysis.flow, program, {leaf, *heads}))
     return Vocabulary(tuple(kept), name, leaf.size, inputs, counting, _with_new_ids(slim, set(inputs), kept))
@@ -211,19 +228,25 @@ def _row_atom(flow: Flow, lookup: fx.Node) -> Dim:
 
 def _source(lookup: fx.Node) -> fx.Node:
     """Return the node that the ids come from, behind movements."""
-    node: Any = lookup.args[1]
+    return _origin(lookup.args[1])
+
+
+def _origin(node: Any) -> fx.Node:
     while _moves_ids(node):
         node = node.args[0]
     return node  # type: ignore[no-any-return]
 
 
 def _moves_ids(node: fx.Node) -> bool:
-    """Return whether a node passes ids on as they are, elsewhere or in part."""
+    """Return whether a node passes ids on as they are, elsewhere, in part, or as wide integers."""
     row = traits_of(node.target)
+    if row.passes == "cast":
+        return node.meta["val"].dtype in (torch.int32, torch.int64)
     return row.moves not in ("", "join", "pick") or row.passes in ("alias", "copy")
 
 
-def _check_uses(flow: Flow, leaf: Dim, lookups: list[fx.Node]) -> None:
+def _check_uses(flow: Flow, leaf: Dim, lookups: list[fx.Node]) -> dict[fx.Node, int]:
+    """Return the comparisons of the ids with constants, and which operand is the constant; RefusedError for any other use."""
     uses = [(dim, node, "reads it by position") for dim, node in flow.pins]
     uses += [(dim, node, "computes a statistic over it") for dim, _, node in flow.inexact]
     for dim, node, what in uses:
@@ -231,19 +254,64 @@ def _check_uses(flow: Flow, leaf: Dim, lookups: list[fx.Node]) -> None:
             raise RefusedError(
                 f"the vocabulary stays whole: {node.name} = {node.target} {what} [{source_line(node)}]"
             )
-    for lookup in lookups:
-        _check_ids(_source(lookup), lookups)
+    sources = {_source(lookup) for lookup in lookups}
+    return {node: place for source in sources for node, place in _check_ids(source, lookups, sources).items()}
 
 
-def _check_ids(node: fx.Node, lookups: list[fx.Node]) -> None:
+def _check_ids(node: fx.Node, lookups: list[fx.Node], sources: set[fx.Node]) -> dict[fx.Node, int]:
+    compared: dict[fx.Node, int] = {}
     for user in node.users:
-        if user in lookups or traits_of(user.target).shape_only:
+        if user in lookups or traits_of(user.target).shape_only or packet_of(user.target) in _ORDERED:
+            continue
+        if packet_of(user.target) in _COMPARISONS and _is_known(user, sources):
+            compared |= [(user, i) for i, operand in enumerate(user.args[:2]) if _is_constant(operand)]
             continue
         if not _moves_ids(user):
             raise RefusedError(
                 f"the vocabulary stays whole: {user.name} = {user.target} reads the ids themselves [{source_line(user)}]"
             )
-        _check_ids(user, lookups)
+        compared |= _check_ids(user, lookups, sources)
+    return compared
+
+
+def _is_known(comparison: fx.Node, sources: set[fx.Node]) -> bool:
+    """Return whether ids are compared with each other or with constants, so that renumbering keeps the result."""
+    return all(_is_constant(operand) or _origin(operand) in sources for operand in comparison.args[:2])
+
+
+def _is_constant(operand: Any) -> bool:
+    """Return whether an operand is a number, or an integer buffer that nothing writes into."""
+    if not isinstance(operand, fx.Node):
+        return isinstance(operand, int | float)
+    whole = not operand.meta["val"].is_floating_point() if "val" in operand.meta else False
+    return operand.op == "get_attr" and whole and not is_written(operand)
+
+
+def _renumber(graph: fx.GraphModule, compared: dict[str, int], kept: list[int]) -> None:
+    """Replace the old ids that the ids are compared with by new ones; an id that was not kept by one that is in the same order."""
+    for node in [node for node in graph.graph.nodes if node.name in compared]:
+        place = compared[node.name]
+        packet, old = packet_of(node.target), node.args[place]
+        packet = packet if place else _COMPARISONS[packet]
+        if isinstance(old, fx.Node):
+            value = attribute(graph, str(old.target))
+            ids = [_new_id(packet, int(one), kept) for one in value.flatten()]
+            with graph.graph.inserting_before(node):
+                moved = value.new_tensor(ids, dtype=torch.int64).reshape(value.shape)
+                new: Any = add_buffer(graph, f"_new_{old.name}", moved)
+        else:
+            new = _new_id(packet, old, kept)
+        node.update_arg(place, new)
+    remove_dead(graph)
+    graph.recompile()
+
+
+def _new_id(comparison: Any, old: float, kept: list[int]) -> int:
+    """Return the new id that ids are to be compared with instead of an old one; −1, which equals none, where it was not kept."""
+    if comparison in (aten.eq, aten.ne):
+        return kept.index(int(old)) if old in kept else -1
+    below = comparison in (aten.lt, aten.ge)
+    return bisect.bisect_left(kept, old) if below else bisect.bisect_right(kept, old) - 1
 
 
 def _move_padding(graph: fx.GraphModule, lookups: list[str], kept: list[int]) -> None:

@@ -1,12 +1,14 @@
 """Vocabulary removal: the slim program on new ids computes the same as the original on the old ones."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from expecttest import assert_expected_inline
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune import TokenIds, Vocabulary, capture, keep_tokens, show, verify_tokens
 from fxprune.errors import ExportError, RefusedError, SelectionError, VerifyError
@@ -64,19 +66,60 @@ def test_a_map_is_saved_and_loaded_and_never_overwritten_unasked(tmp_path: Path)
         TokenIds.load(tmp_path / "absent.json")
 
 
-class Compared(nn.Module):
+COMPARISONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "padding": lambda ids: ids.ne(3),
+    "an id that goes": lambda ids: ids == 4,
+    "as another integer": lambda ids: ids.to(torch.int32).transpose(0, 1).eq(11).transpose(0, 1),
+    "order": lambda ids: (ids > 5) & (ids <= 12.5) | (ids < 4) & (ids >= 3),
+    "a table of ids": lambda ids: (ids[..., None] == torch.tensor([7, 8, 15])).any(-1),
+    "a tensor on the left": lambda ids: torch.tensor(8) < ids,
+    "each other": lambda ids: ids == ids.flip(0),
+    "the place of the largest": lambda ids: torch.arange(5) <= ids.argmax(-1, keepdim=True),
+    "shape": lambda ids: torch.ones_like(ids).cumsum(1) > 2,
+}
+
+
+@pytest.mark.parametrize(
+    "dynamic", [None, ({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)], ids=["static", "dynamic"]
+)
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_ids_that_are_compared_are_renumbered(name: str, dynamic: Any) -> None:
+    """The oracle is the module itself, on the old ids."""
+    if name == "the place of the largest" and dynamic:
+        dynamic = ({0: torch.export.Dim.AUTO},)
+    net = Net(
+        lambda net, ids: net.table(ids) * COMPARISONS[name](ids).unsqueeze(-1), table=nn.Embedding(20, 4)
+    )
+    program = capture(net, (torch.randint(0, 20, (3, 5)),), dynamic_shapes=dynamic)
+    kept = [1, 3, 5, 7, 11, 13, 15, 19]
+    found = keep_tokens(program, kept)
+    ids = torch.tensor(kept)[torch.randint(0, 8, (3, 5), generator=torch.Generator().manual_seed(0))]
+    assert torch.equal(found.program(found.translate(ids)), net(ids))
+    assert verify_tokens(program, found) == 0
+    assert found.program.parameter_count() == 32
+    assert found.program.tensors().keys() >= {"table.weight"}
+
+
+class Computed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(20, 4)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = self.table(ids)
-        return rows * ids.ne(0).unsqueeze(-1)
+    def forward(self, ids: Tensor) -> Tensor:
+        rows: Tensor = self.table(ids)
+        return rows * (ids * 2).unsqueeze(-1)
 
 
-def test_ids_that_are_compared_keep_the_vocabulary_whole() -> None:
-    program = capture(Compared(), (torch.randint(0, 20, (3, 5)),))
-    with pytest.raises(RefusedError, match=r"ne = aten.ne.Scalar reads the ids themselves \[.*ids\.ne\(0\)"):
+def test_ids_that_are_computed_with_keep_the_vocabulary_whole() -> None:
+    program = capture(Computed(), (torch.randint(0, 20, (3, 5)),))
+    with pytest.raises(RefusedError, match=r"mul = aten.mul.Tensor reads the ids themselves \[.*ids \* 2"):
+        keep_tokens(program, [0, 1, 2])
+
+
+def test_ids_that_are_compared_with_another_input_keep_the_vocabulary_whole() -> None:
+    net = Net(lambda net, ids, pad: net.table(ids) * ids.ne(pad).unsqueeze(-1), table=nn.Embedding(20, 4))
+    program = capture(net, (torch.randint(0, 20, (3, 5)), torch.tensor(0)))
+    with pytest.raises(RefusedError, match=r"ne = aten.ne.Tensor reads the ids themselves"):
         keep_tokens(program, [0, 1, 2])
 
 
