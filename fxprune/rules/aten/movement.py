@@ -160,16 +160,25 @@ def repeat(op: Op) -> Shape:
 
 @rule(aten.repeat_interleave, zero="keep")
 def repeat_interleave(op: Op) -> Shape:
-    """Merge dim and repeats: repeat_interleave(r) of d is Product(d, r)."""
+    """Merge dim and repeats: repeat_interleave(r) of d is Product(d, r); without a dim, all are one. Pin a dim that a tensor repeats."""
+    if "self" not in op.arguments:
+        return op.opaque("repeat_interleave of a tensor gives positions")
     shape = op.dims("self")
-    if "dim" not in op.arguments or op["dim"] is None or isinstance(op["repeats"], torch.fx.Node):
-        return op.opaque("repeat_interleave without a dim, or by a tensor, depends on values")
-    place, count = axis(op), atom(op.integer("repeats"))
-    joined = product([shape[place], count])
+    lead, dim, rest = ((), product(shape), ()) if op["dim"] is None else _around(shape, axis(op))
+    if isinstance(op["repeats"], torch.fx.Node):
+        why = "a tensor says how often repeat_interleave repeats each position"
+        op.pin((dim, *op.dims("repeats")), why)
+        return (*lead, *op.fixed([op.out[len(lead)]], why), *rest)
+    count = atom(op.integer("repeats"))
+    joined = product([dim, count])
     op.size(count, "repeats")
     if op["output_size"] is not None:
         op.size(joined, "output_size")
-    return (*shape[:place], joined, *shape[place + 1 :])
+    return (*lead, joined, *rest)
+
+
+def _around(shape: Shape, place: int) -> tuple[Shape, Dim, Shape]:
+    return shape[:place], shape[place], shape[place + 1 :]
 
 
 @rule(aten.cat, aten.concat, aten.concatenate, zero="keep")
