@@ -10,6 +10,7 @@ that count 0, 1, …; shrinking cuts them, and the table stays whole. A constant
 from __future__ import annotations
 
 import operator
+from collections import Counter
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,7 +41,10 @@ def decouple_tables(program: Program) -> Program:
     side = _side_values(program, flow) if shared else set()
     uses = [(node, user) for node in program.graph.nodes if node in side for user in node.users]
     uses = [(node, user) for node, user in uses if _meets(node, user, side) and _carries(flow, node, shared)]
-    if len(uses) < 2:
+    sources = _sources(flow, side, shared)
+    readers = Counter(source for node, _ in uses for source in sources[node])
+    uses = [(node, user) for node, user in uses if any(readers[source] > 1 for source in sources[node])]
+    if not uses:
         return program
     apart = rebuild(program, copy_graph(program), {})
     twin = dict(zip(program.graph.nodes, apart.graph.nodes, strict=True))
@@ -71,15 +75,25 @@ def _meets(node: fx.Node, user: fx.Node, side: set[fx.Node]) -> bool:
     return user not in side and user.op == "call_function" and user.target is not operator.getitem
 
 
+def _sources(flow: Flow, side: set[fx.Node], shared: set[Dim]) -> dict[fx.Node, set[fx.Node]]:
+    """Return the tables that each side value comes from, those with a shared atom: one that is read once ties nothing."""
+    sources: dict[fx.Node, set[fx.Node]] = {}
+    for node in flow.dims:
+        if node in side and _carries(flow, node, shared):
+            before = [sources[each] for each in operands(node) if each in sources]
+            sources[node] = set().union(*before) or {node}
+    return sources
+
+
 def _attention_atoms(flow: Flow) -> set[Dim]:
     found = {leaf for dim, role in flow.roles if role in _ATTENTION for leaf in leaves(dim)}
     return {leaf for leaf in found if leaf.size > 1 and not is_pinned(leaf)}
 
 
 def _side_values(program: Program, flow: Flow) -> set[fx.Node]:
-    """Return values that depend on no product: positions, masks, tables, and values computed from them; weights, too.
+    """Return values that depend on no product and no token: positions, masks, tables, and values computed from them; weights, too.
 
-    Products bring learned weights into the stream of activations.
+    Products and embeddings of tokens bring learned weights into the stream of activations.
     """
     side: set[fx.Node] = set()
     for node in program.graph.nodes:
@@ -87,9 +101,23 @@ def _side_values(program: Program, flow: Flow) -> set[fx.Node]:
             continue
         inputs = [source for source in operands(node) if source in flow.dims]
         reads_side = all(source in side or source.op == "placeholder" for source in inputs)
-        if node.op == "get_attr" or (reads_side and not traits_of(node.target).is_product):
+        is_stream = traits_of(node.target).is_product or _embeds_tokens(program, flow, node)
+        if node.op == "get_attr" or (reads_side and not is_stream):
             side.add(node)
     return side
+
+
+def _embeds_tokens(program: Program, flow: Flow, node: fx.Node) -> bool:
+    """Return whether a node looks up learned rows by the ids of an input; rows of one number for each head are a bias."""
+    if node.target is not aten.embedding.default:
+        return False
+    weight, ids = node.args[:2]
+    while traits_of(ids.target).moves not in ("", "join", "pick") or traits_of(ids.target).passes:  # type: ignore[union-attr]
+        ids = ids.args[0]  # type: ignore[union-attr]
+    learned = isinstance(weight, fx.Node) and str(weight.target) in program.parameters()
+    biases = {leaf for dim, role in flow.roles if role == "heads" for leaf in leaves(dim)}
+    row = set(leaves(flow.dims[node][-1]))
+    return learned and ids.op == "placeholder" and not row <= biases  # type: ignore[union-attr]
 
 
 def _carries(flow: Flow, node: fx.Node, shared: set[Dim]) -> bool:
