@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from zoo.nets_dense import BATCH, features
+from zoo.nets_dense import BATCH, features, tokens
 
 
 class WeightNorm(nn.Module):
@@ -173,10 +175,72 @@ class LearnedSteps(nn.Module):
         return self.down(self.recurrent(self.up(x).unflatten(-1, (5, 3)), state)[0][:, -1])
 
 
+class StackedSteps(nn.Module):
+    """Three recurrent layers, of which the last one's output and last state leave the net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(6, 10, 3, batch_first=True, dropout=0.2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        steps, (last, _) = self.recurrent(x[:, None] * torch.arange(1, 5)[:, None])
+        return steps, last[-1]
+
+
+class CrossedGroups(nn.Module):
+    """Convolutions of 4 and then 6 groups: blocks of 2 within both, and blocks of 12 that contain both, can go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Conv1d(6, 24, 1), nn.Conv1d(24, 5, 1)
+        self.four = nn.Conv1d(24, 24, 3, padding=1, groups=4)
+        self.six = nn.Conv1d(24, 24, 3, padding=1, groups=6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x[..., None] * torch.arange(1, 6)
+        return self.down(self.six(self.four(self.up(steps)).relu()).relu())
+
+
+class Repeats(nn.Module):
+    """Rows that are repeated as often as a tensor says: their features stay an axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.register_buffer("times", torch.tensor([1, 3, 2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).repeat_interleave(self.times, dim=0).relu())
+
+
+class ScoredTokens(nn.Module):
+    """A transformer whose results are scored by the embeddings of its own tokens, as recommenders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(19, 8)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({name: nn.Linear(8, 8) for name in "qkvo"}) for _ in range(2)
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = self.items(ids)
+        x = rows * 3
+        for layer in self.layers:
+            parts: Any = layer
+            heads = [parts[name](x).unflatten(-1, (2, 4)).transpose(1, 2) for name in "qkv"]
+            x = x + parts["o"](F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return torch.bmm(x, rows.transpose(1, 2))
+
+
 TRICKY = {
     "divided-by-silence": lambda: (DividedBySilence(), features()),
     "strides": lambda: (Strides(), features()),
     "learned-steps": lambda: (LearnedSteps(), features()),
+    "stacked-steps": lambda: (StackedSteps(), features()),
+    "crossed-groups": lambda: (CrossedGroups(), features()),
+    "repeats": lambda: (Repeats(), features()),
+    "scored-tokens": lambda: (ScoredTokens(), tokens()),
     "weight-norm": lambda: (WeightNorm(), features()),
     "spectral-norm": lambda: (SpectralNorm().double(), {"x": features()["x"].double()}),
     "input-convex": lambda: (InputConvex(), features()),
