@@ -18,7 +18,7 @@ from fxprune.export.divergence import describe_divergence
 from fxprune.export.module_sizes import arguments_of, declared
 from fxprune.export.parametrizations import make_plain, originals
 from fxprune.frontend.agreement import module_outputs
-from fxprune.frontend.fold_weights import folded_sources
+from fxprune.frontend.canonicalization.fold_weights import folded_sources
 from fxprune.ir import Program, attribute, difference, run_example, tolerance
 
 INSTEAD = "use slim.module(), which needs none of its code"

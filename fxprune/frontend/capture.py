@@ -1,7 +1,7 @@
 """Capture: from an nn.Module, an ExportedProgram or a .pt2 file to a Program.
 
 torch.export's training IR is kept as it is (`linear`, `layer_norm`, `scaled_dot_product_attention` as single nodes); the graph is then
-canonicalized, so that rules stay short: see `fxprune.frontend.canonicalize`.
+canonicalized, so that rules stay short: see `fxprune.frontend.canonicalization.canonicalize`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch.export import ExportedProgram
 
 from fxprune.errors import CaptureError, GuardError
 from fxprune.frontend.agreement import check_same, same_outputs, seeded_outputs
-from fxprune.frontend.canonicalize import canonicalize
+from fxprune.frontend.canonicalization.canonicalize import canonicalize
+from fxprune.frontend.canonicalization.fold_weights import fold_weights, folded_notes
 from fxprune.frontend.dynamic_shapes import graph_shapes, named_shapes, with_constants
 from fxprune.frontend.fixed_sizes import doubled_batch, fixed_notes
-from fxprune.frontend.fold_weights import fold_weights, folded_notes
 from fxprune.frontend.io_constraints import free_dims
 from fxprune.frontend.islands import capture_islands
 from fxprune.frontend.library_patches import with_library_patches
@@ -63,10 +63,10 @@ def capture(
     (all sizes fixed), True (torch decides for every dimension) or what torch.export takes under this name.
     What torch can't trace is traced once more with the patches by which its library (transformers) makes its models traceable.
     `free_outputs` are outputs that may shrink. Weights that are computed from weights alone (weight norm, spectral norm) are constants in
-    evaluation and become parameters (see `fxprune.frontend.fold_weights`); with `training`, their computation stays, and an nn.Module is
-    captured in training mode, too, so that its fused attention has the dropout in training that it has there. `within` names submodules
-    that are captured in place of the whole, side by side in one Program (see `fxprune.ir.islands`); with "auto" the largest that can be
-    are found where the whole can't be captured. CaptureError gives torch's reason.
+    evaluation and become parameters (see `fxprune.frontend.canonicalization.fold_weights`); with `training`, their computation stays, and
+    an nn.Module is captured in training mode, too, so that its fused attention has the dropout in training that it has there. `within`
+    names submodules that are captured in place of the whole, side by side in one Program (see `fxprune.ir.islands`); with "auto" the
+    largest that can be are found where the whole can't be captured. CaptureError gives torch's reason.
     """
     given = dict(kwargs or {})
     with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
@@ -77,7 +77,9 @@ def capture(
     program = program if training else _folded(program)
     program = program.replace(notes=(*program.notes, *folded_notes(program), *random_notes(program)))
     if program.islands and free_outputs:
-        raise CaptureError("outputs of captured parts are read by the rest of the model: none of them may shrink")
+        raise CaptureError(
+            "outputs of captured parts are read by the rest of the model: none of them may shrink"
+        )
     return free_dims(program, outputs=free_outputs)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fxprune.analysis import analyze
 from fxprune.errors import ExportError, RefusedError, UsageError
 from fxprune.frontend.agreement import module_outputs
-from fxprune.frontend.fold_weights import folded_sources
+from fxprune.frontend.canonicalization.fold_weights import folded_sources
 from fxprune.integrations.huggingface.config_search import COUNT, Changes, Search, amount, name_of, shown
 from fxprune.integrations.huggingface.weight_names import Weights, added_weights, possible_namings
 from fxprune.ir import Program, describe_error, difference, quiet, run_example, tolerance

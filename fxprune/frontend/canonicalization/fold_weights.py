@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.frontend.weight_computations import WeightComputations, weight_computations
+from fxprune.frontend.canonicalization.weight_computations import WeightComputations, weight_computations
 from fxprune.ir import Program, add_parameter, bind, copy_graph, rebuild, storage_key
 from fxprune.ir.naming import free_name
 from fxprune.rewrite import remove_dead

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.nn.utils import parametrizations
 
 from fxprune import Program, Selection, analyze, apply, capture
-from fxprune.frontend.fold_weights import fold_weights, folded_sources
+from fxprune.frontend.canonicalization.fold_weights import fold_weights, folded_sources
 from support.models import distance
 from zoo.check import halved, randomise
 

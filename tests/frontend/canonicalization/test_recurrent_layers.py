@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fxprune import Selection, analyze, capture, export_onnx, show, shrink
 from fxprune.errors import SelectionError
-from fxprune.frontend.recurrent_layers import split_recurrent
+from fxprune.frontend.canonicalization.recurrent_layers import split_recurrent
 from fxprune.rewrite import remove_dead
 from support.models import distance
 from support.texts import Net, exported

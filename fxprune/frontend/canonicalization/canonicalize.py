@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.frontend.restack import restack
-from fxprune.frontend.recurrent_layers import split_recurrent
-from fxprune.frontend.unstack import unstack
+from fxprune.frontend.canonicalization.recurrent_layers import split_recurrent
+from fxprune.frontend.canonicalization.restack import restack
+from fxprune.frontend.canonicalization.unstack import unstack
 from fxprune.ir import Program, attribute, bind, call, hint, shape_of
 from fxprune.ir.edit import size_of
 from fxprune.rewrite import remove_dead

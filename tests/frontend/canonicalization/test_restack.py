@@ -11,7 +11,7 @@ from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
 from fxprune import Program, show
-from fxprune.frontend.restack import restack
+from fxprune.frontend.canonicalization.restack import restack
 from fxprune.rewrite import remove_dead
 from support.texts import Net, exported
 

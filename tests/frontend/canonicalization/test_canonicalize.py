@@ -9,7 +9,7 @@ from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
 from fxprune import analyze, capture, show
-from fxprune.frontend.canonicalize import (
+from fxprune.frontend.canonicalization.canonicalize import (
     contiguous_pairs,
     drop_aliases,
     drop_assertions,

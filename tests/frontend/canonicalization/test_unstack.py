@@ -9,7 +9,7 @@ from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
 from fxprune import show
-from fxprune.frontend.unstack import unstack
+from fxprune.frontend.canonicalization.unstack import unstack
 from fxprune.rewrite import remove_dead
 from support.texts import Net, exported
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.frontend.unstack import Link, build_part, follow
+from fxprune.frontend.canonicalization.unstack import Link, build_part, follow
 from fxprune.ir import bind, call
 from fxprune.ir.arguments import unbind
 from fxprune.ir.edit import fake_mode
