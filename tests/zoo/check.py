@@ -18,6 +18,7 @@ from fxprune.rewrite import zero_readers
 from fxprune.rewrite.shrink import shrink
 from fxprune.tools.inputs.loaded import Loaded
 from zoo.compare import copied, difference, double, doubled, outputs
+from zoo.offered import Refused, offered_share, refused_shares
 
 BAR, BAR_64 = 1e-5, 1e-10
 BATCH, LENGTH = 3, 13
@@ -28,9 +29,10 @@ Build = Callable[[], tuple[nn.Module, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one architecture: `ok`, `capture-failed`, `wrong` or `crash`, with the reason and the numbers.
+    """Result of one architecture: `ok`, `capture-failed`, `absent`, `wrong` or `crash`, with the reason and the numbers.
 
-    `order` and `onnx` are the results of shuffled constraints and of ONNX Runtime, empty until `zoo.stages` has run them.
+    `offered` is the share of the parameters that are on an axis, `refused` why the others are not. `order` and `onnx` are the results of
+    shuffled constraints and of ONNX Runtime, empty until `zoo.stages` has run them.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Outcome:
     dynamic: str = "static"
     parameters: int = 0
     slim: int = 0
+    offered: float = 0.0
+    refused: Sequence[Refused] = ()
     order: str = ""
     onnx: str = ""
     onnx_reason: str = ""
@@ -145,6 +149,8 @@ def _described(analysis: Analysis, name: str, seconds: float) -> Outcome:
         refusals=len(analysis.refusals),
         unknown=unknown,
         parameters=analysis.program.parameter_count(),
+        offered=offered_share(analysis),
+        refused=refused_shares(analysis),
         seconds={"analyze": round(seconds, 3)},
     )
 
@@ -226,6 +232,9 @@ def check_with_model(
     """The outcome of one architecture, and the model with its program where there is one."""
     try:
         model, kwargs = build()
+    except ImportError as error:
+        return Outcome(name, "absent", str(error)), None
+    try:
         start = time.perf_counter()
         program = captured(model, kwargs, dynamic)
         seconds = time.perf_counter() - start

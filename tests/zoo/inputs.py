@@ -52,9 +52,13 @@ KINDS: dict[str, Callable[[Sizes], Tensor]] = {
     "zeros": lambda sizes: torch.zeros(BATCH, *sizes, dtype=torch.long),
     "fours": lambda sizes: torch.full((BATCH, *sizes), 4),
     "four": _four,
+    "numbers": lambda sizes: torch.randint(3, 30, (BATCH, *sizes)).float(),
     "padded": _padded,
     "marked": _marked,
     "real": lambda sizes: torch.randn(BATCH, *sizes),
     "unit": lambda sizes: torch.rand(BATCH, *sizes),
+    "full": lambda sizes: torch.full((BATCH,), *sizes),
+    "rows": lambda sizes: torch.rand(*sizes),  # no batch: nodes of one graph, positions
+    "edges": lambda sizes: torch.randint(0, sizes[0], (2, sizes[1])),
     "boxes": lambda sizes: torch.randint(0, 60, (BATCH, sizes[0], 1)).expand(BATCH, *sizes).contiguous(),
 }

@@ -1,8 +1,8 @@
-"""`python -m fxprune.tools.benchmarks.coverage`: check every architecture of the zoo and write docs/results/coverage.md.
+"""`python -m fxprune.tools.benchmarks.coverage`: check every architecture of a zoo and write docs/results/coverage.md or packages.md.
 
 Each architecture runs in a process of its own, in stages with a time limit each: the pruned against the zeroed program, the axes with
-constraints in another order, and ONNX Runtime. The zoo is in `tests/zoo`, outside the wheel: this requires the source checkout and
-`transformers`.
+constraints in another order, and ONNX Runtime. The zoos are in `tests/zoo`, outside the wheel: this requires the source checkout,
+`transformers`, and for `--zoo packages` the packages of tests/zoo/packages.txt.
 """
 
 import argparse
@@ -14,22 +14,30 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fxprune.errors import UsageError
 from fxprune.tools.benchmarks.coverage_page import Record, is_right, render_coverage
+from fxprune.tools.benchmarks.packages_page import render_packages
 from fxprune.tools.commands.console import progress
 
 _ROOT = Path(__file__).resolve().parents[2]
-TARGET = _ROOT / "docs" / "results" / "coverage.md"
+_RESULTS = _ROOT / "docs" / "results"
 _SECONDS = 60
 ONNX_SECONDS = 120
 WORKERS = 2
+
+HF = "hf"
+#: zoo (a module of tests/zoo with ROWS): its page, and the function that renders it
+PAGES: Mapping[str, tuple[Path, Callable[[Sequence[Record]], str]]] = MappingProxyType(
+    {HF: (_RESULTS / "coverage.md", render_coverage), "packages": (_RESULTS / "packages.md", render_packages)}
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Limits:
 class _Job:
     """A running check of one architecture, with its latest record; `fixed` in a second try, made where symbolic sizes took too long."""
 
+    zoo: str
     name: str
     fixed: bool
     process: ForkProcess
@@ -56,16 +65,18 @@ class _Job:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the zoo and write the page; return 0 if every record is right, else 1."""
     options = _options(arguments)
-    names = options.names or list(_zoo("hf").ROWS)
+    names = options.names or list(zoo_module(options.zoo).ROWS)
+    target, render = PAGES[options.zoo]
+    target = options.output or target
     records = _collect(names, options)
     if len(records) < len(names):
         progress().print(
             f"stopped after {len(records)} of {len(names)}; the page speaks of these", markup=False
         )
     order = {name: place for place, name in enumerate(names)}
-    options.output.parent.mkdir(exist_ok=True)
-    options.output.write_text(render_coverage(sorted(records, key=lambda record: order[record["name"]])))
-    progress().print(f"wrote {options.output}", markup=False)
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(render(sorted(records, key=lambda record: order[record["name"]])))
+    progress().print(f"wrote {target}", markup=False)
     return int(not all(is_right(record) for record in records))
 
 
@@ -75,7 +86,8 @@ def _collect(names: Sequence[str], options: argparse.Namespace) -> list[Record]:
     known = {record["name"] for record in records}
     limits = Limits(options.seconds, options.onnx_seconds, options.onnx)
     try:
-        for record in check_all([name for name in names if name not in known], limits, options.workers):
+        waiting = [name for name in names if name not in known]
+        for record in check_all(waiting, limits, options.workers, options.zoo):
             records.append(record)
             if options.records:
                 with options.records.open("a") as file:
@@ -102,7 +114,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.coverage", description=__doc__)
     add = parser.add_argument
     add("names", nargs="*", help="architectures to check (default: all of the zoo)")
-    add("-o", "--output", type=Path, default=TARGET, help="the page to write")
+    add(
+        "--zoo",
+        choices=list(PAGES),
+        default=HF,
+        help="transformers' architectures, or models of other packages",
+    )
+    add("-o", "--output", type=Path, help="the page to write (default: the zoo's own in docs/results)")
     add("--records", type=Path, help="a file of records, one a line: what is there is not run again")
     add("--seconds", type=float, default=_SECONDS, help="time limit for the check of one architecture")
     add("--onnx", action=argparse.BooleanOptionalAction, default=True, help="whether ONNX Runtime must agree")
@@ -111,7 +129,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _zoo(module: str) -> Any:
+def zoo_module(module: str) -> Any:
     """A module of tests/zoo; UsageError without the source checkout."""
     if not (_ROOT / "tests" / "zoo").is_dir():
         raise UsageError(
@@ -122,14 +140,17 @@ def _zoo(module: str) -> Any:
     return importlib.import_module(f"zoo.{module}")
 
 
-def check_all(names: Sequence[str], limits: Limits = Limits(), workers: int = WORKERS) -> Iterator[Record]:
+def check_all(
+    names: Sequence[str], limits: Limits = Limits(), workers: int = WORKERS, zoo: str = HF
+) -> Iterator[Record]:
     """Check architectures, `workers` at once, each in a fork of this process with the libraries loaded; yield records as they finish."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    zoo_module(zoo)
     _load(limits)
     waiting, running = [(name, False) for name in names], list[_Job]()
     while waiting or running:
         while waiting and len(running) < workers:
-            running.append(_start(*waiting.pop(0), limits))
+            running.append(_start(zoo, *waiting.pop(0), limits))
         time.sleep(0.05)
         for job in list(running):
             running.remove(job)
@@ -145,7 +166,7 @@ def check_all(names: Sequence[str], limits: Limits = Limits(), workers: int = WO
 
 def _load(limits: Limits) -> None:
     """Import the libraries before forking, exporters and transformers' patches included: they take seconds."""
-    _zoo("stages"), _zoo("tiny")
+    zoo_module("stages"), zoo_module("tiny")
     importlib.import_module("torch").set_num_threads(1)
     model = importlib.import_module("torch").nn.Identity()
     with importlib.import_module("fxprune.frontend.library_patches").transformers_patches(model):
@@ -155,23 +176,23 @@ def _load(limits: Limits) -> None:
         importlib.import_module("fxprune.export.onnx").warm_up()
 
 
-def _start(name: str, fixed: bool, limits: Limits) -> _Job:
+def _start(zoo: str, name: str, fixed: bool, limits: Limits) -> _Job:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run_child, args=(name, fixed, limits.onnx, theirs), daemon=True)
+    process = context.Process(target=_run_child, args=(zoo, name, fixed, limits.onnx, theirs), daemon=True)
     process.start()
     theirs.close()
-    return _Job(name, fixed, process, ours, time.monotonic() + limits.check)
+    return _Job(zoo, name, fixed, process, ours, time.monotonic() + limits.check)
 
 
-def _run_child(name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
+def _run_child(zoo: str, name: str, fixed: bool, onnx: bool, answer: Connection) -> None:
     """Run one architecture in a child process without output, and send its outcome as plain data after every stage."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    row = _zoo("hf").ROWS[name]
+    row = zoo_module(zoo).ROWS[name]
     start = time.perf_counter()
-    for outcome in _zoo("stages").stages(name, row.build, row.dynamic and not fixed, onnx):
+    for outcome in zoo_module("stages").stages(name, row.build, row.dynamic and not fixed, onnx):
         answer.send({**asdict(outcome), "total": round(time.perf_counter() - start, 2)})
 
 
@@ -204,7 +225,7 @@ def _finished(job: _Job, limits: Limits) -> Record | None:
 def _failure_record(job: _Job, status: str, reason: str) -> Record:
     """The record of a job that crashed or timed out: its latest one, with the reason at the stage that was lost."""
     if job.record is None:
-        return asdict(_zoo("check").Outcome(job.name, status, reason))
+        return asdict(zoo_module("check").Outcome(job.name, status, reason))
     if not job.record["order"]:
         return {**job.record, "order": reason}
     return {**job.record, "onnx": status, "onnx_reason": reason}

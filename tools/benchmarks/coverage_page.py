@@ -52,7 +52,7 @@ def render_coverage(records: Sequence[Record]) -> str:
     """The Markdown page of all records."""
     preamble = PREAMBLE.format(transformers=_version("transformers"), torch=_version("torch"))
     parts = ["# Coverage", preamble, "\n".join(_summary(records)), "\n".join(_table(records))]
-    return "\n\n".join([*parts, *_sections(records)]) + "\n"
+    return "\n\n".join([*parts, *sections(records)]) + "\n"
 
 
 def _version(library: str) -> str:
@@ -72,10 +72,11 @@ def _summary(records: Sequence[Record]) -> Iterator[str]:
     same = sum(record["order"] == "same" for record in ordered)
     yield f"- The axes are the same in a shuffled order (three of them): {same} of {len(ordered)}."
     if any(record["onnx"] for record in records):
-        yield _onnx_summary(records)
+        yield onnx_summary(records)
 
 
-def _onnx_summary(records: Sequence[Record]) -> str:
+def onnx_summary(records: Sequence[Record]) -> str:
+    """The sentence that says how many agree with ONNX Runtime."""
     counts = Counter(record["onnx"] for record in records if record["onnx"])
     agreeing = [record for record in records if record["onnx"] == "agrees"]
     second = sum(record["onnx_shapes"] > 1 for record in agreeing)
@@ -103,7 +104,7 @@ def _cells(record: Record) -> tuple[str, ...]:
     unknown = ", ".join(f"`{operator}`" for operator in record["unknown"])
     counts = str(record["exact"]), str(record["inexact"])
     sizes = f"{record['relative']:.1e}", f"{record['change']:.1e}", str(record["refusals"])
-    return (name, status, *counts, *sizes, unknown, _second(str(record["dynamic"])), _onnx(record))
+    return (name, status, *counts, *sizes, unknown, _second(str(record["dynamic"])), onnx_cell(record))
 
 
 def _second(said: str) -> str:
@@ -112,14 +113,16 @@ def _second(said: str) -> str:
     return "the original refuses it" if "refuses" in said else "yes"
 
 
-def _onnx(record: Record) -> str:
+def onnx_cell(record: Record) -> str:
+    """What ONNX Runtime said, for a table."""
     if record["onnx"] != "agrees":
         return ONNX[record["onnx"]]
     one = " (one shape)" if record["dynamic"] != "static" and record["onnx_shapes"] < 2 else ""
     return f"{record['onnx_relative']:.1e}{one}"
 
 
-def _sections(records: Sequence[Record]) -> Iterator[str]:
+def sections(records: Sequence[Record]) -> Iterator[str]:
+    """Sections for all that is not plainly right; none where nothing is."""
     yield from _section("Captured, but not right", records, lambda r: r["status"] in ("wrong", "crash"))
     yield from _section(
         "Right in float64: float32 rounds", records, lambda r: r["status"] == "ok" and bool(r["reason"])
@@ -149,8 +152,9 @@ def _section(
     chosen = [record for record in records if belongs(record)]
     if chosen:
         yield f"## {title}"
-        yield "\n".join(f"- {record['name']}: {_line(str(record[key]))}" for record in chosen)
+        yield "\n".join(f"- {record['name']}: {line(str(record[key]))}" for record in chosen)
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
+    """Text for one line of a page, at most 400 characters."""
     return " ".join(text.replace(str(_ROOT), "").replace("|", "\\|").split())[:400]
