@@ -35,7 +35,7 @@ WORKERS = 2
 
 HF = "hf"
 #: zoo (a module of tests/zoo with ROWS): its page, and the function that renders it
-PAGES: Mapping[str, tuple[Path, Callable[[Sequence[Record]], str]]] = MappingProxyType(
+_ZOOS: Mapping[str, tuple[Path, Callable[[Sequence[Record]], str]]] = MappingProxyType(
     {HF: (_RESULTS / "coverage.md", render_coverage), "packages": (_RESULTS / "packages.md", render_packages)}
 )
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the zoo and write the page; return 0 if every record is right, else 1."""
     options = _options(arguments)
     names = options.names or list(zoo_module(options.zoo).ROWS)
-    target, render = PAGES[options.zoo]
+    target, render = _ZOOS[options.zoo]
     target = options.output or target
     records = _collect(names, options)
     if len(records) < len(names):
@@ -116,7 +116,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("names", nargs="*", help="architectures to check (default: all of the zoo)")
     add(
         "--zoo",
-        choices=list(PAGES),
+        choices=list(_ZOOS),
         default=HF,
         help="transformers' architectures, or models of other packages",
     )
