@@ -6,7 +6,9 @@ by their values; the result is right if its outputs equal those of the original 
 
 import argparse
 import copy
+import importlib
 import importlib.metadata
+import json
 import logging
 import signal
 import sys
@@ -55,19 +57,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all tools on all nets and write the page; 0 if fxprune is never wrong."""
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.peers", description=__doc__)
     parser.add_argument("names", nargs="*", help="nets (default: all)")
+    parser.add_argument(
+        "--records", type=Path, help="a file of records, one a line: what is there is not run again"
+    )
     parser.add_argument("-o", "--output", type=Path, default=_TARGET, help="the page to write")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     names = options.names or sorted(zoo_module("nets").NETS)
-    results = {name: _row(name) for name in names}
+    earlier = _earlier(options.records)
+    results = {name: earlier.get(name) or _row(name, options.records) for name in names}
     options.output.write_text(_page(results))
     progress().print(f"wrote {options.output}", markup=False)
     return int(any(row[_OURS][0] in {_WRONG, _FAILED} for row in results.values()))
 
 
-def _row(name: str) -> dict[str, _Result]:
+def _earlier(path: Path | None) -> dict[str, dict[str, _Result]]:
+    """The rows of an earlier run by the names of nets."""
+    return dict(map(json.loads, path.read_text().splitlines())) if path and path.exists() else {}
+
+
+def _row(name: str, records: Path | None) -> dict[str, _Result]:
     row = {tool: _tried(tool, name) for tool in TOOLS}
+    if records:
+        with records.open("a") as file:
+            file.write(f"{json.dumps([name, row])}\n")
     progress().print(
         f"{name}: {', '.join(f'{tool} {said}' for tool, (said, _) in row.items())}", markup=False
     )
@@ -112,8 +126,14 @@ def _time_limit() -> Iterator[None]:
 
 
 def _judged(model: nn.Module, slim: nn.Module, inputs: _Inputs, analysis: Analysis) -> _Result:
-    before, after = dict(model.named_parameters()), dict(slim.named_parameters())
-    kept = {name: _kept(value, after[name]) if name in after else {} for name, value in before.items()}
+    before, after = dict(model.named_parameters()), dict(slim.named_parameters(remove_duplicate=False))
+    names = {
+        id(value): name for name, value in model.named_parameters(remove_duplicate=False) if name in after
+    }
+    kept = {
+        name: _kept(value, after[names[id(value)]]) if id(value) in names else {}
+        for name, value in before.items()
+    }
     cut = {(name, dim) for name, dims in kept.items() for dim in dims}
     gone = 1 - sum(value.numel() for value in after.values()) / sum(
         value.numel() for value in before.values()
@@ -133,6 +153,10 @@ def _judged(model: nn.Module, slim: nn.Module, inputs: _Inputs, analysis: Analys
     others = [axis for axis in analysis.axes if not axis.exact or axis.choices]
     said = _INEXACT if cut & {(m.name, m.dim) for axis in others for m in axis.members} else _WRONG
     return said, f"differs by {off:.1e}, {told}"
+
+
+def _count(model: nn.Module) -> int:
+    return sum(value.numel() for value in model.parameters())
 
 
 def _kept(before: Tensor, after: Tensor) -> dict[int, list[int]]:

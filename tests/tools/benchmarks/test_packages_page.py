@@ -37,7 +37,7 @@ OUTCOME = Outcome(
 def test_a_model_is_told_in_one_row_with_its_reasons() -> None:
     text = render_packages([asdict(OUTCOME)])
     row = (
-        "| vit-pytorch/ViT | 200 | 90.0% | 60% | 2.0e-07 | yes | 3.0e-06 | 1.5 "
+        "| vit-pytorch/ViT | whole | 200 | 90.0% | 60% | 2.0e-07 | yes | 3.0e-06 | 1.5 "
         "| 8%: its rows \\| are outputs (`output`, net.py:7) |"
     )
     assert row in text.splitlines()
@@ -54,7 +54,7 @@ def test_wrong_values_and_missing_packages_are_told() -> None:
     text = render_packages([wrong, absent])
     assert "| yes | **wrong** |" in text
     assert "- a/B: cut to one index: off by 1" in text
-    assert "| c/D |  |  |  |  |  |  |  | absent: No package metadata was found for c |" in text
+    assert "| c/D | no |  |  |  |  |  |  |  | absent: No package metadata was found for c |" in text
     assert "**0 of 1 captured models are right** (1 models of 1 packages)." in text
 
 
