@@ -66,7 +66,8 @@ def test_the_share_offered_and_the_reasons_for_the_rest_add_up() -> None:
             self.scale = nn.Parameter(torch.ones(3))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.two(self.one(x).relu()) * self.scale
+            made: torch.Tensor = self.two(self.one(x).relu()) * self.scale
+            return made
 
     analysis = analyze(capture(Net(), (torch.rand(2, 4),)))
     # 24 + 6 + 18 on the hidden axis; the second bias and the scale are as wide as the output
