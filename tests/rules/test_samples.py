@@ -17,7 +17,7 @@ from torch import nn
 
 from fxprune import Selection, analyze, capture, shrink, zero_readers
 from fxprune.errors import CaptureError
-from fxprune.frontend import canonicalize
+from fxprune.frontend.canonicalization import canonicalize
 from fxprune.frontend.canonicalization.canonicalize import CANONICALIZATIONS, functionalize
 from fxprune.rules import REFUSED, RULES, find_rule, packet_of
 from rules.test_rules import CASES
