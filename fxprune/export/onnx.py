@@ -18,7 +18,7 @@ from fxprune.errors import ExportError
 from fxprune.export.agreement import compare
 from fxprune.export.exported_program import for_onnx, lift, to_exported_program
 from fxprune.export.file_sizes import fixed_in_file, name_sizes, strict_guards, symbols_kept
-from fxprune.export.onnx_cleanup import drop_traces, spread_rotary_caches
+from fxprune.export.onnx_cleanup import drop_traces, reset_after_product, spread_rotary_caches
 from fxprune.export.onnx_operators import translations
 from fxprune.export.onnx_rewrites import rewrite_for_onnx
 from fxprune.export.random_values import fixed_draws
@@ -162,6 +162,7 @@ def _write(program: Program, form: _Form, draft: Path, opset: int, settings: Set
             name_sizes(program, made, strict)
             drop_traces(made.model)
             spread_rotary_caches(made.model)
+            reset_after_product(made.model)
             peepholes = apply_peepholes(made.model, settings)
             made.save(draft, external_data=False)
         onnx.checker.check_model(str(draft))

@@ -1,4 +1,4 @@
-"""ONNX clean-up, between torch's exporter and the file: drop debugging metadata, and make RotaryEmbedding fit its definition."""
+"""ONNX clean-up, between torch's exporter and the file: drop debugging metadata, and mend what RotaryEmbedding and GRU lack."""
 
 from typing import Any
 
@@ -12,6 +12,13 @@ def drop_traces(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
             node.metadata_props.pop(key, None)
+
+
+def reset_after_product(model: ir.Model) -> None:
+    """Mark each GRU as torch's: its reset gate scales the product with the hidden state, not the state (onnxscript before 0.7.2)."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "GRU" and not node.domain:
+            node.attributes.add(ir.AttrInt64("linear_before_reset", 1))
 
 
 def spread_rotary_caches(model: ir.Model) -> None:

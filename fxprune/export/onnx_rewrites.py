@@ -13,10 +13,43 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxprune.export.onnx_forms.elementwise import (
+    angle_of,
+    extreme_number,
+    hypotenuse,
+    mean_slope,
+    rectified,
+    rounded,
+    with_sign,
+    without_addend,
+)
+from fxprune.export.onnx_forms.recurrent import projected_lstm
+from fxprune.export.onnx_forms.reductions import (
+    RUNNING,
+    distances,
+    kept_position,
+    over_all_dims,
+    ranked_value,
+    running,
+    searched,
+    stable_sort,
+    values_of,
+)
+from fxprune.export.onnx_forms.scatters import index_reduced, scattered
+from fxprune.export.onnx_forms.spatial import (
+    ADAPTIVE,
+    adaptive_pool,
+    divided_pool,
+    resampled,
+    unpadded,
+    unshuffled,
+)
 from fxprune.export.real_pairs import as_real_pairs
 from fxprune.ir import Program, bind, call, copy_graph, rebuild
+from fxprune.ir.arguments import unbind
 from fxprune.ir.edit import move_uses, size_of
 from fxprune.rules import packet_of
+from fxprune.rules.traits import packets
 
 aten = torch.ops.aten
 
@@ -62,12 +95,20 @@ def _return_tensors(graph: fx.GraphModule) -> None:
 
 
 def _promoted(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """Convert operands to the result's type: the exporter finds no operator for an integer tensor and a fraction."""
-    wanted = node.meta["val"].dtype
+    """Convert operands to the result's type: the exporter finds no operator for an integer tensor and a fraction.
+
+    Sums and products of booleans are their logical forms.
+    """
+    wanted, logical = node.meta["val"].dtype, _LOGICAL.get(packet_of(node.target))
+    if wanted == torch.bool and logical is not None and _is_node(node.args[0]) and _is_node(node.args[1]):
+        return call(graph, logical, node.args)
     other = [n for n in node.all_input_nodes if _dtype(n) not in (wanted, None)]
     for operand in other:
         node.replace_input_with(operand, call(graph, aten.to.dtype, (operand, wanted)))
     return None
+
+
+_LOGICAL = {aten.add: aten.logical_or.default, aten.mul: aten.logical_and.default}
 
 
 def _dtype(node: fx.Node) -> torch.dtype | None:
@@ -80,25 +121,9 @@ def _typed(graph: fx.GraphModule, node: fx.Node) -> None:
     node.kwargs = {**node.kwargs, "dtype": node.meta["val"].dtype}
 
 
-def _pooled(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Pad by what is nearly zero before max pooling: ONNX Runtime merges zeros into the pool, where padding counts as −∞."""
-    pad: Any = node.args[0]
-    if packet_of(pad.target) not in (aten.pad, aten.constant_pad_nd):
-        return
-    bound = bind(pad)
-    if bound["value"].value in (0, None) and ("mode" not in bound or bound["mode"].value == "constant"):
-        amounts = bound["pad"].value
-        node.replace_input_with(
-            pad, call(graph, aten.constant_pad_nd.default, (bound["self"].value, amounts, _NEARLY_ZERO))
-        )
-
-
-_NEARLY_ZERO = 1e-30
-
-
 def _sliced(graph: fx.GraphModule, node: fx.Node) -> None:
     """Return the parts of a split by sizes that are computed as slices: the exporter requires numbers."""
-    bound = {name: argument.value for name, argument in bind(node).items()}
+    bound = values_of(node)
     sizes = bound["split_sizes"]
     if all(isinstance(size, int) for size in sizes):
         return
@@ -112,7 +137,7 @@ def _sliced(graph: fx.GraphModule, node: fx.Node) -> None:
 
 def _chunked(graph: fx.GraphModule, node: fx.Node) -> None:
     """Return the chunks of a dimension of symbolic size as slices, for the same reason."""
-    bound = {name: argument.value for name, argument in bind(node).items()}
+    bound = values_of(node)
     source, count, dim = bound["self"], bound["chunks"], bound["dim"]
     if isinstance(source.meta["val"].shape[dim], int):
         return
@@ -174,7 +199,7 @@ def _put(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 def _standardized(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Return batch norm by the statistics of what it is given (of a weight: standardization) as its formula."""
-    bound = {name: argument.value for name, argument in bind(node).items()}
+    bound = values_of(node)
     if not bound["training"] or not isinstance(bound["input"], fx.Node):
         return None
     x, rank = bound["input"], bound["input"].meta["val"].dim()
@@ -191,13 +216,92 @@ def _standardized(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return result
 
 
+def _of_four_dims(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return attention over fewer or more than four dims as one over four: the exporter takes no others."""
+    rank, bound = node.meta["val"].dim(), values_of(node)
+    names, mask = ("query", "key", "value"), bound["attn_mask"]
+    leads = {bound[name].meta["val"].shape[:-3] for name in names}
+    masked = mask.meta["val"].dim() if mask is not None else 0
+    if (
+        rank == 4
+        or len(leads) > 1
+        or masked > 3
+        or {bound[name].meta["val"].dim() for name in names} != {rank}
+    ):
+        return None
+    for name in names:
+        sizes = [size_of(graph, bound[name], place) for place in range(max(0, rank - 3), rank)]
+        ones = [1] * (3 - len(sizes))
+        bound[name] = call(graph, aten.reshape.default, (bound[name], [-1, *ones, *sizes]))
+    query, value = node.args[0], node.args[2]
+    last = size_of(graph, value, rank - 1)  # type: ignore[arg-type]
+    sizes = [*(size_of(graph, query, place) for place in range(rank - 1)), last]  # type: ignore[arg-type]
+    return call(graph, aten.reshape.default, (call(graph, node.target, *unbind(node, bound)), sizes))
+
+
+def _repeated(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return repeats of each element of a flat value by views: the exporter requires a dim, and errs where it is the only one."""
+    bound = values_of(node)
+    count, source = bound.get("repeats"), bound.get("self")
+    if not isinstance(count, int) or not (bound["dim"] is None or source.meta["val"].dim() == 1):  # type: ignore[union-attr]
+        return None
+    column = call(graph, aten.reshape.default, (source, [-1, 1]))
+    wide = call(graph, aten.expand.default, (column, [-1, count]))
+    return call(graph, aten.reshape.default, (wide, [-1]))
+
+
+def _rolled(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Shift by less than a dim's size, and count dims from the front: the exporter takes no others."""
+    bound, shape = values_of(node), node.meta["val"].shape
+    dims = [dim % max(1, len(shape)) for dim in bound["dims"]]
+    pairs = zip(bound["shifts"], (shape[dim] for dim in dims), strict=False)
+    if dims:
+        shifts = [shift % size if isinstance(size, int) and size else shift for shift, size in pairs]
+        node.args = (bound["self"], shifts, dims)
+
+
+def _marked(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Return the marked elements by a mask as index: the exporter has no masked_select."""
+    pair = call(graph, aten.broadcast_tensors.default, (list(node.args[:2]),))
+    value, mask = (call(graph, operator.getitem, (pair, place)) for place in (0, 1))
+    return call(graph, aten.index.Tensor, (value, [mask]))
+
+
+_JOINS = packets("cat concat concatenate stack hstack vstack dstack row_stack column_stack")
+
 REWRITES: Mapping[Any, Rewrite] = {
-    **dict.fromkeys((aten.add, aten.sub, aten.rsub, aten.mul, aten.div), _promoted),
-    **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), _pooled),
+    **dict.fromkeys((aten.add, aten.sub, aten.rsub, aten.mul, aten.div, *_JOINS), _promoted),
+    **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), unpadded),
     aten.split_with_sizes: _sliced,
     aten.chunk: _chunked,
     aten.full: _typed,
     aten.masked_scatter: _scattered,
     aten.index_put: _put,
     aten.batch_norm: _standardized,
+    **dict.fromkeys(ADAPTIVE, adaptive_pool),
+    **dict.fromkeys((aten.avg_pool2d, aten.avg_pool3d), divided_pool),
+    **dict.fromkeys((aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa), resampled),
+    aten.pixel_unshuffle: unshuffled,
+    aten.lstm: projected_lstm,
+    **dict.fromkeys(RUNNING, running),
+    **dict.fromkeys((aten.kthvalue, aten.median), ranked_value),
+    **dict.fromkeys((aten.amax, aten.amin), over_all_dims),
+    **dict.fromkeys((aten.argmax, aten.argmin), kept_position),
+    aten.sort: stable_sort,
+    aten.searchsorted: searched,
+    **dict.fromkeys((aten.cdist, aten._cdist_forward), distances),
+    **dict.fromkeys((aten.scatter, aten.scatter_add, aten.scatter_reduce), scattered),
+    aten.index_reduce: index_reduced,
+    aten.hypot: hypotenuse,
+    aten.copysign: with_sign,
+    **dict.fromkeys((aten.fmax, aten.fmin), extreme_number),
+    aten.atan2: angle_of,
+    aten.baddbmm: without_addend,
+    **dict.fromkeys((aten.relu, aten.relu6), rectified),
+    **dict.fromkeys((aten.round, aten.floor, aten.ceil, aten.trunc), rounded),
+    aten.rrelu: mean_slope,
+    aten.repeat_interleave: _repeated,
+    aten.roll: _rolled,
+    aten.masked_select: _marked,
+    aten.scaled_dot_product_attention: _of_four_dims,
 }

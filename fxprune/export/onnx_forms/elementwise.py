@@ -1,0 +1,103 @@
+"""ONNX forms of functions of single elements, as their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import fx
+
+from fxprune.export.onnx_forms.reductions import values_of
+from fxprune.ir import call
+from fxprune.rules import packet_of
+
+aten = torch.ops.aten
+
+
+def hypotenuse(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Return √(a² + b²)."""
+    squares = [call(graph, aten.mul.Tensor, (each, each)) for each in node.args[:2]]
+    return call(graph, aten.sqrt.default, (call(graph, aten.add.Tensor, tuple(squares)),))
+
+
+def with_sign(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return |a| with the sign of b."""
+    size, sign = node.args[:2]
+    if not isinstance(sign, fx.Node):
+        return None
+    positive = call(graph, aten.abs.default, (size,))
+    negative = call(graph, aten.neg.default, (positive,))
+    return call(graph, aten.where.self, (call(graph, aten.signbit.default, (sign,)), negative, positive))
+
+
+def extreme_number(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Return the larger (or smaller) of two, or the one that is a number."""
+    one, other = node.args[:2]
+    plain = aten.maximum if packet_of(node.target) is aten.fmax else aten.minimum
+    both = call(graph, plain.default, (one, other))
+    known = call(graph, aten.where.self, (call(graph, aten.isnan.default, (other,)), one, both))
+    return call(graph, aten.where.self, (call(graph, aten.isnan.default, (one,)), other, known))
+
+
+def angle_of(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Return atan2(y, x): the exporter's form is wrong on the axes."""
+    y, x = node.args[:2]
+    return turned(graph, y, x)  # type: ignore[arg-type]
+
+
+def turned(graph: fx.GraphModule, y: fx.Node, x: fx.Node) -> fx.Node:
+    """Return the angle of a point: atan(y/x), half a turn more to the left, a quarter above and below, and 0 in the middle."""
+    zero = call(graph, aten.eq.Scalar, (x, 0))
+    safe = _filled(graph, x, zero, 1)
+    angle = call(graph, aten.atan.default, (call(graph, aten.div.Tensor, (y, safe)),))
+    below = call(graph, aten.lt.Scalar, (y, 0))
+    half = _either(graph, below, y, -math.pi, math.pi)
+    left = call(
+        graph,
+        aten.where.self,
+        (call(graph, aten.lt.Scalar, (x, 0)), call(graph, aten.add.Tensor, (angle, half)), angle),
+    )
+    quarter = call(graph, aten.mul.Tensor, (call(graph, aten.sign.default, (y,)), math.pi / 2))
+    return call(graph, aten.where.self, (zero, quarter, left))
+
+
+def _filled(graph: fx.GraphModule, value: fx.Node, mask: fx.Node, by: float) -> fx.Node:
+    return call(graph, aten.masked_fill.Scalar, (value, mask, by))
+
+
+def _either(graph: fx.GraphModule, mask: fx.Node, like: fx.Node, yes: float, no: float) -> fx.Node:
+    return _filled(graph, call(graph, aten.full_like.default, (like, no)), mask, yes)
+
+
+def without_addend(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return a product whose addend counts zero times without it: torch does not read it, not even where it is no number."""
+    bound = values_of(node)
+    if bound["beta"] != 0:
+        return None
+    made = call(graph, aten.bmm.default, (bound["batch1"], bound["batch2"]))
+    return made if bound["alpha"] == 1 else call(graph, aten.mul.Tensor, (made, bound["alpha"]))
+
+
+def rectified(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return the positive part of integers as a bound: ONNX Runtime's relu takes fractions only."""
+    if _is_fraction(node):
+        return None
+    most = 6 if packet_of(node.target) is aten.relu6 else None
+    return call(graph, aten.clamp.default, (node.args[0], 0, most))
+
+
+def rounded(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return integers as they are: ONNX rounds fractions only."""
+    return None if _is_fraction(node) else node.args[0]  # type: ignore[return-value]
+
+
+def _is_fraction(node: fx.Node) -> bool:
+    return bool(node.meta["val"].is_floating_point())
+
+
+def mean_slope(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return rrelu in evaluation as what it is then: leaky_relu with the mean of its slopes."""
+    bound = values_of(node)
+    if bound["training"]:
+        return None
+    return call(graph, aten.leaky_relu.default, (bound["self"], (bound["lower"] + bound["upper"]) / 2))
