@@ -318,7 +318,7 @@ def zero_set(
     for node, by in divided:
         reached = silence.of(by)
         if reached is not None and reached <= zeros:
-            why = why or f"zeros of its weights would divide by zero at {node.name}"
+            why = why or f"at zeros of its weights, {node.name} is infinite or no number"
     return zeros, why
 
 

@@ -268,7 +268,7 @@ def _check_ids(node: fx.Node, lookups: list[fx.Node], sources: set[fx.Node]) -> 
             continue
         if not _moves_ids(user):
             raise RefusedError(
-                f"the vocabulary stays whole: {user.name} = {user.target} reads the ids themselves [{source_line(user)}]"
+                f"the vocabulary stays whole: {user.name} = {user.target} {_reading(node, user)} [{source_line(user)}]"
             )
         compared |= _check_ids(user, lookups, sources)
     return compared
@@ -312,6 +312,16 @@ def _new_id(comparison: Any, old: float, kept: list[int]) -> int:
         return kept.index(int(old)) if old in kept else -1
     below = comparison in (aten.lt, aten.ge)
     return bisect.bisect_left(kept, old) if below else bisect.bisect_right(kept, old) - 1
+
+
+def _reading(ids: fx.Node, user: fx.Node) -> str:
+    """Say what a node does with ids that are no longer what they were."""
+    row = traits_of(user.target)
+    if row.indices and bind(user)[row.indices].value is not ids and user.args[0] is ids:
+        return "picks some of the ids"
+    if row.indices:
+        return "looks up by the ids in something else"
+    return "joins the ids with others" if row.moves == "join" else "reads the ids themselves"
 
 
 def _move_padding(graph: fx.GraphModule, lookups: list[str], kept: list[int]) -> None:

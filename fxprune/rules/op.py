@@ -141,6 +141,10 @@ class Op:
         for dim in (dims,) if isinstance(dims, Dim) else dims:
             self.flow.roles.append((dim, role))
 
+    def looked_up(self, node: Any, what: str = "rows are looked up") -> str:
+        """Say how positions are found: by values that an input decides, or at positions that are the same for all inputs."""
+        return f"{what} by value" if node in self.flow.varies else f"{what} at fixed positions"
+
     def varies(self, name: str) -> bool:
         """Whether an argument depends on an input of the graph (weights and constants do not)."""
         return self[name] in self.flow.varies

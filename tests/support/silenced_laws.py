@@ -197,20 +197,20 @@ FAMILIES: list[Row] = [
         "lose: a reciprocal of what is silenced",
         aten.reciprocal,
         lambda n, x: (n.up(x).sin() * n.up(x).reciprocal()).sum(-1),
-        why="zeros of its weights would divide by zero at reciprocal",
+        why="at zeros of its weights, reciprocal is infinite or no number",
     ),
     Row(
         "lose: a logit of what is silenced",
         aten.logit,
         lambda n, x: (n.up(x).sigmoid() * n.shift * (n.shift.abs() / 9).logit()).sum(-1),
         (("shift", 0),),
-        why="zeros of its weights would divide by zero at logit",
+        why="at zeros of its weights, logit is infinite or no number",
     ),
     Row(
         "lose: an area cosine of what is silenced",
         aten.acosh,
         lambda n, x: (n.up(x) * (n.up(x) * 100).square().acosh()).sum(-1),
-        why="zeros of its weights would divide by zero at acosh",
+        why="at zeros of its weights, acosh is infinite or no number",
     ),
     Row("first: embedding_bag", aten.embedding_bag, lambda n, x: bags(n, x)[0].sin().sum(-1), **WORDS),
     Row(

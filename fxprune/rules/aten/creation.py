@@ -30,7 +30,7 @@ def fill(op: Op) -> Shape:
 )  # fmt: skip
 def counted(op: Op) -> Shape:
     """Pin the result's dims: values depend on their position."""
-    return op.fixed(op.out, f"{op.node.target} counts positions")
+    return op.fixed(op.out, f"values of {op.node.target} depend on their position")
 
 
 @rule(aten.rand, aten.randn, aten.randint, zero="lose")
@@ -55,6 +55,6 @@ def affine_grid(op: Op) -> Shape:
     """Pin all dims but the batch: the result is a grid of positions for each matrix."""
     batch, *matrix = op.dims("theta")
     rest = tuple(atom(size) for size in op.out[1:])
-    op.pin((*matrix, *rest), f"{op.node.target} counts positions")
+    op.pin((*matrix, *rest), f"values of {op.node.target} depend on their position")
     op.size(batch, "size", 0)
     return (batch, *rest)

@@ -22,7 +22,7 @@ aten = torch.ops.aten
 def embedding(op: Op) -> Shape:
     """`v d, * -> * d`: rows are indexed by value, so v is pinned unless the values number it."""
     rows, inner = op.dims("weight")
-    op.look_up(rows, op["indices"], f"{op.node.target} reads it by position")
+    op.look_up(rows, op["indices"], op.looked_up(op["indices"]))
     return (*op.dims("indices"), inner)
 
 
@@ -30,8 +30,8 @@ def embedding(op: Op) -> Shape:
 def embedding_bag(op: Op) -> tuple[Shape, ...]:
     """`v d, … -> b! d`, and three results of indices: rows are indexed by value and pooled in bags that offsets delimit."""
     rows, inner = op.dims("weight")
-    why = f"{op.node.target} reads it by position"
-    op.look_up(rows, op["indices"], why)
+    op.look_up(rows, op["indices"], op.looked_up(op["indices"]))
+    why = "rows are pooled in bags that offsets delimit"
     for name in ("indices", "offsets", "per_sample_weights"):
         op.pin(op.dims(name) if op.has(name) else (), why)
     results = [tuple(atom(size) for size in sizes) for sizes in op.outs]
@@ -52,7 +52,7 @@ def index(op: Op) -> Shape:
     _pin_masked(op, spans)
     unmasked = [(item, span) for item, span in spans if not _is_mask(item)]
     for item, span in unmasked:
-        op.look_up(op.dims("self")[span[0]], item, "rows are looked up by value")
+        op.look_up(op.dims("self")[span[0]], item, op.looked_up(item))
     before, count, after = _layout(op, spans)
     if len(unmasked) == len(spans):
         return (*before, *_index_dims(op, [item for item, _ in spans]), *after)
@@ -107,7 +107,9 @@ def _index_dims(op: Op, items: list[Node]) -> Shape:
 @rule(aten.index_put, aten.index_put_, aten._unsafe_index_put, zero="value")
 def index_put(op: Op) -> Shape:
     """Pin the dims written by index or mask, and the values' along them; unify the others with the values'."""
-    shape, spans, why = op.dims("self"), _spans(op), "rows are written by value"
+    shape, spans = op.dims("self"), _spans(op)
+    varying = next((item for item, _ in spans if item in op.flow.varies), None)
+    why = op.looked_up(varying, "rows are written")
     _pin_masked(op, spans)
     op.pin((shape[i] for item, span in spans if not _is_mask(item) for i in span), why)
     before, count, after = _layout(op, spans)
@@ -125,7 +127,7 @@ def gather(op: Op) -> Shape:
     place = op.integer("dim") % max(1, len(shape))
     for i, (dim, other) in enumerate(zip(shape, positions, strict=True)):
         if i == place:
-            op.look_up(dim, op[name], "gather looks positions up by value")
+            op.look_up(dim, op[name], op.looked_up(op[name], "positions are looked up"))
         elif dim.size == other.size:
             op.unify(dim, other)
         else:
@@ -151,12 +153,13 @@ def scatter(op: Op) -> Shape:
     for i, dim in enumerate(shape):
         mates = [other[i] for other in others]
         if i == place:
-            op.look_up(dim, op["index"], "scatter writes positions by value")
-            op.pin(mates, "scatter writes positions by value")
+            why = op.looked_up(op["index"], "positions are written")
+            op.look_up(dim, op["index"], why)
+            op.pin(mates, why)
         elif all(mate.size == dim.size for mate in mates):
             op.unify_all([dim] * len(mates), mates)
         else:
-            op.pin((dim, *mates), "scatter writes positions by value")
+            op.pin((dim, *mates), "scatter writes a part of it")
     return shape
 
 
@@ -173,7 +176,7 @@ def scatter_more(op: Op) -> Shape:
     place = op.integer("dim") % max(1, len(op.dims("self")))
     shape = scatter(op)
     if shape:
-        op.pin(shape[place], "scatter writes positions by value")
+        op.pin(shape[place], op.looked_up(op["index"], "positions are written"))
     return shape
 
 
@@ -194,7 +197,7 @@ def one_hot(op: Op) -> Shape:
 def index_select(op: Op) -> Shape:
     """Look up one dim by value."""
     shape, place = op.dims("self"), op.integer("dim") % max(1, len(op.dims("self")))
-    op.look_up(shape[place], op["index"], "rows are looked up by value")
+    op.look_up(shape[place], op["index"], op.looked_up(op["index"]))
     rows = op.dims("index")
     return (*shape[:place], rows[0] if rows else atom(1), *shape[place + 1 :])
 
@@ -206,7 +209,7 @@ def index_add(op: Op) -> Shape:
     place = op.integer("dim") % max(1, len(shape))
     for i, (dim, other) in enumerate(zip(shape, source, strict=True)):
         if i == place:
-            op.pin((dim, other), "rows are written by value")
+            op.pin((dim, other), op.looked_up(op["index"], "rows are written"))
         else:
             op.unify(dim, other)
     return shape

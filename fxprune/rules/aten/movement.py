@@ -230,7 +230,9 @@ def split_by_count(op: Op) -> tuple[Shape, ...]:
     if len(op.outs) == 1:
         return (shape,)
     parts = [atom(out[place]) for out in op.outs]
-    op.pin((shape[place], *parts), f"{op.node.target} cuts a symbolic size")
+    size = op["self"].meta["val"].shape[place]
+    what = "it by numbers" if isinstance(size, int) else "a symbolic size"
+    op.pin((shape[place], *parts), f"{op.node.target} cuts {what}")
     return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
 
 
@@ -294,8 +296,11 @@ def _middle(op: Op, dim: Dim, start: int, length: int) -> Dim:
 
 def _strided(op: Op, dim: Dim, start: int, end: int, step: int, length: int) -> Dim:
     kept = atom(length)
-    if dim.size % step or end != dim.size or start >= step or pinned(dim):
-        op.pin((dim, kept), f"a slice with step {step} that does not divide its size")
+    if pinned(dim):
+        return op.fixed([length], "a slice of what stays whole")[0]
+    if dim.size % step or end != dim.size or start >= step:
+        what = "does not divide its size" if dim.size % step else "leaves out its first or last positions"
+        op.pin((dim, kept), f"a slice with step {step} that {what}")
         return kept
     phase = atom(step)
     op.pin(phase, f"a slice with step {step} reads it by position")

@@ -104,7 +104,8 @@ def positional(op: Op) -> Shape:
     """Record a choice, or pin the reduced dims: the result is a position or a count."""
     gone, result = reduced(op)
     if not _chosen(op):
-        op.pin(gone, f"{op.node.target} gives positions along it")
+        what = "counts" if packet_of(op.node.target) is aten.count_nonzero else "gives positions"
+        op.pin(gone, f"{op.node.target} {what} along it")
     return result
 
 

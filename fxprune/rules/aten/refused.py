@@ -33,10 +33,11 @@ ATEN = {
         _unsafe_masked_index _unsafe_masked_index_put_accumulate
     """,
     "it places or reads positions by number, and no rule says how": """
-        as_strided_copy as_strided_scatter diagonal_scatter diagflat block_diag linalg_diagonal trace linalg_vander take put put_ renorm
-        renorm_ segment_reduce index_reduce index_reduce_ histogram
-        histogramdd fill_diagonal_ embedding_renorm embedding_renorm_ pad_sequence vander
+        as_strided_copy as_strided_scatter diagonal_scatter diagflat block_diag linalg_diagonal trace linalg_vander take put put_
+        segment_reduce index_reduce index_reduce_ fill_diagonal_ pad_sequence vander
     """,
+    "it scales rows by their norm, and no rule says how": "renorm renorm_ embedding_renorm embedding_renorm_",
+    "it counts values": "histogram histogramdd",
     "frames overlap, and no rule says how": "istft",
     "rows are compared in pairs, and no rule says how": "cov corrcoef",
     "a convolution of another layout, and no rule says how": "conv_tbc",

@@ -47,13 +47,14 @@ def softmax_cross_entropy(op: Op) -> Shape:
     """Pin the classes, which are named by value; unify the other dims with the target's."""
     shape, target = op.dims("self"), op.dims("target")
     place = min(1, len(shape) - 1)
-    op.pin(shape[place], "classes are named by value")
+    why = "softmax over it" if len(target) == len(shape) else "classes are named by value"
+    op.pin(shape[place], why)
     if op.has("weight"):
-        op.pin(op.dims("weight"), "classes are named by value")
+        op.pin(op.dims("weight"), why)
     rest = shape[:place] + shape[place + 1 :]
     marks = target if len(target) < len(shape) else target[:place] + target[place + 1 :]
     if len(target) == len(shape):
-        op.pin(target[place], "classes are named by value")
+        op.pin(target[place], why)
     shared = op.unify_all(rest, marks)
     if op.integer("reduction") == 0:
         return shared
@@ -165,7 +166,7 @@ def index_fill(op: Op) -> Shape:
     """Pin the dim whose positions are written by value."""
     shape = op.dims("self")
     written = shape[op.integer("dim") % max(1, len(shape)) :][:1]
-    op.pin((*written, *op.dims("index")), "rows are written by value")
+    op.pin((*written, *op.dims("index")), op.looked_up(op["index"], "rows are written"))
     return shape
 
 
