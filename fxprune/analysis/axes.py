@@ -26,6 +26,7 @@ from fxprune.dims.dim import Pin, dim_text, pinned
 from fxprune.dims.masks import keep_mask
 from fxprune.errors import SelectionError
 from fxprune.ir import HasSummary, Program, Summary, attribute, quantity, source_line
+from fxprune.ir.edit import describe_tensor
 from fxprune.rules import Flow
 
 _UNITS = (("layer", "layers"), ("branch", "branches"))
@@ -33,7 +34,10 @@ _UNITS = (("layer", "layers"), ("branch", "branches"))
 
 @dataclass(frozen=True)
 class Member:
-    """Dimension of a parameter (`learned`) or buffer that carries an axis; `notation` shows how its index composes."""
+    """Dimension of a parameter (`learned`) or buffer that carries an axis; `notation` shows how its index composes.
+
+    `told` is its name; behind a table that was computed once and stored, the user's own tensors that it stands for.
+    """
 
     name: str
     dim: int
@@ -41,6 +45,7 @@ class Member:
     learned: bool
     carrier: Dim = field(repr=False, compare=False)
     _leaf: Dim = field(repr=False, compare=False)
+    told: str = field(default="", compare=False)
 
     def indices(self, unit: int) -> list[int]:
         """Return the flat positions along `dim` that belong to one unit of the axis."""
@@ -132,6 +137,11 @@ class Analysis(HasSummary):
         outer, _ = outer_atoms(self.flow, self.axis(name).leaf)
         return tuple(axis.name for axis in self.axes if axis.leaf in outer)
 
+    def told_readers(self, axis: Axis) -> tuple[str, ...]:
+        """Return the readers of an axis by name, those that are no tensors of the user with what they stand for."""
+        nodes = self.program.reads()
+        return tuple(describe_tensor(nodes[name]) for name in axis.readers)
+
     def axis(self, name: str) -> Axis:
         """Return the axis of this name; SelectionError with the nearest names where there is none."""
         if name not in self.by_name:
@@ -175,13 +185,14 @@ def analyze(program: Program) -> Analysis:
         for leaf in found:
             roles.setdefault(leaf, set()).add(evidence)
     chosen = {leaf: role_of(roles.get(leaf, set())) for leaf in free}
+    told = {name: describe_tensor(node) for name, node in program.reads().items()}
     called = name_axes(chosen, places, program.labels, parameters)
     short = {leaf: f"{full.rpartition('.')[2]}:{leaf.size}" for leaf, full in called.items()}
     facts = _Facts(flow)
-    members = {leaf: _members(leaf, places[leaf], short, parameters) for leaf in free}
+    members = {leaf: _members(leaf, places[leaf], short, (parameters, told)) for leaf in free}
     axes = tuple(_axis(flow, leaf, (called[leaf], chosen[leaf], members[leaf]), facts) for leaf in free)
     whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and is_pinned(leaf)]
-    return Analysis(program, flow, axes, _refusals(program, flow, whole, places))
+    return Analysis(program, flow, axes, _refusals(program, flow, whole, (places, told)))
 
 
 Places = list[tuple[str, int, Dim]]
@@ -197,8 +208,13 @@ def _places(program: Program, flow: Flow) -> dict[Dim, Places]:
     return {leaf: list(dict.fromkeys(found)) for leaf, found in places.items()}
 
 
-def _members(leaf: Dim, places: Places, short: dict[Dim, str], parameters: set[str]) -> tuple[Member, ...]:
-    return tuple(Member(n, d, dim_text(dim, short), n in parameters, dim, leaf) for n, d, dim in places)
+def _members(
+    leaf: Dim, places: Places, short: dict[Dim, str], known: tuple[set[str], Mapping[str, str]]
+) -> tuple[Member, ...]:
+    parameters, told = known
+    return tuple(
+        Member(n, d, dim_text(dim, short), n in parameters, dim, leaf, told[n]) for n, d, dim in places
+    )
 
 
 def _is_learned(program: Program, name: str) -> bool:
@@ -257,20 +273,23 @@ def _least_units(dim: Dim, leaf: Dim, least: int) -> int:
 
 
 def _refusals(
-    program: Program, flow: Flow, whole: list[Dim], places: Mapping[Dim, Places]
+    program: Program, flow: Flow, whole: list[Dim], known: tuple[Mapping[Dim, Places], Mapping[str, str]]
 ) -> tuple[Refusal, ...]:
+    places, told = known
     nodes = {node.name: node for node in program.graph.nodes}
-    found = [_pinned_refusal(program, flow, leaf, places[leaf], nodes) for leaf in whole]
+    what = {leaf: _what(places[leaf], told) for leaf in whole}
+    found = [_pinned_refusal(program, flow, leaf, (what[leaf], places[leaf]), nodes) for leaf in whole]
     pins = [Pin(why, node.name) for node, why in flow.unknown.items()]
     return (*(_refusal(f"all that {pin.node} touches", 0, pin, nodes) for pin in pins), *found)
 
 
 def _pinned_refusal(
-    program: Program, flow: Flow, leaf: Dim, places: Places, nodes: Mapping[str, fx.Node]
+    program: Program, flow: Flow, leaf: Dim, known: tuple[str, Places], nodes: Mapping[str, fx.Node]
 ) -> Refusal:
+    what, places = known
     line = partial(_line, program, flow, leaf)
     where = frozenset((name, place) for name, place, _ in places)
-    return _refusal(_what(places), leaf.size, pinned(leaf), nodes, line, where)
+    return _refusal(what, leaf.size, pinned(leaf), nodes, line, where)
 
 
 def _line(program: Program, flow: Flow, leaf: Dim, node: fx.Node) -> str:
@@ -282,10 +301,10 @@ def _line(program: Program, flow: Flow, leaf: Dim, node: fx.Node) -> str:
     return next((source_line(each) for each in carriers), "")
 
 
-def _what(members: Places) -> str:
+def _what(members: Places, told: Mapping[str, str]) -> str:
     name, place, _ = members[0]
     more = f" and {len(members) - 1} more" if len(members) > 1 else ""
-    return f"dim {place} of {name}{more}"
+    return f"dim {place} of {told[name]}{more}"
 
 
 def _refusal(

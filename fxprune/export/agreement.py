@@ -29,6 +29,10 @@ ROUNDINGS = 4.0
 MOST_ROUNDING = 1e-2
 
 
+class DifferenceError(ExportError):
+    """A file computes something else than its program."""
+
+
 def compare(
     program: Program,
     run: Prepared,
@@ -38,7 +42,7 @@ def compare(
 ) -> tuple[float, tuple[Point, ...]]:
     """Return the largest relative difference of a runtime's outputs from the program's, and the points at which the program can run.
 
-    `draws` says which drawn values the file takes as inputs (see `fxprune.export.random_values`). ExportError where a difference is
+    `draws` says which drawn values the file takes as inputs (see `fxprune.export.random_values`). DifferenceError where a difference is
     beyond its bar.
     """
     worst, compared = 0.0, []
@@ -89,18 +93,18 @@ def _difference(
 ) -> float:
     names, (point, title) = [*program.output_names(), *draws.returned], where
     if len(expected) != len(found):
-        raise ExportError(f"the ONNX file has {len(found)} outputs, the program {len(expected)}: {names}")
+        raise DifferenceError(f"the ONNX file has {len(found)} outputs, the program {len(expected)}: {names}")
     worst = 0.0
     for name, ours, theirs in zip(names, expected, found, strict=True):
         if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
-            raise ExportError(
+            raise DifferenceError(
                 f"output {name!r} is {theirs.dtype}{list(theirs.shape)} in {title}, {ours.dtype}{list(ours.shape)} here"
             )
         difference, bar = _relative(ours, theirs), BARS.get(ours.dtype, BAR)
         if difference > bar:
             bar = max(bar, _bar_of_rounding(_rounding(program, expected, point, draws), name, point))
         if not difference <= bar:
-            raise ExportError(
+            raise DifferenceError(
                 f"output {name!r} differs by {difference:.1e} between {title} and the program"
                 f" at {dict(point)}; the bar is {bar:.0e}"
             )

@@ -15,7 +15,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from fxprune.errors import ExportError
-from fxprune.export.agreement import compare
+from fxprune.export.agreement import DifferenceError, compare
+from fxprune.export.culprit import failing_operator, first_difference
 from fxprune.export.exported_program import for_onnx, lift, to_exported_program
 from fxprune.export.file_sizes import fixed_in_file, name_sizes, strict_guards, symbols_kept
 from fxprune.export.onnx_cleanup import drop_traces, reset_after_product, spread_rotary_caches
@@ -78,7 +79,11 @@ def export_onnx(
         for form, version in attempts:
             with contextlib.suppress(ExportError):
                 return replace(_emit(program, form, draft, version, settings), path=Path(path))
-        return replace(_emit(program, last_form, draft, last_opset, settings), path=Path(path))
+        try:
+            return replace(_emit(program, last_form, draft, last_opset, settings), path=Path(path))
+        except DifferenceError as error:
+            at = first_difference(rewrite_for_onnx(program), last_opset)
+            raise ExportError(f"{error}{at and f'; the first value that differs is that of {at}'}") from error
 
 
 def plain_export(
@@ -168,7 +173,11 @@ def _write(program: Program, form: _Form, draft: Path, opset: int, settings: Set
         onnx.checker.check_model(str(draft))
         return peepholes
     except Exception as error:
-        raise ExportError(f"torch.onnx could not export the program: {innermost_reason(error)}") from error
+        at = failing_operator(error)
+        place = f", at {at}" if at else ""
+        raise ExportError(
+            f"torch.onnx could not export the program: {innermost_reason(error)}{place}"
+        ) from error
 
 
 def _check(program: Program, draft: Path) -> tuple[float, tuple[Point, ...], dict[str, str]]:

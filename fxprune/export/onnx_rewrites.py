@@ -220,7 +220,7 @@ def _of_four_dims(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Return attention over fewer or more than four dims as one over four: the exporter takes no others."""
     rank, bound = node.meta["val"].dim(), values_of(node)
     names, mask = ("query", "key", "value"), bound["attn_mask"]
-    leads = {bound[name].meta["val"].shape[:-3] for name in names}
+    leads = {str(bound[name].meta["val"].shape[:-3]) for name in names}  # symbolic sizes have no hash
     masked = mask.meta["val"].dim() if mask is not None else 0
     if (
         rank == 4

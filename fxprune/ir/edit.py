@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fxprune.ir.program import set_attribute
+from fxprune.ir.program import set_attribute, source_line
 
 
 def fake_mode(graph: fx.GraphModule) -> FakeTensorMode:
@@ -57,6 +57,26 @@ def add_buffer(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
     while hasattr(graph, wanted):
         wanted, number = f"{name}_{number}", number + 1
     return add_parameter(graph, wanted, value)
+
+
+STANDS_FOR = "stands_for"
+"""Metadata of a node that reads a tensor of ours: the names of the user's own tensors that it was computed from."""
+
+
+def own_tensors(node: fx.Node) -> tuple[str, ...]:
+    """The user's own parameters and buffers that a node which reads a tensor stands for: itself, or those it was computed from."""
+    found: tuple[str, ...] = node.meta.get(STANDS_FOR, (str(node.target),))
+    return found
+
+
+def describe_tensor(node: fx.Node) -> str:
+    """The name of the tensor that a node reads; behind one that is not the user's own, what it stands for."""
+    name, own = str(node.target), own_tensors(node)
+    if own == (name,):
+        return name
+    line = source_line(node)
+    constant = f"a constant of {line}" if line else "a constant"
+    return f"{name} (from {', '.join(own)})" if own else f"{name} ({constant})"
 
 
 def add_parameter(graph: fx.GraphModule, name: str, value: Tensor) -> fx.Node:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.ir import attribute, operands
-from fxprune.ir.edit import add_buffer
+from fxprune.ir.edit import STANDS_FOR, add_buffer, own_tensors
 from fxprune.ir.random_values import may_draw
 from fxprune.rules import is_written, traits_of
 
@@ -53,6 +53,19 @@ def _is_foldable(node: fx.Node, written: set[fx.Node]) -> bool:
     return pure and value.numel() <= LARGEST
 
 
+def _sources(node: fx.Node) -> tuple[str, ...]:
+    """Return the user's own tensors that a value was computed from, in the order of the computation."""
+    found, stack, seen = dict[str, None](), [node], set[fx.Node]()
+    while stack:
+        at = stack.pop()
+        if at.op == "get_attr":
+            found |= dict.fromkeys(own_tensors(at))
+        new = [source for source in operands(at) if source not in seen]
+        seen.update(new)
+        stack += reversed(new)
+    return tuple(found)
+
+
 def _is_frontier(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     """Return whether a node is a computed constant that a node which is not constant reads; fills stay: only their size changes."""
     computed = node.op == "call_function" and not traits_of(node.target).shape_only
@@ -62,6 +75,7 @@ def _is_frontier(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
 def _store(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     with graph.graph.inserting_before(node):
         stored = add_buffer(graph, f"_folded_{node.name}", value.detach().clone().contiguous())
+    stored.meta[STANDS_FOR] = _sources(node)
     kept = ("stack_trace", "nn_module_stack")
     stored.meta |= {key: node.meta[key] for key in kept if key in node.meta}
     node.replace_all_uses_with(stored)

@@ -20,7 +20,7 @@ from fxprune.analysis.uniform import choices
 from fxprune.dims import Dim, is_pinned, leaves
 from fxprune.dims.dim import factors
 from fxprune.ir import Program, attribute, call, copy_graph, operands, rebuild
-from fxprune.ir.edit import add_buffer, move_uses
+from fxprune.ir.edit import STANDS_FOR, add_buffer, move_uses, own_tensors
 from fxprune.rewrite.dead_code import remove_dead
 from fxprune.rewrite.shrink import shrink_atoms
 from fxprune.rules import Flow, traits_of
@@ -145,7 +145,9 @@ def _own(graph: fx.GraphModule, flow: Flow, node: fx.Node, shared: set[Dim]) -> 
     if isinstance(value, nn.Parameter) or node.target is operator.getitem:
         return None
     if isinstance(value, Tensor):
-        return add_buffer(graph, f"_own_{node.name}", value.detach().clone())
+        own = add_buffer(graph, f"_own_{node.name}", value.detach().clone())
+        own.meta[STANDS_FOR] = own_tensors(node)
+        return own
     places = _places(flow, node, shared)
     if places:
         return _chosen(graph, node, places)

@@ -37,7 +37,7 @@ def explain_command(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json(_axis(chosen) if chosen else _all(loaded.name, analysis))
         return 0
-    console.print_tables(_one(chosen) if chosen else _overview(analysis))
+    console.print_tables(_one(analysis, chosen) if chosen else _overview(analysis))
     if target:
         console.output().print(f"drawn in {target}", markup=False)
     return 0
@@ -67,7 +67,7 @@ def _all(name: str, analysis: Analysis) -> dict[str, Any]:
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
-    members = [_picked(member, "name dim notation learned") for member in axis.members]
+    members = [_picked(member, "name dim notation learned told") for member in axis.members]
     told = _picked(axis, "name role size exact meaning why_inexact")
     return {**told, "members": members, **_picked(axis, "readers choices least")}
 
@@ -129,16 +129,16 @@ def _refused(analysis: Analysis) -> Grid:
     return Grid("Refusals by reason: what stays whole", ("why", "count", "what", "where"), tuple(rows))
 
 
-def _one(axis: Axis) -> list[Grid]:
+def _one(analysis: Analysis, axis: Axis) -> list[Grid]:
     facts = [
         ("role", axis.role),
         ("size", str(axis.size)),
         ("exact", f"yes: {MEANINGS[axis.meaning]}" if axis.exact else f"no: {axis.why_inexact}"),
-        ("readers", ", ".join(axis.readers)),
+        ("readers", ", ".join(analysis.told_readers(axis))),
         *([("chosen at", ", ".join(axis.choices)), ("at least", str(axis.least))] if axis.choices else []),
     ]
     members = [
-        (member.name, str(member.dim), member.notation, "parameter" if member.learned else "buffer")
+        (member.told, str(member.dim), member.notation, "parameter" if member.learned else "buffer")
         for member in axis.members
     ]
     return [

@@ -12,6 +12,7 @@ from fxprune.cost.count import count_cost, count_flops
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import Emitted, export_onnx, save_pt2
 from fxprune.export.agreement import compare
+from fxprune.export.culprit import original_fault
 from fxprune.export.onnx import plain_export, warm_up
 from fxprune.export.random_values import fixed_draws
 from fxprune.files import about
@@ -52,6 +53,7 @@ from fxprune.tools.reports.report_html import render_report
 # Short, long, and batched: on a short input alone, overhead hides all gains.
 _POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
 _SECONDS_A_POINT = 3.0
+_OPSET = 18  # in which torch's own export of a model that we could not write is tried
 
 Decide = Callable[[Program, Loaded, Stages], Result]
 
@@ -126,7 +128,8 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
     with stages.stage("starting the exporters"):
         warm_up()
     data = _work(loaded, job, target, stages)
-    code = FAILED_CLAIM if any(step["note"] for step in data["steps"]) and not options.allow_noop else 0
+    noop = any(step["note"] for step in data["steps"]) and not options.allow_noop
+    code = FAILED_CLAIM if noop or "failed" in data["onnx"] else 0
     if options.json:
         console.print_json(data)
         return code
@@ -151,43 +154,37 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             stages.note(f"{step.text} {step.note}")
     with stages.stage("proving"):
         proof = result.proof.require()
-        told = prove_tokens(result.program, vocabulary)
+        proven_tokens = prove_tokens(result.program, vocabulary)
     with draft_folder(target) as draft:
-        emitted = _emit(slim, draft, stages, job.settings)
-        agreed = runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
         selection.save(draft / "selection.json")
         if vocabulary:
             vocabulary.save(draft / TOKENS_FILE)
+        try:
+            told = _onnx_files(job, loaded, (program, slim), draft, stages)
+        except ExportError as error:
+            told = _no_file(program, error, draft, stages)
+        with stages.stage("writing model.pt2"):
+            save_pt2(slim, draft / "model.pt2")
+            for note in write_islands(slim, draft, job.settings):
+                stages.note(note)
         stock = _write_checkpoint(job, loaded, slim, draft, vocabulary is None, stages)
-        before = scratch_of(draft) / "before.onnx"
-        plain = _export_original(loaded, program, before, emitted.opset, job.settings, stages)
-        files = {"before": before, "after": draft / "model.onnx"}
-        latency = measure_latencies(program, slim, files, job.points(program), job.settings, stages)
-        quantized = write_quantized(job.options, slim, loaded, latency, stages, draft)
         data = {
             "format": report.FORMAT,
             "model": loaded.name,
             "pipeline": job.text,
-            "tokens": told,
+            "tokens": proven_tokens,
             "free_outputs": report.freed(program, slim),
             "steps": [asdict(step) for step in result.steps],
             "example": example_point(program),
-            "before": {**asdict(count_cost(program)), "file_bytes": before.stat().st_size},
-            "after": {**asdict(count_cost(slim)), "file_bytes": emitted.bytes},
+            "before": {**asdict(count_cost(program)), "file_bytes": told.before},
+            "after": {**asdict(count_cost(slim)), "file_bytes": told.after},
             "session": asdict(job.settings),
-            "latency": latency,
-            "quantized": quantized,
+            "latency": told.latency,
+            "quantized": told.quantized,
             "verdict": proof.as_data(),
-            "onnx": {
-                "relative": emitted.relative,
-                "points": [dict(point) for point in emitted.points],
-                "fixed": dict(emitted.fixed),
-                "opset": emitted.opset,
-                "peepholes": dict(emitted.peepholes),
-                **agreed,
-            },
+            "onnx": told.onnx,
             "checkpoint": stock,
-            "seconds": _seconds(stages.seconds, emitted, plain),
+            "seconds": told.seconds,
             "refused": report.refusals(analyze(program).refusals),
             **inventory(program, slim, selection),
             "notes": [*loaded.notes, *program.notes],
@@ -206,15 +203,56 @@ def _write_reports(draft: Path, data: Mapping[str, Any]) -> None:
     (draft / "report.html").write_text(render_report(data), encoding="utf-8")
 
 
-def _emit(slim: Program, draft: Path, stages: Stages, session: Settings) -> Emitted:
+@dataclass(frozen=True)
+class _Files:
+    """What a report says of the ONNX files: their bytes, what was measured with them, and the times; nothing where there are none."""
+
+    onnx: dict[str, Any]
+    seconds: dict[str, float | None]
+    before: int | None = None
+    after: int | None = None
+    latency: tuple[dict[str, Any], ...] = ()
+    quantized: dict[str, Any] | None = None
+
+
+def _onnx_files(
+    job: _Job, loaded: Loaded, programs: tuple[Program, Program], draft: Path, stages: Stages
+) -> _Files:
+    """Write model.onnx, and the original's file beside it for comparison; measure and compare the two."""
+    program, slim = programs
     with stages.stage("writing and checking model.onnx"):
-        emitted = export_onnx(slim, draft / "model.onnx", settings=session)
+        emitted = export_onnx(slim, draft / "model.onnx", settings=job.settings)
     for note in emitted.fixed.values():
         stages.note(note)
-    with stages.stage("writing model.pt2"):
-        save_pt2(slim, draft / "model.pt2")
-        write_islands(slim, draft, session)
-    return emitted
+    agreed = runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
+    before = scratch_of(draft) / "before.onnx"
+    plain = _export_original(loaded, program, before, emitted.opset, job.settings, stages)
+    files = {"before": before, "after": draft / "model.onnx"}
+    latency = measure_latencies(program, slim, files, job.points(program), job.settings, stages)
+    quantized = write_quantized(job.options, slim, loaded, latency, stages, draft)
+    told = {
+        "relative": emitted.relative,
+        "points": [dict(point) for point in emitted.points],
+        "fixed": dict(emitted.fixed),
+        "opset": emitted.opset,
+        "peepholes": dict(emitted.peepholes),
+        **agreed,
+    }
+    seconds = _seconds(stages.seconds, emitted, plain)
+    return _Files(told, seconds, before.stat().st_size, emitted.bytes, tuple(latency), quantized)
+
+
+def _no_file(program: Program, error: ExportError, draft: Path, stages: Stages) -> _Files:
+    """Say why there is no model.onnx, and whether torch's export of the original fails, too; its remains are removed."""
+    for stale in draft.glob("model.onnx*"):
+        stale.unlink()
+    with stages.stage("exporting the original, to know whose fault it is"):
+        original = original_fault(program, _OPSET)
+    why = f"no model.onnx: {error}. {original}"
+    stages.note(why)
+    names = ("capture", "prune", "prove", "export", "check", "capture_to_onnx", "plain_export", "ratio")
+    known = {"capture": "capturing", "prune": "pruning", "prove": "proving"}
+    return _Files({"failed": why}, {name: stages.seconds.get(known.get(name, "")) for name in names})
 
 
 def _write_checkpoint(

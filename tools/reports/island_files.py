@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fxprune.errors import ExportError
 from fxprune.export import export_onnx, save_pt2
 from fxprune.ir import Program
 from fxprune.rewrite.islands import island_program
@@ -10,13 +11,17 @@ from fxprune.runtimes import Settings
 _FOLDER = "islands"
 
 
-def write_islands(program: Program, draft: Path, settings: Settings) -> None:
-    """Write islands/PATH.onnx and .pt2 for each island of a program; nothing where it has none. ExportError as of `export_onnx`."""
+def write_islands(program: Program, draft: Path, settings: Settings) -> tuple[str, ...]:
+    """Write islands/PATH.pt2 and .onnx for each island of a program; return notes on those that have no ONNX file. Nothing without islands."""
     if program.islands is None:
-        return
-    folder = draft / _FOLDER
+        return ()
+    folder, notes = draft / _FOLDER, list[str]()
     folder.mkdir()
     for path in program.islands.parts:
         part = island_program(program, path)
-        export_onnx(part, folder / f"{path}.onnx", settings=settings)
         save_pt2(part, folder / f"{path}.pt2")
+        try:
+            export_onnx(part, folder / f"{path}.onnx", settings=settings)
+        except ExportError as error:
+            notes.append(f"no {_FOLDER}/{path}.onnx: {error}")
+    return tuple(notes)

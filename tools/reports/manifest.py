@@ -59,7 +59,7 @@ def write_manifest(
         "format": _FORMAT,
         "task": loaded.task,
         **{name: report[name] for name in REPEATED},
-        **signature(draft / "model.onnx"),
+        **(signature(draft / "model.onnx") if (draft / "model.onnx").exists() else {}),
         "containers": list(container_modules(programs[1])),
         "layers": [asdict(layer) for layer in found.layers],
         "rest": [asdict(size) for size in found.rest],
@@ -76,7 +76,7 @@ def largest_differences(report: Mapping[str, Any]) -> dict[str, float]:
     claims = {
         "pruned against zeroed original": report["verdict"]["relative"],
         "kept tokens against all tokens": told["relative"] if told else None,
-        "ONNX Runtime against program": report["onnx"]["relative"],
+        "ONNX Runtime against program": report["onnx"].get("relative"),
         **({f"{other['title']} against program": other["relative"]} if other else {}),
     }
     return {claim: value for claim, value in claims.items() if value is not None}

@@ -158,10 +158,15 @@ def size_rows(report: Mapping[str, Any]) -> Grid:
     rows = [
         _row("parameters", before["parameters"], after["parameters"], ""),
         _row("weights", before["bytes"], after["bytes"], "B"),
-        _row("model.onnx", before["file_bytes"], after["file_bytes"], "B"),
+        *_file_row(before["file_bytes"], after["file_bytes"]),
         _row(f"operations at {describe_point(report['example'])}", before["flops"], after["flops"], "FLOP"),
     ]
     return Grid("Size", ("", "before", "after", "ratio"), tuple(rows), numbers=3)
+
+
+def _file_row(before: int | None, after: int | None) -> list[tuple[str, str, str, str]]:
+    """Return the row of the file; none where there is none."""
+    return [_row("model.onnx", before, after, "B")] if before is not None and after is not None else []
 
 
 def _row(name: str, before: int, after: int, unit: str) -> tuple[str, str, str, str]:
@@ -185,6 +190,8 @@ def scaled(value: int, beside: int, unit: str = "") -> str:
 def latency_rows(report: Mapping[str, Any]) -> Grid:
     """Return a table of latencies, one row per point."""
     title = f"Latency in ms: medians, {describe_session(report['session'])}"
+    if "failed" in report.get("onnx", {}):
+        title = "Latency: not measured, since there is no model.onnx"
     rows = [
         (describe_point(entry["point"]), *_times(entry), f"{entry['flops']['ratio']:.2f}×")
         for entry in report["latency"]
@@ -236,7 +243,11 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
             for pattern, count in onnx.get("peepholes", {}).items()
         ),
         *(("size that is fixed in the file", axis, why) for axis, why in onnx.get("fixed", {}).items()),
-        ("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds)),
+        *(
+            []
+            if "failed" in onnx
+            else [("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds))]
+        ),
     ]
     return Grid("Proof", ("claim", "value", "over"), tuple(rows))
 
@@ -254,6 +265,8 @@ def _never_chosen(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the row of ONNX Runtime, and that of the runtime that was asked for, where it is another."""
+    if "failed" in onnx:
+        return [("model.onnx", "none", onnx["failed"])]
     points, other = "; ".join(map(describe_point, onnx["points"])), onnx.get("runtime")
     runs = [{"title": "ONNX Runtime", "relative": onnx["relative"]}, *([other] if other else [])]
     return [(f"{run['title']} against program", f"{run['relative']:.1e}", points) for run in runs]

@@ -39,13 +39,20 @@ def _told(tokens: Mapping[str, Any] | None) -> str:
 def tiles(data: Mapping[str, Any], proved: Tile) -> list[Tile]:
     """Return the summary figures: time at the point measured last, parameters, the file, and the proof."""
     before, after = data["before"], data["after"]
-    file = report.size_rows(data).rows[2]
     return [
         *map(_speed, data["latency"][-1:]),
         Tile("Parameters left", f"{after['parameters'] / before['parameters']:.1%}", f"{before['parameters']:,} → {after['parameters']:,}"),
-        Tile("model.onnx left", f"{after['file_bytes'] / before['file_bytes']:.1%}", f"{file[1]} → {file[2]}"),
+        *_file_tile(data),
         proved,
     ]  # fmt: skip
+
+
+def _file_tile(data: Mapping[str, Any]) -> list[Tile]:
+    before, after = (data[when]["file_bytes"] for when in ("before", "after"))
+    if before is None or after is None:
+        return [Tile("model.onnx", "none", data["onnx"]["failed"])]
+    file = report.size_rows(data).rows[2]
+    return [Tile("model.onnx left", f"{after / before:.1%}", f"{file[1]} → {file[2]}")]
 
 
 def _speed(entry: Mapping[str, Any]) -> Tile:
@@ -81,7 +88,8 @@ def latency_bars(data: Mapping[str, Any]) -> list[Pair]:
 def size_bars(data: Mapping[str, Any]) -> list[Pair]:
     """Return a pair of bars for each row of the table of sizes."""
     before, after = data["before"], data["after"]
-    numbers = [(before[name], after[name]) for name in ("parameters", "bytes", "file_bytes", "flops")]
+    known = [name for name in ("parameters", "bytes", "file_bytes", "flops") if after[name] is not None]
+    numbers = [(before[name], after[name]) for name in known]
     rows = report.size_rows(data).rows
     return [pair(row[0], both, (row[1], row[2])) for row, both in zip(rows, numbers, strict=True)]
 
