@@ -145,9 +145,9 @@ def _own(graph: fx.GraphModule, flow: Flow, node: fx.Node, shared: set[Dim]) -> 
     if isinstance(value, nn.Parameter) or node.target is operator.getitem:
         return None
     if isinstance(value, Tensor):
-        own = add_buffer(graph, f"_own_{node.name}", value.detach().clone())
-        own.meta[STANDS_FOR] = own_tensors(node)
-        return own
+        held = add_buffer(graph, f"_own_{node.name}", value.detach().clone())
+        held.meta[STANDS_FOR] = own_tensors(node)
+        return held
     places = _places(flow, node, shared)
     if places:
         return _chosen(graph, node, places)

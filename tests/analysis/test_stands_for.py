@@ -12,6 +12,9 @@ x = torch.ones(2, 4)
 class Coded(nn.Module):
     """A sum over neurons is weighted by a table: codes times scales, both buffers."""
 
+    codes: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.up = nn.Linear(4, 6)

@@ -61,10 +61,10 @@ CASES: dict[str, tuple[Expression, str]] = {
     "rows that are looked up": (lambda n, h, g: h.index_select(0, torch.tensor([0, 2])), UP),
     "rows picked for each column": (lambda n, h, g: h.gather(0, (g[:2] > 0).long()), NONE),
     # what is divided by is never zero
-    "divided by what is zero": (lambda n, h, g: h * (n.one / h.square()), "divide by zero at div"),
+    "divided by what is zero": (lambda n, h, g: h * (n.one / h.square()), "at zeros of its weights, div"),
     "divided by a sum of which a part is zero": (lambda n, h, g: h * (n.one / (h + g)), UP),
-    "its inverse": (lambda n, h, g: h * h.square() ** -1, "divide by zero at pow"),
-    "its logarithm": (lambda n, h, g: h * h.square().log(), "divide by zero at log"),
+    "its inverse": (lambda n, h, g: h * h.square() ** -1, "at zeros of its weights, pow"),
+    "its logarithm": (lambda n, h, g: h * h.square().log(), "at zeros of its weights, log"),
     "divided by what another's zeros leave": (lambda n, h, g: h.tanh() * (n.one / g), UP),
     # weights that sum over another axis
     "another linear": (lambda n, h, g: F.linear(h[..., None], n.column).sum(-1), UP),

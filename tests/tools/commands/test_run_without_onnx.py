@@ -21,7 +21,8 @@ class Decomposed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.down(self.up(x).relu())
-        return torch.linalg.qr(hidden.T @ hidden + torch.eye(4))[1].abs()
+        triangle: Tensor = torch.linalg.qr(hidden.T @ hidden + torch.eye(4))[1]
+        return triangle.abs()
 
 
 def test_what_torch_alone_can_read_is_written(
