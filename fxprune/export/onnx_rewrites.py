@@ -38,11 +38,11 @@ from fxprune.export.onnx_forms.reductions import (
 from fxprune.export.onnx_forms.scatters import index_reduced, scattered
 from fxprune.export.onnx_forms.spatial import (
     ADAPTIVE,
-    adaptive_pool,
     divided_pool,
+    pool_without_padding,
     resampled,
-    unpadded,
     unshuffled,
+    windowed_pool,
 )
 from fxprune.export.real_pairs import as_real_pairs
 from fxprune.ir import Program, bind, call, copy_graph, rebuild
@@ -271,14 +271,14 @@ _JOINS = packets("cat concat concatenate stack hstack vstack dstack row_stack co
 
 REWRITES: Mapping[Any, Rewrite] = {
     **dict.fromkeys((aten.add, aten.sub, aten.rsub, aten.mul, aten.div, *_JOINS), _promoted),
-    **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), unpadded),
+    **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), pool_without_padding),
     aten.split_with_sizes: _sliced,
     aten.chunk: _chunked,
     aten.full: _typed,
     aten.masked_scatter: _scattered,
     aten.index_put: _put,
     aten.batch_norm: _standardized,
-    **dict.fromkeys(ADAPTIVE, adaptive_pool),
+    **dict.fromkeys(ADAPTIVE, windowed_pool),
     **dict.fromkeys((aten.avg_pool2d, aten.avg_pool3d), divided_pool),
     **dict.fromkeys((aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa), resampled),
     aten.pixel_unshuffle: unshuffled,

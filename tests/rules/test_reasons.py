@@ -271,7 +271,7 @@ def _net(forward: Forward) -> nn.Module:
 
 def _said(forward: Forward, inputs: tuple[Tensor, ...]) -> list[str]:
     """Return all reasons that the analysis gives for parts that stay whole, and for axes that are inexact."""
-    analysis = analyze(capture(_net(forward), inputs))
+    analysis = analyze(capture(_net(forward), inputs, training=True))
     return [refusal.why for refusal in analysis.refusals] + [axis.why_inexact for axis in analysis.axes]
 
 

@@ -221,6 +221,10 @@ ALLOWED = {
     "fxprune/analysis/exactness.py": "the laws about zeros that depend on arguments",
     "fxprune/analysis/constant_propagation.py": "the masks of single operators",
     "fxprune/export/onnx_rewrites.py": "how operators are written for torch's ONNX exporter",
+    "fxprune/export/onnx_forms/spatial.py": "how adaptive pools are written for it",
+    "fxprune/export/onnx_forms/reductions.py": "how running values are written for it",
+    "fxprune/frontend/canonicalization/recurrent_layers.py": "operators of several layers, and where creations have their sizes",
+    "fxprune/rewrite/vocabulary.py": "comparisons with their operands swapped",
     "fxprune/export/real_pairs.py": "operators on complex numbers by their real parts",
     "fxprune/cost/count.py": "torch's formulas for operators that it lacks",
 }

@@ -49,6 +49,7 @@ from fxprune.tools.reports.island_files import write_islands
 from fxprune.tools.reports.manifest import largest_differences, write_manifest
 from fxprune.tools.reports.output_folder import draft_folder, scratch_of
 from fxprune.tools.reports.report_html import render_report
+from fxprune.tools.reports.run_report import report_grids, report_markdown
 
 # Short, long, and batched: on a short input alone, overhead hides all gains.
 _POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
@@ -133,7 +134,7 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
     if options.json:
         console.print_json(data)
         return code
-    console.print_tables(report.report_grids(data))
+    console.print_tables(report_grids(data))
     console.output().print(
         f"written to {target}: {', '.join(sorted(file.name for file in target.iterdir()))}", markup=False
     )
@@ -199,7 +200,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
 def _write_reports(draft: Path, data: Mapping[str, Any]) -> None:
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
     (draft / "report.json").write_text(text, encoding="utf-8")
-    (draft / "report.md").write_text(report.report_markdown(data), encoding="utf-8")
+    (draft / "report.md").write_text(report_markdown(data), encoding="utf-8")
     (draft / "report.html").write_text(render_report(data), encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ _FOLDER = "islands"
 
 
 def write_islands(program: Program, draft: Path, settings: Settings) -> tuple[str, ...]:
-    """Write islands/PATH.pt2 and .onnx for each island of a program; return notes on those that have no ONNX file. Nothing without islands."""
+    """Write islands/PATH.pt2 and .onnx for each island of a program; return notes on those that have no ONNX file."""
     if program.islands is None:
         return ()
     folder, notes = draft / _FOLDER, list[str]()

@@ -87,18 +87,6 @@ def _sizes_of(node: Node) -> list[int]:
     return list(shape_of(node.meta["val"]) or ())
 
 
-def report_grids(report: Mapping[str, Any]) -> list[Grid]:
-    """Return the tables of a report, in reading order."""
-    measured = size_rows(report), latency_rows(report), *quantized(report)
-    return [*measured, *plans(report["steps"]), proof_rows(report), _refused(report)]
-
-
-def report_markdown(report: Mapping[str, Any]) -> str:
-    """Return the report as a Markdown page."""
-    head = f"# {markdown_text(report['model'])}: {markdown_text(_what(report))}"
-    return markdown_page((head,), report_grids(report), (where(report),))
-
-
 def markdown_page(head: Iterable[str], grids: Iterable[Grid], end: Iterable[str]) -> str:
     """Return a Markdown page: paragraphs, tables under their titles, paragraphs; the texts of tables are no markup."""
     tables = [f"## {markdown_text(grid.title)}\n\n{markdown_table(_escaped(grid))}" for grid in grids]
@@ -128,13 +116,6 @@ def where(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     return f"Measured on {machine['processor']} with Python {machine['python']}, {packages}."
-
-
-def _what(report: Mapping[str, Any]) -> str:
-    """Return what was done, in words: the pipeline and the tokens."""
-    tokens = report["tokens"]
-    told = [report["pipeline"], f"{tokens['after']:,} of {tokens['before']:,} tokens" if tokens else ""]
-    return ", ".join(part for part in told if part)
 
 
 def short(source: str) -> str:
@@ -219,114 +200,10 @@ def quantized(report: Mapping[str, Any]) -> list[Grid]:
     return [Grid(title, ("", "model.onnx", found["file"], ""), (size, *latencies, *agreement), numbers=3)]
 
 
-def proof_rows(report: Mapping[str, Any]) -> Grid:
-    """Return a table of what was proved, and of the time from capture to file."""
-    verdict, onnx, seconds = report["verdict"], report["onnx"], report["seconds"]
-    over = f"largest relative difference over {len(verdict['exact'])} exact axes"
-    change = verdict["change"]
-    moved = "" if change is None else f"; pruning itself moved the outputs by {change:.1e}"
-    if verdict.get("inputs", 1) > 1:
-        over += f" and {verdict['inputs']} inputs"
+def refused_rows(report: Mapping[str, Any]) -> Grid:
+    """Return a table of what stays whole, and why."""
     rows = [
-        (f"pruned against {against(verdict)}", f"{verdict['relative']:.1e}", f"{over}{moved}"),
-        *_never_chosen(verdict),
-        *_in_model(verdict),
-        *_unmoved(verdict),
-        *_inexact(verdict),
-        *_refitted(verdict),
-        *_tokens(report["tokens"]),
-        *_stock(report.get("checkpoint")),
-        *map(_freed, report["free_outputs"]),
-        *_agreed(onnx),
-        *(
-            (f"{pattern}, in a faster form", str(count), "places")
-            for pattern, count in onnx.get("peepholes", {}).items()
-        ),
-        *(("size that is fixed in the file", axis, why) for axis, why in onnx.get("fixed", {}).items()),
-        *(
-            []
-            if "failed" in onnx
-            else [("capture to ONNX", f"{seconds['capture_to_onnx']:.1f} s", _against_plain(seconds))]
-        ),
-    ]
-    return Grid("Proof", ("claim", "value", "over"), tuple(rows))
-
-
-def against(verdict: Mapping[str, Any]) -> str:
-    """Return what a proof compares with; reports of earlier versions do not say it."""
-    return str(verdict.get("against", "zeroed original"))
-
-
-def _never_chosen(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    names = verdict.get("chosen", ())
-    over = f"removed units can't be chosen, and the others share what was theirs: {_few(names)}"
-    return [("axes never chosen", str(len(names)), over)] if names else []
-
-
-def _agreed(onnx: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the row of ONNX Runtime, and that of the runtime that was asked for, where it is another."""
-    if "failed" in onnx:
-        return [("model.onnx", "none", onnx["failed"])]
-    points, other = "; ".join(map(describe_point, onnx["points"])), onnx.get("runtime")
-    runs = [{"title": "ONNX Runtime", "relative": onnx["relative"]}, *([other] if other else [])]
-    return [(f"{run['title']} against program", f"{run['relative']:.1e}", points) for run in runs]
-
-
-def _in_model(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    found = verdict.get("in_model")
-    what = "the whole model, run as it is, with slim against zeroed parts in place"
-    return [] if found is None else [("in the whole model", f"{found:.1e}", what)]
-
-
-def _unmoved(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    names = [name for name, move in verdict.get("moves", {}).items() if move == 0]
-    over = f"their removed units move no output on these inputs: {', '.join(names[:3])}{', …' * (len(names) > 3)}"
-    return [("axes that show nothing", str(len(names)), over)] if names else []
-
-
-def _inexact(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    found = str(len(verdict["inexact"]))
-    return [("inexact axes", found, "removed, and no part of the equality claim")] if found != "0" else []
-
-
-def _refitted(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    count = len(verdict.get("refitted", ()))
-    over = "changed on purpose; the equality is that of the program before"
-    return [("re-fitted weights", str(count), over)] if count else []
-
-
-def _tokens(tokens: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
-    if tokens is None:
-        return []
-    over = f"{tokens['after']:,} of {tokens['before']:,} rows of {tokens['table']}; what they were: {tokens['file']}"
-    return [("kept tokens against all tokens", f"{tokens['relative']:.1e}", over)]
-
-
-def _stock(told: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
-    if told is None:
-        return []
-    if told["why"]:
-        return [("stock checkpoint", "none", told["why"])]
-    settings = ", ".join(f"{name} {before} → {after}" for name, (before, after) in told["settings"].items())
-    over = f"{told['folder']}/, read back by {told['class']}.from_pretrained; {settings or 'the config as it was'}"
-    return [("stock checkpoint", f"{told['relative']:.1e}", over)]
-
-
-def _freed(output: Mapping[str, Any]) -> tuple[str, str, str]:
-    before, after = ("×".join(map(str, output[when])) for when in ("before", "after"))
-    return f"output {output['name']}", after, f"it was allowed to shrink from {before}"
-
-
-def _against_plain(seconds: Mapping[str, Any]) -> str:
-    if seconds["plain_export"] is None:
-        return "torch.onnx.export could not export the original as it stands"
-    plain, ratio = seconds["plain_export"], seconds["ratio"]
-    return f"{ratio:.2f}× a plain torch.onnx.export of the original ({plain:.1f} s)"
-
-
-def _refused(report: Mapping[str, Any]) -> Grid:
-    rows = [
-        (entry["why"], str(entry["count"]), _few(entry["what"]), entry["source"] or entry["node"])
+        (entry["why"], str(entry["count"]), few(entry["what"]), entry["source"] or entry["node"])
         for entry in report["refused"]
     ]
     return Grid("What stays whole, and why", ("why", "count", "what", "where"), tuple(rows))
@@ -350,7 +227,7 @@ def _ranks(text: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
     """Return a table of the matrices that became two, and why the others did not; queries, keys and values are one row."""
     made = [
         (
-            _few([name.removesuffix(".weight") for name in row["weights"]]),
+            few([name.removesuffix(".weight") for name in row["weights"]]),
             " × ".join(map(str, row["size"])),
             ("one product, " if row["shared"] else "") + ", ".join(map(str, row["ranks"])) or row["why"],
             f"{row['missing']:.1%}" if row["ranks"] else "–",
@@ -388,7 +265,8 @@ def _tried(details: Mapping[str, Any]) -> Grid:
     return Grid(title, ("plan", "predicted", "measured", "prediction's error"), tuple(rows), numbers=4)
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """Return the first two names of a list, and that there are more."""
     return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
 from fxprune.tools.reports.layer_bars import layer_rows
+from fxprune.tools.reports.run_report import against, proof_rows
 from fxprune.tools.reports.templates import Pair, Tile, pair, refused, render
 
 
@@ -18,7 +19,7 @@ def render_report(data: Mapping[str, Any]) -> str:
         left=layer_rows(data["layers"], data["axes"]),
         charts=frontiers(data),
         plans=[*report.quantized(data), *report.plans(data["steps"])],
-        proof=report.proof_rows(data),
+        proof=proof_rows(data),
         refused=refused(data["refused"]),
         **shared_parts(data),
     )
@@ -68,7 +69,7 @@ def _ms(value: float) -> str:
 def proof(data: Mapping[str, Any]) -> Tile:
     """Return the summary figure of the proof."""
     verdict = data["verdict"]
-    told = f"largest relative difference from the {report.against(verdict)}; the bar is {verdict['bar']:.0e}"
+    told = f"largest relative difference from the {against(verdict)}; the bar is {verdict['bar']:.0e}"
     return Tile("Proof", f"{verdict['relative']:.1e}", told)
 
 

@@ -25,7 +25,7 @@ ADAPTIVE: dict[Any, tuple[int, Any]] = {
 }
 
 
-def unpadded(graph: fx.GraphModule, node: fx.Node) -> None:
+def pool_without_padding(graph: fx.GraphModule, node: fx.Node) -> None:
     """Pad by what is nearly zero before max pooling: ONNX Runtime merges zeros into the pool, where padding counts as −∞."""
     pad: Any = node.args[0]
     if packet_of(pad.target) not in (aten.pad, aten.constant_pad_nd):
@@ -53,7 +53,7 @@ def divided_pool(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return call(graph, aten.mul.Tensor, (plain, area / divisor))
 
 
-def adaptive_pool(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+def windowed_pool(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Return an adaptive pool as reductions over the parts of one dim after another; stays where positions are read or sizes vary."""
     rank, reduce = ADAPTIVE[packet_of(node.target)]
     source: Any = node.args[0]

@@ -12,7 +12,7 @@ from fxprune.tools.commands import run
 from fxprune.tools.commands.checkpoint_option import write_checkpoint_folder
 from fxprune.tools.commands.main import main
 from fxprune.tools.inputs import models
-from fxprune.tools.reports import report
+from fxprune.tools.reports import run_report
 from fxprune.tools.reports.output_folder import draft_folder
 from support.tiny import BERT, saved
 
@@ -74,7 +74,7 @@ def test_what_no_configuration_says_is_told(model: Path, tmp_path: Path) -> None
     assert why.startswith(
         "encoder.layer.0.attention.self.query.weight 8×16 is what the program has, 16×16 what the model has"
     )
-    assert report._stock({"folder": "", "why": why}) == [("stock checkpoint", "none", why)]
+    assert run_report._stock({"folder": "", "why": why}) == [("stock checkpoint", "none", why)]
     assert list(tmp_path.iterdir()) == []
 
 

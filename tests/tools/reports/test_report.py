@@ -1,6 +1,6 @@
 """Report: the rows of the proof say what it compares with, and name the axes that show nothing."""
 
-from fxprune.tools.reports.report import proof_rows
+from fxprune.tools.reports.run_report import proof_rows
 from support import drawn
 
 
