@@ -19,7 +19,7 @@ from fxprune.gates import Gate, Gated, find_blocked_weights
 from fxprune.gates.blocked_weights import BlockedWeight, grid
 from fxprune.gates.insert import gate
 from fxprune.ir import Program
-from fxprune.pipeline import Training, require
+from fxprune.pipeline import Scoped, Training, require
 from fxprune.training import Cubic, Losses, Pruner, Share
 from fxprune.training.gate_budgets import GateBudget, KeepOpen, Threshold
 from fxprune.training.gate_scores import GateScore, Movement, Random, Taylor
@@ -74,7 +74,7 @@ def _regulariser(own: Blocks) -> Callable[[float], float]:
 
 
 @dataclass(frozen=True)
-class Blocks(Training):
+class Blocks(Scoped, Training):
     """Remove blocks of weights, and neurons, while a student is taught; what is empty then leaves for good (movement; `fxprune train`).
 
     The paper controls sparsity by `strength`, which does not determine the density in advance; with `density`, the best blocks stay, as
@@ -113,19 +113,19 @@ class Blocks(Training):
         )
         require(min(self.rows, self.columns) >= 1, "rows and columns of a block must be at least 1")
         require(0 <= self.hard <= 1, f"hard must lie in [0, 1], got {self.hard:g}")
+        super().__post_init__()
 
     def gated(self, program: Program) -> Gated:
         """Return the program with gates on blocks of its matrices of heads and neurons, or on neurons; RefusedError where it has none."""
         analysis, variant = analyze(program), VARIANTS[self.variant]
-        heads = find_blocked_weights(analysis, HEADS)
+        scope = self.scope(analysis)
+        heads = scope.blocked(HEADS)
         taken = {site.matrix.weight for site in heads}
-        neurons = [
-            site for site in find_blocked_weights(analysis, NEURONS) if site.matrix.weight not in taken
-        ]
+        neurons = [site for site in scope.blocked(NEURONS) if site.matrix.weight not in taken]
         grids = {site.matrix.weight: _grid(analysis, site, variant.attention(self)) for site in heads}
         units: list[str] = []
         if variant.dense is None:
-            units = [a.name for a in analysis.axes if a.role in NEURONS and a.exact and not a.choices]
+            units = [a.name for a in scope.axes() if a.role in NEURONS and a.exact and not a.choices]
         else:
             grids |= {site.matrix.weight: grid(analysis, site, *variant.dense(self)) for site in neurons}
         if not grids and not units:

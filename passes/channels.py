@@ -13,4 +13,4 @@ class Channels(Fraction):
     """Remove channels of convolutions, with the batch norms between and all that residuals and concatenations tie to them."""
 
     name: ClassVar[str] = "channels"
-    roles: ClassVar[frozenset[str]] = frozenset({"channels"})
+    own: ClassVar[frozenset[str]] = frozenset({"channels"})

@@ -8,11 +8,11 @@ from typing import ClassVar
 from fxprune.analysis import analyze
 from fxprune.gates.lower import close_dead_units, lower_silenced, select_open
 from fxprune.ir import Program, Selection
-from fxprune.pipeline import EMPTY, Context, Outcome, Pass
+from fxprune.pipeline import EMPTY, Context, Outcome, Scoped
 
 
 @dataclass(frozen=True)
-class Empty(Pass):
+class Empty(Scoped):
     """Remove units that zeros in the weights have emptied (after unstructured or block pruning elsewhere); no output changes."""
 
     name: ClassVar[str] = "empty"
@@ -20,7 +20,7 @@ class Empty(Pass):
 
     def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Remove the empty units and move constants into biases; the parameters that this changes count as re-fitted."""
-        ready = close_dead_units(program)
+        ready = close_dead_units(program, takes=self.scope(analyze(program)).takes)
         slim = lower_silenced(ready).program
         kept: Selection = select_open(analyze(program), ready.units)
         return Outcome(slim, kept, _changed(program, slim), {"gone": list(ready.gone)})

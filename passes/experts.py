@@ -18,10 +18,13 @@ class Experts(Fraction):
     """
 
     name: ClassVar[str] = "experts"
-    roles: ClassVar[frozenset[str]] = frozenset({"experts"})
+    own: ClassVar[frozenset[str]] = frozenset({"experts"})
 
     every_choice: bool = False  #: also units that are no experts, and among which is chosen: codes, neurons behind a softmax or topk
 
     def accepts(self, axis: Axis) -> bool:
-        """Return whether nodes choose among the units of this axis, and these are experts, or of any kind with `every_choice`."""
-        return axis.exact and bool(axis.choices) and (axis.role in self.roles or self.every_choice)
+        """Return whether nodes choose among the units of this axis, and these are experts (any, with `every_choice`)."""
+        return axis.exact and bool(axis.choices)
+
+    def wanted(self) -> frozenset[str]:
+        return frozenset() if self.every_choice and not self.roles else super().wanted()

@@ -13,4 +13,4 @@ class Ffn(Fraction):
     """Remove neurons of feed-forward blocks: rows of what writes them and columns of what reads them, gates included."""
 
     name: ClassVar[str] = "ffn"
-    roles: ClassVar[frozenset[str]] = frozenset({"ffn"})
+    own: ClassVar[frozenset[str]] = frozenset({"ffn"})

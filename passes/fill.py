@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from fxprune.analysis import analyze
-from fxprune.gates import find_blocked_weights
+from fxprune.gates.blocked_weights import BlockedWeight
 from fxprune.ir import Program, Selection, copy_graph, rebuild
-from fxprune.pipeline import EMPTY, Context, Outcome, Pass, require
+from fxprune.pipeline import EMPTY, Context, Outcome, Scoped, require
 
 FILLED_ROLES = ("heads", "qk", "v", "ffn", "rank")
 
 
 @dataclass(frozen=True)
-class Fill(Pass):
+class Fill(Scoped):
     """Fill zeros within matrices of heads and neurons with small random numbers, for training to use: `blocks(…), fill, distill`."""
 
     name: ClassVar[str] = "fill"
@@ -29,25 +29,28 @@ class Fill(Pass):
 
     def __post_init__(self) -> None:
         require(self.scale > 0, f"scale must be positive, got {self.scale:g}")
+        super().__post_init__()
 
     def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Return the program with the same shapes; the matrices that were filled count as re-fitted."""
         seed = context.seed or 0 if self.seed is None else self.seed
-        done, counts = fill_zeros(program, FILLED_ROLES, self.scale, seed)
+        done, counts = fill_zeros(
+            program, self.scope(analyze(program)).blocked(FILLED_ROLES), self.scale, seed
+        )
         return Outcome(done, Selection(), tuple(counts), {"filled": counts})
 
 
 def fill_zeros(
-    program: Program, roles: Collection[str], scale: float, seed: int
+    program: Program, sites: Sequence[BlockedWeight], scale: float, seed: int
 ) -> tuple[Program, dict[str, int]]:
-    """Return the program, and how many zeros were filled in each matrix that carries an axis of these roles.
+    """Return the program, and how many zeros were filled in each of these matrices.
 
     Zeros become draws from N(mean, (scale · standard deviation)²) of the nonzero values (hybrid-filled, arXiv 2109.04838). Matrices that
     are all zero stay.
     """
     random = torch.Generator().manual_seed(seed)
     tensors, counts = program.tensors(), {}
-    for site in find_blocked_weights(analyze(program), roles):
+    for site in sites:
         weight = tensors[site.matrix.weight]
         value = weight.detach().clone()
         empty = value == 0

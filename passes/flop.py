@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from fxprune.errors import RefusedError
 from fxprune.gates import Gated
 from fxprune.gates.insert import gate
 from fxprune.ir import Point, Program
-from fxprune.pipeline import Training, require
+from fxprune.pipeline import Scoped, Training, require
 from fxprune.rewrite.factorize import Factors, factorize
 from fxprune.search.alternatives import cheaper_factors
 from fxprune.search.rank_plans import groups
@@ -26,7 +26,7 @@ LEAST = 4
 
 
 @dataclass(frozen=True)
-class Flop(Training):
+class Flop(Scoped, Training):
     """Factorise matrices, and remove ranks while a student is taught until a share of the factors is gone (FLOP; `fxprune train`).
 
     Axes of role rank that the program has already (thin embeddings with a projection) get gates as well. The authors train with labels
@@ -52,13 +52,16 @@ class Flop(Training):
         require(0 < self.warmup <= 1, f"warmup must lie in (0, 1], got {self.warmup:g}")
         require(0 < self.dropped < 1, f"dropped must lie between 0 and 1, got {self.dropped:g}")
         require(0 <= self.hard <= 1, f"hard must lie in [0, 1], got {self.hard:g}")
+        super().__post_init__()
 
     def gated(self, program: Program) -> Gated:
         """Return the program with factors, and a gate on each rank; RefusedError where there is nothing to gate."""
-        ranks = starts(analyze(program), self.start) if self.factorized else {}
+        scope = self.scope(analyze(program))
+        found = starts(scope.analysis, self.start) if self.factorized else {}
+        ranks = {name: rank for name, rank in found.items() if scope.takes(name)}
         made = factorize(program, ranks, balanced).program if ranks else program
-        ranked = (axis for axis in analyze(made).axes if axis.role == "rank")
-        axes = [axis for axis in ranked if axis.exact and not axis.choices]
+        within = replace(self.scope(analyze(made)), roles=frozenset({"rank"}))
+        axes = [axis for axis in within.axes() if axis.exact and not axis.choices]
         if not axes:
             raise RefusedError("no matrix of this program can become two: see `fxprune explain`")
         return gate(made, [axis.name for axis in axes])

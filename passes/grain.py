@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Axis, analyze
+from fxprune.analysis import analyze
 from fxprune.errors import RefusedError
 from fxprune.gates import Gated
 from fxprune.gates.gate import gate_target
 from fxprune.gates.insert import gate
 from fxprune.ir import Program
-from fxprune.pipeline import Training, require
+from fxprune.pipeline import Scoped, Training, require
 from fxprune.rewrite.factorize import factorize
 from fxprune.training import Cubic, Losses, Pruner, Share
 from fxprune.training.gate_scores import Random, Taylor
@@ -25,7 +24,7 @@ _ROLES = {"dims": ("ffn", "qk", "v"), "heads": ("ffn", "heads")}
 
 
 @dataclass(frozen=True)
-class Grain(Training):
+class Grain(Scoped, Training):
     """Remove neurons, and query/key and value dims of each head, while a student is taught (GRAIN; `fxprune train`).
 
     The defaults are the paper's. In a training loop, for each batch: `grain.loss(pruner, losses).backward()`, `pruner.step(progress)`,
@@ -56,16 +55,21 @@ class Grain(Training):
         require(self.rank >= 0, f"rank must be at least 0, got {self.rank}")
         require(self.units in _ROLES, f"units must be one of {', '.join(_ROLES)}, got {self.units!r}")
         require(self.score in ("taylor", "random"), f"score must be taylor or random, got {self.score!r}")
+        super().__post_init__()
+
+    def wanted(self) -> frozenset[str]:
+        return super().wanted() or frozenset(_ROLES[self.units])
 
     def gated(self, program: Program) -> Gated:
         """Return the program with gates on its neurons, and on its heads or their dims, per head where the graph allows it.
 
         RefusedError where it has neither.
         """
-        tables = _tables(program, self.rank) if self.rank else ()
+        scope = self.scope(analyze(program))
+        tables = [n for n in _tables(program, self.rank) if not scope.outside(n)] if self.rank else ()
         program = factorize(program, dict.fromkeys(tables, self.rank)).program
         analysis = analyze(program)
-        axes = [axis for axis in analysis.axes if _is_unit(axis, _ROLES[self.units])]
+        axes = [axis for axis in self.scope(analysis).axes() if axis.exact and not axis.choices]
         units = [gate_target(analysis, axis) for axis in axes]
         if not units:
             raise RefusedError("no neurons and no dims of heads in this program: see `fxprune explain`")
@@ -97,7 +101,3 @@ def _tables(program: Program, rank: int) -> list[str]:
     found = [str(table.target) for table in tables if table.op == "get_attr"]
     tensors = program.tensors()
     return [n for n in dict.fromkeys(found) if rank * sum(tensors[n].shape) <= 0.75 * tensors[n].numel()]
-
-
-def _is_unit(axis: Axis, roles: Sequence[str]) -> bool:
-    return axis.role in roles and axis.exact and not axis.choices

@@ -14,12 +14,12 @@ from fxprune.analysis import Analysis, Units, analyze
 from fxprune.dims import BlockSizes
 from fxprune.dims.blocks import BlockGrid, even_blocks
 from fxprune.errors import RefusedError
-from fxprune.gates import Gate, Gated, find_blocked_weights
+from fxprune.gates import Gate, Gated
 from fxprune.gates.blocked_weights import BlockedWeight
 from fxprune.gates.gate import tensors_of
 from fxprune.gates.insert import gate
 from fxprune.ir import Program
-from fxprune.pipeline import Training, require
+from fxprune.pipeline import Scoped, Training, require
 from fxprune.training import Losses, Pruner
 from fxprune.training.group_lasso import Lasso, OneShot, Squares
 from fxprune.training.loop import undecayed
@@ -36,7 +36,7 @@ GROUPS = {
 
 
 @dataclass(frozen=True)
-class GroupLasso(Training):
+class GroupLasso(Scoped, Training):
     """Pull groups of weights to zero in reweighted rounds, cut them, and retrain what is left (group lasso; `fxprune train`).
 
     A reconstruction: the authors published no code, and the body of the paper was not available.
@@ -66,16 +66,19 @@ class GroupLasso(Training):
         require(self.groups in GROUPS, f"groups must be one of {', '.join(GROUPS)}, got {self.groups!r}")
         require(min(self.blocks, self.rounds) >= 1, "blocks and rounds must be at least 1")
         require(0 < self.until < 1, f"until must lie between 0 and 1, got {self.until:g}")
+        super().__post_init__()
 
     def gated(self, program: Program) -> Gated:
         """Return the program with gates on its groups; RefusedError where it has none."""
         analysis = analyze(program)
+        scope = self.scope(analysis)
         if self.groups == "axes":
-            axes = [a.name for a in analysis.axes if a.role in ("heads", "ffn") and a.exact and not a.choices]
+            roles = self.wanted() or ("heads", "ffn")
+            axes = [a.name for a in scope.axes() if a.role in roles and a.exact and not a.choices]
             if not axes:
                 raise RefusedError("no exact axis of heads or neurons: see `fxprune explain`")
             return gate(program, axes)
-        found = find_blocked_weights(analysis, _ROLES)
+        found = scope.blocked(_ROLES)
         if not found:
             raise RefusedError("no matrix of heads or neurons with weights of its own: see `fxprune explain`")
         return gate(

@@ -15,7 +15,7 @@ class Heads(Fraction):
     """Remove whole attention heads: rows of q, k and v and columns of the output projection, together."""
 
     name: ClassVar[str] = "heads"
-    roles: ClassVar[frozenset[str]] = frozenset({"heads"})
+    own: ClassVar[frozenset[str]] = frozenset({"heads"})
 
     def axes(self, analysis: Analysis) -> list[Axis]:
         return outermost(super().axes(analysis))

@@ -13,5 +13,5 @@ class Hidden(Fraction):
     """Remove dimensions of the residual stream; inexact, since normalisations run over them, so train or calibrate afterwards."""
 
     name: ClassVar[str] = "hidden"
-    roles: ClassVar[frozenset[str]] = frozenset({"hidden"})
+    own: ClassVar[frozenset[str]] = frozenset({"hidden"})
     inexact: ClassVar[bool] = True

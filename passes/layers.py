@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.analysis import analyze
+from fxprune.analysis import Analysis, Region, analyze
 from fxprune.analysis.regions import UNITS
 from fxprune.ir import Program, Selection
-from fxprune.pipeline import EMPTY, Context, Pass, require
+from fxprune.pipeline import EMPTY, Context, Scoped, require
 from fxprune.search.layer_scores import (
     BlockInfluenceRater,
     EvaluationRater,
@@ -26,7 +26,7 @@ _SCORES = {
 
 
 @dataclass(frozen=True)
-class Layers(Pass):
+class Layers(Scoped):
     """Remove whole layers or residual branches; a search says which."""
 
     name: ClassVar[str] = "layers"
@@ -46,6 +46,10 @@ class Layers(Pass):
         require(self.unit in UNITS, f"unit must be one of {', '.join(UNITS)}, got {self.unit!r}")
         require(self.search in SEARCHES, f"search must be one of {', '.join(SEARCHES)}, got {self.search!r}")
         require(self.score in _SCORES, f"score must be one of {', '.join(_SCORES)}, got {self.score!r}")
+        super().__post_init__()
+
+    def candidates(self, analysis: Analysis) -> list[Region]:
+        return [r for r in analysis.regions if r.unit == self.unit and not r.why]
 
     def plan(self, program: Program, context: Context = EMPTY) -> Selection:
         found = self.find(program, context)
@@ -53,11 +57,15 @@ class Layers(Pass):
 
     def find(self, program: Program, context: Context = EMPTY) -> LayerSearchResult | None:
         """Run the search and return its order, scores and evaluations; None where the count is 0 or nothing can be removed."""
-        names = [r.name for r in analyze(program).regions if r.unit == self.unit and not r.why]
+        analysis = analyze(program)
+        found = self.candidates(analysis)
+        names = [region.name for region in found if self.scope(analysis).takes(region)]
         count = self.count or int(len(names) * self.ratio)
         if not count or not names:
             return None
-        return search_layers(self.search, self._rater(program, context), names, count, context.count)
+        return search_layers(
+            self.search, self._rater(program, context), names, count, context.count, len(found) - len(names)
+        )
 
     def _rater(
         self, program: Program, context: Context

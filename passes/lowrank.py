@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from fxprune.analysis import analyze
@@ -93,16 +93,17 @@ class Lowrank(Measuring):
         thin = {
             matrix.node.name for c, way in zip(choices, ways, strict=True) if way.parts for matrix in c.group
         }
-        fit = repair(
-            program, done.program, Selection(), data, how, context.refitting, () if everywhere else thin
-        )
+        moved = () if everywhere else thin
+        within = replace(self.scope(analyze(program)), roles=frozenset()).takes
+        fit = repair(program, done.program, Selection(), data, how, context.refitting, moved, within)
         details["refits"] = [asdict(each) for each in fit.matrices]
         factors = {own for names in done.names.values() for own in names}
         changed = tuple(dict.fromkeys([*biases, *(name for name in fit.changed if name not in factors)]))
         return Outcome(fit.program, Selection(), changed, details, done.names)
 
     def _choices(self, program: Program, context: Context) -> list[RankChoice]:
-        found = groups(analyze(program), apart=not self.shared)
+        analysis = analyze(program)
+        found = groups(analysis, not self.shared, self.scope(analysis).takes)
         if not found:
             raise RefusedError("no matrix of this program can become two: see `fxprune explain`")
         context.say(f"singular values of {sum(map(len, found))} matrices")

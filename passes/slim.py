@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
+from fxprune.analysis import Analysis, Axis, analyze
+from fxprune.analysis.sites import find_sites
+from fxprune.calibration import Calibration
 from fxprune.calibration.objective import DISTANCES
-from fxprune.calibration.repair import REPAIRS, check_repair, repair
+from fxprune.calibration.repair import REPAIRS, Repaired, check_repair, repair
 from fxprune.cost import BUDGETS
 from fxprune.ir import Point, Program, Selection
 from fxprune.pipeline import EMPTY, Context, Measuring, Outcome, require
@@ -65,15 +68,17 @@ class Slim(Measuring):
     def decide(self, program: Program, context: Context = EMPTY) -> Planned:
         """Return the plan, with the trials that led to it; UsageError where calibration data are needed and absent."""
         self.check(context)
+        scope = self.scope(analyze(program))
         request = PlanRequest(
             self.score,
             context.calibration(program),
             context.objective(self.distance),
-            hidden=self.hidden,
+            hidden=self.hidden or "hidden" in self.wanted(),
             layers=self.layers and not self.uniform,
             uniform=self.uniform,
             repair=self.repair,
             observe=context.say,
+            takes=scope.takes,
         )
         return plan(program, self.target(program, context), request)
 
@@ -88,6 +93,15 @@ class Slim(Measuring):
         slim = apply(program, planned.selection)
         if data is None:
             return Outcome(slim, planned.selection, (), planned.details())
-        done = repair(program, slim, planned.selection, data, self.repair, context.refitting)
+        done = self._repaired(program, slim, planned.selection, data, context)
         details: dict[str, Any] = planned.details() | {"refits": [asdict(each) for each in done.matrices]}
         return Outcome(done.program, planned.selection, done.changed, details)
+
+    def _repaired(
+        self, program: Program, slim: Program, selection: Selection, data: Calibration, context: Context
+    ) -> Repaired:
+        within = replace(self.scope(analyze(program)), roles=frozenset())
+        return repair(program, slim, selection, data, self.repair, context.refitting, takes=within.takes)
+
+    def candidates(self, analysis: Analysis) -> list[Axis]:
+        return [site.main for site in find_sites(analysis, self.hidden)]

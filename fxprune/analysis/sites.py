@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fxprune.analysis.axes import Analysis, Axis
 from fxprune.analysis.dim_inference import flat_dims
+from fxprune.analysis.regions import Region
 from fxprune.dims import Dim, leaves
 from fxprune.ir import operands
 
@@ -30,14 +32,17 @@ class Site:
         return (self.main, *self.inner)
 
 
-def find_sites(analysis: Analysis, hidden: bool = False) -> tuple[Site, ...]:
+def find_sites(
+    analysis: Analysis, hidden: bool = False, takes: Callable[[Axis | Region], bool] = lambda part: True
+) -> tuple[Site, ...]:
     """Return the sites in the order of the axes: exact axes of the roles DECIDED and, with `hidden`, the width of residual streams.
 
-    Units among which is chosen are none: removed ones are not silent, but never chosen, and the others share what was theirs.
+    `takes` says which axes, and which branches, may be decided about. Units among which is chosen are no sites: removed ones are not
+    silent, but never chosen, and the others share what was theirs.
     """
     roles = DECIDED | ({"hidden"} if hidden else set())
     plain = [axis for axis in analysis.axes if axis.role in roles and not axis.choices]
-    axes = [axis for axis in plain if axis.exact or axis.role == "hidden"]
+    axes = [axis for axis in plain if (axis.exact or axis.role == "hidden") and takes(axis)]
     heads = {axis.name for axis in outermost([axis for axis in axes if axis.role == "heads"])}
     axes = [axis for axis in axes if axis.role != "heads" or axis.name in heads]
     owner = {axis.name: _owner(analysis, axis, heads) for axis in axes if axis.role in ("qk", "v")}
@@ -48,7 +53,7 @@ def find_sites(analysis: Analysis, hidden: bool = False) -> tuple[Site, ...]:
             inner = tuple(axis for axis in axes if owner.get(axis.name) == main.name)
             nodes = frozenset().union(*(by_leaf.get(axis.leaf, set()) for axis in (main, *inner)))
             found.append(Site(main, inner, nodes))
-    return _with_branches(analysis, found)
+    return _with_branches(analysis, found, takes)
 
 
 def _owner(analysis: Analysis, axis: Axis, heads: set[str]) -> str:
@@ -67,8 +72,10 @@ def carriers(analysis: Analysis) -> dict[Dim, set[str]]:
     return found
 
 
-def _with_branches(analysis: Analysis, found: list[Site]) -> tuple[Site, ...]:
-    branches = [region for region in analysis.regions if region.unit == "branch" and not region.why]
+def _with_branches(
+    analysis: Analysis, found: list[Site], takes: Callable[[Axis | Region], bool]
+) -> tuple[Site, ...]:
+    branches = [r for r in analysis.regions if r.unit == "branch" and not r.why and takes(r)]
     named: dict[str, str] = {}
     for region in branches:
         inside = [site.main.name for site in found if site.nodes <= region.nodes]

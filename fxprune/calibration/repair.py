@@ -101,15 +101,17 @@ def repair(
     how: str = "all",
     observe: Observe | None = None,
     moved: Collection[str] = (),
+    takes: Callable[[str], bool] = lambda weight: True,
 ) -> Repaired:
     """Re-fit the matrices of `slim`, which is the program after a selection was applied; neither is changed.
 
     `how` is a row of REPAIRS. `observe` gets (number of matrices done, number of all) before each matrix. `moved` names further nodes to
-    re-fit as those that lost units are, because their result has changed for another reason (the matrix was factorised). UsageError where
-    the data can't be split (`Calibration.split`).
+    re-fit as those that lost units are, because their result has changed for another reason (the matrix was factorised). `takes` says
+    which weights may change. UsageError where the data can't be split (`Calibration.split`).
     """
     ridge, everywhere, _ = REPAIRS[how]
     tasks = _tasks(program, slim, selection, everywhere, moved) if how != "none" else []
+    tasks = [task for task in tasks if takes(task.matrix.weight)]
     if not tasks:
         return Repaired(slim, ())
     fit, held = data.split(HELD_BACK, slim)

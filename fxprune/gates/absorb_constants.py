@@ -5,6 +5,8 @@ A neuron whose row of weights is zero gives such a constant: its bias after the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -16,13 +18,15 @@ from fxprune.ir.program import sibling
 aten = torch.ops.aten
 
 
-def absorb_constants(program: Program) -> Program:
+def absorb_constants(program: Program, takes: Callable[[str], bool] = lambda weight: True) -> Program:
     """Return the program with the constant inputs of products moved into their biases; equal but for rounding.
 
     A product without a bias gets one. Columns of a convolution that read padding are left alone: their input is not constant at the border.
+    `takes` says which weights they may leave.
     """
     facts = propagate_constants(program)
-    found = {m: _constant(m, facts) for m in matrices(program, analyze(program).flow).values()}
+    products = [m for m in matrices(program, analyze(program).flow).values() if takes(m.weight)]
+    found = {m: _constant(m, facts) for m in products}
     own = {m: (places, numbers) for m, (places, numbers) in found.items() if _is_read(program, m, places)}
     if not own:
         return program

@@ -7,6 +7,8 @@ keys are zero; a head only where its rows of the values or its columns of the ou
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -22,28 +24,31 @@ from fxprune.rewrite.shrink import labels
 from fxprune.rules import Contraction
 
 
-def zero_dead_units(program: Program) -> tuple[Program, list[OpenUnits]]:
+def zero_dead_units(
+    program: Program, takes: Callable[[Axis | str], bool] = lambda part: True
+) -> tuple[Program, list[OpenUnits]]:
     """Return (the program with zeros in all weights of dead units, the units that are not dead); equal to the given one but for rounding.
 
     A dead unit may make others dead that only it read, or that read only it: the search is repeated until no more are found.
+    `takes` says which axes may lose units, and which weights constants may move from.
     """
     closed = -1
     while True:
-        program = absorb_constants(program)
+        program = absorb_constants(program, takes)
         analysis = analyze(program)
-        units = _units(analysis)
+        units = _units(analysis, takes)
         count = sum(int((~unit.table).sum()) for unit in units)
         if count == closed:
             return program, units
         closed, program = count, _without(analysis, units)
 
 
-def _units(analysis: Analysis) -> list[OpenUnits]:
+def _units(analysis: Analysis, takes: Callable[[Axis | str], bool]) -> list[OpenUnits]:
     """Return which units are not dead, for each exact axis that has dead ones; per head where each may keep dims of its own."""
     facts, flow = propagate_constants(analysis.program), analysis.flow
     found = []
     for axis in analysis.axes:
-        if not axis.exact or axis.choices:
+        if not axis.exact or axis.choices or not takes(axis):
             continue
         outer = _outer(analysis, axis)
         units = Units(axis, outer)

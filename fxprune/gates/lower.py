@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, analyze
+from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.dims import zero
 from fxprune.dims.masks import KeptRows
 from fxprune.errors import RefusedError, SelectionError
@@ -113,10 +113,16 @@ def zero_closed(gated: Gated, trained: nn.Module | Mapping[str, Tensor] | None =
 
 
 def close_dead_units(
-    program: Program, units: Sequence[OpenUnits] = (), regions: tuple[str, ...] = ()
+    program: Program,
+    units: Sequence[OpenUnits] = (),
+    regions: tuple[str, ...] = (),
+    takes: Callable[[Axis | str], bool] = lambda part: True,
 ) -> ZeroedProgram:
-    """Close the units that zeros in the weights leave dead, before the axes shrink; `units` are tables whose closed units are silent."""
-    emptier, found = zero_dead_units(program)
+    """Close the units that zeros in the weights leave dead, before the axes shrink; `units` are tables whose closed units are silent.
+
+    `takes` says which axes may lose units, and which weights constants may move from.
+    """
+    emptier, found = zero_dead_units(program, takes)
     analysis = analyze(emptier)
     both = close_implied(analysis, intersect_kept([*units, *found]))
     cleared, left, gone = _emptied(analysis, both)

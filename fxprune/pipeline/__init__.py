@@ -1,6 +1,6 @@
 """Passes in order: their text, their context, their proofs."""
 
-from fxprune.pipeline.base import Measuring, Outcome, Pass, require
+from fxprune.pipeline.base import Measuring, Outcome, Pass, Scoped, require
 from fxprune.pipeline.context import EMPTY, Context, Progress
 from fxprune.pipeline.run import Pipeline, Result
 from fxprune.pipeline.train import Training
@@ -14,6 +14,7 @@ __all__ = [
     "Pipeline",
     "Progress",
     "Result",
+    "Scoped",
     "Training",
     "require",
 ]

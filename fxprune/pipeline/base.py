@@ -11,14 +11,16 @@ All else that a pass takes (data, rows, a runtime's settings) comes from the `Co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
-from fxprune.analysis import Axis, analyze
+from fxprune.analysis import Analysis, Axis, Region, analyze
+from fxprune.analysis.roles import ROLES
 from fxprune.errors import PipelineError, UsageError
 from fxprune.ir import Point, Program, Selection
 from fxprune.pipeline.context import EMPTY, SUPPLIES, Context
+from fxprune.pipeline.scope import Scope, check_patterns, split_names
 from fxprune.rewrite.apply import apply
 from fxprune.runtimes import Settings
 from fxprune.verification import Proof
@@ -56,6 +58,10 @@ class Pass:
         """Return why the pass removes nothing of a program, as a clause after a colon; "" where it can't tell."""
         return ""
 
+    def remarks(self, program: Program) -> tuple[str, ...]:
+        """Return what a reader should know of this pass on a program: what it takes instead, what it leaves out."""
+        return ()
+
     def rewrite(self, program: Program, selection: Selection) -> Program:
         """Return the program after this pass."""
         return apply(program, selection)
@@ -77,6 +83,9 @@ class Pass:
                 more = f", or say {instead}" if instead else ""
                 raise UsageError(f"{self} needs {what}: give {option}, or Context({name}=…) in Python{more}")
 
+    def check_program(self, program: Program) -> None:
+        """Raise UsageError where an option refers to something that the program does not have."""
+
     def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
         """Return the points that a budget of this pass refers to, where a report should measure, too."""
         return []
@@ -88,7 +97,56 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Measuring(Pass):
+class Scoped(Pass):
+    """Pass that selects axes, regions or weights within its scope. `own` are the roles of axes that it looks for (none given: any)."""
+
+    own: ClassVar[frozenset[str]] = frozenset()
+
+    _: KW_ONLY
+    roles: str = (
+        ""  #: cut axes of these roles, as in "heads, ffn"; of weights and layers, those that carry such axes
+    )
+    only: str = ""  #: patterns of module paths, as in "backbone.*": parts of the model all of whose parameters lie there
+    skip: str = ""  #: and none of whose parameters lies here
+
+    def __post_init__(self) -> None:
+        known = [role for _, role in ROLES]
+        for role in split_names(self.roles):
+            require(role in known, f"roles must be some of {', '.join(known)}, got {role!r}")
+
+    def wanted(self) -> frozenset[str]:
+        """Return the roles of the axes that the pass looks for, empty for any."""
+        return frozenset(split_names(self.roles)) or self.own
+
+    def scope(self, analysis: Analysis) -> Scope:
+        """Return what the pass may touch of a program."""
+        return Scope(analysis, self.wanted(), split_names(self.only), split_names(self.skip))
+
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """Return the patterns of module paths, by option."""
+        return {name: split_names(getattr(self, name)) for name in ("only", "skip")}
+
+    def check_program(self, program: Program) -> None:
+        try:
+            check_patterns(program, self.patterns())
+        except UsageError as error:
+            raise UsageError(f"{self}: {error}") from None
+
+    def candidates(self, analysis: Analysis) -> Sequence[Axis] | Sequence[Region]:
+        """Return the axes or regions that the pass would take without patterns."""
+        return [axis for axis in analysis.axes if axis.role in self.wanted()]
+
+    def remarks(self, program: Program) -> tuple[str, ...]:
+        if not (self.only or self.skip):
+            return ()
+        analysis = analyze(program)
+        left = self.scope(analysis).left_out(self.candidates(analysis))
+        few = "; ".join(f"{name} ({why})" for name, why in list(left.items())[:3]) + "; …" * (len(left) > 3)
+        return (f"left out {len(left)} that reach beyond its patterns: {few}",) if left else ()
+
+
+@dataclass(frozen=True)
+class Measuring(Scoped):
     """Pass that measures on a runtime; options that are left out are those of the context."""
 
     _: KW_ONLY
@@ -102,6 +160,7 @@ class Measuring(Pass):
         for option in ("batch", "length", "threads"):
             value = getattr(self, option)
             require(value is None or value >= 1, f"{option} must be at least 1, got {value}")
+        super().__post_init__()
 
     def settings(self, context: Context) -> Settings:
         """Return the runtime's settings: those of the options, else of the context."""

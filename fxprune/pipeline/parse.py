@@ -8,8 +8,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-from collections.abc import Mapping
-from types import UnionType
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
 from fxprune.errors import PipelineError
@@ -90,21 +90,33 @@ def _options(text: str, item: ast.Call, found: type[Pass]) -> dict[str, tuple[An
 
 def _value(text: str, owner: str, name: str, node: ast.expr, wanted: Any) -> Any:
     """Return a literal of the option's type (an integer is a number too); PipelineError where it has another."""
-    if isinstance(wanted, UnionType):  # int | None: left out, it is the context's
-        wanted = get_args(wanted)[0]
+    # int | None: left out, it is the context's
+    types = (
+        [each for each in get_args(wanted) if each is not NoneType]
+        if isinstance(wanted, UnionType)
+        else [wanted]
+    )
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise _error(
-            text, node.col_offset, f"{owner}: {name} must be a literal {_type_name(wanted)}"
+            text, node.col_offset, f"{owner}: {name} must be a literal, {_type_name(types)}"
         ) from None
-    kinds = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}.get(wanted, (object,))
-    if not isinstance(value, kinds) or (isinstance(value, bool) and wanted is not bool):
-        raise _error(text, node.col_offset, f"{owner}: {name} must be {_type_name(wanted)}, got {value!r}")
-    return float(str(value)) if wanted is float else value
+    kinds = tuple(kind for each in types for kind in _KINDS.get(each, ((object,), ""))[0])
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in types):
+        raise _error(text, node.col_offset, f"{owner}: {name} must be {_type_name(types)}, got {value!r}")
+    return float(str(value)) if float in types and isinstance(value, int) else value
 
 
-def _type_name(wanted: Any) -> str:
-    return {float: "a number", int: "an integer", str: "a text", bool: "True or False"}.get(
-        wanted, str(wanted)
-    )
+#: type of an option: (the types of its literals, what it is in words)
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    float: ((int, float), "a number"),
+    int: ((int,), "an integer"),
+    str: ((str,), "a text"),
+    bool: ((bool,), "True or False"),
+    Mapping[str, float]: ((dict,), "{pattern: number}"),
+}
+
+
+def _type_name(types: Sequence[Any]) -> str:
+    return " or ".join(_KINDS[each][1] if each in _KINDS else str(each) for each in types)

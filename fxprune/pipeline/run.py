@@ -25,7 +25,7 @@ NOTHING = "found nothing to remove"
 
 @dataclass(frozen=True)
 class Step:
-    """Record of one pass: its text, seconds, axes cut, parameters before and after, a note where nothing was done, and its own details."""
+    """Record of one pass: its text, seconds, axes cut, parameters before and after, a note where it did nothing, its details, remarks."""
 
     text: str
     seconds: float
@@ -33,6 +33,7 @@ class Step:
     parameters: tuple[int, int]
     note: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,7 +83,13 @@ class Result(HasSummary):
         counts = [step.parameters for step in self.steps]
         before, after = self.original.parameter_count(), self.program.parameter_count()
         rows = tuple(
-            (step.text, f"{step.axes}", f"{left:,}", f"{step.seconds:.1f} s", step.note)
+            (
+                step.text,
+                f"{step.axes}",
+                f"{left:,}",
+                f"{step.seconds:.1f} s",
+                "; ".join(filter(None, (step.note, *step.remarks))),
+            )
             for step, (_, left) in zip(self.steps, counts, strict=True)
         )
         proof = self.proof
@@ -124,6 +131,8 @@ class Pipeline:
             raise UsageError(
                 "passes that train need the whole model as one graph; this one was captured in parts"
             )
+        for each in self.passes:
+            each.check_program(program)
         context = context.checked(program)
         original, steps, claims = program, list[Step](), [Claim(program, program)]
         for place, each in enumerate(self.passes):
@@ -149,7 +158,10 @@ class Pipeline:
         part, counts = outcome.selection, (program.parameter_count(), outcome.program.parameter_count())
         did = len(part) or part.removed or outcome.refitted or outcome.factors or outcome.proof
         note = "" if did or each.preserves else f"{NOTHING}{each.idle(program)}"
-        return outcome, Step(str(each), time.perf_counter() - start, len(part), counts, note, outcome.details)
+        spent = time.perf_counter() - start
+        return outcome, Step(
+            str(each), spent, len(part), counts, note, outcome.details, each.remarks(program)
+        )
 
 
 def _claimed(claims: list[Claim], program: Program, outcome: Outcome, unchanged: bool) -> list[Claim]:

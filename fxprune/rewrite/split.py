@@ -8,7 +8,7 @@ for few, large blocks: `fxprune.search.alternatives.cheaper_splits` measures bot
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,11 +50,14 @@ class RowBlockSplit:
         return tuple(dict.fromkeys(piece.weight for pieces in self.groups.values() for piece in pieces))
 
 
-def splits(program: Program) -> list[RowBlockSplit]:
-    """Return the splits that the zeros of a program's weights allow, in graph order; a matrix without a zero column in a block has none."""
+def splits(program: Program, takes: Callable[[str], bool] = lambda weight: True) -> list[RowBlockSplit]:
+    """Return the splits that the zeros of a program's weights allow, in graph order; a matrix without a zero column in a block has none.
+
+    `takes` says which weights may be split.
+    """
     by_source: dict[str, list[Matrix]] = {}
     for matrix in matrices(program, analyze(program).flow).values():
-        if not matrix.form.spatial:
+        if not matrix.form.spatial and takes(matrix.weight):
             by_source.setdefault(matrix.source.name, []).append(matrix)
     found = [_split(program, source, own) for source, own in by_source.items()]
     return [each for each in found if each is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,10 +114,16 @@ class SplitAlternative:
 
 
 def cheaper_splits(
-    program: Program, meter: Any, point: Point | None = None
+    program: Program,
+    meter: Any,
+    point: Point | None = None,
+    takes: Callable[[str], bool] = lambda weight: True,
 ) -> tuple[Program, list[SplitAlternative]]:
-    """Apply the splits that are cheaper than their dense products by a meter; return the program and the costs of each split."""
-    found = splits(program)
+    """Apply the splits that are cheaper than their dense products by a meter; return the program and the costs of each split.
+
+    `takes` says which weights may be split.
+    """
+    found = splits(program, takes)
     verdicts = [_measure_split(program, each, meter, point) for each in found]
     chosen = [each for each, verdict in zip(found, verdicts, strict=True) if verdict.pays]
     return (split(program, chosen) if chosen else program), verdicts

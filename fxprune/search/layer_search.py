@@ -97,9 +97,10 @@ def search_layers(
     candidates: Sequence[str],
     count: int,
     progress: CountEvaluations | None = None,
+    others: int = 0,
 ) -> LayerSearchResult:
-    """Run a search of the table SEARCHES; SelectionError unless 1 ≤ `count` < number of candidates (one must stay)."""
-    if not 1 <= count < len(candidates):
+    """Run a search of the table SEARCHES; SelectionError unless `count` ≥ 1 and one stays, of the candidates or of `others`."""
+    if not 1 <= count < len(candidates) + min(others, 1):
         raise SelectionError(
             f"{count} of {len(candidates)} regions can't go: at least one must go and one must stay"
         )

@@ -60,15 +60,20 @@ class RankChoice:
         return self.ways[0]
 
 
-def groups(analysis: Analysis, apart: bool = False) -> list[MatrixGroup]:
-    """Return the matrices that factors can replace, those that read one value together unless `apart`; existing factors are left out."""
+def groups(
+    analysis: Analysis, apart: bool = False, takes: Callable[[str], bool] = lambda weight: True
+) -> list[MatrixGroup]:
+    """Return the matrices that factors can replace, those that read one value together unless `apart`; existing factors are left out.
+
+    `takes` says which weights may be replaced.
+    """
     program = analysis.program
     factors = {name for pair in pairs(program) for name in pair.weights}
     found: dict[tuple[str, ...], list[Matrix]] = {}
     for name, matrix in matrices(program, analysis.flow).items():
         weight = program.tensors()[matrix.weight]
         fits = min(matrix.read(weight).shape) > 1 and all(size == 1 for size in weight.shape[2:])
-        if fits and weight.is_floating_point() and matrix.weight not in factors:
+        if fits and weight.is_floating_point() and matrix.weight not in factors and takes(matrix.weight):
             alone = name if apart or weight.ndim > 2 else ""
             key = (matrix.source.name, str(packet_of(matrix.node.target)), alone)
             found.setdefault(key, []).append(matrix)

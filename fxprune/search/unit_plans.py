@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fxprune.analysis import Analysis, Units, analyze
+from fxprune.analysis import Analysis, Axis, Region, Units, analyze
 from fxprune.analysis.sites import Site, find_sites
 from fxprune.analysis.uniform import group_uniform
 from fxprune.calibration import Calibration, Objective
@@ -52,6 +52,7 @@ class PlanRequest:
 
     `hidden`: the width of residual streams may shrink. `layers`: residual branches may be removed. `uniform`: whole heads only, branches
     stay, and tied axes keep equally many units. `repair`: the re-fitting that will follow.
+    `takes`: the axes and branches that may be decided about.
     """
 
     score: str
@@ -62,6 +63,7 @@ class PlanRequest:
     uniform: bool = False
     repair: str = "all"
     observe: Callable[[str], None] = lambda text: None
+    takes: Callable[[Axis | Region], bool] = lambda part: True
 
 
 def plan(program: Program, aim: Target, request: PlanRequest) -> Planned:
@@ -74,7 +76,7 @@ def plan(program: Program, aim: Target, request: PlanRequest) -> Planned:
             f"input {min(program.free_inputs)} may shrink, and data for it would not fit a candidate: plan with inputs that stay whole"
         )
     analysis = analyze(program)
-    found = find_sites(analysis, request.hidden)
+    found = find_sites(analysis, request.hidden, request.takes)
     if request.uniform:
         found = _without_inside(found)
     if not found:

@@ -60,7 +60,7 @@ def test_axes_of_one_role_and_size_are_tied_wherever_they_are() -> None:
 def test_one_number_takes_the_fraction_from_all(
     sizes: tuple[int, ...], ratio: float, multiple: int, count: int
 ) -> None:
-    assert common_count(sizes, ratio, multiple) == count
+    assert common_count([(size, ratio) for size in sizes], multiple) == count
 
 
 def test_layers_that_were_pruned_apart_become_equal() -> None:

@@ -37,10 +37,16 @@ def test_the_text_prints_back(text: str) -> None:
         ),
         (
             "fold, heads(ratoi=0.5)",
-            "heads has no option 'ratoi'; options: ratio, score, multiple_of, uniform\n  fold, heads(ratoi=0.5)\n              ^",
+            (
+                "heads has no option 'ratoi'; options: ratio, score, multiple_of, uniform, roles, only, skip\n"
+                "  fold, heads(ratoi=0.5)\n              ^"
+            ),
         ),
         ("ffn(ratio=1.5)", "ratio must lie in [0, 1), got 1.5\n  ffn(ratio=1.5)\n      ^"),
-        ("ffn(ratio='x')", "ffn: ratio must be a number, got 'x'\n  ffn(ratio='x')\n            ^"),
+        (
+            "ffn(ratio='x')",
+            "ffn: ratio must be a number or {pattern: number}, got 'x'\n  ffn(ratio='x')\n            ^",
+        ),
         ("ffn", "ffn needs ratio, as in ffn(ratio=…)\n  ffn\n  ^"),
         (
             "ffn(ratio=0.5, score='best')",
@@ -51,7 +57,7 @@ def test_the_text_prints_back(text: str) -> None:
         ),
         (
             "ffn(ratio=__import__('os'))",
-            "ffn: ratio must be a literal a number\n  ffn(ratio=__import__('os'))\n            ^",
+            "ffn: ratio must be a literal, a number or {pattern: number}\n  ffn(ratio=__import__('os'))\n            ^",
         ),
         ("1 + 1", "expected a pass such as heads(ratio=0.25)\n  1 + 1\n  ^"),
         ("ffn(0.5, ratio=0.5)", "ffn: option 'ratio' is given twice\n  ffn(0.5, ratio=0.5)\n           ^"),

@@ -20,5 +20,6 @@ def test_the_readme_has_no_options_and_the_guide_has_them() -> None:
     passes, options = TABLES["passes"](), TABLES["pass_options"]()
     assert "| `fold` | Compute constants once" in passes
     assert (
-        "| `heads` | `ratio`, `score='magnitude'`, `multiple_of=1`, `uniform=False` | Remove whole" in options
+        "| `heads` | `ratio`, `score='magnitude'`, `multiple_of=1`, `uniform=False`, `roles=''`, `only=''`, `skip=''` | Remove whole"
+        in options
     )

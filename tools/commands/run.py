@@ -151,8 +151,8 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         slim, vocabulary = keep_tokens_asked(result.program, job.tokens)
     selection = result.selection
     for step in result.steps:
-        if step.note:
-            stages.note(f"{step.text} {step.note}")
+        for remark in filter(None, (step.note, *step.remarks)):
+            stages.note(f"{step.text} {remark}")
     with stages.stage("proving"):
         proof = result.proof.require()
         proven_tokens = prove_tokens(result.program, vocabulary)

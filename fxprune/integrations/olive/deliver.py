@@ -67,7 +67,12 @@ def _figures(program: Program, steps: Pipeline, result: Result, emitted: Emitted
             "points": [dict(point) for point in emitted.points],
             "opset": emitted.opset,
         },
-        "notes": [f"{step.text} {step.note}" for step in result.steps if step.note],
+        "notes": [
+            f"{step.text} {remark}"
+            for step in result.steps
+            for remark in (step.note, *step.remarks)
+            if remark
+        ],
     }
 
 
