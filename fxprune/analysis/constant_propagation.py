@@ -165,11 +165,36 @@ def _product(run: ConstantMasks, node: fx.Node) -> Tensor:
     return found & along.expand(found.shape)
 
 
-def _summed(run: ConstantMasks, node: fx.Node) -> Tensor:
-    """Mark sums all of whose terms are known."""
+def _averaged(run: ConstantMasks, node: fx.Node) -> Tensor:
+    """Mark means and maxima all of whose terms are known."""
     masks = {source: (~run.masks[source]).double() for source in _tensors(run, node)}
     found: Tensor = run.again(node, lambda n: masks[n] if n in masks else run.values[n]) == 0
     return found
+
+
+def _summed(run: ConstantMasks, node: fx.Node) -> Tensor:
+    """Mark sums all of whose terms are known; where their number may change with the inputs' sizes, only zeros."""
+    sizes = [size for source in _tensors(run, node) for size in source.meta["val"].shape]
+    found = _averaged(run, node)
+    return found if all(isinstance(size, int) for size in sizes) else found & (run.values[node] == 0)
+
+
+def _batch_normed(run: ConstantMasks, node: fx.Node) -> Any:
+    """Mark channels that are known, or have a scale of zero, where the statistics are known: not those of the input."""
+    bound = bind(node)
+    first = run.values[bound["input"].value]
+    learned = [name for name in ("weight", "bias", "running_mean", "running_var") if name in bound]
+    given = [bound[name].value for name in learned if isinstance(bound[name].value, fx.Node)]
+    if any(name in bound and bound[name].value for name in ("training", "use_input_stats")):
+        return _nothing(run.values[node])
+    across = (-1, *(1,) * (first.dim() - 2))
+    found = run.masks[bound["input"].value]
+    if isinstance(bound["weight"].value, fx.Node):
+        found = found | run.zero(bound["weight"].value).reshape(across)
+    for each in given:
+        found = found & run.masks[each].reshape(across)
+    rest = run.values[node]
+    return found if isinstance(rest, Tensor) else (found, *_nothing(tuple(rest[1:])))
 
 
 def _attended(run: ConstantMasks, node: fx.Node) -> Tensor:
@@ -192,6 +217,15 @@ _LAWS: dict[Any, Law] = {
     aten.index_select: _selected,
     aten.constant_pad_nd: _padded,
     aten.sum: _summed,
+    **dict.fromkeys((aten.mean, aten.amax), _averaged),
+    **dict.fromkeys((aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d), _averaged),
+    **dict.fromkeys(
+        (aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten.adaptive_avg_pool3d), _averaged
+    ),
+    **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), _averaged),
+    **dict.fromkeys(
+        (aten.batch_norm, aten.instance_norm, aten._native_batch_norm_legit_no_training), _batch_normed
+    ),
     aten.scaled_dot_product_attention: _attended,
 }
 

@@ -63,3 +63,24 @@ def test_a_channel_that_reads_constants_only_is_constant(name: str) -> None:
     one, other = (program(torch.randn(size)).movedim(-rank - 1, 0) for _ in range(2))
     assert torch.equal(one[:3], other[:3])
     assert not (known & (one != other)).any()
+
+
+class Sum(nn.Module):
+    """A sum over positions whose number is free; some features are the same at each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(3, 4), nn.Linear(4, 2)
+        with torch.no_grad():
+            self.up.weight[:2], self.up.bias[:2] = 0, torch.tensor([0.0, 0.5])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.up(x).sum(1))
+        return y
+
+
+def test_a_sum_over_a_free_number_of_constants_is_known_only_where_it_is_zero() -> None:
+    length = torch.export.Dim("length", min=2)
+    program = capture(Sum(), (torch.randn(2, 5, 3),), dynamic_shapes={"x": {1: length}})
+    (node,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.sum.dim_IntList)
+    assert propagate_constants(program).masks[node].tolist() == [[True, False, False, False]] * 2
