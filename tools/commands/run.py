@@ -1,6 +1,7 @@
 """`fxprune run` and `fxprune apply`: capture, prune, prove, emit, measure, report."""
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,6 @@ from fxprune.rewrite.apply import apply as remove
 from fxprune.runtimes import Settings, measure, open_session
 from fxprune.runtimes.base import DEFAULT
 from fxprune.runtimes.onnxruntime import run_session
-from fxprune.runtimes.peepholes import rewrite_file
 from fxprune.runtimes.registry import describe_settings, prepare
 from fxprune.tools.commands import (
     console,
@@ -227,7 +227,8 @@ def _onnx_files(
         stages.note(note)
     agreed = runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
     before = scratch_of(draft) / "before.onnx"
-    plain = _export_original(loaded, program, before, emitted.opset, job.settings, stages)
+    _export_original(program, before, emitted, job.settings, stages)
+    plain = _time_plain_export(loaded, scratch_of(draft) / "plain.onnx", emitted.opset, stages)
     files = {"before": before, "after": draft / "model.onnx"}
     latency = measure_latencies(program, slim, files, job.points(program), job.settings, stages)
     quantized = write_quantized(job.options, slim, loaded, latency, stages, draft)
@@ -269,23 +270,22 @@ def _write_checkpoint(
 
 
 def _export_original(
-    loaded: Loaded, program: Program, path: Path, opset: int, session: Settings, stages: Stages
-) -> float | None:
-    """Export the original by a plain torch.onnx.export, and return the seconds; None where torch can't.
-
-    Where that fails, or its file does not run, the unpruned program is exported instead. In both cases the file is in the forms that
-    the slim one is in, so that a comparison of the two shows what pruning gained.
-    """
-    kwargs, dynamic = loaded.uncached()
-    seconds = None
+    program: Program, path: Path, emitted: Emitted, session: Settings, stages: Stages
+) -> None:
+    """Write the unpruned program as the slim one was written, so that a comparison of the two shows what pruning gained."""
     with stages.stage("exporting the original, for comparison"):
-        try:
-            seconds = plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
-            run_session(open_session(path), feeds(program))
-            rewrite_file(path, session)
-        except ExportError:
-            export_onnx(program, path, overwrite=True, settings=session)
-    return seconds
+        export_onnx(program, path, opset=emitted.opset, settings=session)
+
+
+def _time_plain_export(loaded: Loaded, path: Path, opset: int, stages: Stages) -> float | None:
+    """Return the seconds of a plain torch.onnx.export of the user's model; None where torch can't."""
+    kwargs, dynamic = loaded.uncached()
+    with (
+        stages.stage("exporting the model by torch alone, to compare the seconds"),
+        contextlib.suppress(ExportError),
+    ):
+        return plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
+    return None
 
 
 def _seconds(stages: Mapping[str, float], emitted: Emitted, plain: float | None) -> dict[str, float | None]:
