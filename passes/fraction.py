@@ -12,6 +12,7 @@ from fxprune.analysis import Analysis, Axis, Units, analyze
 from fxprune.analysis.uniform import group_uniform
 from fxprune.errors import RefusedError
 from fxprune.ir import Program, Selection
+from fxprune.ir.selection import Indices
 from fxprune.pipeline import EMPTY, Context, Scoped, require
 from fxprune.pipeline.base import planned
 from fxprune.pipeline.scope import is_matched, parameters
@@ -51,7 +52,7 @@ class Fraction(Scoped):
         return min(next(ratios, 0.0) for ratios in found)
 
     def patterns(self) -> dict[str, tuple[str, ...]]:
-        return {**super().patterns(), "ratio": tuple(self.ratios)}
+        return {**super().patterns(), "ratio": tuple(self.ratio) if isinstance(self.ratio, Mapping) else ()}
 
     def accepts(self, axis: Axis) -> bool:
         """Return whether the pass can cut an axis of its roles: exact unless the pass is inexact, and not chosen among."""
@@ -74,12 +75,19 @@ class Fraction(Scoped):
         self.check(context)
         analysis = analyze(program)
         axes = self.axes(analysis)
-        asked, counts = [Units(axis) for axis in axes], self.counts(analysis, axes)
+        asked, counts = self.units(analysis, axes), self.counts(analysis, axes)
         rated = self._rated(analysis, asked, context) if asked and any(self.ratios.values()) else {}
         if self.uniform:
             rated = share_order(analysis, rated)
-        kept = {units.axis.name: worth.kept(counts[units.axis.name]) for units, worth in rated.items()}
-        return planned(program, lambda axis: axis.name in kept, lambda axis: kept[axis.name])
+        kept: dict[str, Indices] = {}
+        for units, worth in rated.items():
+            choose = worth.rows if units.outer else worth.kept
+            kept[units.axis.name] = choose(counts[units.axis.name])
+        return planned(analysis, kept, {u.axis.name: u.outer.name for u in rated if u.outer})
+
+    def units(self, analysis: Analysis, axes: Sequence[Axis]) -> list[Units]:
+        """Return the units that are ranked: those of each axis, or of each unit of an outer axis separately."""
+        return [Units(axis) for axis in axes]
 
     def idle(self, program: Program) -> str:
         analysis = analyze(program)
@@ -123,13 +131,19 @@ class Fraction(Scoped):
 
 
 def _census(analysis: Analysis) -> str:
-    """Describe the axes of a graph by role, each role with the pass that takes it."""
-    passes = {role: f" (pass {kind.name})" for kind in Fraction.__subclasses__() for role in kind.own}
+    """Describe the axes of a graph by role, each with the pass that takes it."""
     found = Counter((axis.role, "" if axis.exact else "inexact ") for axis in analysis.axes)
-    return (
-        ", ".join(f"{n} {how}{role}{passes.get(role, '')}" for (role, how), n in sorted(found.items()))
-        or "no axis"
-    )
+    rows = (f"{n} {how}{role}{_taker(role, bool(how))}" for (role, how), n in sorted(found.items()))
+    return ", ".join(rows) or "no axis"
+
+
+def _taker(role: str, inexact: bool) -> str:
+    """Return the pass that takes axes of a role, in parentheses; of inexact ones, one that takes such by `roles`."""
+    kinds = [kind for kind in Fraction.__subclasses__() if kind.inexact or not inexact]
+    own = next((kind for kind in kinds if role in kind.own), None)
+    if own is None and not inexact:
+        return ""
+    return f" (pass {own.name})" if own else f" (pass {kinds[0].name} with roles={role!r})" if kinds else ""
 
 
 def _is_ratio(value: object) -> bool:

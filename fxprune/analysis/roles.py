@@ -26,8 +26,11 @@ ROLES: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"v"}), "v"),
     (frozenset({"rank"}), "rank"),
     (frozenset({"groups"}), "groups"),
+    (
+        frozenset({"norm", "sum"}),
+        "hidden",
+    ),  # also where convolutions read it: ViT's patches, ConvNeXt's stages
     (frozenset({"channels"}), "channels"),
-    (frozenset({"norm", "sum"}), "hidden"),
     (frozenset({"ffn"}), "ffn"),
     (frozenset(), "other"),
 )

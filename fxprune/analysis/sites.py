@@ -90,12 +90,12 @@ def outermost(axes: list[Axis]) -> list[Axis]:
     """Keep, of head axes that multiply in one tensor (groups × queries per group), the one with the most members: cut once, not twice."""
     chosen: list[Axis] = []
     for axis in sorted(axes, key=lambda axis: -len(axis.members)):
-        if not any(_multiply(axis, other) for other in chosen):
+        if not any(multiply(axis, other) for other in chosen):
             chosen.append(axis)
     return chosen
 
 
-def _multiply(one: Axis, other: Axis) -> bool:
+def multiply(one: Axis, other: Axis) -> bool:
     """Return whether a position of some tensor belongs to a unit of both axes (segments of a fused weight may hold one each)."""
     shared = {(m.name, m.dim): m for m in one.members}
     pairs = [(shared[(m.name, m.dim)], m) for m in other.members if (m.name, m.dim) in shared]

@@ -11,14 +11,16 @@ All else that a pass takes (data, rows, a runtime's settings) comes from the `Co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from fxprune.analysis import Analysis, Axis, Region, analyze
 from fxprune.analysis.roles import ROLES
 from fxprune.errors import PipelineError, UsageError
 from fxprune.ir import Point, Program, Selection
+from fxprune.ir.selection import Indices, is_dependent
 from fxprune.pipeline.context import EMPTY, SUPPLIES, Context
 from fxprune.pipeline.scope import Scope, check_patterns, split_names
 from fxprune.rewrite.apply import apply
@@ -179,15 +181,13 @@ def options_of(kind: type[Pass]) -> list[dataclasses.Field[Any]]:
 
 
 def planned(
-    program: Program, choose: Callable[[Axis], bool], keep: Callable[[Axis], Iterable[int]]
+    analysis: Analysis, kept: Mapping[str, Indices], within: Mapping[str, str] = MappingProxyType({})
 ) -> Selection:
-    """Return a selection over the axes that `choose` accepts, each with the indices from `keep`; axes that keep all are left out."""
-    analysis = analyze(program)
-    axes = [axis for axis in analysis.axes if choose(axis)]
-    kept = {axis.name: tuple(keep(axis)) for axis in axes}
-    sizes = {axis.name: axis.size for axis in axes}
-    cut = {name: indices for name, indices in kept.items() if len(indices) < sizes[name]}
-    return Selection(cut, sizes, model=analysis.digest if cut else "")
+    """Return the selection of the indices that axes keep, those in rows `within` an outer axis each; axes that keep all are left out."""
+    sizes = {name: analysis.axis(name).size for name in kept}
+    counts = {name: len(rows[0] if is_dependent(rows) else rows) for name, rows in kept.items()}  # type: ignore[arg-type]
+    cut = {name: kept[name] for name in kept if counts[name] < sizes[name]}
+    return Selection(cut, sizes, within, analysis.digest if cut else "")
 
 
 def require(condition: bool, message: str) -> None:

@@ -76,3 +76,108 @@ def test_fold_computes_constants_and_changes_no_output() -> None:
     assert torch.equal(folded(x), program(x))
     assert [node.name for node in folded.graph.nodes if node.op == "call_function"] == ["linear", "mul"]
     assert [axis.name for axis in analyze(folded).axes] == []
+
+
+class GroupedQueries(nn.Module):
+    """Attention of 14 query heads over 2 key/value heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v, self.o = (
+            nn.Linear(16, 56),
+            nn.Linear(16, 8),
+            nn.Linear(16, 8),
+            nn.Linear(56, 16),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = self.q(x).view(2, 5, 14, 4).transpose(1, 2)
+        k, v = (f(x).view(2, 5, 2, 1, 4).expand(2, 5, 2, 7, 4).reshape(2, 5, 14, 4) for f in (self.k, self.v))
+        y = nn.functional.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2))
+        mixed: torch.Tensor = self.o(y.transpose(1, 2).reshape(2, 5, 56))
+        return mixed
+
+
+@pytest.mark.parametrize(
+    ("ratio", "axes", "remark"),
+    [
+        (
+            0.3,
+            {"rep": 5},
+            "took query heads within groups that are too few to lose any: rep (5 of 7 stay in each of the 2 units of kv)",
+        ),
+        (0.5, {"kv": 1}, ""),
+    ],
+)
+def test_groups_that_are_too_few_lose_equally_many_query_heads(
+    ratio: float, axes: dict[str, int], remark: str
+) -> None:
+    program = capture(GroupedQueries(), (torch.randn(2, 5, 16),))
+    result = parse_pipeline(f"heads(ratio={ratio})").run(program)
+    kept = {name: [result.selection.axes[name]] for name in result.selection}
+    rows = {name: result.selection.rows(name) or kept[name] for name in kept}
+    assert {name: len(row) for name, found in rows.items() for row in found} == axes
+    assert "".join(result.steps[0].remarks) == remark
+    assert result.steps[0].note == ""
+    assert result.proof.relative <= 1e-5
+
+
+class Patches(nn.Module):
+    """A stream of 24 that a convolution of patches begins, as in ViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.cls = nn.Conv2d(3, 24, 4, 4), nn.Parameter(torch.randn(1, 1, 24))
+        self.norm, self.up, self.down = nn.LayerNorm(24), nn.Linear(24, 40), nn.Linear(40, 24)
+        self.last, self.head = nn.LayerNorm(24), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.patch(x).flatten(2).transpose(1, 2)
+        y = torch.cat([self.cls.expand(y.shape[0], -1, -1), y], 1)
+        y = y + self.down(self.up(self.norm(y)).relu())
+        logits: torch.Tensor = self.head(self.last(y)[:, 0])
+        return logits
+
+
+class Stage(nn.Module):
+    """A stage of ConvNeXt: a stream of 12 that only convolutions and norms over channels touch, and a block of depthwise convolution."""
+
+    def __init__(self, residual: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.residual = residual
+        self.stem, self.deep, self.norm = (
+            nn.Conv2d(3, 12, 4, 4),
+            nn.Conv2d(12, 12, 3, padding=1, groups=12),
+            nn.LayerNorm(12),
+        )
+        self.up, self.down, self.head = nn.Conv2d(12, 20, 1), nn.Conv2d(20, 12, 1), nn.Conv2d(12, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x)
+        z = self.norm(self.deep(y).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        z = self.down(self.up(z).relu())
+        logits: torch.Tensor = self.head(y + z if self.residual else z)
+        return logits
+
+
+def test_hidden_takes_the_stream_of_patches_and_of_convolutions() -> None:
+    for net, size in ((Patches(), 24), (Stage(), 12)):
+        program = capture(net.eval(), (torch.randn(2, 3, 16, 16),))
+        (axis,) = (axis for axis in analyze(program).axes if axis.role == "hidden")
+        assert (axis.name, axis.size, axis.exact) == ("hidden", size, False)
+        result = parse_pipeline("hidden(ratio=0.25)").run(program)
+        assert {name: len(result.selection[name]) for name in result.selection} == {"hidden": size * 3 // 4}
+
+
+def test_a_pass_without_axes_names_the_one_that_takes_inexact_channels() -> None:
+    program = capture(Stage(residual=False).eval(), (torch.randn(2, 3, 16, 16),))
+    (step,) = parse_pipeline("hidden(ratio=0.25)").run(program).steps
+    assert step.note == (
+        "found nothing to remove: it takes axes of role hidden; the graph has 1 channels (pass channels), "
+        "1 inexact channels (pass hidden with roles='channels'), 1 rank"
+    )
+    result = parse_pipeline("hidden(ratio=0.25, roles='channels', only='stem, deep, norm, up')").run(program)
+    assert {len(result.selection[name]) for name in result.selection} == {9}
