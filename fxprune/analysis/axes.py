@@ -20,7 +20,7 @@ from fxprune.analysis.dim_inference import flat_dims, walk
 from fxprune.analysis.exactness import Activations, divisions, zero_set
 from fxprune.analysis.nested_axes import outer_atoms
 from fxprune.analysis.regions import Region, find_regions
-from fxprune.analysis.roles import find_bottlenecks, find_mixtures, role_of
+from fxprune.analysis.roles import find_bottlenecks, find_mixtures, find_weighted_sums, role_of
 from fxprune.dims import Dim, coordinates, is_pinned, leaves
 from fxprune.dims.dim import Pin, dim_text, pinned
 from fxprune.dims.masks import keep_mask
@@ -181,9 +181,12 @@ def analyze(program: Program) -> Analysis:
     learned = {leaf for leaf, members in places.items() if any(name in parameters for name, _, _ in members)}
     free = [leaf for leaf in places if leaf in learned and leaf.size > 1 and not is_pinned(leaf)]
     roles = _roles(flow)
-    for evidence, found in (("rank", find_bottlenecks(flow)), ("experts", find_mixtures(flow))):
-        for leaf in found:
-            roles.setdefault(leaf, set()).add(evidence)
+    ranks, experts = (
+        (("rank", leaf) for leaf in find_bottlenecks(flow)),
+        (("experts", leaf) for leaf in find_mixtures(flow)),
+    )
+    for evidence, leaf in (*ranks, *experts, *find_weighted_sums(flow)):
+        roles.setdefault(leaf, set()).add(evidence)
     chosen = {leaf: role_of(roles.get(leaf, set())) for leaf in free}
     told = {name: describe_tensor(node) for name, node in program.reads().items()}
     called = name_axes(chosen, places, program.labels, parameters)

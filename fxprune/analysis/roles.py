@@ -1,18 +1,20 @@
 """Axis roles: how an axis is used, by the evidence of its uses.
 
-Two kinds of evidence come from the graph as a whole: an axis between products by weights and nowhere else is their rank, and units among
-which is chosen are experts where each has a matrix of its own.
+Three kinds of evidence come from the graph as a whole: an axis between products by weights and nowhere else is their rank, units among
+which is chosen are experts where each has a matrix of its own, and sums of weighted values have heads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from typing import Any
 
 import torch
 from torch import fx
 
 from fxprune.analysis.dim_inference import flat_dims
-from fxprune.dims import Dim, leaves
+from fxprune.dims import Dim, is_pinned, leaves
+from fxprune.ir import bind
 from fxprune.rules import Flow, packet_of, traits_of
 from fxprune.rules.facts import Shape
 
@@ -111,6 +113,61 @@ def _sources(nodes: set[fx.Node]) -> set[fx.Node]:
         found.update(more)
         stack += more
     return found
+
+
+#: operator that sums, or adds at positions: the argument whose values it adds
+_ADDED: dict[Any, str] = {
+    aten.sum: "self",
+    **dict.fromkeys((aten.index_add, aten.index_add_), "source"),
+    **dict.fromkeys((aten.scatter_add, aten.scatter_add_, aten.scatter_reduce, aten.scatter_reduce_), "src"),
+}
+
+
+def find_weighted_sums(flow: Flow) -> list[tuple[str, Dim]]:
+    """Return (role, dim) of sums of products that no matrix product writes, such as attention over edges, or a state of each head.
+
+    Values (…, heads, v) are weighed by a number for each head that depends on inputs, too, and added up over other dims. A dim that both
+    factors have and that is summed over is compared along, as query and key dims are.
+    """
+    found: list[tuple[str, Dim]] = []
+    for node in flow.dims:
+        product = _added_product(node) if node.op == "call_function" and node in flow.varies else None
+        if product is not None:
+            found += _weighted(flow, product, node)
+    return found
+
+
+def _added_product(node: fx.Node) -> fx.Node | None:
+    """Return the product of two values that a node adds up, views between them aside."""
+    name, bound = _ADDED.get(packet_of(node.target), ""), bind(node)
+    source = bound[name].value if name in bound else None
+    while isinstance(source, fx.Node) and traits_of(source.target).moves and len(source.all_input_nodes) == 1:
+        source = source.all_input_nodes[0]
+    is_product = isinstance(source, fx.Node) and packet_of(source.target) in (aten.mul, aten.multiply)
+    return source if is_product else None
+
+
+def _weighted(flow: Flow, product: fx.Node, by: fx.Node) -> list[tuple[str, Dim]]:
+    factors = [node for node in product.all_input_nodes if node in flow.varies]
+    if len(factors) != 2:
+        return []
+    one, other = (_free(flow, node) for node in factors)
+    left = _free(flow, by)
+    shared = [leaf for leaf in one if leaf in other]
+    heads, apart = (
+        [leaf for leaf in shared if leaf in left],
+        [leaf for leaf in (*one, *other) if leaf not in shared],
+    )
+    if not heads or not apart:
+        return []
+    words = {"heads": heads, "qk": [leaf for leaf in shared if leaf not in left], "v": apart}
+    return [(role, leaf) for role, leaves_ in words.items() for leaf in leaves_]
+
+
+def _free(flow: Flow, node: fx.Node) -> list[Dim]:
+    """Return the atoms of a value that could shrink."""
+    found = dict.fromkeys(leaf for dim in flat_dims(flow.dims[node]) for leaf in leaves(dim))
+    return [leaf for leaf in found if leaf.size > 1 and not is_pinned(leaf)]
 
 
 def role_of(evidence: set[str]) -> str:

@@ -19,7 +19,7 @@ from fxprune.gates import find_blocked_weights
 from fxprune.gates.blocked_weights import BlockedWeight
 from fxprune.ir import Program
 
-Part: TypeAlias = Axis | Region | str
+ScopedPart: TypeAlias = Axis | Region | str
 """An axis, a region, or the name of a weight."""
 
 
@@ -41,7 +41,7 @@ class Scope:
         own = [role for role in roles if not self.roles or role in self.roles]
         return [s for s in find_blocked_weights(self.analysis, own) if not self.outside(s.matrix.weight)]
 
-    def takes(self, part: Part) -> bool:
+    def takes(self, part: ScopedPart) -> bool:
         """Return whether a part may be touched: of a region or weight, some parameter carries an axis of these roles."""
         if not self.roles:
             fits = True
@@ -55,7 +55,7 @@ class Scope:
             )
         return fits and not self.outside(part)
 
-    def outside(self, part: Part) -> str:
+    def outside(self, part: ScopedPart) -> str:
         """Return why a part lies outside of the patterns, "" where it lies within."""
         for name in parameters(part):
             if self.only and not is_matched(self.only, name):
@@ -71,7 +71,7 @@ class Scope:
         return {name: why for name, why in found.items() if why and within[name]}
 
 
-def parameters(part: Part) -> tuple[str, ...]:
+def parameters(part: ScopedPart) -> tuple[str, ...]:
     """Return the parameters of a part, by name; the name of a region that has none."""
     if isinstance(part, str):
         return (part,)

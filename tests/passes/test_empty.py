@@ -64,10 +64,11 @@ class Normed(nn.Module):
         )
         self.last, self.out = nn.BatchNorm2d(6), nn.Linear(6, 4)
         with torch.no_grad():
-            for norm in (self.norm, self.last):
+            norms: list[Any] = [self.norm, self.last]
+            for norm in norms:
                 norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.bias.uniform_(0.1, 1)
             self.first.weight[:3], self.first.bias[:3] = 0, 0
-            self.norm.running_mean[:3] = torch.tensor(
+            norms[0].running_mean[:3] = torch.tensor(
                 [-0.5, -0.5, 3.0]
             )  # the constants are positive, positive, and cut by the ReLU
             self.norm.weight[5] = 0
@@ -75,7 +76,8 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(self.norm(self.first(x)).relu())
-        return self.out(self.last(y).relu().mean((2, 3)))
+        logits: Tensor = self.out(self.last(y).relu().mean((2, 3)))
+        return logits
 
 
 @pytest.mark.parametrize(("padding", "kept"), [(0, {8: 4, 6: 4}), (1, {8: 7, 6: 4})])

@@ -181,3 +181,25 @@ def test_a_pass_without_axes_names_the_one_that_takes_inexact_channels() -> None
     )
     result = parse_pipeline("hidden(ratio=0.25, roles='channels', only='stem, deep, norm, up')").run(program)
     assert {len(result.selection[name]) for name in result.selection} == {9}
+
+
+class Modules(nn.Module):
+    """A mixture whose experts are modules, each weighed by a slice of the router's shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.experts = nn.Linear(6, 4), nn.ModuleList(nn.Linear(6, 5) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares = self.gate(x).softmax(-1)
+        parts = [expert(x) * shares[..., k : k + 1] for k, expert in enumerate(self.experts)]
+        return torch.stack(parts).sum(0)
+
+
+def test_experts_that_are_modules_are_named() -> None:
+    (step,) = parse_pipeline("experts(ratio=0.5)").run(capture(Modules(), (torch.randn(3, 6),))).steps
+    assert step.note == (
+        "found nothing to remove: it takes exact axes of role experts; the graph has no axis; slices of one index take apart "
+        "dim 0 of gate.weight in 4, dim 0 of gate.bias in 4: experts that are modules of their own are no axis"
+    )

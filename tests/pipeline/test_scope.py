@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune import analyze, capture, parse_pipeline
+from fxprune import Selection, analyze, capture, parse_pipeline
 from fxprune.errors import PipelineError, UsageError
 from fxprune.ir import Program
 from fxprune.pipeline import Context
@@ -131,7 +133,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(text: str, message: str) -> 
         (
             "ffn(0.5, roles='fnn')",
             (
-                "roles must be some of experts, heads, qk, v, rank, groups, channels, hidden, ffn, other,"
+                "roles must be some of experts, heads, qk, v, rank, groups, hidden, channels, ffn, other,"
                 " got 'fnn'"
             ),
         ),
@@ -148,7 +150,10 @@ def test_options_that_make_no_sense(text: str, message: str) -> None:
 
 def test_layers_heads_and_ranks_of_one_layer_of_bert() -> None:
     program = captured("bert")
-    run = lambda text: parse_pipeline(text).run(program).selection
+
+    def run(text: str) -> Selection:
+        return parse_pipeline(text).run(program).selection
+
     assert run("layers(count=1, only='encoder.layer.0')").removed == ("encoder.layer.0",)
     assert run("layers(count=1, unit='branch', roles='heads', skip='encoder.layer.1')").removed == (
         "encoder.layer.0.attention.branch",
@@ -173,7 +178,7 @@ def test_gates_and_empty_units_within_a_scope() -> None:
 
 
 def test_zeros_outside_stay() -> None:
-    net = Detector()
+    net: Any = Detector()
     with torch.no_grad():
         net.backbone[0].weight[:3], net.backbone[0].bias[:3] = 0, 0
         net.head[2].weight[:, :5] = 0

@@ -227,8 +227,7 @@ def _onnx_files(
         stages.note(note)
     agreed = runtime_agreement(slim, emitted, draft / "model.onnx", job.settings, stages)
     before = scratch_of(draft) / "before.onnx"
-    _export_original(program, before, emitted, job.settings, stages)
-    plain = _time_plain_export(loaded, scratch_of(draft) / "plain.onnx", emitted.opset, stages)
+    plain = _export_original(loaded, program, before, emitted, job.settings, stages)
     files = {"before": before, "after": draft / "model.onnx"}
     latency = measure_latencies(program, slim, files, job.points(program), job.settings, stages)
     quantized = write_quantized(job.options, slim, loaded, latency, stages, draft)
@@ -270,21 +269,18 @@ def _write_checkpoint(
 
 
 def _export_original(
-    program: Program, path: Path, emitted: Emitted, session: Settings, stages: Stages
-) -> None:
-    """Write the unpruned program as the slim one was written, so that a comparison of the two shows what pruning gained."""
+    loaded: Loaded, program: Program, path: Path, emitted: Emitted, session: Settings, stages: Stages
+) -> float | None:
+    """Write the unpruned program as the slim one was written, so that a comparison of the two shows what pruning gained.
+
+    Return the seconds of a plain torch.onnx.export of the user's model beside; None where torch can't.
+    """
+    kwargs, dynamic = loaded.uncached()
     with stages.stage("exporting the original, for comparison"):
         export_onnx(program, path, opset=emitted.opset, settings=session)
-
-
-def _time_plain_export(loaded: Loaded, path: Path, opset: int, stages: Stages) -> float | None:
-    """Return the seconds of a plain torch.onnx.export of the user's model; None where torch can't."""
-    kwargs, dynamic = loaded.uncached()
-    with (
-        stages.stage("exporting the model by torch alone, to compare the seconds"),
-        contextlib.suppress(ExportError),
-    ):
-        return plain_export(loaded.model, path, loaded.args, kwargs, dynamic, opset)
+        with contextlib.suppress(ExportError):
+            plain = path.with_name("plain.onnx")
+            return plain_export(loaded.model, plain, loaded.args, kwargs, dynamic, emitted.opset)
     return None
 
 
