@@ -42,6 +42,16 @@ def check_same(model: nn.Module | ExportedProgram, program: Program) -> None:
     )
 
 
+def difference_from(outputs: list[Tensor], model: nn.Module, program: Program) -> float:
+    """Return how far a program is from outputs of its module on the example inputs; 0 where there are no values, or random ones."""
+    if on_meta(model, program):
+        return 0.0
+    with exporting(program.graph_module):
+        got = seeded_outputs(program.graph_module, (program.args, program.kwargs))
+    gap = difference(comparable(got), comparable(outputs))
+    return 0.0 if gap <= SAME or is_random(outputs, module_outputs(model, program, 1)) else gap
+
+
 def same_outputs(program: Program, other: Program) -> bool:
     """Return whether two programs of the same inputs differ by no more than rounding on them; True where there are no values."""
     if on_meta(None, program):

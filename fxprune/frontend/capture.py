@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from fxprune.errors import CaptureError, GuardError
-from fxprune.frontend.agreement import check_same, same_outputs, seeded_outputs
+from fxprune.frontend.agreement import SAME, check_same, difference_from, same_outputs, seeded_outputs
 from fxprune.frontend.canonicalization.canonicalize import canonicalize
 from fxprune.frontend.canonicalization.fold_weights import fold_weights, folded_notes
 from fxprune.frontend.dynamic_shapes import graph_shapes, named_shapes, with_constants
@@ -36,7 +36,7 @@ from fxprune.frontend.module_call import (
     uncached_kwargs,
     without_cache,
 )
-from fxprune.frontend.module_state import own_buffers, unchanged
+from fxprune.frontend.module_state import fresh_at_each_call, own_buffers, unchanged
 from fxprune.frontend.other_sizes import differing_sizes, with_loose_guards
 from fxprune.frontend.pt2_archive import missing_modules
 from fxprune.frontend.specialization import exported_guards, module_guards
@@ -109,9 +109,29 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
         raise CaptureError(
             f"can't capture a {type(model).__name__}: give an nn.Module, an ExportedProgram or a .pt2 path"
         )
-    _call_once(model, tuple(args), kwargs)
+    with unchanged(model):
+        first = _call_once(model, tuple(args), kwargs)
+        program = _of_module_calls(model, tuple(args), kwargs, dynamic_shapes)
+    with unchanged(model):
+        if first is None or not difference_from(first, model, program):
+            return program
+    # What the first call cached says otherwise than that call.
+    with unchanged(model), fresh_at_each_call(model):
+        program = _of_module_calls(model, tuple(args), kwargs, dynamic_shapes)
+        gap = difference_from(first, model, program)
+    if gap:
+        raise CaptureError(
+            f"torch.export's program of {type(model).__name__} differs by {gap:.2g} from the model's first call (allowed {SAME:g}): "
+            "calls of the model leave something behind that later ones read"
+        )
+    return program
+
+
+def _of_module_calls(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> Program:
     shapes = named_shapes(model, args, kwargs, dynamic_shapes)
-    program = _agreeing(model, tuple(args), kwargs, shapes)
+    program = _agreeing(model, args, kwargs, shapes)
     return _same_elsewhere(model, program, shapes, dynamic_shapes is not True)
 
 
@@ -169,14 +189,15 @@ def _same_elsewhere(model: nn.Module, program: Program, shapes: Any, explicit: b
     return with_loose_guards(model, program).replace(notes=notes)
 
 
-def _call_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Call the model, so that what it computes once and caches is there before torch.export runs it on fake tensors.
+def _call_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
+    """Call the model, so that what it computes once and caches is there before torch.export runs it on fake tensors; return its outputs.
 
-    Where it fails, capture fails too, with torch's reason, which names the line.
+    Where it fails (None), capture fails too, with torch's reason, which names the line.
     """
     given = {**kwargs, **uncached_kwargs(model, kwargs)}
     with exporting(model), without_cache(model, kwargs), suppress(Exception):
-        seeded_outputs(model, (args, given))
+        return seeded_outputs(model, (args, given))
+    return None
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Program:

@@ -35,6 +35,31 @@ def remember(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
+@contextmanager
+def fresh_at_each_call(model: nn.Module) -> Iterator[None]:
+    """Let each call of a model find the plain attributes of it and its submodules as they are now: nothing of what a call caches is left.
+
+    What belongs to nn.Module (parameters, buffers, hooks) is left alone, since torch.export replaces it during a call.
+    """
+    own = vars(nn.Module()).keys()
+    before = [
+        (part, {name: _snapshot(value) for name, value in vars(part).items() if name not in own})
+        for part in model.modules()
+    ]
+
+    def restore(*_: Any) -> None:
+        for part, saved in before:
+            for name in [name for name in vars(part) if name not in own and name not in saved]:
+                del part.__dict__[name]
+            part.__dict__.update({name: _restore(each[0], each) for name, each in saved.items()})
+
+    hook = model.register_forward_pre_hook(restore)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _snapshot(value: Any) -> Any:
     """Return the value with copies of what it contains, as (the value, its contents) for containers."""
     if isinstance(value, dict):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune import Selection, capture, export_onnx, save_pt2, shrink, verify
 from fxprune.errors import CaptureError
+from support.models import distance
 
 
 class Counter(nn.Module):
@@ -128,3 +130,50 @@ def test_capture_leaves_the_random_state() -> None:
     before = torch.random.get_rng_state()
     capture(Drawing().eval(), (torch.ones(3, 8),))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class CachesWithAFlag(nn.Module):
+    """A table that the first use of a call writes into a buffer, and a number in Python says how much of it is filled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates, self.filled = nn.Parameter(torch.rand(4)), 0
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.register_buffer("cache", torch.zeros(16, 4), persistent=False)
+
+    def table(self, steps: Tensor) -> Tensor:
+        if len(steps) <= self.filled:
+            return self.get_buffer("cache")[: len(steps)].detach()
+        made = steps[:, None] * self.rates
+        self.get_buffer("cache")[: len(steps)] = made.detach()
+        self.filled = len(steps)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.arange(x.shape[1], dtype=x.dtype)
+        query, key = self.one(x) * self.table(steps).cos(), self.two(x) * self.table(steps).cos()
+        found: Tensor = query @ key.mT
+        return found
+
+
+class Counts(nn.Module):
+    """Each call answers otherwise than the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.calls = nn.Linear(4, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        found: Tensor = self.linear(x) * self.calls
+        return found
+
+
+@pytest.mark.parametrize("kind", [CachesWithAFlag, Counts])
+def test_a_program_is_what_the_first_call_says(kind: type[nn.Module]) -> None:
+    """The oracle is a module of the same weights that nobody has called."""
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.rand(2, 5, 4)
+    unused = copy.deepcopy(model)
+    assert distance(capture(model, (x,))(x), unused(x)) < 1e-6
+    assert [getattr(model, name, 0) for name in ("filled", "calls")] == [0, 0]
