@@ -67,10 +67,10 @@ class Normed(nn.Module):
             norms: list[Any] = [self.norm, self.last]
             for norm in norms:
                 norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.bias.uniform_(0.1, 1)
-            self.first.weight[:3], self.first.bias[:3] = 0, 0
-            norms[0].running_mean[:3] = torch.tensor(
-                [-0.5, -0.5, 3.0]
-            )  # the constants are positive, positive, and cut by the ReLU
+            first: Any = self.first
+            first.weight[:3], first.bias[:3] = 0, 0
+            # the constants of the first three channels: positive, positive, and cut by the ReLU
+            norms[0].running_mean[:3] = torch.tensor([-0.5, -0.5, 3.0])
             self.norm.weight[5] = 0
             self.second.weight[4], self.last.weight[1] = 0, 0
 
