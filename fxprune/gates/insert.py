@@ -187,19 +187,34 @@ class _Builder:
     def regions(self, names: Iterable[str]) -> None:
         """Add a gate for each region; among regions with the same exit the inner ones come first."""
         order = {node.name: i for i, node in enumerate(self.program.graph.nodes)}
-        by_name = {node.name: self.nodes[node] for node in self.program.graph.nodes}
         found = [self.analysis.region(name) for name in dict.fromkeys(names)]
-        now: dict[str, fx.Node] = {}
-        for region in sorted(found, key=lambda region: (order[region.exit], -order[region.entry])):
-            entry = now.get(region.entry, by_name[region.entry])
-            way_out = now.get(region.exit, by_name[region.exit])
+        now = {node.name: self.nodes[node] for node in self.program.graph.nodes}
+        # What is left without a summand may be another one: their gates would undo each other.
+        addends = {region.addend for region in self.analysis.regions}
+        for region in sorted(found, key=lambda region: (order[region.exits[-1]], len(region.nodes))):
             gate = self._add(Gate(self._free(region.name), "region", region.name), ())
-            with self.graph.graph.inserting_after(way_out):
-                read = self._read(gate)
-            with self.graph.graph.inserting_after(read):
-                mixed = call(self.graph, aten.lerp.Tensor, (entry, way_out, read))
-            way_out.replace_all_uses_with(mixed, delete_user_cb=lambda user, own=mixed: user is not own)
-            now[region.exit] = mixed
+            if region.entries[0] in addends:
+                self._scale(now[region.addend], gate)
+                continue
+            for entry, way_out in zip(region.entries, region.exits, strict=True):
+                now[way_out] = self._mix(now[entry], now[way_out], gate)
+
+    def _mix(self, entry: fx.Node, way_out: fx.Node, gate: Gate) -> fx.Node:
+        """Put `entry + gate · (exit − entry)` in place of an exit."""
+        with self.graph.graph.inserting_after(way_out):
+            read = self._read(gate)
+        with self.graph.graph.inserting_after(read):
+            mixed = call(self.graph, aten.lerp.Tensor, (entry, way_out, read))
+        way_out.replace_all_uses_with(mixed, delete_user_cb=lambda user: user is not mixed)
+        return mixed
+
+    def _scale(self, addend: fx.Node, gate: Gate) -> None:
+        """Multiply the gate into a summand."""
+        with self.graph.graph.inserting_after(addend):
+            read = self._read(gate)
+        with self.graph.graph.inserting_after(read):
+            scaled = call(self.graph, aten.mul.Tensor, (addend, read))
+        addend.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
 
     def built(self) -> Program:
         """Return the program with all its gates, open."""

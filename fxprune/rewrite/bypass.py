@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxprune.analysis import analyze
+from fxprune.analysis import Region, analyze
 from fxprune.analysis.dim_inference import sizes_of
 from fxprune.ir import Program, copy_graph, rebuild
 from fxprune.ir.signature import without
@@ -30,18 +30,47 @@ def bypass(program: Program, names: Iterable[str]) -> Program:
         return program
     analysis = analyze(program)
     graph = copy_graph(program)
-    nodes = {node.name: node for node in graph.nodes}
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    moved: dict[fx.Node, fx.Node] = {}
-    regions = [analysis.region(name) for name in names]
-    # A layer ends where its last branch does: of regions with one exit the longest decides, for it contains the others.
-    longest = {r.exit: r for r in sorted(regions, key=lambda r: -order[nodes[r.entry]])}
-    for region in sorted(longest.values(), key=lambda region: order[nodes[region.exit]]):
-        entry, way_out = nodes[region.entry], nodes[region.exit]
-        entry = moved.get(entry, entry)
-        way_out.replace_all_uses_with(entry)
-        moved = {node: entry if to is way_out else to for node, to in moved.items()} | {way_out: entry}
+    edit = _Bypass(graph)
+    for region in _outermost([analysis.region(name) for name in names], edit.order):
+        edit.remove(region)
     return _without_dead(program, graph).replace(labels=labels(analysis, {}))
+
+
+def _outermost(regions: Sequence[Region], order: Mapping[str, int]) -> list[Region]:
+    """Return the regions that lie in no other, by the place of their exits in the graph."""
+    gone: set[str] = set()
+    chosen: list[Region] = []
+    for region in sorted(regions, key=lambda region: -len(region.nodes)):
+        chosen += [] if region.nodes <= gone else [region]
+        gone |= region.nodes
+    return sorted(chosen, key=lambda region: max(order[name] for name in region.exits))
+
+
+class _Bypass:
+    """Edit of a graph that removes regions, in the order of their exits."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.order = {name: i for i, name in enumerate(self.nodes)}
+        self.moved: dict[fx.Node, fx.Node] = {}
+
+    def remove(self, region: Region) -> None:
+        """Let readers of each exit read its entry; a summand goes from the sum that has it now."""
+        if region.addend:
+            addend = self.nodes[region.addend]
+            (total,) = addend.users
+            self._replace(total, next(node for node in total.all_input_nodes if node is not addend))
+            return
+        for entry, way_out in sorted(zip(region.entries, region.exits, strict=True), key=lambda pair: self.order[pair[1]]):
+            self._replace(self.nodes[way_out], self.nodes[entry])
+
+    def _replace(self, node: fx.Node, other: fx.Node) -> None:
+        while other in self.moved:
+            other = self.moved[other]
+        node.replace_all_uses_with(other)
+        self.graph.erase_node(node)
+        self.moved[node] = other
 
 
 def _without_dead(program: Program, graph: fx.Graph) -> Program:

@@ -71,6 +71,7 @@ class Trait:
     divides: str = (
         ""  #: the arguments that it divides by or takes the logarithm of: infinite, or no number, at zero
     )
+    adds: str = ""  #: the arguments that go element by element into a sum (that of a GRU cell, the state), whatever else it computes
     shape_only: bool = False  #: its result depends on the shapes and dtypes of operands, not on their values
     asserts: bool = False  #: it checks, and has no result
     aliases: bool = False  #: the result may share an operand's memory, which the schema does not declare
@@ -120,7 +121,7 @@ def register_trait(*operators: Any, **facts: Any) -> None:
 
 def _check_arguments(operator: Any, row: Trait) -> None:
     linear = (row.linear.input, row.linear.weight, row.linear.bias) if row.linear else ()
-    named = {*linear, row.indices, *row.divides.split(), "train" if row.passes == "dropout" else ""} - {""}
+    named = {*linear, row.indices, *row.divides.split(), *row.adds.split(), "train" if row.passes == "dropout" else ""} - {""}
     overloads = [operator]
     if isinstance(operator, torch._ops.OpOverloadPacket):
         overloads = [getattr(operator, name) for name in operator.overloads()]
@@ -196,6 +197,13 @@ _rows("to _to_copy type_as", passes="cast")
 _rows("clone contiguous", passes="copy")
 _rows("dropout alpha_dropout feature_dropout feature_alpha_dropout", passes="dropout", aliases=True)
 
+# --- sums -------------------------------------------------------------------------------------------------
+
+_rows("add add_ sub sub_ rsub subtract subtract_", adds="self other")
+_rows("lerp lerp_", adds="self end")
+_rows("addcmul addcmul_", adds="self")
+_rows("gru_cell", adds="hx")
+
 # --- operands by position, by their reciprocal, by their shape --------------------------------------------
 
 _rows("embedding", indices="indices")
@@ -203,7 +211,7 @@ _rows("scatter", indices="index")
 _rows("one_hot histc", indices="self")
 _rows("div div_ true_divide true_divide_ divide divide_ floor_divide floor_divide_", divides="other")
 _rows("remainder remainder_ fmod fmod_", divides="other")
-_rows("addcdiv addcdiv_", divides="tensor2")
+_rows("addcdiv addcdiv_", divides="tensor2", adds="self")
 _rows("reciprocal reciprocal_ rsqrt rsqrt_ log log_ log2 log2_ log10 log10_", divides="self")
 _rows(
     "logit logit_ logit_backward lgamma lgamma_ digamma digamma_ mvlgamma mvlgamma_ polygamma polygamma_",

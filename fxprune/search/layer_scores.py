@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import tempfile
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, as_completed
@@ -144,9 +145,10 @@ class BlockInfluenceRater:
         regions = [analysis.region(name) for name in candidates]
         totals = [0.0] * len(regions)
         for kwargs in self.data:
-            values = _values(program, kwargs, {n for r in regions for n in (r.entry, r.exit)})
+            values = _values(program, kwargs, {n for r in regions for n in (*r.entries, *r.exits)})
             for i, region in enumerate(regions):
-                totals[i] += _cosine(values[region.entry], values[region.exit])
+                pairs = zip(region.entries, region.exits, strict=True)
+                totals[i] += statistics.fmean(_cosine(values[one], values[other]) for one, other in pairs)
         for _ in candidates:
             self.observe(0.0)
         return [total / len(self.data) for total in totals]

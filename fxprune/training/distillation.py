@@ -112,7 +112,7 @@ def matched(program: Program, teacher: nn.Module, most: int = 6) -> dict[str, st
     layers = [region for region in analysis.regions if region.unit == "layer" and not region.why]
     step = max(1, -(-len(layers) // most))
     wanted = [layer.name for layer in layers[step - 1 :: step]]
-    entry = layers[0].entry if layers else ""
+    entry = layers[0].entries[0] if layers else ""
     node = next((n for n in program.graph.nodes if n.name == entry), None)
     behind = _modules(node) if node else ()
     first = [path for path in behind if path and _result(program.graph_module, path, "") is node]

@@ -61,7 +61,7 @@ def _all(name: str, analysis: Analysis) -> dict[str, Any]:
         "model": name,
         "notes": list(analysis.program.notes),
         "axes": [_axis(axis) for axis in analysis.axes],
-        "regions": [_picked(region, "name unit entry exit parameters why") for region in analysis.regions],
+        "regions": [_picked(region, "name unit entries exits parameters why") for region in analysis.regions],
         "refused": report.refusals(analysis.refusals),
     }
 
