@@ -79,7 +79,8 @@ def test_branches_of_every_kind(name: str) -> None:
 @pytest.mark.parametrize(("order", "norms"), list(product(ORDERS, ("one norm", "two norms"))))
 def test_summands_in_any_order(order: str, norms: str) -> None:
     names = found(f"{order}, {norms}", "branch")
-    assert sorted(names) == [f"layers.{i}.{kind}" for i in range(3) for kind in ("attention.branch", "ffn")]
+    own = "mlp.ffn" if norms == "one norm" else "ffn"
+    assert sorted(names) == [f"layers.{i}.{kind}" for i in range(3) for kind in ("attention.branch", own)]
 
 
 class Kept(nn.Module):
@@ -115,16 +116,17 @@ class Cast(nn.Module):
 
 
 class Around(nn.Module):
-    """Two blocks, and what reads their values: the stream that goes around them, the output, or nothing."""
+    """Two blocks, and what reads their values: what reads their input as well, the output, or nothing."""
 
     def __init__(self, make: type[nn.Module], reads: str) -> None:
         super().__init__()
         self.blocks, self.reads = nn.ModuleList(make() for _ in range(2)), reads
+        self.last = nn.Parameter(torch.randn(3, 8))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         first, second = (self._called(block, x) for block in self.blocks)
         if self.reads == "around":
-            return x + first[0] + second[0]
+            return torch.stack([nn.functional.linear(each, self.last) for each in (x, first[0], second[0])])
         if self.reads == "output":
             return first[0] + second[0], first[1]
         return first[0] + second[0] + (first[1] if self.reads == "inner" else 0)

@@ -53,8 +53,12 @@ STEPS = 32
 
 
 def _atom(streams: Streams, way_out: fx.Node) -> Atom | None:
-    """Return the atom from the nearest entry that is the only one and leaves nothing behind that others read."""
+    """Return the atom from the nearest entry that leaves nothing behind that others read.
+
+    It is the only entry, or has a stream of its own beside the others (a decoder beside the encoder's states), if none of them is one.
+    """
     walk, latest = Walk(streams, way_out), len(streams.order)
+    found: Atom | None = None
     for entry, added in islice(walk, STEPS):
         if streams.order[entry] <= latest:
             dead = streams.dead([way_out], [entry])
@@ -62,16 +66,25 @@ def _atom(streams: Streams, way_out: fx.Node) -> Atom | None:
                 continue
             other = _other_entry(streams, entry, dead)
             if other is None:
-                return _made(streams, entry, dead, added)
+                return _made(streams, entry, dead, added) if not found or streams.order[entry] == latest else found
+            found = found or _beside_others(streams, _made(streams, entry, dead, added))
             latest = streams.order[other]
         walk.go_on(entry, added)
-    return None
+    return found
 
 
 def _made(streams: Streams, entry: fx.Node, dead: dict[fx.Node, None], added: bool) -> Atom:
     nodes = tuple(dead)
-    residual = added and any(streams.reads_weights(node) for node in streams.behind([entry], nodes))
+    residual = added and streams.reads_weights_within([entry], nodes)
     return Atom(entry, nodes[-1], nodes, streams.weights(nodes), streams.signature(nodes, [entry]), residual)
+
+
+def _beside_others(streams: Streams, atom: Atom) -> Atom | None:
+    """Return a residual atom whose entry comes from a stream that no other value that it reads comes from."""
+    left = streams.origins[atom.entry]
+    for node in streams.frontier(atom.nodes):
+        left &= ~streams.origins[node] if node is not atom.entry else -1
+    return atom if atom.residual and left else None
 
 
 class Walk:
@@ -111,13 +124,10 @@ def _is_read_elsewhere(streams: Streams, entry: fx.Node, dead: dict[fx.Node, Non
 
 
 def _other_entry(streams: Streams, entry: fx.Node, dead: dict[fx.Node, None]) -> fx.Node | None:
-    """Return a value that the nodes read beside the entry, where such values together come from all streams that the entry comes from."""
-    left = streams.origins[entry]
-    for node in streams.frontier(dead):
-        left &= ~streams.origins[node] if node is not entry else -1
-        if not left:
-            return node
-    return None
+    """Return the latest value of the entry's streams that the nodes read beside it."""
+    bits = streams.origins[entry]
+    others = (node for node in streams.frontier(dead) if node is not entry and streams.origins[node] & bits)
+    return max(others, key=streams.order.__getitem__, default=None)
 
 
 def find_rows(atoms: dict[fx.Node, Atom]) -> list[list[Atom]]:

@@ -96,7 +96,9 @@ def _terms(streams: Streams, node: fx.Node) -> Iterator[_Term]:
             yield from _terms(streams, value)
         else:
             nodes = tuple(streams.dead([node], [rest]))
-            yield _Term(node, value, rest, nodes, streams.weights(nodes), can_go and not is_written(rest))
+            is_alike = streams.key(rest) == streams.key(node) is not None
+            can_stay = can_go and is_alike and not is_written(rest)
+            yield _Term(node, value, rest, nodes, streams.weights(nodes), can_stay)
 
 
 def _parts(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, bool]]:
@@ -114,9 +116,9 @@ def _is_term(streams: Streams, node: fx.Node) -> bool:
 
 
 def _is_sum(streams: Streams, node: fx.Node) -> bool:
-    """Return whether a node adds or subtracts two values of its dims that depend on inputs."""
+    """Return whether a node adds or subtracts two values of its size that depend on inputs."""
     if node.target not in (*_SUMS, *_DIFFERENCES):
         return False
     read = streams.read(node)
-    return len(read) == 2 and all(streams.key(one) == streams.key(node) is not None for one in read)
+    return len(read) == 2 and all(streams.is_as_large(one, node) for one in read)
 

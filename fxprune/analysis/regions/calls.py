@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
+from typing import Any
 
 from torch import Tensor, fx
 
@@ -66,8 +67,8 @@ def ways_of(streams: Streams, call: Call) -> Ways:
     held = [node for node in computed if node not in dead and not traits_of(node.target).asserts]
     if held:
         return Ways(why=f"{_text(held[-1])} inside of it has an effect of its own")
-    if not streams.weights(streams.behind(entries, dead)):
-        return Ways(why="it reads no weights")
+    if not streams.reads_weights_within(entries, dead):
+        return Ways(why="it adds nothing that weights make of its input")
     return Ways(tuple(entry for entry, _ in pairs), tuple(way_out for _, way_out in pairs), tuple(dead))
 
 
@@ -138,6 +139,17 @@ def above(path: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
+def _stacks(streams: Streams) -> dict[fx.Node, dict[Any, Any]]:
+    """Return the modules that each node was called in; what a rewrite has put in belongs to the module that reads it."""
+    found: dict[fx.Node, dict[Any, Any]] = {}
+    for node in reversed(streams.calls):
+        own = node.meta.get("nn_module_stack") or {}
+        readers = (found[user] for user in node.users if found.get(user))
+        # torch puts a path in place of the model's own, which is empty, where it knows none
+        found[node] = own if any(not path for path, _ in own.values()) else next(readers, {})
+    return found
+
+
 class Calls:
     """The calls of a program's modules, in the order in which they begin."""
 
@@ -146,9 +158,10 @@ class Calls:
         self.chains: dict[fx.Node, tuple[Call, ...]] = {}
         self._ways: dict[Call, Ways] = {}
         found: dict[tuple[str, str], Call] = {}
+        stacks = _stacks(streams)
         for node in streams.calls:
             around: tuple[Call, ...] = ()
-            for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items():
+            for key, (path, kind) in stacks[node].items():
                 if path:
                     call = found.setdefault((str(key), path), Call(path, str(kind), around))
                     call.nodes[node] = None

@@ -76,10 +76,16 @@ class Streams:
         return [] if row.is_product or node in self.sums else self.read(node)
 
     def is_sum(self, node: fx.Node) -> bool:
-        """Return whether a node adds another value of the same dims to one that it passes on."""
+        """Return whether a node adds another value of its size to one that it passes on."""
         row = traits_of(node.target)
-        alike = sum(self.key(source) == self.key(node) for source in self.read(node))
+        alike = sum(self.is_as_large(source, node) for source in self.read(node))
         return bool(row.adds) and (node in self.sums or alike > 1)
+
+    def is_as_large(self, node: fx.Node, other: fx.Node) -> bool:
+        """Return whether a value has as many elements as one that is computed from it element by element."""
+        mine, theirs = (getattr(one.meta.get("val"), "shape", ()) for one in (node, other))
+        sizes = zip(map(str, mine), map(str, theirs), strict=False)
+        return len(mine) == len(theirs) > 0 and not any(one == "1" != size for one, size in sizes)
 
     def dead(self, exits: Iterable[fx.Node], kept: Collection[fx.Node]) -> dict[fx.Node, None]:
         """Return the nodes that nothing needs where readers of the exits read something else; `kept` is needed in any case."""
@@ -136,6 +142,11 @@ class Streams:
 
     def reads_weights(self, node: fx.Node) -> bool:
         return node.op == "call_function" and bool(self.weights([node]))
+
+    def reads_weights_within(self, entries: Sequence[fx.Node], nodes: Iterable[fx.Node]) -> bool:
+        """Return whether weights make something of the entries that is then added to a value."""
+        own = self.behind(entries, nodes)
+        return any(self.reads_weights(node) and not traits_of(node.target).adds for node in own)
 
     def weights(self, nodes: Iterable[fx.Node]) -> tuple[str, ...]:
         """Return the parameters that nodes read, directly or behind operators on constants, each once."""
