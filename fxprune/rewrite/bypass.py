@@ -62,7 +62,9 @@ class _Bypass:
             (total,) = addend.users
             self._replace(total, next(node for node in total.all_input_nodes if node is not addend))
             return
-        for entry, way_out in sorted(zip(region.entries, region.exits, strict=True), key=lambda pair: self.order[pair[1]]):
+        for entry, way_out in sorted(
+            zip(region.entries, region.exits, strict=True), key=lambda pair: self.order[pair[1]]
+        ):
             self._replace(self.nodes[way_out], self.nodes[entry])
 
     def _replace(self, node: fx.Node, other: fx.Node) -> None:

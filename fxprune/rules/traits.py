@@ -121,7 +121,13 @@ def register_trait(*operators: Any, **facts: Any) -> None:
 
 def _check_arguments(operator: Any, row: Trait) -> None:
     linear = (row.linear.input, row.linear.weight, row.linear.bias) if row.linear else ()
-    named = {*linear, row.indices, *row.divides.split(), *row.adds.split(), "train" if row.passes == "dropout" else ""} - {""}
+    named = {
+        *linear,
+        row.indices,
+        *row.divides.split(),
+        *row.adds.split(),
+        "train" if row.passes == "dropout" else "",
+    } - {""}
     overloads = [operator]
     if isinstance(operator, torch._ops.OpOverloadPacket):
         overloads = [getattr(operator, name) for name in operator.overloads()]

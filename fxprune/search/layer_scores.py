@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import tempfile
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, as_completed

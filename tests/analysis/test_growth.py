@@ -10,11 +10,11 @@ from functools import cache
 
 import pytest
 import torch
-from support.residual_nets import Chain, Parallel
 from torch import Tensor, nn
 
 from fxprune import analyze, bypass, capture
 from fxprune.ir import Program
+from support.residual_nets import Chain, Parallel
 
 FEW, MANY = 24, 96
 
@@ -64,7 +64,7 @@ def regions(program: Program) -> list[str]:
 
 
 STEPS: dict[str, Callable[[Program], object]] = {
-    "analyze": lambda program: analyze.__wrapped__(program),  # type: ignore[attr-defined]
+    "analyze": analyze.__wrapped__,  # type: ignore[attr-defined]
     "regions": lambda program: analyze.__wrapped__(program).regions,  # type: ignore[attr-defined]
     "bypass of one": lambda program: bypass(program, regions(program)[:1]),
     "bypass of half": lambda program: bypass(program, regions(program)[::2]),

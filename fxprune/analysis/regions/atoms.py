@@ -49,7 +49,7 @@ def find_atoms(streams: Streams) -> dict[fx.Node, Atom]:
 
 
 #: values that the walk from an exit looks at: an entry farther away would be that of a row, not of an atom
-STEPS = 32
+NEAREST = 32
 
 
 def _atom(streams: Streams, way_out: fx.Node) -> Atom | None:
@@ -59,14 +59,18 @@ def _atom(streams: Streams, way_out: fx.Node) -> Atom | None:
     """
     walk, latest = Walk(streams, way_out), len(streams.order)
     found: Atom | None = None
-    for entry, added in islice(walk, STEPS):
+    for entry, added in islice(walk, NEAREST):
         if streams.order[entry] <= latest:
             dead = streams.dead([way_out], [entry])
             if is_written(entry) or _is_read_elsewhere(streams, entry, dead):
                 continue
             other = _other_entry(streams, entry, dead)
             if other is None:
-                return _made(streams, entry, dead, added) if not found or streams.order[entry] == latest else found
+                return (
+                    _made(streams, entry, dead, added)
+                    if not found or streams.order[entry] == latest
+                    else found
+                )
             found = found or _beside_others(streams, _made(streams, entry, dead, added))
             latest = streams.order[other]
         walk.go_on(entry, added)

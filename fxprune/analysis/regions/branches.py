@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch import fx
 
-from fxprune.analysis.regions.atoms import STEPS, Atom, Walk
+from fxprune.analysis.regions.atoms import NEAREST, Atom, Walk
 from fxprune.analysis.regions.streams import Streams
 from fxprune.ir import bind
 from fxprune.rules import is_written
@@ -60,7 +60,7 @@ def _scales(streams: Streams, atom: Atom, terms: Iterable[_Term]) -> bool:
 def _factors(streams: Streams, value: fx.Node) -> Iterator[fx.Node]:
     """Yield the values of its dims that a value is made of by operators that pass them on and add nothing."""
     walk = Walk(streams, value)
-    for node, added in islice(walk, STEPS):
+    for node, added in islice(walk, NEAREST):
         if not added:
             yield node
             walk.go_on(node, added)
@@ -121,4 +121,3 @@ def _is_sum(streams: Streams, node: fx.Node) -> bool:
         return False
     read = streams.read(node)
     return len(read) == 2 and all(streams.is_as_large(one, node) for one in read)
-

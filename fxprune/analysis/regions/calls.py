@@ -17,7 +17,7 @@ from fxprune.rules import is_written, traits_of
 
 
 @dataclass(eq=False)
-class Call:
+class ModuleCall:
     """One call of a module: its path, its class, its nodes in graph order, and the calls around it, the outermost first.
 
     `repeated` where a module of its class, or the same module, is called beside it; `composite` where it contains modules.
@@ -25,7 +25,7 @@ class Call:
 
     path: str
     kind: str
-    outer: tuple[Call, ...]
+    outer: tuple[ModuleCall, ...]
     nodes: dict[fx.Node, None] = field(default_factory=dict)
     repeated: bool = False
     composite: bool = False
@@ -50,7 +50,7 @@ class Ways:
     vague: bool = False
 
 
-def ways_of(streams: Streams, call: Call) -> Ways:
+def ways_of(streams: Streams, call: ModuleCall) -> Ways:
     """Return the ways through a call: it is replaced by the identity where each value that leaves it is one that enters it."""
     exits = [node for node in call.nodes if _leaves(streams, call, node)]
     pairs = [(entry, way_out) for way_out in exits if (entry := _handed_on(streams, call, way_out))]
@@ -72,11 +72,11 @@ def ways_of(streams: Streams, call: Call) -> Ways:
     return Ways(tuple(entry for entry, _ in pairs), tuple(way_out for _, way_out in pairs), tuple(dead))
 
 
-def _leaves(streams: Streams, call: Call, node: fx.Node) -> bool:
+def _leaves(streams: Streams, call: ModuleCall, node: fx.Node) -> bool:
     return any(user not in call.nodes for user in streams.users(node))
 
 
-def _handed_on(streams: Streams, call: Call, way_out: fx.Node) -> fx.Node | None:
+def _handed_on(streams: Streams, call: ModuleCall, way_out: fx.Node) -> fx.Node | None:
     """Return the latest value outside that a call hands on to this exit with something added; None where there is none."""
     walk = Walk(streams, way_out)
     for node, added in walk if streams.key(way_out) is not None else ():
@@ -87,7 +87,7 @@ def _handed_on(streams: Streams, call: Call, way_out: fx.Node) -> fx.Node | None
     return None
 
 
-def _inputs(streams: Streams, call: Call) -> list[fx.Node]:
+def _inputs(streams: Streams, call: ModuleCall) -> list[fx.Node]:
     """Return the floating values that a call reads, in the order of their readers."""
     found = streams.frontier(call.nodes)
     return [node for node in found if _is_floating(node.meta.get("val"))]
@@ -97,7 +97,7 @@ def _is_floating(value: object) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def _refusal(streams: Streams, call: Call, stray: Collection[fx.Node], handed_on: bool) -> Ways:
+def _refusal(streams: Streams, call: ModuleCall, stray: Collection[fx.Node], handed_on: bool) -> Ways:
     """Return the reason why a call can't go: values of it that leave it, beside those that it hands on, or none that it hands on."""
     if not stray:
         return Ways(why="no value that it computes from its inputs is read outside")
@@ -114,10 +114,12 @@ def _refusal(streams: Streams, call: Call, stray: Collection[fx.Node], handed_on
     types = [node.meta["val"].dtype for node in (alike[0], way_out)]
     if types[0] != types[1]:
         return Ways(why=f"it changes the dtype: {types[0]} to {types[1]}")
-    return Ways(why="its output has other dims than its input (they can't be proved to be the same)", vague=True)
+    return Ways(
+        why="its output has other dims than its input (they can't be proved to be the same)", vague=True
+    )
 
 
-def _read_outside(streams: Streams, call: Call, node: fx.Node) -> str:
+def _read_outside(streams: Streams, call: ModuleCall, node: fx.Node) -> str:
     user = next(user for user in streams.users(node) if user not in call.nodes)
     if user.op == "output":
         named = streams.program.named_outputs()
@@ -150,25 +152,25 @@ def _stacks(streams: Streams) -> dict[fx.Node, dict[Any, Any]]:
     return found
 
 
-class Calls:
+class ModuleCalls:
     """The calls of a program's modules, in the order in which they begin."""
 
     def __init__(self, streams: Streams) -> None:
         self.streams = streams
-        self.chains: dict[fx.Node, tuple[Call, ...]] = {}
-        self._ways: dict[Call, Ways] = {}
-        found: dict[tuple[str, str], Call] = {}
+        self.chains: dict[fx.Node, tuple[ModuleCall, ...]] = {}
+        self._ways: dict[ModuleCall, Ways] = {}
+        found: dict[tuple[str, str], ModuleCall] = {}
         stacks = _stacks(streams)
         for node in streams.calls:
-            around: tuple[Call, ...] = ()
+            around: tuple[ModuleCall, ...] = ()
             for key, (path, kind) in stacks[node].items():
                 if path:
-                    call = found.setdefault((str(key), path), Call(path, str(kind), around))
+                    call = found.setdefault((str(key), path), ModuleCall(path, str(kind), around))
                     call.nodes[node] = None
                     around = (*around, call)
             self.chains[node] = around
         self.all = tuple(found.values())
-        self.by_path: dict[str, list[Call]] = {}
+        self.by_path: dict[str, list[ModuleCall]] = {}
         count = Counter(call.beside for call in self.all)
         for call in self.all:
             call.repeated = count[call.beside] > 1
@@ -176,7 +178,7 @@ class Calls:
             for outer in call.outer:
                 outer.composite = True
 
-    def ways(self, call: Call) -> Ways:
+    def ways(self, call: ModuleCall) -> Ways:
         """Return the ways through a call; see `ways_of`."""
         if call not in self._ways:
             self._ways[call] = ways_of(self.streams, call)
@@ -187,19 +189,23 @@ class Calls:
         own = self.streams.behind(way.entries, way.nodes)
         readers = [node for node in own if self.streams.reads_weights(node)]
         readers = readers or [node for node in way.nodes if self.streams.reads_weights(node)]
-        shared = takewhile(lambda calls: len(set(calls)) == 1, zip(*(self.chains[n] for n in readers), strict=False))
+        shared = takewhile(
+            lambda calls: len(set(calls)) == 1, zip(*(self.chains[n] for n in readers), strict=False)
+        )
         return next((calls[0].path for calls in reversed(list(shared))), "")
 
     def own(self, regions: Sequence[Region]) -> set[int]:
         """Return the places of regions that are a call of the module whose path they bear."""
         joined = [(self.by_path.get(region.name, ()), (region.entries, region.exits)) for region in regions]
-        return {i for i, (calls, ends) in enumerate(joined) if any(self._joins(call) == ends for call in calls)}
+        return {
+            i for i, (calls, ends) in enumerate(joined) if any(self._joins(call) == ends for call in calls)
+        }
 
     def paths(self) -> set[str]:
         """Return the paths of all modules that are called, and of those that hold weights."""
         tensors = (above(name) for name in self.streams.program.tensors())
         return {*self.by_path, *chain.from_iterable(tensors)}
 
-    def _joins(self, call: Call) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _joins(self, call: ModuleCall) -> tuple[tuple[str, ...], tuple[str, ...]]:
         ways = self.ways(call)
         return tuple(node.name for node in ways.entries), tuple(node.name for node in ways.exits)

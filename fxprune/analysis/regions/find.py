@@ -16,8 +16,8 @@ from torch import fx
 from fxprune.analysis.axis_names import shared_path
 from fxprune.analysis.regions.atoms import Atom, find_atoms, find_rows
 from fxprune.analysis.regions.branches import find_branches
-from fxprune.analysis.regions.calls import Call, Calls, Ways, above
-from fxprune.analysis.regions.names import Roles, named
+from fxprune.analysis.regions.calls import ModuleCall, ModuleCalls, Ways, above
+from fxprune.analysis.regions.names import Roles, with_names
 from fxprune.analysis.regions.region import UNITS, Region
 from fxprune.analysis.regions.streams import Streams
 from fxprune.ir import Program
@@ -27,7 +27,7 @@ from fxprune.rules import Flow
 def find_regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ...]:
     """Return the layers, then the residual branches, each in graph order, then the modules that can't go, with the reason."""
     streams = Streams(program, flow)
-    calls, atoms = Calls(streams), find_atoms(streams)
+    calls, atoms = ModuleCalls(streams), find_atoms(streams)
     ways = {call: calls.ways(call) for call in calls.all if call.repeated}
     whole = _outermost_complete(ways)
     found = [_region(streams, "layer", ways[call], call.path) for call in whole]
@@ -40,13 +40,11 @@ def find_regions(program: Program, flow: Flow, roles: Roles) -> tuple[Region, ..
         found.append(_region(streams, "branch", way, calls.innermost(way), branch.addend))
     place = {node.name: i for node, i in streams.order.items()}
     found.sort(key=lambda region: (UNITS.index(region.unit), max(place[name] for name in region.exits)))
-    known = named(roles, found, calls.own(found), calls.paths())
+    known = with_names(roles, found, calls.own(found), calls.paths())
     return (*known, *_refused(streams, ways, known))
 
 
-def _region(
-    streams: Streams, unit: str, ways: Ways, path: str = "", addend: fx.Node | None = None
-) -> Region:
+def _region(streams: Streams, unit: str, ways: Ways, path: str = "", addend: fx.Node | None = None) -> Region:
     parameters = streams.weights(ways.nodes)
     entries, exits = (tuple(node.name for node in nodes) for nodes in (ways.entries, ways.exits))
     signature = streams.signature(ways.nodes, ways.entries)
@@ -61,12 +59,12 @@ def _through(streams: Streams, unit: Sequence[Atom]) -> Ways:
     return Ways((entry,), (way_out,), tuple(streams.dead([way_out], [entry])))
 
 
-def _outermost_complete(ways: Mapping[Call, Ways]) -> list[Call]:
+def _outermost_complete(ways: Mapping[ModuleCall, Ways]) -> list[ModuleCall]:
     """Choose, of nested calls, the outermost whose siblings of the same class can all go, else the innermost."""
     stuck = {call.beside for call, way in ways.items() if way.why}
     whole = [call for call, way in ways.items() if not way.why]
     around = {outer for call in whole for outer in call.outer}
-    chosen: list[Call] = []
+    chosen: list[ModuleCall] = []
     for call in whole:
         chain = (one for one in (*call.outer, call) if one in ways and not ways[one].why)
         best = next((one for one in chain if one.beside not in stuck), None)
@@ -123,7 +121,7 @@ def _units(stretch: Sequence[Atom], period: int) -> list[tuple[Atom, ...]]:
     return [(*unit[:-1], replace(unit[-1], tail=unit[-1].tail[:shared])) for unit in units]
 
 
-def _refused(streams: Streams, ways: Mapping[Call, Ways], found: Sequence[Region]) -> list[Region]:
+def _refused(streams: Streams, ways: Mapping[ModuleCall, Ways], found: Sequence[Region]) -> list[Region]:
     """Return repeated modules that contain modules and are no layers, with the reason why they can't go; of nested ones the outermost."""
     covered = frozenset[str]().union(*(region.nodes for region in found if region.unit == "layer"))
     names = {region.name for region in found}
@@ -135,5 +133,6 @@ def _refused(streams: Streams, ways: Mapping[Call, Ways], found: Sequence[Region
             readers = [node.name for node in call.nodes if streams.reads_weights(node)]
             if not covered.issuperset(readers):
                 why.setdefault(call.path, way.why)
-    return [Region(path, "layer", why=text) for path, text in why.items() if why.keys().isdisjoint(above(path))]
-
+    return [
+        Region(path, "layer", why=text) for path, text in why.items() if why.keys().isdisjoint(above(path))
+    ]

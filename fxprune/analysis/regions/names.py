@@ -16,7 +16,9 @@ Roles: TypeAlias = Sequence[tuple[str, frozenset[str]]]
 _KINDS = (("heads", "attention"), ("experts", "experts"), ("ffn", "ffn"), ("channels", "conv"))
 
 
-def named(roles: Roles, found: Sequence[Region], own: Collection[int], paths: Collection[str]) -> list[Region]:
+def with_names(
+    roles: Roles, found: Sequence[Region], own: Collection[int], paths: Collection[str]
+) -> list[Region]:
     """Return regions with unique names; those of the places `own` are calls of the modules whose `paths` they bear, and no others do."""
     kinds = _Kinds(roles)
     taken: set[str] = set()

@@ -44,9 +44,9 @@ class Streams:
     def key(self, node: fx.Node) -> Hashable:
         """Return a key that is equal for values of the same dims and dtype; None where a value has no dims."""
         if node not in self._keys:
-            shape, value = self.flow.dims.get(node), node.meta.get("val")
+            shape, value = self.flow.dims.get(node) or (), node.meta.get("val")
             known = isinstance(value, Tensor) and shape and all(isinstance(dim, Dim) for dim in shape)
-            self._keys[node] = (tuple(map(_key, shape)), value.dtype) if known else None  # type: ignore[union-attr]
+            self._keys[node] = (tuple(map(_key, shape)), value.dtype) if known and value is not None else None
         return self._keys[node]
 
     def is_arranged(self, node: fx.Node, key: Hashable) -> bool:
