@@ -28,9 +28,7 @@ ARCHITECTURES = (
 )
 
 
-def regions(
-    build: Callable[[], tuple[Any, Any]], dynamic: bool
-) -> list[tuple[str, str, bool]]:
+def regions(build: Callable[[], tuple[Any, Any]], dynamic: bool) -> list[tuple[str, str, bool]]:
     """Kinds and names of the regions, and which can go."""
     module, inputs = build()
     module.eval()

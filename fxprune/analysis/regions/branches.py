@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import islice
+from operator import or_
 
 import torch
 from torch import fx
@@ -36,7 +38,8 @@ def find_branches(streams: Streams, atoms: Mapping[fx.Node, Atom]) -> list[Branc
     for node in streams.calls:
         atom = atoms.get(node)
         if not _is_sum(streams, node):
-            ends = atom and atom.residual and not _goes_on(node, atoms)
+            is_sum = _is_sum(streams, streams.arranged(node))
+            ends = atom and atom.residual and not is_sum and not _goes_on(node, atoms)
             found += [Branch(atom.entry, node, atom.nodes)] if atom and ends else []
         elif not _is_term(streams, node):
             terms = list(_terms(streams, node))
@@ -80,25 +83,29 @@ class _Term:
 
 def _summands(streams: Streams, terms: Sequence[_Term]) -> Iterator[Branch]:
     """Yield the terms that weights make, where there is one that they don't make: the stream to which they are added."""
-    stream = 0
+    trunks = [term.value for term in terms if not term.parameters]
+    stream = reduce(or_, (streams.origins.get(value, 0) for value in trunks), 0)
+    constants = {value for value in trunks if value not in streams.flow.varies}
     for term in terms:
-        stream |= 0 if term.parameters else streams.origins[term.value]
-    for term in terms:
-        read = streams.frontier([node for node in term.nodes if node is not term.node])
-        if term.parameters and term.can_go and any(streams.origins[node] & stream for node in read):
+        own = [node for node in term.nodes if node is not term.node]
+        reads = any(streams.origins[node] & stream for node in streams.frontier(own))
+        reads = reads or (bool(constants) and not constants.isdisjoint(streams.constants(own)))
+        if term.parameters and term.can_go and reads:
             yield Branch(term.rest, term.node, term.nodes, term.value)
 
 
 def _terms(streams: Streams, node: fx.Node) -> Iterator[_Term]:
     """Yield the terms of a sum, those of sums that only it reads among them."""
     for value, rest, can_go in _parts(node):
-        if can_go and _is_sum(streams, value) and len(value.users) == 1:
+        varies = value in streams.flow.varies
+        if can_go and varies and _is_sum(streams, value) and len(value.users) == 1:
             yield from _terms(streams, value)
         else:
             nodes = tuple(streams.dead([node], [rest]))
+            parameters = streams.weights(nodes) if varies and nodes[:-1] else ()
             is_alike = streams.key(rest) == streams.key(node) is not None
-            can_stay = can_go and is_alike and not is_written(rest)
-            yield _Term(node, value, rest, nodes, streams.weights(nodes), can_stay)
+            can_stay = can_go and varies and is_alike and not is_written(rest)
+            yield _Term(node, value, rest, nodes, parameters, can_stay)
 
 
 def _parts(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, bool]]:
@@ -116,8 +123,8 @@ def _is_term(streams: Streams, node: fx.Node) -> bool:
 
 
 def _is_sum(streams: Streams, node: fx.Node) -> bool:
-    """Return whether a node adds or subtracts two values of its size that depend on inputs."""
+    """Return whether a node adds or subtracts two values of its size (queries that are learned may not depend on inputs)."""
     if node.target not in (*_SUMS, *_DIFFERENCES):
         return False
-    read = streams.read(node)
+    read = node.all_input_nodes
     return len(read) == 2 and all(streams.is_as_large(one, node) for one in read)

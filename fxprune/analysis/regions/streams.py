@@ -54,6 +54,12 @@ class Streams:
         mine = self.key(node)
         return mine is not None and (_is_move(node) or _flat(mine) == _flat(key))
 
+    def arranged(self, node: fx.Node) -> fx.Node:
+        """Return the value that a node arranges anew, the node itself where it does something else."""
+        while _is_move(node):
+            node = node.all_input_nodes[0]
+        return node
+
     def read(self, node: fx.Node) -> list[fx.Node]:
         """Return the values that a node reads and that depend on inputs, each once; none for one that reads shapes alone."""
         if traits_of(node.target).shape_only:
@@ -138,6 +144,16 @@ class Streams:
             own = 1 << count if first or _is_floating_input(node) else 0
             found[node] = reduce(or_, (found[source] for source in read), own)
             begun |= {node} if first or not begun.isdisjoint(read) else set()
+        return found
+
+    def constants(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Return the values that nodes read, directly or behind other such values, and that depend on no input."""
+        waiting = [source for node in nodes for source in operands(node) if source not in self.flow.varies]
+        found = set(waiting)
+        while waiting:
+            fresh = [source for source in waiting.pop().all_input_nodes if source not in found]
+            found.update(fresh)
+            waiting += fresh
         return found
 
     def reads_weights(self, node: fx.Node) -> bool:
