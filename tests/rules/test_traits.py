@@ -219,6 +219,7 @@ def overloads(key: Any) -> list[Any]:
 #: tables of operators outside `rules/`, whose rows are functions, not facts
 ALLOWED = {
     "fxprune/analysis/exactness.py": "the laws about zeros that depend on arguments",
+    "fxprune/analysis/roles.py": "operators that sum weighted values, and the argument that they sum",
     "fxprune/analysis/constant_propagation.py": "the masks of single operators",
     "fxprune/export/onnx_rewrites.py": "how operators are written for torch's ONNX exporter",
     "fxprune/export/onnx_forms/spatial.py": "how adaptive pools are written for it",
