@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from fxprune.dims.dim import Dim, atom, dim_text, factors, find, mirror, pin, pinned, product, segments, total
 
+_MOST_BLOCKS = 8
+"""The most blocks that are written out one by one where a boundary lies inside of one."""
+
 
 def _refine(leaf: Dim, into: Dim) -> None:
     """Replace an atom by a structure or by another atom; its pin is passed to their atoms."""
@@ -188,7 +191,7 @@ def _unify_run(left: list[Dim], right: list[Dim], node: str) -> None:
         unify(total(left), total(right), node)
         return
     longer, shorter = (left, right) if left[0].size > right[0].size else (right, left)
-    cut = split_at(longer[0], shorter[0].size)
+    cut = split_at(longer[0], shorter[0].size, node)
     if cut is None:
         _conflict(left, right, node)
         return
@@ -196,25 +199,37 @@ def _unify_run(left: list[Dim], right: list[Dim], node: str) -> None:
     _unify_sums([*segments(cut[1]), *longer[1:]], shorter[1:], node)
 
 
-def split_at(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
-    """The two parts of a dim on either side of `place`, refining atoms; None where the boundary cuts an inner block."""
+def split_at(dim: Dim, place: int, node: str = "") -> tuple[Dim, Dim] | None:
+    """The two parts of a dim on either side of `place`, refining atoms; None where the boundary cuts an inner block.
+
+    With a `node` to pin it at, the outer factor of such a block stays whole, and the blocks are cut one by one (up to 8).
+    """
     dim = find(dim)
     if dim.kind == "atom":
         parts = atom(place), atom(dim.size - place)
         _refine(dim, Dim(dim.size, "sum", parts))
         return parts
     if dim.kind == "sum":
-        return _split_sum(dim, place)
+        return _split_sum(dim, place, node)
     if dim.kind == "mirror":
-        ends = split_at(dim.parts[0], dim.size - place)
+        ends = split_at(dim.parts[0], dim.size - place, node)
         return ends and (mirror(ends[1]), mirror(ends[0]))
     outer, *inner = dim.parts
     block = dim.size // find(outer).size
-    cut = split_at(outer, place // block) if place % block == 0 else None
+    if place % block:
+        return _split_repeated(dim, place, node) if node and find(outer).size <= _MOST_BLOCKS else None
+    cut = split_at(outer, place // block, node)
     return cut and (product([cut[0], *inner]), product([cut[1], *inner]))
 
 
-def _split_sum(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
+def _split_repeated(dim: Dim, place: int, node: str) -> tuple[Dim, Dim] | None:
+    """Split a product inside of its inner block: the outer factor is pinned, and the block repeated."""
+    outer, inner = find(dim.parts[0]), product(dim.parts[1:])
+    pin(outer, f"a boundary inside {dim_text(inner)} makes the outer factor rigid", node)
+    return split_at(total([inner] * outer.size), place, node)
+
+
+def _split_sum(dim: Dim, place: int, node: str) -> tuple[Dim, Dim] | None:
     before: list[Dim] = []
     after = segments(dim)
     while after and after[0].size <= place:
@@ -222,7 +237,7 @@ def _split_sum(dim: Dim, place: int) -> tuple[Dim, Dim] | None:
         before.append(after.pop(0))
     if not place:
         return total(before), total(after)
-    cut = split_at(after[0], place)
+    cut = split_at(after[0], place, node)
     return cut and (total([*before, cut[0]]), total([cut[1], *after[1:]]))
 
 
@@ -255,9 +270,9 @@ def _runs(pieces: list[Dim], block: int) -> list[Dim]:
 
 
 def _unify_rigid(parts: list[Dim], pieces: list[Dim], node: str) -> None:
-    """Unify where a boundary cuts the inner block: pin the outer factor and repeat the block (outer factors above 8 conflict)."""
+    """Unify where a boundary cuts the inner block: pin the outer factor and repeat the block (more outer blocks than 8 conflict)."""
     outer, inner = parts[0], product(parts[1:])
-    if outer.size > 8:
+    if outer.size > _MOST_BLOCKS:
         border = " + ".join(str(piece.size) for piece in pieces)
         for dim in (*parts, *pieces):
             pin(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from fxprune.dims import Dim, atom, find, is_pinned, leaves, product
+from fxprune.dims import Dim, atom, coordinates, find, is_pinned, leaves, product
 from fxprune.dims.dim import Pin, dim_text, factors, pin, pinned, segments, total
 from fxprune.dims.unify import split_at, unify, unify_products
 
@@ -287,3 +287,21 @@ def test_what_is_pinned_on_both_sides_is_not_refined() -> None:
     pin(other, "places", "b")
     unify(one, other, "node")
     assert len(list(leaves(one))) == len(list(leaves(other))) == 2
+
+
+@pytest.mark.parametrize("blocks_first", [True, False])
+def test_blocks_that_straddle_other_blocks_leave_what_all_consist_of(blocks_first: bool) -> None:
+    """4 blocks of 12 over 4 blocks of 8 and 4 of 4, in either order: what is left is 12 equal blocks of 4."""
+    one, other = atom(32), atom(16)
+    own = [
+        lambda: unify(one, product([atom(4), atom(8)]), "own"),
+        lambda: unify(other, product([atom(4), atom(4)]), "own"),
+    ]
+    both = [lambda: unify(total([one, other]), product([atom(4), atom(12)]), "both")]
+    for step in [*own, *both] if blocks_first else [*both, *own]:
+        step()
+    free = {leaf for dim in (one, other) for leaf in leaves(dim) if leaf.size > 1 and not is_pinned(leaf)}
+    assert [leaf.size for leaf in free] == [4]
+    (leaf,) = free
+    assert coordinates(one, leaf).tolist() == [0, 1, 2, 3] * 8
+    assert coordinates(other, leaf).tolist() == [0, 1, 2, 3] * 4
