@@ -25,17 +25,20 @@ def with_names(
     renamed: list[Region] = []
     for place, region in enumerate(found):
         is_own = place in own and (region.unit == "layer" or region.name not in taken)
-        wanted = region.name if is_own else _described(kinds, region, paths)
+        wanted = region.name if is_own else _described(kinds, region, paths, taken)
         name = free_name(wanted, taken, ".")
         renamed.append(replace(region, name=name))
         taken.add(name)
     return renamed
 
 
-def _described(kinds: _Kinds, region: Region, paths: Collection[str]) -> str:
-    """Return the path of what holds a region and what the region does, no module's path."""
+def _described(kinds: _Kinds, region: Region, paths: Collection[str], taken: Collection[str]) -> str:
+    """Return the path of what holds a region, or its unit, and what the region does where that is a module's path or taken."""
+    name = region.name or region.unit
+    if name not in paths and name not in taken:
+        return name
     word = kinds.of(region) if region.unit == "branch" else "layer"
-    name = ".".join(filter(None, (region.name, "" if region.name.endswith(word) else word)))
+    name = name if name.endswith(word) else f"{name}.{word}"
     return f"{name}.{region.unit}" if name in paths else name
 
 
