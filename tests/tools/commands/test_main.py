@@ -316,7 +316,7 @@ def test_passes_are_listed_from_their_declarations(capsys: pytest.CaptureFixture
     assert main(["passes", "--json"]) == 0
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert {"heads", "ffn", "channels", "hidden", "fold"} <= listed.keys()
-    assert listed["heads"]["options"]["ratio"]["type"] == "float"
+    assert listed["heads"]["options"]["ratio"]["type"] == "float | Mapping[str, float]"
     assert all(option["help"] for entry in listed.values() for option in entry["options"].values())
     assert main(["passes"]) == 0
     assert "multiple_of" in capsys.readouterr().out
