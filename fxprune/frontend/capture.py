@@ -34,6 +34,7 @@ from fxprune.frontend.module_call import (
     drop_checks,
     drop_inputs,
     uncached_kwargs,
+    unwrapped,
     without_cache,
 )
 from fxprune.frontend.module_state import fresh_at_each_call, own_buffers, unchanged
@@ -61,6 +62,7 @@ def capture(
     `model` is an nn.Module (with example `args` and `kwargs`), an ExportedProgram, or the path of a .pt2 file (read by
     `torch.export.load`: it holds a graph and may hold pickled constants, so load only files that you trust). `dynamic_shapes` is None
     (all sizes fixed), True (torch decides for every dimension) or what torch.export takes under this name.
+    Of what runs another module (DataParallel, torch.compile's), the other is captured.
     What torch can't trace is traced once more with the patches by which its library (transformers) makes its models traceable.
     `free_outputs` are outputs that may shrink. Weights that are computed from weights alone (weight norm, spectral norm) are constants in
     evaluation and become parameters (see `fxprune.frontend.canonicalization.fold_weights`); with `training`, their computation stays, and
@@ -69,6 +71,7 @@ def capture(
     largest that can be are found where the whole can't be captured. CaptureError gives torch's reason.
     """
     given = dict(kwargs or {})
+    model = unwrapped(model) if isinstance(model, nn.Module) else model
     with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
         program = _whole_or_islands(model, tuple(args), given, dynamic_shapes, within)
         traced = training and not program.islands and has_attention(program.graph)

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.errors import CaptureError
 from fxprune.ir import trees
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module that a wrapper of torch's runs, or the module itself; CaptureError for TorchScript, which has no Python code."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            "this is a TorchScript module, of which no Python code is left to capture: give the nn.Module that it was made from"
+        )
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    dynamo: Any = sys.modules.get(
+        "torch._dynamo.eval_frame"
+    )  # there is no compiled module before it is imported
+    return unwrapped(model._orig_mod) if dynamo and isinstance(model, dynamo.OptimizedModule) else model
 
 
 def clone_inputs(inputs: Any) -> Any:

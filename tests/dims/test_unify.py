@@ -293,13 +293,10 @@ def test_what_is_pinned_on_both_sides_is_not_refined() -> None:
 def test_blocks_that_straddle_other_blocks_leave_what_all_consist_of(blocks_first: bool) -> None:
     """4 blocks of 12 over 4 blocks of 8 and 4 of 4, in either order: what is left is 12 equal blocks of 4."""
     one, other = atom(32), atom(16)
-    own = [
-        lambda: unify(one, product([atom(4), atom(8)]), "own"),
-        lambda: unify(other, product([atom(4), atom(4)]), "own"),
-    ]
-    both = [lambda: unify(total([one, other]), product([atom(4), atom(12)]), "both")]
-    for step in [*own, *both] if blocks_first else [*both, *own]:
-        step()
+    own = [(one, product([atom(4), atom(8)])), (other, product([atom(4), atom(4)]))]
+    both = [(total([one, other]), product([atom(4), atom(12)]))]
+    for left, right in [*own, *both] if blocks_first else [*both, *own]:
+        unify(left, right, "here")
     free = {leaf for dim in (one, other) for leaf in leaves(dim) if leaf.size > 1 and not is_pinned(leaf)}
     assert [leaf.size for leaf in free] == [4]
     (leaf,) = free
