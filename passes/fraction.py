@@ -29,7 +29,7 @@ class Fraction(Scoped):
 
     ratio: (
         float | Mapping[str, float]
-    )  #: fraction of units removed from each axis; or {pattern of module paths: fraction}
+    )  #: fraction of units removed; or {"backbone.*": 0.3, …}, by module paths
     score: str = "magnitude"  #: what decides which units stay
     multiple_of: int = 1  #: the number that stays is rounded up to a multiple of this
     uniform: bool = False  #: equally many units in all layers, as one number in a config says it

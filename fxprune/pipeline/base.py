@@ -105,9 +105,7 @@ class Scoped(Pass):
     own: ClassVar[frozenset[str]] = frozenset()
 
     _: KW_ONLY
-    roles: str = (
-        ""  #: cut axes of these roles, as in "heads, ffn"; of weights and layers, those that carry such axes
-    )
+    roles: str = ""  #: axes of these roles, as in "heads, ffn"; layers and weights that carry such axes
     only: str = ""  #: patterns of module paths, as in "backbone.*": parts of the model all of whose parameters lie there
     skip: str = ""  #: and none of whose parameters lies here
 
