@@ -27,9 +27,7 @@ class Fraction(Scoped):
     uses: ClassVar[tuple[str, ...]] = ("data", "loss", "seed")
     inexact: ClassVar[bool] = False
 
-    ratio: (
-        float | Mapping[str, float]
-    )  #: fraction of units removed; or {"backbone.*": 0.3, …}, by module paths
+    ratio: float | Mapping[str, float]  #: fraction of each axis that leaves; or {pattern: fraction}
     score: str = "magnitude"  #: what decides which units stay
     multiple_of: int = 1  #: the number that stays is rounded up to a multiple of this
     uniform: bool = False  #: equally many units in all layers, as one number in a config says it
