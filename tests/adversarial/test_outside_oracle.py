@@ -20,8 +20,9 @@ from support.models import distance
 from support.silenced import INTO, NO_ZEROS, UNITS, Row
 from support.silenced_laws import FAMILIES
 from support.silenced_values import VALUES
+from support.silenced_writes import PARTS
 
-ROWS = [*FAMILIES, *VALUES]
+ROWS = [*FAMILIES, *VALUES, *PARTS]
 EXACT = [row for row in ROWS if not row.why]
 INEXACT = [row for row in ROWS if row.why and not row.pinned]
 PINNED = [row for row in ROWS if row.pinned]

@@ -313,6 +313,7 @@ CANNOT = {
     "it takes bfloat16 only, on some machines": "_grouped_mm",
     "it is the library's own, and not loaded here": "transformers::grouped_mm_fallback",
     "it counts values, and torch.export knows no size of what it gives": "histc bincount",
+    "it lists places, as many as there are": "argwhere nonzero nonzero_numpy",
 }
 
 CALLS: tuple[tuple[Any, Callable[[Any, Bench], Any]], ...] = tuple(

@@ -88,7 +88,7 @@ def test_of_many_rows_the_rest_is_counted() -> None:
 
 
 PROGRAM = """\
-Program: 173 operators, 24,928 parameters, 100,240 bytes
+Program: 160 operators, 24,928 parameters, 100,240 bytes
         name            dtype    shape        free dims
 input   input_ids       int64    3 × 13       0, 1
 input   attention_mask  int64    3 × 13       0, 1
@@ -98,7 +98,7 @@ output  logits          float32  3 × 13 × 99  0, 1"""
 def test_a_program_lists_its_inputs_and_outputs() -> None:
     program = captured("llama", dynamic=True)
     assert str(program) == PROGRAM
-    assert repr(program) == "<Program: 173 operators, 24,928 parameters, 100,240 bytes>"
+    assert repr(program) == "<Program: 160 operators, 24,928 parameters, 100,240 bytes>"
     assert ("td", "3 × 13 × 99") in Cells(program._repr_html_()).texts
     assert "│ output │ logits         │ float32 │ 3 × 13 × 99 │ 0, 1      │" in on_console(program)
 

@@ -83,6 +83,7 @@ WRONG: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "target": ("nonsense", "latency", "latency=", "latency=2", "latency=0", "latency=nan", "latency=x", "no=0.5"),
         "free_output": _NAMES,
+        "within": _NAMES,
         "token_table": _NAMES,
         "token_outputs": _NAMES,
         "axis": _NAMES,

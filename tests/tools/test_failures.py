@@ -100,7 +100,10 @@ def test_an_error_is_a_sentence_and_a_code(error: BaseException, sentence: str, 
         ([*RUN[:2], f"--pipeline={'-' * 5000}", "-o", "out"], "can't read the pipeline: "),
         ([*RUN[:3], "(" * 5000, "-o", "out"], "can't read the pipeline: "),
         ([*RUN[:3], "ffn(ratio=\ud800)", "-o", "out"], "--pipeline is no text in UTF-8"),
-        ([*RUN[:3], "ffn(ratio={[]: 1})", "-o", "out"], "ffn: ratio must be a literal a number"),
+        (
+            [*RUN[:3], "ffn(ratio={[]: 1})", "-o", "out"],
+            "ffn: ratio must be a literal, a number or {pattern: number}",
+        ),
     ],
     ids=range(13),
 )
