@@ -34,8 +34,8 @@ from fxprune.frontend.module_call import (
     drop_checks,
     drop_inputs,
     uncached_kwargs,
-    unwrapped,
     without_cache,
+    wrapped_module,
 )
 from fxprune.frontend.module_state import fresh_at_each_call, own_buffers, unchanged
 from fxprune.frontend.other_sizes import differing_sizes, with_loose_guards
@@ -71,7 +71,7 @@ def capture(
     largest that can be are found where the whole can't be captured. CaptureError gives torch's reason.
     """
     given = dict(kwargs or {})
-    model = unwrapped(model) if isinstance(model, nn.Module) else model
+    model = wrapped_module(model) if isinstance(model, nn.Module) else model
     with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
         program = _whole_or_islands(model, tuple(args), given, dynamic_shapes, within)
         traced = training and not program.islands and has_attention(program.graph)

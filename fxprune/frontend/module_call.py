@@ -16,18 +16,18 @@ from fxprune.errors import CaptureError
 from fxprune.ir import trees
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def wrapped_module(model: nn.Module) -> nn.Module:
     """Return the module that a wrapper of torch's runs, or the module itself; CaptureError for TorchScript, which has no Python code."""
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError(
             "this is a TorchScript module, of which no Python code is left to capture: give the nn.Module that it was made from"
         )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return unwrapped(model.module)
+        return wrapped_module(model.module)
     dynamo: Any = sys.modules.get(
         "torch._dynamo.eval_frame"
     )  # there is no compiled module before it is imported
-    return unwrapped(model._orig_mod) if dynamo and isinstance(model, dynamo.OptimizedModule) else model
+    return wrapped_module(model._orig_mod) if dynamo and isinstance(model, dynamo.OptimizedModule) else model
 
 
 def clone_inputs(inputs: Any) -> Any:
