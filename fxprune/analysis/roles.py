@@ -15,6 +15,7 @@ from torch import fx
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims import Dim, is_pinned, leaves
 from fxprune.ir import bind
+from fxprune.ir.arguments import with_sources
 from fxprune.rules import Flow, packet_of, traits_of
 from fxprune.rules.facts import Shape
 
@@ -75,7 +76,7 @@ def find_mixtures(flow: Flow) -> list[Dim]:
         for leaf in leaves(choice.dim):
             chosen.setdefault(leaf, set()).add(choice.node)
     read = _readers_of_stacks(flow, chosen) if chosen else {}
-    return [leaf for leaf, nodes in read.items() if not nodes <= _sources(chosen[leaf])]
+    return [leaf for leaf, nodes in read.items() if not nodes <= _behind(chosen[leaf])]
 
 
 def _readers_of_stacks(flow: Flow, chosen: Container[Dim]) -> dict[Dim, set[fx.Node]]:
@@ -104,15 +105,9 @@ def _stacked(shape: Shape, chosen: Container[Dim], summed: set[Dim]) -> Iterator
             yield from own
 
 
-def _sources(nodes: set[fx.Node]) -> set[fx.Node]:
+def _behind(nodes: set[fx.Node]) -> set[fx.Node]:
     """Return the nodes that some nodes are computed from."""
-    found: set[fx.Node] = set()
-    stack = list(nodes)
-    while stack:
-        more = [source for source in stack.pop().all_input_nodes if source not in found]
-        found.update(more)
-        stack += more
-    return found
+    return with_sources(source for node in nodes for source in node.all_input_nodes)
 
 
 #: operator that sums, or adds at positions: the argument whose values it adds

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from fxprune.errors import CaptureError, GuardError
-from fxprune.frontend.agreement import SAME, check_same, difference_from, same_outputs, seeded_outputs
+from fxprune.frontend.agreement import SAME, check_same, difference_from, outputs_on, same_outputs
 from fxprune.frontend.canonicalization.canonicalize import canonicalize
 from fxprune.frontend.canonicalization.fold_weights import fold_weights, folded_notes
 from fxprune.frontend.dynamic_shapes import graph_shapes, named_shapes, with_constants
@@ -118,7 +118,7 @@ def _captured(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
     with unchanged(model):
         if first is None or not difference_from(first, model, program):
             return program
-    # What the first call cached says otherwise than that call.
+    # The first call left something behind by which later ones compute otherwise.
     with unchanged(model), fresh_at_each_call(model):
         program = _of_module_calls(model, tuple(args), kwargs, dynamic_shapes)
         gap = difference_from(first, model, program)
@@ -197,9 +197,8 @@ def _call_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
     Where it fails (None), capture fails too, with torch's reason, which names the line.
     """
-    given = {**kwargs, **uncached_kwargs(model, kwargs)}
-    with exporting(model), without_cache(model, kwargs), suppress(Exception):
-        return seeded_outputs(model, (args, given))
+    with suppress(Exception):
+        return outputs_on(model, (args, kwargs))
     return None
 
 

@@ -19,8 +19,8 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError, FxpruneError, UsageError
-from fxprune.frontend.agreement import SAME, comparable, is_random
-from fxprune.frontend.module_calls import CallInputs, Calls, record_calls, run_model
+from fxprune.frontend.agreement import SAME, comparable, is_random, outputs_on
+from fxprune.frontend.module_calls import CallInputs, Calls, record_calls
 from fxprune.ir import Program, describe_error, difference
 from fxprune.ir.islands import Island, Islands, bound_arguments
 from fxprune.ir.naming import free_name
@@ -150,9 +150,10 @@ def unfit(calls: Mapping[str, Calls], path: str) -> str:
 
 def _beside(
     search: _Search, modules: Mapping[str, nn.Module]
-) -> tuple[nn.Module, tuple[()], dict[str, Any], Any]:
+) -> tuple[SideBySide, tuple[()], dict[str, Any], Any]:
     """Return what captures modules side by side: a module that calls them, its arguments, and their dynamic shapes."""
-    islands = _islands(search, modules)
+    taken: set[str] = set()
+    islands = {path: _island(path, search.calls[path], taken) for path in modules}
     given, shapes = dict[str, Any](), dict[str, Any]()
     for path, island in islands.items():
         calls = search.calls[path]
@@ -170,11 +171,6 @@ def _varying(calls: Calls) -> list[dict[int, Any] | None]:
             sizes = [{leaf[0][dim] for leaf in leaves} for dim in range(len(leaves[0][0]))]
             found.append({dim: Dim.AUTO for dim, each in enumerate(sizes) if len(each) > 1} or None)
     return found
-
-
-def _islands(search: _Search, modules: Mapping[str, nn.Module]) -> dict[str, Island]:
-    taken: set[str] = set()
-    return {path: _island(path, search.calls[path], taken) for path in modules}
 
 
 def _island(path: str, calls: Calls, taken: set[str]) -> Island:
@@ -211,6 +207,7 @@ class SideBySide(nn.Module):
             calls = {path: island.call(inputs) for path, island in islands.items()}
             return {path: modules[path](*args, **kwargs) for path, (args, kwargs) in calls.items()}
 
+        self.islands = islands
         names = [name for island in islands.values() for name in island.inputs]
         keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
         forward.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
@@ -234,7 +231,7 @@ def _together(search: _Search, inputs: CallInputs) -> Program:
     names = dict(zip(kwargs, [node.name for node in program.placeholders()], strict=True))
     parts = {
         path: replace(island, inputs=tuple(names[name] for name in island.inputs))
-        for path, island in _islands(search, search.chosen).items()
+        for path, island in wrapper.islands.items()
     }
     program = program.replace(islands=Islands(search.model, *inputs, parts))
     for path, island in parts.items():
@@ -276,13 +273,13 @@ def _fault_in_model(program: Program) -> str:
     islands = program.islands
     assert islands is not None
     model, inputs = islands.model, (islands.args, islands.kwargs)
-    wanted = run_model(model, inputs)
+    wanted = outputs_on(model, inputs)
     try:
-        got = run_model(in_model(program), inputs)
+        got = outputs_on(in_model(program), inputs)
     except Exception as error:  # noqa: BLE001 - the model's own code may do anything with the island
         return f"the model can't run with it in place: {describe_error(error)}"
     gap = difference(comparable(got), comparable(wanted))
-    if gap <= SAME or is_random(wanted, run_model(model, inputs, 1)):
+    if gap <= SAME or is_random(wanted, outputs_on(model, inputs, 1)):
         return ""
     return f"the model differs from itself by {gap:.2g} with it in place"
 

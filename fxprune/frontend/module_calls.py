@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import UsageError
-from fxprune.frontend.agreement import seeded_outputs
-from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
+from fxprune.frontend.agreement import outputs_on
+from fxprune.frontend.module_call import clone_inputs
 from fxprune.ir import Program
 from fxprune.ir.islands import bound_arguments
-from fxprune.ir.torch_context import exporting
 
 CallInputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """(args, kwargs)"""
@@ -56,15 +55,8 @@ def record_calls(
     """
     found: dict[str, Calls] = {}
     with _recording(model, found, only):
-        run_model(model, inputs)
+        outputs_on(model, inputs)
     return found
-
-
-def run_model(model: nn.Module, inputs: CallInputs, seed: int = 0) -> list[Tensor]:
-    """Return the tensors among a model's outputs; it runs as it would be captured."""
-    given = {**inputs[1], **uncached_kwargs(model, inputs[1])}
-    with exporting(model), without_cache(model, inputs[1]):
-        return seeded_outputs(model, (inputs[0], given), seed)
 
 
 def island_batches(program: Program, data: Iterable[Any]) -> Iterator[Any]:

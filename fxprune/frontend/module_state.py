@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,13 +24,21 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         restore()
 
 
-def remember(model: nn.Module) -> Callable[[], None]:
-    """Return a function that puts back the attributes of a model and its submodules, and the contents of containers among them."""
-    before = [(module, _snapshot(module.__dict__)) for module in model.modules()]
+def remember(model: nn.Module, but: Container[str] = ()) -> Callable[..., None]:
+    """Return a function that puts back the attributes of a model and its submodules, and the contents of containers among them.
 
-    def restore() -> None:
+    Attributes of the names in `but` are left alone.
+    """
+    before = [
+        (module, {name: _snapshot(value) for name, value in vars(module).items() if name not in but})
+        for module in model.modules()
+    ]
+
+    def restore(*_: Any) -> None:
         for module, saved in before:
-            _restore(module.__dict__, saved)
+            for name in [name for name in vars(module) if name not in but and name not in saved]:
+                del module.__dict__[name]
+            module.__dict__.update({name: _restore(each[0], each) for name, each in saved.items()})
 
     return restore
 
@@ -41,19 +49,7 @@ def fresh_at_each_call(model: nn.Module) -> Iterator[None]:
 
     What belongs to nn.Module (parameters, buffers, hooks) is left alone, since torch.export replaces it during a call.
     """
-    own = vars(nn.Module()).keys()
-    before = [
-        (part, {name: _snapshot(value) for name, value in vars(part).items() if name not in own})
-        for part in model.modules()
-    ]
-
-    def restore(*_: Any) -> None:
-        for part, saved in before:
-            for name in [name for name in vars(part) if name not in own and name not in saved]:
-                del part.__dict__[name]
-            part.__dict__.update({name: _restore(each[0], each) for name, each in saved.items()})
-
-    hook = model.register_forward_pre_hook(restore)
+    hook = model.register_forward_pre_hook(remember(model, vars(nn.Module()).keys()))
     try:
         yield
     finally:

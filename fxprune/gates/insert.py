@@ -189,7 +189,7 @@ class _Builder:
         order = {node.name: i for i, node in enumerate(self.program.graph.nodes)}
         found = [self.analysis.region(name) for name in dict.fromkeys(names)]
         now = {node.name: self.nodes[node] for node in self.program.graph.nodes}
-        # What is left without a summand may be another one: their gates would undo each other.
+        # The rest of a sum without a summand may be another summand: their gates would undo each other.
         addends = {region.addend for region in self.analysis.regions}
         for region in sorted(found, key=lambda region: (order[region.exits[-1]], len(region.nodes))):
             gate = self._add(Gate(self._free(region.name), "region", region.name), ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -71,6 +71,17 @@ def unbind(node: Node, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[
     keyed = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
     plain = tuple(value for name, value in given.items() if name not in keyed)
     return plain, {name: value for name, value in given.items() if name in keyed}
+
+
+def with_sources(nodes: Iterable[Node]) -> set[Node]:
+    """The nodes, and all that they are computed from."""
+    found, waiting = set[Node](), list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def operands(node: Node) -> Iterator[Node]:

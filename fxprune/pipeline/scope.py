@@ -25,7 +25,7 @@ ScopedPart: TypeAlias = Axis | Region | str
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """What a pass may touch of an analysed program; without roles, axes of any role."""
+    """Part of an analysed program that a pass may change; without roles, axes of any role."""
 
     analysis: Analysis = field(repr=False)
     roles: frozenset[str] = frozenset()

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from fxprune.analysis import analyze
 from fxprune.errors import VerifyError
-from fxprune.frontend.agreement import is_random
-from fxprune.frontend.module_calls import run_model
+from fxprune.frontend.agreement import is_random, outputs_on
 from fxprune.ir import Program, Selection
 from fxprune.ir.compare import OutputAgreement, compare_outputs
 from fxprune.rewrite import zero_readers
@@ -29,7 +28,8 @@ def model_agreement(
     """
     islands = program.islands
     assert islands is not None
-    if is_random(run_in_model(program), run_in_model(program, 1)):
+    inputs = islands.args, islands.kwargs
+    if is_random(outputs_on(islands.model, inputs), outputs_on(islands.model, inputs, 1)):
         return None
     got = run_in_model(slim)
     before, units = bypass(program, selection.removed), replace(selection, removed=())
@@ -48,12 +48,12 @@ def model_agreement(
     return found
 
 
-def run_in_model(program: Program, seed: int = 0) -> list[Tensor]:
+def run_in_model(program: Program) -> list[Tensor]:
     """Return the outputs of the model that a program's islands lie in, with these in place; VerifyError where it can't run."""
     islands = program.islands
     assert islands is not None
     try:
-        return run_model(in_model(program), (islands.args, islands.kwargs), seed)
+        return outputs_on(in_model(program), (islands.args, islands.kwargs))
     except Exception as error:
         raise VerifyError(
             f"{type(islands.model).__name__} can't run with its captured parts in place: {type(error).__name__}: {error}"

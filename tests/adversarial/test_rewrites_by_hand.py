@@ -1,4 +1,4 @@
-"""What is exact by hand is found: the user's module in float64, its weights silenced by hand, against what `shrink` leaves."""
+"""Rewrites that are exact by hand are found: the user's module in float64, its weights silenced by hand, against the result of `shrink`."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_capture_leaves_the_random_state() -> None:
 
 
 class CachesWithAFlag(nn.Module):
-    """A table that the first use of a call writes into a buffer, and a number in Python says how much of it is filled."""
+    """A table that its first use writes into a buffer; a Python number counts the rows that are filled."""
 
     def __init__(self) -> None:
         super().__init__()

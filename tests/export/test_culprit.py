@@ -1,4 +1,4 @@
-"""Whose fault it is that there is no file: the operator and the user's line, and what torch's own export does."""
+"""The culprit of a file that is missing or wrong: the operator and the user's line, and the fault of torch's own export."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -32,7 +32,7 @@ class ModuleCall:
 
     @property
     def beside(self) -> tuple[str, str]:
-        """What calls of the same class under the same parent share."""
+        """The parent and the class, by which repeated calls are grouped."""
         return self.path.rpartition(".")[0], self.kind
 
 

@@ -43,7 +43,7 @@ def _described(kinds: _Kinds, region: Region, paths: Collection[str], taken: Col
 
 
 class _Kinds:
-    """What regions do, by the roles of the axes that only they carry."""
+    """Kinds of regions, by the roles of the axes that only they carry."""
 
     def __init__(self, roles: Roles) -> None:
         self.roles: dict[str, list[tuple[str, frozenset[str]]]] = {}

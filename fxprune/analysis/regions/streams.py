@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.dims import Dim, find
 from fxprune.ir import Program, attribute, bind, operands
+from fxprune.ir.arguments import with_sources
 from fxprune.rules import Flow, traits_of
 
 aten = torch.ops.aten
@@ -148,13 +149,8 @@ class Streams:
 
     def constants(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
         """Return the values that nodes read, directly or behind other such values, and that depend on no input."""
-        waiting = [source for node in nodes for source in operands(node) if source not in self.flow.varies]
-        found = set(waiting)
-        while waiting:
-            fresh = [source for source in waiting.pop().all_input_nodes if source not in found]
-            found.update(fresh)
-            waiting += fresh
-        return found
+        read = (source for node in nodes for source in operands(node))
+        return with_sources(source for source in read if source not in self.flow.varies)
 
     def reads_weights(self, node: fx.Node) -> bool:
         return node.op == "call_function" and bool(self.weights([node]))

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.analysis import analyze
 from fxprune.ir import Program, attribute, bind, operands, storage_key
+from fxprune.ir.arguments import with_sources
 from fxprune.ir.random_values import may_draw
 from fxprune.rules import find_rule, is_written, traits_of
 from fxprune.rules.aliasing import is_mutable
@@ -58,13 +59,7 @@ class WeightComputations:
 
     def cone(self, values: Iterable[fx.Node]) -> list[fx.Node]:
         """Return the values and all that they are computed from, in graph order."""
-        found, waiting = set[fx.Node](), list(values)
-        while waiting:
-            node = waiting.pop()
-            if node not in found:
-                found.add(node)
-                waiting += node.all_input_nodes
-        return sorted(found)
+        return sorted(with_sources(values))
 
     def sources(self, value: fx.Node) -> list[fx.Node]:
         """Return the parameters that a value is computed from, in graph order."""
