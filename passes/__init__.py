@@ -20,6 +20,7 @@ from fxprune.passes.heads import Heads
 from fxprune.passes.hidden import Hidden
 from fxprune.passes.layers import Layers
 from fxprune.passes.lowrank import Lowrank
+from fxprune.passes.recover import Recover
 from fxprune.passes.slim import Slim
 from fxprune.passes.split import Split
 from fxprune.pipeline import Pass, Pipeline
@@ -27,7 +28,7 @@ from fxprune.pipeline.parse import parse_passes
 
 PASSES: tuple[type[Pass], ...] = (
     *(Heads, Ffn, Experts, Channels, Hidden, Layers, Slim, Lowrank),
-    *(Grain, Blocks, GroupLasso, Flop, Distill),
+    *(Grain, Blocks, GroupLasso, Flop, Distill, Recover),
     *(Fill, Empty, Split, Fold),
 )
 
@@ -67,6 +68,7 @@ __all__ = [
     "Hidden",
     "Layers",
     "Lowrank",
+    "Recover",
     "Slim",
     "Split",
     "parse_pipeline",

@@ -70,6 +70,9 @@ class Lowrank(Measuring):
     def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
         return [self.point(program, context)] if self.latency else []
 
+    def check_data(self, program: Program, context: Context) -> None:
+        check_repair(program, context.calibration(program), UPDATES[self.update][0])
+
     def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         """Factorise where it pays, correct biases for what is lost, and re-fit matrices on the calibration data as `update` says.
 
@@ -77,8 +80,8 @@ class Lowrank(Measuring):
         """
         self.check(context)
         context = context.checked(program)
+        self.check_data(program, context)
         data = context.calibration(program)
-        check_repair(program, data, UPDATES[self.update][0])
         choices = self._choices(program, context)
         ways, details = self._decided(program, choices, context)
         done = apply_ranks(program, ways)

@@ -85,10 +85,13 @@ class Slim(Measuring):
     def plan(self, program: Program, context: Context = EMPTY) -> Selection:
         return self.decide(program, context).selection
 
+    def check_data(self, program: Program, context: Context) -> None:
+        check_repair(program, context.calibration(program), self.repair)
+
     def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         context = context.checked(program)
+        self.check_data(program, context)
         data = context.calibration(program)
-        check_repair(program, data, self.repair)
         planned = self.decide(program, context)
         slim = apply(program, planned.selection)
         if data is None:

@@ -5,7 +5,7 @@ A *batch* holds the tensor inputs of one run by their names (`Program.input_name
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -71,6 +71,18 @@ def check_calibration(program: Program, batches: Iterable[Any], limit: int = 0) 
         )
     _try(program, kept[0])
     return Calibration(tuple(kept))
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedBatches:
+    """Batches that are checked as they are read, again and again where the iterable can be; none is kept."""
+
+    program: Program
+    source: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for place, given in enumerate(_iterable(self.source), 1):
+            yield check_batch(self.program, given, f"batch {place}")
 
 
 def flatten_batch(program: Program, batch: Batch) -> list[Any]:
@@ -142,13 +154,20 @@ def _split_rows(program: Program, batch: Batch, share: float) -> tuple[Calibrati
     return Calibration((fit,)), Calibration((back,))
 
 
-def _pick(program: Program, batch: Batch, chosen: list[int]) -> Batch | None:
-    """Return some rows of a batch; None where the number of rows is not a free size, or differs between the inputs where it is."""
+def rows_along(program: Program, batch: Batch) -> tuple[str, ...]:
+    """Return the inputs that hold one row of a batch per index of dimension 0; none where the number of rows is fixed, or differs."""
     free = program.free_dims()
-    along = [name for name in batch if 0 in free.get(name, ())]
-    if next(iter(batch)) not in along or len({batch[name].shape[0] for name in along}) != 1:
-        return None
-    return {name: value[chosen] if name in along else value for name, value in batch.items()}
+    along = tuple(name for name in batch if 0 in free.get(name, ()))
+    alike = len({batch[name].shape[0] for name in along}) == 1
+    return along if alike and next(iter(batch)) in along else ()
+
+
+def _pick(program: Program, batch: Batch, chosen: list[int]) -> Batch | None:
+    """Return some rows of a batch; None where it can't be cut."""
+    along = rows_along(program, batch)
+    return (
+        {name: value[chosen] if name in along else value for name, value in batch.items()} if along else None
+    )
 
 
 def _shortened(program: Program, batch: Batch, limit: int) -> Batch:

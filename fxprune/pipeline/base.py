@@ -88,6 +88,9 @@ class Pass:
     def check_program(self, program: Program) -> None:
         """Raise UsageError where an option refers to something that the program does not have."""
 
+    def check_data(self, program: Program, context: Context) -> None:
+        """Raise UsageError, before anything runs, where the checked data of the context do not suffice."""
+
     def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
         """Return the points that a budget of this pass refers to, where a report should measure, too."""
         return []

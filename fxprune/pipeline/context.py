@@ -22,6 +22,7 @@ from fxprune.runtimes.base import DEFAULT
 from fxprune.search import Evaluate
 from fxprune.training import Recipe, Task
 from fxprune.training.loop import Checkpoints
+from fxprune.training.recovery.lesson import OwnDistance
 from fxprune.training.teacher_cache import TeacherCache
 
 DEFAULT_POINT: Point = MappingProxyType({"batch": 8, "length": 128})
@@ -57,7 +58,8 @@ class Context:
     what is trained for by `recipe`, from `teacher` where there is one, on `device`. `settings` and `point` are the runtime and the sizes
     that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder). `seed` is that of
     all that draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on, `lowering` is a row of
-    `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress.
+    `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `stream` are further unlabelled batches to recover on,
+    more than fit into memory, say (None: `data` alone), `distance` compares outputs there in place of what fits them.
     """
 
     data: Calibration | Iterable[Any] | None = None
@@ -76,7 +78,10 @@ class Context:
     checkpoints: Checkpoints | None = None
     lowering: str = "measured"
     teacher_outputs: TeacherCache | None = None
-    stage: str = ""  #: set by the pipeline: the pass that runs
+    stream: Iterable[Any] | None = None
+    distance: OwnDistance | None = None
+    original: Program | None = field(default=None, repr=False)  #: set by the pipeline: what it began with
+    stage: str = ""  #: and the pass that runs
     step: int = 0  #: and its place
 
     def checked(self, program: Program) -> Context:

@@ -134,9 +134,11 @@ class Pipeline:
         for each in self.passes:
             each.check_program(program)
         context = context.checked(program)
+        for each in self.passes:
+            each.check_data(program, context)
         original, steps, claims = program, list[Step](), [Claim(program, program)]
         for place, each in enumerate(self.passes):
-            own = replace(context, stage=str(each), step=place)
+            own = replace(context, original=original, stage=str(each), step=place)
             own.observe(Progress(own.stage))
             if "task" in each.uses:  # training is long: what went before is proven first
                 claims = [replace(claim, proof=claim.prove()) for claim in claims]

@@ -121,7 +121,7 @@ class Loop:
         self.recipe, self.hooks, self.checkpoints = recipe, hooks or Hooks(), checkpoints
         self.batches = Batches(examples, recipe.batch_size, recipe.seed)
         parameters = [each.requires_grad_() for each in module.parameters()]
-        self.accelerator = _accelerator(parameters[0].device)
+        self.accelerator = accelerator_for(parameters[0].device)
         sharded = self.accelerator.distributed_type.value
         if checkpoints and sharded in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
             raise UsageError(
@@ -163,7 +163,8 @@ class Loop:
                 yield batch, place == each
 
     def _step(self, lesson: LossFunction, batch: TrainingBatch) -> None:
-        with self._narrow(batch):
+        narrow = self.recipe.precision != "no"
+        with autocast(self.accelerator.device.type, batch[0].values()) if narrow else nullcontext():
             loss = lesson(self.module, batch)
         self.accelerator.backward(loss)
         self.moment.loss = float(loss.detach())
@@ -175,18 +176,6 @@ class Loop:
         self.optimizer.zero_grad()
         self.moment.step += 1
         self.hooks.after(self.moment)
-
-    @contextmanager
-    def _narrow(self, batch: TrainingBatch) -> Iterator[None]:
-        """Enable mixed precision within the block, where the recipe requires it."""
-        device = self.accelerator.device.type
-        if self.recipe.precision == "no":
-            yield
-            return
-        short = all(value.shape[1] <= SHORT for value in batch[0].values() if value.ndim > 1)
-        plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" and short else nullcontext()
-        with torch.autocast(device, torch.bfloat16), plain:
-            yield
 
     def _restore(self) -> None:
         found = newest_snapshot(self.checkpoints.folder) if self.checkpoints else None
@@ -242,7 +231,16 @@ class Loop:
         return due
 
 
-def _accelerator(device: torch.device) -> Any:
+@contextmanager
+def autocast(device: str, inputs: Iterable[Tensor]) -> Iterator[None]:
+    """Enable mixed precision (bfloat16) within the block, for a batch of these inputs, (rows, length, …)."""
+    short = all(value.shape[1] <= SHORT for value in inputs if value.ndim > 1)
+    plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" and short else nullcontext()
+    with torch.autocast(device, torch.bfloat16), plain:
+        yield
+
+
+def accelerator_for(device: torch.device) -> Any:
     """Return an Accelerator for the device of the weights, which the graph's nodes refer to as well; UsageError where it can't be imported.
 
     The loop handles mixed precision itself: Accelerate's replaces the module's forward, and a graph that recompiles never reaches it.

@@ -32,7 +32,7 @@ def test_the_text_prints_back(text: str) -> None:
             "haeds",
             (
                 "no pass 'haeds' (did you mean heads?); passes: heads, ffn, experts, channels, hidden, layers, slim, lowrank, grain,"
-                " blocks, group_lasso, flop, distill, fill, empty, split, fold\n  haeds\n  ^"
+                " blocks, group_lasso, flop, distill, recover, fill, empty, split, fold\n  haeds\n  ^"
             ),
         ),
         (
@@ -84,6 +84,7 @@ def test_pass_names_are_unique_and_documented() -> None:
         "group_lasso",
         "flop",
         "distill",
+        "recover",
         "fill",
         "empty",
         "split",

@@ -82,6 +82,7 @@ WRONG: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("slim(latency=-1)", "import os", "\n\n\n\nx\n\n\n", "ffn(ratio=None)", "ffn(ratio=[])"),
         ),
         "target": ("nonsense", "latency", "latency=", "latency=2", "latency=0", "latency=nan", "latency=x", "no=0.5"),
+        "recover": ("nonsense", "0min", "min", "10", "-1min", "nan min", "1e9h5", "10 hours", "0.5steps"),
         "free_output": _NAMES,
         "within": _NAMES,
         "token_table": _NAMES,

@@ -1,18 +1,22 @@
 """`--target` and `--calibration`: a budget at the end of a pipeline, and calibration data."""
 
 import argparse
+import re
 
 from fxprune.calibration import Calibration
 from fxprune.cost import BUDGETS
 from fxprune.errors import UsageError
 from fxprune.ir import Point, Program
-from fxprune.passes import Slim, parse_pipeline
+from fxprune.passes import Recover, Slim, parse_pipeline
 from fxprune.pipeline import Context, Pipeline
 from fxprune.runtimes import Settings
 from fxprune.tools.inputs.calibration_files import read_calibration
 from fxprune.tools.inputs.loaded import Loaded
 
 _ROWS, _LENGTH = 512, 128
+
+#: unit of time: its minutes
+_MINUTES = {"s": 1 / 60, "min": 1.0, "h": 60.0}
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +27,12 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     ways = "; ".join(f"{name}: {row.help}" for name, row in BUDGETS.items())
     group.add_argument(
         "--target", metavar="NAME=SHARE", help=f"as in latency=0.5, for slim(latency=0.5) at the end. {ways}"
+    )
+    group.add_argument(
+        "--recover",
+        metavar="TIME",
+        help="then train what is left to say what the model says, without labels, as in 10min, 90s, 1h or 500steps,"
+        " for recover(minutes=10) at the end",
     )
     group.add_argument(
         "--calibration",
@@ -38,12 +48,26 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
 
 
 def budgeted_pipeline(options: argparse.Namespace) -> Pipeline:
-    """Return the pipeline of `--pipeline`, with `--target` as a pass at its end."""
-    steps = parse_pipeline(options.pipeline) if options.pipeline else Pipeline(())
-    if not options.target:
-        return steps
-    budget, share = _target(options.target)
-    return Pipeline((*steps.passes, Slim(**{budget: share})))  # type: ignore[arg-type]
+    """Return the pipeline of `--pipeline`, with `--target` and `--recover` as passes at its end."""
+    passes = parse_pipeline(options.pipeline).passes if options.pipeline else ()
+    if options.target:
+        budget, share = _target(options.target)
+        passes = (*passes, Slim(**{budget: share}))  # type: ignore[arg-type]
+    if options.recover:
+        passes = (*passes, _recover(options.recover))
+    return Pipeline(passes)
+
+
+def _recover(text: str) -> Recover:
+    found = re.fullmatch(r"(\d+\.?\d*) ?([a-z]+)", text.strip())
+    number, unit = (float(found[1]), found[2]) if found else (0.0, "")
+    if unit in _MINUTES and number > 0:
+        return Recover(minutes=number * _MINUTES[unit])
+    if unit == "steps" and number >= 1:
+        return Recover(steps=int(number))
+    raise UsageError(
+        f"--recover {text}: expected a time or a number of steps above 0, as in 10min, 90s, 1h or 500steps"
+    )
 
 
 def _target(text: str) -> tuple[str, float]:

@@ -74,7 +74,7 @@ class _Job:
 
 def run_command(options: argparse.Namespace) -> int:
     """Prune a model with a pipeline and write the results to a folder."""
-    if not (options.pipeline or options.tokens or options.target):
+    if not (options.pipeline or options.tokens or options.target or options.recover):
         raise UsageError(
             "nothing to do: give a pipeline (-p TEXT), a budget (--target latency=0.5), or tokens to keep (--tokens FILE)"
         )

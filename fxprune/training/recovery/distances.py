@@ -1,0 +1,121 @@
+"""Distances of a pruned program's outputs from the original's, and which of them fits an output, by the operators that write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from fxprune.ir import Program, bind
+from fxprune.rules import packet_of, traits_of
+
+aten = torch.ops.aten
+
+_SMALL = 1e-30
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a distance is measured by: the variance of the original's value, and the temperature of logits."""
+
+    variance: float = 1.0
+    temperature: float = 1.0
+
+
+Distance = Callable[[Tensor, Tensor, Scale], Tensor]
+"""(value of the pruned program, value of the original, scale) -> a scalar, 0 where both are equal."""
+
+
+def _square(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
+    return (ours - theirs).square().mean() / scale.variance
+
+
+def _cosine(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
+    return 1 - F.cosine_similarity(ours, theirs, dim=-1).mean()
+
+
+def _divergence(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
+    """Return the Kullback-Leibler divergence of the softmax over the last dim, times the squared temperature (Hinton 2015)."""
+    near = F.log_softmax(ours / scale.temperature, -1)
+    log = F.log_softmax(theirs / scale.temperature, -1)
+    return (log.exp() * (log - near)).sum(-1).mean() * scale.temperature**2
+
+
+def _logits(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
+    return _divergence(ours, theirs, scale) + _square(ours, theirs, scale)
+
+
+def _probabilities(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
+    return _divergence(ours.clamp_min(_SMALL).log(), theirs.clamp_min(_SMALL).log(), scale)
+
+
+#: name: (distance, description, the outputs that it fits)
+OUTPUT_DISTANCES: dict[str, tuple[Distance, str, str]] = {
+    "square": (
+        _square,
+        "squared difference over the variance of the original's values",
+        "what none of the others fits",
+    ),
+    "logits": (
+        _logits,
+        "Kullback-Leibler divergence of the softmax over the last dim, plus `square`, which sees the offset that a softmax does not",
+        "results of a matrix over the last dim, of at least two columns",
+    ),
+    "divergence": (
+        _divergence,
+        "that divergence alone: outputs may move by a constant",
+        "a log-softmax over the last dim",
+    ),
+    "probabilities": (
+        _probabilities,
+        "the divergence of probabilities",
+        "a softmax over the last dim",
+    ),
+    "cosine": (_cosine, "1 minus the cosine over the last dim", "none unasked: lengths are free"),
+}
+
+#: operator: the distance that fits its result, where it is over the last dim
+_NORMALIZED = {
+    aten.softmax: "probabilities",
+    aten._softmax: "probabilities",
+    aten.log_softmax: "divergence",
+    aten._log_softmax: "divergence",
+}
+
+
+def floating_outputs(program: Program) -> dict[str, fx.Node]:
+    """Return the outputs that can be compared, by readable name: those of floating point."""
+    found = program.named_outputs()
+    return {name: node for name, node in found.items() if node.meta["val"].is_floating_point()}
+
+
+def fitting_distance(node: fx.Node) -> str:
+    """Return the distance, a row of OUTPUT_DISTANCES, that fits an output by the operator that writes it."""
+    writer = _writer(node)
+    packet, value = packet_of(writer.target), writer.meta.get("val")
+    if packet in _NORMALIZED and isinstance(value, Tensor):
+        over = bind(writer)["dim"].value
+        return _NORMALIZED[packet] if over in (-1, value.ndim - 1) else "square"
+    row = traits_of(writer.target)
+    linear = writer.op == "call_function" and row.is_matrix and row.linear and not row.linear.spatial
+    wide = isinstance(value, Tensor) and value.ndim > 1 and _size(value) > 1
+    return "logits" if linear and wide else "square"
+
+
+def _size(value: Tensor) -> int:
+    size: Any = value.shape[-1]
+    return size if isinstance(size, int) else 0
+
+
+def _writer(node: fx.Node) -> fx.Node:
+    """Return the node that computes a value, behind those that pass it on or take parts of it, position by position."""
+    while node.op == "call_function" and node.all_input_nodes:
+        row = traits_of(node.target)
+        if not (row.passes or row.moves == "part"):
+            break
+        node = node.all_input_nodes[0]
+    return node

@@ -1,0 +1,56 @@
+"""HeldBackLoss: the loss at the outputs on rows that nothing is trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fxprune.training.recovery.lesson import Lesson, Original, Shown
+
+KEPT = 2**30
+"""Bytes of the original's outputs on held-back rows that are kept; further ones are computed again each time."""
+
+
+class HeldBackLoss:
+    """Mean loss over held-back batches of flat inputs, each weighted by its rows; `together` averages over processes."""
+
+    def __init__(
+        self,
+        original: Original,
+        batches: Sequence[tuple[int, list[Any]]],
+        together: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.original, self.batches, self.together = original, batches, together
+        self._kept: list[Shown | None] = [None] * len(batches)
+        self._bytes = 0
+
+    def shown(self) -> Iterator[Shown]:
+        """Yield what the original says on each batch, the values inside included."""
+        for _, flat in self.batches:
+            yield self.original.show(flat)
+
+    def loss(self, lesson: Lesson) -> float:
+        """Return the loss of a lesson's program as it is now; infinite where it is no number."""
+        sums = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad():
+            for place, (rows, flat) in enumerate(self.batches):
+                found, _ = lesson(flat, self._said(place, flat))
+                sums += torch.tensor([rows * float(found), rows], dtype=torch.float64)
+        total, rows = self.together(sums).tolist()
+        return total / rows if math.isfinite(total) else math.inf
+
+    def _said(self, place: int, flat: list[Any]) -> Shown:
+        kept = self._kept[place]
+        if kept is not None:
+            return kept
+        shown = self.original.show(flat)
+        size = sum(value.nbytes for value in pytree.tree_leaves((shown.outputs, shown.inside)))
+        if self._bytes + size <= KEPT:
+            self._kept[place] = shown
+            self._bytes += size
+        return shown

@@ -1,0 +1,140 @@
+"""Lesson: the loss of a pruned program from what its original says on a batch, at the outputs and inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.calibration.data import Batch, flatten_batch
+from fxprune.ir import Program
+from fxprune.training.recovery.distances import (
+    OUTPUT_DISTANCES,
+    Scale,
+    fitting_distance,
+    floating_outputs,
+)
+from fxprune.training.recovery.matching import matched_values
+from fxprune.training.recovery.tapped import moved, restoring, tapped, written_buffers
+
+OwnDistance: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
+"""(outputs of the pruned program by name, outputs of the original) -> a scalar to minimise: the user's own."""
+
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What the original says on a batch: its outputs, and its values at the taps."""
+
+    outputs: tuple[Tensor, ...]
+    inside: tuple[Tensor, ...]
+
+
+class Original:
+    """The original program as a teacher, on the device of its weights."""
+
+    def __init__(self, program: Program, taps: Sequence[str]) -> None:
+        self.program, self.module = program, tapped(program, taps, own=False)
+        self._written = written_buffers(program)
+
+    def show(self, flat: Sequence[Any]) -> Shown:
+        """Return what it says on flat inputs."""
+        with torch.no_grad(), restoring(self.module, self._written):
+            outputs, inside = self.module(*flat)
+        return Shown(outputs, inside)
+
+
+class Lesson(nn.Module):
+    """The pruned program as a module whose forward returns its losses: at the outputs, and inside.
+
+    `distances` names the distance of each output; `scales` are those of the outputs and then of the taps (see `measure`).
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        taps: Sequence[str],
+        distances: Mapping[str, str],
+        own: OwnDistance | None = None,
+    ) -> None:
+        super().__init__()
+        self.graph = tapped(program, taps, own=True)
+        self.distances, self.own = dict(distances), own
+        self.names = tuple(floating_outputs(program))
+        self.scales: tuple[Scale, ...] = ()
+        self.frozen_buffers = written_buffers(program)
+
+    def forward(self, flat: Sequence[Any], shown: Shown, local: bool = False) -> tuple[Tensor, Tensor]:
+        """Return (the loss at the outputs, the mean loss inside); `local`: each part reads the original's value of its input."""
+        given = shown.inside if local else ()
+        with restoring(self.graph, self.frozen_buffers):
+            outputs, inside = self.graph(*flat, *given)
+        return self.compare(outputs, shown.outputs), self._inside(inside, shown.inside)
+
+    def compare(self, outputs: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
+        """Return the sum over the outputs of their distances."""
+        if self.own is not None:
+            return self.own(self._named(outputs), self._named(shown))
+        found = [
+            OUTPUT_DISTANCES[self.distances[name]][0](ours.float(), theirs.float(), scale)
+            for name, ours, theirs, scale in zip(self.names, outputs, shown, self.scales, strict=False)
+            if self.distances[name]
+        ]
+        return torch.stack(found).sum()
+
+    def _inside(self, values: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
+        scales = self.scales[len(self.names) :]
+        if not scales:
+            return torch.zeros((), device=next(self.graph.parameters()).device)
+        square = OUTPUT_DISTANCES["square"][0]
+        found = [
+            square(a.float(), b.float(), scale) for a, b, scale in zip(values, shown, scales, strict=True)
+        ]
+        return torch.stack(found).mean()
+
+    def _named(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.names, values, strict=True))
+
+    def measure(
+        self, shown: Iterable[Shown], temperature: float, together: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Set the scales: the variance of each of the original's values over some batches, summed over processes."""
+        moments = [_moments(each) for each in shown]
+        sums = together(torch.stack([torch.stack(each) for each in moments]).sum(0))
+        count, first, second = sums.unbind(0)
+        variances = (second / count - (first / count).square()).clamp_min(_LEAST)
+        self.scales = tuple(Scale(variance, temperature) for variance in variances.tolist())
+
+
+def _moments(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the count, sum and sum of squares of each value, in float64."""
+    values = [value.double() for value in (*shown.outputs, *shown.inside)]
+    rows = [(float(v.numel()), float(v.sum()), float(v.square().sum())) for v in values]
+    count, first, second = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    return count, first, second
+
+
+def taps_of(original: Program, pruned: Program, hidden: float) -> tuple[str, ...]:
+    """Return the values inside that are matched, none where they have no weight."""
+    return matched_values(original, pruned) if hidden else ()
+
+
+def output_distances(program: Program, asked: str) -> dict[str, str]:
+    """Return the distance of each floating-point output: the one asked for, or what fits."""
+    return {name: asked or fitting_distance(node) for name, node in floating_outputs(program).items()}
+
+
+def flat_inputs(program: Program, batch: Batch, device: torch.device) -> list[Any]:
+    """Return a batch as flat inputs on a device."""
+    return moved(flatten_batch(program, batch), device)
+
+
+def graph_of(lesson: nn.Module) -> fx.GraphModule:
+    """Return the pruned program's graph in a lesson, which a wrapper for several processes may hold."""
+    inner: Any = getattr(lesson, "module", lesson)
+    found: fx.GraphModule = inner.graph
+    return found

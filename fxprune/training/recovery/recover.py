@@ -1,0 +1,233 @@
+"""Recovery: train what a cut left to say what the original says, on unlabelled rows, within a budget; never worse on held-back rows.
+
+The loss compares outputs and values inside with the original's (FitNets, arXiv 1412.6550), first part by part, each from the original's
+value of its input (PRACTISE, arXiv 2303.12794), then as a whole. The weights that are kept are those of the best moment, judged on rows
+that nothing is trained on; where no moment is better than the start, the program stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxprune.calibration import Calibration
+from fxprune.calibration.data import Batch, rows_along
+from fxprune.calibration.repair import HELD_BACK
+from fxprune.errors import UsageError
+from fxprune.ir import Program, copy_graph, like, rebuild, storage_key
+from fxprune.training.devices import placed
+from fxprune.training.loop import Checkpoints, accelerator_for
+from fxprune.training.recovery.feed import Feed, digests
+from fxprune.training.recovery.judge import HeldBackLoss
+from fxprune.training.recovery.lesson import (
+    Lesson,
+    Original,
+    OwnDistance,
+    flat_inputs,
+    output_distances,
+    taps_of,
+)
+from fxprune.training.recovery.options import Lessons, RunBudget
+from fxprune.training.recovery.progress import Best, RecoveryLog, State, run_digest
+from fxprune.training.recovery.trainer import Manner, Run, Trainer
+from fxprune.training.recovery.trials import (
+    FEWEST,
+    TRIAL_SHARE,
+    choose_manner,
+    choose_precision,
+    estimate_statistics,
+    freeze_unused,
+)
+from fxprune.training.recovery.weights import Average, NamedWeights, copied, exchanged
+
+ObserveRecovery = Callable[[float, float, str], None]
+"""(progress 0 to 1, seconds left, text)."""
+
+ProgramMetric = Callable[[Program], float]
+"""A program's quality by the user's own measure, higher is better."""
+
+EQUAL = 1e-9
+"""A held-back loss below this leaves nothing to recover."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """The program after recovery (the one given, where nothing improved), the tensors that changed, and plain data on the run."""
+
+    program: Program
+    changed: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a recovery learns from: calibration data, of which some rows are held back, and `stream`, more batches than these (None: none).
+
+    `distance` is the user's own in place of those that fit the outputs, `metric` decides at the end whether the program is better.
+    """
+
+    data: Calibration
+    stream: Iterable[Batch] | None = None
+    distance: OwnDistance | None = None
+    metric: ProgramMetric | None = None
+
+
+def recover(
+    original: Program,
+    pruned: Program,
+    material: Material,
+    options: Lessons,
+    device: str = "",
+    checkpoints: Checkpoints | None = None,
+    observe: ObserveRecovery = lambda progress, seconds, text: None,
+) -> Recovered:
+    """Train a copy of `pruned` to say what `original` says; a run that was killed goes on where its checkpoint is.
+
+    UsageError for a budget of nothing, for data that can't be split, and for programs whose outputs can't be compared.
+    """
+    check_comparable(original, pruned)
+    journal = RecoveryLog(checkpoints, run_digest((original, pruned), options) if checkpoints else "")
+    budget = RunBudget(options.minutes, options.steps, journal.elapsed)
+    taps = taps_of(original, pruned, options.hidden)
+    lesson = Lesson(pruned, taps, output_distances(original, options.distance), material.distance)
+    teacher = Original(original, taps)
+    with placed([lesson.graph, teacher.module], device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        trainer = _trainer(pruned, teacher, lesson, material, options)
+        before, best, details = _trained(trainer, budget, journal, observe)
+    details |= {"before": before, "after": best.loss, "matched": list(taps), "outputs": lesson.distances}
+    return _result(pruned, material, best, before, details)
+
+
+def check_comparable(original: Program, pruned: Program) -> None:
+    """Raise UsageError where the outputs of two programs have other names, or none of floating point."""
+    ours, theirs = output_distances(pruned, ""), output_distances(original, "")
+    if not theirs or ours.keys() != theirs.keys():
+        told = ", ".join(theirs) or "none"
+        raise UsageError(
+            f"recover compares floating-point outputs with the original's ({told}), and the program has {', '.join(ours) or 'none'}"
+        )
+
+
+def _trainer(
+    pruned: Program, teacher: Original, lesson: Lesson, material: Material, options: Lessons
+) -> Trainer:
+    fit, held = material.data.split(HELD_BACK, pruned)
+    device = next((each.device for each in lesson.graph.parameters()), None)
+    if device is None:
+        raise UsageError("recover trains parameters, and the program has none")
+    accelerator = accelerator_for(device)
+    part = accelerator.process_index, accelerator.num_processes
+    known = digests(pruned, held.batches) if material.stream is not None else ()
+    source = fit.batches if material.stream is None else material.stream
+    feed = Feed(pruned, source, options.batch, options.seed, known, part)
+    mine = held.batches[part[0] :: part[1]] or held.batches[:1]
+    flats = [(_count(pruned, batch), flat_inputs(pruned, batch, device)) for batch in mine]
+    trainer = Trainer(
+        (pruned, teacher, lesson), feed, HeldBackLoss(teacher, flats, lambda sums: sums), options, accelerator
+    )
+    trainer.judge.together = trainer.together
+    lesson.measure(trainer.judge.shown(), options.temperature, trainer.together)
+    return trainer
+
+
+def _count(program: Program, batch: Batch) -> int:
+    along = rows_along(program, batch)
+    return len(batch[along[0]]) if along else 1
+
+
+def _trained(
+    trainer: Trainer, budget: RunBudget, journal: RecoveryLog, observe: ObserveRecovery
+) -> tuple[float, Best, dict[str, Any]]:
+    """Return the held-back loss at the start, the best moment, and plain data on the run."""
+
+    def say(text: str) -> None:
+        observe(trainer.agreed(budget.progress(0)), budget.left(0), text)
+
+    batches = trainer.feed.batches
+    freeze_unused(trainer, next(batches()))
+    kept = journal.read()
+    if kept is None:
+        before = trainer.judged(Manner(0))
+        if before <= EQUAL:
+            return before, Best(before, {}), {"why": "the program already says what the original says"}
+        statistics = estimate_statistics(trainer, batches(), say)
+        best = Best(trainer.judged(Manner(0)), copied(trainer.lesson.graph))
+        precision, seconds = choose_precision(trainer, next(batches()))
+        steps = _steps(budget, seconds)
+        manner, tried = choose_manner(
+            trainer, precision, max(FEWEST, round(TRIAL_SHARE * steps)), batches, say
+        )
+        notes = {"statistics": statistics, "tried": tried, "steps": steps}
+        kept = journal.begin(State(before, best, manner, notes, since=trainer.agreed(budget.elapsed())))
+    return kept.before, _main(trainer, budget, journal, observe), journal.details()
+
+
+def _steps(budget: RunBudget, seconds: float) -> int:
+    """Return an estimate of the steps of the whole run, by the seconds of one."""
+    timed = (budget.seconds - budget.elapsed()) / max(seconds, 1e-9)
+    return max(1, int(min(timed, budget.steps)))
+
+
+def _main(trainer: Trainer, budget: RunBudget, journal: RecoveryLog, observe: ObserveRecovery) -> Best:
+    """Train from the start, or from the checkpoint; return the best moment."""
+    state = journal.state
+    run, ready = trainer.begin(state.manner, state.since)
+    average = Average(trainer.lesson.graph, trainer.options.average * state.notes["steps"])
+    journal.resume(trainer, run, average)
+    due = _due(trainer.options.judgements, run.progress)
+
+    def after(moment: Run) -> None:
+        average.update(trainer.lesson.graph)
+        if moment.progress >= due[0]:
+            due[:] = _due(trainer.options.judgements, moment.progress)
+            _judge(trainer, journal, moment, average, budget.elapsed())
+        observe(moment.progress, budget.left(moment.step), journal.text())
+        journal.save(trainer, moment, average, budget.elapsed())
+
+    trainer.train(run, ready, state.manner, budget, trainer.feed.batches(run.step), after)
+    return journal.state.best
+
+
+def _due(count: int, progress: float) -> list[float]:
+    """Return the progress at which the next of so many judgements is due."""
+    return [min(1.0, (math.floor(progress * count + 1e-9) + 1) / count)]
+
+
+def _judge(trainer: Trainer, journal: RecoveryLog, run: Run, average: Average, seconds: float) -> None:
+    """HeldBackLoss the mean of the weights, and keep it where it is the best."""
+    with exchanged(trainer.lesson.graph, average.weights):
+        loss = trainer.judged(journal.state.manner)
+    journal.judged(run, seconds, loss, average.weights)
+
+
+def _result(
+    pruned: Program, material: Material, best: Best, before: float, details: dict[str, Any]
+) -> Recovered:
+    if not best.loss < before:
+        return Recovered(pruned, (), details | {"kept": False})
+    program, changed = _with(pruned, best.weights)
+    if material.metric is None:
+        return Recovered(program, changed, details | {"kept": True})
+    was, now = material.metric(pruned), material.metric(program)
+    details |= {"metric": [was, now], "kept": now >= was}
+    return Recovered(program, changed, details) if now >= was else Recovered(pruned, (), details)
+
+
+def _with(program: Program, weights: NamedWeights) -> tuple[Program, tuple[str, ...]]:
+    """Return the program with these weights, and the names of those that differ."""
+    own = program.tensors()
+    new: dict[str, Tensor] = {}
+    made: dict[Any, Tensor] = {}
+    for name, value in own.items():
+        found = weights.get(name)
+        if found is None or torch.equal(found.to(value), value):
+            continue
+        key = storage_key(value)  # tied weights stay one
+        made[key] = new[name] = made[key] if key in made else like(value, found.to(value))
+    return rebuild(program, copy_graph(program), new), tuple(new)

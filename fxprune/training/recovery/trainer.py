@@ -1,0 +1,139 @@
+"""Trainer: steps of AdamW on a lesson, by a budget of time or steps, alone or in several processes of Accelerate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.calibration.data import Batch
+from fxprune.ir import Program
+from fxprune.training.loop import autocast
+from fxprune.training.recovery import batch_norm
+from fxprune.training.recovery.feed import Feed
+from fxprune.training.recovery.images import augmented
+from fxprune.training.recovery.judge import HeldBackLoss
+from fxprune.training.recovery.lesson import Lesson, Original, flat_inputs, graph_of
+from fxprune.training.recovery.options import Lessons, RunBudget, share_of_rate
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a program is trained: the highest learning rate, the precision, whether batch norms take the statistics of each batch."""
+
+    rate: float
+    precision: str = "no"
+    batch_statistics: bool = False
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of training: its optimizer, the steps that are done, and the loss of the last."""
+
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    loss: float = 0.0
+    since: float = 0.0  #: seconds of the budget before it began
+    progress: float = 0.0
+    schedule: Any = field(default=None, repr=False)
+
+
+class Trainer:
+    """The pruned program with its teacher, its data and its judge; it trains in place."""
+
+    def __init__(
+        self,
+        programs: tuple[Program, Original, Lesson],
+        feed: Feed,
+        judge: HeldBackLoss,
+        options: Lessons,
+        accelerator: Any,
+    ) -> None:
+        self.program, self.original, self.lesson = programs
+        self.feed, self.judge, self.options, self.accelerator = feed, judge, options, accelerator
+        self.device: torch.device = accelerator.device
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what is trained: parameters that a loss depends on."""
+        return [each for each in self.lesson.graph.parameters() if each.requires_grad]
+
+    def begin(self, manner: Manner, since: float = 0.0) -> tuple[Run, Any]:
+        """Return a new run, and the lesson as Accelerate wraps it."""
+        batch_norm.set_training(self.lesson.graph, manner.batch_statistics)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=manner.rate, weight_decay=0.0)
+        ready, prepared = self.accelerator.prepare(self.lesson, optimizer)
+        run = Run(prepared, since=since)
+        run.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: share_of_rate(run.progress))
+        return run, ready
+
+    def train(
+        self,
+        run: Run,
+        ready: Any,
+        manner: Manner,
+        budget: RunBudget,
+        batches: Iterator[Batch],
+        after: Callable[[Run], None] = lambda run: None,
+    ) -> None:
+        """Train until the budget is used up, or the loss is no number; `after` is called after each step."""
+        while run.progress < 1 and math.isfinite(run.loss):
+            self._step(run, ready, manner, next(batches))
+            run.progress = self.agreed(budget.progress(run.step, run.since))
+            run.schedule.step()
+            after(run)
+
+    def _step(self, run: Run, ready: Any, manner: Manner, batch: Batch) -> None:
+        flat = flat_inputs(self.program, self.varied(batch), self.device)
+        local = run.progress < self.options.local
+        with self.narrow(manner.precision, batch):
+            shown = self.original.show(flat)
+            outputs, inside = ready(flat, shown, local)
+        loss = outputs + self.options.hidden * inside
+        run.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        if self.options.clip:
+            self.accelerator.clip_grad_norm_(self.parameters(), self.options.clip)
+        run.optimizer.step()
+        run.step += 1
+        run.loss = float(loss.detach())
+
+    def varied(self, batch: Batch) -> Batch:
+        """Return the batch with its images augmented."""
+        how = self.options.augmentation
+        return {
+            name: augmented(value, how) if name in self.options.images else value
+            for name, value in batch.items()
+        }
+
+    def narrow(self, precision: str, batch: Batch) -> AbstractContextManager[Any]:
+        """Return a context of mixed precision, or none."""
+        return nullcontext() if precision == "no" else autocast(self.device.type, batch.values())
+
+    def judged(self, manner: Manner) -> float:
+        """Return the held-back loss, batch norms with their running statistics."""
+        graph = graph_of(self.lesson)
+        batch_norm.set_training(graph, False)
+        found = self.judge.loss(self.lesson)
+        batch_norm.set_training(graph, manner.batch_statistics)
+        return found
+
+    def agreed(self, value: float) -> float:
+        """Return the first process's number, so that all stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return value
+        said = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(said, 0)
+        return float(said)
+
+    def together(self, sums: Tensor) -> Tensor:
+        """Return the sum of tensors over the processes."""
+        if self.accelerator.num_processes == 1:
+            return sums
+        found = sums.to(self.device)
+        torch.distributed.all_reduce(found)
+        return found.cpu()

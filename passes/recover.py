@@ -1,0 +1,129 @@
+"""Recovery: what earlier passes left learns from the original on unlabelled inputs, within minutes, and never gets worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fxprune.calibration.data import CheckedBatches
+from fxprune.calibration.repair import HELD_BACK
+from fxprune.errors import UsageError
+from fxprune.ir import Program, Selection
+from fxprune.pipeline import EMPTY, Context, Outcome, Pass, require
+from fxprune.pipeline.scope import split_names
+from fxprune.training.loop import PRECISIONS, Checkpoints
+from fxprune.training.recovery import OUTPUT_DISTANCES, Lessons, Material, Recovered, recover
+from fxprune.training.recovery.recover import check_comparable
+
+MINUTES = 10.0
+"""The budget where none is given."""
+
+
+@dataclass(frozen=True)
+class Recover(Pass):
+    """Train what is left to say what the original says, on unlabelled inputs; the best moment on held-back rows is kept."""
+
+    name: ClassVar[str] = "recover"
+    preserves: ClassVar[bool] = True
+    uses: ClassVar[tuple[str, ...]] = (
+        "data",
+        "stream",
+        "distance",
+        "evaluate",
+        "device",
+        "seed",
+        "checkpoints",
+    )
+
+    minutes: float | None = None  #: the time that it may take; 10 where no steps are given either
+    steps: int | None = None  #: or the steps
+    rate: float = 0.0  #: the highest learning rate; 0: found by short trials
+    batch: int = 32  #: rows of a step, where the program takes any number
+    distance: str = ""  #: how outputs are compared: square, logits, divergence, probabilities or cosine; "": what fits each of them
+    temperature: float = 1.0  #: of logits
+    hidden: float = 1.0  #: weight of values inside beside outputs
+    local: float = (
+        0.3  #: share of the run in which each part learns by itself, from the original's input of it
+    )
+    images: str = ""  #: names of inputs that are images, (rows, channels, height, width): they are cropped, flipped and mixed
+    precision: str = "auto"  #: no, bf16 (mixed), or auto: what is faster
+
+    def __post_init__(self) -> None:
+        for option in ("minutes", "steps"):
+            value = getattr(self, option)
+            require(value is None or 0 < value < math.inf, f"{option} must be above 0, got {value}")
+        for option in ("rate", "hidden"):
+            value = getattr(self, option)
+            require(0 <= value < math.inf, f"{option} must be at least 0, got {value:g}")
+        require(self.minutes is None or self.steps is None, "say minutes or steps, not both")
+        require(self.batch >= 1, f"batch must be at least 1, got {self.batch}")
+        require(self.temperature > 0, f"temperature must be above 0, got {self.temperature:g}")
+        require(0 <= self.local <= 1, f"local must lie in [0, 1], got {self.local:g}")
+        known = ("", *OUTPUT_DISTANCES)
+        require(
+            self.distance in known, f"distance must be one of {', '.join(known[1:])}, got {self.distance!r}"
+        )
+        ways = (*PRECISIONS, "auto")
+        require(self.precision in ways, f"precision must be one of {', '.join(ways)}, got {self.precision!r}")
+
+    def needs(self) -> Mapping[str, str]:
+        return {"data": ""}
+
+    def check_program(self, program: Program) -> None:
+        shapes = {
+            node.name: node.meta["val"]
+            for node in program.placeholders()
+            if node.name in program.input_names()
+        }
+        for name in split_names(self.images):
+            if name not in shapes:
+                raise UsageError(f"{self}: there is no input {name!r}; inputs: {', '.join(shapes)}")
+            if shapes[name].ndim != 4 or not shapes[name].is_floating_point():
+                raise UsageError(
+                    f"{self}: images are floating-point inputs of four dims (rows, channels, height, width), and {name} is"
+                    f" {shapes[name].dtype} of {shapes[name].ndim}"
+                )
+
+    def check_data(self, program: Program, context: Context) -> None:
+        check_comparable(program, program)
+        data = context.calibration(program)
+        if data is not None:
+            data.split(HELD_BACK, program)
+
+    def run(self, program: Program, context: Context = EMPTY) -> Outcome:
+        self.check(context)
+        original = program if context.original is None else context.original
+        data = context.calibration(original)
+        assert data is not None
+        stream = None if context.stream is None else CheckedBatches(original, context.stream)
+        material = Material(data, stream, context.distance, context.evaluate)
+        done = self._recovered(original, program, material, context)
+        return Outcome(done.program, Selection(), done.changed, {"recovery": done.details})
+
+    def _recovered(
+        self, original: Program, program: Program, material: Material, context: Context
+    ) -> Recovered:
+        def observe(progress: float, seconds: float, text: str) -> None:
+            context.count(round(1000 * progress), 1000, seconds, text)
+
+        return recover(
+            original, program, material, self.lessons(context), context.device, _checkpoints(context), observe
+        )
+
+    def lessons(self, context: Context = EMPTY) -> Lessons:
+        """Return the settings of the recovery: those of the options, else of the context."""
+        names = ("rate", "batch", "distance", "temperature", "hidden", "local", "precision")
+        own: dict[str, Any] = {name: getattr(self, name) for name in names}
+        minutes = self.minutes or (0.0 if self.steps else MINUTES)
+        return Lessons(
+            minutes, self.steps or 0, images=split_names(self.images), seed=context.seed or 0, **own
+        )
+
+
+def _checkpoints(context: Context) -> Checkpoints | None:
+    """Return the folder of this pass among those of the pipeline."""
+    given = context.checkpoints
+    return given and replace(given, folder=Path(given.folder) / f"recover-{context.step + 1}")
