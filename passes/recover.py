@@ -16,6 +16,7 @@ from fxprune.pipeline import EMPTY, Context, Outcome, Pass, require
 from fxprune.pipeline.scope import split_names
 from fxprune.training.loop import PRECISIONS, Checkpoints
 from fxprune.training.recovery import OUTPUT_DISTANCES, Lessons, Material, Recovered, recover
+from fxprune.training.recovery.progress import closed
 from fxprune.training.recovery.recover import check_comparable
 
 MINUTES = 10.0
@@ -101,7 +102,8 @@ class Recover(Pass):
         stream = None if context.stream is None else CheckedBatches(original, context.stream)
         material = Material(data, stream, context.distance, context.evaluate)
         done = self._recovered(original, program, material, context)
-        return Outcome(done.program, Selection(), done.changed, {"recovery": done.details})
+        details = {"recovery": done.details}
+        return Outcome(done.program, Selection(), done.changed, details, remarks=(_remark(done.details),))
 
     def _recovered(
         self, original: Program, program: Program, material: Material, context: Context
@@ -121,6 +123,19 @@ class Recover(Pass):
         return Lessons(
             minutes, self.steps or 0, images=split_names(self.images), seed=context.seed or 0, **own
         )
+
+
+def _remark(details: Mapping[str, Any]) -> str:
+    """Return what became of the program, as a remark."""
+    if "why" in details:
+        return str(details["why"])
+    before, after = details["before"], details["after"]
+    told = f"held-back loss {before:.3g} → {after:.3g}, {closed(before, after):.0%} of the gap closed"
+    if details["kept"]:
+        return told
+    metric = details.get("metric")
+    why = f"; the metric fell from {metric[0]:.4g} to {metric[1]:.4g}" if metric else ""
+    return f"nothing improved, the program stays as it was ({told}{why})"
 
 
 def _checkpoints(context: Context) -> Checkpoints | None:

@@ -13,10 +13,11 @@ from fxprune.calibration.objective import DISTANCES
 from fxprune.calibration.repair import REPAIRS, Repaired, check_repair, repair
 from fxprune.cost import BUDGETS
 from fxprune.ir import Point, Program, Selection
-from fxprune.pipeline import EMPTY, Context, Measuring, Outcome, require
+from fxprune.passes.recover import Recover
+from fxprune.pipeline import EMPTY, Context, Measuring, Outcome, Pass, require
 from fxprune.rewrite.apply import apply
 from fxprune.scores import SCORES
-from fxprune.search.budget_search import Target
+from fxprune.search.budget_search import Target, share_left
 from fxprune.search.unit_plans import Planned, PlanRequest, plan
 
 
@@ -37,6 +38,9 @@ class Slim(Measuring):
     hidden: bool = False  #: whether the width of the residual stream may shrink, too
     layers: bool = True  #: whether whole residual branches may go
     uniform: bool = False  #: equally many whole heads, neurons or channels in all layers; branches stay
+    rounds: int = 1  #: cuts in which the budget is reached, with a recovery between them
+    between: float = 2.0  #: minutes of each of these recoveries
+    whole: bool = False  #: whether the share is of the program that the pipeline began with, not of what earlier passes left
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in BUDGETS if getattr(self, name)}
@@ -46,21 +50,32 @@ class Slim(Measuring):
         for option, table in (("score", SCORES), ("repair", REPAIRS), ("distance", DISTANCES)):
             value = getattr(self, option)
             require(value in table, f"{option} must be one of {', '.join(table)}, got {value!r}")
+        require(self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}")
+        require(self.between > 0, f"between must be above 0 minutes, got {self.between:g}")
         super().__post_init__()
 
     def needs(self) -> Mapping[str, str]:
         wants = SCORES[self.score].needs_data or self.repair != "none"
         return {"data": "slim(…, score='magnitude', repair='none')"} if wants else {}
 
+    def expanded(self) -> tuple[Pass, ...]:
+        """Return the rounds as passes: each leaves the same share of what the one before left, with a recovery between two."""
+        if self.rounds == 1:
+            return (self,)
+        name = next(name for name in BUDGETS if getattr(self, name))
+        shares = [getattr(self, name) ** (i / self.rounds) for i in range(1, self.rounds + 1)]
+        cuts = [replace(self, **{name: share}, rounds=1, between=2.0, whole=True) for share in shares]
+        return tuple(each for cut in cuts for each in (Recover(minutes=self.between), cut))[1:]
+
     def target(self, program: Program, context: Context = EMPTY) -> Target:
         """Return the budget, at the point and with the settings of the options; UsageError where the runtime is not available."""
         name = next(name for name in BUDGETS if getattr(self, name))
-        return Target(
-            name,
-            getattr(self, name),
-            self.point(program, context),
-            context.clock(self.settings(context), BUDGETS[name].count is None),
-        )
+        clock = context.clock(self.settings(context), BUDGETS[name].count is None)
+        aim = Target(name, getattr(self, name), self.point(program, context), clock)
+        if not self.whole or context.original in (None, program):
+            return aim
+        assert context.original is not None
+        return replace(aim, share=aim.share / share_left(context.original, program, aim))
 
     def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
         return [self.point(program, context)] if self.latency else []
@@ -92,6 +107,8 @@ class Slim(Measuring):
         context = context.checked(program)
         self.check_data(program, context)
         data = context.calibration(program)
+        if self.target(program, context).share >= 1:
+            return Outcome(program, Selection(), (), {"share": 1.0})
         planned = self.decide(program, context)
         slim = apply(program, planned.selection)
         if data is None:

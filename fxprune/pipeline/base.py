@@ -33,7 +33,7 @@ class Outcome:
     """Result of a pass: the program, the selection, the weights that were re-fitted (by name), and details as plain data for a report.
 
     `factors` are the weights that were replaced by two, with the names of these. `proof` is that of a pass that trains: its program does
-    not follow from the weights of the one before, so that the pass proves what it can.
+    not follow from the weights of the one before, so that the pass proves what it can. `remarks` are for the reader of a report.
     """
 
     program: Program
@@ -42,6 +42,7 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)
     factors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     proof: Proof | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class Pass:
 
     def check_program(self, program: Program) -> None:
         """Raise UsageError where an option refers to something that the program does not have."""
+
+    def expanded(self) -> tuple[Pass, ...]:
+        """Return the passes that this one stands for, itself where it is a single one."""
+        return (self,)
 
     def check_data(self, program: Program, context: Context) -> None:
         """Raise UsageError, before anything runs, where the checked data of the context do not suffice."""

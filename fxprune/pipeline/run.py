@@ -115,6 +115,10 @@ class Pipeline:
     def __str__(self) -> str:
         return ", ".join(str(each) for each in self.passes)
 
+    def expanded(self) -> Pipeline:
+        """Return the pipeline with each pass that stands for several replaced by these."""
+        return Pipeline(tuple(own for each in self.passes for own in each.expanded()))
+
     def uses(self, name: str) -> bool:
         """Return whether some pass takes a field of the context."""
         return any(name in each.uses for each in self.passes)
@@ -126,6 +130,8 @@ class Pipeline:
 
     def run(self, program: Program, context: Context = EMPTY) -> Result:
         """Run the passes; PassError names the pass that failed, and why, UsageError what the context lacks, before anything runs."""
+        if self.expanded() != self:
+            return self.expanded().run(program, context)
         self.check(context)
         if program.islands and self.uses("task"):
             raise UsageError(
@@ -143,7 +149,7 @@ class Pipeline:
             if "task" in each.uses:  # training is long: what went before is proven first
                 claims = [replace(claim, proof=claim.prove()) for claim in claims]
             outcome, step = self._step(program, own)
-            claims = _claimed(claims, program, outcome, each.preserves)
+            claims = _claimed(claims, program, outcome, each.preserves and not outcome.refitted)
             program = outcome.program
             steps.append(step)
         refitted = dict.fromkeys(name for claim in claims for name in claim.refitted)
@@ -162,7 +168,13 @@ class Pipeline:
         note = "" if did or each.preserves else f"{NOTHING}{each.idle(program)}"
         spent = time.perf_counter() - start
         return outcome, Step(
-            str(each), spent, len(part), counts, note, outcome.details, each.remarks(program)
+            str(each),
+            spent,
+            len(part),
+            counts,
+            note,
+            outcome.details,
+            (*each.remarks(program), *outcome.remarks),
         )
 
 

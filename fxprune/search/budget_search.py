@@ -75,6 +75,12 @@ class Comparison:
         return {name: timing.median for name, timing in timed.items()}
 
 
+def share_left(original: Program, program: Program, aim: Target) -> float:
+    """Return the share of the original's figure that a program that was cut before has left."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Comparison(original, aim, Path(folder)).share(program)
+
+
 @dataclass(frozen=True, eq=False)
 class Draft:
     """Plan: its cost by the table, its error, a text equal for equal plans, a function that makes its program, and its choices."""

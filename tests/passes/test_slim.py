@@ -17,7 +17,7 @@ from fxprune.calibration import check_calibration
 from fxprune.errors import PipelineError, RefusedError, UsageError, VerifyError
 from fxprune.ir import copy_graph, difference, rebuild, run_example
 from fxprune.passes import Slim
-from fxprune.pipeline import Outcome
+from fxprune.pipeline import Context, Outcome
 from support.slimmable import AUTO, Layer, Subject, kept, layer, share_of, slim, subject
 
 PROMISES = (("params", 0.6), ("flops", 0.5), ("bytes", 0.7))
@@ -295,3 +295,22 @@ def test_wrong_options_are_a_sentence(options: str, sentence: str) -> None:
 def test_the_text_of_the_pass_is_printed_back(text: str) -> None:
     assert str(parse_pipeline(text)) == text
     assert parse_pipeline(str(parse_pipeline(text))) == parse_pipeline(text)
+
+
+def test_rounds_are_cuts_with_recoveries_between_them() -> None:
+    whole = parse_pipeline("slim(params=0.4, rounds=2, between=0.02)")
+    assert str(whole.expanded()) == (
+        "slim(params=0.6324555320336759, whole=True), recover(minutes=0.02), slim(params=0.4, whole=True)"
+    )
+    program, data = subject("convs")
+    found = whole.run(program, Context(data=data))
+    assert [len(step.details) > 0 for step in found.steps] == [True, True, True]
+    assert found.program.parameter_count() <= 0.4 * program.parameter_count() < found.steps[0].parameters[1]
+    assert found.proof.relative <= found.proof.bar
+
+
+def test_a_share_of_the_whole_that_is_reached_removes_nothing_more() -> None:
+    program, data = subject("convs")
+    found = parse_pipeline("slim(params=0.5), slim(params=0.7, whole=True)").run(program, Context(data=data))
+    assert found.steps[1].parameters[0] == found.steps[1].parameters[1]
+    assert found.steps[1].details == {"share": 1.0}
