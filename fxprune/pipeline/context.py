@@ -80,8 +80,10 @@ class Context:
     teacher_outputs: TeacherCache | None = None
     stream: Iterable[Any] | None = None
     distance: OwnDistance | None = None
-    original: Program | None = field(default=None, repr=False)  #: set by the pipeline: what it began with
-    stage: str = ""  #: and the pass that runs
+    original: Program | None = field(
+        default=None, repr=False
+    )  #: what programs are compared with: else, what the pipeline began with
+    stage: str = ""  #: set by the pipeline: the pass that runs
     step: int = 0  #: and its place
 
     def checked(self, program: Program) -> Context:

@@ -142,9 +142,10 @@ class Pipeline:
         context = context.checked(program)
         for each in self.passes:
             each.check_data(program, context)
+        first = context.original or program
         original, steps, claims = program, list[Step](), [Claim(program, program)]
         for place, each in enumerate(self.passes):
-            own = replace(context, original=original, stage=str(each), step=place)
+            own = replace(context, original=first, stage=str(each), step=place)
             own.observe(Progress(own.stage))
             if "task" in each.uses:  # training is long: what went before is proven first
                 claims = [replace(claim, proof=claim.prove()) for claim in claims]

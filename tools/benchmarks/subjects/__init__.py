@@ -3,6 +3,7 @@
     minilm        all-MiniLM-L6-v2: Spearman's rank correlation on STS-benchmark
     smollm2       SmolLM2-135M-Instruct: perplexity on WikiText-2
     efficientnet  EfficientNet-Lite0: agreement with the unpruned model on crops of photographs
+    photographs   EfficientNet-Lite0: top-1 accuracy on labelled photographs
 
 Task data are read from $FXPRUNE_DATA, else from ../shared/data; nothing is downloaded.
 """
@@ -17,6 +18,7 @@ from torch import nn
 from fxprune.errors import UsageError
 from fxprune.tools.benchmarks.subjects.common import Inputs, RunFunction
 from fxprune.tools.benchmarks.subjects.images import crops, efficientnet, top1_agreement
+from fxprune.tools.benchmarks.subjects.photographs import photographs, top1_accuracy
 from fxprune.tools.benchmarks.subjects.texts import (
     SentenceEncoder,
     minilm,
@@ -62,6 +64,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
         "minilm": Subject("minilm", minilm, sentences, similarity, SentenceEncoder),
         "smollm2": Subject("smollm2", smollm2, token_chunks, wikitext_perplexity),
         "efficientnet": Subject("efficientnet", efficientnet, crops, top1_agreement),
+        "photographs": Subject("photographs", efficientnet, photographs, top1_accuracy),
     }
 )
 

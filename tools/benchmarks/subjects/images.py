@@ -5,6 +5,7 @@ Calibration and evaluation crops come from different photographs.
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -116,6 +117,15 @@ def whole(photograph: tuple[str, str]) -> Inputs:
     """The middle square of a photograph as one row, (1, 3, 224, 224)."""
     image = _photograph(*photograph)
     return {"inputs": _view(image, _box(image, 1.0, 0.5, 0.5), flip=False)[None]}
+
+
+def middle(file: Path, scale: float) -> Tensor:
+    """The middle square of an image file, of this share of its shorter side, (3, 224, 224)."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        photograph = image.convert("RGB")
+    return _view(photograph, _box(photograph, scale, 0.5, 0.5), flip=False)
 
 
 @cache

@@ -1,0 +1,174 @@
+"""`python -m fxprune.tools.benchmarks.recovery`: compare `slim` with and without `recover`, at measured speeds, on unlabelled inputs.
+
+Every figure goes into a JSON Lines file as soon as it is known (`--out`), and docs/results/recovery.md is written from it (`--page`).
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fxprune.calibration import check_calibration
+from fxprune.cost.count import count_flops
+from fxprune.export import export_onnx
+from fxprune.ir import Point, Program, feeds, point_with
+from fxprune.passes import Recover, Slim
+from fxprune.pipeline import Context, Pipeline, Result
+from fxprune.runtimes import Settings, measure
+from fxprune.runtimes.timing import fastest
+from fxprune.tools.benchmarks.recovery_page import render_recovery
+from fxprune.tools.benchmarks.speed import read_figures
+from fxprune.tools.benchmarks.subjects import subject
+from fxprune.tools.reports import report
+
+_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class RecoveryPlan:
+    """Plan of a subject: speeds, minutes, rows that `slim` is calibrated on, rows to recover on, the point, options of both passes."""
+
+    speeds: tuple[float, ...]
+    minutes: float
+    rows: int
+    more: int
+    point: Mapping[str, int]
+    slim: Mapping[str, Any] = field(default_factory=dict)
+    recover: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: subject: its plan
+RECOVERIES: dict[str, RecoveryPlan] = {
+    "photographs": RecoveryPlan(
+        (1.25, 1.5), 20, 320, 800, {"batch": 1}, {"distance": "divergence"}, {"images": "inputs"}
+    ),
+    "minilm": RecoveryPlan((2.0, 3.0, 4.0), 10, 512, 8000, {"batch": 8, "length": 128}),
+    "smollm2": RecoveryPlan(
+        (1.25, 1.5), 30, 64, 1600, {"batch": 1, "length": 128}, {"distance": "divergence"}, {"batch": 4}
+    ),
+}
+
+#: name: options of `recover` that differ from the plan's, to see what each part buys
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "recover": {},
+    "outputs alone": {"hidden": 0.0},
+    "never part by part": {"local": 0.0},
+    "no augmentation": {"images": ""},
+}
+
+
+class RecoveryBench:
+    """Bench of one subject: the original, its file, and all measurements against it, in one run."""
+
+    def __init__(self, name: str, out: Path, threads: int, minutes: float) -> None:
+        self.subject, self.plan, self.out, self.threads = subject(name), RECOVERIES[name], out, threads
+        self.minutes = minutes or self.plan.minutes
+        loaded = self.subject.load()
+        self.program = replace(loaded, model=self.subject.deployed(loaded.model)).capture(())  # type: ignore[arg-type]
+        self.data = check_calibration(self.program, self.subject.calibration(self.plan.rows))
+        self.stream = self.subject.calibration(self.plan.more)
+        self.point: Point = point_with(self.program, **self.plan.point)
+        self.folder = Path(tempfile.mkdtemp(prefix="fxprune-recovery-"))
+        self.before = export_onnx(self.program, self.folder / "original.onnx").path
+        given = feeds(self.program, self.point)
+        self.settings, _ = fastest(self.before, given, Settings(threads), _SECONDS)
+        self.note("dense", metric=self._metric(self.program), level=self.settings.optimization)
+
+    def note(self, kind: str, **figures: Any) -> None:
+        """Append one line of results to the file, and print its beginning to standard error."""
+        text = json.dumps({"subject": self.subject.name, "kind": kind, **figures}, default=float)
+        print(text[:400], file=sys.stderr, flush=True)
+        with self.out.open("a", encoding="utf-8") as lines:
+            lines.write(text + "\n")
+
+    def speed(self, speed: float, variants: Sequence[str], rounds: int) -> None:
+        """Measure a cut to a speed, and what each variant of a recovery makes of it."""
+        own = {"threads": self.threads, "optimization": self.settings.optimization}
+        options: dict[str, Any] = {**self.plan.slim, **self.plan.point, **own, "latency": 1 / speed}
+        cut = self._run(Pipeline((Slim(**options),)), self.program)
+        self._row(speed, "slim", cut, 0.0)
+        for name in variants:
+            each = Recover(minutes=self.minutes, **{**self.plan.recover, **VARIANTS[name]})
+            self._row(speed, name, *self._timed(Pipeline((each,)), cut.program))
+        if rounds > 1:
+            between = self.minutes / (2 * (rounds - 1))
+            last = Recover(minutes=self.minutes / 2, **self.plan.recover)
+            steps = Pipeline((Slim(**options, rounds=rounds, between=between), last))
+            self._row(speed, f"{rounds} rounds", *self._timed(steps, self.program))
+
+    def _timed(self, steps: Pipeline, program: Program) -> tuple[Result, float]:
+        start = time.perf_counter()
+        return self._run(steps, program), time.perf_counter() - start
+
+    def _run(self, steps: Pipeline, program: Program) -> Result:
+        context = Context(data=self.data, stream=self.stream, original=self.program, observe=_Talk())
+        return steps.run(program, context)
+
+    def _metric(self, program: Program) -> float:
+        return self.subject.metric(lambda batch: program(**batch))
+
+    def _row(self, speed: float, method: str, found: Result, seconds: float) -> None:
+        file = export_onnx(found.program, self.folder / "after.onnx", overwrite=True).path
+        files = {"before": self.before, "after": file}
+        timed = measure(files, dict.fromkeys(files, feeds(self.program, self.point)), self.settings, _SECONDS)
+        details = found.steps[-1].details.get("recovery", {})
+        self.note(
+            "method",
+            speed=speed,
+            method=method,
+            seconds=seconds,
+            metric=self._metric(found.program),
+            speedup=timed["before"].median / timed["after"].median,
+            flop_ratio=count_flops(self.program, self.point) / count_flops(found.program, self.point),
+            proof=found.proof.relative,
+            **details,
+        )
+
+
+class _Talk:
+    """Prints what a pass does, at most every 30 seconds."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, progress: Any) -> None:
+        if time.monotonic() - self._last > 30:
+            self._last = time.monotonic()
+            print(
+                f"  {progress.stage}: {progress.text} {progress.done}/{progress.total}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, or write the page from the figures of earlier runs."""
+    parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.recovery", description=__doc__)
+    add = parser.add_argument
+    add("subjects", nargs="*", help=f"of {', '.join(RECOVERIES)}")
+    add("--out", type=Path, default=Path("out/recovery.jsonl"), help="where figures are kept")
+    add("--threads", type=int, default=1, help="of the runtime, while deciding (1)")
+    add("--speeds", type=float, nargs="+", help="instead of the plan's")
+    add("--minutes", type=float, default=0.0, help="instead of the plan's")
+    add("--variants", nargs="*", choices=VARIANTS, default=("recover",), help="of the recovery (recover)")
+    add("--rounds", type=int, default=1, help="cuts of one more method, with recoveries between them")
+    add("--page", type=Path, help="write the page from the figures, and measure nothing")
+    options = parser.parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.page:
+        options.page.write_text(render_recovery(read_figures(options.out)), encoding="utf-8")
+        return
+    for name in options.subjects or RECOVERIES:
+        bench = RecoveryBench(name, options.out, options.threads, options.minutes)
+        bench.note("machine", **report.machine())
+        for speed in options.speeds or bench.plan.speeds:
+            bench.speed(speed, options.variants, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
