@@ -142,6 +142,13 @@ def _first(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return None if any(s.carries(other) for other in rest) else s.everywhere([first], node)
 
 
+def _over(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
+    """Silence what is divided, unless the same zeros silence what it is divided by."""
+    zeros = s.everywhere(node.args[:1], node)
+    reached = s.of(node.args[1])
+    return None if zeros is None or (reached is not None and reached <= zeros) else zeros
+
+
 _OPERANDS = Linear("input", "weight", "bias")
 """The operands of an affine operator without a row of its own."""
 
@@ -250,6 +257,7 @@ LAWS: dict[str, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     "times": _times,
     "plus": _plus,
     "first": _first,
+    "over": _over,
     "affine": _affine,
     "value": _by_value,
     "self": _self,

@@ -10,7 +10,8 @@ from which exactness is proved (see `fxprune.analysis.exactness`):
     zero     zero everywhere                                                           (zeros)
     times    zero where any operand is zero                                            (mul, matmul)
     plus     zero where all operands are zero, and each carries the dimension          (add)
-    first    zero where the first operand is zero                                      (div, dropout, embedding)
+    first    zero where the first operand is zero                                      (dropout, embedding)
+    over     zero where the first operand is zero, whatever dims the others have       (div)
     affine   (input or weight) and the bias where present, as its row of TRAITS says   (linear, convolution, addmm)
     value    a law of the operator's own, which may depend on its arguments            (pow, clamp, softmax)
     self     zero where `g` is zero                                                    (_weight_norm)
@@ -30,7 +31,7 @@ from fxprune.rules.traits import packet_of
 
 RuleFunction: TypeAlias = Callable[[Op], Dims]
 
-ZERO_LAWS = ("lose", "keep", "zero", "times", "plus", "first", "affine", "value", "self")
+ZERO_LAWS = ("lose", "keep", "zero", "times", "plus", "first", "over", "affine", "value", "self")
 
 
 @dataclass(frozen=True)

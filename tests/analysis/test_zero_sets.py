@@ -56,7 +56,9 @@ CASES: dict[str, tuple[Expression, str]] = {
     "between it and what has not the axis": (lambda n, h, g: torch.lerp(h, n.one, 0.3), NONE),
     # the first operand alone counts
     "divided by a number": (lambda n, h, g: h / 2, UP),
-    "divided by what has the axis": (lambda n, h, g: h / (g.square() + 1), NONE),
+    "divided by what has the axis": (lambda n, h, g: h / (g.square() + 1), UP),
+    "divided by its length": (lambda n, h, g: F.normalize(h, dim=-1).tanh(), UP),
+    "divided by what the same zeros silence": (lambda n, h, g: h.sin() / h, NONE),
     "rows that are picked": (lambda n, h, g: h[torch.tensor([0, 1, 1])], UP),
     "rows that are looked up": (lambda n, h, g: h.index_select(0, torch.tensor([0, 2])), UP),
     "rows picked for each column": (lambda n, h, g: h.gather(0, (g[:2] > 0).long()), NONE),

@@ -22,7 +22,7 @@ from support.samples import CALLS, CAST, c, overloads, r
 aten = torch.ops.aten
 
 #: laws that promise a zero whatever the other arguments are
-LAWS = ("keep", "zero", "times", "plus", "first", "affine", "self")
+LAWS = ("keep", "zero", "times", "plus", "first", "over", "affine", "self")
 DTYPES = (torch.float64, torch.int64, torch.bool, torch.complex128)
 #: least operands in the domains that functions have: between 0 and 1, and above 1
 DOMAINS = (0.2, 1.2)
@@ -63,7 +63,8 @@ def zeroed(law: str, target: Any, given: Given) -> Iterator[Given]:
         names = (linear.input, linear.weight) if linear else ("input", "weight")
         yield from (with_zeros(given, (name, linear.bias if linear else "bias")) for name in names)
     else:
-        named = {"keep": tensors, "plus": ("self", "other", "end"), "first": tensors[:1], "self": ("g",)}
+        named = {"keep": tensors, "plus": ("self", "other", "end"), "self": ("g",)}
+        named |= dict.fromkeys(("first", "over"), tensors[:1])
         yield with_zeros(given, named.get(law, ()))
 
 

@@ -206,7 +206,7 @@ COMPOSED: list[tuple[str, Callable[..., Any], tuple[Any, ...], int]] = [
     ("kron", torch.kron, (r(4, 6), r(3, 5)), 4),
     ("tensordot", lambda x, y: torch.tensordot(x, y, dims=([1], [0])), (r(4, 6), r(6, 5)), 3),
     ("inner", torch.inner, (r(4, 6), r(5, 6)), 3),
-    ("cosine_similarity", lambda x, y: torch.cosine_similarity(x, y, dim=1), (r(4, 6), r(4, 6)), 1),
+    ("cosine_similarity", lambda x, y: torch.cosine_similarity(x, y, dim=1), (r(4, 6), r(4, 6)), 2),
     ("cross", torch.linalg.cross, (r(5, 3), r(5, 3)), 1),
     ("cross without a dim", aten.cross, (r(5, 3), r(5, 3)), 0),
     ("solve", torch.linalg.solve, (r(5, 4, 4), r(5, 4, 6)), 2),

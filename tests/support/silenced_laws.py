@@ -104,8 +104,8 @@ FAMILIES: list[Row] = [
         "plus: the larger of a scalar", aten.maximum, lambda n, x: torch.maximum(n.up(x), n.one.exp()).sum(-1)
     ),
     no("plus: towards a scalar", aten.lerp, lambda n, x: torch.lerp(n.up(x), n.one, 0.25).sum(-1)),
-    Row("first: div", aten.div, lambda n, x: (n.up(x) / positive(x)).sum(-1)),
-    Row("first: floor_divide", aten.floor_divide, lambda n, x: (n.up(x) // 0.25).sum(-1)),
+    Row("over: div", aten.div, lambda n, x: (n.up(x) / positive(x)).sum(-1)),
+    Row("over: floor_divide", aten.floor_divide, lambda n, x: (n.up(x) // 0.25).sum(-1)),
     Row(
         "first: embedding",
         aten.embedding,
@@ -119,7 +119,20 @@ FAMILIES: list[Row] = [
         lambda n, x: n.up(x).index_select(1, torch.tensor([0, 2, 2])).sum(-1),
     ),
     Row("first: index", aten.index, lambda n, x: n.up(x)[:, torch.tensor([0, 2, 2])].sum(-1)),
-    no("first: divided by the axis alone", aten.div, lambda n, x: (n.one / n.up(x).sigmoid()).sum(-1)),
+    no(
+        "first: the sign of the axis alone",
+        aten.copysign,
+        lambda n, x: torch.copysign(n.one, n.up(x).exp()).sum(-1),
+    ),
+    no("over: divided by the axis alone", aten.div, lambda n, x: (n.one / n.up(x).sigmoid()).sum(-1)),
+    Row("over: divided by the axis, too", aten.div, lambda n, x: (n.up(x) / n.gate(x).exp()).tanh().sum(-1)),
+    Row("over: by its length", aten.div, lambda n, x: F.normalize(n.up(x), dim=-1).tanh().sum(-1)),
+    Row("keep: a length over places", aten.linalg_vector_norm, lambda n, x: n.up(x).norm(dim=1).sum(-1)),
+    no(
+        "keep: a length of what stays",
+        aten.linalg_vector_norm,
+        lambda n, x: n.up(x).exp().norm(dim=1).sum(-1),
+    ),
     no("first: of what stays", aten.div, lambda n, x: (n.up(x).exp() / positive(x)).sum(-1), at="sum_2"),
     Row("affine: linear", aten.linear, lambda n, x: n.up(x).sum(-1)),
     Row(

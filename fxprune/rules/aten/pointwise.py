@@ -22,9 +22,8 @@ ZERO: dict[str, frozenset[Any]] = {
     "zero": packets("zeros_like zero"),
     "times": packets("mul multiply bitwise_and logical_and __and__"),
     "plus": packets("add sub rsub subtract maximum minimum bitwise_or logical_or __or__ lerp"),
-    "first": packets("""
-        div divide true_divide floor_divide dropout feature_dropout copysign
-    """),
+    "first": packets("dropout feature_dropout copysign"),
+    "over": packets("div divide true_divide floor_divide"),
     "value": packets("""
         pow masked_fill where clamp clamp_min clamp_max hardtanh threshold alpha_dropout feature_alpha_dropout
     """),

@@ -39,8 +39,7 @@ def sum_(op: Op) -> Shape:
 
 @rule(aten.amax, aten.amin, zero="keep")
 @rule(
-    aten.mean, aten.var, aten.std, aten.nanmean, aten.norm, aten.linalg_vector_norm, aten.prod, aten.logsumexp, aten.any, aten.all,
-    zero="lose",
+    aten.mean, aten.var, aten.std, aten.nanmean, aten.prod, aten.logsumexp, aten.any, aten.all, zero="lose",
 )  # fmt: skip
 def mean(op: Op) -> Shape:
     """Mark the reduced dims as inexact: a statistic over them changes with their members; a maximum, with those that are zero, too."""

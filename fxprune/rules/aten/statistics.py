@@ -12,6 +12,7 @@ from fxprune.rules.facts import Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
 from fxprune.rules.registry import rule
+from fxprune.rules.traits import packet_of
 
 aten = torch.ops.aten
 
@@ -62,29 +63,60 @@ def softmax_cross_entropy(op: Op) -> Shape:
     return ()
 
 
-@rule(aten.cosine_similarity, aten.pairwise_distance, zero="lose")
+@rule(aten.cosine_similarity, zero="lose")
 def cosine_similarity(op: Op) -> Shape:
-    """Mark the dim along which two operands are compared as inexact: the norms change with its members."""
+    """Contract the dim along which two operands are compared: the product and both lengths are sums over it."""
     shape = together(op, ("x1", "x2"))
-    place = op.integer("dim") % len(shape) if "dim" in op.arguments else len(shape) - 1
-    statistic(op, shape[place : place + 1])
+    place = op.integer("dim") % len(shape)
+    op.contract(shape[place], "x1")
+    op.contract(shape[place], "x2")
     between = (atom(1),) if op["keepdim"] else ()
     return (*shape[:place], *between, *shape[place + 1 :])
 
 
+@rule(aten.pairwise_distance, zero="lose")
+def pairwise_distance(op: Op) -> Shape:
+    """Mark the last dim as inexact: a small number is added to each difference, so that each place adds to the distance."""
+    shape = together(op, ("x1", "x2"))
+    statistic(op, shape[-1:])
+    return (*shape[:-1], *((atom(1),) if op["keepdim"] else ()))
+
+
 @rule(aten.dist, zero="lose")
 def dist(op: Op) -> Shape:
-    """Mark all dims as inexact: the result is a norm of the difference."""
-    statistic(op, together(op, ("self", "other")))
+    """Contract all dims: the result is a norm of the difference."""
+    for dim in together(op, ("self", "other")):
+        _summed(op, dim, "self", "other")
     return ()
 
 
-@rule(aten.linalg_norm, aten.linalg_matrix_norm, aten.frobenius_norm, aten.nuclear_norm, zero="lose")
+@rule(aten.norm, aten.linalg_vector_norm, aten.linalg_norm, aten.frobenius_norm, zero="keep")
+@rule(aten.linalg_matrix_norm, aten.nuclear_norm, zero="lose")
 def norm(op: Op) -> Shape:
-    """Mark the reduced dims as inexact: vector norms run over one, matrix norms over two."""
+    """Contract the dims of a vector norm, and mark those of a matrix norm as inexact."""
     gone, result = reduced(op)
-    statistic(op, gone)
+    for dim in gone:
+        _summed(op, dim, "self") if _is_of_vectors(op, gone) else statistic(op, [dim])
+    op.role(gone, "norm")
     return result
+
+
+def _summed(op: Op, dim: Dim, *operands: str) -> None:
+    """Contract a dim that a norm of each operand runs over, if a zero adds nothing to it: a sum of powers, or the largest; else inexact."""
+    order = next((op[name] for name in ("ord", "p") if name in op.arguments), None)
+    if isinstance(order, (int, float)) and order < 0:
+        statistic(op, [dim])
+        return
+    for operand in operands:
+        op.contract(dim, operand)
+
+
+def _is_of_vectors(op: Op, gone: tuple[Dim, ...]) -> bool:
+    """Return whether a norm is computed of elements (the Frobenius norm, too), not of a matrix."""
+    packet, order = packet_of(op.node.target), op["ord"]
+    if packet in (aten.linalg_matrix_norm, aten.nuclear_norm):
+        return order == "fro"
+    return packet is not aten.linalg_norm or len(gone) == 1 or order in (None, "fro")
 
 
 @rule(aten.quantile, aten.nanquantile, zero="lose")
