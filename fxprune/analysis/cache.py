@@ -19,7 +19,7 @@ R = TypeVar("R")
 def per_program(function: Callable[[Program], R]) -> Callable[[Program], R]:
     """Return a function that computes once for a program, and again after its graph, its tensors or the tables of rules and traits changed.
 
-    The function must read no values of tensors, which are not compared, and nobody may edit its result.
+    The function must read no values of tensors but those of integers, and nobody may edit its result.
     """
 
     @wraps(function)
@@ -47,5 +47,11 @@ def _sources(program: Program) -> tuple[list[Any], list[Any]]:
         if node.op == "get_attr":
             value = attribute(program.graph_module, str(node.target))
             objects.append(value)
-            tensors += [(storage_key(value), value.shape, value.dtype)] if isinstance(value, Tensor) else []
+            tensors += [_identity(value)] if isinstance(value, Tensor) else []
     return objects, tensors
+
+
+def _identity(value: Tensor) -> tuple[Any, ...]:
+    """Return the memory and type of a tensor, and how often it was written into where it contains integers."""
+    counted = not (value.is_floating_point() or value.is_complex() or value.is_inference())
+    return storage_key(value), value.shape, value.dtype, value._version if counted else 0

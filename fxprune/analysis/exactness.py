@@ -139,7 +139,12 @@ def _plus(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
 
 def _first(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     first, *rest = list(operands(node))
-    return None if any(s.carries(other) for other in rest) else s.everywhere([first], node)
+    numbers = s.flow.positions
+    return (
+        None
+        if any(s.carries(other) and other not in numbers for other in rest)
+        else s.everywhere([first], node)
+    )
 
 
 def _over(s: ZeroPropagation, node: fx.Node) -> Zeros | None:

@@ -130,12 +130,15 @@ def _value_text(value: Any, dims: Any, labels: Mapping[Dim, str]) -> str:
     return f"({', '.join(_bare(dim, labels) for dim in dims)})" if isinstance(value, Tensor) else ""
 
 
+_SINGLE = ("atom", "mirror", "order")
+
+
 def _bare(dim: Dim, labels: Mapping[Dim, str]) -> str:
     """Return a dim in the notation of `dim_text`, without parentheses around the whole, and products of products and sums of sums flat."""
     dim = find(dim)
-    if dim.kind in ("atom", "mirror"):
+    if dim.kind in _SINGLE:
         return dim_text(dim, labels)
     joint, parts = (" x ", factors(dim)) if dim.kind == "product" else (" + ", segments(dim))
     texts = [_bare(part, labels) for part in parts]
-    atoms = [find(part).kind in ("atom", "mirror") for part in parts]
+    atoms = [find(part).kind in _SINGLE for part in parts]
     return joint.join(text if plain else f"({text})" for text, plain in zip(texts, atoms, strict=True))

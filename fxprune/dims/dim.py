@@ -1,9 +1,10 @@
-"""The algebra of dimensions: a tensor's dimension is an atom, a mirrored atom, a product of dims or a sum of dims.
+"""The algebra of dimensions: a tensor's dimension is an atom, a mirrored atom, a product or sum of dims, or one in another order.
 
     Atom(n)            n independent indices
     Product(d1 … dk)   row-major merge, index = i1·n2·…·nk + … + ik     (view, flatten, grouped convolution)
     Sum(d1 … dk)       ordered concatenation                            (cat, split, slice)
     Mirror(a)          the indices of an atom in reverse                (flip)
+    Order(d, p)        the indices of a dim in another order, p[i] at i (index_select by a constant)
 
 `fxprune.dims.unify` makes two dims the same dim, refining atoms where sizes allow it; dims that can't be aligned exactly are pinned:
 they stay whole. Dims are union-find nodes: `find` gives the representative, and only atoms are ever merged or refined; a mirror follows
@@ -30,13 +31,16 @@ class Pin:
 class Dim:
     """One dimension of one or many tensors; equal objects after `find` are the same dimension."""
 
-    __slots__ = ("_pin", "_to", "kind", "parts", "serial", "size")
+    __slots__ = ("_pin", "_to", "kind", "order", "parts", "serial", "size")
     _serials = itertools.count()
 
-    def __init__(self, size: int, kind: str = "atom", parts: tuple[Dim, ...] = ()) -> None:
+    def __init__(
+        self, size: int, kind: str = "atom", parts: tuple[Dim, ...] = (), order: tuple[int, ...] = ()
+    ) -> None:
         self.size = size
         self.kind = kind
         self.parts = parts
+        self.order = order
         self.serial = next(Dim._serials)
         self._to: Dim | None = None
         self._pin: Pin | None = None
@@ -53,10 +57,10 @@ def atom(size: int) -> Dim:
 
 
 def find(dim: Dim) -> Dim:
-    """The representative of a dim; a mirror whose atom was refined becomes a structure of mirrored atoms."""
+    """The representative of a dim; a mirror whose atom was refined becomes a structure of mirrored atoms, and orders of orders one."""
     root = dim
-    while root._to is not None or (root.kind == "mirror" and root.parts[0]._to is not None):
-        root._to = root._to or mirror(root.parts[0])
+    while root._to is not None or (root.kind in ("mirror", "order") and root.parts[0]._to is not None):
+        root._to = root._to or (reordered(root.parts[0], root.order) if root.order else mirror(root.parts[0]))
         root = root._to
     while dim._to is not None:
         dim._to, dim = root, dim._to
@@ -104,6 +108,8 @@ def mirror(dim: Dim) -> Dim:
     dim = find(dim)
     if dim.size < 2 or dim.kind == "mirror":
         return dim if dim.size < 2 else dim.parts[0]
+    if dim.kind == "order":
+        return reordered(dim.parts[0], dim.order[::-1])
     if dim.kind == "product":
         return product(mirror(part) for part in dim.parts)
     return (
@@ -111,6 +117,18 @@ def mirror(dim: Dim) -> Dim:
         if dim.kind == "sum"
         else Dim(dim.size, "mirror", (dim,))
     )
+
+
+def reordered(dim: Dim, order: tuple[int, ...]) -> Dim:
+    """The indices of a dim in another order, in which index `order[i]` is at position i."""
+    dim, places = find(dim), tuple(range(dim.size))
+    if dim.kind == "order":
+        return reordered(dim.parts[0], tuple(dim.order[i] for i in order))
+    if dim.kind == "mirror":
+        return reordered(dim.parts[0], tuple(dim.size - 1 - i for i in order))
+    if order in (places, places[::-1]):
+        return dim if order == places else mirror(dim)
+    return Dim(dim.size, "order", (dim,), order)
 
 
 def leaves(dim: Dim) -> Iterator[Dim]:
@@ -153,5 +171,7 @@ def dim_text(dim: Dim, labels: Mapping[Dim, str] | None = None) -> str:
         return (labels or {}).get(dim) or f"{bang}{dim.size}"
     if dim.kind == "mirror":
         return f"reversed {dim_text(dim.parts[0], labels)}"
+    if dim.kind == "order":
+        return f"reordered {dim_text(dim.parts[0], labels)}"
     joint = " x " if dim.kind == "product" else " + "
     return "(" + joint.join(dim_text(part, labels) for part in dim.parts) + ")"

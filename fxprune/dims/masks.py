@@ -59,7 +59,9 @@ def _flat_mask(dim: Dim, kept: Kept) -> Tensor:
     masks = [_flat_mask(part, kept) for part in dim.parts]
     if dim.kind == "sum":
         return torch.cat(masks)
-    result = masks[0].flip(0) if dim.kind == "mirror" else masks[0]
+    result = (
+        masks[0].flip(0) if dim.kind == "mirror" else masks[0][list(dim.order)] if dim.order else masks[0]
+    )
     for mask in masks[1:]:
         result = (result[:, None] & mask[None, :]).flatten()
     return result
@@ -86,7 +88,9 @@ def coordinates(dim: Dim, leaf: Dim) -> Tensor:
     parts = [coordinates(part, leaf) for part in dim.parts]
     if dim.kind == "sum":
         return torch.cat(parts)
-    result = parts[0].flip(0) if dim.kind == "mirror" else parts[0]
+    result = (
+        parts[0].flip(0) if dim.kind == "mirror" else parts[0][list(dim.order)] if dim.order else parts[0]
+    )
     for part in parts[1:]:
         result = torch.maximum(result[:, None], part[None, :]).flatten()
     return result

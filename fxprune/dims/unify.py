@@ -6,19 +6,37 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from fxprune.dims.dim import Dim, atom, dim_text, factors, find, mirror, pin, pinned, product, segments, total
+from fxprune.dims.dim import (
+    Dim,
+    atom,
+    dim_text,
+    factors,
+    find,
+    leaves,
+    mirror,
+    pin,
+    pinned,
+    product,
+    reordered,
+    segments,
+    total,
+)
+from fxprune.dims.orders import inverse, transposition
 
 _MOST_BLOCKS = 8
 """The most blocks that are written out one by one where a boundary lies inside of one."""
 
 
-def _refine(leaf: Dim, into: Dim) -> None:
+def _refine(leaf: Dim, into: Dim, node: str = "") -> None:
     """Replace an atom by a structure or by another atom; its pin is passed to their atoms."""
     into = find(into)
     if leaf is into:
         return
     if into.kind == "mirror" and into.parts[0] is leaf:
         into = _palindrome(leaf.size)
+    if into.kind == "order" and leaf in leaves(into):
+        pin(leaf, "it meets itself in another order", node)
+        return
     if leaf._pin is not None:
         pin(into, leaf._pin.why, leaf._pin.node)
     leaf._to = into
@@ -58,9 +76,9 @@ def unify(left: Dim, right: Dim, node: str) -> None:
         if "atom" not in (left.kind, right.kind) or mirror(left) is right or mirror(right) is left:
             return
     if left.kind == "atom":
-        _refine(left, right)
+        _refine(left, right, node)
     elif right.kind == "atom":
-        _refine(right, left)
+        _refine(right, left, node)
     else:
         _unify_structures(left, right, node)
 
@@ -70,6 +88,8 @@ def _unify_structures(left: Dim, right: Dim, node: str) -> None:
         unify(left.parts[0], mirror(right), node)
     elif right.kind == "mirror":
         unify(right.parts[0], mirror(left), node)
+    elif "order" in (left.kind, right.kind):
+        _unify_orders(left, right, node)
     elif left.kind == right.kind == "product":
         unify_products(factors(left), factors(right), node)
     elif left.kind == right.kind == "sum":
@@ -77,6 +97,30 @@ def _unify_structures(left: Dim, right: Dim, node: str) -> None:
     else:
         product_side, sum_side = (left, right) if left.kind == "product" else (right, left)
         _unify_product_with_sum(product_side, sum_side, node)
+
+
+def _unify_orders(left: Dim, right: Dim, node: str) -> None:
+    """Unify where one side is in another order: an atom behind it takes the other side's structure in the order that leads back."""
+    first, second = (left, right) if left.kind == "order" else (right, left)
+    base = find(first.parts[0])
+    if first.order == second.order or base.kind == "atom":
+        unify(base, reordered(second, inverse(first.order)), node)
+    elif second.kind == "order" and find(second.parts[0]).kind == "atom":
+        _unify_orders(second, first, node)
+    else:
+        shown = as_factors(first, node)
+        unify(shown, second, node) if shown else _conflict([left], [right], node)
+
+
+def as_factors(dim: Dim, node: str) -> Dim | None:
+    """The product of the factors of a dim in another order, where that order transposes factors; else None."""
+    found = transposition(dim.order)
+    if found is None:
+        return None
+    sizes, places = found
+    parts = [atom(size) for size in sizes]
+    unify(dim.parts[0], product(parts), node)
+    return product(parts[place] for place in places)
 
 
 def unify_products(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
@@ -214,12 +258,24 @@ def split_at(dim: Dim, place: int, node: str = "") -> tuple[Dim, Dim] | None:
     if dim.kind == "mirror":
         ends = split_at(dim.parts[0], dim.size - place, node)
         return ends and (mirror(ends[1]), mirror(ends[0]))
+    if dim.kind == "order":
+        return _split_order(dim, place, node)
     outer, *inner = dim.parts
     block = dim.size // find(outer).size
     if place % block:
         return _split_repeated(dim, place, node) if node and find(outer).size <= _MOST_BLOCKS else None
     cut = split_at(outer, place // block, node)
     return cut and (product([cut[0], *inner]), product([cut[1], *inner]))
+
+
+def _split_order(dim: Dim, place: int, node: str) -> tuple[Dim, Dim] | None:
+    base = find(dim.parts[0])
+    if base.kind != "atom":
+        shown = as_factors(dim, node)
+        return split_at(shown, place, node) if shown else None
+    parts = atom(place), atom(dim.size - place)
+    _refine(base, reordered(total(parts), inverse(dim.order)))
+    return parts
 
 
 def _split_repeated(dim: Dim, place: int, node: str) -> tuple[Dim, Dim] | None:

@@ -101,9 +101,19 @@ def _cut_tensors(program: Program, analysis: Analysis, kept: Kept) -> dict[str, 
         if any(changes(dim, kept) for dim in dims):
             value = attribute(program.graph_module, str(node.target))
             key = storage_key(value)
-            made[key] = made[key] if key in made else cut(value, dims, kept)
+            made[key] = (
+                made[key] if key in made else _renumbered(node, cut(value, dims, kept), analysis, kept)
+            )
             cuts[str(node.target)] = made[key]
     return cuts
+
+
+def _renumbered(node: fx.Node, value: Tensor, analysis: Analysis, kept: Kept) -> Tensor:
+    """Return a constant with the new numbers of the positions that it contains; any other tensor as it is."""
+    numbered = analysis.flow.positions.get(node)
+    if numbered is None:
+        return value
+    return (keep_mask(numbered, kept).cumsum(0) - 1).to(value)[value]
 
 
 def _cut_inputs(analysis: Analysis, kept: Kept) -> dict[str, Tensor]:

@@ -48,7 +48,8 @@ class SizeArgument:
 class Flow:
     """The dims of a graph's values, and the facts about dims that rules recorded.
 
-    `least` has the number of positions that a dim must keep; `choices`, the nodes that choose among positions of a dim.
+    `least` has the number of positions that a dim must keep; `choices`, the nodes that choose among positions of a dim; `positions`, the
+    constants that contain positions of a dim, which are renumbered when it shrinks.
     """
 
     dims: dict[Node, Any] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Flow:
     routing: Routing = field(default_factory=Routing)
     choices: list[Choice] = field(default_factory=list)
     least: list[tuple[Dim, int, Node]] = field(default_factory=list)
+    positions: dict[Node, Dim] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
     inexact: list[tuple[Dim, str, Node]] = field(default_factory=list)
     roles: list[tuple[Dim, str]] = field(default_factory=list)

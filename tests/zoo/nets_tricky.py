@@ -233,11 +233,45 @@ class ScoredTokens(nn.Module):
         return torch.bmm(x, rows.transpose(1, 2))
 
 
+class ShuffledByIndex(nn.Module):
+    """ShuffleNet's exchange of channels written as a list of positions, between two grouped convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up = nn.Linear(6, 12), nn.Conv1d(12, 16, 1, groups=2)
+        self.norm, self.two = nn.BatchNorm1d(16), nn.Conv1d(16, 24, 1, groups=2)
+        self.down = nn.Linear(24, 5)
+        self.register_buffer("order", torch.arange(16).view(2, 8).T.flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.up(self.stem(x)[:, :, None])).relu().index_select(1, self.order)
+        return self.down(self.two(h)[..., 0])
+
+
+class Reordered(nn.Module):
+    """Layers between fixed orders of their features, one of which is used twice; the last is taken apart and laid out anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.head = nn.Linear(6, 16), nn.Linear(6, 8), nn.Linear(4, 5)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+        self.orders = [torch.randperm(16, generator=torch.Generator().manual_seed(i)) for i in (1, 2, 1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        for layer, order in zip(self.layers, self.orders, strict=True):
+            h = layer(h[:, order].relu())
+        a, b = h[:, self.orders[1]].chunk(2, dim=-1)
+        return self.head((a * b.tanh() + self.gate(x)).view(-1, 2, 4).sin().sum(1))
+
+
 TRICKY = {
     "divided-by-silence": lambda: (DividedBySilence(), features()),
     "strides": lambda: (Strides(), features()),
     "learned-steps": lambda: (LearnedSteps(), features()),
     "stacked-steps": lambda: (StackedSteps(), features()),
+    "shuffled-by-index": lambda: (ShuffledByIndex(), features()),
+    "reordered": lambda: (Reordered(), features()),
     "crossed-groups": lambda: (CrossedGroups(), features()),
     "repeats": lambda: (Repeats(), features()),
     "scored-tokens": lambda: (ScoredTokens(), tokens()),

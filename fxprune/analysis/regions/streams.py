@@ -214,7 +214,7 @@ def _key(dim: Dim) -> Hashable:
     dim = find(dim)
     if dim.kind == "atom":
         return dim.serial if dim.size > 1 else 1
-    return (dim.kind, *(_key(part) for part in dim.parts))
+    return (dim.kind, dim.order, *(_key(part) for part in dim.parts))
 
 
 def _flat(key: Any) -> tuple[Hashable, ...]:

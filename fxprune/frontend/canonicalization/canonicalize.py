@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.frontend.canonicalization.own_orders import own_orders
 from fxprune.frontend.canonicalization.recurrent_layers import split_recurrent
 from fxprune.frontend.canonicalization.restack import restack
 from fxprune.frontend.canonicalization.unstack import unstack
@@ -256,5 +257,6 @@ CANONICALIZATIONS: tuple[Callable[[fx.GraphModule], None], ...] = (
     unstack,
     clean,
     _fold,
+    own_orders,
     clean,
 )

@@ -7,8 +7,9 @@ from typing import TypeAlias
 import torch
 from torch.fx import Node
 
-from fxprune.dims import atom
-from fxprune.ir import shape_of
+from fxprune.dims import Dim, atom
+from fxprune.dims.dim import reordered
+from fxprune.ir import attribute, shape_of, storage_key
 from fxprune.rules.facts import Dims, Shape
 from fxprune.rules.notation import broadcast
 from fxprune.rules.op import Op
@@ -46,9 +47,13 @@ def embedding_bag(op: Op) -> tuple[Shape, ...]:
 def index(op: Op) -> Shape:
     """Replace indexed dims by those of the index tensors, in the place of the first, or in front if the indexed ones are not adjacent.
 
-    An indexed dim is pinned unless the values number it; the dims of a mask become one, and all of these are pinned.
+    An indexed dim is pinned unless the values number it, or a constant only puts its positions into another order; the dims of a mask
+    become one, and all of these are pinned.
     """
     spans = _spans(op)
+    moved = _in_order(op, spans[0][0], spans[0][1].start) if len(spans) == 1 else None
+    if moved is not None:
+        return moved
     _pin_masked(op, spans)
     unmasked = [(item, span) for item, span in spans if not _is_mask(item)]
     for item, span in unmasked:
@@ -60,6 +65,36 @@ def index(op: Op) -> Shape:
         (dim for item, _ in unmasked for dim in op.flow.dims[item]), "it is paired with what a mask chooses"
     )
     return (*before, *op.fixed(op.out[len(before) :][:count], "a mask says how many there are"), *after)
+
+
+def _in_order(op: Op, item: Node, place: int) -> Shape | None:
+    """Return the dims of a value of which a constant puts one into another order, which is the constant's own dim, too; else None."""
+    shape = op.dims("self")
+    order = _order(op, item, shape[place])
+    if not order:
+        return None
+    result = reordered(shape[place], order)
+    op.unify(op.flow.dims[item][0], result)
+    op.flow.positions[item] = shape[place]
+    return (*shape[:place], result, *shape[place + 1 :])
+
+
+def _order(op: Op, item: Node, dim: Dim) -> tuple[int, ...]:
+    """Return the order into which a constant puts all positions of a dim; () where it does not, or something else reads it, too."""
+    if item.op != "get_attr" or _is_mask(item) or item.meta["val"].shape != (dim.size,):
+        return ()
+    module, graph = item.graph.owning_module, item.graph
+    assert module is not None
+    value = attribute(module, str(item.target))
+    if value.is_meta:
+        return ()
+    key = storage_key(value)
+    nodes = [
+        n for n in graph.find_nodes(op="get_attr") if storage_key(attribute(module, str(n.target))) == key
+    ]
+    places = [int(i) % dim.size for i in value.tolist()]
+    alone = [user for node in nodes for user in node.users] == [op.node]
+    return tuple(places) if alone and sorted(places) == [*range(dim.size)] else ()
 
 
 def _is_mask(item: object) -> bool:

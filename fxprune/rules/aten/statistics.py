@@ -114,9 +114,10 @@ def _summed(op: Op, dim: Dim, *operands: str) -> None:
 def _is_of_vectors(op: Op, gone: tuple[Dim, ...]) -> bool:
     """Return whether a norm is computed of elements (the Frobenius norm, too), not of a matrix."""
     packet, order = packet_of(op.node.target), op["ord"]
+    by_elements = order == "fro" if isinstance(order, str) else order is None
     if packet in (aten.linalg_matrix_norm, aten.nuclear_norm):
-        return order == "fro"
-    return packet is not aten.linalg_norm or len(gone) == 1 or order in (None, "fro")
+        return by_elements and order is not None
+    return packet is not aten.linalg_norm or len(gone) == 1 or by_elements
 
 
 @rule(aten.quantile, aten.nanquantile, zero="lose")
