@@ -7,7 +7,7 @@ written once for all operators. Which operators are such products stands in `fxp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,9 @@ def _patches(node: fx.Node, weight: str, value: Tensor) -> Tensor:
     return value.movedim(1, len(kernel) + 1).reshape(-1, value.shape[1] * math.prod(kernel))
 
 
-def is_plain(node: fx.Node, linear: Linear) -> bool:
-    """Return whether a product has its default for every argument beside its operands and, of a convolution, its geometry."""
-    known = (linear.input, linear.weight, linear.bias, *(GEOMETRY if linear.spatial else ()))
+def is_plain(node: fx.Node, linear: Linear, known: Sequence[str] = ()) -> bool:
+    """Return whether a product has its default for every argument beside its operands, the `known` and, of a convolution, its geometry."""
+    known = (*known, linear.input, linear.weight, linear.bias, *(GEOMETRY if linear.spatial else ()))
     bound, arguments = bind(node), node.target._schema.arguments  # type: ignore[union-attr]
     return all(bound[one.name].value == one.default_value for one in arguments if one.name not in known)
 
@@ -73,6 +73,7 @@ class Matrix:
     bias: str
     form: Linear
     turned: bool  #: whether the parameter is stored as columns × outputs
+    groups: int = 1  #: of a grouped convolution, which is a batch of matrices: its rows and results have the columns of all
 
     @property
     def outputs(self) -> int:
@@ -115,32 +116,32 @@ def _outputs(node: fx.Node, form: Linear) -> int:
     return int(rank + 1)
 
 
-def matrices(program: Program, flow: Flow) -> dict[str, Matrix]:
-    """Return the nodes that multiply activations by a parameter of their own, by name, in graph order.
+def matrices(program: Program, flow: Flow, grouped: bool = False) -> dict[str, Matrix]:
+    """Return the nodes that multiply activations by a parameter of their own, by name, in graph order; `grouped` convolutions if asked.
 
     A parameter that more than one node reads (a tied embedding, a shared layer) is no node's own.
     """
-    uses = _uses(program)
+    uses = tensor_uses(program)
     found: dict[str, Matrix] = {}
     for node in program.graph.nodes:
         row = traits_of(node.target)
         form = row.linear if node.op == "call_function" and row.is_matrix else None
-        matrix = _matrix(program, node, form) if form and not form.transposed else None
-        if matrix and matrix.source in flow.varies and _owns(program, matrix, uses):
+        matrix = _matrix(program, node, form, grouped) if form and not form.transposed else None
+        if matrix and matrix.source in flow.varies and are_own(program, (matrix.weight, matrix.bias), uses):
             found[node.name] = matrix
     return found
 
 
-def _owns(program: Program, matrix: Matrix, uses: dict[Any, int]) -> bool:
-    """Return whether nothing else reads the parameters of a matrix."""
-    return all(uses[_key(program, name)] == 1 for name in (matrix.weight, matrix.bias) if name)
+def are_own(program: Program, names: Sequence[str], uses: Mapping[Any, int]) -> bool:
+    """Return whether each of some tensors is read by one node alone; names that are "" are left out."""
+    return all(uses[_key(program, name)] == 1 for name in names if name)
 
 
 def _key(program: Program, name: str) -> Any:
     return storage_key(attribute(program.graph_module, name))
 
 
-def _uses(program: Program) -> dict[Any, int]:
+def tensor_uses(program: Program) -> dict[Any, int]:
     """Return the number of nodes that read each tensor, by storage."""
     uses: dict[Any, int] = {}
     for node in program.graph.find_nodes(op="get_attr"):
@@ -150,19 +151,21 @@ def _uses(program: Program) -> dict[Any, int]:
     return uses
 
 
-def _matrix(program: Program, node: fx.Node, form: Linear) -> Matrix | None:
+def _matrix(program: Program, node: fx.Node, form: Linear, grouped: bool) -> Matrix | None:
     bound = bind(node)
     named = [bound[name].value if name else None for name in (form.input, form.weight, form.bias)]
-    weight, flipped = _parameter(program, named[1])
-    bias, _ = _parameter(program, named[2])
+    weight, flipped = parameter_of(program, named[1])
+    bias, _ = parameter_of(program, named[2])
     source, has_bias = named[0], named[2] is not None
-    if not isinstance(source, fx.Node) or not weight or (has_bias and not bias) or not is_plain(node, form):
+    plain = is_plain(node, form, ("groups",) if grouped else ())
+    if not isinstance(source, fx.Node) or not weight or (has_bias and not bias) or not plain:
         return None
     if form.spatial and "padding" in bound and isinstance(bound["padding"].value, str):
         return None
     if not _fits(program, node, form, (weight, bias)):
         return None
-    return Matrix(node, source, weight, bias, form, form.turned != flipped)
+    groups = bound["groups"].value if "groups" in bound else 1
+    return Matrix(node, source, weight, bias, form, form.turned != flipped, groups)
 
 
 def _fits(program: Program, node: fx.Node, form: Linear, names: tuple[str, str]) -> bool:
@@ -172,7 +175,7 @@ def _fits(program: Program, node: fx.Node, form: Linear, names: tuple[str, str])
     return len(weight or ()) == place + 1 and bias in (None, (node.meta["val"].shape[-place],))
 
 
-def _parameter(program: Program, value: Any) -> tuple[str, bool]:
+def parameter_of(program: Program, value: Any) -> tuple[str, bool]:
     """Return (the name of the parameter that a value is, whether it is transposed on the way); the name is "" where it is none."""
     flipped = False
     while isinstance(value, fx.Node) and traits_of(value.target).moves == "transpose":

@@ -1,7 +1,8 @@
 """Ridge least squares for one matrix: the weights that bring its output closest to a target, chosen by the error on held-back rows.
 
 The ridge pulls towards the current weights W [outputs, columns]: W + (D − W·C)(C + λI)⁻¹, with C the second moments of the inputs and D
-those of targets and inputs (both about the means where there is a bias). Directions that the data do not determine stay as they are. Sums
+those of targets and inputs (both about the means where there is a bias); of a batch of matrices, one for each group of channels, all have a
+dim of groups in front. Directions that the data do not determine stay as they are. Sums
 are in float64. λ is a share of the mean diagonal of C: the one of RIDGES with the least error on held-back rows. The current weights stay
 where no fit is better.
 """
@@ -24,10 +25,13 @@ NEGLIGIBLE = 1e-10
 CONDITION = 1e12
 """Largest estimated condition number of normal equations that are solved."""
 
+_FEWEST = 512
+"""Rows that are summed at a time at least, however many groups there are."""
+
 
 @dataclass
 class Sums:
-    """Sums over rows of inputs x [rows, columns] and targets y [rows, outputs]."""
+    """Sums over rows of inputs x [rows, columns] and targets y [rows, outputs], by groups where there are some: [groups, rows, …]."""
 
     rows: int = 0
     x: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -38,29 +42,30 @@ class Sums:
 
     def take(self, inputs: Tensor, targets: Tensor) -> None:
         """Add the rows of one batch."""
-        for x, y in zip(inputs.split(ROWS), targets.split(ROWS), strict=True):
+        many = max(ROWS // inputs.shape[:-2].numel(), _FEWEST)
+        for x, y in zip(inputs.split(many, -2), targets.split(many, -2), strict=True):
             self._take(x.to(torch.float64), y.to(torch.float64))
 
     def _take(self, wide: Tensor, wanted: Tensor) -> None:
-        self.rows += len(wide)
-        self.x, self.y = self.x + wide.sum(0), self.y + wanted.sum(0)
+        self.rows += wide.shape[-2]
+        self.x, self.y = self.x + wide.sum(-2), self.y + wanted.sum(-2)
         self.xx, self.xy = add_product(self.xx, wide, wide), add_product(self.xy, wide, wanted)
         self.yy += float(wanted.square().sum())
 
     def error(self, fit: Fit) -> float:
         """Return the relative squared error of a fit: Σ ‖prediction − target‖² / Σ ‖target‖²."""
         weight, bias = fit.weight, fit.bias
-        moved = self.xx @ weight.t() - 2 * self.xy
-        total = self.yy + float((weight.t() * moved).sum())
+        moved = self.xx @ weight.mT - 2 * self.xy
+        total = self.yy + float((weight.mT * moved).sum())
         if bias is not None:
-            cross = (weight @ self.x - self.y) * 2 + self.rows * bias
+            cross = (_times(weight, self.x) - self.y) * 2 + self.rows * bias
             total += float((bias * cross).sum())
         return max(total, 0.0) / max(self.yy, 1e-300)
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A matrix [outputs, columns] and a bias [outputs] (None where the operator has none); `how` is the method that gave them."""
+    """A matrix [outputs, columns] and a bias [outputs] (None: it has none), or a batch of both; `how` is the method that gave them."""
 
     weight: Tensor
     bias: Tensor | None
@@ -78,33 +83,41 @@ def _candidates(sums: Sums, now: Fit, ridge: bool) -> list[Fit]:
 def _ridges(sums: Sums, now: Fit) -> list[Fit]:
     has_bias = now.bias is not None
     mean = sums.x / sums.rows
-    drop = torch.outer(mean, mean) if has_bias else 0.0
-    spread = sums.xx / sums.rows - drop
-    toward = sums.xy / sums.rows - (torch.outer(mean, sums.y / sums.rows) if has_bias else 0.0)
-    rest = toward - spread @ now.weight.t()
-    scale = float(spread.diagonal().mean())
+    spread, toward = sums.xx / sums.rows, sums.xy / sums.rows
+    if has_bias:
+        spread = spread - mean[..., None] * mean[..., None, :]
+        toward = toward - mean[..., None] * (sums.y / sums.rows)[..., None, :]
+    rest = toward - spread @ now.weight.mT
+    scale = spread.diagonal(dim1=-2, dim2=-1).mean(-1)
     found = []
-    for share in RIDGES if scale > 0 else ():
+    for share in RIDGES:
         change = _solved(spread, share * scale, rest)
         if change is not None:
-            weight, how = now.weight + change.t(), f"ridge {share:g}"
+            weight, how = now.weight + change.mT, f"ridge {share:g}"
             found.append(_centred(sums, weight, how) if has_bias else Fit(weight, None, how))
     return found
 
 
-def _solved(spread: Tensor, ridge: float, rest: Tensor) -> Tensor | None:
-    """Return (C + λI)⁻¹ R by Cholesky; None where the system is not positive definite or is worse conditioned than CONDITION."""
-    damped = spread + ridge * torch.eye(len(spread), dtype=spread.dtype)
+def _solved(spread: Tensor, ridge: Tensor, rest: Tensor) -> Tensor | None:
+    """Return (C + λI)⁻¹ R by Cholesky; zeros for groups, None for all, where it is not definite or worse than CONDITION."""
+    eye = torch.eye(spread.shape[-1], dtype=spread.dtype)
+    damped = spread + ridge[..., None, None] * eye
     factor, fault = torch.linalg.cholesky_ex(damped)
-    diagonal = factor.diagonal()
-    if int(fault) or float((diagonal.max() / diagonal.min()) ** 2) > CONDITION:
+    diagonal = factor.diagonal(dim1=-2, dim2=-1)
+    sound = (fault == 0) & (ridge > 0) & ((diagonal.amax(-1) / diagonal.amin(-1)) ** 2 <= CONDITION)
+    if not bool(sound.any()):
         return None
-    return torch.cholesky_solve(rest, factor)
+    change = torch.cholesky_solve(rest, factor.where(sound[..., None, None], eye))
+    return change.where(sound[..., None, None], torch.zeros_like(change))
 
 
 def _centred(sums: Sums, weight: Tensor, how: str) -> Fit:
     """Return the fit of a weight with the bias that leaves no mean error."""
-    return Fit(weight, (sums.y - weight @ sums.x) / sums.rows, how)
+    return Fit(weight, (sums.y - _times(weight, sums.x)) / sums.rows, how)
+
+
+def _times(weight: Tensor, vector: Tensor) -> Tensor:
+    return (weight @ vector[..., None])[..., 0]
 
 
 def best(sums: Sums, held: Sums, now: Fit, ridge: bool) -> tuple[Fit, float, float]:

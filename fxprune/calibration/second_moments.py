@@ -44,8 +44,10 @@ class Moments:
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return total + leftᵀ @ right, computed in place unless `total` is still the initial scalar zero."""
-    return total.addmm_(left.t(), right) if total.dim() == 2 else left.t() @ right
+    """Return total + leftᵀ @ right, computed in place unless `total` is the initial scalar zero; of matrices or batches of them."""
+    if total.dim() < 2:
+        return left.mT @ right
+    return total.addmm_(left.mT, right) if total.dim() == 2 else total.baddbmm_(left.mT, right)
 
 
 class MomentObserver(Observer):

@@ -10,7 +10,7 @@ operator without a row has no traits: it is left alone. Third parties register a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -60,14 +60,32 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class ChannelNorm:
+    """The arguments of a norm of channels by their names: result = (input − mean) / √(variance + eps) · weight + bias along dim 1.
+
+    Where `training` is true, the statistics are those of the input.
+    """
+
+    input: str
+    weight: str
+    bias: str
+    mean: str
+    variance: str
+    eps: str
+    training: str
+
+
+@dataclass(frozen=True)
 class Trait:
     """Row of TRAITS; a default says that nothing of the kind is known."""
 
     linear: Linear | None = None
+    norm: ChannelNorm | None = None
     mixes: bool = False  #: multiplies its operands and sums, by no matrix (attention)
     moves: str = ""  #: row of MOVEMENTS
     passes: str = ""  #: row of PASSAGES
     indices: str = ""  #: the argument that contains positions to read, count or write
+    multiplies: str = ""  #: the arguments whose elements are factors of the result's
     divides: str = (
         ""  #: the arguments that it divides by or takes the logarithm of: infinite, or no number, at zero
     )
@@ -123,7 +141,9 @@ def _check_arguments(operator: Any, row: Trait) -> None:
     linear = (row.linear.input, row.linear.weight, row.linear.bias) if row.linear else ()
     named = {
         *linear,
+        *(astuple(row.norm) if row.norm else ()),
         row.indices,
+        *row.multiplies.split(),
         *row.divides.split(),
         *row.adds.split(),
         "train" if row.passes == "dropout" else "",
@@ -177,6 +197,8 @@ _rows("conv_transpose1d conv_transpose2d conv_transpose3d", linear=_TRANSPOSED)
 _rows("convolution _convolution", linear=replace(_CONVOLUTION, matrix=False))  # transposed by an argument
 _rows("einsum", mixes=True, aliases=True)
 _rows("scaled_dot_product_attention", mixes=True)
+_BATCH_NORM = ChannelNorm("input", "weight", "bias", "running_mean", "running_var", "eps", "training")
+_rows("batch_norm", norm=_BATCH_NORM)
 
 # --- movements --------------------------------------------------------------------------------------------
 
@@ -215,7 +237,9 @@ _rows("gru_cell", adds="hx")
 _rows("embedding", indices="indices")
 _rows("scatter", indices="index")
 _rows("one_hot histc", indices="self")
-_rows("div div_ true_divide true_divide_ divide divide_ floor_divide floor_divide_", divides="other")
+_rows("mul multiply", multiplies="self other")
+_rows("div true_divide divide", multiplies="self", divides="other")
+_rows("div_ true_divide_ divide_ floor_divide floor_divide_", divides="other")
 _rows("remainder remainder_ fmod fmod_", divides="other")
 _rows("addcdiv addcdiv_", divides="tensor2", adds="self")
 _rows("reciprocal reciprocal_ rsqrt rsqrt_ log log_ log2 log2_ log10 log10_", divides="self")

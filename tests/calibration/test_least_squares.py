@@ -172,7 +172,7 @@ def test_targets_in_the_stream_make_up_for_what_it_has_lost(monkeypatch: pytest.
     selection = without_last(program, 8)
     slim, data, x = apply(program, selection), calibration(program, 8, 128, 6), normal(500, 6, seed=99)
     summed_up = repair(program, slim, selection, data, "readers")
-    monkeypatch.setattr("fxprune.calibration.repair._residual_sum", own_targets)
+    monkeypatch.setattr("fxprune.calibration.refits._residual_sum", own_targets)
     alone = repair(program, slim, selection, data, "readers")
     assert error(summed_up.program, program, x) < 0.9 * error(alone.program, program, x)
     assert error(alone.program, program, x) < error(slim, program, x)
