@@ -10,7 +10,7 @@ from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.analysis.sites import find_sites
 from fxprune.calibration import Calibration
 from fxprune.calibration.objective import DISTANCES
-from fxprune.calibration.repair import REPAIRS, Repaired, check_repair, repair
+from fxprune.calibration.repair import Repaired, check_repair, repair, unknown_repair
 from fxprune.cost import BUDGETS
 from fxprune.ir import Point, Program, Selection
 from fxprune.passes.recover import Recover
@@ -33,7 +33,7 @@ class Slim(Measuring):
     params: float = 0.0  #: or of the parameters
     bytes: float = 0.0  #: or of the bytes
     score: str = "obs"  #: what decides which units stay
-    repair: str = "all"  #: none, mean, readers or all: which matrices are re-fitted
+    repair: str = "all"  #: none, mean, readers or all: which matrices are re-fitted; more behind a plus, as in all+logits
     distance: str = "square"  #: square or divergence (for logits): what is kept small where no loss is given
     hidden: bool = False  #: whether the width of the residual stream may shrink, too
     layers: bool = True  #: whether whole residual branches may go
@@ -47,11 +47,13 @@ class Slim(Measuring):
         require(len(given) == 1, f"say one of {', '.join(BUDGETS)}, as in slim(latency=0.5)")
         name, share = next(iter(given.items()))
         require(0 < share < 1, f"{name} is the share that may be left, between 0 and 1, got {share:g}")
-        for option, table in (("score", SCORES), ("repair", REPAIRS), ("distance", DISTANCES)):
+        for option, table in (("score", SCORES), ("distance", DISTANCES)):
             value = getattr(self, option)
             require(value in table, f"{option} must be one of {', '.join(table)}, got {value!r}")
         require(self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}")
         require(self.between > 0, f"between must be above 0 minutes, got {self.between:g}")
+        unknown = unknown_repair(self.repair)
+        require(not unknown, unknown)
         super().__post_init__()
 
     def needs(self) -> Mapping[str, str]:
@@ -115,6 +117,8 @@ class Slim(Measuring):
             return Outcome(slim, planned.selection, (), planned.details())
         done = self._repaired(program, slim, planned.selection, data, context)
         details: dict[str, Any] = planned.details() | {"refits": [asdict(each) for each in done.matrices]}
+        if done.refused:
+            details["no_refit_of_logits"] = dict(done.refused)
         return Outcome(done.program, planned.selection, done.changed, details)
 
     def _repaired(

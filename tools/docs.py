@@ -11,7 +11,7 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
-from fxprune.calibration.repair import REPAIRS
+from fxprune.calibration.repair import FURTHER, REPAIRS
 from fxprune.cost import BUDGETS
 from fxprune.gates import LOWERINGS
 from fxprune.integrations.quantization.quantize import QUANTIZERS
@@ -92,6 +92,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scores": _table("score", SCORES, _help),
     "budgets": _table("budget", BUDGETS, _help),
     "repairs": _table("repair", REPAIRS, _last),
+    "further_repairs": _table("further", FURTHER, str),
     "lowerings": _table("lowering", LOWERINGS, _last),
     "variants": _table("variant", VARIANTS, _help),
     "searches": _table("search", SEARCHES, _last),

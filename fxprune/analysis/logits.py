@@ -110,7 +110,7 @@ def _readings(flow: Flow, matrix: Matrix) -> Iterator[_Reading]:
     waiting: list[tuple[fx.Node, Any]] = [(matrix.node, numbers)]
     while waiting:
         value, channels = waiting.pop()
-        for user in value.users:
+        for user in (user for user in value.users if not traits_of(user.target).shape_only):
             moved = _moved(flow, user, value, channels)
             if moved is not None:
                 waiting.append((user, moved))

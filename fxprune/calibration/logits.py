@@ -25,11 +25,11 @@ from fxprune.ir.interpreter import Recorder
 FLOOR = 1e-6
 """Share of the mean variance that is added to each direction: those that the data do not have are no longer told apart."""
 
-SAME = 1e-4
+UNCHANGED = 1e-4
 """Relative squared change of a node's result up to which a new basis counts as none."""
 
 #: name: whether a mean that all keys share is left out
-METRICS: dict[str, bool] = {"logits": False, "logits about the mean key": True}
+CENTRED: dict[str, bool] = {"logits": False, "logits about the mean key": True}
 
 Bases = list[tuple[Tensor, Tensor]]
 """For each group of heads, the bases of its queries and keys [d, d]."""
@@ -81,7 +81,7 @@ def fit_logits(
     found: list[dict[str, Bases]] = []
     for site, keeps in sites:
         moments = (sums[site.node.name, site.query.value.name], sums[site.node.name, site.key.value.name])
-        found.append({how: _bases(site, keeps, moments, centred) for how, centred in METRICS.items()})
+        found.append({how: _bases(site, keeps, moments, centred) for how, centred in CENTRED.items()})
     errors = _errors(program, sites, found, held)
     new: dict[str, nn.Parameter] = {}
     done: list[LogitsFit] = []
@@ -135,7 +135,7 @@ def _errors(
 ) -> list[dict[str, float]]:
     """Return, for each site, the relative squared error of its node's result with the kept dims alone, by basis."""
     nodes = {node.name for site, _ in sites for node in site.node.all_input_nodes}
-    totals: list[dict[str, float]] = [dict.fromkeys(("as it was", *METRICS), 0.0) for _ in sites]
+    totals: list[dict[str, float]] = [dict.fromkeys(("as it was", *CENTRED), 0.0) for _ in sites]
     squares = [0.0] * len(sites)
     for values in _runs(program, held, nodes):
         for i, (site, keeps) in enumerate(sites):
@@ -154,7 +154,7 @@ def _errors(
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    return float((one - other).square().sum()) <= SAME * float(other.square().sum())
+    return float((one - other).square().sum()) <= UNCHANGED * float(other.square().sum())
 
 
 def _result(site: Logits, values: Mapping[str, Any], bases: Bases | None, keeps: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class FitTask:
     """A linear map of the pruned program, the original's value to fit it to, and the other addend where that is a residual sum.
 
     `cut` removes the pruned units from the original's value.
@@ -62,7 +62,7 @@ class Cut:
         everywhere: bool,
         moved: Collection[str],
         further: Collection[str],
-    ) -> list[Task]:
+    ) -> list[FitTask]:
         """Return the linear maps of `slim` to re-fit, in graph order: `everywhere`, or those that read removed units or are `moved`."""
         wanted = {name: name in further for name in ("kernels", "norms")}
         before = linear_maps(self.analysis.program, self.analysis.flow, **wanted)
@@ -78,7 +78,7 @@ class Cut:
                 met, other = _residual_sum(each.node, order)
                 target, other = (nodes[met.name], other) if met.name in nodes else (nodes[name], None)
                 dims = self.analysis.flow.dims[before[name].node]
-                tasks.append(Task(each, target, other, partial(cut, dims=dims, kept=self.kept)))
+                tasks.append(FitTask(each, target, other, partial(cut, dims=dims, kept=self.kept)))
         return tasks
 
     def _is_alike(self, node: fx.Node) -> bool:

@@ -19,7 +19,7 @@ from fxprune.calibration.data import Calibration
 from fxprune.calibration.least_squares import Fit, Sums, best
 from fxprune.calibration.lockstep import ActivationStore, Runner
 from fxprune.calibration.logits import fit_logits
-from fxprune.calibration.refits import Cut, Task
+from fxprune.calibration.refits import Cut, FitTask
 from fxprune.calibration.validation import check_range
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection, copy_graph, rebuild
@@ -78,12 +78,20 @@ class Repaired:
 
 def parse_repair(how: str) -> tuple[str, frozenset[str]]:
     """Return the row of REPAIRS and the rows of FURTHER of a repair such as "all+logits"; UsageError where one is unknown."""
+    unknown = unknown_repair(how)
+    if unknown:
+        raise UsageError(unknown)
     first, *more = how.split("+")
-    for name, table in ((first, REPAIRS), *((each, FURTHER) for each in more)):
-        if name not in table:
-            known = f"{', '.join(REPAIRS)}" + (f", with any of +{', +'.join(FURTHER)}" if more else "")
-            raise UsageError(f"repair must be one of {known}, got {name!r}")
     return first, frozenset(more)
+
+
+def unknown_repair(how: str) -> str:
+    """Return a sentence about what a repair names and no table has, "" where there is nothing."""
+    first, *more = how.split("+")
+    if first not in REPAIRS:
+        return f"repair must be one of {', '.join(REPAIRS)}, got {first!r}"
+    strange = next((name for name in more if name not in FURTHER), None)
+    return f"repair may go on with +{', +'.join(FURTHER)}, got {strange!r}" if strange is not None else ""
 
 
 def check_repair(program: Program, data: Calibration | None, how: str) -> None:
@@ -148,7 +156,7 @@ def _with_logits(
 def _refitted(
     program: Program,
     slim: Program,
-    tasks: Sequence[Task],
+    tasks: Sequence[FitTask],
     data: Calibration,
     what: tuple[bool, Observe | None],
 ) -> tuple[dict[str, Tensor], list[Refitted]]:
@@ -170,7 +178,7 @@ def _refitted(
     return new, done
 
 
-def _fitted(slim: Program, task: Task, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
+def _fitted(slim: Program, task: FitTask, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
     """Choose the best fit, and store its tensors in `new`."""
     (sums, held, ridge), tensors = what, slim.tensors()
     now = Fit(*task.map.read(tensors))
@@ -193,13 +201,13 @@ class _BatchRun:
     """One batch that runs through both programs in lockstep."""
 
     def __init__(
-        self, program: Program, slim: Program, batch: dict[str, Tensor], tasks: Sequence[Task]
+        self, program: Program, slim: Program, batch: dict[str, Tensor], tasks: Sequence[FitTask]
     ) -> None:
         self.original = Runner(program, batch, [task.target for task in tasks])
         wanted = [node for task in tasks for node in (task.map.source, task.other) if node is not None]
         self.pruned = Runner(slim, batch, wanted)
 
-    def rows(self, task: Task, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def rows(self, task: FitTask, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (the inputs of a map in the pruned program [rows, columns], the targets for its results [rows, outputs])."""
         target = self.original.reach(task.target, {})
         inputs = self.pruned.reach(task.map.source, new)

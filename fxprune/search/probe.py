@@ -71,7 +71,7 @@ class Probe:
         slim = apply(self.analysis.program, chosen)
         if slim.free_outputs and _sizes(_run(slim, self.few.batches[0])) != _sizes(self.outputs[0]):
             return 1.0  # an output that shrinks itself can't be compared
-        how = "none" if self.how == "none" or len(self.few.batches) < 2 else "readers"
+        how = "none" if self.how.partition("+")[0] == "none" or len(self.few.batches) < 2 else "readers"
         found = self.gap(repair(self.analysis.program, slim, chosen, self.few, how).program)
         return min(max(found / option.error, 1 / TRUST), TRUST)
 
