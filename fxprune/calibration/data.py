@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.data import Dataset
 
+from fxprune.calibration.ranges import compare_ranges
 from fxprune.calibration.validation import check_batch, describe_inputs, inputs_text
 from fxprune.errors import UsageError
 from fxprune.ir import Program, attribute, describe_error
@@ -24,10 +27,32 @@ Batch: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
+class Unread:
+    """Batches of a source behind those that were read, for data larger than memory: read and checked anew at each iteration."""
+
+    program: Program
+    source: Iterable[Any]
+    first: int  #: the number of batches that are passed over
+
+    def __iter__(self) -> Iterator[Batch]:
+        for place, given in enumerate(islice(self.source, self.first, None), self.first + 1):
+            yield check_batch(self.program, given, f"calibration batch {place}")[0]
+
+
+@dataclass(frozen=True, eq=False)
 class Calibration:
-    """Batches for one program, as returned by `check_calibration`."""
+    """Batches for one program, as returned by `check_calibration`, and notes for the user on how they differ from what was expected.
+
+    Iterating gives `batches`, which are in memory, and then those that a limit left `unread`, again and again.
+    """
 
     batches: tuple[Batch, ...]
+    notes: tuple[str, ...] = ()
+    unread: Unread | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self.batches
+        yield from self.unread or ()
 
     @property
     def rows(self) -> int:
@@ -37,31 +62,37 @@ class Calibration:
     def split(self, share: float, program: Program) -> tuple[Calibration, Calibration]:
         """Return (data to fit on, held-back data): about `share` of the batches, spread evenly; a single batch is split by rows.
 
-        Neither part is empty. UsageError where `share` is not between 0 and 1, or where there are not two batches or rows to split.
+        Neither part is empty; what is unread stays with the first. UsageError where `share` is not between 0 and 1, or where there are not
+        two batches or rows to split.
         """
         if not 0 < share < 1:
             raise UsageError(f"the share that is held back must lie between 0 and 1, got {share:g}")
         if len(self.batches) == 1:
-            return _split_rows(program, self.batches[0], share)
+            fit_rows, back_rows = _split_rows(program, self.batches[0], share)
+            return Calibration((fit_rows,), unread=self.unread), Calibration((back_rows,))
         held = _spread(len(self.batches), share, "calibration batches")
         fit = tuple(batch for place, batch in enumerate(self.batches) if place not in held)
         back = tuple(batch for place, batch in enumerate(self.batches) if place in held)
-        return Calibration(fit), Calibration(back)
+        return Calibration(fit, unread=self.unread), Calibration(back)
 
 
 def check_calibration(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibration:
-    """Check that calibration data fit a program, and return copies; they are read once, and no further than `limit` rows (0: all).
+    """Check that calibration data fit a program, and return copies; they are read no further than `limit` rows (0: all).
 
     A batch is a mapping of input names to tensors, arrays or lists, or the tensors themselves in the order of the inputs. Inputs that the
-    graph never reads may be left out. UsageError where a name, a type, a size or a value does not fit, or where the program can't run on
+    graph never reads may be left out; labels behind the inputs are left out, with a note. What a limit leaves of data that can be iterated
+    again is `unread`. UsageError where a name, a type, a size or a value does not fit, or where the program can't run on
     the first batch or gives NaN.
     """
     if limit < 0:
         raise UsageError(f"the number of calibration rows must be at least 0 (all of them), got {limit}")
     kept: list[Batch] = []
+    beside: tuple[str, ...] = ()
     left = limit
-    for place, given in enumerate(_iterable(batches), 1):
-        kept.append(_shortened(program, check_batch(program, given, f"calibration batch {place}"), left))
+    for place, given in enumerate(as_batches(batches), 1):
+        batch, extra = check_batch(program, given, f"calibration batch {place}")
+        beside = beside or extra
+        kept.append(_shortened(program, batch, left))
         left -= _rows(kept[-1])
         if limit and left <= 0:
             break
@@ -70,7 +101,16 @@ def check_calibration(program: Program, batches: Iterable[Any], limit: int = 0) 
             f"there are no calibration data: give at least one batch with {inputs_text(program)}"
         )
     _try(program, kept[0])
-    return Calibration(tuple(kept))
+    notes = (*_beside_note(program, beside), *compare_ranges(program, kept))
+    again = limit and left <= 0 and iter(batches) is not batches
+    return Calibration(tuple(kept), notes, Unread(program, batches, len(kept)) if again else None)
+
+
+def _beside_note(program: Program, beside: tuple[str, ...]) -> tuple[str, ...]:
+    if not beside:
+        return ()
+    told = ", ".join(beside)
+    return (f"calibrated without what the batches hold beside {inputs_text(program)}, as labels are: {told}",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +181,7 @@ def _spread(count: int, share: float, things: str) -> set[int]:
     return {(2 * i + 1) * count // (2 * held) for i in range(held)}
 
 
-def _split_rows(program: Program, batch: Batch, share: float) -> tuple[Calibration, Calibration]:
+def _split_rows(program: Program, batch: Batch, share: float) -> tuple[Batch, Batch]:
     count = _rows(batch)
     held = _spread(count, share, "calibration rows")
     fit = _pick(program, batch, [row for row in range(count) if row not in held])
@@ -151,7 +191,7 @@ def _split_rows(program: Program, batch: Batch, share: float) -> tuple[Calibrati
             f"the only calibration batch can't be split: the program takes all of its {count} rows at once;"
             " give at least 2 batches"
         )
-    return Calibration((fit,)), Calibration((back,))
+    return fit, back
 
 
 def rows_along(program: Program, batch: Batch) -> tuple[str, ...]:
@@ -177,12 +217,14 @@ def _shortened(program: Program, batch: Batch, limit: int) -> Batch:
     return _pick(program, batch, list(range(limit))) or batch
 
 
-def _iterable(batches: Any) -> Iterable[Any]:
+def as_batches(batches: Any) -> Iterable[Any]:
+    """Return what is an iterable of batches; UsageError for a single batch, and for rows without a batch dimension."""
     # All of these are iterable too, but over rows, names or characters instead of batches.
     if isinstance(batches, (Tensor, np.ndarray, Mapping, str)) or not isinstance(batches, Iterable):
+        rows = isinstance(batches, Dataset)
         raise UsageError(
             f"calibration data must be an iterable of batches, got a {type(batches).__name__};"
-            " put a single batch into a list"
+            f" {'give a torch.utils.data.DataLoader of it' if rows else 'put a single batch into a list'}"
         )
     return batches
 

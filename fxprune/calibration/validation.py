@@ -16,13 +16,26 @@ from fxprune.ir import Program, describe_error, is_free
 from fxprune.ir.example_inputs import dynamic_axis_names
 
 
-def check_batch(program: Program, given: Any, where: str) -> dict[str, Tensor]:
-    """Return copies of one batch's tensors by input name, in the program's order, dtypes and device; `where` names the batch in errors.
+def check_batch(program: Program, given: Any, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return one batch's tensors by input name, and a description of each entry that no input takes; `where` names the batch in errors.
 
-    `given` is a mapping of names to tensors, arrays or lists, or the tensors alone in the order of the inputs. UsageError where a name, a
-    kind of number, a size or a value does not fit.
+    The tensors are copies in the program's order, dtypes and device. `given` is what a loader gives: a mapping of names to tensors, arrays
+    or lists, or the tensors in the order of the inputs; behind either, and under names unlike those of inputs, may be labels.
+    UsageError where a name, a kind of number, a size or a value does not fit.
     """
-    named = _named(program, given, where)
+    named, extra = _named(program, given, where)
+    try:
+        return _fitted(program, named, where), tuple(_told(value) for value in extra)
+    except UsageError as error:
+        if not extra or isinstance(given, Mapping) or isinstance(given[0], Mapping):
+            raise
+        count, first = len(given), _counted(len(given) - len(extra))
+        raise UsageError(
+            f"{where} holds {count} tensors, too many for {inputs_text(program)}, and {first} fit: {error}"
+        ) from error
+
+
+def _fitted(program: Program, named: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     _check_names(program, named, where)
     nodes = [node for node in program.placeholders() if node.name in named]
     batch = {node.name: _tensor(node, named[node.name], f"{where}: {node.name}") for node in nodes}
@@ -45,20 +58,49 @@ def check_range(name: str, value: Tensor) -> None:
         )
 
 
-def _named(program: Program, given: Any, where: str) -> Mapping[str, Any]:
+def _named(program: Program, given: Any, where: str) -> tuple[Mapping[str, Any], Sequence[Any]]:
+    """Return the entries of a batch by the names of inputs, and those that are left over."""
+    names = program.input_names()
     if isinstance(given, Mapping):
-        return given
-    values = [given] if isinstance(given, (Tensor, np.ndarray)) else given
-    tensors = isinstance(values, (tuple, list)) and all(isinstance(v, (Tensor, np.ndarray)) for v in values)
-    if not tensors:
+        return _without_labels(program, given)
+    values = [given] if _is_array(given) else given
+    if isinstance(values, (tuple, list)) and len(values) > 1 and isinstance(values[0], Mapping):
+        return values[0], values[1:]
+    if not isinstance(values, (tuple, list)) or not all(map(_is_array, values[: len(names)])):
         raise UsageError(
             f"{where} is a {type(given).__name__}; expected a mapping of input names to tensors, or tensors in"
-            f" the order of the inputs: {', '.join(program.input_names())}"
+            f" the order of the inputs: {', '.join(names)}"
         )
+    return dict(zip(names, values, strict=False)), values[len(names) :]
+
+
+def _without_labels(program: Program, given: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Sequence[Any]]:
+    """Return a mapping without entries that are no inputs, and their names, where all inputs are there and none is misspelled."""
     names = program.input_names()
-    if len(values) > len(names):
-        raise UsageError(f"{where} holds {len(values)} tensors, too many for {inputs_text(program)}")
-    return dict(zip(names, values, strict=False))
+    extra = [name for name in given if name not in names]
+    near = any(get_close_matches(str(name), names) for name in extra)
+    if near or not _read_inputs(program) <= given.keys():
+        return given, ()
+    return {name: value for name, value in given.items() if name in names}, [str(name) for name in extra]
+
+
+def _read_inputs(program: Program) -> set[str]:
+    return {node.name for node in program.placeholders() if node.users} & set(program.input_names())
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def _told(value: Any) -> str:
+    """Return what an entry of a batch is, in short: `int64 32×1`, the name of an entry of a mapping, or a type."""
+    if _is_array(value):
+        return f"{_name(value.dtype)} {_sizes(value.shape)}"
+    return repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def _counted(count: int) -> str:
+    return "the first does not" if count == 1 else f"the first {count} do not"
 
 
 def _check_names(program: Program, named: Mapping[Any, Any], where: str) -> None:
@@ -70,7 +112,7 @@ def _check_names(program: Program, named: Mapping[Any, Any], where: str) -> None
         raise UsageError(
             f"{where} has {unknown[0]!r}, which is no input of the program{hint}; it takes {inputs_text(program)}"
         )
-    read = [node.name for node in program.placeholders() if node.users]
+    read = _read_inputs(program)
     missing = [name for name in names if name in read and name not in named]
     if missing:
         raise UsageError(f"{where} lacks {missing[0]!r}; the program takes {inputs_text(program)}")

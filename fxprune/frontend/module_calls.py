@@ -17,7 +17,7 @@ from fxprune.errors import UsageError
 from fxprune.frontend.agreement import outputs_on
 from fxprune.frontend.module_call import clone_inputs
 from fxprune.ir import Program
-from fxprune.ir.islands import bound_arguments
+from fxprune.ir.islands import Islands, bound_arguments
 
 CallInputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """(args, kwargs)"""
@@ -62,7 +62,8 @@ def record_calls(
 def island_batches(program: Program, data: Iterable[Any]) -> Iterator[Any]:
     """Yield the inputs of a program's islands, by name, for each batch of their model's inputs: those of the first call of each.
 
-    A batch of which all names are the program's own is passed on as it is. UsageError where the model does not call an island on a batch.
+    A batch of which all names are the program's own is passed on as it is. What stands behind the model's inputs (labels) stands behind
+    those of the islands. UsageError where the model does not call an island on a batch.
     """
     islands, own = program.islands, set(program.input_names())
     assert islands is not None
@@ -70,26 +71,32 @@ def island_batches(program: Program, data: Iterable[Any]) -> Iterator[Any]:
         if isinstance(batch, Mapping) and own.issuperset(batch):
             yield batch
             continue
-        calls = record_calls(islands.model, _call_of(batch), islands.parts)
+        call, extra = _call_of(islands, batch)
+        calls = record_calls(islands.model, call, islands.parts)
         missing = [path for path in islands.parts if path not in calls]
         if missing:
             raise UsageError(
                 f"batch {place}: {type(islands.model).__name__} does not call {missing[0]} on it"
             )
         found = {path: island.tensors(*calls[path].first) for path, island in islands.parts.items()}
-        yield {
+        named = {
             name: value
             for path, island in islands.parts.items()
             for name, value in zip(island.inputs, found[path], strict=True)
         }
+        yield (named, *extra) if extra else named
 
 
-def _call_of(batch: Any) -> CallInputs:
-    """Return the (args, kwargs) that a batch stands for."""
+def _call_of(islands: Islands, batch: Any) -> tuple[CallInputs, tuple[Any, ...]]:
+    """Return the (args, kwargs) that a batch stands for, and the entries that the model does not take."""
     if isinstance(batch, Mapping):
-        return (), {name: torch.as_tensor(value) for name, value in batch.items()}
+        takes = inspect.signature(islands.model.forward).parameters
+        any_name = any(each.kind is each.VAR_KEYWORD for each in takes.values())
+        extra = () if any_name else tuple(name for name in batch if name not in takes)
+        return ((), {name: torch.as_tensor(batch[name]) for name in batch if name not in extra}), extra
     values = batch if isinstance(batch, (tuple, list)) else (batch,)
-    return tuple(torch.as_tensor(value) for value in values), {}
+    count = sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((islands.args, islands.kwargs)))
+    return (tuple(torch.as_tensor(value) for value in values[:count]), {}), tuple(values[count:])
 
 
 @contextmanager

@@ -53,7 +53,8 @@ class Progress:
 class Context:
     """Values that passes may take beside the program; options in a pipeline's text win over it.
 
-    `data` are unlabelled batches (see `fxprune.calibration.data.check_calibration`), and `loss` is what is kept small on them (None: the
+    `data` are unlabelled batches, as a list or a DataLoader gives them (see `fxprune.calibration.data.check_calibration`), of which the
+    first `rows` are held in memory (0: all); `loss` is what is kept small on them (None: the
     distance to the model's own outputs). `evaluate` rates programs for a search over layers, on `executor` where one is given. `task` is
     what is trained for by `recipe`, from `teacher` where there is one, on `device`. `settings` and `point` are the runtime and the sizes
     that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder). `seed` is that of
@@ -63,6 +64,7 @@ class Context:
     """
 
     data: Calibration | Iterable[Any] | None = None
+    rows: int = 0
     loss: Loss | None = None
     evaluate: Evaluate | None = None
     executor: Executor | None = None
@@ -96,7 +98,7 @@ class Context:
         if self.data is None or isinstance(self.data, Calibration):
             return self.data
         data = island_batches(program, self.data) if program.islands else self.data
-        return check_calibration(program, data)
+        return check_calibration(program, data, self.rows)
 
     def say(self, text: str) -> None:
         """Report what the pass does now."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.calibration import Calibration
 from fxprune.errors import FxpruneError, PassError, UsageError
 from fxprune.ir import HasSummary, Program, Selection, Summary, quantity
 from fxprune.pipeline.base import Outcome, Pass
@@ -144,6 +145,7 @@ class Pipeline:
             each.check_data(program, context)
         first = context.original or program
         original, steps, claims = program, list[Step](), [Claim(program, program)]
+        notes = context.data.notes if isinstance(context.data, Calibration) else ()
         for place, each in enumerate(self.passes):
             own = replace(context, original=first, stage=str(each), step=place)
             own.observe(Progress(own.stage))
@@ -152,6 +154,8 @@ class Pipeline:
             outcome, step = self._step(program, own)
             claims = _claimed(claims, program, outcome, each.preserves and not outcome.refitted)
             program = outcome.program
+            if "data" in each.uses:
+                step, notes = replace(step, remarks=(*notes, *step.remarks)), ()  # once
             steps.append(step)
         refitted = dict.fromkeys(name for claim in claims for name in claim.refitted)
         made = tuple(claim for claim in claims if not claim.is_idle)

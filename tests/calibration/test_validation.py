@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
+from torch.utils.data import DataLoader, TensorDataset
 
 from fxprune import Program, capture
 from fxprune.calibration import Calibration, check_calibration
@@ -107,6 +109,61 @@ def test_tensors_alone_are_inputs_in_order(program: Program, image: Program) -> 
     assert list(check_calibration(image, [[torch.rand(1, 3, 6, 5)]]).batches[0]) == ["input_1"]
 
 
+def test_a_loader_gives_labels_behind_the_inputs_and_they_are_told_once(image: Program) -> None:
+    data = TensorDataset(torch.rand(6, 3, 6, 5), torch.arange(6), torch.rand(6, 2))
+    found = check_calibration(image, DataLoader(data, batch_size=4))
+    assert [list(each) for each in found.batches] == [["input_1"]] * 2
+    assert found.rows == 6
+    assert found.notes == (
+        "calibrated without what the batches hold beside the input input_1, as labels are: int64 4, float32 4×2",
+    )
+    named = ({"input_1": torch.rand(2, 3, 6, 5)}, ["cat", "dog"])
+    assert check_calibration(image, [named]).notes[0].endswith(": a list")
+
+
+def test_labels_by_name_are_left_out_where_all_inputs_are_there(program: Program) -> None:
+    found = check_calibration(program, [{**batch(), "labels": torch.ones(2)}])
+    assert list(found.batches[0]) == ["ids", "weight"]
+    assert found.notes[0].endswith("as labels are: 'labels'")
+    refused(program, "batch 1 has 'labels', which is no input of", {"ids": batch()["ids"], "labels": [1]})
+
+
+def test_labels_are_left_out_only_where_the_inputs_fit(image: Program) -> None:
+    refused(
+        image,
+        "calibration batch 1 holds 2 tensors, too many for the input input_1, and the first does not fit: calibration batch 1:"
+        " input_1 is 2×6×5×3, and the program takes batch×3×6×5",
+        (torch.rand(2, 6, 5, 3), torch.ones(2)),
+    )
+
+
+class Endless:
+    """Images without end; counts those that it made."""
+
+    made = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for place in itertools.count():
+            self.made += 1
+            yield torch.full((4, 3, 6, 5), float(place))
+
+
+def test_what_a_limit_leaves_is_read_lazily_again_and_again(image: Program) -> None:
+    loader = Endless()
+    found = check_calibration(image, loader, limit=10)
+    assert (found.rows, loader.made) == (10, 3)
+    for _ in range(2):
+        firsts_of = [float(each["input_1"][0, 0, 0, 0]) for each in itertools.islice(found, 5)]
+        assert firsts_of == [0, 1, 2, 3, 4]
+    fit, back = found.split(0.34, image)
+    assert [float(each["input_1"].max()) for each in itertools.islice(fit, 3)] == [0, 2, 3]
+    assert [float(each["input_1"].max()) for each in back] == [1]
+    assert check_calibration(image, iter(Endless()), limit=10).unread is None  # can't be read again
+    wrong = check_calibration(image, [torch.rand(2, 3, 6, 5), torch.rand(2, 3, 6, 4)], limit=2)
+    with pytest.raises(UsageError, match="calibration batch 2: input_1 is 2×3×6×4"):
+        list(wrong)
+
+
 @pytest.mark.parametrize(("limit", "rows", "taken"), [(0, 9, 3), (3, 3, 1), (4, 4, 2), (7, 7, 3)])
 def test_a_generator_is_read_once_and_no_further_than_the_limit(
     program: Program, limit: int, rows: int, taken: int
@@ -137,6 +194,10 @@ def test_data_that_are_no_batches_are_refused(program: Program) -> None:
         "ids",
     )
     refused(program, "batch 1 holds 4 tensors, too many for the inputs ids, weight", [torch.ones(1)] * 4)
+    rows = TensorDataset(torch.ones(4, 3))
+    refused_data = "got a TensorDataset; give a torch.utils.data.DataLoader of it"
+    with pytest.raises(UsageError, match=refused_data):
+        check_calibration(program, rows)  # type: ignore[arg-type]
     for data in (batch(), torch.ones(2, 3), 5):
         with pytest.raises(UsageError, match=f"of batches, got a {type(data).__name__}; put a single batch"):
             check_calibration(program, data)  # type: ignore[arg-type]

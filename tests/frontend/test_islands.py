@@ -156,6 +156,9 @@ def test_data_of_the_whole_model_calibrate_the_parts(detector: Detector, image: 
     assert parts(result.original) == ["head", "blocks.0", "blocks.1", "blocks.2"]
     assert result.refitted
     assert result.proof.status == "equal"
+    labelled = [(*batch, torch.ones(1)) for batch in data]
+    steps = fxprune.parse_pipeline("slim(flops=0.7)").run(result.original, Context(data=labelled)).steps
+    assert steps[0].remarks[0].endswith("as labels are: float32 1")
     with pytest.raises(UsageError, match="dimension 2 is fixed"):
         fxprune.prune(
             detector,
