@@ -24,6 +24,9 @@ READERS = {
     *("urlopen", "urlretrieve", "CDLL", "LoadLibrary", "get_class_from_dynamic_module"),
 }  # fmt: skip
 
+# Readers whose last name is everywhere, by their whole names.
+WHOLE_NAMES = {"scipy.io.wavfile.read"}
+
 BUILTINS = {"open", "eval", "exec", "__import__"}
 
 # The one function of the product that others read files by.
@@ -78,7 +81,9 @@ def reads(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         root, _, rest = dotted(node).partition(".")
         name = f"{known[root]}.{rest}".rstrip(".") if root in known else dotted(node)
         last = name.rpartition(".")[2]
-        if last not in READERS or (name.startswith("fxprune.") and name not in OWN):
+        if (last not in READERS and name not in WHOLE_NAMES) or (
+            name.startswith("fxprune.") and name not in OWN
+        ):
             continue
         if root in known or (not rest and root in BUILTINS):
             yield name, node

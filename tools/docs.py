@@ -23,6 +23,8 @@ from fxprune.runtimes.peepholes import PEEPHOLES
 from fxprune.scores import SCORES
 from fxprune.search.layer_search import SEARCHES
 from fxprune.tools.commands.passes import describe_pass
+from fxprune.tools.inputs.calibration.forms import FORMS
+from fxprune.tools.inputs.calibration.normalization import NORMALIZATIONS
 from fxprune.tools.inputs.tasks import TASKS
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +102,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "runtimes": _table("runtime", RUNTIMES, _installed),
     "peepholes": _table("pattern", {row.pattern: row for row in PEEPHOLES}, _form),
     "quantizers": _table("quantizer", QUANTIZERS, _installed),
+    "calibration_forms": _table("DATA", {form.written: form for form in FORMS}, _help),
+    "image_normalizations": _table("normalisation", NORMALIZATIONS, _help),
     "rules": rules,
 }
 

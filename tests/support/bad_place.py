@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from fxprune.export import export_onnx, save_pt2
@@ -73,6 +74,8 @@ def furnish(place: Path) -> None:
     save_file({"input_1": torch.from_numpy(rows)}, place / "rows.safetensors")
     _tasks(place)
     (place / "folder").mkdir()
+    (place / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(place / "photos/a.png")
     (place / "loop").symlink_to("loop")
     with mock.patch("fxprune.tools.commands.train._written", side_effect=KeyboardInterrupt):
         assert command_line.main(KEPT) == 130

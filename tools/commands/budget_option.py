@@ -10,7 +10,9 @@ from fxprune.ir import Point, Program
 from fxprune.passes import Recover, Slim, parse_pipeline
 from fxprune.pipeline import Context, Pipeline
 from fxprune.runtimes import Settings
-from fxprune.tools.inputs.calibration_files import read_calibration
+from fxprune.tools.inputs.calibration.forms import FORMS, read_calibration
+from fxprune.tools.inputs.calibration.normalization import NORMALIZATIONS
+from fxprune.tools.inputs.calibration.request import NORMALIZATION_OPTION, SAMPLING_OPTION, Asked
 from fxprune.tools.inputs.loaded import Loaded
 
 _ROWS, _LENGTH = 512, 128
@@ -36,8 +38,21 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--calibration",
-        metavar="FILE",
-        help="unlabelled inputs: text (one a line), .npz or .safetensors by input name, or py:PACKAGE.MODULE:FUNCTION",
+        metavar="DATA",
+        help=f"unlabelled inputs. {'; '.join(f'{form.written}: {form.help}' for form in FORMS)}",
+    )
+    presets = "; ".join(f"{name}: {row.help}" for name, row in NORMALIZATIONS.items())
+    group.add_argument(
+        NORMALIZATION_OPTION,
+        default="",
+        metavar="NUMBERS",
+        help=f"of images, on a scale from 0 to 1 (the model's own; else imagenet for three channels, none for one). {presets}",
+    )
+    group.add_argument(
+        SAMPLING_OPTION,
+        type=int,
+        metavar="N",
+        help="samples a second that sounds are resampled to (the model's own)",
     )
     group.add_argument(
         "--rows", type=int, default=_ROWS, metavar="N", help=f"read so many of them ({_ROWS}; 0: all)"
@@ -83,13 +98,27 @@ def _target(text: str) -> tuple[str, float]:
     return name, number
 
 
+def check_data_options(options: argparse.Namespace) -> None:
+    """Raise UsageError where an option says how data are read, and there are none."""
+    given = {NORMALIZATION_OPTION: options.image_normalization, SAMPLING_OPTION: options.sampling_rate}
+    for option, value in given.items():
+        if value and not options.calibration:
+            raise UsageError(f"{option} {value} says how calibration data are read: give --calibration DATA")
+
+
 def read_calibration_option(
     options: argparse.Namespace, program: Program, loaded: Loaded
 ) -> Calibration | None:
     """Return the calibration data, checked, or None without the option; UsageError describes what does not fit."""
     if not options.calibration:
         return None
-    return read_calibration(options.calibration, program, loaded, options.rows, options.length)
+    return read_calibration(asked_data(options), program, loaded)
+
+
+def asked_data(options: argparse.Namespace) -> Asked:
+    """Return the options of calibration data."""
+    given = (options.calibration, options.rows, options.length, options.image_normalization)
+    return Asked(*given, options.sampling_rate)
 
 
 def budget_points(steps: Pipeline, program: Program, settings: Settings) -> list[Point]:

@@ -28,6 +28,7 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         **dict.fromkeys(("epochs", "teacher_epochs", "batch_size"), (-_MOST, _MOST)),
         **dict.fromkeys(("learning_rate", "weight_decay", "clip", "save"), (0, 1e9)),
         "warmup": (0, 1),
+        "sampling_rate": (1, 10**6),
         "threads": (1, MOST_THREADS),
         "seed": (0, 2**32 - 1),
         "seconds": (1e-3, 86400),

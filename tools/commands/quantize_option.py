@@ -11,7 +11,7 @@ from fxprune.integrations.quantization.quantize import QUANTIZERS, quantize
 from fxprune.ir import Point, Program, feeds
 from fxprune.runtimes import Settings, measure
 from fxprune.tools.commands.bench import settings
-from fxprune.tools.commands.budget_option import read_calibration_option
+from fxprune.tools.commands.budget_option import budgeted_pipeline, read_calibration_option
 from fxprune.tools.commands.console import Stages
 from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.reports import report
@@ -57,6 +57,8 @@ def write_quantized(
     before, after = folder / "model.onnx", folder / _FILE
     with stages.stage(f"writing and checking {_FILE}"):
         data = None if options.tokens else read_calibration_option(options, slim, loaded)
+        for note in data.notes if data and not budgeted_pipeline(options).uses("data") else ():
+            stages.note(note)  # where a pass used the data, they were told
         batches = data.batches if data else ()
         given = batches or [feeds(slim, point) for point in points]
         found = quantize(before, after, options.quantize, batches, given)

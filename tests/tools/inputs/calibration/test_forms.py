@@ -21,7 +21,8 @@ from fxprune.calibration import Calibration
 from fxprune.errors import UsageError
 from fxprune.ir import quiet
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs.calibration_files import read_calibration
+from fxprune.tools.inputs.calibration.forms import read_calibration
+from fxprune.tools.inputs.calibration.request import Asked
 from fxprune.tools.inputs.loaded import Loaded
 
 transformers = pytest.importorskip("transformers")
@@ -79,27 +80,31 @@ def shapes(found: Calibration, name: str) -> list[tuple[int, ...]]:
     return [tuple(batch[name].shape) for batch in found.batches]
 
 
+def read(text: str, program: Program, loaded: Loaded, rows: int, length: int) -> Calibration:
+    return read_calibration(Asked(text, rows, length), program, loaded)
+
+
 def refused(sentence: str, *arguments: Any) -> None:
     with pytest.raises(UsageError, match=re.escape(sentence)):
-        read_calibration(*arguments)
+        read(*arguments)
 
 
 def test_texts_become_batches_of_equal_length(bert: Loaded, program: Program, tmp_path: Path) -> None:
     texts = written(tmp_path, "the dog", "  ", "the red dog runs home", "", "red dog\r", "home")
-    found = read_calibration(texts, program, bert, 0, 6)
+    found = read(texts, program, bert, 0, 6)
     assert found.rows == 4
     assert [batch["input_ids"].tolist() for batch in found.batches] == [
         [[2, 5, 6, 7, 8, 3]], [[2, 5, 7, 3], [2, 6, 7, 3]], [[2, 9, 3]]
     ]  # fmt: skip
     assert sorted(found.batches[0]) == ["attention_mask", "input_ids", "token_type_ids"]
     assert all(bool(batch["attention_mask"].all()) for batch in found.batches)
-    assert shapes(read_calibration(texts, program, bert, 2, 128), "input_ids") == [(1, 7), (1, 4)]
+    assert shapes(read(texts, program, bert, 2, 128), "input_ids") == [(1, 7), (1, 4)]
 
 
 def test_a_batch_of_texts_has_at_most_32_rows(bert: Loaded, program: Program, tmp_path: Path) -> None:
     texts = written(tmp_path, *["the dog"] * 300)
-    assert shapes(read_calibration(texts, program, bert, 33, 8), "input_ids") == [(32, 4), (1, 4)]
-    assert read_calibration(texts, program, bert, 0, 8).rows == 300
+    assert shapes(read(texts, program, bert, 33, 8), "input_ids") == [(32, 4), (1, 4)]
+    assert read(texts, program, bert, 0, 8).rows == 300
 
 
 def test_a_decoder_needs_no_padding(bert: Loaded, tmp_path: Path) -> None:
@@ -109,13 +114,13 @@ def test_a_decoder_needs_no_padding(bert: Loaded, tmp_path: Path) -> None:
     auto = {0: Dim.AUTO, 1: Dim.AUTO}
     kwargs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     program = capture(transformers.GPT2LMHeadModel(config).eval(), (), kwargs, dict.fromkeys(kwargs, auto))
-    found = read_calibration(written(tmp_path, "the dog", "red dog", "home"), program, bert, 0, 8)
+    found = read(written(tmp_path, "the dog", "red dog", "home"), program, bert, 0, 8)
     assert shapes(found, "attention_mask") == [(2, 4), (1, 3)]
 
 
 def test_fixed_sizes_take_the_texts_that_fill_them(bert: Loaded, exact: Program, tmp_path: Path) -> None:
     long = ("the red dog", "the red dog runs home", "red dog runs")
-    found = read_calibration(written(tmp_path, "the dog", *long), exact, bert, 1, 128)
+    found = read(written(tmp_path, "the dog", *long), exact, bert, 1, 128)
     assert [batch["input_ids"].tolist() for batch in found.batches] == [[[2, 5, 6, 7, 3], [2, 5, 6, 7, 3]]]
     short = written(tmp_path, "the dog")
     refused(
@@ -146,7 +151,7 @@ def test_inputs_that_the_tokenizer_does_not_make_are_missed_where_they_are_read(
     texts, ids = written(tmp_path, "the dog"), torch.ones(2, 5, dtype=torch.long)
     kwargs = dict.fromkeys(("input_ids", "position_ids", "unread"), ids)
     dynamic = {name: {0: Dim.AUTO, 1: Dim.AUTO} for name in kwargs}
-    found = read_calibration(texts, capture(Placed(reads=False), (), kwargs, dynamic), bert, 0, 8)
+    found = read(texts, capture(Placed(reads=False), (), kwargs, dynamic), bert, 0, 8)
     assert list(found.batches[0]) == ["input_ids"]
     refused(
         "the tokenizer makes input_ids, attention_mask, and the model takes 'position_ids'; data that hold it:"
@@ -157,7 +162,14 @@ def test_inputs_that_the_tokenizer_does_not_make_are_missed_where_they_are_read(
 
 
 def test_texts_that_can_not_be_read_are_a_sentence(bert: Loaded, program: Program, tmp_path: Path) -> None:
-    refused(f"there is no file {tmp_path}/no.txt to calibrate on", f"{tmp_path}/no.txt", program, bert, 0, 8)
+    refused(
+        f"there is no file or folder {tmp_path}/no.txt to calibrate on",
+        f"{tmp_path}/no.txt",
+        program,
+        bert,
+        0,
+        8,
+    )
     refused("holds no text to calibrate on", written(tmp_path, " ", ""), program, bert, 0, 8)
     texts = written(tmp_path, "the red dog runs home " * 9)
     refused("texts must be cut to at least 1 token, got 0", texts, program, bert, 0, 0)
@@ -199,17 +211,17 @@ def test_arrays_are_cut_into_batches(linear: Program, tmp_path: Path, suffix: st
     else:
         with path.open("wb") as file:
             np.savez(file, **arrays(70))
-    found = read_calibration(str(path), linear, NONE, 0, 0)
+    found = read(str(path), linear, NONE, 0, 0)
     assert shapes(found, "x") == [(32, 4), (32, 4), (6, 4)]
     assert found.batches[2]["x"][0].tolist() == [256, 257, 258, 259]
-    assert shapes(read_calibration(str(path), linear, NONE, 40, 0), "y") == [(32, 4), (8, 4)]
+    assert shapes(read(str(path), linear, NONE, 40, 0), "y") == [(32, 4), (8, 4)]
 
 
 @pytest.mark.parametrize(("step", "rows", "batches"), [(1, 3, 3), (3, 3, 1), (3, 8, 2)])
 def test_batches_of_a_fixed_size_are_full(tmp_path: Path, step: int, rows: int, batches: int) -> None:
     program = capture(Sum(), (torch.rand(step, 4), torch.rand(4)))
     np.savez(tmp_path / "data.npz", x=arrays(rows)["x"], y=np.ones(4))
-    found = read_calibration(str(tmp_path / "data.npz"), program, NONE, 0, 0)
+    found = read(str(tmp_path / "data.npz"), program, NONE, 0, 0)
     assert shapes(found, "x") == [(step, 4)] * batches
     assert shapes(found, "y") == [(4,)] * batches
 
@@ -268,7 +280,7 @@ one = lambda: {{"x": 1}}
 def test_a_function_gives_batches(linear: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "given_batches.py").write_text(MODULE.format(name=__name__))
     monkeypatch.syspath_prepend(tmp_path)
-    assert shapes(read_calibration("py:given_batches:pairs", linear, NONE, 10, 0), "y") == [
+    assert shapes(read("py:given_batches:pairs", linear, NONE, 10, 0), "y") == [
         (4, 4),
         (4, 4),
         (2, 4),

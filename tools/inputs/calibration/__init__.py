@@ -1,0 +1,1 @@
+"""Calibration data of `--calibration`: one table of forms, one module for each kind of data."""
