@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +136,14 @@ def test_all_kinds_of_pixels_are_decoded(tmp_path: Path) -> None:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that fills with the names of the files that are decoded."""
     done: list[str] = []
-    original: Callable[[Any], Any] = folders.decode_image
-    monkeypatch.setattr(
-        folders, "decode_image", lambda path: (done.append(Path(path).name), original(path))[1]
-    )
+
+    def decode(path: Path) -> Any:
+        done.append(path.name)
+        return decode_image(path)
+
+    monkeypatch.setattr(folders, "decode_image", decode)
     return done
 
 
@@ -207,16 +210,8 @@ def test_an_option_must_fit_the_form(photos: Path) -> None:
         "say how many samples in a second py:a:b is made for, as in --sampling-rate 16000", Asked(str(sound))
     )
     (sound / "b.flac").write_bytes(b"fLaC")
-    if not has_soundfile():
+    if find_spec("soundfile") is None:
         told(".flac sound is read by soundfile", Asked(str(sound), sampling_rate=8000))
-
-
-def has_soundfile() -> bool:
-    try:
-        import soundfile  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def tone(path: Path, kind: Any = np.int16, rate: int = 8000, seconds: float = 0.5, channels: int = 1) -> None:
