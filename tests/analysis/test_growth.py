@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from fxprune import analyze, bypass, capture
 from fxprune.ir import Program
@@ -45,17 +46,35 @@ class Skipping(nn.Module):
         return self.last(torch.stack(found).sum(0))
 
 
+class Sized(nn.Module):
+    """Every layer reads the sizes of the input, and one mask made of it."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, length, _ = x.shape
+        h, mask = self.first(x), x.sum(-1, keepdim=True) > 0
+        for layer in self.layers:
+            h = h + layer(h).view(rows, length, 2, 4).reshape(rows, length, 8) * mask
+        return self.last(h)
+
+
 MAKES: dict[str, Callable[[int], nn.Module]] = {
     "residual": lambda count: Chain(Residual, count),
     "parallel": lambda count: Chain(lambda width: Parallel(width, "a + f + x", shared=True), count),
     "skipping": Skipping,
+    "sized": Sized,
 }
 
 
 @cache
 def program_of(kind: str, count: int) -> Program:
     torch.manual_seed(0)
-    return capture(MAKES[kind](count).eval(), (torch.randn(2, 7, 4),))
+    shapes = {"x": {0: Dim.AUTO, 1: Dim.AUTO}} if kind == "sized" else None
+    return capture(MAKES[kind](count).eval(), (torch.randn(2, 7, 4),), dynamic_shapes=shapes)
 
 
 def regions(program: Program) -> list[str]:

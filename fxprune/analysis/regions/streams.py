@@ -36,6 +36,7 @@ class Streams:
         self.sums = {fact.node for fact in flow.contractions}
         self._keys: dict[fx.Node, Hashable] = {}
         self._weights: dict[fx.Node, tuple[str, ...]] = {}
+        self._counts: dict[fx.Node, int] = {}
 
     @cached_property
     def calls(self) -> list[fx.Node]:
@@ -72,6 +73,12 @@ class Streams:
         spare = node in self.spare
         return [u for u in node.users if not (spare and u.op == "output") and not traits_of(u.target).asserts]
 
+    def _needs(self, node: fx.Node) -> int:
+        """Return how many nodes need a value; counted once, for all layers may read the same mask, table or size."""
+        if node not in self._counts:
+            self._counts[node] = len(self.users(node))
+        return self._counts[node]
+
     def passed(self, node: fx.Node) -> list[fx.Node]:
         """Return the operands that a node passes on."""
         row = traits_of(node.target)
@@ -100,7 +107,7 @@ class Streams:
         waiting, left = list(found), dict[fx.Node, int]()
         while waiting:
             for source in dict.fromkeys(operands(waiting.pop())):
-                left[source] = left.get(source, len(self.users(source))) - 1
+                left[source] = left.get(source, self._needs(source)) - 1
                 is_call = source.op == "call_function" and source in self.flow.varies
                 if is_call and not left[source] and source not in found and source not in kept:
                     found[source] = None
