@@ -261,7 +261,7 @@ class _Facts:
 def _axis(flow: Flow, leaf: Dim, what: tuple[str, str, tuple[Member, ...]], facts: _Facts) -> Axis:
     name, role, members = what
     sums, chosen = facts.contractions.get(leaf, []), facts.choices.get(leaf, [])
-    zeros, why = zero_set(flow, leaf, sums, facts.divisions.get(leaf, []))
+    zeros, why = zero_set(flow, leaf, (sums, chosen), facts.divisions.get(leaf, []))
     why = facts.notes.get(leaf, "") or facts.activations.statistic(leaf, sums, chosen) or why
     choices = tuple(choice.node.name for choice in chosen)
     least = max((_least_units(dim, leaf, count) for dim, count, _ in facts.least.get(leaf, [])), default=1)

@@ -29,12 +29,14 @@ Zeros = frozenset[str]
 class ZeroPropagation:
     """Zero propagation for one axis of one program."""
 
-    def __init__(self, flow: Flow, leaf: Dim, contractions: Iterable[Contraction]) -> None:
+    def __init__(
+        self, flow: Flow, leaf: Dim, contractions: Iterable[Contraction], choices: Sequence[Choice]
+    ) -> None:
         self.flow = flow
         self.leaf = find(leaf)
         self.sums = {contraction.node for contraction in contractions}
         self.known: dict[fx.Node, Zeros | None] = {}
-        self.chosen = any(self.leaf in leaves(choice.dim) for choice in flow.choices)
+        self.chosen = bool(choices)
 
     def count(self, node: Any) -> int:
         """Return how often the axis occurs in the dims of a value (of several results: of the one with most)."""
@@ -314,13 +316,18 @@ def _divisors(node: fx.Node) -> list[Any]:
 
 
 def zero_set(
-    flow: Flow, leaf: Dim, contractions: Sequence[Contraction], divided: Sequence[tuple[fx.Node, fx.Node]]
+    flow: Flow,
+    leaf: Dim,
+    facts: tuple[Sequence[Contraction], Sequence[Choice]],
+    divided: Sequence[tuple[fx.Node, fx.Node]],
 ) -> tuple[Zeros, str]:
     """Return (the parameters to zero so that the contractions over the axis are silent, the reason why that is impossible or "").
 
-    `divided` are the divisions by values that carry the axis: zeros that reach one of them make it infinite, and nothing silences that.
+    `facts` are the axis's own contractions and choices, `divided` the divisions by values that carry it: zeros that reach one of them
+    make it infinite, and nothing silences that.
     """
-    silence = ZeroPropagation(flow, leaf, contractions)
+    contractions, choices = facts
+    silence = ZeroPropagation(flow, leaf, contractions, choices)
     zeros: Zeros = frozenset()
     why = ""
     for contraction in contractions:
@@ -355,7 +362,7 @@ class Activations:
         """Return why removal changes a statistic of weights that masks leave as it is: where it is computed; "" where there is none."""
         leaf = find(leaf)
         own = next((level[leaf] for level in self.levels if leaf in level), set())
-        silence = ZeroPropagation(self.flow, leaf, contractions)
+        silence = ZeroPropagation(self.flow, leaf, contractions, choices)
         read = [(each.node, each.operands) for each in contractions]
         read += [(each.node, tuple(each.node.all_input_nodes[:1])) for each in choices]
         for node, values in read:

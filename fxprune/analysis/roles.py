@@ -6,7 +6,7 @@ which is chosen are experts where each has a matrix of its own, and sums of weig
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch import fx
 from fxprune.analysis.dim_inference import flat_dims
 from fxprune.dims import Dim, is_pinned, leaves
 from fxprune.ir import bind
-from fxprune.ir.arguments import with_sources
 from fxprune.rules import Flow, packet_of, traits_of
 from fxprune.rules.facts import Shape
 
@@ -71,12 +70,15 @@ def find_mixtures(flow: Flow) -> list[Dim]:
     A stacked weight (experts, in, out) is multiplied, or looked up by the numbers of the chosen; the weights of a router, the codes of a
     codebook and the neurons of a width behind a softmax are vectors.
     """
+    if not flow.choices:
+        return []
     chosen: dict[Dim, set[fx.Node]] = {}
     for choice in flow.choices:
         for leaf in leaves(choice.dim):
             chosen.setdefault(leaf, set()).add(choice.node)
-    read = _readers_of_stacks(flow, chosen) if chosen else {}
-    return [leaf for leaf, nodes in read.items() if not nodes <= _behind(chosen[leaf])]
+    read = _readers_of_stacks(flow, chosen)
+    order = {node: i for i, node in enumerate(flow.choices[0].node.graph.nodes)}
+    return [leaf for leaf, nodes in read.items() if not _all_behind(chosen[leaf], nodes, order)]
 
 
 def _readers_of_stacks(flow: Flow, chosen: Container[Dim]) -> dict[Dim, set[fx.Node]]:
@@ -105,9 +107,16 @@ def _stacked(shape: Shape, chosen: Container[Dim], summed: set[Dim]) -> Iterator
             yield from own
 
 
-def _behind(nodes: set[fx.Node]) -> set[fx.Node]:
-    """Return the nodes that some nodes are computed from."""
-    return with_sources(source for node in nodes for source in node.all_input_nodes)
+def _all_behind(nodes: set[fx.Node], wanted: set[fx.Node], order: Mapping[fx.Node, int]) -> bool:
+    """Return whether some nodes are computed from all wanted ones; what is earlier than these is not walked, else each layer walks all."""
+    first = min(order[node] for node in wanted)
+    found, waiting = set[fx.Node](), list(nodes)
+    while waiting:
+        sources = waiting.pop().all_input_nodes
+        new = [source for source in sources if source not in found and order[source] >= first]
+        found.update(new)
+        waiting += new
+    return wanted <= found
 
 
 #: operator that sums, or adds at positions: the argument whose values it adds

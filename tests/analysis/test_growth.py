@@ -62,11 +62,30 @@ class Sized(nn.Module):
         return self.last(h)
 
 
+class Routed(nn.Module):
+    """Every layer chooses two of four experts of its own for each position."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.routers = nn.ModuleList(nn.Linear(8, 4) for _ in range(count))
+        self.experts = nn.ParameterList(torch.randn(4, 8, 8) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        for router, experts in zip(self.routers, self.experts, strict=True):
+            scores, numbers = router(h).softmax(-1).topk(2, -1)
+            weights = torch.zeros_like(router(h)).scatter(-1, numbers, scores)
+            h = h + torch.einsum("bnw,ewf,bne->bnf", h, experts, weights)
+        return self.last(h)
+
+
 MAKES: dict[str, Callable[[int], nn.Module]] = {
     "residual": lambda count: Chain(Residual, count),
     "parallel": lambda count: Chain(lambda width: Parallel(width, "a + f + x", shared=True), count),
     "skipping": Skipping,
     "sized": Sized,
+    "routed": Routed,
 }
 
 
