@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fxprune.calibration.data import CheckedBatches
 from fxprune.calibration.repair import HELD_BACK
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection
@@ -31,7 +30,6 @@ class Recover(Pass):
     preserves: ClassVar[bool] = True
     uses: ClassVar[tuple[str, ...]] = (
         "data",
-        "stream",
         "distance",
         "evaluate",
         "device",
@@ -99,8 +97,7 @@ class Recover(Pass):
         original = program if context.original is None else context.original
         data = context.calibration(original)
         assert data is not None
-        stream = None if context.stream is None else CheckedBatches(original, context.stream)
-        material = Material(data, stream, context.distance, context.evaluate)
+        material = Material(data, context.distance, context.evaluate)
         done = self._recovered(original, program, material, context)
         details = {"recovery": done.details}
         return Outcome(done.program, Selection(), done.changed, details, remarks=(_remark(done.details),))

@@ -113,18 +113,6 @@ def _beside_note(program: Program, beside: tuple[str, ...]) -> tuple[str, ...]:
     return (f"calibrated without what the batches hold beside {inputs_text(program)}, as labels are: {told}",)
 
 
-@dataclass(frozen=True, eq=False)
-class CheckedBatches:
-    """Batches that are checked as they are read, again and again where the iterable can be; none is kept."""
-
-    program: Program
-    source: Iterable[Any]
-
-    def __iter__(self) -> Iterator[Batch]:
-        for place, given in enumerate(_iterable(self.source), 1):
-            yield check_batch(self.program, given, f"batch {place}")
-
-
 def flatten_batch(program: Program, batch: Batch) -> list[Any]:
     """Return a batch in the order of the placeholders.
 

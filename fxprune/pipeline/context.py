@@ -59,8 +59,8 @@ class Context:
     what is trained for by `recipe`, from `teacher` where there is one, on `device`. `settings` and `point` are the runtime and the sizes
     that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder). `seed` is that of
     all that draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on, `lowering` is a row of
-    `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `stream` are further unlabelled batches to recover on,
-    more than fit into memory, say (None: `data` alone), `distance` compares outputs there in place of what fits them.
+    `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares outputs in a recovery, in place
+    of what fits them.
     """
 
     data: Calibration | Iterable[Any] | None = None
@@ -80,7 +80,6 @@ class Context:
     checkpoints: Checkpoints | None = None
     lowering: str = "measured"
     teacher_outputs: TeacherCache | None = None
-    stream: Iterable[Any] | None = None
     distance: OwnDistance | None = None
     original: Program | None = field(
         default=None, repr=False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ class Feed:
     """Batches of at most `size` rows of equal sizes; where a program's batch is fixed, the batches as they came.
 
     An iterable is read in parts of about `ROOM_FOR_ROWS` bytes, and again when it ends; the last part of one that can't is repeated.
-    `held` are digests of rows (see `digests`) that are left out. Process `part[0]` of `part[1]` has every batch of that place.
+    The first part is kept, for trials begin with it, too. Process `part[0]` of `part[1]` has every batch of that place.
     """
 
     def __init__(
@@ -33,11 +32,12 @@ class Feed:
         source: Iterable[Batch],
         size: int,
         seed: int,
-        held: Collection[str] = (),
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self.program, self.source, self.size, self.seed = program, source, size, seed
-        self.held, self.part = frozenset(held), part
+        self.part = part
+        self._parts, self._several = _parts(source), False
+        self._first: list[Batch] = []
 
     def batches(self, skip: int = 0) -> Iterator[Batch]:
         """Yield batches without end, after the first `skip` of them; UsageError where no row is left."""
@@ -52,15 +52,22 @@ class Feed:
 
     def _chunks(self) -> Iterator[list[Batch]]:
         """Yield parts of the source, again and again; the last one where it can be read only once."""
-        last, parts = list[Batch](), 2
-        while parts > 1:
-            parts = 0
-            for place, part in enumerate(_parts(self.source), 1):
-                parts, last = place, part
-                yield part
-        while last:
-            yield last
-        raise UsageError("there is no batch to train on: give calibration data")
+        self._first = self._first or next(self._parts, [])
+        if not self._first:
+            raise UsageError("there is no batch to train on: give calibration data")
+        part = self._first
+        while True:
+            yield part
+            part = self._next() or part
+
+    def _next(self) -> list[Batch]:
+        """Return the next part, the first one again after the last; an empty one where there is no other."""
+        found = next(self._parts, [])
+        if found:
+            self._several = True
+            return found
+        self._parts = _parts(self.source)
+        return next(self._parts, []) if self._several else []
 
     def _shuffled(self, chunk: Sequence[Batch], random: torch.Generator) -> Iterator[list[_Row]]:
         groups: dict[tuple[object, ...], list[_Row]] = defaultdict(list)
@@ -68,12 +75,8 @@ class Feed:
             along = rows_along(self.program, batch)
             count = len(batch[along[0]]) if along else 1
             key = _form(batch, along) if along else (id(batch),)
-            groups[key] += [(batch, row) for row in range(count) if not self._is_held(batch, along, row)]
+            groups[key] += [(batch, row) for row in range(count)]
         made = [rows for group in groups.values() for rows in self._cut(group, random)]
-        if not made:
-            raise UsageError(
-                "no rows are left to train on: all of them are held back to judge by; give more calibration data"
-            )
         order = torch.randperm(len(made), generator=random).tolist()
         yield from (made[i] for i in order)
 
@@ -82,9 +85,6 @@ class Feed:
         return [
             [group[i] for i in order[first : first + self.size]] for first in range(0, len(order), self.size)
         ]
-
-    def _is_held(self, batch: Batch, along: Sequence[str], row: int) -> bool:
-        return bool(self.held) and _digest(batch, along, row) in self.held
 
 
 def _parts(source: Iterable[Batch]) -> Iterator[list[Batch]]:
@@ -98,23 +98,6 @@ def _parts(source: Iterable[Batch]) -> Iterator[list[Batch]]:
             part, size = [], 0
     if part:
         yield part
-
-
-def digests(program: Program, batches: Iterable[Batch]) -> set[str]:
-    """Return a digest of every row, by which it is known again among others."""
-    found = set[str]()
-    for batch in batches:
-        along = rows_along(program, batch)
-        count = len(batch[along[0]]) if along else 1
-        found |= {_digest(batch, along, row) for row in range(count)}
-    return found
-
-
-def _digest(batch: Batch, along: Sequence[str], row: int) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for name in sorted(along or batch):
-        found.update(tensor_bytes(batch[name][row] if along else batch[name]))
-    return found.hexdigest()
 
 
 def _form(batch: Batch, along: Sequence[str]) -> tuple[object, ...]:

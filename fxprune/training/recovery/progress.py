@@ -100,19 +100,23 @@ class RecoveryLog:
     def save(self, trainer: Trainer, run: Run, average: Average, elapsed: float) -> None:
         """Write a checkpoint where one is due, and at the end."""
         kept = self.checkpoints
-        if kept is None or not (run.progress >= 1 or time.monotonic() > self._saved + kept.seconds):
+        if kept is None:
+            return
+        due = run.progress >= 1 or time.monotonic() > self._saved + kept.seconds
+        if not trainer.agreed(float(due)):
             return
         self._saved = time.monotonic()
-        if not trainer.accelerator.is_main_process:
-            return
+        if trainer.accelerator.is_main_process:
+            write_snapshot(kept.folder, self._snapshot(trainer, run, average, elapsed))
+        trainer.accelerator.wait_for_everyone()  # no process may look for it before it is complete
+
+    def _snapshot(self, trainer: Trainer, run: Run, average: Average, elapsed: float) -> Snapshot:
         state = _state_of(trainer, run)
         groups = {"average": average.weights, "best": self.state.best.weights}
         tensors = {f"{kind}.{name}": value for kind, found in groups.items() for name, value in found.items()}
         random = {f"random.{place}": value for place, value in enumerate(state.random())}
         numbers = {"step": run.step, "progress": run.progress, "elapsed": elapsed, "schedule": state.rates()}
-        write_snapshot(
-            kept.folder, Snapshot({**state.tensors(), **tensors, **random}, {**numbers, **self._numbers()})
-        )
+        return Snapshot({**state.tensors(), **tensors, **random}, {**numbers, **self._numbers()})
 
     def _numbers(self) -> dict[str, Any]:
         state = self.state

@@ -8,7 +8,7 @@ that nothing is trained on; where no moment is better than the start, the progra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from fxprune.errors import UsageError
 from fxprune.ir import Program, copy_graph, like, rebuild, storage_key
 from fxprune.training.devices import placed
 from fxprune.training.loop import Checkpoints, accelerator_for
-from fxprune.training.recovery.feed import Feed, digests
+from fxprune.training.recovery.feed import Feed
 from fxprune.training.recovery.judge import HeldBackLoss
 from fxprune.training.recovery.lesson import (
     Lesson,
@@ -66,13 +66,12 @@ class Recovered:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a recovery learns from: calibration data, of which some rows are held back, and `stream`, more batches than these (None: none).
+    """What a recovery learns from: calibration data, of which some rows are held back, those that are not in memory included.
 
     `distance` is the user's own in place of those that fit the outputs, `metric` decides at the end whether the program is better.
     """
 
     data: Calibration
-    stream: Iterable[Batch] | None = None
     distance: OwnDistance | None = None
     metric: ProgramMetric | None = None
 
@@ -123,9 +122,7 @@ def _trainer(
         raise UsageError("recover trains parameters, and the program has none")
     accelerator = accelerator_for(device)
     part = accelerator.process_index, accelerator.num_processes
-    known = digests(pruned, held.batches) if material.stream is not None else ()
-    source = fit.batches if material.stream is None else material.stream
-    feed = Feed(pruned, source, options.batch, options.seed, known, part)
+    feed = Feed(pruned, fit, options.batch, options.seed, part)
     mine = held.batches[part[0] :: part[1]] or held.batches[:1]
     flats = [(_count(pruned, batch), flat_inputs(pruned, batch, device)) for batch in mine]
     trainer = Trainer(

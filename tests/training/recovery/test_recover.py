@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_cut_is_not_used(tmp_path: Path) -> None:
     assert min(seen) <= 0.25
 
 
-def test_a_stream_is_read_and_held_back_rows_are_left_out() -> None:
+def test_what_a_limit_left_unread_is_trained_on() -> None:
     class Stream:
         def __init__(self) -> None:
             self.read = 0
@@ -178,8 +178,10 @@ def test_a_stream_is_read_and_held_back_rows_are_left_out() -> None:
                 yield batch
 
     stream = Stream()
-    done = recovered("unet", Lessons(steps=8, rate=1e-3), material=Material(data("unet"), stream))
-    assert stream.read >= 20
+    known = check_calibration(trained("unet"), stream, 4 * 16)
+    assert (len(known.batches), stream.read) == (4, 4)
+    done = recovered("unet", Lessons(steps=8, rate=1e-3), material=Material(known))
+    assert stream.read >= 24
     assert done.details["kept"] is True
 
 

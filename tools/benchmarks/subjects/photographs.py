@@ -19,10 +19,10 @@ from fxprune.tools.benchmarks.subjects.common import (
 )
 from fxprune.tools.benchmarks.subjects.images import A_BATCH, middle
 
-FOLDER = "imagenet-sample-images"
+SAMPLE_IMAGES = "imagenet-sample-images"
 CLASSES = 1000
 EVERY = 5
-SHARE = 0.875  # of the shorter side, as in the models' own evaluation
+MIDDLE = 0.875  # of the shorter side, as in the models' own evaluation
 
 
 def photographs(rows: int, seed: int) -> list[Inputs]:
@@ -52,7 +52,7 @@ def _is_judged(place: int) -> bool:
 
 @cache
 def _files() -> tuple[Path, ...]:
-    folder = task_data(f"{FOLDER}/n01440764_tench.JPEG").parent
+    folder = task_data(f"{SAMPLE_IMAGES}/n01440764_tench.JPEG").parent
     files = tuple(sorted(folder.glob("*.JPEG")))
     if len(files) != CLASSES:
         raise UsageError(f"{folder} must hold {CLASSES} photographs, one a class, and holds {len(files)}")
@@ -61,4 +61,4 @@ def _files() -> tuple[Path, ...]:
 
 @cache
 def _read(file: Path) -> Tensor:
-    return middle(file, SHARE)
+    return middle(file, MIDDLE)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fxprune.calibration import check_calibration
 from fxprune.cost.count import count_flops
 from fxprune.export import export_onnx
@@ -21,7 +23,7 @@ from fxprune.passes import Recover, Slim
 from fxprune.pipeline import Context, Pipeline, Result
 from fxprune.runtimes import Settings, measure
 from fxprune.runtimes.timing import fastest
-from fxprune.tools.benchmarks.recovery_page import render_recovery
+from fxprune.tools.benchmarks.recovery.page import render_recovery
 from fxprune.tools.benchmarks.speed import read_figures
 from fxprune.tools.benchmarks.subjects import subject
 from fxprune.tools.reports import report
@@ -54,7 +56,7 @@ RECOVERIES: dict[str, RecoveryPlan] = {
 }
 
 #: name: options of `recover` that differ from the plan's, to see what each part buys
-VARIANTS: dict[str, Mapping[str, Any]] = {
+RECOVERY_VARIANTS: dict[str, Mapping[str, Any]] = {
     "recover": {},
     "outputs alone": {"hidden": 0.0},
     "never part by part": {"local": 0.0},
@@ -70,14 +72,19 @@ class RecoveryBench:
         self.minutes = minutes or self.plan.minutes
         loaded = self.subject.load()
         self.program = replace(loaded, model=self.subject.deployed(loaded.model)).capture(())  # type: ignore[arg-type]
-        self.data = check_calibration(self.program, self.subject.calibration(self.plan.rows))
-        self.stream = self.subject.calibration(self.plan.more)
+        self.data = check_calibration(self.program, self._batches(), self.plan.rows)
         self.point: Point = point_with(self.program, **self.plan.point)
         self.folder = Path(tempfile.mkdtemp(prefix="fxprune-recovery-"))
         self.before = export_onnx(self.program, self.folder / "original.onnx").path
         given = feeds(self.program, self.point)
         self.settings, _ = fastest(self.before, given, Settings(threads), _SECONDS)
         self.note("dense", metric=self._metric(self.program), level=self.settings.optimization)
+
+    def _batches(self) -> list[Any]:
+        """Return the batches to recover on in another order, for those of texts lie by length; `slim` has the first ones."""
+        found = self.subject.calibration(self.plan.more)
+        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(1)).tolist()
+        return [found[i] for i in order]
 
     def note(self, kind: str, **figures: Any) -> None:
         """Append one line of results to the file, and print its beginning to standard error."""
@@ -93,7 +100,7 @@ class RecoveryBench:
         cut = self._run(Pipeline((Slim(**options),)), self.program)
         self._row(speed, "slim", cut, 0.0)
         for name in variants:
-            each = Recover(minutes=self.minutes, **{**self.plan.recover, **VARIANTS[name]})
+            each = Recover(minutes=self.minutes, **{**self.plan.recover, **RECOVERY_VARIANTS[name]})
             self._row(speed, name, *self._timed(Pipeline((each,)), cut.program))
         if rounds > 1:
             between = self.minutes / (2 * (rounds - 1))
@@ -106,7 +113,7 @@ class RecoveryBench:
         return self._run(steps, program), time.perf_counter() - start
 
     def _run(self, steps: Pipeline, program: Program) -> Result:
-        context = Context(data=self.data, stream=self.stream, original=self.program, observe=_Talk())
+        context = Context(data=self.data, original=self.program, observe=_Talk())
         return steps.run(program, context)
 
     def _metric(self, program: Program) -> float:
@@ -155,7 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--threads", type=int, default=1, help="of the runtime, while deciding (1)")
     add("--speeds", type=float, nargs="+", help="instead of the plan's")
     add("--minutes", type=float, default=0.0, help="instead of the plan's")
-    add("--variants", nargs="*", choices=VARIANTS, default=("recover",), help="of the recovery (recover)")
+    add(
+        "--variants",
+        nargs="*",
+        choices=RECOVERY_VARIANTS,
+        default=("recover",),
+        help="of the recovery (recover)",
+    )
     add("--rounds", type=int, default=1, help="cuts of one more method, with recoveries between them")
     add("--page", type=Path, help="write the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)

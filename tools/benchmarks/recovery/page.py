@@ -1,4 +1,4 @@
-"""Page of `fxprune.tools.benchmarks.recovery`: docs/results/recovery.md, written from its file of figures."""
+"""Page of `python -m fxprune.tools.benchmarks.recovery`: docs/results/recovery.md, written from its file of figures."""
 
 from typing import Any
 
