@@ -39,7 +39,7 @@ from fxprune.training.recovery.trials import (
     FEWEST,
     TRIAL_SHARE,
     choose_manner,
-    choose_precision,
+    choose_speed,
     estimate_statistics,
     freeze_unused,
 )
@@ -155,11 +155,10 @@ def _trained(
             return before, Best(before, {}), {"why": "the program already says what the original says"}
         statistics = estimate_statistics(trainer, batches(), say)
         best = Best(trainer.judged(Manner(0)), copied(trainer.lesson.graph))
-        precision, seconds = choose_precision(trainer, next(batches()))
+        fast, seconds = choose_speed(trainer, next(batches()))
+        trainer.lay_out(fast)
         steps = _steps(budget, seconds)
-        manner, tried = choose_manner(
-            trainer, precision, max(FEWEST, round(TRIAL_SHARE * steps)), batches, say
-        )
+        manner, tried = choose_manner(trainer, fast, max(FEWEST, round(TRIAL_SHARE * steps)), batches, say)
         notes = {"statistics": statistics, "tried": tried, "steps": steps}
         kept = journal.begin(State(before, best, manner, notes, since=trainer.agreed(budget.elapsed())))
     return kept.before, _main(trainer, budget, journal, observe), journal.details()
@@ -174,6 +173,7 @@ def _steps(budget: RunBudget, seconds: float) -> int:
 def _main(trainer: Trainer, budget: RunBudget, journal: RecoveryLog, observe: ObserveRecovery) -> Best:
     """Train from the start, or from the checkpoint; return the best moment."""
     state = journal.state
+    trainer.lay_out(state.manner)
     run, ready = trainer.begin(state.manner, state.since)
     average = Average(trainer.lesson.graph, trainer.options.average * state.notes["steps"])
     journal.resume(trainer, run, average)

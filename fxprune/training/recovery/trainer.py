@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +24,11 @@ from fxprune.training.recovery.options import Lessons, RunBudget, share_of_rate
 
 @dataclass(frozen=True)
 class Manner:
-    """How a program is trained: the highest learning rate, the precision, whether batch norms take the statistics of each batch."""
+    """How a program is trained: the highest learning rate, precision, layout of images, whether batch norms take batch statistics."""
 
     rate: float
     precision: str = "no"
+    channels_last: bool = False
     batch_statistics: bool = False
 
 
@@ -41,6 +42,17 @@ class Run:
     since: float = 0.0  #: seconds of the budget before it began
     progress: float = 0.0
     schedule: Any = field(default=None, repr=False)
+
+
+def laid_out(flat: Sequence[Any], channels_last: bool) -> list[Any]:
+    """Return flat inputs, images (of four dims) with their channels last in memory if so wanted: what follows takes the layout over."""
+    how = torch.channels_last if channels_last else torch.contiguous_format
+    return [value.contiguous(memory_format=how) if is_image(value) else value for value in flat]
+
+
+def is_image(value: Any) -> bool:
+    """Return whether a value is a floating-point tensor of four dims."""
+    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
 
 
 class Trainer:
@@ -88,7 +100,7 @@ class Trainer:
             after(run)
 
     def _step(self, run: Run, ready: Any, manner: Manner, batch: Batch) -> None:
-        flat = flat_inputs(self.program, self.varied(batch), self.device)
+        flat = laid_out(flat_inputs(self.program, self.varied(batch), self.device), manner.channels_last)
         local = run.progress < self.options.local
         with self.narrow(manner.precision, batch):
             shown = self.original.show(flat)
@@ -101,6 +113,11 @@ class Trainer:
         run.optimizer.step()
         run.step += 1
         run.loss = float(loss.detach())
+
+    def lay_out(self, manner: Manner) -> None:
+        """Give the judge's inputs the layout of training."""
+        batches = self.judge.batches
+        self.judge.batches = [(rows, laid_out(flat, manner.channels_last)) for rows, flat in batches]
 
     def varied(self, batch: Batch) -> Batch:
         """Return the batch with its images augmented."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from fxprune.calibration.data import Batch
 from fxprune.training.recovery import batch_norm
 from fxprune.training.recovery.lesson import flat_inputs
 from fxprune.training.recovery.options import RunBudget
-from fxprune.training.recovery.trainer import Manner, Trainer
+from fxprune.training.recovery.trainer import Manner, Trainer, is_image, laid_out
 from fxprune.training.recovery.weights import copied, put
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -61,25 +62,31 @@ def freeze_unused(trainer: Trainer, batch: Batch) -> None:
         parameter.grad = None
 
 
-def choose_precision(trainer: Trainer, batch: Batch) -> tuple[str, float]:
-    """Return (the precision, seconds of a step): as asked, or mixed where it is faster."""
+def choose_speed(trainer: Trainer, batch: Batch) -> tuple[Manner, float]:
+    """Return (precision and layout of a manner, seconds of a step): what is asked, and of the rest what is fastest."""
     asked = trainer.options.precision
-    seconds = {name: _seconds(trainer, name, batch) for name in ("no", "bf16") if asked in (name, "auto")}
-    mixed = seconds.get("bf16", 0.0) <= MIXED_PAYS * seconds.get("no", float("inf"))
-    chosen = "bf16" if "bf16" in seconds and mixed else "no"
-    chosen = "bf16" if trainer.agreed(float(chosen == "bf16")) else "no"
-    return chosen, trainer.agreed(seconds.get(chosen, next(iter(seconds.values()))))
+    precisions = [name for name in ("no", "bf16") if asked in (name, "auto")]
+    images = any(map(is_image, flat_inputs(trainer.program, batch, trainer.device)))
+    manners = [Manner(0, name, last) for name in precisions for last in (False, True)[: 1 + images]]
+    seconds = [trainer.agreed(_seconds(trainer, each, batch)) for each in manners]
+    pairs = list(zip(seconds, manners, strict=True))
+    weighed = [spent if each.precision != "no" else MIXED_PAYS * spent for spent, each in pairs]
+    place = weighed.index(min(weighed))
+    return manners[place], seconds[place]
 
 
-def _seconds(trainer: Trainer, precision: str, batch: Batch) -> float:
-    """Return the seconds of a training step, the faster of two after one to warm up."""
+def _seconds(trainer: Trainer, manner: Manner, batch: Batch) -> float:
+    """Return the seconds of a training step, the faster of two after one to warm up; infinite where the graph can't run so."""
     found = []
-    flat = flat_inputs(trainer.program, batch, trainer.device)
+    flat = laid_out(flat_inputs(trainer.program, batch, trainer.device), manner.channels_last)
     for _ in range(3):
         start = time.perf_counter()
-        with trainer.narrow(precision, batch):
-            outputs, inside = trainer.lesson(flat, trainer.original.show(flat))
-        (outputs + inside).backward()
+        try:
+            with trainer.narrow(manner.precision, batch):
+                outputs, inside = trainer.lesson(flat, trainer.original.show(flat))
+            (outputs + inside).backward()
+        except RuntimeError:  # a view that takes channels for contiguous
+            return math.inf
         found.append(time.perf_counter() - start)
     for parameter in trainer.parameters():
         parameter.grad = None
@@ -87,7 +94,7 @@ def _seconds(trainer: Trainer, precision: str, batch: Batch) -> float:
 
 
 def choose_manner(
-    trainer: Trainer, precision: str, steps: int, batches: Callable[[], Iterator[Batch]], say: Say
+    trainer: Trainer, fast: Manner, steps: int, batches: Callable[[], Iterator[Batch]], say: Say
 ) -> tuple[Manner, list[dict[str, Any]]]:
     """Return the manner with the lowest held-back loss after so many steps from the same weights, and a row for each that was tried."""
     start, tried = copied(trainer.lesson.graph), list[dict[str, Any]]()
@@ -100,9 +107,9 @@ def choose_manner(
         return found
 
     if trainer.options.rate:
-        best, least = Manner(trainer.options.rate, precision), float("inf")
+        best, least = replace(fast, rate=trainer.options.rate), math.inf
     else:
-        best, least = _best_rate(attempt, precision)
+        best, least = _best_rate(attempt, fast)
     if batch_norm.statistics(trainer.lesson.graph):
         least = attempt(best) if trainer.options.rate else least
         other = replace(best, batch_statistics=True)
@@ -110,10 +117,10 @@ def choose_manner(
     return best, tried
 
 
-def _best_rate(attempt: Callable[[Manner], float], precision: str) -> tuple[Manner, float]:
-    best, least, worse = Manner(RATES[0], precision), float("inf"), 0
+def _best_rate(attempt: Callable[[Manner], float], fast: Manner) -> tuple[Manner, float]:
+    best, least, worse = fast, math.inf, 0
     for rate in RATES:
-        manner = Manner(rate, precision)
+        manner = replace(fast, rate=rate)
         loss = attempt(manner)
         worse = 0 if loss < least else worse + 1
         best, least = (manner, loss) if loss < least else (best, least)
