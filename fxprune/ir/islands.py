@@ -68,26 +68,32 @@ class Islands:
 
     def notes(self) -> tuple[str, ...]:
         """Return sentences on what is inside of islands, and what is outside and why, with the numbers of parameters."""
-        sizes = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
-        own = {name: _deepest(name, self.parts) for name in sizes}
-        left = {name: _deepest(name, self.outside) or "" for name in sizes if own[name] is None}
-        inside = sum(size for name, size in sizes.items() if own[name] is not None)
-        share = f"{inside / max(1, sum(sizes.values())):.1%}"
+        inside, outside = self.sizes()
+        kept, left = sum(inside.values()), sum(outside.values())
+        share = f"{kept / max(1, kept + left):.1%}"
         kind, count = type(self.model).__name__, quantity(len(self.parts), "part")
         told = [
             f"captured {count} of {kind}, with {share} of its parameters, since: {self.outside.get('', 'asked for')}"
         ]
-        for owner, what, texts in (
-            (own, "inside", {path: quantity(island.calls, "call") for path, island in self.parts.items()}),
-            (left, "outside", self.outside),
+        for counts, what, texts in (
+            (inside, "inside", {path: quantity(island.calls, "call") for path, island in self.parts.items()}),
+            (outside, "outside", self.outside),
         ):
-            counts = {
-                path: sum(size for name, size in sizes.items() if owner.get(name) == path) for path in texts
-            }
             told += _grouped(
                 what, {path: text for path, text in texts.items() if counts[path] and path}, counts
             )
         return tuple(told)
+
+    def sizes(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the numbers of parameters in each part, and of those outside by the path whose reason is theirs ("": the whole's)."""
+        inside, outside = dict.fromkeys(self.parts, 0), dict.fromkeys(("", *self.outside), 0)
+        for name, parameter in self.model.named_parameters():
+            own = _deepest(name, self.parts)
+            if own is None:
+                outside[_deepest(name, self.outside) or ""] += parameter.numel()
+            else:
+                inside[own] += parameter.numel()
+        return inside, outside
 
 
 def _deepest(name: str, paths: Iterable[str]) -> str | None:

@@ -17,7 +17,7 @@ from fxprune.ir import Program, Selection
 from fxprune.rewrite import zero_readers
 from fxprune.rewrite.shrink import shrink
 from fxprune.tools.inputs.loaded import Loaded
-from zoo.compare import copied, difference, double, doubled, outputs
+from zoo.compare import copied, difference, double, doubled, outputs, outputs_in_model
 from zoo.offered import Refused, offered_share, refused_shares
 
 BAR, BAR_64 = 1e-5, 1e-10
@@ -25,19 +25,24 @@ BATCH, LENGTH = 3, 13
 OTHER = {BATCH: 5, LENGTH: 21}
 
 Build = Callable[[], tuple[nn.Module, Mapping[str, Any]]]
+Run = Callable[[Program, bool], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Result of one architecture: `ok`, `capture-failed`, `absent`, `wrong` or `crash`, with the reason and the numbers.
 
+    A model that can't be captured whole, for the reason `whole`, is checked in `parts` that have the share `inside` of its parameters.
     `offered` is the share of the parameters that are on an axis, `refused` why the others are not. `order` and `onnx` are the results of
-    shuffled constraints and of ONNX Runtime, empty until `zoo.stages` has run them.
+    shuffled constraints and of ONNX Runtime, empty until `zoo.stages` has run them; `made` is the day and the commit.
     """
 
     name: str
     status: str
     reason: str = ""
+    parts: int = 0
+    inside: float = 1.0
+    whole: str = ""
     exact: int = 0
     inexact: int = 0
     relative: float = 0.0
@@ -55,6 +60,7 @@ class Outcome:
     onnx_relative: float = 0.0
     onnx_shapes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    made: str = ""
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
@@ -81,17 +87,19 @@ def _fill(name: str, parameter: Tensor) -> None:
     parameter.normal_(0, max(1, inputs) ** -0.5)
 
 
-def captured(model: nn.Module, kwargs: Mapping[str, Any], dynamic: bool = True) -> Program:
-    """The program of a randomised model, with batch and length dynamic where torch can, else with fixed sizes."""
+def captured(
+    model: nn.Module, kwargs: Mapping[str, Any], dynamic: bool = True, within: str | None = None
+) -> Program:
+    """The program of a randomised model, with batch and length dynamic where torch can, else with fixed sizes, else `within` its parts."""
     randomise(model)
     loaded = Loaded("", model, (), kwargs)
     if not dynamic:
-        return loaded.capture()
+        return loaded.capture(within=within)
     free = {name: _free(value) for name, value in kwargs.items()}
     try:
         return replace(loaded, kwargs=copied(kwargs), dynamic_shapes=free).capture()
     except CaptureError:
-        return loaded.capture()
+        return loaded.capture(within=within)
 
 
 def _free(value: Any) -> Any:
@@ -164,7 +172,9 @@ def _compared(analysis: Analysis, selection: Selection, label: str, outcome: Out
         return replace(outcome, status="crash", reason=f"{label}: {error}")
     change = difference(outputs(program, program.kwargs), wanted)
     better = replace(outcome, change=max(outcome.change, change), slim=outcome.slim or slim.parameter_count())
-    better = _judged((slim, oracle), program.kwargs, label, better)
+    better = _judged((slim, oracle), _runs(program.kwargs), label, better)
+    if better.status == "ok" and program.islands:
+        better = _judged((slim, oracle), outputs_in_model, f"{label}, in the whole model", better)
     if better.status != "ok":
         return better
     moved = _other_axes(analysis, slim, selection)
@@ -173,15 +183,22 @@ def _compared(analysis: Analysis, selection: Selection, label: str, outcome: Out
     return _at_second_shape((program, slim, oracle), label, better)
 
 
-def _judged(
-    pair: tuple[Program, Program], kwargs: Mapping[str, Any], label: str, outcome: Outcome
-) -> Outcome:
+def _runs(kwargs: Mapping[str, Any]) -> Run:
+    """What runs programs on these inputs, in float32 or in float64."""
+
+    def run(program: Program, in_double: bool = False) -> list[Tensor]:
+        return outputs(doubled(program), double(kwargs)) if in_double else outputs(program, kwargs)
+
+    return run
+
+
+def _judged(pair: tuple[Program, Program], run: Run, label: str, outcome: Outcome) -> Outcome:
     """The outcome after comparing the pruned with the zeroed program; beyond the bar, float64 decides whether it is rounding."""
-    relative = difference(*(outputs(each, kwargs) for each in pair))
+    relative = difference(*(run(each, False) for each in pair))
     better = replace(outcome, relative=max(outcome.relative, relative))
     if relative <= BAR:
         return better
-    exactly = difference(*(outputs(doubled(each), double(kwargs)) for each in pair))
+    exactly = difference(*(run(each, True) for each in pair))
     status = "ok" if exactly <= BAR_64 else "wrong"
     return replace(
         better, status=status, reason=f"{label}: off by {relative:.1e}, in float64 by {exactly:.1e}"
@@ -210,7 +227,9 @@ def _at_second_shape(programs: tuple[Program, Program, Program], label: str, out
         outputs(oracle, other)
     except (RuntimeError, AssertionError, IndexError, ValueError):
         return replace(outcome, dynamic=f"{said}, but the original's graph refuses a second shape")
-    return _judged((slim, oracle), other, f"{label}, at a second shape", replace(outcome, dynamic=said))
+    return _judged(
+        (slim, oracle), _runs(other), f"{label}, at a second shape", replace(outcome, dynamic=said)
+    )
 
 
 def _resized(value: Any, dims: tuple[int, ...]) -> Any:
@@ -236,15 +255,40 @@ def check_with_model(
         return Outcome(name, "absent", str(error)), None
     try:
         start = time.perf_counter()
-        program = captured(model, kwargs, dynamic)
+        program = captured(model, kwargs, dynamic, within="auto")
         seconds = time.perf_counter() - start
     except CaptureError as error:
         return Outcome(name, "capture-failed", str(error)), None
     try:
         outcome = _capture_mismatch(model, program, name) or check(program, name)
     except Exception as error:  # noqa: BLE001 (a crash of ours is an outcome too)
-        return Outcome(name, "crash", describe_error(error)), None
-    return replace(outcome, seconds={"capture": round(seconds, 2), **outcome.seconds}), (model, program)
+        outcome = Outcome(name, "crash", describe_error(error))
+    outcome = replace(outcome, seconds={"capture": round(seconds, 2), **outcome.seconds})
+    return _of_whole(outcome, program), (model, program)
+
+
+def _of_whole(outcome: Outcome, program: Program) -> Outcome:
+    """The outcome with the sizes of the whole model, where only parts of it were captured."""
+    islands = program.islands
+    if islands is None:
+        return outcome
+    inside, outside = (sum(sizes.values()) for sizes in islands.sizes())
+    share = inside / max(1, inside + outside)
+    left = [
+        Refused(count / (inside + outside), f"outside of the parts: {islands.outside[path]}", "", path)
+        for path, count in islands.sizes()[1].items()
+        if count
+    ]
+    return replace(
+        outcome,
+        parts=len(islands.parts),
+        inside=share,
+        whole=islands.outside[""],
+        parameters=outcome.parameters + outside,
+        slim=outcome.slim and outcome.slim + outside,
+        offered=outcome.offered * share,
+        refused=(*(each._replace(share=each.share * share) for each in outcome.refused), *left),
+    )
 
 
 def describe_error(error: Exception) -> str:
@@ -254,12 +298,14 @@ def describe_error(error: Exception) -> str:
 
 def _capture_mismatch(model: nn.Module, program: Program, name: str) -> Outcome | None:
     """An outcome where the captured program is not the model, before anything is pruned; None where it is."""
+    kwargs = program.islands.kwargs if program.islands else program.kwargs
     torch.manual_seed(1)
     model.eval()
     with torch.no_grad():
-        wanted = [value for value in pytree.tree_leaves(model(**program.kwargs)) if isinstance(value, Tensor)]
+        wanted = [value for value in pytree.tree_leaves(model(**kwargs)) if isinstance(value, Tensor)]
     try:
-        relative = difference(outputs(program, program.kwargs), wanted)
+        got = outputs_in_model(program) if program.islands else outputs(program, kwargs)
+        relative = difference(got, wanted)
     except RuntimeError as error:
         return Outcome(
             name, "capture-failed", f"the exported graph does not run: {str(error).splitlines()[0]}"
@@ -267,7 +313,7 @@ def _capture_mismatch(model: nn.Module, program: Program, name: str) -> Outcome 
     if relative <= BAR:
         return None
     reason = f"the captured program differs from the model by {relative:.1e}"
-    if difference(_exported(model, program.kwargs), outputs(program, program.kwargs)) <= BAR:
+    if not program.islands and difference(_exported(model, kwargs), got) <= BAR:
         reason = f"{reason}, and so does torch.export's own"
         return Outcome(name, "capture-failed", reason, relative=relative)
     return Outcome(name, "wrong", reason, relative=relative)

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.ir import Program, copy_graph, rebuild
+from fxprune.rewrite.islands import in_model
 
 
 def copied(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +23,17 @@ def outputs(program: Program, kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that a program returns; random numbers are the same for each call."""
     torch.manual_seed(1)
     return [value for value in pytree.tree_leaves(program(**kwargs)) if isinstance(value, Tensor)]
+
+
+def outputs_in_model(program: Program, in_double: bool = False) -> list[Tensor]:
+    """The tensors that the model of a program's islands returns with these in place, on its own example inputs."""
+    assert program.islands is not None
+    args, kwargs = program.islands.args, dict(program.islands.kwargs)
+    model = in_model(doubled(program)).double() if in_double else in_model(program)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        made = model(*double(args), **double(kwargs)) if in_double else model(*args, **kwargs)
+    return [value for value in pytree.tree_leaves(made) if isinstance(value, Tensor)]
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:

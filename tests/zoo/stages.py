@@ -43,7 +43,7 @@ def _in_any_order(program: Program, outcome: Outcome) -> Outcome:
 def _in_onnx(model: nn.Module, program: Program, outcome: Outcome) -> Outcome:
     start = time.perf_counter()
     try:
-        found = agreement(model, program, halved(program))
+        found = agreement(program.module() if program.islands else model, program, halved(program))
     except Exception as error:  # noqa: BLE001 (likewise)
         found = Agreement(FAILS, describe_error(error))
     return replace(

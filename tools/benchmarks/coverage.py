@@ -6,11 +6,14 @@ constraints in another order, and ONNX Runtime. The zoos are in `tests/zoo`, out
 """
 
 import argparse
+import datetime as dt
 import importlib
 import json
 import logging
 import multiprocessing
 import os
+import shutil
+import subprocess
 import sys
 import time
 import warnings
@@ -70,39 +73,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     target = options.output or target
     records = _collect(names, options)
     if len(records) < len(names):
-        progress().print(
-            f"stopped after {len(records)} of {len(names)}; the page speaks of these", markup=False
-        )
+        progress().print(f"the page speaks of {len(records)} of {len(names)}", markup=False)
     order = {name: place for place, name in enumerate(names)}
+    records.sort(key=lambda record: order[record["name"]])
+    if options.records:
+        options.records.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     target.parent.mkdir(exist_ok=True)
-    target.write_text(render(sorted(records, key=lambda record: order[record["name"]])))
+    target.write_text(render(records))
     progress().print(f"wrote {target}", markup=False)
     return int(not all(is_right(record) for record in records))
 
 
 def _collect(names: Sequence[str], options: argparse.Namespace) -> list[Record]:
     """The records, those of an earlier run first, then the others as they finish; after Ctrl-C, those that were finished."""
-    console, records = progress(), _earlier(options.records, names)
-    known = {record["name"] for record in records}
+    console, records, made = progress(), _earlier(options.records, names), _made()
+    waiting = options.only or [name for name in names if name not in records]
     limits = Limits(options.seconds, options.onnx_seconds, options.onnx)
     try:
-        waiting = [name for name in names if name not in known]
-        for record in check_all(waiting, limits, options.workers, options.zoo):
-            records.append(record)
+        for count, found in enumerate(check_all(waiting, limits, options.workers, options.zoo), 1):
+            record = {**found, "made": made}
+            records[record["name"]] = record
             if options.records:
                 with options.records.open("a") as file:
                     file.write(f"{json.dumps(record)}\n")
-            console.print(f"{len(records)}/{len(names)} {_line(record)}", markup=False)
+            console.print(f"{count}/{len(waiting)} {_line(record)}", markup=False)
     except KeyboardInterrupt:
         console.print("interrupted", markup=False)
-    return records
+    return [records[name] for name in names if name in records]
 
 
-def _earlier(path: Path | None, names: Sequence[str]) -> list[Record]:
+def _made() -> str:
+    """The day, and the commit where the checkout is one of git."""
+    day, git = dt.datetime.now(tz=dt.UTC).date().isoformat(), shutil.which("git")
+    if git is None:
+        return day
+    asked = [git, "-C", str(_ROOT), "rev-parse", "--short", "HEAD"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
+    return f"{day} {said.stdout.strip()}".strip()
+
+
+def _earlier(path: Path | None, names: Sequence[str]) -> dict[str, Record]:
+    """The records of a file by name, the last one of each."""
     if path is None or not path.exists():
-        return []
+        return {}
     found = {record["name"]: record for record in map(json.loads, path.read_text().splitlines())}
-    return [found[name] for name in names if name in found]
+    return {name: found[name] for name in names if name in found}
 
 
 def _line(record: Record) -> str:
@@ -122,6 +137,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("-o", "--output", type=Path, help="the page to write (default: the zoo's own in docs/results)")
     add("--records", type=Path, help="a file of records, one a line: what is there is not run again")
+    add(
+        "--only", nargs="+", help="run these again, and no others; the page has all that there are records of"
+    )
     add("--seconds", type=float, default=_SECONDS, help="time limit for the check of one architecture")
     add("--onnx", action=argparse.BooleanOptionalAction, default=True, help="whether ONNX Runtime must agree")
     add("--onnx-seconds", type=float, default=ONNX_SECONDS, help="time limit for each stage after the check")

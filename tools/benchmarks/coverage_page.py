@@ -1,17 +1,29 @@
 """Page of `fxprune.tools.benchmarks.coverage`: docs/results/coverage.md, with sections for all that is not plainly right."""
 
 import importlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+from fxprune.ir.summary import quantity
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 Record = Mapping[str, Any]
 
 _COUNTED = ("exact", "inexact", "difference", "change", "refusals")
-COLUMNS = ("architecture", "status", *_COUNTED, "operators without a rule", "second shape", "ONNX")
+COLUMNS = (
+    "architecture",
+    "status",
+    "captured",
+    *_COUNTED,
+    "operators without a rule",
+    "second shape",
+    "ONNX",
+)
 
 CAPTURED = ("ok", "wrong", "crash")
 
@@ -36,7 +48,9 @@ float64 must agree to 1e-10), *change* how much pruning moved the outputs. *seco
 were dynamic and checked at another size too. *ONNX* is the largest relative difference between the halved program and
 ONNX Runtime on the file that `fxprune.export_onnx` wrote of it (bar 1e-4), at the example and, where the file's sizes are
 dynamic, at a second shape. Only where that fails is the original exported, by plain `torch.onnx.export(dynamo=True)` of
-the nn.Module, to tell whose fault it is. What torch can't capture is tried again with transformers' own patches."""
+the nn.Module, to tell whose fault it is. What torch can't capture is tried again with transformers' own patches, and then
+in parts (`capture(…, within="auto")`): *captured* gives the number of parts and their share of the parameters. Parts are compared
+by themselves and in the whole model, run eagerly with them in place; their ONNX file holds them side by side."""
 
 
 def is_right(record: Record) -> bool:
@@ -68,11 +82,26 @@ def _summary(records: Sequence[Record]) -> Iterator[str]:
         f"- **{counts['ok']} of {len(captured)} captured architectures are right** ({len(records)} in all: {said}); "
         f"{axes[0]} exact axes, {axes[1]} inexact."
     )
+    yield f"- {captured_summary(captured)}"
     ordered = [record for record in records if record["order"]]
     same = sum(record["order"] == "same" for record in ordered)
     yield f"- The axes are the same in a shuffled order (three of them): {same} of {len(ordered)}."
     if any(record["onnx"] for record in records):
         yield onnx_summary(records)
+    yield made_summary(records)
+
+
+def captured_summary(captured: Sequence[Record]) -> str:
+    """The sentence that says how many were captured whole, and how many in parts."""
+    inside = [record["inside"] for record in captured if record["parts"]]
+    said = f"Captured whole: {len(captured) - len(inside)}; in parts: {len(inside)}"
+    return f"{said}, with {median(inside):.1%} of the parameters in the median." if inside else f"{said}."
+
+
+def made_summary(records: Sequence[Record]) -> str:
+    """The sentence that says on which days and at which commits the rows were made."""
+    counts = Counter(record["made"] for record in records)
+    return f"- Rows by day and commit: {'; '.join(f'{made}: {count}' for made, count in sorted(counts.items()))}."
 
 
 def onnx_summary(records: Sequence[Record]) -> str:
@@ -100,11 +129,19 @@ def _table(records: Sequence[Record]) -> Iterator[str]:
 def _cells(record: Record) -> tuple[str, ...]:
     name, status = str(record["name"]), str(record["status"])
     if status not in CAPTURED:
-        return (name, status, *("" for _ in COLUMNS[2:]))
+        return (name, status, "no", *("" for _ in COLUMNS[3:]))
     unknown = ", ".join(f"`{operator}`" for operator in record["unknown"])
     counts = str(record["exact"]), str(record["inexact"])
     sizes = f"{record['relative']:.1e}", f"{record['change']:.1e}", str(record["refusals"])
-    return (name, status, *counts, *sizes, unknown, _second(str(record["dynamic"])), onnx_cell(record))
+    second = _second(str(record["dynamic"]))
+    return (name, status, captured_cell(record), *counts, *sizes, unknown, second, onnx_cell(record))
+
+
+def captured_cell(record: Record) -> str:
+    """Whether a model was captured whole, for a table, or in how many parts with which share of its parameters."""
+    if not record["parts"]:
+        return "whole"
+    return f"in {quantity(record['parts'], 'part')}, {record['inside']:.1%}"
 
 
 def _second(said: str) -> str:
@@ -132,6 +169,7 @@ def sections(records: Sequence[Record]) -> Iterator[str]:
     )
     for word, title in ONNX_TITLES.items():
         yield from _section(title, records, lambda r, word=word: r["onnx"] == word, "onnx_reason")  # type: ignore[misc]
+    yield from _section("Captured in parts: why not whole", records, lambda r: bool(r["parts"]), "whole")
     yield from _section("Not captured: torch's reason", records, lambda r: r["status"] == "capture-failed")
     yield from _section("Not done in time", records, lambda r: r["status"] == "timeout")
 
@@ -156,5 +194,6 @@ def _section(
 
 
 def line(text: str) -> str:
-    """Text for one line of a page, at most 400 characters."""
-    return " ".join(text.replace(str(_ROOT), "").replace("|", "\\|").split())[:400]
+    """Text for one line of a page, at most 400 characters, without the folders of the checkout and of installed packages."""
+    short = re.sub(r"/\S*site-packages/", "", text.replace(str(_ROOT), ""))
+    return " ".join(short.replace("|", "\\|").split())[:400]

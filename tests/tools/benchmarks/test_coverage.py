@@ -15,8 +15,10 @@ from fxprune.errors import CaptureError, ExportError
 from fxprune.frontend import library_patches
 from fxprune.tools.benchmarks import coverage
 from fxprune.tools.benchmarks.coverage_page import Record, is_right, render_coverage
+from support.in_parts import load
 from zoo import hf, onnx_check
-from zoo.check import Outcome, captured
+from zoo.check import Outcome, captured, check_with_model, halved
+from zoo.compare import difference, outputs_in_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -25,6 +27,11 @@ RECORD = asdict(
         "Net", "ok", exact=3, inexact=1, relative=2e-7, change=0.5, order="same", onnx="agrees", onnx_shapes=2
     )
 )
+
+
+def detector() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    model, (image,), _ = load()
+    return model, {"x": image}
 
 
 def row(text: str, name: str) -> str:
@@ -52,6 +59,43 @@ def test_records_of_an_earlier_run_are_not_run_again(tmp_path: Path) -> None:
     kept.write_text(json.dumps({**RECORD, "name": "BertForMaskedLM"}) + "\n")
     assert coverage.main(["BertForMaskedLM", "-o", str(target), "--records", str(kept), "--no-onnx"]) == 0
     assert "| 3 | 1 | 2.0e-07 | 5.0e-01 |" in row(target.read_text(), "BertForMaskedLM")
+
+
+def test_only_what_is_asked_for_is_run_again_and_the_page_has_all(tmp_path: Path) -> None:
+    kept, target = tmp_path / "records", tmp_path / "page.md"
+    old = [
+        {**RECORD, "name": name, "exact": 77, "made": "long ago"}
+        for name in ("BertForMaskedLM", "OPTForCausalLM")
+    ]
+    kept.write_text("".join(f"{json.dumps(record)}\n" for record in old))
+    asked = ["--records", str(kept), "-o", str(target), "--no-onnx", "--workers", "1"]
+    assert coverage.main([*asked, "--only", "BertForMaskedLM"]) == 0
+    text, records = target.read_text(), [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [(r["name"], r["exact"] == 77) for r in records] == [
+        ("OPTForCausalLM", True),
+        ("BertForMaskedLM", False),
+    ]
+    assert re.search(r"- Rows by day and commit: \d{4}-\d\d-\d\d( \w+)?: 1; long ago: 1\.", text)
+
+
+def test_parts_are_told_from_the_whole() -> None:
+    parts = {**RECORD, "name": "Parts", "parts": 3, "inside": 0.9, "whole": "its own loop", "made": "today"}
+    text = render_coverage([{**RECORD, "made": "today"}, parts])
+    assert "- Captured whole: 1; in parts: 1, with 90.0% of the parameters in the median." in text
+    assert row(text, "Parts").startswith("| Parts | ok | in 3 parts, 90.0% | 3 | 1 |")
+    assert row(text, "Net").startswith("| Net | ok | whole | 3 | 1 |")
+    assert "## Captured in parts: why not whole\n\n- Parts: its own loop" in text
+
+
+def test_a_model_in_parts_is_checked_in_the_whole_model() -> None:
+    outcome, made = check_with_model("Detector", detector, dynamic=False)
+    assert (outcome.status, outcome.parts, outcome.inside) == ("ok", 6, 1.0)
+    assert "torch.export could not capture Detector" in outcome.whole
+    assert outcome.parameters == sum(parameter.numel() for parameter in detector()[0].parameters())
+    assert outcome.slim < outcome.parameters
+    assert made is not None
+    slim = halved(made[1])
+    assert difference(outputs_in_model(slim), outputs_in_model(made[1])) > 1e-3
 
 
 def test_a_stage_that_takes_too_long_loses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
