@@ -19,7 +19,7 @@ from fxprune.export.agreement import DifferenceError, compare
 from fxprune.export.culprit import failing_operator, first_difference
 from fxprune.export.exported_program import for_onnx, lift, to_exported_program
 from fxprune.export.file_sizes import fixed_in_file, name_sizes, strict_guards, symbols_kept
-from fxprune.export.onnx_cleanup import drop_traces, reset_after_product, spread_rotary_caches
+from fxprune.export.onnx_cleanup import drop_traces, name_outputs, reset_after_product, spread_rotary_caches
 from fxprune.export.onnx_operators import translations
 from fxprune.export.onnx_rewrites import rewrite_for_onnx
 from fxprune.export.random_values import fixed_draws
@@ -160,10 +160,10 @@ def _write(program: Program, form: _Form, draft: Path, opset: int, settings: Set
                 verbose=False,
                 opset_version=opset,
                 input_names=program.input_names(),
-                output_names=program.output_names(),
                 custom_translation_table=translations(),
             )
             assert made is not None
+            name_outputs(made.model, program.output_names())
             name_sizes(program, made, strict)
             drop_traces(made.model)
             spread_rotary_caches(made.model)

@@ -1,9 +1,12 @@
-"""ONNX clean-up, between torch's exporter and the file: drop debugging metadata, and mend what RotaryEmbedding and GRU lack."""
+"""ONNX clean-up, between torch's exporter and the file: drop debugging metadata, name outputs, mend what RotaryEmbedding and GRU lack."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from fxprune.ir.naming import free_name
 
 
 def drop_traces(model: ir.Model) -> None:
@@ -12,6 +15,26 @@ def drop_traces(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
             node.metadata_props.pop(key, None)
+
+
+def name_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    """Name the outputs; what has one of these names gives way, but for an input: beside an input `x`, the output `x` becomes `x_out`."""
+    inputs = {value.name for value in model.graph.inputs}
+    taken = {str(value.name) for value in _all_values(model)} | set(names)
+    named = [name if name not in inputs else free_name(f"{name}_out", taken) for name in names]
+    for value in _all_values(model):
+        if value.name in named:
+            value.name = free_name(f"{value.name}_inner", taken)
+            taken.add(value.name)
+    for value, name in zip(model.graph.outputs, named, strict=True):
+        value.name = name
+
+
+def _all_values(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield the values of a model: inputs, initializers and what the nodes compute, in the graphs within nodes, too."""
+    for graph in model.graphs():
+        yield from (*graph.inputs, *graph.initializers.values())
+        yield from (value for node in graph for value in node.outputs)
 
 
 def reset_after_product(model: ir.Model) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-from expecttest import assert_expected_inline
+from pathlib import Path
 
+import onnx_ir as ir
+import torch
+from expecttest import assert_expected_inline
+from torch import Tensor, nn
+
+from fxprune import capture, export_onnx
 from fxprune.export.onnx_cleanup import spread_rotary_caches
+from fxprune.runtimes import open_session
 
 
 def test_before_and_after() -> None:
@@ -40,3 +46,26 @@ def shown(model: ir.Model) -> str:
         f"{node.outputs[0].name} = {node.op_type}({', '.join(str(each and each.name) for each in node.inputs)})"
         for node in model.graph
     )
+
+
+class Shadowing(nn.Module):
+    """A net whose outputs are called as an input is, and as operators are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, sample: Tensor, other: Tensor) -> dict[str, Tensor]:
+        first = self.one(sample)
+        second = first.relu()
+        return {"relu": self.two(second) + other, "sample": first + 1, "linear": second * 2, "other": other}
+
+
+def test_outputs_may_be_called_as_inputs_and_operators_are(tmp_path: Path) -> None:
+    """diffusers' U-Nets take a `sample` and return one."""
+    program = capture(Shadowing().eval(), (torch.rand(2, 4), torch.rand(2, 4)))
+    made = export_onnx(program, tmp_path / "net.onnx")
+    opened = open_session(made.path)
+    assert [entry.name for entry in opened.get_inputs()] == ["sample", "other"]
+    assert [entry.name for entry in opened.get_outputs()] == ["relu", "sample_out", "linear", "other_out"]
+    assert made.relative < 1e-5
