@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +14,14 @@ IMAGE_TOKEN = 5
 Sizes = tuple[int, ...]
 
 
-def parse_inputs(words: str) -> dict[str, Tensor]:
-    """The tensors that the words describe; the same words give the same tensors."""
+def parse_inputs(words: str) -> dict[str, Any]:
+    """The tensors, and lists of tensors, that the words describe; the same words give the same tensors."""
     torch.manual_seed(0)
     named = (word.split("=") for word in words.split())
     return {name: _tensor(*said.split("/")) for name, said in named}
 
 
-def _tensor(kind: str, *said: str) -> Tensor:
+def _tensor(kind: str, *said: str) -> Tensor | list[Tensor]:
     return KINDS[kind](tuple(int(size) for part in said for size in part.split("x")))
 
 
@@ -46,7 +47,7 @@ def _four(sizes: Sizes) -> Tensor:
     return mask
 
 
-KINDS: dict[str, Callable[[Sizes], Tensor]] = {
+KINDS: dict[str, Callable[[Sizes], Tensor | list[Tensor]]] = {
     "ids": lambda sizes: torch.randint(3, 30, (BATCH, *sizes)),
     "ones": lambda sizes: torch.ones(BATCH, *sizes, dtype=torch.long),
     "zeros": lambda sizes: torch.zeros(BATCH, *sizes, dtype=torch.long),
@@ -57,6 +58,7 @@ KINDS: dict[str, Callable[[Sizes], Tensor]] = {
     "marked": _marked,
     "real": lambda sizes: torch.randn(BATCH, *sizes),
     "unit": lambda sizes: torch.rand(BATCH, *sizes),
+    "pictures": lambda sizes: [torch.rand(sizes), torch.rand(sizes)],
     "full": lambda sizes: torch.full((BATCH,), *sizes),
     "rows": lambda sizes: torch.rand(*sizes),  # no batch: nodes of one graph, positions
     "edges": lambda sizes: torch.randint(0, sizes[0], (2, sizes[1])),

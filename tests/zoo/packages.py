@@ -6,10 +6,8 @@ No package but torchvision is imported before a row's `build` is called. `tests/
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +21,9 @@ from zoo.packages_images import IMAGES
 from zoo.packages_pixels import PIXELS
 from zoo.packages_sequences import SEQUENCES
 from zoo.packages_tables import TABLES
+from zoo.packages_timm import TIMM
+from zoo.packages_torchvision import TORCHVISION
+from zoo.torchvision_operators import declare_operators
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,9 @@ class Row:
         return model.eval(), parse_inputs(self.inputs)
 
 
-def _declare_operators() -> None:
-    """Declare the operators that torchvision's Python code names, where its compiled part is made for another build of torch.
+declare_operators()  # before anything else: transformers, too, imports torchvision where it is installed
 
-    Its models can be imported and run then, but for those that call the operators.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except ModuleNotFoundError:
-        return
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
-
-
-_declare_operators()  # before anything else: transformers, too, imports torchvision where it is installed
-
-ROWS = {name: Row(name, *said) for name, said in {**IMAGES, **PIXELS, **SEQUENCES, **TABLES}.items()}
+ROWS = {
+    name: Row(name, *said)
+    for name, said in {**IMAGES, **PIXELS, **SEQUENCES, **TABLES, **TORCHVISION, **TIMM}.items()
+}

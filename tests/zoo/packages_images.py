@@ -156,26 +156,6 @@ SEGMENTATION = {
 }
 
 CLASSIFICATION = {
-    **{
-        f"torchvision/{name}": (call(f"torchvision.models:{name}", num_classes=10, **more), "x=real/3x64x64")
-        for name, more in (
-            ("mobilenet_v3_small", {}),
-            ("shufflenet_v2_x0_5", {}),
-            ("squeezenet1_1", {}),
-            ("regnet_y_400mf", {}),
-            ("mnasnet0_5", {}),
-            ("resnet18", {}),
-            ("googlenet", {"init_weights": False}),
-        )
-    },
-    "torchvision/VisionTransformer": (
-        call("torchvision.models:VisionTransformer", 32, 8, 2, 4, 32, 48),
-        f"x=real/{PICTURE}",
-    ),
-    "torchvision/SwinTransformer": (
-        call("torchvision.models:SwinTransformer", [4, 4], 16, [2, 2], [2, 4], [4, 4]),
-        f"x=real/{PICTURE}",
-    ),
     "efficientnet-pytorch/b0": (
         call("efficientnet_pytorch:EfficientNet.from_name", "efficientnet-b0", num_classes=10),
         "inputs=real/3x64x64",

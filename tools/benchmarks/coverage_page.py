@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fxprune.ir.summary import quantity
+from fxprune.ir import quantity
 
 _ROOT = Path(__file__).resolve().parents[2]
 

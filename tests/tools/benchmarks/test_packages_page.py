@@ -12,6 +12,7 @@ from zoo import packages
 from zoo.calls import Name, call
 from zoo.check import Outcome
 from zoo.offered import Refused, offered_share, refused_shares
+from zoo.torchvision_operators import suppressed
 
 OUTCOME = Outcome(
     "vit-pytorch/ViT",
@@ -82,6 +83,12 @@ def test_calls_are_made_only_when_asked_for() -> None:
     assert [type(part).__name__ for part in made] == ["Linear", "ReLU"]
     assert call("zoo.calls:call", [Name("torch.nn:Linear")]).made().path == [nn.Linear]
     assert call("no_such_package:Net").path == "no_such_package:Net"
+
+
+def test_boxes_that_overlap_a_better_one_go() -> None:
+    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1.5], [5, 5, 6, 6]])  # the first two share 3 of 4
+    scores = torch.tensor([0.5, 0.9, 0.1])
+    assert [suppressed(boxes, scores, most).tolist() for most in (0.7, 0.8)] == [[1, 2], [1, 0, 2]]
 
 
 def test_the_zoo_has_forty_models_of_twenty_packages_or_more() -> None:
