@@ -17,6 +17,7 @@ from fxprune.export.onnx_forms.elementwise import (
     angle_of,
     extreme_number,
     hypotenuse,
+    kept_scalar,
     mean_slope,
     rectified,
     rounded,
@@ -97,7 +98,7 @@ def _return_tensors(graph: fx.GraphModule) -> None:
 def _promoted(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Convert operands to the result's type: the exporter finds no operator for an integer tensor and a fraction.
 
-    Sums and products of booleans are their logical forms.
+    Sums and products of booleans are their logical forms, and scalars near 0 and 1 are kept.
     """
     wanted, logical = node.meta["val"].dtype, _LOGICAL.get(packet_of(node.target))
     if wanted == torch.bool and logical is not None and _is_node(node.args[0]) and _is_node(node.args[1]):
@@ -105,7 +106,7 @@ def _promoted(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     other = [n for n in node.all_input_nodes if _dtype(n) not in (wanted, None)]
     for operand in other:
         node.replace_input_with(operand, call(graph, aten.to.dtype, (operand, wanted)))
-    return None
+    return kept_scalar(graph, node)
 
 
 _LOGICAL = {aten.add: aten.logical_or.default, aten.mul: aten.logical_and.default}
@@ -260,6 +261,17 @@ def _rolled(graph: fx.GraphModule, node: fx.Node) -> None:
         node.args = (bound["self"], shifts, dims)
 
 
+def _squeezed(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Squeeze the dims of size 1 alone: torch leaves the others as they are, ONNX refuses them."""
+    bound = values_of(node)
+    source, dims, shape = bound["self"], bound["dim"], bound["self"].meta["val"].shape
+    dims = [dims] if isinstance(dims, int) else dims
+    gone = [dim for dim in dims if shape and isinstance(shape[dim], int) and shape[dim] == 1]
+    if len(gone) == len(dims) or len(shape) - len(gone) != node.meta["val"].dim():
+        return None
+    return call(graph, aten.squeeze.dims, (source, gone)) if gone else source
+
+
 def _marked(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
     """Return the marked elements by a mask as index: the exporter has no masked_select."""
     pair = call(graph, aten.broadcast_tensors.default, (list(node.args[:2]),))
@@ -303,5 +315,6 @@ REWRITES: Mapping[Any, Rewrite] = {
     aten.repeat_interleave: _repeated,
     aten.roll: _rolled,
     aten.masked_select: _marked,
+    aten.squeeze: _squeezed,
     aten.scaled_dot_product_attention: _of_four_dims,
 }

@@ -87,6 +87,26 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], set[Any]]] = {
         (floats,),
         {aten.split_with_sizes},
     ),
+    "scalars near 0": (
+        lambda x, w: (
+            (x.relu() * w + 1e-15).log(),
+            w / ((w - w[0]).relu() + 1e-9),
+            1 / (w.sum() - w.sum() + 1e-12),
+            x.relu() - 1e-12,
+        ),
+        (floats,),
+        {aten.add, aten.sub, aten.div},
+    ),
+    "scalars near 1": (
+        lambda x, w: (x * 1.000001 - x, (w / 0.999999 - w) * x),
+        (floats,),
+        {aten.mul, aten.div, aten.sub},
+    ),
+    "squeezed dims of other sizes": (
+        lambda x, w: ((x * w).squeeze(1), (x * w).unsqueeze(1).squeeze((0, 1, 2))),
+        (floats,),
+        {aten.squeeze},
+    ),
     "complex numbers": (
         _polar,
         (floats,),

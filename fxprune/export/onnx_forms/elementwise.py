@@ -9,9 +9,29 @@ from torch import fx
 
 from fxprune.export.onnx_forms.reductions import values_of
 from fxprune.ir import call
+from fxprune.ir.edit import add_buffer
 from fxprune.rules import packet_of
 
 aten = torch.ops.aten
+
+
+_NEUTRAL = {aten.add: 0.0, aten.sub: 0.0, aten.mul: 1.0, aten.div: 1.0}
+
+
+def kept_scalar(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return a sum with nearly 0, or a product with nearly 1, with this scalar as a tensor of one dim.
+
+    A scalar is dropped by the exporter's clean-up, which takes 1e-8 for 0 and 1.00001 for 1: `log(x + 1e-15)` would become `log(x)`.
+    """
+    neutral, (one, scalar) = _NEUTRAL.get(packet_of(node.target)), (*node.args, None)[:2]
+    if neutral is None or not isinstance(one, fx.Node) or not isinstance(scalar, float):
+        return None
+    if scalar == neutral or not math.isclose(scalar, neutral, rel_tol=1e-4, abs_tol=1e-7):
+        return None
+    value = node.meta["val"]
+    buffer = add_buffer(graph, f"_scalar_{node.name}", torch.tensor([scalar], dtype=value.dtype))
+    made = call(graph, node.target, (one, buffer, *node.args[2:]), dict(node.kwargs))
+    return made if value.dim() else call(graph, aten.reshape.default, (made, []))
 
 
 def hypotenuse(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
