@@ -184,7 +184,7 @@ SCALING = {
         call(
             "spandrel.architectures.DAT:DAT",
             img_size=16,
-            embed_dim=16,
+            embed_dim=64,
             split_size=[2, 4],
             depth=[2],
             num_heads=[2],

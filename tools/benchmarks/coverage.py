@@ -1,8 +1,9 @@
 """`python -m fxprune.tools.benchmarks.coverage`: check every architecture of a zoo and write docs/results/coverage.md or packages.md.
 
 Each architecture runs in a process of its own, in stages with a time limit each: the pruned against the zeroed program, the axes with
-constraints in another order, and ONNX Runtime. The zoos are in `tests/zoo`, outside the wheel: this requires the source checkout,
-`transformers`, and for `--zoo packages` the packages of tests/zoo/packages.txt.
+constraints in another order, and ONNX Runtime. The pages' records, with the commit of each row, are docs/results/coverage.jsonl and
+packages.jsonl: `--records FILE --only NAME …` renews single rows. The zoos are in `tests/zoo`, outside the wheel: this requires the
+source checkout, `transformers`, and for `--zoo packages` the packages of tests/zoo/packages.txt.
 """
 
 import argparse

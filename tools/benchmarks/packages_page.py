@@ -40,9 +40,9 @@ parts (`capture(…, within="auto")`) with their share of the parameters. *offer
 units are zeroed (largest relative difference of this and of the next, bar 1e-5, or 1e-10 in float64 where float32 rounds more); *one
 index* says whether the same holds where every exact axis is cut to a single index. Parts are compared by themselves and in the whole
 model, run eagerly with them in place. *ONNX* is the largest relative difference between the halved program and ONNX Runtime on the file
-that `fxprune.export_onnx` wrote (bar 1e-4; of parts one file, which holds them side by side). *seconds*: capture, analysis and both
-comparisons, on two cores that others used too. The last column gives, for each reason with more
-than {explained:.0%} of a model's parameters, what the analysis says of those on no axis, or why there is no result."""
+that `fxprune.export_onnx` wrote (bar 1e-4, or what a rounding step in all weights changes; of parts one file, which holds them side by
+side). *seconds*: capture, analysis and both comparisons, on two cores that others used too. The last column gives, for each reason with
+more than {explained:.0%} of a model's parameters, what the analysis says of those on no axis, or why there is no result."""
 
 
 def render_packages(records: Sequence[Record]) -> str:
