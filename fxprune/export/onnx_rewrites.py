@@ -48,7 +48,7 @@ from fxprune.export.onnx_forms.spatial import (
 from fxprune.export.real_pairs import as_real_pairs
 from fxprune.ir import Program, bind, call, copy_graph, rebuild
 from fxprune.ir.arguments import unbind
-from fxprune.ir.edit import move_uses, size_of
+from fxprune.ir.edit import add_buffer, move_uses, size_of
 from fxprune.rules import packet_of
 from fxprune.rules.traits import packets
 
@@ -261,6 +261,31 @@ def _rolled(graph: fx.GraphModule, node: fx.Node) -> None:
         node.args = (bound["self"], shifts, dims)
 
 
+def _strided(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return the windows of a value that fills its memory, picked from all of its elements in a row: the exporter's form takes others.
+
+    The place of an element is the sum of its indices times the strides.
+    """
+    bound = values_of(node)
+    source, sizes, strides = bound["self"], bound["size"], bound["stride"]
+    first, value = bound["storage_offset"] or 0, source.meta["val"]
+    order = sorted(range(value.dim()), key=value.stride, reverse=True)
+    if (
+        _is_node(*sizes, *strides, first)
+        or not value.permute(order).is_contiguous()
+        or value.storage_offset()
+    ):
+        return None
+    places = torch.tensor(first)
+    for size, stride in zip(sizes, strides, strict=True):
+        places = places[..., None] + torch.arange(size) * stride
+    if not isinstance(value.numel(), int) or int(places.max()) >= value.numel():
+        return None
+    index = add_buffer(graph, f"_places_{node.name}", places.flatten())
+    row = call(graph, aten.reshape.default, (call(graph, aten.permute.default, (source, order)), [-1]))
+    return call(graph, aten.reshape.default, (call(graph, aten.index_select.default, (row, 0, index)), sizes))
+
+
 def _squeezed(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Squeeze the dims of size 1 alone: torch leaves the others as they are, ONNX refuses them."""
     bound = values_of(node)
@@ -316,5 +341,6 @@ REWRITES: Mapping[Any, Rewrite] = {
     aten.roll: _rolled,
     aten.masked_select: _marked,
     aten.squeeze: _squeezed,
+    aten.as_strided: _strided,
     aten.scaled_dot_product_attention: _of_four_dims,
 }

@@ -18,6 +18,7 @@ from support.texts import Net
 aten = torch.ops.aten
 ids = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 0]])
 floats = torch.linspace(-2, 2, 24).reshape(2, 4, 3)
+grid = torch.arange(24.0).reshape(8, 3)
 image = torch.linspace(-3, -1, 96).reshape(2, 3, 4, 4)
 
 
@@ -106,6 +107,14 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], set[Any]]] = {
         lambda x, w: ((x * w).squeeze(1), (x * w).unsqueeze(1).squeeze((0, 1, 2))),
         (floats,),
         {aten.squeeze},
+    ),
+    "overlapping windows": (
+        lambda x, w: (
+            (grid * w * x.mean()).as_strided((1, 2, 4, 3), (12, 6, 3, 1), 3) * w,
+            (grid * w * x.mean()).T.as_strided((2, 5), (4, 2)) + w[0],
+        ),
+        (floats,),
+        {aten.as_strided},
     ),
     "complex numbers": (
         _polar,
