@@ -25,7 +25,7 @@ help:
 	@echo "make mutants 100 faults put into the core, one at a time, and those that no test notices (MUTANTS= how many, 0: all; SEED=, ONLY= a module)"
 	@echo "make scale   time and memory of capture and analysis: BERT-base with 1, 2, 4, 8 times its layers, Llama-7B"
 	@echo "make bench   slim MiniLM, SmolLM2 and EfficientNet to measured speeds; writes docs/results/speed.md (about an hour on 2 cores)"
-	@echo "make packages  models of some 50 other packages, and pruning peers, in a venv of their own; writes docs/results/packages.md, peers.md (an hour)"
+	@echo "make packages  models of 56 other packages, and pruning peers, in a venv of their own; writes docs/results/packages.md, peers.md (an hour)"
 	@echo "make lint    ruff and mypy;  make format mends what ruff can"
 	@echo "make clean   remove $(VENV), out/, caches and build output"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ def suppressed(boxes: Tensor, scores: Tensor, most: float) -> Tensor:
 
 def _compute_in_python() -> None:
     """Let `nms` run without the compiled part, and `roi_align` as it is written, for torchvision compiles that with a C compiler."""
-    importlib.import_module("torchvision.ops.boxes")._assert_has_ops = lambda: None
-    align = importlib.import_module("torchvision.ops.roi_align")
+    boxes: Any = importlib.import_module("torchvision.ops.boxes")
+    boxes._assert_has_ops = lambda: None
+    align: Any = importlib.import_module("torchvision.ops.roi_align")
     align._roi_align = inspect.unwrap(align._roi_align)
