@@ -73,12 +73,12 @@ _TRANSFORMERS = {
 }
 
 _SEGMENTATION = {
-    f"torchvision/{name}": (call(f"{_MODELS}.segmentation:{name}", **_UNTRAINED), "input=real/3x64x64")
-    for name in (
-        "lraspp_mobilenet_v3_large",
-        "deeplabv3_mobilenet_v3_large",
-        "deeplabv3_resnet50",
-        "fcn_resnet50",
+    f"torchvision/{name}": (call(f"{_MODELS}.segmentation:{name}", **_UNTRAINED), f"{argument}=real/3x64x64")
+    for name, argument in (
+        ("lraspp_mobilenet_v3_large", "input"),
+        ("deeplabv3_mobilenet_v3_large", "x"),
+        ("deeplabv3_resnet50", "x"),
+        ("fcn_resnet50", "x"),
     )
 }
 
