@@ -232,7 +232,7 @@ def _flat(key: Any) -> tuple[Hashable, ...]:
 
 def _factors(dim: Any) -> Iterator[Hashable]:
     if isinstance(dim, tuple) and dim[0] == "product":
-        for part in dim[1:]:
+        for part in dim[2:]:
             yield from _factors(part)
     else:
         yield dim
