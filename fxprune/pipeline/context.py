@@ -16,7 +16,7 @@ from fxprune.calibration import Calibration, Objective, check_calibration
 from fxprune.calibration.objective import Loss
 from fxprune.cost import Clock, default_cache
 from fxprune.frontend.module_calls import island_batches
-from fxprune.ir import Point, Program, point_with
+from fxprune.ir import Point, Program, Selection, point_with
 from fxprune.runtimes import Settings, runtime_of
 from fxprune.runtimes.base import DEFAULT
 from fxprune.search import Evaluate
@@ -84,7 +84,10 @@ class Context:
     original: Program | None = field(
         default=None, repr=False
     )  #: what programs are compared with: else, what the pipeline began with
-    stage: str = ""  #: set by the pipeline: the pass that runs
+    selection: Selection | None = (
+        None  #: set by the pipeline: what leads from there to the program, where one selection does
+    )
+    stage: str = ""  #: and the pass that runs
     step: int = 0  #: and its place
 
     def checked(self, program: Program) -> Context:

@@ -147,7 +147,8 @@ class Pipeline:
         original, steps, claims = program, list[Step](), [Claim(program, program)]
         notes = context.data.notes if isinstance(context.data, Calibration) else ()
         for place, each in enumerate(self.passes):
-            own = replace(context, original=first, stage=str(each), step=place)
+            led = _led(context, claims)
+            own = replace(context, original=first, selection=led, stage=str(each), step=place)
             own.observe(Progress(own.stage))
             if "task" in each.uses:  # training is long: what went before is proven first
                 claims = [replace(claim, proof=claim.prove()) for claim in claims]
@@ -181,6 +182,13 @@ class Pipeline:
             outcome.details,
             (*each.remarks(program), *outcome.remarks),
         )
+
+
+def _led(context: Context, claims: list[Claim]) -> Selection | None:
+    """Return what leads from the context's original, or the pipeline's, to the program of now; None where no selection does."""
+    if len(claims) > 1 or (context.original is not None and context.selection is None):
+        return None
+    return (context.selection or Selection()).compose(claims[0].selection)
 
 
 def _claimed(claims: list[Claim], program: Program, outcome: Outcome, unchanged: bool) -> list[Claim]:

@@ -17,7 +17,7 @@ from fxprune.training.recovery.distances import (
     fitting_distance,
     floating_outputs,
 )
-from fxprune.training.recovery.matching import matched_values
+from fxprune.training.recovery.matching import Match
 from fxprune.training.recovery.tapped import moved, restoring, tapped, written_buffers
 
 OwnDistance: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
@@ -37,15 +37,18 @@ class Shown:
 class Original:
     """The original program as a teacher, on the device of its weights."""
 
-    def __init__(self, program: Program, taps: Sequence[str]) -> None:
-        self.program, self.module = program, tapped(program, taps, own=False)
+    def __init__(self, program: Program, matches: Sequence[Match]) -> None:
+        self.program, self.matches = program, tuple(matches)
+        self.module = tapped(program, [each.name for each in matches], own=False)
         self._written = written_buffers(program)
 
     def show(self, flat: Sequence[Any]) -> Shown:
         """Return what it says on flat inputs."""
         with torch.no_grad(), restoring(self.module, self._written):
             outputs, inside = self.module(*flat)
-        return Shown(outputs, inside)
+        return Shown(
+            outputs, tuple(each.cut(value) for each, value in zip(self.matches, inside, strict=True))
+        )
 
 
 class Lesson(nn.Module):
@@ -57,12 +60,12 @@ class Lesson(nn.Module):
     def __init__(
         self,
         program: Program,
-        taps: Sequence[str],
+        matches: Sequence[Match],
         distances: Mapping[str, str],
         own: OwnDistance | None = None,
     ) -> None:
         super().__init__()
-        self.graph = tapped(program, taps, own=True)
+        self.graph = tapped(program, [each.name for each in matches], own=True)
         self.distances, self.own = dict(distances), own
         self.names = tuple(floating_outputs(program))
         self.scales: tuple[Scale, ...] = ()
@@ -116,11 +119,6 @@ def _moments(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:
     rows = [(float(v.numel()), float(v.sum()), float(v.square().sum())) for v in values]
     count, first, second = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(1)
     return count, first, second
-
-
-def taps_of(original: Program, pruned: Program, hidden: float) -> tuple[str, ...]:
-    """Return the values inside that are matched, none where they have no weight."""
-    return matched_values(original, pruned) if hidden else ()
 
 
 def output_distances(program: Program, asked: str) -> dict[str, str]:

@@ -1,50 +1,93 @@
-"""Matching: the values inside a pruned program that its original has as well, with the same sizes, found by the graphs' structure."""
+"""Matching: the values inside a pruned program that its original has as well, found by the graphs' structure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import networkx as nx
+import torch
 from torch import Tensor, fx
 
 from fxprune.analysis import analyze
-from fxprune.ir import Program, attribute, is_free
+from fxprune.dims import Dim, Kept, changes, cut
+from fxprune.dims.masks import new_size
+from fxprune.ir import Program, Selection, attribute, is_free
+from fxprune.rewrite.bypass import bypass
+from fxprune.rewrite.shrink import kept_masks
 
 MOST = 16
 """Maximum number of values that are matched, evenly spread."""
 
 
-def matched_values(original: Program, pruned: Program, most: int = MOST) -> tuple[str, ...]:
-    """Return the nodes, by name and in graph order, whose values are to be matched, at most `most`.
+Cut = Callable[[Tensor], Tensor]
 
-    They are the exits of regions and the values that all paths from the inputs to the outputs pass (dominators), in both programs with
-    equal sizes; of those with no weights between them the last. Outputs are not among them: they are compared anyway.
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """A node of both programs, by name: `cut` leaves of the original's value what the pruned program has of it."""
+
+    name: str
+    cut: Cut
+
+
+def matched_values(
+    original: Program, pruned: Program, selection: Selection | None = None, most: int = MOST
+) -> tuple[Match, ...]:
+    """Return the nodes, in graph order, whose values are to be matched, at most `most`.
+
+    They are the exits of regions and the values that all paths from the inputs to the outputs pass (dominators), of those with no weights
+    between them the last. `selection` leads from the original to the pruned program, so that values which lost units are compared at the
+    others; without one, only values of equal sizes are. Outputs are not among them: they are compared anyway.
     """
-    theirs = {node.name: node for node in original.graph.nodes}
+    cuts = _cuts(original, selection or Selection())
     exits = {name for region in analyze(pruned).regions if not region.why for name in region.exits}
     narrow = _dominators(pruned.graph, pruned.named_outputs().values())
     outputs = {node.name for node in pruned.named_outputs().values()}
     counts = _weights_before(pruned)
-    last: dict[int, str] = {}
+    last: dict[int, Match] = {}
     for node in pruned.graph.nodes:
-        wanted = node.name in exits or node in narrow
-        if wanted and node.name not in outputs and counts[node] and _is_same(node, theirs.get(node.name)):
-            last[counts[node]] = node.name
+        wanted = (node.name in exits or node in narrow) and node.name not in outputs and counts[node]
+        own = cuts(node) if wanted else None
+        if own:
+            last[counts[node]] = Match(node.name, own)
     return _spread(list(last.values()), most)
 
 
-def _is_same(node: fx.Node, other: fx.Node | None) -> bool:
-    """Return whether two nodes compute floating-point values of the same sizes by the same operator."""
-    if other is None or node.op != "call_function" or node.target != other.target:
-        return False
+def _cuts(original: Program, selection: Selection) -> Callable[[fx.Node], Cut | None]:
+    """Return a function from a node of the pruned program to the cut of the original's value there; None where they have no such pair."""
+    analysis = analyze(bypass(original, selection.removed))
+    kept = kept_masks(analysis, replace(selection, removed=(), model=""))
+    nodes = {node.name: node for node in analysis.program.graph.nodes}
+    own = {node.name for node in original.graph.nodes}
+
+    def found(node: fx.Node) -> Cut | None:
+        other = nodes.get(node.name) if node.name in own else None
+        if other is None or not _is_same(node, other):
+            return None
+        dims = analysis.flow.dims[other]
+        sizes = zip(node.meta["val"].shape, other.meta["val"].shape, dims, strict=True)
+        return partial(cut, dims=dims, kept=kept) if all(_fits(*each, kept) for each in sizes) else None
+
+    return found
+
+
+def _is_same(node: fx.Node, other: fx.Node) -> bool:
+    """Return whether two nodes compute floating-point values of as many dims by the same operator."""
     value, wanted = node.meta.get("val"), other.meta.get("val")
-    if not isinstance(value, Tensor) or not isinstance(wanted, Tensor) or not value.is_floating_point():
+    if node.op != "call_function" or node.target != other.target:
         return False
-    sizes = zip(value.shape, wanted.shape, strict=False)
-    return value.ndim == wanted.ndim and all(
-        (is_free(a) and is_free(b)) or (not is_free(a) and not is_free(b) and int(a) == int(b))
-        for a, b in sizes
-    )
+    if not isinstance(value, Tensor) or not isinstance(wanted, Tensor):
+        return False
+    return value.is_floating_point() and value.ndim == wanted.ndim
+
+
+def _fits(size: int | torch.SymInt, before: int | torch.SymInt, dim: Dim, kept: Kept) -> bool:
+    """Return whether a size is what a selection leaves of the size before."""
+    if is_free(size) or is_free(before):
+        return is_free(size) and is_free(before) and not changes(dim, kept)
+    return int(size) == (new_size(dim, kept) if changes(dim, kept) else int(before))
 
 
 def _dominators(graph: fx.Graph, outputs: Iterable[fx.Node]) -> set[fx.Node]:
@@ -72,7 +115,7 @@ def _weights_before(program: Program) -> dict[fx.Node, int]:
     return found
 
 
-def _spread(names: Sequence[str], most: int) -> tuple[str, ...]:
-    """Return at most so many of the names, evenly spread, the last one included."""
-    step = max(1, -(-len(names) // most)) if most else len(names) + 1
-    return tuple(names[::-1][::step][::-1]) if most else ()
+def _spread(matches: Sequence[Match], most: int) -> tuple[Match, ...]:
+    """Return at most so many, evenly spread, the last one included."""
+    step = max(1, -(-len(matches) // most))
+    return tuple(matches[::-1][::step][::-1])

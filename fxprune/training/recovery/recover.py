@@ -19,7 +19,7 @@ from fxprune.calibration import Calibration
 from fxprune.calibration.data import Batch, rows_along
 from fxprune.calibration.repair import HELD_BACK
 from fxprune.errors import UsageError
-from fxprune.ir import Program, copy_graph, like, rebuild, storage_key
+from fxprune.ir import Program, Selection, copy_graph, like, rebuild, storage_key
 from fxprune.training.devices import placed
 from fxprune.training.loop import Checkpoints, accelerator_for
 from fxprune.training.recovery.feed import Feed
@@ -30,8 +30,8 @@ from fxprune.training.recovery.lesson import (
     OwnDistance,
     flat_inputs,
     output_distances,
-    taps_of,
 )
+from fxprune.training.recovery.matching import matched_values
 from fxprune.training.recovery.options import Lessons, RunBudget
 from fxprune.training.recovery.progress import Best, RecoveryLog, State, run_digest
 from fxprune.training.recovery.trainer import Manner, Run, Trainer
@@ -69,11 +69,13 @@ class Material:
     """What a recovery learns from: calibration data, of which some rows are held back, those that are not in memory included.
 
     `distance` is the user's own in place of those that fit the outputs, `metric` decides at the end whether the program is better.
+    `selection` leads from the original to the program, where one does: values that lost units are then compared at the others.
     """
 
     data: Calibration
     distance: OwnDistance | None = None
     metric: ProgramMetric | None = None
+    selection: Selection | None = None
 
 
 def recover(
@@ -92,14 +94,19 @@ def recover(
     check_comparable(original, pruned)
     journal = RecoveryLog(checkpoints, run_digest((original, pruned), options) if checkpoints else "")
     budget = RunBudget(options.minutes, options.steps, journal.elapsed)
-    taps = taps_of(original, pruned, options.hidden)
-    lesson = Lesson(pruned, taps, output_distances(original, options.distance), material.distance)
-    teacher = Original(original, taps)
+    matches = matched_values(original, pruned, material.selection) if options.hidden else ()
+    lesson = Lesson(pruned, matches, output_distances(original, options.distance), material.distance)
+    teacher = Original(original, matches)
     with placed([lesson.graph, teacher.module], device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         trainer = _trainer(pruned, teacher, lesson, material, options)
         before, best, details = _trained(trainer, budget, journal, observe)
-    details |= {"before": before, "after": best.loss, "matched": list(taps), "outputs": lesson.distances}
+    details |= {
+        "before": before,
+        "after": best.loss,
+        "matched": [each.name for each in matches],
+        "outputs": lesson.distances,
+    }
     return _result(pruned, material, best, before, details)
 
 

@@ -18,7 +18,7 @@ import torch
 from fxprune.calibration import check_calibration
 from fxprune.cost.count import count_flops
 from fxprune.export import export_onnx
-from fxprune.ir import Point, Program, feeds, point_with
+from fxprune.ir import Point, Program, Selection, feeds, point_with
 from fxprune.passes import Recover, Slim
 from fxprune.pipeline import Context, Pipeline, Result
 from fxprune.runtimes import Settings, measure
@@ -47,7 +47,7 @@ class RecoveryPlan:
 #: subject: its plan
 RECOVERIES: dict[str, RecoveryPlan] = {
     "photographs": RecoveryPlan(
-        (1.25, 1.5), 20, 320, 800, {"batch": 1}, {"distance": "divergence"}, {"images": "inputs"}
+        (1.25, 1.5), 20, 320, 800, {"batch": 1}, {"distance": "divergence"}, {"images": "inputs", "batch": 16}
     ),
     "minilm": RecoveryPlan((2.0, 3.0, 4.0), 10, 512, 8000, {"batch": 8, "length": 128}),
     "smollm2": RecoveryPlan(
@@ -97,23 +97,23 @@ class RecoveryBench:
         """Measure a cut to a speed, and what each variant of a recovery makes of it."""
         own = {"threads": self.threads, "optimization": self.settings.optimization}
         options: dict[str, Any] = {**self.plan.slim, **self.plan.point, **own, "latency": 1 / speed}
-        cut = self._run(Pipeline((Slim(**options),)), self.program)
+        cut = self._run(Pipeline((Slim(**options),)), self.program, Selection())
         self._row(speed, "slim", cut, 0.0)
         for name in variants:
             each = Recover(minutes=self.minutes, **{**self.plan.recover, **RECOVERY_VARIANTS[name]})
-            self._row(speed, name, *self._timed(Pipeline((each,)), cut.program))
+            self._row(speed, name, *self._timed(Pipeline((each,)), cut.program, cut.selection))
         if rounds > 1:
             between = self.minutes / (2 * (rounds - 1))
             last = Recover(minutes=self.minutes / 2, **self.plan.recover)
             steps = Pipeline((Slim(**options, rounds=rounds, between=between), last))
-            self._row(speed, f"{rounds} rounds", *self._timed(steps, self.program))
+            self._row(speed, f"{rounds} rounds", *self._timed(steps, self.program, Selection()))
 
-    def _timed(self, steps: Pipeline, program: Program) -> tuple[Result, float]:
+    def _timed(self, steps: Pipeline, program: Program, selection: Selection) -> tuple[Result, float]:
         start = time.perf_counter()
-        return self._run(steps, program), time.perf_counter() - start
+        return self._run(steps, program, selection), time.perf_counter() - start
 
-    def _run(self, steps: Pipeline, program: Program) -> Result:
-        context = Context(data=self.data, original=self.program, observe=_Talk())
+    def _run(self, steps: Pipeline, program: Program, selection: Selection) -> Result:
+        context = Context(data=self.data, original=self.program, selection=selection, observe=_Talk())
         return steps.run(program, context)
 
     def _metric(self, program: Program) -> float:
