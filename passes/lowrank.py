@@ -102,7 +102,7 @@ class Lowrank(Measuring):
         details["refits"] = [asdict(each) for each in fit.matrices]
         factors = {own for names in done.names.values() for own in names}
         changed = tuple(dict.fromkeys([*biases, *(name for name in fit.changed if name not in factors)]))
-        return Outcome(fit.program, Selection(), changed, details, done.names)
+        return Outcome(fit.program, Selection(), changed, details, done.names, remarks=fit.remarks())
 
     def _choices(self, program: Program, context: Context) -> list[RankChoice]:
         analysis = analyze(program)

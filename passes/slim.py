@@ -119,7 +119,7 @@ class Slim(Measuring):
         details: dict[str, Any] = planned.details() | {"refits": [asdict(each) for each in done.matrices]}
         if done.refused:
             details["no_refit_of_logits"] = dict(done.refused)
-        return Outcome(done.program, planned.selection, done.changed, details)
+        return Outcome(done.program, planned.selection, done.changed, details, remarks=done.remarks())
 
     def _repaired(
         self, program: Program, slim: Program, selection: Selection, data: Calibration, context: Context

@@ -38,6 +38,12 @@ REPAIRS: dict[str, tuple[bool, bool, str]] = {
     "all": (True, True, "the same for every matrix, for what it reads has moved as well"),
 }
 
+BEYOND = 4.0
+"""How many times as large as on fitted rows the error on held-back rows is where these leave the span of the calibration data."""
+
+NOTABLE = 1e-2
+"""The least relative squared error that is worth a remark."""
+
 #: what a repair re-fits beside matrices: name: description
 FURTHER: dict[str, str] = {
     "kernels": "grouped and depthwise convolutions, as matrices of each group are",
@@ -52,7 +58,8 @@ Observe = Callable[[int, int], None]
 class Refitted:
     """Result of re-fitting one matrix: its parameter, the chosen fit, the relative squared error on held-back rows before and after.
 
-    `tensors` are the parameters that were replaced. Of logits, it is the matrix of the queries, and the error of what reads both.
+    `tensors` are the parameters that were replaced, `fitted` is the error after on the rows that it was fitted on (None: not known). Of
+    logits, it is the matrix of the queries, and the error of what reads both.
     """
 
     name: str
@@ -60,6 +67,13 @@ class Refitted:
     before: float
     after: float
     tensors: tuple[str, ...] = ()
+    fitted: float | None = None
+
+    @property
+    def excess(self) -> float:
+        """How many times as large as on fitted rows the error on held-back rows is; 0 where it is not known, or too small to matter."""
+        known = self.fitted is not None and self.after > NOTABLE
+        return self.after / max(self.fitted or 0.0, 1e-12) if known else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +88,17 @@ class Repaired:
     def changed(self) -> tuple[str, ...]:
         """Names of the parameters that were replaced."""
         return tuple(dict.fromkeys(name for entry in self.matrices for name in entry.tensors))
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return a remark where held-back rows leave the span of the rows that matrices were fitted on, with the worst three."""
+        beyond = sorted((each for each in self.matrices if each.excess > BEYOND), key=lambda each: -each.excess)
+        if not beyond:
+            return ()
+        worst = ", ".join(f"{each.name} ({each.after:.2g} against {each.fitted:.2g})" for each in beyond[:3])
+        return (
+            f"re-fitted {len(beyond)} of {len(self.matrices)} matrices on data too few or too narrow: the relative squared error on held-back"
+            f" rows is more than {BEYOND:g} times that on fitted rows, most at {worst}; give more rows, of all the kinds that are in use",
+        )
 
 
 def parse_repair(how: str) -> tuple[str, frozenset[str]]:
@@ -194,7 +219,7 @@ def _fitted(slim: Program, task: FitTask, what: tuple[Sums, Sums, bool], new: di
     )
     replaced = task.map.write(weight, bias, tensors)
     new |= replaced
-    return Refitted(name, fit.how, before, after, tuple(replaced))
+    return Refitted(name, fit.how, before, after, tuple(replaced), sums.error(fit))
 
 
 class _BatchRun:

@@ -251,3 +251,18 @@ def test_what_waits_on_disk_comes_back_as_it_was(name: str, monkeypatch: pytest.
 def tokens(batches: int) -> list[Tensor]:
     random = torch.Generator().manual_seed(0)
     return [torch.randint(0, 99, (4, 13), generator=random) for _ in range(batches)]
+
+
+def test_rows_beyond_the_span_of_those_that_were_fitted_are_a_remark() -> None:
+    """Five rows of twelve inputs are met by many matrices; the sixth is met by none of them."""
+    program = free(Stream(), 4, 6)
+    selection = without_last(program, 6)
+    slim = apply(program, selection)
+    few = repair(program, slim, selection, calibration(program, 6, 2, 6))
+    (said,) = few.remarks()
+    worst = max(few.matrices, key=lambda each: each.excess)
+    assert worst.fitted is not None
+    assert "data too few or too narrow" in said
+    assert f"most at {worst.name} ({worst.after:.2g} against {worst.fitted:.2g})" in said
+    assert worst.after > 4 * worst.fitted
+    assert repair(program, slim, selection, calibration(program, 16, 64, 6)).remarks() == ()
