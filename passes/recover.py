@@ -21,6 +21,9 @@ from fxprune.training.recovery.recover import check_comparable
 MINUTES = 10.0
 """The budget where none is given."""
 
+NO_IMAGES = "none"
+"""The name that says of no input that it is images."""
+
 
 @dataclass(frozen=True)
 class Recover(Pass):
@@ -47,7 +50,7 @@ class Recover(Pass):
     local: float = (
         0.3  #: share of the run in which each part learns by itself, from the original's input of it
     )
-    images: str = ""  #: names of inputs that are images, (rows, channels, height, width): they are cropped, flipped and mixed
+    images: str = ""  #: names of inputs that are images, (rows, channels, height, width): they are cropped, flipped and mixed; "": those that a folder of images was read for; "none": no input
     precision: str = "auto"  #: no, bf16 (mixed), or auto: what is faster
 
     def __post_init__(self) -> None:
@@ -77,7 +80,7 @@ class Recover(Pass):
             for node in program.placeholders()
             if node.name in program.input_names()
         }
-        for name in split_names(self.images):
+        for name in self._named_images():
             if name not in shapes:
                 raise UsageError(f"{self}: there is no input {name!r}; inputs: {', '.join(shapes)}")
             if shapes[name].ndim != 4 or not shapes[name].is_floating_point():
@@ -85,6 +88,9 @@ class Recover(Pass):
                     f"{self}: images are floating-point inputs of four dims (rows, channels, height, width), and {name} is"
                     f" {shapes[name].dtype} of {shapes[name].ndim}"
                 )
+
+    def _named_images(self) -> tuple[str, ...]:
+        return () if self.images == NO_IMAGES else split_names(self.images)
 
     def check_data(self, program: Program, context: Context) -> None:
         check_comparable(program, program)
@@ -108,18 +114,18 @@ class Recover(Pass):
         def observe(progress: float, seconds: float, text: str) -> None:
             context.count(round(1000 * progress), 1000, seconds, text)
 
+        lessons = self.lessons(context, material.data.images)
         return recover(
-            original, program, material, self.lessons(context), context.device, _checkpoints(context), observe
+            original, program, material, lessons, context.device, _checkpoints(context), observe
         )
 
-    def lessons(self, context: Context = EMPTY) -> Lessons:
-        """Return the settings of the recovery: those of the options, else of the context."""
+    def lessons(self, context: Context = EMPTY, images: tuple[str, ...] = ()) -> Lessons:
+        """Return the settings of the recovery: those of the options, else of the context; `images` are those that the data name."""
         names = ("rate", "batch", "distance", "temperature", "hidden", "local", "precision")
         own: dict[str, Any] = {name: getattr(self, name) for name in names}
         minutes = self.minutes or (0.0 if self.steps else MINUTES)
-        return Lessons(
-            minutes, self.steps or 0, images=split_names(self.images), seed=context.seed or 0, **own
-        )
+        images = self._named_images() if self.images else images
+        return Lessons(minutes, self.steps or 0, images=images, seed=context.seed or 0, **own)
 
 
 def _remark(details: Mapping[str, Any]) -> str:

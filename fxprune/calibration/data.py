@@ -43,12 +43,14 @@ class Unread:
 class Calibration:
     """Batches for one program, as returned by `check_calibration`, and notes for the user on how they differ from what was expected.
 
-    Iterating gives `batches`, which are in memory, and then those that a limit left `unread`, again and again.
+    Iterating gives `batches`, which are in memory, and then those that a limit left `unread`, again and again. `images` names the inputs
+    that a reader knows to be images (rows, channels, height, width).
     """
 
     batches: tuple[Batch, ...]
     notes: tuple[str, ...] = ()
     unread: Unread | None = None
+    images: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self.batches
@@ -69,11 +71,14 @@ class Calibration:
             raise UsageError(f"the share that is held back must lie between 0 and 1, got {share:g}")
         if len(self.batches) == 1:
             fit_rows, back_rows = _split_rows(program, self.batches[0], share)
-            return Calibration((fit_rows,), unread=self.unread), Calibration((back_rows,))
+            return self._part((fit_rows,), self.unread), self._part((back_rows,))
         held = _spread(len(self.batches), share, "calibration batches")
         fit = tuple(batch for place, batch in enumerate(self.batches) if place not in held)
         back = tuple(batch for place, batch in enumerate(self.batches) if place in held)
-        return Calibration(fit, unread=self.unread), Calibration(back)
+        return self._part(fit, self.unread), self._part(back)
+
+    def _part(self, batches: tuple[Batch, ...], unread: Unread | None = None) -> Calibration:
+        return Calibration(batches, unread=unread, images=self.images)
 
 
 def check_calibration(program: Program, batches: Iterable[Any], limit: int = 0) -> Calibration:

@@ -106,6 +106,7 @@ def recover(
         "after": best.loss,
         "matched": [each.name for each in matches],
         "outputs": lesson.distances,
+        "images": list(options.images),
     }
     return _result(pruned, material, best, before, details)
 

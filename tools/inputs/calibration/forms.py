@@ -160,4 +160,4 @@ def read_calibration(asked: Asked, program: Program, loaded: Loaded) -> Calibrat
         found = check_calibration(
             program, CalibrationSource(request, form.read), request.batching.limit(asked.rows)
         )
-    return replace(found, notes=(*request.all_notes(), *found.notes))
+    return replace(found, notes=(*request.all_notes(), *found.notes), images=tuple(request.images))

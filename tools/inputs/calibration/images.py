@@ -86,6 +86,12 @@ class ImageInput:
         )
 
 
+    def declare(self, request: Request) -> None:
+        """Say that this input holds images, where they may be augmented: floating-point numbers, channels first."""
+        if not self.last and self.slot.example.is_floating_point():
+            request.images[self.slot.name] = None
+
+
 def image_input(program: Program) -> ImageInput:
     """Return the input that takes images; UsageError where none has the form of images, or several have."""
     found = [each for slot in slots(program) if (each := _as_image(slot))]
@@ -115,7 +121,7 @@ def image_preparation(request: Request) -> PrepareImage:
     """Return the function that makes a row of inputs: the model's own processor, or, asked for or without one, the usual steps."""
     asked, loaded = request.asked, request.loaded
     if asked.normalization:
-        return _usual(image_input(request.program), parse_normalization(asked.normalization))
+        return _usual(request, image_input(request.program), parse_normalization(asked.normalization))
     processor = load_preprocessor("AutoImageProcessor", loaded.name, loaded.trusted)
     if processor is not None:
         return _own(request, processor)
@@ -126,11 +132,11 @@ def image_preparation(request: Request) -> PrepareImage:
             f"calibrated on images that are normalised as {assumed.name} ({assumed.help}), which is assumed:"
             f" {NORMALIZATION_OPTION} says otherwise"
         )
-        return _usual(found, assumed)
-    return _usual(found, None)
+        return _usual(request, found, assumed)
+    return _usual(request, found, None)
 
 
-def _usual(found: ImageInput, normalization: Normalization | None) -> PrepareImage:
+def _usual(request: Request, found: ImageInput, normalization: Normalization | None) -> PrepareImage:
     """Return the function that resizes the shorter side, crops the centre, and normalises (None: leaves bytes)."""
     from PIL import Image, ImageOps
 
@@ -139,6 +145,7 @@ def _usual(found: ImageInput, normalization: Normalization | None) -> PrepareIma
     if normalization:
         normalization.check(found.channels)
     size, mode = (found.width, found.height), "RGB" if found.channels == 3 else "L"
+    found.declare(request)
 
     def prepare(image: Any) -> dict[str, Tensor]:
         fitted = ImageOps.fit(image.convert(mode), size, Image.Resampling.BICUBIC)
@@ -176,7 +183,9 @@ def _own(request: Request, processor: Any) -> PrepareImage:
                 f"calibrated on images of {found.height}×{found.width}, which the program takes; {kind} makes {sizes}:"
                 " only its mean and deviation are used"
             )
-            return _usual(found, _numbers_of(processor))
+            return _usual(request, found, _numbers_of(processor))
+        if found.slot.name in row:
+            found.declare(request)
     return prepare
 
 

@@ -36,13 +36,17 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Options, the program that the data are for, and where it came from; readers add to `notes`, and to `skipped` files with reasons."""
+    """Options, the program that the data are for, and where it came from.
+
+    Readers add to `notes`, to `skipped` files with reasons, and to `images` the inputs that hold images.
+    """
 
     asked: Asked
     program: Program
     loaded: Loaded
     notes: dict[str, None] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    images: dict[str, None] = field(default_factory=dict)
 
     @property
     def batching(self) -> Batching:
