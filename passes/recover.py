@@ -50,7 +50,7 @@ class Recover(Pass):
     local: float = (
         0.3  #: share of the run in which each part learns by itself, from the original's input of it
     )
-    images: str = ""  #: names of inputs that are images, (rows, channels, height, width): they are cropped, flipped and mixed; "": those that a folder of images was read for; "none": no input
+    images: str = ""  #: inputs that are images, to be cropped, flipped and mixed; "": those that a folder of images fills; "none": no input
     precision: str = "auto"  #: no, bf16 (mixed), or auto: what is faster
 
     def __post_init__(self) -> None:
@@ -115,9 +115,7 @@ class Recover(Pass):
             context.count(round(1000 * progress), 1000, seconds, text)
 
         lessons = self.lessons(context, material.data.images)
-        return recover(
-            original, program, material, lessons, context.device, _checkpoints(context), observe
-        )
+        return recover(original, program, material, lessons, context.device, _checkpoints(context), observe)
 
     def lessons(self, context: Context = EMPTY, images: tuple[str, ...] = ()) -> Lessons:
         """Return the settings of the recovery: those of the options, else of the context; `images` are those that the data name."""
@@ -134,11 +132,13 @@ def _remark(details: Mapping[str, Any]) -> str:
         return str(details["why"])
     before, after = details["before"], details["after"]
     told = f"held-back loss {before:.3g} → {after:.3g}, {closed(before, after):.0%} of the gap closed"
+    begun = f"; it went on at step {details['resumed']:,}" if details["resumed"] else ""
+    begun = f"; it began anew: {details['anew']}" if details["anew"] else begun
     if details["kept"]:
-        return told
+        return f"{told}{begun}"
     metric = details.get("metric")
     why = f"; the metric fell from {metric[0]:.4g} to {metric[1]:.4g}" if metric else ""
-    return f"nothing improved, the program stays as it was ({told}{why})"
+    return f"nothing improved, the program stays as it was ({told}{why}){begun}"
 
 
 def _checkpoints(context: Context) -> Checkpoints | None:

@@ -91,14 +91,17 @@ class Repaired:
 
     def remarks(self) -> tuple[str, ...]:
         """Return a remark where held-back rows leave the span of the rows that matrices were fitted on, with the worst three."""
-        beyond = sorted((each for each in self.matrices if each.excess > BEYOND), key=lambda each: -each.excess)
+        beyond = sorted(
+            (each for each in self.matrices if each.excess > BEYOND), key=lambda each: -each.excess
+        )
         if not beyond:
             return ()
         worst = ", ".join(f"{each.name} ({each.after:.2g} against {each.fitted:.2g})" for each in beyond[:3])
-        return (
-            f"re-fitted {len(beyond)} of {len(self.matrices)} matrices on data too few or too narrow: the relative squared error on held-back"
-            f" rows is more than {BEYOND:g} times that on fitted rows, most at {worst}; give more rows, of all the kinds that are in use",
+        told = (
+            f"re-fitted {len(beyond)} of {len(self.matrices)} matrices on data too few or too narrow: the relative squared error on"
+            f" held-back rows is more than {BEYOND:g} times that on fitted rows, most at {worst}; give more rows, of all kinds in use"
         )
+        return (told,)
 
 
 def parse_repair(how: str) -> tuple[str, frozenset[str]]:

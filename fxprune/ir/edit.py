@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,19 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fxprune.ir.program import set_attribute, source_line
+from fxprune.ir.program import Program, copy_graph, rebuild, set_attribute, source_line
+from fxprune.ir.tensors import like, storage_key
+
+
+def with_tensors(program: Program, values: Mapping[str, Tensor]) -> Program:
+    """The program with other values of some of its tensors, by name; tied ones stay one (the first of them counts)."""
+    made: dict[Any, Tensor] = {}
+    new: dict[str, Tensor] = {}
+    for name, own in program.tensors().items():
+        if name in values:
+            key = storage_key(own)
+            made[key] = new[name] = made[key] if key in made else like(own, values[name].to(own))
+    return rebuild(program, copy_graph(program), new)
 
 
 def fake_mode(graph: fx.GraphModule) -> FakeTensorMode:

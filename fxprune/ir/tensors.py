@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,13 @@ def storage_key(tensor: Tensor) -> Any:
 def tensor_bytes(value: Tensor) -> memoryview:
     """The bytes of a tensor, for a digest."""
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def update_digest(digest: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Add names, shapes and bytes of tensors to a digest of hashlib."""
+    for name, value in tensors.items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(tensor_bytes(value))
 
 
 def rounding_step(value: Tensor, random: torch.Generator) -> Tensor:

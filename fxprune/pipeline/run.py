@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from fxprune.errors import FxpruneError, PassError, UsageError
 from fxprune.ir import HasSummary, Program, Selection, Summary, quantity
 from fxprune.pipeline.base import Outcome, Pass
 from fxprune.pipeline.context import EMPTY, Context, Progress
+from fxprune.pipeline.kept_outcomes import run_or_resume
 from fxprune.pipeline.report import describe_costs, save_folder
 from fxprune.rewrite.islands import in_model
 from fxprune.verification import Claim, Proof
@@ -163,16 +163,15 @@ class Pipeline:
         return Result(original, program, claims[0].selection, tuple(steps), tuple(refitted), made)
 
     def _step(self, program: Program, context: Context) -> tuple[Outcome, Step]:
-        each, start = self.passes[context.step], time.perf_counter()
+        each = self.passes[context.step]
         try:
-            outcome = each.run(program, context)
+            outcome, spent = run_or_resume(self.passes, program, context)
         except FxpruneError as error:
             done = ", ".join(str(p) for p in self.passes[: context.step])
             raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error
         part, counts = outcome.selection, (program.parameter_count(), outcome.program.parameter_count())
         did = len(part) or part.removed or outcome.refitted or outcome.factors or outcome.proof
         note = "" if did or each.preserves else f"{NOTHING}{each.idle(program)}"
-        spent = time.perf_counter() - start
         return outcome, Step(
             str(each),
             spent,

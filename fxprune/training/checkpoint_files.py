@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from fxprune.errors import UsageError
@@ -61,6 +61,18 @@ def read_snapshot(path: Path) -> Snapshot:
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{_TENSORS} can't be read: {error}") from error
     return Snapshot(tensors, numbers)
+
+
+def pack_snapshot(snapshot: Snapshot) -> bytes:
+    """Return a checkpoint as bytes, for another process of the same run."""
+    text = json.dumps(snapshot.numbers, default=float).encode()
+    return text + b"\n" + save(_unshared(snapshot.tensors))
+
+
+def unpack_snapshot(content: bytes) -> Snapshot:
+    """Return the checkpoint that `pack_snapshot` made into bytes."""
+    text, _, tensors = content.partition(b"\n")
+    return Snapshot(load(tensors), json.loads(text))
 
 
 def check_snapshots(folder: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +30,8 @@ _NEEDS = "training runs on Accelerate ({}); install: pip install 'fxprune[train]
 
 
 PRECISIONS = ("no", "bf16")
+
+_HOURS = 24  # that processes wait for one another: the first may search for a plan meanwhile
 
 # On CPUs in bfloat16, unfused (MATH) attention is 1.6 to 2.8 times as fast as torch's fused kernel up to this length, slower from 384 on.
 SHORT = 128
@@ -246,7 +249,7 @@ def accelerator_for(device: torch.device) -> Any:
     The loop handles mixed precision itself: Accelerate's replaces the module's forward, and a graph that recompiles never reaches it.
     """
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
         from accelerate.state import AcceleratorState, PartialState
     except ImportError as error:
         raise UsageError(_NEEDS.format(error)) from error
@@ -254,7 +257,8 @@ def accelerator_for(device: torch.device) -> Any:
     if known.type != device.type and PartialState().num_processes == 1:
         # It remembers the device of the first run of a process.
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=_HOURS))
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[patient])
 
 
 def undecayed(parameters: Iterable[Tensor]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fxprune.errors import UsageError
 from fxprune.ir import Program
-from fxprune.ir.tensors import tensor_bytes
+from fxprune.ir.tensors import update_digest
 from fxprune.training.checkpoint_files import (
     Snapshot,
     about_snapshot,
@@ -53,7 +53,7 @@ class RecoveryLog:
 
     def __init__(self, checkpoints: Checkpoints | None, digest: str) -> None:
         self.checkpoints, self.digest = checkpoints, digest
-        self._found = _own_snapshot(checkpoints, digest)
+        self._found, self.anew = _own_snapshot(checkpoints, digest)
         self._saved = time.monotonic()
         self.elapsed = float(self._found.numbers["elapsed"]) if self._found else 0.0
         self.state: State
@@ -133,7 +133,9 @@ class RecoveryLog:
     def details(self) -> dict[str, Any]:
         """Return plain data for a report."""
         state = self.state
-        return {**asdict(state.manner), **state.notes, "history": list(state.history)}
+        resumed = int(self._found.numbers["step"]) if self._found else 0
+        begun = {"resumed": resumed, "anew": self.anew}
+        return {**asdict(state.manner), **state.notes, "history": list(state.history), **begun}
 
 
 def closed(before: float, now: float) -> float:
@@ -145,22 +147,22 @@ def run_digest(programs: tuple[Program, ...], options: Lessons) -> str:
     """Return a digest of the weights that a run begins with, and of its options without the budget."""
     found = hashlib.blake2b(repr(replace(options, minutes=0.0, steps=0)).encode(), digest_size=16)
     for program in programs:
-        for name, value in program.tensors().items():
-            found.update(f"{name} {tuple(value.shape)}".encode())
-            found.update(tensor_bytes(value))
+        update_digest(found, program.tensors())
     return found.hexdigest()
 
 
-def _own_snapshot(checkpoints: Checkpoints | None, digest: str) -> Snapshot | None:
-    """Return the newest checkpoint, None where there is none, or only one of another run, which a new run then replaces."""
+def _own_snapshot(checkpoints: Checkpoints | None, digest: str) -> tuple[Snapshot | None, str]:
+    """Return the newest checkpoint, or None, and why a run begins anew though there is one; the new run then replaces it."""
     path = newest_snapshot(checkpoints.folder) if checkpoints else None
     if path is None:
-        return None
+        return None, ""
     try:
         found = read_snapshot(path)
-    except UsageError:
-        return None
-    return found if found.numbers.get("digest") == digest else None
+    except UsageError as error:
+        return None, f"the checkpoint {path} can't be read: {error}"
+    if found.numbers.get("digest") != digest:
+        return None, f"the checkpoint {path} is of another cut, or of other options"
+    return found, ""
 
 
 def _state_of(trainer: Trainer, run: Run) -> TrainingState:

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fxprune.calibration import Calibration
 from fxprune.calibration.data import Batch, rows_along
 from fxprune.calibration.repair import HELD_BACK
 from fxprune.errors import UsageError
-from fxprune.ir import Program, Selection, copy_graph, like, rebuild, storage_key
+from fxprune.ir import Program, Selection
+from fxprune.ir.edit import with_tensors
 from fxprune.training.devices import placed
 from fxprune.training.loop import Checkpoints, accelerator_for
+from fxprune.training.processes import from_first, process_count
 from fxprune.training.recovery.feed import Feed
 from fxprune.training.recovery.judge import HeldBackLoss
 from fxprune.training.recovery.lesson import (
@@ -92,7 +93,9 @@ def recover(
     UsageError for a budget of nothing, for data that can't be split, and for programs whose outputs can't be compared.
     """
     check_comparable(original, pruned)
-    journal = RecoveryLog(checkpoints, run_digest((original, pruned), options) if checkpoints else "")
+    digest = run_digest((original, pruned), options) if checkpoints or process_count() > 1 else ""
+    _check_alike(pruned, digest)
+    journal = RecoveryLog(checkpoints, digest)
     budget = RunBudget(options.minutes, options.steps, journal.elapsed)
     matches = matched_values(original, pruned, material.selection) if options.hidden else ()
     lesson = Lesson(pruned, matches, output_distances(original, options.distance), material.distance)
@@ -118,6 +121,16 @@ def check_comparable(original: Program, pruned: Program) -> None:
         told = ", ".join(theirs) or "none"
         raise UsageError(
             f"recover compares floating-point outputs with the original's ({told}), and the program has {', '.join(ours) or 'none'}"
+        )
+
+
+def _check_alike(pruned: Program, digest: str) -> None:
+    """Raise UsageError where the processes that train together have different programs or options."""
+    device = next((value.device for value in pruned.tensors().values()), torch.device("cpu"))
+    if from_first(digest.encode(), device) != digest.encode():
+        raise UsageError(
+            "recover trains one program in several processes, and this process has another one than the first: measured times may have"
+            " led to other cuts; cut it in one process, and let the others load the result"
         )
 
 
@@ -227,12 +240,9 @@ def _result(
 def _with(program: Program, weights: NamedWeights) -> tuple[Program, tuple[str, ...]]:
     """Return the program with these weights, and the names of those that differ."""
     own = program.tensors()
-    new: dict[str, Tensor] = {}
-    made: dict[Any, Tensor] = {}
-    for name, value in own.items():
-        found = weights.get(name)
-        if found is None or torch.equal(found.to(value), value):
-            continue
-        key = storage_key(value)  # tied weights stay one
-        made[key] = new[name] = made[key] if key in made else like(value, found.to(value))
-    return rebuild(program, copy_graph(program), new), tuple(new)
+    new = {
+        name: weights[name]
+        for name, value in own.items()
+        if name in weights and not torch.equal(weights[name].to(value), value)
+    }
+    return with_tensors(program, new), tuple(new)

@@ -205,7 +205,10 @@ def test_images_are_augmented_and_still_recovered() -> None:
 def test_inputs_that_a_reader_knows_to_be_images_are_augmented_unless_none_is_asked_for() -> None:
     known = replace(data("unet"), images=("x",))
     assert [part.images for part in known.split(0.25, trained("unet"))] == [("x",), ("x",)]
-    for text, found in (("recover(steps=1, rate=0.001)", ["x"]), ("recover(steps=1, rate=0.001, images='none')", [])):
+    for text, found in (
+        ("recover(steps=1, rate=0.001)", ["x"]),
+        ("recover(steps=1, rate=0.001, images='none')", []),
+    ):
         done = parse_pipeline(f"channels(ratio=0.5), {text}").run(trained("unet"), Context(data=known))
         assert done.steps[1].details["recovery"]["images"] == found
 

@@ -85,7 +85,6 @@ class ImageInput:
             is_free(size) or int(size) == found for size, found in zip(wanted, value.shape, strict=True)
         )
 
-
     def declare(self, request: Request) -> None:
         """Say that this input holds images, where they may be augmented: floating-point numbers, channels first."""
         if not self.last and self.slot.example.is_floating_point():
