@@ -7,6 +7,7 @@ from fxprune.tools.reports import report
 from fxprune.tools.reports.charts import Chart, Line, chart
 from fxprune.tools.reports.layer_bars import layer_rows
 from fxprune.tools.reports.run_report import against, proof_rows
+from fxprune.tools.reports.steps.recovery import recovery_reports
 from fxprune.tools.reports.templates import Pair, Tile, pair, refused, render
 
 
@@ -18,6 +19,7 @@ def render_report(data: Mapping[str, Any]) -> str:
         tiles=tiles(data, proof(data)),
         left=layer_rows(data["layers"], data["axes"]),
         charts=frontiers(data),
+        recovered=recovery_reports(data["steps"]),
         plans=[*report.quantized(data), *report.plans(data["steps"])],
         proof=proof_rows(data),
         refused=refused(data["refused"]),

@@ -16,18 +16,21 @@ from fxprune.tools.reports.report import (
     size_rows,
     where,
 )
+from fxprune.tools.reports.steps.recovery import recovery_reports
 
 
 def report_grids(report: Mapping[str, Any]) -> list[Grid]:
     """Return the tables of a report, in reading order."""
     measured = size_rows(report), latency_rows(report), *quantized(report)
-    return [*measured, *plans(report["steps"]), proof_rows(report), refused_rows(report)]
+    recovered = [each.grid for each in recovery_reports(report["steps"])]
+    return [*measured, *plans(report["steps"]), *recovered, proof_rows(report), refused_rows(report)]
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
     """Return the report as a Markdown page."""
     head = f"# {markdown_text(report['model'])}: {markdown_text(_what(report))}"
-    return markdown_page((head,), report_grids(report), (where(report),))
+    curves = [each.curve for each in recovery_reports(report["steps"]) if each.curve]
+    return markdown_page((head,), [*report_grids(report), *curves], (where(report),))
 
 
 def _what(report: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ from fxprune.training.recovery.trials import (
 from fxprune.training.recovery.weights import Average, NamedWeights, copied, exchanged
 
 ObserveRecovery = Callable[[float, float, str], None]
-"""(progress 0 to 1, seconds left, text)."""
+"""(progress 0 to 1, seconds left or NaN, text)."""
 
 ProgramMetric = Callable[[Program], float]
 """A program's quality by the user's own measure, higher is better."""
@@ -110,6 +110,7 @@ def recover(
         "matched": [each.name for each in matches],
         "outputs": lesson.distances,
         "images": list(options.images),
+        "own_distance": material.distance is not None,
     }
     return _result(pruned, material, best, before, details)
 

@@ -1,0 +1,1 @@
+"""Reports of single steps of a pipeline."""
