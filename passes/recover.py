@@ -111,11 +111,10 @@ class Recover(Pass):
     def _recovered(
         self, original: Program, program: Program, material: Material, context: Context
     ) -> Recovered:
-        def observe(progress: float, seconds: float, text: str) -> None:
-            context.count(round(1000 * progress), 1000, seconds, text)
-
         lessons = self.lessons(context, material.data.images)
-        return recover(original, program, material, lessons, context.device, _checkpoints(context), observe)
+        return recover(
+            original, program, material, lessons, context.device, _checkpoints(context), context.advance
+        )
 
     def lessons(self, context: Context = EMPTY, images: tuple[str, ...] = ()) -> Lessons:
         """Return the settings of the recovery: those of the options, else of the context; `images` are those that the data name."""

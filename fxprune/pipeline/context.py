@@ -39,7 +39,7 @@ SUPPLIES: dict[str, tuple[str, str]] = {
 class Progress:
     """Report of progress: the pass (`stage`), what it does, and, where steps are counted, how many of `total` are done.
 
-    `seconds` is an estimate of the time left; NaN where there is none.
+    `seconds` is an estimate of the time left; NaN where there is none. `percent`: not steps are counted, but shares of the whole.
     """
 
     stage: str
@@ -47,6 +47,7 @@ class Progress:
     done: int = 0
     total: int = 0
     seconds: float = math.nan
+    percent: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,10 @@ class Context:
     def count(self, done: int, total: int, seconds: float = math.nan, text: str = "") -> None:
         """Report how many steps of the pass are done."""
         self.observe(Progress(self.stage, text, done, total, seconds))
+
+    def advance(self, share: float, seconds: float, text: str) -> None:
+        """Report which share of the pass is done, and the seconds that are left (NaN: not known)."""
+        self.observe(Progress(self.stage, text, int(100 * share), 100, seconds, percent=True))
 
     def refitting(self, place: int, count: int) -> None:
         """Report which matrix is re-fitted now."""

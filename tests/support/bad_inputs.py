@@ -30,7 +30,7 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-#: what an option of a command needs beside it, to be looked at at all
+#: what an option of a command needs beside it, to be looked at at all; "run device" is the option of one command
 BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "token_table": ("--tokens", "ids.txt"),
@@ -38,6 +38,9 @@ BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "calibration": ("-p", LOWRANK),
         "image_normalization": ("-p", LOWRANK, "--calibration", "photos"),
         "sampling_rate": ("-p", LOWRANK, "--calibration", "photos"),
+        **dict.fromkeys(
+            ("run run", "run device", "run restart"), ("--recover", "1steps", "--calibration", "rows.npz")
+        ),
     }
 )
 
@@ -152,7 +155,7 @@ def _call(command: str, action: argparse.Action, value: str) -> BadCall:
     shown = f"{command}-{flag.lstrip('-') or action.metavar}={_short(value)}"
     right = CALLS[command]
     if flag:
-        beside = BESIDE.get(action.dest, ())
+        beside = BESIDE.get(f"{command} {action.dest}") or BESIDE.get(action.dest, ())
         asked = (WORDS if entry == NET and "--tokens" in beside else entry for entry in right)
         return BadCall(shown, (*asked, *beside, f"{flag}={value}"), _named(flag, str(action.metavar), value))
     place = 2 if action.dest == "selection" else 1

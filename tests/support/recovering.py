@@ -131,6 +131,16 @@ def trained(name: str) -> Program:
     return capture(net.eval(), (example,), dynamic_shapes=({0: AUTO},))
 
 
+def unet() -> tuple[nn.Module, tuple[Tensor], dict[str, Any], Any]:
+    """Return the trained U-Net as the command line takes a model."""
+    return trained("unet").module(), (NETS["unet"][2],), {}, ({0: AUTO},)
+
+
+def unet_rows() -> list[Tensor]:
+    """Return its unlabelled batches, as the command line takes calibration data."""
+    return rows("unet", 16, 2)
+
+
 @cache
 def cut(name: str) -> Program:
     """Return the net after its cut."""

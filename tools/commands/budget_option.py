@@ -2,6 +2,8 @@
 
 import argparse
 import re
+from pathlib import Path
+from typing import Any
 
 from fxprune.calibration import Calibration
 from fxprune.cost import BUDGETS
@@ -10,12 +12,22 @@ from fxprune.ir import Point, Program
 from fxprune.passes import Recover, Slim, parse_pipeline
 from fxprune.pipeline import Context, Pipeline
 from fxprune.runtimes import Settings
+from fxprune.tools.commands.run_folder import add_run_options, check_run_folder, run_folder
 from fxprune.tools.inputs.calibration.forms import FORMS, read_calibration
 from fxprune.tools.inputs.calibration.normalization import NORMALIZATIONS
 from fxprune.tools.inputs.calibration.request import NORMALIZATION_OPTION, SAMPLING_OPTION, Asked
 from fxprune.tools.inputs.loaded import Loaded
+from fxprune.training.checkpoint_files import check_snapshots
+from fxprune.training.devices import check_device
+from fxprune.training.processes import is_first_process, process_count
 
 _ROWS, _LENGTH = 512, 128
+
+#: Options that a run must have in common with the one whose folder of checkpoints it resumes; it may take more time.
+_SAME = (
+    *("model", "pipeline", "target", "calibration", "rows", "length", "image_normalization", "sampling_rate"),
+    *("free_output", "within", "runtime", "threads", "optimization", "device", "trust_remote_code"),
+)
 
 #: unit of time: its minutes
 _MINUTES = {"s": 1 / 60, "min": 1.0, "h": 60.0}
@@ -36,6 +48,8 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         help="then train what is left to say what the model says, without labels, as in 10min, 90s, 1h or 500steps,"
         " for recover(minutes=10) at the end",
     )
+    add_run_options(group)
+    group.add_argument("--device", default="", help="where a recovery trains: cpu or cuda (cpu)")
     group.add_argument(
         "--calibration",
         metavar="DATA",
@@ -96,6 +110,35 @@ def _target(text: str) -> tuple[str, float]:
             f"--target {text}: expected one of {', '.join(BUDGETS)}, =, and the share that may be left, as in latency=0.5"
         )
     return name, number
+
+
+def check_training_options(options: argparse.Namespace, steps: Pipeline) -> bool:
+    """Return whether some pass trains; UsageError where an option of training says nothing, or names no device or folder to use."""
+    if options.device:
+        check_device(options.device)
+    trains = steps.expanded().uses("checkpoints")
+    for option in ("device", "run", "restart"):
+        value = getattr(options, option)
+        if value and not trains:
+            told = f"--{option}" if value is True else f"--{option} {value}"
+            raise UsageError(
+                f"{told} is for passes that train, and {str(steps)!r} has none: give --recover 10min"
+            )
+    if not trains and process_count() > 1:
+        raise UsageError(
+            f"{process_count()} processes run this, and {str(steps)!r} has no pass that trains in several"
+        )
+    if trains and is_first_process():
+        check_run_folder(*run_of(options))
+        if not options.restart:
+            check_snapshots(run_folder(options))
+    return trains
+
+
+def run_of(options: argparse.Namespace) -> tuple[Path, dict[str, Any], bool]:
+    """Return the folder of checkpoints, the options that a run must share with the one that wrote them, and whether it begins anew."""
+    same = {"command": "run", **{name: getattr(options, name) for name in _SAME}}
+    return run_folder(options), same, options.restart
 
 
 def check_data_options(options: argparse.Namespace) -> None:

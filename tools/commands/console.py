@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -33,12 +33,12 @@ def output() -> Console:
     return _Output(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
-def progress() -> Console:
-    """Return the console for progress, notes and errors.
+def progress(silent: bool = False) -> Console:
+    """Return the console for progress, notes and errors, or one that prints nothing.
 
     It keeps the stream itself, so that silencing the libraries for a while does not silence it.
     """
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, quiet=silent)
 
 
 def print_json(data: Any) -> None:
@@ -65,11 +65,11 @@ def _drawn(grid: Grid) -> Table:
 
 
 class Stages:
-    """Display of the current stage, and record of the seconds that each stage took."""
+    """Display of the current stage, and record of the seconds that each stage took; `silent`: of another process than the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, silent: bool = False) -> None:
         self.seconds: dict[str, float] = {}
-        self.console = progress()
+        self.silent, self.console = silent, progress(silent)
         self._status: Status | None = None
         self._bar: Steps | None = None
         self._began = time.perf_counter()
@@ -94,6 +94,8 @@ class Stages:
 
     def observe(self, progress: PipelineProgress) -> None:
         """Show the progress of a pipeline: a bar where steps are counted, else the text of the current stage."""
+        if self.silent:
+            return
         if not progress.total:
             self._close()
             self._began = time.perf_counter()
@@ -125,15 +127,15 @@ class Steps:
 
     SECONDS = 5.0  # between lines
 
-    def __init__(self, name: str, total: int | None = None) -> None:
+    def __init__(self, name: str, total: int | None = None, silent: bool = False) -> None:
         self.name, self.total, self.done = name, total, 0
         self.first: int | None = None  # steps done before this run
-        self.console = progress()
+        self.console = progress(silent)
         self.start = self.said = time.perf_counter()
-        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        bar = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
         columns = (*bar, TextColumn("{task.fields[left]}"))
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task(name, total=total, left="")
+        self.task = self.bar.add_task(name, total=total, count="", left="")
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -142,22 +144,23 @@ class Steps:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def at(self, done: int, total: int, left: float, text: str = "") -> None:
-        """Show that so many are done, and the estimated seconds that are left, behind `text`."""
-        text = f"{text}{_duration(left)} left"
-        self.bar.update(self.task, completed=done, total=total, left=text)
+    def at(self, done: int, total: int, left: float, text: str = "", percent: bool = False) -> None:
+        """Show that so many are done, and the estimated seconds that are left (NaN: not known), behind `text`."""
+        text = text.removesuffix(", ") if math.isnan(left) else f"{text}{_duration(left)} left"
+        count = f"{done}%" if percent else f"{done} of {total}"
+        self.bar.update(self.task, completed=done, total=total, count=count, left=text)
         now = time.perf_counter()
         if not self.console.is_terminal and (done == total or now > self.said + self.SECONDS):
             self.said = now
-            self.console.print(f"{self.name}: {done} of {total}, {text}", markup=False)
+            self.console.print(f"{self.name}: {count}, {text}", markup=False)
 
     def take(self, progress: PipelineProgress) -> None:
         """Show the progress of a pass."""
         text = f"{progress.text}, " if progress.text else ""
-        if math.isnan(progress.seconds):
+        if math.isnan(progress.seconds) and not progress.percent:
             self.reached(progress.done, progress.total, text)
         else:
-            self.at(progress.done, progress.total, progress.seconds, text)
+            self.at(progress.done, progress.total, progress.seconds, text, progress.percent)
 
     def one(self, _seconds: float) -> None:
         """Count one more step as done."""

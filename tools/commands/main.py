@@ -44,6 +44,9 @@ from fxprune.tools.failures import failure_of
 from fxprune.tools.inputs.loaded import MODEL_FORMS
 from fxprune.tools.reports.marked_folders import marked_folder, remove_leftovers
 from fxprune.training import Recipe
+from fxprune.training.processes import process_count
+
+_TOGETHER = ("run", "train")  # commands that several processes may run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,6 +96,10 @@ def _shown(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
 def _run_checked(options: argparse.Namespace) -> int:
     if sys.stdout is None:
         raise UsageError("standard output is closed; redirect it, to /dev/null if nobody reads it")
+    if process_count() > 1 and options.command not in _TOGETHER:
+        raise UsageError(
+            f"fxprune {options.command} is for one process, and {process_count()} run this; {' and '.join(_TOGETHER)} train in several"
+        )
     code = COMMANDS[options.command][0](options)
     sys.stdout.flush()  # a pipe that nobody reads is found out here, not at exit
     return code

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fxprune.export.onnx import plain_export, warm_up
 from fxprune.export.random_values import fixed_draws
 from fxprune.files import about
 from fxprune.ir import Feeds, Point, Program, Selection, example_point, feeds
-from fxprune.pipeline import Context, Result
+from fxprune.pipeline import Context, Pipeline, Result
 from fxprune.rewrite.apply import apply as remove
 from fxprune.runtimes import Settings, measure, open_session
 from fxprune.runtimes.base import DEFAULT
@@ -36,12 +36,15 @@ from fxprune.tools.commands.budget_option import (
     budget_points,
     budgeted_pipeline,
     check_data_options,
+    check_training_options,
     read_calibration_option,
+    run_of,
 )
 from fxprune.tools.commands.checkpoint_option import check_checkpoint_option, write_checkpoint_folder
 from fxprune.tools.commands.console import Stages
 from fxprune.tools.commands.options import check_output
 from fxprune.tools.commands.quantize_option import check_quantize_option, write_quantized
+from fxprune.tools.commands.run_folder import kept_run, remove_checkpoints, run_folder
 from fxprune.tools.commands.tokens_option import TOKENS_FILE, keep_tokens_asked, prove_tokens, tokens_request
 from fxprune.tools.failures import FAILED_CLAIM
 from fxprune.tools.inputs import models
@@ -56,6 +59,8 @@ from fxprune.tools.reports.manifest import largest_differences, write_manifest
 from fxprune.tools.reports.output_folder import draft_folder, scratch_of
 from fxprune.tools.reports.report_html import render_report
 from fxprune.tools.reports.run_report import report_grids, report_markdown
+from fxprune.training.loop import Checkpoints
+from fxprune.training.processes import is_first_process
 
 # Short, long, and batched: on a short input alone, overhead hides all gains.
 _POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})
@@ -92,15 +97,31 @@ def run_command(options: argparse.Namespace) -> int:
     check_data_options(options)
     if options.calibration:
         check_source(asked_data(options), options.model, options.trust_remote_code)
+    trains = check_training_options(options, steps)
 
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
         data = read_calibration_option(options, program, loaded)
-        return steps.run(program, Context(data=data, settings=settings(options), observe=stages.observe))
+        context = Context(
+            data=data, settings=settings(options), observe=stages.observe, device=options.device
+        )
+        return _trained(options, steps, program, context) if trains else steps.run(program, context)
 
-    return _deliver(
-        options,
-        _job(options, str(steps), decide, lambda program: budget_points(steps, program, settings(options))),
-    )
+    def points(program: Program) -> list[Point]:
+        return budget_points(steps, program, settings(options))
+
+    code = _deliver(options, _job(options, str(steps), decide, points))
+    if trains and is_first_process():
+        remove_checkpoints(run_folder(options), record=True)  # the results are written
+    return code
+
+
+def _trained(options: argparse.Namespace, steps: Pipeline, program: Program, context: Context) -> Result:
+    """Run a pipeline that trains, its checkpoints in the folder of the run."""
+    own = kept_run(*run_of(options)) if is_first_process() else contextlib.nullcontext()
+    with own:
+        return steps.run(
+            program, replace(context, checkpoints=Checkpoints(run_folder(options), options.save))
+        )
 
 
 def apply_command(options: argparse.Namespace) -> int:
@@ -126,7 +147,8 @@ def _job(
 
 
 def _deliver(options: argparse.Namespace, job: _Job) -> int:
-    target, stages = check_output(options), Stages()
+    first = is_first_process()
+    target, stages = check_output(options) if first else Path(options.output), Stages(silent=not first)
     with stages.stage("loading the model"):
         loaded = models.load(options.model, options.trust_remote_code)
     if job.options.checkpoint:
@@ -136,6 +158,8 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
     with stages.stage("starting the exporters"):
         warm_up()
     data = _work(loaded, job, target, stages)
+    if not data:
+        return 0
     noop = any(step["note"] for step in data["steps"]) and not options.allow_noop
     code = FAILED_CLAIM if noop or "failed" in data["onnx"] else 0
     if options.json:
@@ -149,12 +173,15 @@ def _deliver(options: argparse.Namespace, job: _Job) -> int:
 
 
 def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, Any]:
+    """Do the job, and return the report; in other processes than the first only what these train together, and nothing is returned."""
     with stages.stage("capturing"):
         program = loaded.capture(job.free_outputs, within=job.options.within or "auto")
     for note in program.notes:
         stages.note(note)
     with stages.stage("pruning"):
         result = job.decide(program, loaded, stages)
+        if not is_first_process():
+            return {}
         slim, vocabulary = keep_tokens_asked(result.program, job.tokens)
     selection = result.selection
     for step in result.steps:

@@ -1,5 +1,6 @@
-"""Folder of a training run's checkpoints (OUT.run): which run they are of, and whether another may go on from them."""
+"""Folder of a training run's checkpoints (OUT.run): its options, which run they are of, and whether another may go on from them."""
 
+import argparse
 import contextlib
 import json
 import shutil
@@ -9,11 +10,38 @@ from typing import Any
 
 from fxprune.errors import UsageError
 from fxprune.files import about, parse_json, read_text, write_text
+from fxprune.tools.commands.options import add_option
 from fxprune.tools.reports.output_folder import check_path
 
 FILE = "run.json"
 _FORMAT = "fxprune.checkpoints/1"
 _WAY_OUT = "--restart begins anew there, --run names another folder"
+
+_KINDS = ("teacher", "student*", "pass-*", "recover-*")
+"""Patterns of the folders of checkpoints."""
+
+
+def add_run_options(parser: argparse._ActionsContainer) -> None:
+    """Add `--run`, `--save` and `--restart`."""
+    text = "where checkpoints are kept (OUT.run): the same command goes on where it stood"
+    parser.add_argument("--run", metavar="DIR", help=text)
+    add_option(parser, "--save", 120.0, "SECONDS", "from one checkpoint to the next (120)")
+    parser.add_argument("--restart", action="store_true", help="begin anew")
+
+
+def run_folder(options: argparse.Namespace) -> Path:
+    """Return the folder of checkpoints: that of `--run`, else OUT.run."""
+    return Path(options.run or f"{options.output}.run")
+
+
+def remove_checkpoints(folder: Path, record: bool = False) -> None:
+    """Remove the checkpoints of a folder; with `record` also that of the run, and the folder where nothing else is in it."""
+    for path in (path for kind in _KINDS for path in folder.glob(kind)):
+        shutil.rmtree(path, ignore_errors=True)
+    if record:
+        with contextlib.suppress(OSError):
+            (folder / FILE).unlink()
+            folder.rmdir()
 
 
 def check_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> None:
@@ -63,8 +91,7 @@ def open_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> No
     """Record the options of a run in its folder, once `check_run_folder` has passed; `restart` removes what it holds."""
     check_run_folder(folder, asked, restart)
     if restart and folder.is_dir():
-        for name in ("teacher", *(path.name for path in folder.glob("student*"))):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        remove_checkpoints(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"format": _FORMAT, "options": dict(asked)}, indent=1) + "\n"
@@ -77,7 +104,7 @@ def open_run_folder(folder: Path, asked: Mapping[str, Any], restart: bool) -> No
 def _read(folder: Path) -> dict[str, Any]:
     """Return the options of the run in a folder; UsageError where it is of something else."""
     if not (folder / FILE).is_file():
-        raise UsageError(f"{folder} holds no checkpoints of `fxprune train`; --run names another folder")
+        raise UsageError(f"{folder} holds no checkpoints of fxprune; --run names another folder")
     text = read_text(folder / FILE, "run", UsageError)
     what = f"record of a run that can go on here ({folder}; --run names another folder)"
     with about(folder / FILE):

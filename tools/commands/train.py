@@ -1,6 +1,7 @@
 """`fxprune train`: train a model for a task with a teacher while units are removed; then lower, prove, export and measure it."""
 
 import argparse
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.console import Stages, Steps
 from fxprune.tools.commands.options import check_output, recipe_of
 from fxprune.tools.commands.run import measure_latencies
-from fxprune.tools.commands.run_folder import check_run_folder, kept_run
+from fxprune.tools.commands.run_folder import check_run_folder, kept_run, run_folder
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.huggingface import check_tokenizer, load_tokenizer
 from fxprune.tools.inputs.loaded import Loaded
@@ -36,6 +37,7 @@ from fxprune.tools.reports.train_report import describe_training, draw_training,
 from fxprune.training.checkpoint_files import check_snapshots
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Checkpoints, Hooks, RunState
+from fxprune.training.processes import is_first_process
 from fxprune.training.teacher_cache import TeacherCache
 
 _FORMAT = "fxprune.train/1"
@@ -59,14 +61,17 @@ class _Job:
 
 def train_command(options: argparse.Namespace) -> int:
     """Train, prune on the way, and write the results to a folder."""
-    target, stages = check_output(options), Stages()
+    first = is_first_process()
+    target, stages = check_output(options) if first else Path(options.output), Stages(silent=not first)
     steps = _checked(options)
     job = _job(options, stages)
     kept = _run_of(options)[0]
-    with kept_run(*_run_of(options)):
+    with kept_run(*_run_of(options)) if first else contextlib.nullcontext():
         teacher, taught_by = _teacher(options, job, kept, stages)
         with stages.stage("training"):
             result = steps.run(job.program, _context(options, job, teacher, kept, stages))
+    if not first:
+        return 0
     with stages.stage("proving"):
         result.proof.require()
     found = _written(options, job, result, {"teacher": taught_by}, stages)
@@ -84,9 +89,10 @@ def _checked(options: argparse.Namespace) -> Pipeline:
     recipe_of(options, options.teacher_epochs, options.seed)
     settings(options)
     kept, _, restart = _run_of(options)
-    check_run_folder(*_run_of(options))
-    if not restart:
-        check_snapshots(kept)
+    if is_first_process():
+        check_run_folder(*_run_of(options))
+        if not restart:
+            check_snapshots(kept)
     models.check_model(options.model)
     if options.teacher not in {"", NO_TEACHER}:
         models.check_model(options.teacher)
@@ -160,8 +166,7 @@ def _check_outputs(program: Program, lesson: PreparedTask, classes: int) -> None
 
 def _run_of(options: argparse.Namespace) -> tuple[Path, dict[str, Any], bool]:
     """Return the folder of checkpoints, the options that a run must share with the one that wrote them, and whether it begins anew."""
-    kept = Path(options.run or f"{options.output}.run")
-    return kept, {name: getattr(options, name) for name in _SAME}, options.restart
+    return run_folder(options), {name: getattr(options, name) for name in _SAME}, options.restart
 
 
 def _teacher(
@@ -178,7 +183,7 @@ def _teacher(
             module: nn.Module = loaded.capture().module().eval()
     else:
         recipe = recipe_of(options, options.teacher_epochs, options.seed)
-        with Steps("teacher") as steps:
+        with Steps("teacher", silent=stages.silent) as steps:
             module = fine_tune(job.program, job.lesson.examples, recipe, job.lesson.outputs, Hooks(after=partial(_show, steps)),
                                Checkpoints(kept / "teacher", options.save))  # fmt: skip
     with stages.stage("judging the teacher"):

@@ -4,6 +4,7 @@ import argparse
 
 from fxprune.gates import LOWERINGS
 from fxprune.tools.commands.options import add_option, model_argument, output_options, recipe, session_options
+from fxprune.tools.commands.run_folder import add_run_options
 from fxprune.tools.inputs.metrics import METRICS
 from fxprune.tools.inputs.tasks import TASKS
 from fxprune.training import Recipe
@@ -69,7 +70,4 @@ def _teacher(parser: argparse.ArgumentParser) -> None:
 def _results(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--seed", 0, "N", "of new heads, the order of rows, and dropout (0)")
     output_options(parser)
-    text = "where checkpoints are kept (OUT.run): the same command goes on where it stood"
-    parser.add_argument("--run", metavar="DIR", help=text)
-    add_option(parser, "--save", 120.0, "SECONDS", "from one checkpoint to the next (120)")
-    parser.add_argument("--restart", action="store_true", help="begin anew")
+    add_run_options(parser)

@@ -55,10 +55,10 @@ class RunBudget:
         return min(1.0, max(timed, step / self.steps))
 
     def left(self, step: int) -> float:
-        """Return an estimate of the seconds left."""
+        """Return an estimate of the seconds left after so many steps; NaN where it is not known yet."""
         if self.seconds < math.inf:
             return max(0.0, self.seconds - self.elapsed())
-        return self.elapsed() / max(1, step) * (self.steps - step)
+        return self.elapsed() / step * (self.steps - step) if step else math.nan
 
 
 def share_of_rate(progress: float) -> float:

@@ -95,7 +95,7 @@ class RecoveryLog:
     def text(self) -> str:
         """Return the held-back loss and the share of the gap that is closed, in words."""
         before, now = self.state.before, self.state.best.loss
-        return f"held-back loss {before:.4g} → {now:.4g}, {closed(before, now):.0%} of the gap closed"
+        return f"held-back loss {before:.3g} → {now:.3g}, {closed(before, now):.0%} closed"
 
     def save(self, trainer: Trainer, run: Run, average: Average, elapsed: float) -> None:
         """Write a checkpoint where one is due, and at the end."""

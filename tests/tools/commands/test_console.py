@@ -28,6 +28,21 @@ def test_counted_steps_are_lines_where_there_is_no_terminal(
     assert list(stages.seconds) == ["training"]
 
 
+def test_shares_are_percent_and_an_unknown_time_is_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.Steps, "SECONDS", -1.0)
+    stages = Stages()
+    stages.observe(Progress("recover", "trying a learning rate of 0.001", 0, 100, percent=True))
+    stages.observe(Progress("recover", "held-back loss 0.3 → 0.1, 67% closed", 40, 100, 360.0, percent=True))
+    assert capsys.readouterr().err.splitlines() == [
+        "recover: 0%, trying a learning rate of 0.001",
+        "recover: 40%, held-back loss 0.3 → 0.1, 67% closed, 6 min left",
+    ]
+    Stages(silent=True).observe(Progress("recover", "", 100, 100, 0.0, percent=True))
+    assert capsys.readouterr().err == ""
+
+
 def test_the_time_left_counts_from_when_the_pass_began(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
