@@ -42,6 +42,10 @@ _NO_MATTER = ("cache", "checkpoints", "executor", "teacher_outputs")
 """Fields that change no outcome."""
 
 
+_NUMBERS = {"seconds", "selection", "refitted", "details", "remarks"}
+"""What is kept of an outcome beside tensors."""
+
+
 @dataclass(frozen=True)
 class KeptOutcome:
     """Place of the outcome of one pass; `digest` says what it follows from, "" where that is not known, and nothing is kept."""
@@ -58,7 +62,8 @@ class KeptOutcome:
             found = read_snapshot(path)
         except UsageError:
             return None
-        return found if found.numbers.get("digest") == self.digest else None
+        own = found.numbers.get("digest") == self.digest and found.numbers.keys() >= _NUMBERS
+        return found if own else None
 
     def write(self, snapshot: Snapshot | None) -> None:
         """Write an outcome, where there is one to be kept."""

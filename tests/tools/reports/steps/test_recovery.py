@@ -43,10 +43,14 @@ def reported(**more: Any) -> RecoveryReport:
     return found
 
 
+def values(found: RecoveryReport) -> dict[str, str]:
+    return {row[0]: row[1] for row in found.grid.rows}
+
+
 def test_a_table_says_what_was_chosen_and_what_it_brought() -> None:
     found = reported()
     assert found.grid.title == "What recover(minutes=2) learned"
-    assert dict(found.grid.rows) == {
+    assert values(found) == {
         "result": "75% of the gap to the original closed: held-back loss 0.4 → 0.1",
         "minutes": "2.0; the best moment after 1.1",
         "steps": "100; the best moment after 50",
@@ -88,10 +92,10 @@ def test_what_improved_nothing_and_what_was_not_trained_have_a_sentence() -> Non
     assert found.chart is None
     assert found.grid.rows == (("result", bare["why"]), ("output x", "the distance that the user gave"))
     assert (
-        dict(reported(anew="the checkpoint is of another cut").grid.rows)["began anew"]
+        values(reported(anew="the checkpoint is of another cut"))["began anew"]
         == "the checkpoint is of another cut"
     )
-    assert dict(reported(resumed=20).grid.rows)["went on"] == "at step 20, from a checkpoint"
+    assert values(reported(resumed=20))["went on"] == "at step 20, from a checkpoint"
 
 
 def test_the_page_draws_it_and_a_loss_that_is_no_number_is_left_out() -> None:
