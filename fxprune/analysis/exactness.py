@@ -141,12 +141,8 @@ def _plus(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
 
 def _first(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     first, *rest = list(operands(node))
-    numbers = s.flow.positions
-    return (
-        None
-        if any(s.carries(other) and other not in numbers for other in rest)
-        else s.everywhere([first], node)
-    )
+    values = [other for other in rest if other not in s.flow.positions]
+    return None if any(map(s.carries, values)) else s.everywhere([first], node)
 
 
 def _over(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
@@ -253,10 +249,6 @@ def _dropout(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
     return s.everywhere(node.args[:1], node) if passes_value(node) else None
 
 
-def _self(s: ZeroPropagation, node: fx.Node) -> Zeros | None:
-    return s.everywhere([bind(node)["g"].value], node)
-
-
 LAWS: dict[str, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     "lose": lambda s, node: None,
     "keep": _keep,
@@ -267,7 +259,7 @@ LAWS: dict[str, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
     "over": _over,
     "affine": _affine,
     "value": _by_value,
-    "self": _self,
+    "self": lambda s, node: s.everywhere([bind(node)["g"].value], node),
 }
 
 VALUE: dict[Any, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
