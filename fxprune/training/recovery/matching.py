@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import networkx as nx
@@ -11,17 +11,13 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.analysis import analyze
+from fxprune.calibration.refits import Cut
 from fxprune.dims import Dim, Kept, changes, cut
 from fxprune.dims.masks import new_size
 from fxprune.ir import Program, Selection, attribute, is_free
-from fxprune.rewrite.bypass import bypass
-from fxprune.rewrite.shrink import kept_masks
 
 MOST = 16
 """Maximum number of values that are matched, evenly spread."""
-
-
-Cut = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +25,7 @@ class Match:
     """A node of both programs, by name: `cut` leaves of the original's value what the pruned program has of it."""
 
     name: str
-    cut: Cut
+    cut: Callable[[Tensor], Tensor]
 
 
 def matched_values(
@@ -55,14 +51,14 @@ def matched_values(
     return _spread(list(last.values()), most)
 
 
-def _cuts(original: Program, selection: Selection) -> Callable[[fx.Node], Cut | None]:
+def _cuts(original: Program, selection: Selection) -> Callable[[fx.Node], Callable[[Tensor], Tensor] | None]:
     """Return a function from a node of the pruned program to the cut of the original's value there; None where they have no such pair."""
-    analysis = analyze(bypass(original, selection.removed))
-    kept = kept_masks(analysis, replace(selection, removed=(), model=""))
+    removed = Cut.of(original, selection)
+    analysis, kept = removed.analysis, removed.kept
     nodes = {node.name: node for node in analysis.program.graph.nodes}
     own = {node.name for node in original.graph.nodes}
 
-    def found(node: fx.Node) -> Cut | None:
+    def found(node: fx.Node) -> Callable[[Tensor], Tensor] | None:
         other = nodes.get(node.name) if node.name in own else None
         if other is None or not _is_same(node, other):
             return None
