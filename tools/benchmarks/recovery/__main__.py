@@ -170,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="of the recovery (recover)",
     )
     add("--rounds", type=int, default=1, help="cuts of one more method, with recoveries between them")
+    add("--note", default="", help="a sentence about the run, for the page")
     add("--page", type=Path, help="write the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.subjects or RECOVERIES:
         bench = RecoveryBench(name, options.out, options.threads, options.minutes)
         bench.note("machine", **report.machine())
+        if options.note:
+            bench.note("remark", text=options.note)
         for speed in options.speeds or bench.plan.speeds:
             bench.speed(speed, options.variants, options.rounds)
 

@@ -20,8 +20,8 @@ between the cut program and the original that the recovery closed on held-back r
 
 def render_recovery(entries: list[dict[str, Any]]) -> str:
     """The Markdown page."""
-    parts = [_HEAD]
-    for name in dict.fromkeys(entry["subject"] for entry in entries):
+    parts = [_HEAD, *(entry["text"] for entry in entries if entry["kind"] == "remark")]
+    for name in dict.fromkeys(entry["subject"] for entry in entries if entry["kind"] == "method"):
         parts += _subject(name, [entry for entry in entries if entry["subject"] == name])
     machines = [entry for entry in entries if entry["kind"] == "machine"]
     if machines:
