@@ -176,11 +176,11 @@ def _trained(
         if before <= EQUAL:
             return before, Best(before, {}), {"why": "the program already says what the original says"}
         statistics = estimate_statistics(trainer, batches(), say)
-        best = Best(trainer.judged(Manner(0)), copied(trainer.lesson.graph))
         fast, seconds = choose_speed(trainer, next(batches()))
         trainer.lay_out(fast)
         steps = _steps(budget, seconds)
         manner, tried = choose_manner(trainer, fast, max(FEWEST, round(TRIAL_SHARE * steps)), batches, say)
+        best = Best(trainer.judged(manner), copied(trainer.lesson.graph))
         notes = {"statistics": statistics, "tried": tried, "steps": steps}
         kept = journal.begin(State(before, best, manner, notes, since=trainer.agreed(budget.elapsed())))
     return kept.before, _main(trainer, budget, journal, observe), journal.details()

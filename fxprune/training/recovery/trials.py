@@ -19,7 +19,7 @@ from fxprune.training.recovery.trainer import Manner, Trainer, is_image, laid_ou
 from fxprune.training.recovery.weights import copied, put
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""Learning rates that are tried, in this order until two in a row have been worse than the best."""
+"""Learning rates that are tried, from the middle on towards the better ones."""
 
 TRIAL_SHARE = 0.03
 """Share of the run that one trial takes."""
@@ -96,37 +96,45 @@ def _seconds(trainer: Trainer, manner: Manner, batch: Batch) -> float:
 def choose_manner(
     trainer: Trainer, fast: Manner, steps: int, batches: Callable[[], Iterator[Batch]], say: Say
 ) -> tuple[Manner, list[dict[str, Any]]]:
-    """Return the manner with the lowest held-back loss after so many steps from the same weights, and a row for each that was tried."""
-    start, tried = copied(trainer.lesson.graph), list[dict[str, Any]]()
+    """Return the manner with the lowest held-back loss after so many steps from the same weights, and a row for each that was tried.
+
+    The weights that the best of them led to are left in the graph, where they are better than those at the start.
+    """
+    asked = replace(fast, rate=trainer.options.rate)
+    if asked.rate and not batch_norm.statistics(trainer.lesson.graph):
+        return asked, []
+    graph, start, tried = trainer.lesson.graph, copied(trainer.lesson.graph), list[dict[str, Any]]()
+    best = start, trainer.judged(fast)
 
     def attempt(manner: Manner) -> float:
+        nonlocal best
         say(f"trying a learning rate of {manner.rate:g}")
-        found = _attempt(trainer, manner, steps, batches())
-        put(trainer.lesson.graph, start)
-        tried.append({"rate": manner.rate, "batch_statistics": manner.batch_statistics, "loss": found})
-        return found
+        loss = _attempt(trainer, manner, steps, batches())
+        best = (copied(graph), loss) if loss < best[1] else best
+        put(graph, start)
+        tried.append({"rate": manner.rate, "batch_statistics": manner.batch_statistics, "loss": loss})
+        return loss
 
-    if trainer.options.rate:
-        best, least = replace(fast, rate=trainer.options.rate), math.inf
-    else:
-        best, least = _best_rate(attempt, fast)
-    if batch_norm.statistics(trainer.lesson.graph):
-        least = attempt(best) if trainer.options.rate else least
-        other = replace(best, batch_statistics=True)
-        best = other if attempt(other) < least else best
-    return best, tried
+    chosen, least = (asked, attempt(asked)) if asked.rate else _best_rate(attempt, fast)
+    if batch_norm.statistics(graph):
+        other = replace(chosen, batch_statistics=True)
+        chosen = other if attempt(other) < least else chosen
+    put(graph, best[0])
+    return chosen, tried
 
 
 def _best_rate(attempt: Callable[[Manner], float], fast: Manner) -> tuple[Manner, float]:
-    best, least, worse = fast, math.inf, 0
-    for rate in RATES:
-        manner = replace(fast, rate=rate)
-        loss = attempt(manner)
-        worse = 0 if loss < least else worse + 1
-        best, least = (manner, loss) if loss < least else (best, least)
-        if worse == 2:
+    """Return the manner of the best rate and its loss: from the middle of RATES on, as long as the next one is better."""
+    middle = len(RATES) // 2
+    losses = {place: attempt(replace(fast, rate=RATES[place])) for place in (middle, middle - 1)}
+    way = 1 if losses[middle] < losses[middle - 1] else -1
+    place = middle if way == 1 else middle - 1
+    while 0 <= place + way < len(RATES):
+        losses[place + way] = attempt(replace(fast, rate=RATES[place + way]))
+        if not losses[place + way] < losses[place]:
             break
-    return best, least
+        place += way
+    return replace(fast, rate=RATES[place]), losses[place]
 
 
 def _attempt(trainer: Trainer, manner: Manner, steps: int, batches: Iterator[Batch]) -> float:
