@@ -14,6 +14,7 @@ from fxprune.dims.unify import unify
 from fxprune.errors import RuleError
 from fxprune.ir import Program, attribute, hint, is_free, operands, shape_of, storage_key
 from fxprune.rules import REFUSED, Flow, Op, find_rule, packet_of
+from fxprune.rules.addends import addends
 from fxprune.rules.facts import Shape
 from fxprune.rules.routing import routing
 
@@ -63,6 +64,7 @@ def _mark_varying(flow: Flow, nodes: list[fx.Node]) -> None:
         if any(source in flow.varies for source in operands(node)) or node.op == "placeholder":
             flow.varies.add(node)
     flow.routing = routing(nodes, flow.varies)
+    flow.addends = addends(nodes, flow.varies)
 
 
 def _visit(program: Program, node: fx.Node, flow: Flow, storages: dict[Any, Shape]) -> None:

@@ -37,6 +37,7 @@ class ZeroPropagation:
         self.sums = {contraction.node for contraction in contractions}
         self.known: dict[fx.Node, Zeros | None] = {}
         self.chosen = bool(choices)
+        self.masked = {choice.node for choice in choices if choice.joins}
 
     def count(self, node: Any) -> int:
         """Return how often the axis occurs in the dims of a value (of several results: of the one with most)."""
@@ -64,6 +65,8 @@ class ZeroPropagation:
         """Return the parameters whose zeros silence a value, or None."""
         if not isinstance(node, fx.Node) or not self.carries(node):
             return None
+        if node in self.masked:
+            return frozenset()
         if node not in self.known:
             self.known[node] = None
             self.known[node] = self._of(node)
@@ -322,7 +325,8 @@ def zero_set(
     silence = ZeroPropagation(flow, leaf, contractions, choices)
     zeros: Zeros = frozenset()
     why = ""
-    for contraction in contractions:
+    taken = {choice.node for choice in choices if choice.loser == 0}
+    for contraction in (each for each in contractions if each.node not in taken):
         found = silence.any(contraction.operands)
         zeros |= found or frozenset()
         if found is None:
@@ -356,7 +360,7 @@ class Activations:
         own = next((level[leaf] for level in self.levels if leaf in level), set())
         silence = ZeroPropagation(self.flow, leaf, contractions, choices)
         read = [(each.node, each.operands) for each in contractions]
-        read += [(each.node, tuple(each.node.all_input_nodes[:1])) for each in choices]
+        read += [(each.node, (each.value,)) for each in choices]
         for node, values in read:
             apart = bool(own) and own.isdisjoint(values) and not self._has_state(node, values)
             if (apart and not silence.is_zero(values)) or self._returns(node, silence):

@@ -20,15 +20,21 @@ def remove_dead(graph: fx.GraphModule) -> int:
 
     FX's own dead-code elimination keeps dropout and attention, which it treats as impure; here only writes and higher-order operators are.
     """
+    gone = erase_dead(graph.graph)
+    _drop_unread(graph)
+    return gone
+
+
+def erase_dead(graph: fx.Graph) -> int:
+    """Erase nodes that no result needs; return their number."""
     gone = 0
-    order = {node: place for place, node in enumerate(graph.graph.nodes)}
+    order = {node: place for place, node in enumerate(graph.nodes)}
     for node in reversed(order):
         if node.users or node.op in ("placeholder", "output"):
             continue
         if not _has_effect(node) or is_dead_write(node, order):
-            graph.graph.erase_node(node)
+            graph.erase_node(node)
             gone += 1
-    _drop_unread(graph)
     return gone
 
 

@@ -17,6 +17,7 @@ from fxprune.errors import SelectionError
 from fxprune.ir import Program, Selection, attribute, copy_graph, rebuild, source_line, storage_key
 from fxprune.ir.selection import is_dependent
 from fxprune.ir.signature import with_inputs
+from fxprune.rewrite.drop_addends import drop_addends
 from fxprune.rewrite.shape_propagation import propagate
 from fxprune.rewrite.size_arguments import freeze_sizes, loosen_views, resize
 
@@ -42,10 +43,13 @@ def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
     freeze_sizes(analysis.flow, nodes, kept)
     resize(analysis.flow, nodes, kept)
     loosen_views(analysis.flow, nodes, kept)
+    drop_addends(analysis.flow, nodes, kept)
     slim = rebuild(program, graph, tensors).replace(labels=labels(analysis, kept))
     slim = with_inputs(slim, _cut_inputs(analysis, kept)) if program.free_inputs else slim
     flow_dims = analysis.flow.dims
-    propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in nodes.items() if old in flow_dims})
+    left = {*slim.graph.nodes}
+    sized = {old: new for old, new in nodes.items() if new in left and old in flow_dims}
+    propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in sized.items()})
     return slim
 
 
@@ -77,13 +81,16 @@ def _masked(analysis: Analysis, nodes: dict[fx.Node, fx.Node], kept: Kept) -> di
     for choice in analysis.flow.choices:
         if changes(choice.dim, kept):
             node, name = nodes[choice.node], f"_never_{choice.node.name}"
-            value: fx.Node = node.args[0]  # type: ignore[assignment]
+            value = nodes[choice.value]
             behind = value.meta["val"].dim() - 1 - choice.place
             masks[name] = ~keep_mask(choice.dim, kept).reshape(-1, *(1,) * behind)
-            with node.graph.inserting_before(node):
+            with node.graph.inserting_before(node.next if choice.joins else node):
                 operands = (value, node.graph.get_attr(name), choice.loser)
                 filled = node.graph.call_function(torch.ops.aten.masked_fill.Scalar, operands)
-            node.args = (filled, *node.args[1:])
+            if choice.joins:
+                value.replace_all_uses_with(filled, delete_user_cb=lambda user, own=filled: user is not own)
+            else:
+                node.args = (filled, *node.args[1:])
     return masks
 
 

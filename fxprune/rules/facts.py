@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from fxprune.dims import Dim
 from fxprune.ir.arguments import Path
+from fxprune.rules.addends import Addends
 from fxprune.rules.routing import Routing
 
 Shape: TypeAlias = tuple[Dim, ...]
@@ -27,12 +28,21 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice among the positions of `dim`, dimension `place` of the node's first operand; one that holds `loser` counts as absent."""
+    """A choice among the positions of `dim`, dimension `place` of the node's first operand; one that holds `loser` counts as absent.
+
+    Where the node joins its operands, the dimension is that of its result. A `loser` of 0 makes the position's addend in a sum zero.
+    """
 
     node: Node
     dim: Dim
     place: int
     loser: float
+    joins: bool = False
+
+    @property
+    def value(self) -> Node:
+        """The value that holds the positions."""
+        return self.node if self.joins else self.node.all_input_nodes[0]
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Flow:
     dims: dict[Node, Any] = field(default_factory=dict)
     sizes: dict[Node, list[SizeArgument]] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
+    addends: Addends = field(default_factory=Addends)
     choices: list[Choice] = field(default_factory=list)
     least: list[tuple[Dim, int, Node]] = field(default_factory=list)
     positions: dict[Node, Dim] = field(default_factory=dict)

@@ -120,6 +120,28 @@ class Op:
         self.flow.choices.append(Choice(self.node, dim, place, loser))
         self.flow.least.append((dim, least, self.node))
 
+    def part(self) -> bool:
+        """Record that the node takes single positions that can leave with their addends; False where it takes parts otherwise."""
+        of = self.flow.addends.taken(self.node)
+        if of is None:
+            return False
+        dim = self.flow.dims[of.value][of.place]
+        self.flow.choices.append(Choice(self.node, dim, of.place, 0.0))
+        self.role(dim, "experts")
+        if self.flow.addends.first[of] is self.node:  # one sum, however many nodes take its addends' shares
+            self.contract(dim, of.value)
+        return True
+
+    def join(self, place: int) -> Dim | None:
+        """The dim of operands side by side that can leave, one by one; None where the node joins them otherwise."""
+        if self.node not in self.flow.addends.stacks:
+            return None
+        of = self.flow.addends.stacks[self.node]
+        dim = self.flow.dims[of.value][of.place] if of else atom(self.out[place])
+        self.flow.choices.append(Choice(self.node, dim, place, 0.0, joins=True))
+        self.role(dim, "experts")
+        return dim
+
     def chosen(self, node: Any, table: str = "numbers") -> Dim | None:
         """The dim whose positions a value contains as indices (or counts, or offsets, by `table`); None where it is not known."""
         found = getattr(self.flow.routing, table).get(node)

@@ -186,7 +186,9 @@ def cat(op: Op) -> Shape:
     """Concatenate along a dim, which becomes a Sum; unify the others. Legacy empty operands of one dim are skipped."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
     shapes = [shape for shape in shapes if len(shape) == len(op.out)]
-    return join_along(op, shapes, op.integer("dim") % len(op.out))
+    place = op.integer("dim") % len(op.out)
+    joined, apart = join_along(op, shapes, place), op.join(place)
+    return joined if apart is None else (*joined[:place], apart, *joined[place + 1 :])
 
 
 def join_along(op: Op, shapes: list[Shape], place: int) -> Shape:
@@ -201,13 +203,13 @@ def join_along(op: Op, shapes: list[Shape], place: int) -> Shape:
 
 @rule(aten.stack, aten._stack, zero="keep")
 def stack(op: Op) -> Shape:
-    """Unify the operands; pin the new dim, whose positions are the operands."""
+    """Unify the operands; pin the new dim, whose positions are the operands, unless these can leave."""
     shapes = [op.flow.dims[node] for node in op.tensors()]
     for shape in shapes[1:]:
         op.unify_all(shapes[0], shape)
     place = op.integer("dim") % len(op.out)
-    new = op.fixed([len(shapes)], "stack: the position says which operand")
-    return (*shapes[0][:place], *new, *shapes[0][place:])
+    new = op.join(place) or op.fixed([len(shapes)], "stack: the position says which operand")[0]
+    return (*shapes[0][:place], new, *shapes[0][place:])
 
 
 @rule(aten.split_with_sizes, aten.split_with_sizes_copy, aten.unsafe_split_with_sizes, zero="keep")
@@ -215,6 +217,8 @@ def split_with_sizes(op: Op) -> tuple[Shape, ...]:
     """Split a dim, which is the Sum of the parts."""
     shape, place = op.dims("self"), axis(op)
     parts = [atom(out[place]) for out in op.outs]
+    if op.part():
+        return tuple((*shape[:place], part, *shape[place + 1 :]) for part in parts)
     unify(shape[place], total(parts), op.node.name)
     for index, part in enumerate(parts):
         op.size(part, "split_sizes", index)
@@ -238,9 +242,10 @@ def split_by_count(op: Op) -> tuple[Shape, ...]:
 
 @rule(aten.unbind, aten.unbind_copy, zero="keep")
 def _unbind(op: Op) -> tuple[Shape, ...]:
-    """Remove and pin a dim: each of its positions is a result."""
+    """Remove and pin a dim: each of its positions is a result, which can leave only with its addend."""
     shape, place = op.dims("self"), axis(op)
-    op.pin(shape[place], "unbind: each position is a result of its own")
+    if not op.part():
+        op.pin(shape[place], "unbind: each position is a result of its own")
     return tuple(shape[:place] + shape[place + 1 :] for _ in op.outs)
 
 
@@ -257,7 +262,9 @@ def slice_(op: Op) -> Shape:
     shape, place, step = op.dims("self"), axis(op), op.integer("step")
     dim, length = shape[place], op.out[axis(op)]
     start, end = _bounds(op, dim.size)
-    if step != 1:
+    if op.part():
+        kept = atom(1)
+    elif step != 1:
         kept = _strided(op, dim, start, end, step, length)
     elif length == dim.size:
         kept = dim
@@ -315,7 +322,7 @@ def select(op: Op) -> Shape:
     """Read one position of a dim; the others can be removed."""
     shape, place = op.dims("self"), axis(op)
     dim, index = shape[place], op.integer("index") % max(1, shape[place].size)
-    if pinned(dim) is None:
+    if not op.part() and pinned(dim) is None:
         before, _, after = _cut(op, dim, index, 1)
         op.size(before if op.integer("index") >= 0 else total([atom(1), after]), "index")
     return shape[:place] + shape[place + 1 :]
