@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fxprune.analysis import Axis, analyze
-from fxprune.dims import Dim
-from fxprune.dims.dim import segments
-from fxprune.ir import Program
+from fxprune.dims import leaves
+from fxprune.ir import Program, source_line
 from fxprune.passes.fraction import Fraction
 
 
@@ -30,18 +29,29 @@ class Experts(Fraction):
         return axis.exact and bool(axis.choices)
 
     def idle(self, program: Program) -> str:
-        flow = analyze(program).flow
-        nodes = program.graph.find_nodes(op="get_attr")
-        apart = [(node, dim) for node in nodes for dim in flow.dims.get(node, ()) if _is_apart(dim)]
-        told = [f"dim {flow.dims[node].index(dim)} of {node.target} in {dim.size}" for node, dim in apart[:3]]
-        more = f"; slices of one index take apart {', '.join(told)}: experts that are modules of their own are no axis"
-        return super().idle(program) + (more if told else "")
+        return super().idle(program) + "".join(f"; {why}" for why in _apart(program))
 
     def wanted(self) -> frozenset[str]:
         return frozenset() if self.every_choice and not self.roles else super().wanted()
 
 
-def _is_apart(dim: Dim) -> bool:
-    """Return whether a dim is a sum of single indices."""
-    parts = segments(dim)
-    return len(parts) > 1 and all(part.size == 1 for part in parts)
+def _apart(program: Program) -> list[str]:
+    """Return why weights whose outputs are taken apart, index by index, have no experts that could leave sums: up to three reasons."""
+    flow = analyze(program).flow
+    weights = program.graph.find_nodes(op="get_attr")
+    found: list[str] = []
+    for of, (why, node) in flow.addends.why.items():
+        taken = {*leaves(flow.dims[of.value][of.place])}
+        places = [
+            (each, i)
+            for each in weights
+            for i, dim in enumerate(flow.dims.get(each, ()))
+            if taken & {*leaves(dim)}
+        ]
+        if places:
+            each, i = places[0]
+            line = source_line(node)
+            found.append(
+                f"dim {i} of {each.target} is taken apart, and {node.name} = {node.target} {why}{f' [{line}]' if line else ''}"
+            )
+    return found[:3]

@@ -17,7 +17,7 @@ from torch import fx, nn
 from fxprune.analysis.axis_names import name_axes
 from fxprune.analysis.cache import per_program
 from fxprune.analysis.dim_inference import flat_dims, walk
-from fxprune.analysis.exactness import Activations, divisions, zero_set
+from fxprune.analysis.exactness import Activations, zero_set
 from fxprune.analysis.nested_axes import outer_atoms
 from fxprune.analysis.regions import Region, find_regions
 from fxprune.analysis.roles import find_bottlenecks, find_mixtures, find_weighted_sums, role_of
@@ -28,6 +28,7 @@ from fxprune.errors import SelectionError
 from fxprune.ir import HasSummary, Program, Summary, attribute, quantity, source_line
 from fxprune.ir.edit import describe_tensor
 from fxprune.rules import Flow
+from fxprune.rules.dependence import divisions
 
 _UNITS = (("layer", "layers"), ("branch", "branches"))
 

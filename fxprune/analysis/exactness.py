@@ -293,23 +293,6 @@ VALUE: dict[Any, Callable[[ZeroPropagation, fx.Node], Zeros | None]] = {
 }
 
 
-_POWERS = (aten.pow, aten.pow_, aten.float_power, aten.float_power_)
-
-
-def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
-    """Return (node, an operand at whose zeros it is infinite or no number), in graph order."""
-    found = ((node, by) for node in flow.dims for by in _divisors(node))
-    return [(node, by) for node, by in found if isinstance(by, fx.Node) and by in flow.dims]
-
-
-def _divisors(node: fx.Node) -> list[Any]:
-    bound = bind(node)
-    if packet_of(node.target) not in _POWERS:
-        return [bound[name].value for name in traits_of(node.target).divides.split() if name in bound]
-    exponent = bound["exponent"].value
-    return [] if isinstance(exponent, (int, float)) and exponent >= 0 else [bound["self"].value]
-
-
 def zero_set(
     flow: Flow,
     leaf: Dim,

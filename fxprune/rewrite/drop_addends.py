@@ -1,6 +1,6 @@
 """Drop addends: what belongs to removed positions of a dim leaves its sums and joins, with all that only it needed.
 
-    a0 = mul(slice 0, expert 0), a2 = mul(slice 2, expert 2)      position 0 removed: add(a0, a2) is a2, and slice 2 is slice 1
+a0 = mul(slice 0, expert 0), a2 = mul(slice 2, expert 2)      position 0 removed: add(a0, a2) is a2, and slice 2 is slice 1
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fxprune.ir import bind
 from fxprune.ir.arguments import unbind
 from fxprune.rewrite.dead_code import erase_dead
 from fxprune.rules import Flow
-from fxprune.rules.addends import Slot
+from fxprune.rules.addends import OnePosition
 
 aten = torch.ops.aten
 
@@ -59,7 +59,7 @@ def _thin(node: fx.Node, mask: list[bool]) -> None:
     node.args = ([item for item, stays in zip(items, mask, strict=True) if stays], *node.args[1:])
 
 
-def _renumber(node: fx.Node, slot: Slot, position: int) -> None:
+def _renumber(node: fx.Node, slot: OnePosition, position: int) -> None:
     """Let a node take another position; one of several results becomes a node that takes it alone."""
     given = {name: found.value for name, found in bind(node).items()}
     if node.target is aten.select.int:
@@ -70,7 +70,7 @@ def _renumber(node: fx.Node, slot: Slot, position: int) -> None:
         _taken_alone(node, slot, position)
 
 
-def _taken_alone(node: fx.Node, slot: Slot, position: int) -> None:
+def _taken_alone(node: fx.Node, slot: OnePosition, position: int) -> None:
     taker: Any = node.args[0]
     alone = taker.target is aten.unbind.int
     target, ends = (aten.select.int, (position,)) if alone else (aten.slice.Tensor, (position, position + 1))
@@ -86,8 +86,8 @@ def _pass_zeros(flow: Flow, nodes: Mapping[fx.Node, fx.Node], zero: set[fx.Node]
         values = node.all_input_nodes
         gone = [value for value in values if value in zero]
         if node in flow.addends.sums and gone and len(gone) < len(values):
-            left: Any = next(side for side in node.args[:2] if side not in zero)
-            place = node.args.index(left)
-            nodes[node].replace_all_uses_with(nodes[node].args[place])  # type: ignore[arg-type]
+            sides = bind(node)
+            left = next(name for name in ("self", "other") if sides[name].value not in zero)
+            nodes[node].replace_all_uses_with(bind(nodes[node])[left].value)
         elif gone and node in flow.addends.silent:
             zero.add(node)

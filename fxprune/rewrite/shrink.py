@@ -20,6 +20,7 @@ from fxprune.ir.signature import with_inputs
 from fxprune.rewrite.drop_addends import drop_addends
 from fxprune.rewrite.shape_propagation import propagate
 from fxprune.rewrite.size_arguments import freeze_sizes, loosen_views, resize
+from fxprune.rules.facts import Choice
 
 
 def shrink(program: Program, selection: Selection) -> Program:
@@ -76,22 +77,27 @@ def zero_readers(program: Program, selection: Selection) -> Program:
 
 
 def _masked(analysis: Analysis, nodes: dict[fx.Node, fx.Node], kept: Kept) -> dict[str, Tensor]:
-    """Mask removed candidates before every choice with a value that never wins; return the masks by the names that they got."""
+    """Mask removed candidates at every choice with a value that never wins; return the masks by the names that they got."""
     masks: dict[str, Tensor] = {}
     for choice in analysis.flow.choices:
         if changes(choice.dim, kept):
-            node, name = nodes[choice.node], f"_never_{choice.node.name}"
-            value = nodes[choice.value]
-            behind = value.meta["val"].dim() - 1 - choice.place
+            name = f"_never_{choice.node.name}"
+            behind = choice.value.meta["val"].dim() - 1 - choice.place
             masks[name] = ~keep_mask(choice.dim, kept).reshape(-1, *(1,) * behind)
-            with node.graph.inserting_before(node.next if choice.joins else node):
-                operands = (value, node.graph.get_attr(name), choice.loser)
-                filled = node.graph.call_function(torch.ops.aten.masked_fill.Scalar, operands)
-            if choice.joins:
-                value.replace_all_uses_with(filled, delete_user_cb=lambda user, own=filled: user is not own)
-            else:
-                node.args = (filled, *node.args[1:])
+            _fill(choice, nodes, name)
     return masks
+
+
+def _fill(choice: Choice, nodes: dict[fx.Node, fx.Node], mask: str) -> None:
+    """Let the choosing node read its operand with the loser's value where the mask is; after a join, let all its readers."""
+    node, value = nodes[choice.node], nodes[choice.value]
+    with node.graph.inserting_before(node.next if choice.joins else node):
+        operands = (value, node.graph.get_attr(mask), choice.loser)
+        filled = node.graph.call_function(torch.ops.aten.masked_fill.Scalar, operands)
+    if choice.joins:
+        value.replace_all_uses_with(filled, delete_user_cb=lambda user: user is not filled)
+    else:
+        node.args = (filled, *node.args[1:])
 
 
 def _copy(program: Program) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

@@ -11,6 +11,7 @@ uses the graph alone, before any dim is known.
 from __future__ import annotations
 
 import heapq
+import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ _JOINS = (aten.stack, aten.cat)
 _MOVES = ("view", "flatten", "expand", "transpose")
 
 
-class Slot(NamedTuple):
+class OnePosition(NamedTuple):
     """One position along a dimension of a value, which a node takes from it."""
 
     of: Candidates
@@ -48,7 +49,7 @@ class Addends:
     apart otherwise, with what reads a position, and the node.
     """
 
-    slots: dict[fx.Node, Slot] = field(default_factory=dict)
+    slots: dict[fx.Node, OnePosition] = field(default_factory=dict)
     silent: set[fx.Node] = field(default_factory=set)
     sums: set[fx.Node] = field(default_factory=set)
     stacks: dict[fx.Node, Candidates | None] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class Addends:
         return found.of if found is not None and found.of.value in node.all_input_nodes else None
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A way in which a position is read that its removal would not survive, and the node."""
 
 
@@ -74,11 +75,11 @@ def addends(nodes: list[fx.Node], varies: set[fx.Node]) -> Addends:
     for of, takers in groups.items():
         try:
             walks[of] = _Walk(of, takers, order)
-        except _Refused as error:
+        except _RefusedError as error:
             found.why[of] = error.args
     for of in _without_meetings(walks, found):
         walk = walks[of]
-        found.slots |= {node: Slot(of, next(iter(walk.zero[node]))) for node in walk.takers}
+        found.slots |= {node: OnePosition(of, next(iter(walk.zero[node]))) for node in walk.takers}
         found.silent |= walk.zero.keys()
         found.sums |= walk.sums
         found.stacks |= dict.fromkeys(walk.stacks, of)
@@ -132,18 +133,20 @@ def _parts(node: fx.Node, size: int) -> Iterator[_Taken]:
     elif packet is aten.slice and node.meta["val"].shape != node.args[0].meta["val"].shape:  # type: ignore[union-attr]
         start, end = (bound[name].value for name in ("start", "end"))
         start, fits = start or 0, all(isinstance(number, int) for number in (start or 0, end))
-        start = start % size if fits and start < 0 else start
+        start = max(0, start + size) if fits and start < 0 else start
         length = node.meta["val"].shape[bound["dim"].value]
         yield _Taken(node, node, start if fits else 0, length if fits else 0)
     elif packet in (aten.unbind, aten.split_with_sizes):
         sizes = bound["split_sizes"].value if packet is aten.split_with_sizes else [1] * size
         for user in node.users:
-            place = int(user.args[1]) % len(sizes)  # type: ignore[arg-type]
-            yield _Taken(user, node, sum(sizes[:place]), sizes[place])
+            place = int(user.args[1]) % len(sizes) if user.target is operator.getitem else 0  # type: ignore[arg-type]
+            yield _Taken(
+                user, node, sum(sizes[:place]), sizes[place] if user.target is operator.getitem else 0
+            )
 
 
 class _Walk:
-    """Walk from the positions of one dimension to the sums that their addends are in; _Refused where one is read otherwise.
+    """Walk from the positions of one dimension to the sums that their addends are in; _RefusedError where one is read otherwise.
 
     `zero` has, for each value that may become zero, the positions that all must be gone for that.
     """
@@ -152,7 +155,7 @@ class _Walk:
         self.size, self.order = int(of.value.meta["val"].shape[of.place]), order
         wide = next((part.taker for part in parts if part.length != 1), None)
         if wide is not None:
-            raise _Refused("takes several positions at once, or such as data decide", wide)
+            raise _RefusedError("takes several positions at once, or such as data decide", wide)
         self.takers = [part.node for part in parts]
         self.zero: dict[fx.Node, Positions] = {part.node: frozenset([part.start]) for part in parts}
         self.sums: set[fx.Node] = set()
@@ -164,9 +167,9 @@ class _Walk:
             if node not in self.zero and self._goes_on(node):
                 for user in node.users:
                     heapq.heappush(heap, (order[user], user))
-        written = next((node for node in self.zero if is_written(node)), None)
+        written = next((node for node in (of.value, *self.zero) if is_written(node)), None)
         if written is not None:
-            raise _Refused("is written into", written)
+            raise _RefusedError("is written into", written)
 
     def _goes_on(self, node: fx.Node) -> bool:
         """Whether a value becomes zero with positions, so that its readers count, too."""
@@ -182,7 +185,7 @@ class _Walk:
     def _stacked(self, node: fx.Node) -> None:
         items: Any = node.args[0]
         if [self.zero.get(item) for item in items] != [frozenset([i]) for i in range(self.size)]:
-            raise _Refused("joins positions with other values, or in another order", node)
+            raise _RefusedError("joins positions with other values, or in another order", node)
         self.stacks.add(node)
 
     def _added(self, node: fx.Node) -> Positions:
@@ -191,11 +194,11 @@ class _Walk:
         sides = [bound[name].value for name in ("self", "other")]
         values = [side for side in sides if isinstance(side, fx.Node)]
         if bound["alpha"].value != 1 if "alpha" in bound else False:
-            raise _Refused("scales an addend", node)
+            raise _RefusedError("scales an addend", node)
         if any(not isinstance(side, fx.Node) and side != 0 for side in sides):
-            raise _Refused("adds a number", node)
+            raise _RefusedError("adds a number", node)
         if not all(_is_like(side, node) for side in values):
-            raise _Refused("broadcasts an addend or changes its dtype", node)
+            raise _RefusedError("broadcasts an addend or changes its dtype", node)
         self.sums.add(node)
         inside = all(side in self.zero for side in values)
         return frozenset().union(*(self.zero[side] for side in values)) if inside else frozenset()
@@ -207,7 +210,7 @@ class _Walk:
         moved = (row.moves in _MOVES or passes_value(node)) and node.args[0] is carriers[0]
         factors = [bound[name].value for name in row.multiplies.split() if name in bound]
         if len(carriers) > 1 or not (moved or factors.count(carriers[0]) == 1):
-            raise _Refused("reads a position on its own", node)
+            raise _RefusedError("reads a position on its own", node)
         return self.zero[carriers[0]]
 
 
@@ -239,7 +242,9 @@ def _is_weighed(join: fx.Node, varies: set[fx.Node]) -> bool:
             row = traits_of(user.target)
             if (row.multiplies or row.is_product) and _has_other_factor(user, seen, varies):
                 return True
-            if user not in seen and (row.moves in _MOVES or (user.op == "call_function" and passes_value(user))):
+            if user not in seen and (
+                row.moves in _MOVES or (user.op == "call_function" and passes_value(user))
+            ):
                 seen.add(user)
                 waiting.append(user)
     return False

@@ -1,4 +1,4 @@
-"""Dependence: the values that are computed from others, and which of their atoms come from those and which from weights alone.
+"""Dependence: the values that are computed from others, and which of their atoms come from those and which from weights alone; divisors.
 
 linear(x, w)   all atoms depend on x: each entry of the result is a sum over entries of x
 w * g(x)       the atoms of w alone do not: an input scales a weight
@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxprune.dims import Dim, leaves
-from fxprune.ir import operands
+from fxprune.ir import bind, operands
 from fxprune.rules.aliasing import is_mutable, returns_alias, writes
 from fxprune.rules.aten.pointwise import is_pointwise
 from fxprune.rules.facts import Flow
-from fxprune.rules.traits import traits_of
+from fxprune.rules.traits import packet_of, traits_of
+
+aten = torch.ops.aten
 
 Atoms: TypeAlias = dict[fx.Node, set[Dim]]
 
@@ -67,3 +70,20 @@ def _written(node: fx.Node) -> Iterator[fx.Node]:
             while value.op == "call_function" and returns_alias(value):
                 value = value.all_input_nodes[0]
                 yield value
+
+
+_POWERS = (aten.pow, aten.pow_, aten.float_power, aten.float_power_)
+
+
+def divisions(flow: Flow) -> list[tuple[fx.Node, fx.Node]]:
+    """Return (node, an operand at whose zeros it is infinite or no number), in graph order."""
+    found = ((node, by) for node in flow.dims for by in _divisors(node))
+    return [(node, by) for node, by in found if isinstance(by, fx.Node) and by in flow.dims]
+
+
+def _divisors(node: fx.Node) -> list[Any]:
+    bound = bind(node)
+    if packet_of(node.target) not in _POWERS:
+        return [bound[name].value for name in traits_of(node.target).divides.split() if name in bound]
+    exponent = bound["exponent"].value
+    return [] if isinstance(exponent, (int, float)) and exponent >= 0 else [bound["self"].value]

@@ -184,7 +184,7 @@ def test_a_pass_without_axes_names_the_one_that_takes_inexact_channels() -> None
 
 
 class Modules(nn.Module):
-    """A mixture whose experts are modules, each weighed by a slice of the router's shares."""
+    """A mixture whose experts are modules, each behind a function of a slice of the router's shares."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,13 +193,15 @@ class Modules(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shares = self.gate(x).softmax(-1)
-        parts = [expert(x) * shares[..., k : k + 1] for k, expert in enumerate(self.experts)]
+        parts = [expert(x) * shares[..., k : k + 1].exp() for k, expert in enumerate(self.experts)]
         return torch.stack(parts).sum(0)
 
 
-def test_experts_that_are_modules_are_named() -> None:
+def test_experts_that_are_modules_and_stay_are_named_with_the_reason() -> None:
     (step,) = parse_pipeline("experts(ratio=0.5)").run(capture(Modules(), (torch.randn(3, 6),))).steps
-    assert step.note == (
-        "found nothing to remove: it takes exact axes of role experts; the graph has no axis; slices of one index take apart "
-        "dim 0 of gate.weight in 4, dim 0 of gate.bias in 4: experts that are modules of their own are no axis"
+    why, _, line = step.note.partition(" [")
+    assert why == (
+        "found nothing to remove: it takes exact axes of role experts; the graph has no axis; dim 0 of gate.weight is taken apart, "
+        "and exp = aten.exp.default reads a position on its own"
     )
+    assert "shares[..., k : k + 1].exp()" in line

@@ -206,8 +206,13 @@ def _judged(pair: tuple[Program, Program], run: Run, label: str, outcome: Outcom
 
 
 def _other_axes(analysis: Analysis, slim: Program, selection: Selection) -> str:
-    """The differences between the axes of the pruned program and those of the original, less what was cut; empty if there are none."""
-    sizes = {axis.name: axis.size for axis in analysis.axes}
+    """The differences between the axes of the pruned program and those of the original, less what was cut; empty if there are none.
+
+    Axes within an expert that left are expected to have left with it.
+    """
+    there = slim.tensors().keys()
+    left = [axis for axis in analysis.axes if any(member.name in there for member in axis.members)]
+    sizes = {axis.name: axis.size for axis in left}
     kept = {name: len(selection[name]) for name in selection}
     wanted = {name: kept.get(name, size) for name, size in sizes.items() if kept.get(name, size) > 1}
     found = {axis.name: axis.size for axis in analyze(slim).axes}

@@ -11,13 +11,22 @@ from torch import nn
 from zoo.nets_attention import ATTENTION
 from zoo.nets_conv import CONVOLUTION
 from zoo.nets_dense import DENSE
+from zoo.nets_experts import EXPERT_MODULES
 from zoo.nets_read_dims import READ_DIMS
 from zoo.nets_routed import ROUTED
 from zoo.nets_tricky import TRICKY
 
 Built = tuple[nn.Module, dict[str, Any]]
 
-NETS: dict[str, Callable[[], Built]] = {**DENSE, **TRICKY, **ATTENTION, **CONVOLUTION, **ROUTED, **READ_DIMS}
+NETS: dict[str, Callable[[], Built]] = {
+    **DENSE,
+    **TRICKY,
+    **ATTENTION,
+    **CONVOLUTION,
+    **ROUTED,
+    **READ_DIMS,
+    **EXPERT_MODULES,
+}
 
 
 def build(name: str) -> Built:
