@@ -15,8 +15,9 @@ from fxprune.passes.fraction import Fraction
 class Experts(Fraction):
     """Remove experts of mixtures, with their rows of the router; as many stay as the router chooses for a token.
 
-    A removed expert is never chosen, and the others share what was its. With `every_choice`, so are the codes of a codebook and the units
-    of a width behind a softmax, topk or argmax, which no other pass takes.
+    A removed expert is never chosen, and the others share what was its; behind a gate of its own, it adds nothing. Experts are slices of
+    stacked weights, or modules whose outputs are weighed and summed, or stacked: what only a removed one needs leaves with it.
+    With `every_choice`, so do codes of a codebook and units of a width behind a softmax, topk or argmax, which no other pass takes.
     """
 
     name: ClassVar[str] = "experts"

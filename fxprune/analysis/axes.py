@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeVar
@@ -29,6 +29,7 @@ from fxprune.ir import HasSummary, Program, Summary, attribute, quantity, source
 from fxprune.ir.edit import describe_tensor
 from fxprune.rules import Flow
 from fxprune.rules.dependence import divisions
+from fxprune.rules.facts import Choice
 
 _UNITS = (("layer", "layers"), ("branch", "branches"))
 
@@ -62,7 +63,7 @@ class Axis:
     `exact` means that removal equals zeroing its units in the `readers` (parameters), and masking their activations, since no statistic
     of weights changes with it; at the nodes `choices` it equals never choosing them: their logits are -inf, and the others share what
     was theirs. `meaning` says which of the two. Where it is False, `why_inexact` is the reason. At least `least` units must stay (a
-    router's top k).
+    router's top k). `leaving` are parameters that leave with units, those of experts that are modules of their own.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Axis:
     leaf: Dim = field(repr=False, compare=False)
     choices: tuple[str, ...] = ()
     least: int = 1
+    leaving: tuple[str, ...] = ()
 
     @property
     def meaning(self) -> str:
@@ -192,7 +194,7 @@ def analyze(program: Program) -> Analysis:
     told = {name: describe_tensor(node) for name, node in program.reads().items()}
     called = name_axes(chosen, places, program.labels, parameters)
     short = {leaf: f"{full.rpartition('.')[2]}:{leaf.size}" for leaf, full in called.items()}
-    facts = _Facts(flow)
+    facts = _Facts(flow, parameters)
     members = {leaf: _members(leaf, places[leaf], short, (parameters, told)) for leaf in free}
     axes = tuple(_axis(flow, leaf, (called[leaf], chosen[leaf], members[leaf]), facts) for leaf in free)
     whole = [leaf for leaf in places if leaf in learned and leaf.size > 1 and is_pinned(leaf)]
@@ -249,7 +251,8 @@ def _by_leaf(facts: Iterable[T], dims: Callable[[T], Iterable[Dim]]) -> dict[Dim
 class _Facts:
     """Facts that rules established, by atom: each axis gets only its own."""
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, parameters: set[str]) -> None:
+        self.parameters = parameters
         self.contractions = _by_leaf(flow.contractions, lambda fact: [fact.dim])
         self.divisions = _by_leaf(divisions(flow), lambda fact: flow.dims[fact[1]])
         self.choices = _by_leaf(flow.choices, lambda fact: [fact.dim])
@@ -266,7 +269,15 @@ def _axis(flow: Flow, leaf: Dim, what: tuple[str, str, tuple[Member, ...]], fact
     why = facts.notes.get(leaf, "") or facts.activations.statistic(leaf, sums, chosen) or why
     choices = tuple(choice.node.name for choice in chosen)
     least = max((_least_units(dim, leaf, count) for dim, count, _ in facts.least.get(leaf, [])), default=1)
-    return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf, choices, least)
+    own = tuple(each for each in _leaving(flow, chosen) if each in facts.parameters)
+    return Axis(name, role, leaf.size, not why, why, members, tuple(sorted(zeros)), leaf, choices, least, own)
+
+
+def _leaving(flow: Flow, chosen: Sequence[Choice]) -> list[str]:
+    """Return the tensors that leave with units of an axis, by the nodes that choose among them."""
+    taken = dict.fromkeys(flow.addends.taken(each.node) for each in chosen)
+    joins = [each.node for each in chosen if each.joins]
+    return flow.addends.leaving([of for of in taken if of], joins)
 
 
 def _least_units(dim: Dim, leaf: Dim, least: int) -> int:

@@ -72,12 +72,12 @@ class Scope:
 
 
 def parameters(part: ScopedPart) -> tuple[str, ...]:
-    """Return the parameters of a part, by name; the name of a region that has none."""
+    """Return the parameters of a part, those that leave with its units included, by name; the name of a region that has none."""
     if isinstance(part, str):
         return (part,)
     if isinstance(part, Region):
         return part.parameters or (part.name,)
-    return tuple(dict.fromkeys(member.name for member in part.members if member.learned))
+    return tuple(dict.fromkeys([*(member.name for member in part.members if member.learned), *part.leaving]))
 
 
 def is_matched(patterns: Collection[str], name: str) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class Addends:
     """Values that can leave sums: `slots` by the nodes that hold one, and the values that are zero with them (`silent`).
 
     `sums`: the additions that those leave. `stacks`: the joins that lose an operand with a position, and the dimension whose positions the
-    operands are in order (None: of no other). `first`: the first node that takes from each dimension. `why`: the dimensions that are taken
+    operands are in order (None: of no other). `takers`: by dimension, the nodes that hold a position. `why`: the dimensions that are taken
     apart otherwise, with what reads a position, and the node.
     """
 
@@ -53,13 +53,46 @@ class Addends:
     silent: set[fx.Node] = field(default_factory=set)
     sums: set[fx.Node] = field(default_factory=set)
     stacks: dict[fx.Node, Candidates | None] = field(default_factory=dict)
-    first: dict[Candidates, fx.Node] = field(default_factory=dict)
+    takers: dict[Candidates, list[fx.Node]] = field(default_factory=dict)
     why: dict[Candidates, tuple[str, fx.Node]] = field(default_factory=dict)
 
     def taken(self, node: fx.Node) -> Candidates | None:
         """The dimension that a node (of one result or several) takes single positions from, where they can leave; else None."""
         found = self.slots.get(node) or next((self.slots[u] for u in node.users if u in self.slots), None)
         return found.of if found is not None and found.of.value in node.all_input_nodes else None
+
+    def leaving(self, taken: Iterable[Candidates], joins: Sequence[fx.Node]) -> list[str]:
+        """The tensors that leave with some position of the dimensions that are taken apart, or with an operand of the joins."""
+        units: dict[int, set[fx.Node]] = {}
+        for of in taken:
+            for node in self.takers[of]:
+                units.setdefault(self.slots[node].position, set()).update(self._silenced(node))
+        for join in joins:
+            for position, item in enumerate(join.args[0]):  # type: ignore[arg-type]
+                if all(user in joins for user in item.users):
+                    units.setdefault(position, set()).add(item)
+        gone = [node for unit in units.values() for node in _needed_by(unit)]
+        return list(dict.fromkeys(str(node.target) for node in gone if node.op == "get_attr"))
+
+    def _silenced(self, node: fx.Node) -> set[fx.Node]:
+        """The values that are zero with one position, sums of several addends aside."""
+        found, waiting = {node}, [node]
+        while waiting:
+            users = [user for user in waiting.pop().users if user in self.silent and user not in self.sums]
+            waiting += [user for user in users if user not in found]
+            found.update(users)
+        return found
+
+
+def _needed_by(values: set[fx.Node]) -> list[fx.Node]:
+    """The values, and what only they need."""
+    found, waiting = set(values), list(values)
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source not in found and all(user in found for user in source.users):
+                found.add(source)
+                waiting.append(source)
+    return sorted(found)
 
 
 class _RefusedError(Exception):
@@ -83,7 +116,7 @@ def addends(nodes: list[fx.Node], varies: set[fx.Node]) -> Addends:
         found.silent |= walk.zero.keys()
         found.sums |= walk.sums
         found.stacks |= dict.fromkeys(walk.stacks, of)
-        found.first[of] = groups[of][0].taker
+        found.takers[of] = walk.takers
     joins = (node for node in nodes if packet_of(node.target) in _JOINS)
     for node in (each for each in joins if each not in found.stacks and _adds_a_dim(each)):
         if _is_weighed(node, varies):

@@ -128,7 +128,11 @@ class Op:
         dim = self.flow.dims[of.value][of.place]
         self.flow.choices.append(Choice(self.node, dim, of.place, 0.0))
         self.role(dim, "experts")
-        if self.flow.addends.first[of] is self.node:  # one sum, however many nodes take its addends' shares
+        first = self.flow.addends.takers[of][0]
+        if self.node in (
+            first,
+            *first.all_input_nodes,
+        ):  # one sum, however many nodes take its addends' shares
             self.contract(dim, of.value)
         return True
 

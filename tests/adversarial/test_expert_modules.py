@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fxprune import Context, Selection, analyze, capture, prune, shrink
 from fxprune.ir import Program
+from fxprune.passes import parse_pipeline
 from support.models import distance
 from zoo.nets import build
 from zoo.nets_experts import EXPERTS, INTO, OUT, Modules
@@ -151,6 +152,23 @@ def test_an_expert_that_the_router_never_takes_leaves_first() -> None:
     )
     assert result.selection["router.experts"] == (0, 1, 3)
     assert distance(result.program(**inputs), module(**inputs)) < 1e-3
+
+
+@pytest.mark.parametrize("name", [*BY_SOFTMAX, *BY_GATES])
+def test_the_weights_of_all_experts_are_known_to_leave(name: str) -> None:
+    module, inputs = net(name)
+    program, axis = mixture(module, inputs)
+    own = {key for key, _ in module.named_parameters() if key.startswith("experts.")}
+    assert set(analyze(program).axis(axis).leaving) == own
+
+
+def test_experts_outside_of_the_patterns_stay() -> None:
+    module, inputs = build("modules-weighed")
+    result = parse_pipeline("experts(ratio=0.5, skip='experts.2')").run(capture(module, kwargs=inputs))
+    assert not result.selection
+    assert result.steps[0].remarks == (
+        "left out 1 that reach beyond its patterns: router.experts (experts.2.0.weight matches skip='experts.2')",
+    )
 
 
 def test_experts_and_the_neurons_within_go_in_one_run() -> None:

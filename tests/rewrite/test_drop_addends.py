@@ -28,7 +28,7 @@ def takes(found: Program) -> list[tuple[str, object]]:
     nodes = [
         node for node in found.graph.nodes if node.target in targets and "router" not in str(node.target)
     ]
-    return [(str(node.target), node.args[2]) for node in nodes if node.args[0].name != "x"]  # type: ignore[union-attr]
+    return [(str(node.target), node.args[2]) for node in nodes if node.args[0].name != "x"]
 
 
 def test_slices_are_renumbered() -> None:

@@ -32,7 +32,7 @@ class Weighed(Modules):
 
     def forward(self, x: Tensor) -> Tensor:
         shares = self.router(x).softmax(dim=-1)
-        return sum(shares[..., k : k + 1] * expert(x) for k, expert in enumerate(self.experts))  # type: ignore[return-value]
+        return sum(shares[..., k : k + 1] * expert(x) for k, expert in enumerate(self.experts))
 
 
 class Gates(Modules):
@@ -75,7 +75,7 @@ class TopTwoModules(Modules):
         shares = self.router(x).softmax(dim=-1)
         best, numbers = shares.topk(2, dim=-1)
         kept = torch.zeros_like(shares).scatter(-1, numbers, best / best.sum(dim=-1, keepdim=True))
-        return sum(kept[..., k : k + 1] * expert(x) for k, expert in enumerate(self.experts))  # type: ignore[return-value]
+        return sum(kept[..., k : k + 1] * expert(x) for k, expert in enumerate(self.experts))
 
 
 class MultiGate(Modules):
@@ -119,10 +119,8 @@ class SharedExpert(Modules):
     """The first expert serves two gates: it goes with the second of them only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        gates, out = self.router(x).sigmoid(), 0.0
-        for k in range(EXPERTS):
-            out = out + gates[..., k : k + 1] * self.experts[k // 2](x)
-        return out  # type: ignore[return-value]
+        gates = self.router(x).sigmoid()
+        return sum(gates[..., k : k + 1] * self.experts[k // 2](x) for k in range(EXPERTS))
 
 
 class Stages(nn.Module):
