@@ -257,8 +257,9 @@ def _adds_a_dim(node: fx.Node) -> bool:
     """Whether a join puts values side by side, each at one position of a dim."""
     if packet_of(node.target) is aten.stack:
         return True
-    items, place = node.args[0], bind(node)["dim"].value
-    return all(item.meta["val"].dim() and _is_one(item.meta["val"].shape[place]) for item in items)  # type: ignore[union-attr]
+    shapes = [item.meta["val"].shape for item in node.args[0]]  # type: ignore[union-attr]
+    rank, place = node.meta["val"].dim(), bind(node)["dim"].value
+    return all(len(shape) == rank and _is_one(shape[place]) for shape in shapes)
 
 
 def _is_one(size: Any) -> bool:

@@ -279,3 +279,18 @@ def test_a_sigmoid_that_is_normalised_is_inexact() -> None:
     slim = shrink(program, Selection({axis.name: KEPT}))
     assert distance(slim(x), zeroed(module, GONE)(x)) > 1e-2
     assert distance(slim(x), never_chosen(module, GONE)(x)) < 1e-12
+
+
+def test_an_empty_operand_of_a_concatenation_is_no_expert() -> None:
+    """Caches begin as empty vectors."""
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj = nn.Linear(INTO, OUT)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x.new_zeros(0), self.proj(x)[:, None]], dim=-2) * x.sum()
+
+    program = capture(Cached().eval(), (torch.randn(3, INTO),))
+    assert analyze(program).flow.addends.stacks == {}
