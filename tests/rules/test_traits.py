@@ -224,6 +224,8 @@ ALLOWED = {
     "fxprune/export/onnx_rewrites.py": "how operators are written for torch's ONNX exporter",
     "fxprune/export/onnx_forms/spatial.py": "how adaptive pools are written for it",
     "fxprune/export/onnx_forms/reductions.py": "how running values are written for it",
+    "fxprune/export/onnx_forms/elementwise.py": "the numbers at which an operator is its operand",
+    "fxprune/training/recovery/distances.py": "what an output that an operator normalises is compared by",
     "fxprune/frontend/canonicalization/recurrent_layers.py": "operators of several layers, and where creations have their sizes",
     "fxprune/rewrite/vocabulary.py": "comparisons with their operands swapped",
     "fxprune/export/real_pairs.py": "operators on complex numbers by their real parts",

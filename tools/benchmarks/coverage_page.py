@@ -196,4 +196,4 @@ def _section(
 def line(text: str) -> str:
     """Text for one line of a page, at most 400 characters, without the folders of the checkout and of installed packages."""
     short = re.sub(r"/\S*site-packages/", "", text.replace(str(_ROOT), ""))
-    return " ".join(short.replace("|", "\\|").split())[:400]
+    return " ".join(short.replace("|", "\\|").replace("](", "]\\(").split())[:400]
