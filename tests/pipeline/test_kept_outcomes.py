@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from fxprune.pipeline.kept_outcomes import _digest
 from fxprune.training.loop import Checkpoints
 from support.recovering import data, trained
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECOVER = "recover(steps=12, rate=0.003, precision='no')"
 CUT = "channels(ratio=0.5)"
 TAKEN = "taken from the checkpoints of a run that did not come to its end"
@@ -26,15 +27,6 @@ TAKEN = "taken from the checkpoints of a run that did not come to its end"
 
 class KilledError(Exception):
     """Stands for a signal."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The nets are so small that threads wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,9 @@ from fxprune.training.loop import Checkpoints
 from fxprune.training.recovery import Lessons, Material, Recovered, recover
 from support.recovering import NETS, cut, data, rows, trained
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 120
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The nets are so small that threads wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def recovered(name: str, options: Lessons | None = None, **more: Any) -> Recovered:

@@ -22,8 +22,7 @@ from fxprune.tools.inputs.calibration.request import (
     Asked,
     Request,
     Slot,
-    inputs_told,
-    slots,
+    one_input,
 )
 from fxprune.tools.inputs.huggingface import load_preprocessor
 from fxprune.tools.inputs.loaded import call_or_refuse
@@ -93,16 +92,8 @@ class ImageInput:
 
 def image_input(program: Program) -> ImageInput:
     """Return the input that takes images; UsageError where none has the form of images, or several have."""
-    found = [each for slot in slots(program) if (each := _as_image(slot))]
-    if len(found) == 1:
-        return found[0]
-    several = (
-        f"{' and '.join(each.slot.name for each in found)} have" if found else "no input of the model has"
-    )
-    raise UsageError(
-        f"{several} the form of images (N × 1 or 3 channels × height × width, or channels last): {inputs_told(program)};"
-        " give data by input name (FILE.npz, or py:PACKAGE.MODULE:FUNCTION)"
-    )
+    form = "images (N × 1 or 3 channels × height × width, or channels last)"
+    return one_input(program, _as_image, form)
 
 
 def _as_image(slot: Slot) -> ImageInput | None:

@@ -107,6 +107,18 @@ def slots(program: Program) -> list[Slot]:
     return [Slot(node, tuple(node.meta["val"].shape), examples[node.name]) for node in nodes]
 
 
+def one_input(program: Program, as_form: Callable[[Slot], _T | None], form: str) -> _T:
+    """Return what a function makes of the one input that has a form; UsageError where none has it, or several have."""
+    found = [(slot.name, made) for slot in slots(program) if (made := as_form(slot)) is not None]
+    if len(found) == 1:
+        return found[0][1]
+    which = f"{' and '.join(name for name, _ in found)} have" if found else "no input of the model has"
+    raise UsageError(
+        f"{which} the form of {form}: {inputs_told(program)};"
+        " give data by input name (FILE.npz, or py:PACKAGE.MODULE:FUNCTION)"
+    )
+
+
 def inputs_told(program: Program) -> str:
     """Return the inputs that the graph reads with their sizes, as a part of a sentence."""
     return ", ".join(f"{slot.name} {'×'.join(map(str, slot.example.shape))}" for slot in slots(program))

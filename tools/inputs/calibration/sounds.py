@@ -20,7 +20,7 @@ from fxprune.tools.inputs.calibration.request import (
     Asked,
     Request,
     Slot,
-    inputs_told,
+    one_input,
     slots,
 )
 from fxprune.tools.inputs.huggingface import load_preprocessor
@@ -125,16 +125,8 @@ class SoundInput:
 
 def sound_input(program: Program) -> SoundInput:
     """Return the input that takes samples; UsageError where none has the form of sound, or several have."""
-    found = [each for slot in slots(program) if (each := _as_sound(slot))]
-    if len(found) == 1:
-        return found[0]
-    several = (
-        f"{' and '.join(each.slot.name for each in found)} have" if found else "no input of the model has"
-    )
-    raise UsageError(
-        f"{several} the form of sound (N × samples, or N × 1 or 2 channels × samples): {inputs_told(program)};"
-        " give data by input name (FILE.npz, or py:PACKAGE.MODULE:FUNCTION)"
-    )
+    form = "sound (N × samples, or N × 1 or 2 channels × samples)"
+    return one_input(program, _as_sound, form)
 
 
 def _as_sound(slot: Slot) -> SoundInput | None:
