@@ -83,7 +83,7 @@ def test_what_goes_before_training_is_proven_before_it(monkeypatch: pytest.Monke
 def test_several_passes_train_each_with_checkpoints_of_its_own(tmp_path: Path) -> None:
     text = f"heads(ratio=0.5), {GRAIN}, distill(epochs=1)"
     result = fxprune.parse_pipeline(text).run(family("bert"), context(checkpoints=Checkpoints(tmp_path, 0)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["student-2", "student-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pass-1", "student-2", "student-3"]
     assert [step.details.get("training", {}).get("steps") for step in result.steps] == [None, 6, 3]
     assert [claim.trained for claim in result.claims] == [False, True, True]
 
