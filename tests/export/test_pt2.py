@@ -181,6 +181,7 @@ def test_a_class_that_torch_does_not_know_is_named(tmp_path: Path, monkeypatch: 
     known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
     kept = {name: kind for name, kind in known.items() if "transformers" not in name}
     monkeypatch.setattr(pytree, "SERIALIZED_TYPE_TO_PYTHON_TYPE", kept)
+    pytree.treespec_loads.cache_clear()  # torch keeps what an earlier test has loaded
     sentence = r"made of transformers\.modeling_outputs\.\w+; first import transformers\.modeling_outputs$"
     with pytest.raises(CaptureError, match=sentence), quiet():
         capture(file)
@@ -195,6 +196,7 @@ def test_a_file_of_transformers_needs_none_of_its_classes(
     known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
     kept = {name: kind for name, kind in known.items() if "transformers" not in name}
     monkeypatch.setattr(pytree, "SERIALIZED_TYPE_TO_PYTHON_TYPE", kept)
+    pytree.treespec_loads.cache_clear()  # torch keeps what an earlier test has loaded
     with quiet():
         again = capture(file)
     assert again.output_names() == program.output_names()
