@@ -13,7 +13,7 @@ from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection
 from fxprune.pipeline import EMPTY, Context, Outcome, Pass, require
 from fxprune.pipeline.scope import split_names
-from fxprune.training.loop import PRECISIONS, Checkpoints
+from fxprune.training.loop import PRECISIONS, Checkpoints, check_accelerate
 from fxprune.training.recovery import OUTPUT_DISTANCES, Lessons, Material, Recovered, recover
 from fxprune.training.recovery.progress import closed
 from fxprune.training.recovery.recover import check_comparable
@@ -89,6 +89,10 @@ class Recover(Pass):
 
     def _named_images(self) -> tuple[str, ...]:
         return () if self.images == NO_IMAGES else split_names(self.images)
+
+    def check(self, context: Context) -> None:
+        super().check(context)
+        check_accelerate()
 
     def check_data(self, program: Program, context: Context) -> None:
         check_comparable(program, program)

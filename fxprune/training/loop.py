@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -243,16 +244,23 @@ def autocast(device: str, inputs: Iterable[Tensor]) -> Iterator[None]:
         yield
 
 
+def check_accelerate() -> None:
+    """Raise UsageError where Accelerate, on which all training runs, can't be imported."""
+    try:
+        import_module("accelerate")
+    except ImportError as error:
+        raise UsageError(_NEEDS.format(error)) from error
+
+
 def accelerator_for(device: torch.device) -> Any:
     """Return an Accelerator for the device of the weights, which the graph's nodes refer to as well; UsageError where it can't be imported.
 
     The loop handles mixed precision itself: Accelerate's replaces the module's forward, and a graph that recompiles never reaches it.
     """
-    try:
-        from accelerate import Accelerator, InitProcessGroupKwargs
-        from accelerate.state import AcceleratorState, PartialState
-    except ImportError as error:
-        raise UsageError(_NEEDS.format(error)) from error
+    check_accelerate()
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState, PartialState
+
     known = PartialState().device if PartialState._shared_state else device
     if known.type != device.type and PartialState().num_processes == 1:
         # It remembers the device of the first run of a process.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -251,3 +252,11 @@ def test_what_it_needs_is_said() -> None:
         parse_pipeline("recover").run(trained("unet"))
     with pytest.raises(UsageError, match="there is no input 'pictures'; inputs: x"):
         Recover(images="pictures").check_program(trained("unet"))
+
+
+def test_without_accelerate_it_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    steps = parse_pipeline("channels(ratio=0.5), recover(steps=5)")
+    monkeypatch.setattr(type(steps.passes[0]), "run", no_run)
+    with pytest.raises(UsageError, match=r"install: pip install 'fxprune\[train\]'"):
+        steps.run(trained("unet"), Context(data=data("unet")))
