@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -247,7 +246,7 @@ def autocast(device: str, inputs: Iterable[Tensor]) -> Iterator[None]:
 def check_accelerate() -> None:
     """Raise UsageError where Accelerate, on which all training runs, can't be imported."""
     try:
-        import_module("accelerate")
+        import accelerate  # noqa: F401 - whether it is there
     except ImportError as error:
         raise UsageError(_NEEDS.format(error)) from error
 
