@@ -82,8 +82,8 @@ class Slim(Measuring):
     def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
         return [self.point(program, context)] if self.latency else []
 
-    def decide(self, program: Program, context: Context = EMPTY) -> Planned:
-        """Return the plan, with the trials that led to it; UsageError where calibration data are needed and absent."""
+    def decide(self, program: Program, context: Context = EMPTY, aim: Target | None = None) -> Planned:
+        """Return the plan for a target (None: that of the options), with the trials; UsageError where calibration data are absent."""
         self.check(context)
         scope = self.scope(analyze(program))
         request = PlanRequest(
@@ -97,7 +97,7 @@ class Slim(Measuring):
             observe=context.say,
             takes=scope.takes,
         )
-        return plan(program, self.target(program, context), request)
+        return plan(program, aim or self.target(program, context), request)
 
     def plan(self, program: Program, context: Context = EMPTY) -> Selection:
         return self.decide(program, context).selection
@@ -109,9 +109,10 @@ class Slim(Measuring):
         context = context.checked(program)
         self.check_data(program, context)
         data = context.calibration(program)
-        if self.target(program, context).share >= 1:
+        aim = self.target(program, context)
+        if aim.share >= 1:
             return Outcome(program, Selection(), (), {"share": 1.0})
-        planned = self.decide(program, context)
+        planned = self.decide(program, context, aim)
         slim = apply(program, planned.selection)
         if data is None:
             return Outcome(slim, planned.selection, (), planned.details())

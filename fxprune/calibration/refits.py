@@ -1,4 +1,4 @@
-"""What is re-fitted after a cut: linear maps with the values of the original program that they are fitted to, and attention logits."""
+"""Re-fits after a cut: linear maps with the values of the original program that they are fitted to, and attention logits."""
 
 from __future__ import annotations
 

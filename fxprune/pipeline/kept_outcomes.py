@@ -36,14 +36,14 @@ from fxprune.training.checkpoint_files import (
 from fxprune.training.processes import from_first, is_first_process, process_count
 
 _PLAIN = ("device", "lowering", "point", "recipe", "rows", "seed", "settings")
-"""Fields of a context that are told apart by their text."""
+"""Fields of a context that a digest has as text."""
 
 _NO_MATTER = ("cache", "checkpoints", "executor", "teacher_outputs")
 """Fields that change no outcome."""
 
 
 _NUMBERS = {"seconds", "selection", "refitted", "details", "remarks"}
-"""What is kept of an outcome beside tensors."""
+"""Fields of an outcome that are kept beside tensors."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Recovery: a pruned program learns to say what its original says, without labels."""
+"""Recovery: training of a pruned program on the outputs of its original, without labels."""
 
 from fxprune.training.recovery.distances import OUTPUT_DISTANCES
 from fxprune.training.recovery.options import Lessons

@@ -20,7 +20,7 @@ _SMALL = 1e-30
 
 @dataclass(frozen=True)
 class Scale:
-    """What a distance is measured by: the variance of the original's value, and the temperature of logits."""
+    """Scale of a distance: the variance of the original's value, and the temperature of logits."""
 
     variance: float = 1.0
     temperature: float = 1.0

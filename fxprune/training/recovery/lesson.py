@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxprune.calibration.data import Batch, flatten_batch
 from fxprune.ir import Program
@@ -129,10 +129,3 @@ def output_distances(program: Program, asked: str) -> dict[str, str]:
 def flat_inputs(program: Program, batch: Batch, device: torch.device) -> list[Any]:
     """Return a batch as flat inputs on a device."""
     return moved(flatten_batch(program, batch), device)
-
-
-def graph_of(lesson: nn.Module) -> fx.GraphModule:
-    """Return the pruned program's graph in a lesson, which a wrapper for several processes may hold."""
-    inner: Any = getattr(lesson, "module", lesson)
-    found: fx.GraphModule = inner.graph
-    return found

@@ -219,7 +219,7 @@ def _due(count: int, progress: float) -> list[float]:
 
 
 def _judge(trainer: Trainer, journal: RecoveryLog, run: Run, average: Average, seconds: float) -> None:
-    """HeldBackLoss the mean of the weights, and keep it where it is the best."""
+    """Judge the mean of the weights, and keep it where it is the best."""
     with exchanged(trainer.lesson.graph, average.weights):
         loss = trainer.judged(journal.state.manner)
     journal.judged(run, seconds, loss, average.weights)

@@ -18,7 +18,7 @@ from fxprune.training.recovery import batch_norm
 from fxprune.training.recovery.feed import Feed
 from fxprune.training.recovery.images import augmented
 from fxprune.training.recovery.judge import HeldBackLoss
-from fxprune.training.recovery.lesson import Lesson, Original, flat_inputs, graph_of
+from fxprune.training.recovery.lesson import Lesson, Original, flat_inputs
 from fxprune.training.recovery.options import Lessons, RunBudget, share_of_rate
 
 
@@ -133,10 +133,9 @@ class Trainer:
 
     def judged(self, manner: Manner) -> float:
         """Return the held-back loss, batch norms with their running statistics."""
-        graph = graph_of(self.lesson)
-        batch_norm.set_training(graph, False)
+        batch_norm.set_training(self.lesson.graph, False)
         found = self.judge.loss(self.lesson)
-        batch_norm.set_training(graph, manner.batch_statistics)
+        batch_norm.set_training(self.lesson.graph, manner.batch_statistics)
         return found
 
     def agreed(self, value: float) -> float:

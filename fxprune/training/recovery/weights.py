@@ -1,4 +1,4 @@
-"""NamedWeights of a module in training: copies, their running mean, and the exchange of one for the other."""
+"""Weights of a module in training: copies, their running mean, and the exchange of one for the other."""
 
 from __future__ import annotations
 
