@@ -254,16 +254,23 @@ def _is_like(one: fx.Node, other: fx.Node) -> bool:
 
 
 def _adds_a_dim(node: fx.Node) -> bool:
-    """Whether a join puts values side by side, each at one position of a dim."""
+    """Whether a join puts values side by side, each at one position of a dim that the graph makes for it.
+
+    A dim of size 1 that comes from weights doesn't count: cut to one channel, two branches would become a choice of two.
+    """
     if packet_of(node.target) is aten.stack:
         return True
-    shapes = [item.meta["val"].shape for item in node.args[0]]  # type: ignore[union-attr]
     rank, place = node.meta["val"].dim(), bind(node)["dim"].value
-    return all(len(shape) == rank and _is_one(shape[place]) for shape in shapes)
+    return all(_is_made(item, rank, place % rank) for item in node.args[0])  # type: ignore[union-attr]
 
 
-def _is_one(size: Any) -> bool:
-    return isinstance(size, int) and size == 1
+def _is_made(value: Any, rank: int, place: int) -> bool:
+    """Whether a dimension of size 1 is new in a movement, values passed on aside."""
+    while value.op == "call_function" and passes_value(value) and len(value.all_input_nodes) == 1:
+        value = value.all_input_nodes[0]
+    shape, moved = value.meta["val"].shape, traits_of(value.target).moves in _MOVES
+    made = moved and value.all_input_nodes[0].meta["val"].dim() < rank
+    return made and len(shape) == rank and isinstance(shape[place], int) and shape[place] == 1
 
 
 def _is_weighed(join: fx.Node, varies: set[fx.Node]) -> bool:

@@ -294,3 +294,24 @@ def test_an_empty_operand_of_a_concatenation_is_no_expert() -> None:
 
     program = capture(Cached().eval(), (torch.randn(3, INTO),))
     assert analyze(program).flow.addends.stacks == {}
+
+
+class _TwoBranches(nn.Module):
+    """Two convolutions side by side, weighed by attention over channels, as in CSPNeXt."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, width, 1), nn.Conv2d(3, width, 1)
+        self.attention, self.out = nn.Conv2d(2 * width, 2 * width, 1), nn.Conv2d(2 * width, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.one(x), torch.relu(self.two(x))], dim=1)
+        weights = torch.sigmoid(self.attention(both.mean((2, 3), keepdim=True)))
+        out: Tensor = self.out(both * weights)
+        return out
+
+
+@pytest.mark.parametrize(("width", "axes"), [(4, [("channels", 4), ("channels", 4)]), (1, [])])
+def test_branches_of_one_channel_are_no_experts(width: int, axes: list[tuple[str, int]]) -> None:
+    found = analyze(capture(_TwoBranches(width), (torch.randn(2, 3, 4, 4),))).axes
+    assert [(each.role, each.size) for each in found] == axes

@@ -14,7 +14,7 @@ efficientvim_m1 dpn48b csatv2 resnetv2_18 legacy_seresnet18 poolformerv2_s12 skr
 hrnet_w18_small lowformer_b0 resnest26d legacy_xception inception_v3 rdnet_tiny convmixer_1024_20_ks9_p14
 res2net50_14w_8s sam2_hiera_tiny xception41p davit_tiny focalnet_tiny_srf selecsls42 tresnet_m nextvit_small
 inception_v4 inception_resnet_v2 densenet121 mobilenetv5_base pnasnet5large qwen3_vit_88m nasnetalarge
-naflexvit_base_patch16_siglip vgg11 gemma4_vit_167m deepseek_vit_412m
+naflexvit_base_patch16_siglip vgg11 gemma4_vit_167m
 """
 
 #: models of one size, by that size
@@ -27,7 +27,7 @@ efficientvit_m1 xcit_nano_12_p8_224 swiftformer_xs efficientformerv2_s0 pit_ti_2
 eva02_tiny_patch14_224 convit_tiny deit_tiny_patch16_224 gmlp_ti16_224 vit_tiny_r_s16_p8_224 levit_128s
 visformer_tiny cait_xxs24_224 gcvit_xxtiny efficientformer_l1 nest_tiny vitamin_small_224
 tnt_s_legacy_patch16_224 twins_svt_small mvitv2_tiny volo_d1_224 sequencer2d_s hiera_tiny_224
-swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 samvit_base_patch16_224 beit_base_patch16_224
+deepseek_vit_412m swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 samvit_base_patch16_224 beit_base_patch16_224
 """,
     240: """
 crossvit_tiny_240

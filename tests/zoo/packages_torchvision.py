@@ -105,8 +105,16 @@ _DETECTION = {
 
 _VIDEO = {
     **{
-        f"torchvision/{name}": (call(f"{_MODELS}.video:{name}", **_CLASSES), f"x=real/3x{frames}x64x64")
-        for name, frames in (("mc3_18", 4), ("r2plus1d_18", 4), ("r3d_18", 4), ("s3d", 16))
+        f"torchvision/{name}": (
+            call(f"{_MODELS}.video:{name}", **_CLASSES),
+            f"x=real/3x{frames}x{edge}x{edge}",
+        )
+        for name, frames, edge in (
+            ("mc3_18", 4, 64),
+            ("r2plus1d_18", 4, 64),
+            ("r3d_18", 4, 64),
+            ("s3d", 16, 224),
+        )
     },
     "torchvision/SwinTransformer3d": (
         call(f"{_MODELS}.video:SwinTransformer3d", [2, 4, 4], 16, [2, 2], [2, 4], [2, 4, 4], **_CLASSES),
