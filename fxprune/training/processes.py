@@ -1,10 +1,11 @@
-"""Processes of one run, as torchrun and `accelerate launch` start them: how many, which is the first, and what it hands to the others."""
+"""Processes of one run, as torchrun and `accelerate launch` start them: how many, the first, what it hands to the others, sums."""
 
 from __future__ import annotations
 
 import os
 
 import torch
+from torch import Tensor
 
 from fxprune.training.loop import accelerator_for
 
@@ -40,3 +41,12 @@ def from_first(content: bytes | None, device: torch.device) -> bytes | None:
     data = data.to(place)
     torch.distributed.broadcast(data, 0)
     return bytes(data.cpu().numpy())
+
+
+def summed(value: Tensor, device: torch.device) -> Tensor:
+    """Return the sum of a tensor over all processes, on the CPU; `device` is that of the weights."""
+    if process_count() == 1:
+        return value
+    found = value.to(accelerator_for(device).device)
+    torch.distributed.all_reduce(found)
+    return found.cpu()

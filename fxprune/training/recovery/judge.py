@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fxprune.training.processes import summed
 from fxprune.training.recovery.lesson import Lesson, Original, Shown
 
 KEPT = 2**30
@@ -17,15 +17,12 @@ KEPT = 2**30
 
 
 class HeldBackLoss:
-    """Mean loss over held-back batches of flat inputs, each weighted by its rows; `together` averages over processes."""
+    """Mean loss over held-back batches of flat inputs, each weighted by its rows, over all processes; `device` is that of the weights."""
 
     def __init__(
-        self,
-        original: Original,
-        batches: Sequence[tuple[int, list[Any]]],
-        together: Callable[[Tensor], Tensor],
+        self, original: Original, batches: Sequence[tuple[int, list[Any]]], device: torch.device
     ) -> None:
-        self.original, self.batches, self.together = original, batches, together
+        self.original, self.batches, self.device = original, batches, device
         self._kept: list[Shown | None] = [None] * len(batches)
         self._bytes = 0
 
@@ -41,7 +38,7 @@ class HeldBackLoss:
             for place, (rows, flat) in enumerate(self.batches):
                 found, _ = lesson(flat, self._said(place, flat))
                 sums += torch.tensor([rows * float(found), rows], dtype=torch.float64)
-        total, rows = self.together(sums).tolist()
+        total, rows = summed(sums, self.device).tolist()
         return total / rows if math.isfinite(total) else math.inf
 
     def _said(self, place: int, flat: list[Any]) -> Shown:

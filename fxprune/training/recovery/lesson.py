@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fxprune.calibration.data import Batch, flatten_batch
 from fxprune.ir import Program
+from fxprune.training.processes import summed
 from fxprune.training.recovery.distances import (
     OUTPUT_DISTANCES,
     Scale,
@@ -102,12 +103,11 @@ class Lesson(nn.Module):
     def _named(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, values, strict=True))
 
-    def measure(
-        self, shown: Iterable[Shown], temperature: float, together: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Set the scales: the variance of each of the original's values over some batches, summed over processes."""
+    def measure(self, shown: Iterable[Shown], temperature: float) -> None:
+        """Set the scales: the variance of each of the original's values over some batches, of all processes."""
         moments = [_moments(each) for each in shown]
-        sums = together(torch.stack([torch.stack(each) for each in moments]).sum(0))
+        device = next(self.graph.parameters()).device
+        sums = summed(torch.stack([torch.stack(each) for each in moments]).sum(0), device)
         count, first, second = sums.unbind(0)
         variances = (second / count - (first / count).square()).clamp_min(_LEAST)
         self.scales = tuple(Scale(variance, temperature) for variance in variances.tolist())

@@ -25,15 +25,7 @@ from fxprune.training.checkpoint_state import TrainingState
 from fxprune.training.loop import Checkpoints
 from fxprune.training.recovery.options import Lessons
 from fxprune.training.recovery.trainer import Manner, Run, Trainer
-from fxprune.training.recovery.weights import Average, NamedWeights
-
-
-@dataclass(frozen=True, eq=False)
-class Best:
-    """The best moment so far: its held-back loss, and the weights."""
-
-    loss: float
-    weights: NamedWeights = field(repr=False)
+from fxprune.training.recovery.weights import Average, Best, NamedWeights
 
 
 @dataclass(frozen=True, eq=False)

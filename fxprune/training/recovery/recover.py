@@ -34,7 +34,7 @@ from fxprune.training.recovery.lesson import (
 )
 from fxprune.training.recovery.matching import matched_values
 from fxprune.training.recovery.options import Lessons, RunBudget
-from fxprune.training.recovery.progress import Best, RecoveryLog, State, run_digest
+from fxprune.training.recovery.progress import RecoveryLog, State, run_digest
 from fxprune.training.recovery.trainer import Manner, Run, Trainer
 from fxprune.training.recovery.trials import (
     FEWEST,
@@ -44,7 +44,7 @@ from fxprune.training.recovery.trials import (
     estimate_statistics,
     freeze_unused,
 )
-from fxprune.training.recovery.weights import Average, NamedWeights, copied, exchanged
+from fxprune.training.recovery.weights import Average, Best, NamedWeights, copied, exchanged
 
 ObserveRecovery = Callable[[float, float, str], None]
 """(progress 0 to 1, seconds left or NaN, text)."""
@@ -147,12 +147,9 @@ def _trainer(
     feed = Feed(pruned, fit, options.batch, options.seed, part)
     mine = held.batches[part[0] :: part[1]] or held.batches[:1]
     flats = [(_count(pruned, batch), flat_inputs(pruned, batch, device)) for batch in mine]
-    trainer = Trainer(
-        (pruned, teacher, lesson), feed, HeldBackLoss(teacher, flats, lambda sums: sums), options, accelerator
-    )
-    trainer.judge.together = trainer.together
-    lesson.measure(trainer.judge.shown(), options.temperature, trainer.together)
-    return trainer
+    judge = HeldBackLoss(teacher, flats, device)
+    lesson.measure(judge.shown(), options.temperature)
+    return Trainer((pruned, teacher, lesson), feed, judge, options, accelerator)
 
 
 def _count(program: Program, batch: Batch) -> int:
@@ -179,8 +176,9 @@ def _trained(
         fast, seconds = choose_speed(trainer, next(batches()))
         trainer.lay_out(fast)
         steps = _steps(budget, seconds)
-        manner, tried = choose_manner(trainer, fast, max(FEWEST, round(TRIAL_SHARE * steps)), batches, say)
-        best = Best(trainer.judged(manner), copied(trainer.lesson.graph))
+        start = Best(trainer.judged(fast), copied(trainer.lesson.graph))
+        trial = max(FEWEST, round(TRIAL_SHARE * steps))
+        manner, best, tried = choose_manner(trainer, fast, start, trial, batches, say)
         notes = {"statistics": statistics, "tried": tried, "steps": steps}
         kept = journal.begin(State(before, best, manner, notes, since=trainer.agreed(budget.elapsed())))
     return kept.before, _main(trainer, budget, journal, observe), journal.details()

@@ -145,11 +145,3 @@ class Trainer:
         said = torch.tensor(value, dtype=torch.float64, device=self.device)
         torch.distributed.broadcast(said, 0)
         return float(said)
-
-    def together(self, sums: Tensor) -> Tensor:
-        """Return the sum of tensors over the processes."""
-        if self.accelerator.num_processes == 1:
-            return sums
-        found = sums.to(self.device)
-        torch.distributed.all_reduce(found)
-        return found.cpu()

@@ -16,7 +16,7 @@ from fxprune.training.recovery import batch_norm
 from fxprune.training.recovery.lesson import flat_inputs
 from fxprune.training.recovery.options import RunBudget
 from fxprune.training.recovery.trainer import Manner, Trainer, is_image, laid_out
-from fxprune.training.recovery.weights import copied, put
+from fxprune.training.recovery.weights import Best, copied, put
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Learning rates that are tried, from the middle on towards the better ones."""
@@ -96,24 +96,27 @@ def _seconds(trainer: Trainer, manner: Manner, batch: Batch) -> float:
 
 
 def choose_manner(
-    trainer: Trainer, fast: Manner, steps: int, batches: Callable[[], Iterator[Batch]], say: Say
-) -> tuple[Manner, list[dict[str, Any]]]:
-    """Return the manner with the lowest held-back loss after so many steps from the same weights, and a row for each that was tried.
+    trainer: Trainer, fast: Manner, start: Best, steps: int, batches: Callable[[], Iterator[Batch]], say: Say
+) -> tuple[Manner, Best, list[dict[str, Any]]]:
+    """Return the manner with the lowest held-back loss after so many steps from the start, the best weights, and a row for each trial.
 
-    The weights that the best of them led to are left in the graph, where they are better than those at the start.
+    The best weights, be it those of the start, are left in the graph.
     """
-    asked = replace(fast, rate=trainer.options.rate)
-    if asked.rate and not batch_norm.statistics(trainer.lesson.graph):
-        return asked, []
-    graph, start, tried = trainer.lesson.graph, copied(trainer.lesson.graph), list[dict[str, Any]]()
-    best = start, trainer.judged(fast)
+    graph, asked, tried = (
+        trainer.lesson.graph,
+        replace(fast, rate=trainer.options.rate),
+        list[dict[str, Any]](),
+    )
+    if asked.rate and not batch_norm.statistics(graph):
+        return asked, start, []
+    best = start
 
     def attempt(manner: Manner) -> float:
         nonlocal best
         say(f"trying a learning rate of {manner.rate:g}")
         loss = _attempt(trainer, manner, steps, batches())
-        best = (copied(graph), loss) if loss < best[1] else best
-        put(graph, start)
+        best = Best(loss, copied(graph)) if loss < best.loss else best
+        put(graph, start.weights)
         tried.append({"rate": manner.rate, "batch_statistics": manner.batch_statistics, "loss": loss})
         return loss
 
@@ -121,8 +124,8 @@ def choose_manner(
     if batch_norm.statistics(graph):
         other = replace(chosen, batch_statistics=True)
         chosen = other if attempt(other) < least else chosen
-    put(graph, best[0])
-    return chosen, tried
+    put(graph, best.weights)
+    return chosen, best, tried
 
 
 def _best_rate(attempt: Callable[[Manner], float], fast: Manner) -> tuple[Manner, float]:

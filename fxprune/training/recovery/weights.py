@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 NamedWeights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best moment so far: its held-back loss, and the weights."""
+
+    loss: float
+    weights: NamedWeights = field(repr=False)
 
 
 def copied(module: nn.Module) -> NamedWeights:
