@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.export.onnx_forms.elementwise import (
     angle_of,
+    bounded,
     extreme_number,
     hypotenuse,
     kept_scalar,
@@ -337,6 +338,7 @@ REWRITES: Mapping[Any, Rewrite] = {
     **dict.fromkeys((aten.relu, aten.relu6), rectified),
     **dict.fromkeys((aten.round, aten.floor, aten.ceil, aten.trunc), rounded),
     aten.rrelu: mean_slope,
+    aten.clamp: bounded,
     aten.repeat_interleave: _repeated,
     aten.roll: _rolled,
     aten.masked_select: _marked,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import fx
@@ -10,7 +11,9 @@ from torch import fx
 from fxprune.export.onnx_forms.reductions import values_of
 from fxprune.ir import call
 from fxprune.ir.edit import add_buffer
+from fxprune.ir.program import attribute
 from fxprune.rules import packet_of
+from fxprune.rules.aliasing import is_written
 
 aten = torch.ops.aten
 
@@ -104,6 +107,30 @@ def rectified(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
         return None
     most = 6 if packet_of(node.target) is aten.relu6 else None
     return call(graph, aten.clamp.default, (node.args[0], 0, most))
+
+
+def bounded(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return a bound by constants of one element as one by numbers: the exporter's clean-up gives all such bounds of a value one name."""
+    bound = values_of(node)
+    if not any(isinstance(bound.get(name), fx.Node) for name in ("min", "max")):
+        return None
+    numbers = {name: _number(graph, bound[name]) for name in ("min", "max") if name in bound}
+    if any(math.isnan(number) for number in numbers.values() if number is not None):
+        return None
+    source, dtype = bound["self"], node.meta["val"].dtype
+    if source.meta["val"].dtype != dtype or source.meta["val"].shape != node.meta["val"].shape:
+        return None
+    return call(graph, aten.clamp.default, (source, numbers.get("min"), numbers.get("max")))
+
+
+def _number(graph: fx.GraphModule, bound: Any) -> float | None:
+    """Return a bound as a number, None where there is none; NaN where it is not known."""
+    if not isinstance(bound, fx.Node):
+        return bound  # type: ignore[no-any-return]
+    value = attribute(graph, str(bound.target)) if bound.op == "get_attr" and not is_written(bound) else None
+    if value is None or value.numel() != 1 or value.is_meta:
+        return math.nan
+    return value.item()  # type: ignore[no-any-return]
 
 
 def rounded(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
