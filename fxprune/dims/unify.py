@@ -210,12 +210,32 @@ def _refine_factors(side: Sequence[Dim], common: Sequence[Dim], node: str) -> No
 
 
 def _unify_sums(left: Sequence[Dim], right: Sequence[Dim], node: str) -> None:
-    """Unify two lists of segments, run by run between the boundaries that both share."""
+    """Unify two lists of segments, run by run between the boundaries that both share.
+
+    Where both have several segments in a run, the longer first one is cut at the other's boundary.
+    """
     left, right = list(left), list(right)
     while left and right:
         one, other = _shared_run(left, right)
-        _unify_run(left[:one], right[:other], node)
+        if one > 1 and other > 1 and _unify_first(left, right, node):
+            continue
+        if 1 in (one, other):
+            unify(total(left[:one]), total(right[:other]), node)
+        else:
+            _conflict(left[:one], right[:other], node)
         left, right = left[one:], right[other:]
+
+
+def _unify_first(left: list[Dim], right: list[Dim], node: str) -> bool:
+    """Take the shorter first segment off both lists and unify it; False where the longer one can't be cut there."""
+    longer, shorter = (left, right) if left[0].size > right[0].size else (right, left)
+    cut = split_at(longer[0], shorter[0].size, node)
+    if cut is None:
+        return False
+    unify(cut[0], shorter[0], node)
+    longer[:1] = segments(cut[1])
+    del shorter[0]
+    return True
 
 
 def _shared_run(left: Sequence[Dim], right: Sequence[Dim]) -> tuple[int, int]:
@@ -227,20 +247,6 @@ def _shared_run(left: Sequence[Dim], right: Sequence[Dim]) -> tuple[int, int]:
         else:
             right_size, other = right_size + right[other].size, other + 1
     return one, other
-
-
-def _unify_run(left: list[Dim], right: list[Dim], node: str) -> None:
-    """Unify runs of one size; where both have several segments, the longer first one is cut at the other's boundary."""
-    if len(left) == 1 or len(right) == 1:
-        unify(total(left), total(right), node)
-        return
-    longer, shorter = (left, right) if left[0].size > right[0].size else (right, left)
-    cut = split_at(longer[0], shorter[0].size, node)
-    if cut is None:
-        _conflict(left, right, node)
-        return
-    unify(cut[0], shorter[0], node)
-    _unify_sums([*segments(cut[1]), *longer[1:]], shorter[1:], node)
 
 
 def split_at(dim: Dim, place: int, node: str = "") -> tuple[Dim, Dim] | None:

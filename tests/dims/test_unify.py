@@ -253,6 +253,16 @@ def made(text: str) -> Dim:
     return join([atom(int(size)) for size in text.replace("*", "+").split("+")])
 
 
+def test_a_thousand_segments_that_share_no_boundary() -> None:
+    """1 + 3 + 3 + … against 3 + 3 + … + 1: what is left is 1 + 2 + 1 + 2 + … + 1, however deep Python may recurse."""
+    threes = [[atom(3) for _ in range(1000)] for _ in range(2)]
+    one, other = total([atom(1), *threes[0]]), total([*threes[1], atom(1)])
+    unify(one, other, "node")
+    assert [leaf.size for leaf in leaves(one)] == [leaf.size for leaf in leaves(other)] == [1, 2] * 1000 + [1]
+    twos = [[leaf for leaf in leaves(dim) if leaf.size == 2] for dim in (one, other)]
+    assert twos[0] == twos[1]
+
+
 def test_what_does_not_fit_says_so() -> None:
     for left, right, why in (
         ("3*4", "4*3", "can't align 3 x 4 with 4 x 3"),
