@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.calibration.data import flatten_batch, state
+from fxprune.calibration.prefixes import Start, cone
 from fxprune.ir import Program
 
 
@@ -22,21 +23,37 @@ class Runner(fx.Interpreter):
     """Interpreter of one batch that runs up to a node and pauses there.
 
     A value is dropped after its last reader, and after `reach` has returned it as often as `wanted` lists it. The runner holds copies of
-    the buffers that the graph writes into.
+    the buffers that the graph writes into. From a `start` it runs no more than the wanted nodes need.
     """
 
-    def __init__(self, program: Program, batch: dict[str, Tensor], wanted: Sequence[fx.Node]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        batch: dict[str, Tensor],
+        wanted: Sequence[fx.Node],
+        start: Start | None = None,
+    ) -> None:
         super().__init__(program.graph_module)
         self.new: Mapping[str, Tensor] = {}
         self.state = state(program)
         self.waiting = [n for n in program.graph.nodes if n.op not in ("output", "get_attr")]
         self.waiting.reverse()
+        start = start or {}
+        if start:
+            needed = cone(wanted, start)
+            self.waiting = [node for node in self.waiting if node in needed]
         self.readers = Counter({node: len(node.users) for node in program.graph.nodes})
         self.readers.update(wanted)
         given = zip(program.placeholders(), flatten_batch(program, batch), strict=True)
-        self.env: dict[fx.Node, Any] = dict(given)
+        self.env: dict[fx.Node, Any] = dict(given) | start
         graph = program.graph_module
-        lasting = (*graph.parameters(), *graph.buffers(), *self.state.values(), *batch.values())
+        lasting = (
+            *graph.parameters(),
+            *graph.buffers(),
+            *self.state.values(),
+            *batch.values(),
+            *start.values(),
+        )
         self.lasting = {_place(tensor) for tensor in lasting}
 
     def live(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Objective:
         if self.loss is not None:
             return 2 * max(0.0, float(self.loss(others, batch)) - float(self.loss(outputs, batch)))
         pairs = zip(_floating(outputs), _floating(others), strict=True)
-        gaps = [GAPS[self.distance](one.double(), other.double()) for one, other in pairs]
+        gaps = [GAPS[self.distance](_wide(one), _wide(other)) for one, other in pairs]
         return sum(gaps) / max(1, len(gaps))
 
 
@@ -93,13 +93,23 @@ def _floating(outputs: Any) -> list[Tensor]:
     return [v for v in pytree.tree_leaves(outputs) if isinstance(v, Tensor) and v.is_floating_point()]
 
 
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 def _squared_gap(value: Tensor, other: Tensor) -> float:
-    return float((value - other).square().sum() / value.square().sum().clamp_min(1e-30))
+    return float((value.double() - other).square().sum() / value.double().square().sum().clamp_min(1e-30))
 
 
 def _divergence_gap(value: Tensor, other: Tensor) -> float:
-    log, near = _rows(value).log_softmax(-1), _rows(other).log_softmax(-1)
-    return 2 * float((log.exp() * (log - near)).sum(1).mean())
+    """Return twice the mean divergence of rows.
+
+    In the values' own precision, for a language model has millions: the other logits are shifted by their mean difference, so that no
+    difference of two large numbers is taken.
+    """
+    log, near = _rows(value).log_softmax(-1), _rows(other)
+    shift = (log.exp() * (near - log)).sum(1, keepdim=True)
+    return 2 * float((near - shift).logsumexp(1).double().mean())
 
 
 GAPS: dict[str, Callable[[Tensor, Tensor], float]] = {"square": _squared_gap, "divergence": _divergence_gap}

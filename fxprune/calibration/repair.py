@@ -19,6 +19,7 @@ from fxprune.calibration.data import Calibration
 from fxprune.calibration.least_squares import Fit, Sums, best
 from fxprune.calibration.lockstep import ActivationStore, Runner
 from fxprune.calibration.logits import fit_logits
+from fxprune.calibration.prefixes import Prefixes
 from fxprune.calibration.refits import Cut, FitTask
 from fxprune.calibration.validation import check_range
 from fxprune.errors import UsageError
@@ -137,12 +138,15 @@ def repair(
     observe: Observe | None = None,
     moved: Collection[str] = (),
     takes: Callable[[str], bool] = lambda weight: True,
+    prefixes: Prefixes | None = None,
 ) -> Repaired:
     """Re-fit the weights of `slim`, which is the program after a selection was applied; neither is changed.
 
     `how` is a row of REPAIRS, with rows of FURTHER behind a plus. `observe` gets (number of matrices done, number of all) before each
     matrix. `moved` names further nodes to re-fit as those that lost units are, because their result has changed for another reason (the
-    matrix was factorised). `takes` says which weights may change. UsageError where the data can't be split (`Calibration.split`).
+    matrix was factorised). `takes` says which weights may change.
+    `prefixes` has values of the program from which those that lost units are re-fitted. UsageError where the data can't be split
+    (`Calibration.split`).
     """
     first, further = parse_repair(how)
     if how == "none":
@@ -156,7 +160,9 @@ def repair(
     tasks = [task for task in tasks if all(map(takes, task.map.weights))]
     if not tasks:
         return before
-    new, done = _refitted(program, before.program, tasks, data, (ridge, observe))
+    known = prefixes is not None and prefixes.program is program and not everywhere and not moved
+    starts = prefixes if known and prefixes else Prefixes(program, (), 0)
+    new, done = _refitted(program, before.program, tasks, data, (ridge, observe, starts))
     slim = rebuild(before.program, copy_graph(before.program), new)
     return Repaired(slim, (*before.matrices, *done), before.refused)
 
@@ -186,12 +192,12 @@ def _refitted(
     slim: Program,
     tasks: Sequence[FitTask],
     data: Calibration,
-    what: tuple[bool, Observe | None],
+    what: tuple[bool, Observe | None, Prefixes],
 ) -> tuple[dict[str, Tensor], list[Refitted]]:
     """Return the new parameters by name, and the result for each task."""
-    ridge, observe = what
+    ridge, observe, prefixes = what
     fit, held = data.split(HELD_BACK, slim)
-    lanes = [_BatchRun(program, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
+    lanes = [_BatchRun(prefixes, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
     new: dict[str, Tensor] = {}
     done: list[Refitted] = []
     with ActivationStore(int(LIVE * program.parameter_bytes())) as parking:
@@ -229,11 +235,12 @@ class _BatchRun:
     """One batch that runs through both programs in lockstep."""
 
     def __init__(
-        self, program: Program, slim: Program, batch: dict[str, Tensor], tasks: Sequence[FitTask]
+        self, prefixes: Prefixes, slim: Program, batch: dict[str, Tensor], tasks: Sequence[FitTask]
     ) -> None:
-        self.original = Runner(program, batch, [task.target for task in tasks])
+        program, targets = prefixes.program, [task.target for task in tasks]
+        self.original = Runner(program, batch, targets, prefixes.start(program, batch))
         wanted = [node for task in tasks for node in (task.map.source, task.other) if node is not None]
-        self.pruned = Runner(slim, batch, wanted)
+        self.pruned = Runner(slim, batch, wanted, prefixes.start(slim, batch))
 
     def rows(self, task: FitTask, new: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (the inputs of a map in the pruned program [rows, columns], the targets for its results [rows, outputs])."""

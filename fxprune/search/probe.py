@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 from fxprune.analysis import Analysis
 from fxprune.calibration import Calibration, Objective
 from fxprune.calibration.data import run_batch
-from fxprune.calibration.repair import repair
+from fxprune.calibration.prefixes import Prefixes
+from fxprune.calibration.repair import LIVE, repair
 from fxprune.ir import Program
 from fxprune.ir.signature import required_outputs
 from fxprune.rewrite.apply import apply
@@ -52,7 +53,9 @@ class Probe:
         numbers = sum(map(math.prod, _sizes(_run(self.analysis.program, first))))
         a_row = numbers / Calibration((first,)).rows
         self.few = _few(self.data, min(_ROWS, NUMBERS / max(1.0, a_row)))
-        self.outputs = [_run(self.analysis.program, batch) for batch in self.few.batches]
+        program = self.analysis.program
+        self.prefixes = Prefixes(program, self.few.batches, int(LIVE * program.parameter_bytes()))
+        self.outputs = [_run(program, batch) for batch in self.few.batches]
 
     def calibrated(self, choices: Sequence[SiteChoice], branches: bool) -> list[SiteChoice]:
         """Return the choices with their errors scaled, and with `branches` also with the error without their branch."""
@@ -72,7 +75,8 @@ class Probe:
         if slim.free_outputs and _sizes(_run(slim, self.few.batches[0])) != _sizes(self.outputs[0]):
             return 1.0  # an output that shrinks itself can't be compared
         how = "none" if self.how.partition("+")[0] == "none" or len(self.few.batches) < 2 else "readers"
-        found = self.gap(repair(self.analysis.program, slim, chosen, self.few, how).program)
+        done = repair(self.analysis.program, slim, chosen, self.few, how, prefixes=self.prefixes)
+        found = self.gap(done.program)
         return min(max(found / option.error, 1 / TRUST), TRUST)
 
     def _without(self, branch: str) -> float:
@@ -81,7 +85,10 @@ class Probe:
     def gap(self, candidate: Program) -> float:
         """Return the distance of a candidate's outputs from the original's by the objective, averaged over batches."""
         pairs = zip(self.few.batches, self.outputs, strict=True)
-        gaps = [self.objective.gap(output, _run(candidate, batch), batch) for batch, output in pairs]
+        gaps = [
+            self.objective.gap(output, _required(candidate, self.prefixes.run(candidate, batch)), batch)
+            for batch, output in pairs
+        ]
         return sum(gaps) / len(gaps)
 
 
@@ -97,5 +104,8 @@ def _few(data: Calibration, rows: float) -> Calibration:
 
 
 def _run(program: Program, batch: dict[str, Tensor]) -> Any:
-    results = run_batch(program, batch)
+    return _required(program, run_batch(program, batch))
+
+
+def _required(program: Program, results: Any) -> Any:
     return tuple(required_outputs(program, pytree.tree_leaves(results))) if program.spare else results

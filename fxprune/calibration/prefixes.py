@@ -1,0 +1,119 @@
+"""Prefixes: values of a program that are kept, from which a variant of it runs, for it computes the same up to where it differs.
+
+A search tries hundreds of cuts, one place each: what lies before the place is not computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.calibration.data import Batch, flatten_batch, state
+from fxprune.ir import Program, attribute
+from fxprune.ir.interpreter import Recorder
+from fxprune.rules import is_written
+
+Start = dict[fx.Node, Any]
+"""Values from which a run begins, by node."""
+
+
+class Prefixes:
+    """Values of a program on some batches: those that several nodes read, while they fit into `limit` bytes.
+
+    Nothing is kept of a program that writes into values.
+    """
+
+    def __init__(self, program: Program, batches: Sequence[Batch], limit: int) -> None:
+        self.program, self.batches = program, tuple(batches)
+        self.nodes = {node.name: node for node in program.graph.nodes}
+        self._kept: dict[int, dict[str, Tensor]] = {}
+        wanted = set() if any(map(is_written, self.nodes.values())) else _shared(self.nodes.values())
+        for batch in batches if wanted else ():
+            recorder = Recorder(program, wanted)
+            with torch.no_grad():
+                recorder.run_flat(flatten_batch(program, batch))
+            values = {node.name: value for node, value in recorder.values.items()}
+            limit -= sum(value.untyped_storage().nbytes() for value in values.values())
+            if limit < 0:
+                break
+            self._kept[id(batch)] = values
+
+    def start(self, variant: Program, batch: Batch) -> Start:
+        """Return the values of a batch that a variant has, too; none of a batch that is not one of those given."""
+        kept = self._kept.get(id(batch), {})
+        same = self._same(variant) if kept else ()
+        return {node: kept[node.name] for node in same if node.name in kept}
+
+    def run(self, variant: Program, batch: Batch) -> Any:
+        """Return a variant's results for a batch; it writes into copies of its buffers."""
+        start = self.start(variant, batch)
+        needed = cone([variant.graph.output_node()], start) if start else None
+        with torch.no_grad():
+            given = flatten_batch(variant, batch)
+            return _FromStart(variant, state(variant), needed).run(
+                *given, initial_env=start, enable_io_processing=False
+            )
+
+    def _same(self, variant: Program) -> list[fx.Node]:
+        """Return the nodes of a variant that compute what the program's node of this name does."""
+        same: set[fx.Node] = set()
+        for node in variant.graph.nodes:
+            own = self.nodes.get(node.name)
+            if (
+                own is not None
+                and same.issuperset(node.all_input_nodes)
+                and self._is_same(variant, node, own)
+            ):
+                same.add(node)
+        return [node for node in variant.graph.nodes if node in same]
+
+    def _is_same(self, variant: Program, node: fx.Node, own: fx.Node) -> bool:
+        if node.op != own.op or node.target != own.target:
+            return False
+        if node.op == "get_attr":
+            programs = self.program, variant
+            one, other = (attribute(each.graph_module, str(node.target)) for each in programs)
+            return one is other
+        return node.op == "placeholder" or _arguments(node) == _arguments(own)
+
+
+def cone(wanted: Iterable[fx.Node], known: Collection[fx.Node]) -> set[fx.Node]:
+    """Return the nodes that must run so that the wanted ones are computed where others are known."""
+    found: set[fx.Node] = set()
+    waiting = [node for node in wanted if node not in known]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [source for source in node.all_input_nodes if source not in known]
+    return found
+
+
+def _shared(nodes: Iterable[fx.Node]) -> set[str]:
+    """Return the computed tensors that several nodes read."""
+    return {
+        node.name
+        for node in nodes
+        if node.op == "call_function" and len(node.users) > 1 and isinstance(node.meta.get("val"), Tensor)
+    }
+
+
+def _arguments(node: fx.Node) -> Any:
+    """Return a node's arguments with names for nodes, to compare them."""
+    return repr((node.args, node.kwargs))  # nodes show as their names
+
+
+class _FromStart(Recorder):
+    """Interpreter that runs what is needed alone (None: all)."""
+
+    def __init__(self, program: Program, given: Mapping[str, Tensor], needed: set[fx.Node] | None) -> None:
+        super().__init__(program, (), given)
+        self.needed = needed
+
+    def compute(self, node: fx.Node) -> Any:
+        if self.needed is not None and node not in self.needed and node.op != "placeholder":
+            return None
+        return super().compute(node)
