@@ -39,7 +39,8 @@ BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "image_normalization": ("-p", LOWRANK, "--calibration", "photos"),
         "sampling_rate": ("-p", LOWRANK, "--calibration", "photos"),
         **dict.fromkeys(
-            ("run run", "run device", "run restart"), ("--recover", "1steps", "--calibration", "rows.npz")
+            ("run run", "run device", "run restart", "run evaluate"),
+            ("--recover", "1steps", "--calibration", "rows.npz"),
         ),
     }
 )
@@ -92,6 +93,7 @@ WRONG: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "target": ("nonsense", "latency", "latency=", "latency=2", "latency=0", "latency=nan", "latency=x", "no=0.5"),
         "recover": ("nonsense", "0min", "min", "10", "-1min", "nan min", "1e9h5", "10 hours", "0.5steps"),
+        "evaluate": ("nonsense", "py:", "py:absent:metric", "py:bad_net:absent", "py::", "py:bad net:x"),
         "free_output": _NAMES,
         "within": _NAMES,
         "token_table": _NAMES,

@@ -151,3 +151,14 @@ def cut(name: str) -> Program:
 def data(name: str) -> Calibration:
     """Return 16 unlabelled batches."""
     return check_calibration(trained(name), rows(name, 16, 2))
+
+
+def worse_each_time(model: nn.Module, calls: list[nn.Module] = []) -> float:  # noqa: B006
+    """A metric that falls from call to call."""
+    calls.append(model)
+    return 1 - len(calls)
+
+
+def no_number(model: nn.Module) -> str:
+    """A metric that is none."""
+    return type(model).__name__

@@ -17,6 +17,7 @@ from fxprune.tools.inputs.calibration.forms import FORMS, read_calibration
 from fxprune.tools.inputs.calibration.normalization import NORMALIZATIONS
 from fxprune.tools.inputs.calibration.request import NORMALIZATION_OPTION, SAMPLING_OPTION, Asked
 from fxprune.tools.inputs.loaded import Loaded
+from fxprune.tools.inputs.metrics import own_metric
 from fxprune.training.checkpoint_files import check_snapshots
 from fxprune.training.devices import check_device
 from fxprune.training.processes import is_first_process, process_count
@@ -50,6 +51,8 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     )
     add_run_options(group)
     group.add_argument("--device", default="", help="where a recovery trains: cpu or cuda (cpu)")
+    text = "your own measure of a model, higher is better, which a recovery must not lower: a function of the model that returns a number"
+    group.add_argument("--evaluate", metavar="py:MODULE:FUNCTION", default="", help=text)
     group.add_argument(
         "--calibration",
         metavar="DATA",
@@ -116,8 +119,10 @@ def check_training_options(options: argparse.Namespace, steps: Pipeline) -> bool
     """Return whether some pass trains; UsageError where an option of training says nothing, or names no device or folder to use."""
     if options.device:
         check_device(options.device)
+    if options.evaluate:
+        own_metric(options.evaluate)
     trains = steps.expanded().uses("checkpoints")
-    for option in ("device", "run", "restart"):
+    for option in ("device", "run", "restart", "evaluate"):
         value = getattr(options, option)
         if value and not trains:
             told = f"--{option}" if value is True else f"--{option} {value}"

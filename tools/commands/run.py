@@ -50,6 +50,7 @@ from fxprune.tools.failures import FAILED_CLAIM
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.calibration.forms import check_source
 from fxprune.tools.inputs.loaded import Loaded
+from fxprune.tools.inputs.metrics import own_metric
 from fxprune.tools.reports import (
     report,
 )
@@ -102,7 +103,11 @@ def run_command(options: argparse.Namespace) -> int:
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
         data = read_calibration_option(options, program, loaded)
         context = Context(
-            data=data, settings=settings(options), observe=stages.observe, device=options.device
+            data=data,
+            settings=settings(options),
+            observe=stages.observe,
+            device=options.device,
+            evaluate=own_metric(options.evaluate) if options.evaluate else None,
         )
         return _trained(options, steps, program, context) if trains else steps.run(program, context)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fxprune.errors import UsageError
+from fxprune.ir import Program
+from fxprune.tools.inputs.loaded import failed_call, find_named
 from fxprune.training.fine_tune import Metric, accuracy
 
+_FOR = "the metric"
 _NEEDS = "the metric {} needs scikit-learn ({}); install: pip install 'fxprune[train]'"
 
 
@@ -63,3 +67,19 @@ def _words(text: str) -> list[str]:
     """Return the words that SQuAD's own script counts: lower case, without punctuation and articles."""
     bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+
+
+def own_metric(text: str) -> Callable[[Program], float]:
+    """Return the metric that `py:PACKAGE.MODULE:FUNCTION` names: a function of the model, called as the user's own is, to a number.
+
+    UsageError where there is no such function, and when it fails or returns no number.
+    """
+    function: Callable[..., Any] = find_named(text, _FOR)
+
+    def measured(program: Program) -> float:
+        try:
+            return float(function(program.module().eval()))
+        except (Exception, SystemExit) as error:
+            raise failed_call(text, error) from error
+
+    return measured

@@ -98,6 +98,7 @@ def recover(
     journal = RecoveryLog(checkpoints, digest)
     budget = RunBudget(options.minutes, options.steps, journal.elapsed)
     matches = matched_values(original, pruned, material.selection) if options.hidden else ()
+    was = material.metric(pruned) if material.metric else None  # first, for it may fail
     lesson = Lesson(pruned, matches, output_distances(original, options.distance), material.distance)
     teacher = Original(original, matches)
     with placed([lesson.graph, teacher.module], device), torch.random.fork_rng(devices=[]):
@@ -112,7 +113,7 @@ def recover(
         "images": list(options.images),
         "own_distance": material.distance is not None,
     }
-    return _result(pruned, material, best, before, details)
+    return _result((pruned, was), material, best, before, details)
 
 
 def check_comparable(original: Program, pruned: Program) -> None:
@@ -224,14 +225,19 @@ def _judge(trainer: Trainer, journal: RecoveryLog, run: Run, average: Average, s
 
 
 def _result(
-    pruned: Program, material: Material, best: Best, before: float, details: dict[str, Any]
+    start: tuple[Program, float | None],
+    material: Material,
+    best: Best,
+    before: float,
+    details: dict[str, Any],
 ) -> Recovered:
+    pruned, was = start
     if not best.loss < before:
         return Recovered(pruned, (), details | {"kept": False})
     program, changed = _with(pruned, best.weights)
-    if material.metric is None:
+    if material.metric is None or was is None:
         return Recovered(program, changed, details | {"kept": True})
-    was, now = material.metric(pruned), material.metric(program)
+    now = material.metric(program)
     details |= {"metric": [was, now], "kept": now >= was}
     return Recovered(program, changed, details) if now >= was else Recovered(pruned, (), details)
 

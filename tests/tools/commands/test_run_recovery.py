@@ -126,3 +126,28 @@ def test_several_processes_without_training_are_refused(
     said = " ".join(capsys.readouterr().err.split())
     assert "2 processes run this, and 'channels(ratio=0.5)' has no pass that trains in several" in said
     assert "fxprune passes is for one process, and 2 run this; run and train train in several" in said
+
+
+def test_a_metric_of_ones_own_must_not_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TESTS))
+    out = tmp_path / "out"
+    assert main([*command(out, 8), "--evaluate", "py:support.recovering:worse_each_time"]) == 0
+    step = json.loads((out / "report.json").read_text())["steps"][1]
+    assert step["details"]["recovery"]["metric"] == [0.0, -1.0]
+    assert not step["details"]["recovery"]["kept"]
+    assert "nothing improved, the program stays as it was" in step["remarks"][0]
+    assert "the metric fell from 0 to -1" in step["remarks"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_number", "py:support.recovering:no_number could not be called: ValueError"),
+        ("nothing", "py:support.recovering:nothing could not be called: AttributeError"),
+    ],
+)
+def test_a_metric_that_is_none_is_said_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, why: str
+) -> None:
+    assert main([*command(tmp_path / "out", 8), "--evaluate", f"py:support.recovering:{name}"]) == 2
+    assert why in " ".join(capsys.readouterr().err.split())
