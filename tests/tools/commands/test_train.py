@@ -127,10 +127,18 @@ def test_a_command_that_was_killed_goes_on_and_ends_the_same(
 
 
 def test_checkpoints_of_another_run_are_not_taken(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    assert main(command(place, out, epochs=1)) == 0
+    out, honest = tmp_path / "out", Loop._save
+
+    def killed(self: Loop) -> None:
+        self._saved = float("-inf")  # now
+        honest(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_save", killed)
+        assert main(command(place, out, epochs=1)) == 130
     assert main([*command(place, out, epochs=2), "--force"]) == 2
     assert "holds a run with epochs=1, this one has 2; --restart begins anew" in capsys.readouterr().err
     assert main([*command(place, out, epochs=2), "--force", "--restart", "--json"]) == 0
