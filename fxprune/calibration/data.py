@@ -97,7 +97,7 @@ def check_calibration(program: Program, batches: Iterable[Any], limit: int = 0) 
     for place, given in enumerate(as_batches(batches), 1):
         batch, extra = check_batch(program, given, f"calibration batch {place}")
         beside = beside or extra
-        kept.append(_shortened(program, batch, left))
+        kept.append(shortened(program, batch, left))
         left -= _rows(kept[-1])
         if limit and left <= 0:
             break
@@ -203,7 +203,7 @@ def _pick(program: Program, batch: Batch, chosen: list[int]) -> Batch | None:
     )
 
 
-def _shortened(program: Program, batch: Batch, limit: int) -> Batch:
+def shortened(program: Program, batch: Batch, limit: int) -> Batch:
     """Return the first `limit` rows (0: no limit); the whole batch where it has no more, or can't be cut."""
     if not 0 < limit < _rows(batch):
         return batch

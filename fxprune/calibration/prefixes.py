@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.analysis import Analysis, analyze
 from fxprune.calibration.data import Batch, flatten_batch, state
 from fxprune.ir import Program, attribute
 from fxprune.ir.interpreter import Recorder
@@ -21,7 +22,7 @@ Start = dict[fx.Node, Any]
 
 
 class Prefixes:
-    """Values of a program on some batches: those that several nodes read, while they fit into `limit` bytes.
+    """Values of a program on some batches: those that its regions read (see `read_by_regions`), while they fit into `limit` bytes.
 
     Nothing is kept of a program that writes into values.
     """
@@ -30,8 +31,9 @@ class Prefixes:
         self.program, self.batches = program, tuple(batches)
         self.nodes = {node.name: node for node in program.graph.nodes}
         self._kept: dict[int, dict[str, Tensor]] = {}
-        wanted = set() if any(map(is_written, self.nodes.values())) else _shared(self.nodes.values())
-        for batch in batches if wanted else ():
+        written = any(map(is_written, self.nodes.values()))
+        wanted = set() if written or not batches else read_by_regions(analyze(program))
+        for batch in {id(batch): batch for batch in batches}.values() if wanted else ():
             recorder = Recorder(program, wanted)
             with torch.no_grad():
                 recorder.run_flat(flatten_batch(program, batch))
@@ -92,13 +94,16 @@ def cone(wanted: Iterable[fx.Node], known: Collection[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _shared(nodes: Iterable[fx.Node]) -> set[str]:
-    """Return the computed tensors that several nodes read."""
-    return {
-        node.name
-        for node in nodes
-        if node.op == "call_function" and len(node.users) > 1 and isinstance(node.meta.get("val"), Tensor)
-    }
+def read_by_regions(analysis: Analysis) -> set[str]:
+    """Return the tensors that regions read from outside of them, as masks and the stream before a layer are; the weights aside."""
+    nodes = {node.name: node for node in analysis.program.graph.nodes}
+    read: set[fx.Node] = set()
+    for region in analysis.regions:
+        inside = (nodes[name] for name in region.nodes)
+        read.update(
+            source for node in inside for source in node.all_input_nodes if source.name not in region.nodes
+        )
+    return {each.name for each in read if each.op == "call_function" and isinstance(each.meta["val"], Tensor)}
 
 
 def _arguments(node: fx.Node) -> Any:

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis
 from fxprune.calibration import Calibration, Objective
-from fxprune.calibration.data import run_batch
+from fxprune.calibration.data import run_batch, shortened
 from fxprune.calibration.prefixes import Prefixes
 from fxprune.calibration.repair import LIVE, repair
 from fxprune.ir import Program
@@ -26,7 +26,7 @@ from fxprune.rewrite.bypass import bypass
 from fxprune.search.plans import SiteChoice, selection_of
 
 _ROWS = 48
-"""Approximate number of rows on which outputs are compared."""
+"""Approximate number of rows on which outputs are compared, and the least on which readers are re-fitted."""
 
 NUMBERS = 1 << 25
 """Approximate limit of output elements in all: a language model gives millions per row, and few rows suffice."""
@@ -52,10 +52,13 @@ class Probe:
         first = self.data.batches[0]
         numbers = sum(map(math.prod, _sizes(_run(self.analysis.program, first))))
         a_row = numbers / Calibration((first,)).rows
-        self.few = _few(self.data, min(_ROWS, NUMBERS / max(1.0, a_row)))
-        program = self.analysis.program
-        self.prefixes = Prefixes(program, self.few.batches, int(LIVE * program.parameter_bytes()))
-        self.outputs = [_run(program, batch) for batch in self.few.batches]
+        few = min(_ROWS, NUMBERS / max(1.0, a_row))
+        self.few, program = _few(self.data, few), self.analysis.program
+        each = max(1, round(few / len(self.few.batches)))
+        self.compared = [shortened(program, batch, each) for batch in self.few.batches]
+        kept = (*self.compared, *self.few.batches)
+        self.prefixes = Prefixes(program, kept, int(LIVE * program.parameter_bytes()))
+        self.outputs = [_run(program, batch) for batch in self.compared]
 
     def calibrated(self, choices: Sequence[SiteChoice], branches: bool) -> list[SiteChoice]:
         """Return the choices with their errors scaled, and with `branches` also with the error without their branch."""
@@ -72,7 +75,7 @@ class Probe:
         if not len(chosen) or not option.error > 0:
             return 1.0
         slim = apply(self.analysis.program, chosen)
-        if slim.free_outputs and _sizes(_run(slim, self.few.batches[0])) != _sizes(self.outputs[0]):
+        if slim.free_outputs and _sizes(_run(slim, self.compared[0])) != _sizes(self.outputs[0]):
             return 1.0  # an output that shrinks itself can't be compared
         how = "none" if self.how.partition("+")[0] == "none" or len(self.few.batches) < 2 else "readers"
         done = repair(self.analysis.program, slim, chosen, self.few, how, prefixes=self.prefixes)
@@ -84,7 +87,7 @@ class Probe:
 
     def gap(self, candidate: Program) -> float:
         """Return the distance of a candidate's outputs from the original's by the objective, averaged over batches."""
-        pairs = zip(self.few.batches, self.outputs, strict=True)
+        pairs = zip(self.compared, self.outputs, strict=True)
         gaps = [
             self.objective.gap(output, _required(candidate, self.prefixes.run(candidate, batch)), batch)
             for batch, output in pairs

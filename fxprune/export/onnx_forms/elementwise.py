@@ -9,11 +9,9 @@ import torch
 from torch import fx
 
 from fxprune.export.onnx_forms.reductions import values_of
-from fxprune.ir import call
+from fxprune.ir import attribute, call
 from fxprune.ir.edit import add_buffer
-from fxprune.ir.program import attribute
-from fxprune.rules import packet_of
-from fxprune.rules.aliasing import is_written
+from fxprune.rules import is_written, packet_of
 
 aten = torch.ops.aten
 
