@@ -51,8 +51,11 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     )
     add_run_options(group)
     group.add_argument("--device", default="", help="where a recovery trains: cpu or cuda (cpu)")
-    text = "your own measure of a model, higher is better, which a recovery must not lower: a function of the model that returns a number"
-    group.add_argument("--evaluate", metavar="py:MODULE:FUNCTION", default="", help=text)
+    text = (
+        "your own measure of a model, higher is better, in the report before and after; a recovery must not lower it: a function of the"
+        " model that returns a number"
+    )
+    group.add_argument("--metric", metavar="py:MODULE:FUNCTION", default="", help=text)
     group.add_argument(
         "--calibration",
         metavar="DATA",
@@ -119,10 +122,10 @@ def check_training_options(options: argparse.Namespace, steps: Pipeline) -> bool
     """Return whether some pass trains; UsageError where an option of training says nothing, or names no device or folder to use."""
     if options.device:
         check_device(options.device)
-    if options.evaluate:
-        own_metric(options.evaluate)
+    if options.metric:
+        own_metric(options.metric)
     trains = steps.expanded().uses("checkpoints")
-    for option in ("device", "run", "restart", "evaluate"):
+    for option in ("device", "run", "restart"):
         value = getattr(options, option)
         if value and not trains:
             told = f"--{option}" if value is True else f"--{option} {value}"

@@ -50,7 +50,7 @@ from fxprune.tools.failures import FAILED_CLAIM
 from fxprune.tools.inputs import models
 from fxprune.tools.inputs.calibration.forms import check_source
 from fxprune.tools.inputs.loaded import Loaded
-from fxprune.tools.inputs.metrics import own_metric
+from fxprune.tools.inputs.metrics import own_figures, own_metric
 from fxprune.tools.reports import (
     report,
 )
@@ -107,7 +107,7 @@ def run_command(options: argparse.Namespace) -> int:
             settings=settings(options),
             observe=stages.observe,
             device=options.device,
-            evaluate=own_metric(options.evaluate) if options.evaluate else None,
+            evaluate=own_metric(options.metric) if options.metric else None,
         )
         return _trained(options, steps, program, context) if trains else steps.run(program, context)
 
@@ -183,6 +183,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
         program = loaded.capture(job.free_outputs, within=job.options.within or "auto")
     for note in program.notes:
         stages.note(note)
+    figures = own_figures(vars(job.options).get("metric"), program)  # now, for it may fail
     with stages.stage("pruning"):
         result = job.decide(program, loaded, stages)
         if not is_first_process():
@@ -220,6 +221,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             "after": {**asdict(count_cost(slim)), "file_bytes": told.after},
             "session": asdict(job.settings),
             "latency": told.latency,
+            "metric": figures(slim),
             "quantized": told.quantized,
             "verdict": proof.as_data(),
             "onnx": told.onnx,

@@ -83,3 +83,12 @@ def own_metric(text: str) -> Callable[[Program], float]:
             raise failed_call(text, error) from error
 
     return measured
+
+
+def own_figures(text: str | None, original: Program) -> Callable[[Program], dict[str, Any] | None]:
+    """Measure the original by the metric of this name, and return a function that gives both figures of a program; None without one."""
+    if not text:
+        return lambda program: None
+    metric = own_metric(text)
+    before = metric(original)
+    return lambda program: {"name": text.rpartition(":")[2], "before": before, "after": metric(program)}

@@ -145,6 +145,16 @@ def size_rows(report: Mapping[str, Any]) -> Grid:
     return Grid("Size", ("", "before", "after", "ratio"), tuple(rows), numbers=3)
 
 
+def metric_grids(report: Mapping[str, Any]) -> list[Grid]:
+    """Return a table of the user's own metric before and after; none where there is none."""
+    metric = report.get("metric")
+    if metric is None:
+        return []
+    before, after = metric["before"], metric["after"]
+    row = metric["name"], f"{before:.5g}", f"{after:.5g}", f"{after - before:+.3g}"
+    return [Grid("Your metric", ("", "before", "after", "change"), (row,), numbers=3)]
+
+
 def _file_row(before: int | None, after: int | None) -> list[tuple[str, str, str, str]]:
     """Return the row of the file; none where there is none."""
     return [_row("model.onnx", before, after, "B")] if before is not None and after is not None else []

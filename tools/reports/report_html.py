@@ -46,6 +46,7 @@ def tiles(data: Mapping[str, Any], proved: Tile) -> list[Tile]:
         *map(_speed, data["latency"][-1:]),
         Tile("Parameters left", f"{after['parameters'] / before['parameters']:.1%}", f"{before['parameters']:,} → {after['parameters']:,}"),
         *_file_tile(data),
+        *_metric_tile(data.get("metric")),
         proved,
     ]  # fmt: skip
 
@@ -56,6 +57,12 @@ def _file_tile(data: Mapping[str, Any]) -> list[Tile]:
         return [Tile("model.onnx", "none", data["onnx"]["failed"])]
     file = report.size_rows(data).rows[2]
     return [Tile("model.onnx left", f"{after / before:.1%}", f"{file[1]} → {file[2]}")]
+
+
+def _metric_tile(metric: Mapping[str, Any] | None) -> list[Tile]:
+    if metric is None:
+        return []
+    return [Tile("Your metric", f"{metric['after']:.4g}", f"{metric['name']}: {metric['before']:.4g} before")]
 
 
 def _speed(entry: Mapping[str, Any]) -> Tile:

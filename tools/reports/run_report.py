@@ -10,6 +10,7 @@ from fxprune.tools.reports.report import (
     latency_rows,
     markdown_page,
     markdown_text,
+    metric_grids,
     plans,
     quantized,
     refused_rows,
@@ -23,7 +24,14 @@ def report_grids(report: Mapping[str, Any]) -> list[Grid]:
     """Return the tables of a report, in reading order."""
     measured = size_rows(report), latency_rows(report), *quantized(report)
     recovered = [each.grid for each in recovery_reports(report["steps"])]
-    return [*measured, *plans(report["steps"]), *recovered, proof_rows(report), refused_rows(report)]
+    return [
+        *measured,
+        *metric_grids(report),
+        *plans(report["steps"]),
+        *recovered,
+        proof_rows(report),
+        refused_rows(report),
+    ]
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:

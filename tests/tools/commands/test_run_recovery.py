@@ -131,12 +131,15 @@ def test_several_processes_without_training_are_refused(
 def test_a_metric_of_ones_own_must_not_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TESTS))
     out = tmp_path / "out"
-    assert main([*command(out, 8), "--evaluate", "py:support.recovering:worse_each_time"]) == 0
-    step = json.loads((out / "report.json").read_text())["steps"][1]
-    assert step["details"]["recovery"]["metric"] == [0.0, -1.0]
+    assert main([*command(out, 8), "--metric", "py:support.recovering:worse_each_time"]) == 0
+    told = json.loads((out / "report.json").read_text())
+    step = told["steps"][1]
+    assert told["metric"] == {"name": "worse_each_time", "before": 0.0, "after": -3.0}
+    assert "| worse_each_time | 0 | -3 | -3 |" in (out / "report.md").read_text()
+    assert step["details"]["recovery"]["metric"] == [-1.0, -2.0]
     assert not step["details"]["recovery"]["kept"]
     assert "nothing improved, the program stays as it was" in step["remarks"][0]
-    assert "the metric fell from 0 to -1" in step["remarks"][0]
+    assert "the metric fell from -1 to -2" in step["remarks"][0]
 
 
 @pytest.mark.parametrize(
@@ -149,5 +152,5 @@ def test_a_metric_of_ones_own_must_not_fall(tmp_path: Path, monkeypatch: pytest.
 def test_a_metric_that_is_none_is_said_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, why: str
 ) -> None:
-    assert main([*command(tmp_path / "out", 8), "--evaluate", f"py:support.recovering:{name}"]) == 2
+    assert main([*command(tmp_path / "out", 8), "--metric", f"py:support.recovering:{name}"]) == 2
     assert why in " ".join(capsys.readouterr().err.split())
