@@ -1,9 +1,13 @@
-"""ONNX forms of operators that torch's exporter has none for: one function each, traced by onnxscript."""
+"""ONNX forms of operators that torch's exporter has none for: one function each, traced by onnxscript; and its own forms, kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -35,3 +39,38 @@ def _grouped_mm(input: Any, weight: Any, offs: Any, bias: Any = None, out_dtype:
         matrix = op.Gather(weight, op.Constant(value_int=expert), axis=0)
         parts.append(op.MatMul(op.Slice(input, start, end, first), matrix))
     return op.Concat(*parts, axis=0)
+
+
+_TABLES: dict[tuple[int, bool], Any] = {}
+
+
+@contextmanager
+def forms_kept() -> Iterator[None]:
+    """Keep torch's table of ONNX forms from one export to the next.
+
+    `torch.onnx.export` reads the source of 480 functions for it each time, which is half of the time of a small file. Where a version of
+    torch has no such table, it is left alone.
+    """
+    try:
+        kind: Any = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+        honest = kind.from_torchlib
+    except (ImportError, AttributeError):
+        yield
+        return
+
+    def known(opset_version: int) -> Any:
+        key = opset_version, "torchvision" in sys.modules
+        if key not in _TABLES:
+            _TABLES[key] = honest(opset_version=opset_version)
+        return _copied(_TABLES[key])
+
+    with patch.object(kind, "from_torchlib", staticmethod(known)):
+        yield
+
+
+def _copied(table: Any) -> Any:
+    """Return a table of the same forms, to which others can be added."""
+    made = type(table)()
+    made.__dict__ |= table.__dict__
+    made.functions = {name: list(forms) for name, forms in table.functions.items()}
+    return made

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import capture, export_onnx
+from fxprune.export import onnx_operators
 
 
 class Experts(nn.Module):
@@ -42,3 +43,29 @@ def test_rows_go_through_the_matrix_of_their_expert(count: int, chosen: list[int
     assert torch.allclose(program(x, picked), by_hand, atol=1e-5)
     made = export_onnx(program, tmp_path / "model.onnx")
     assert made.relative <= 1e-6
+
+
+def test_the_table_of_forms_is_made_once_and_what_is_added_stays_with_its_export(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    monkeypatch.setattr(onnx_operators, "_TABLES", {})
+    made = list[int]()
+    honest = ONNXRegistry.from_torchlib
+
+    def counted(opset_version: int) -> ONNXRegistry:
+        made.append(opset_version)
+        return honest(opset_version=opset_version)
+
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(counted))
+    relu = torch.ops.aten.relu.default
+    with onnx_operators.forms_kept():
+        one = ONNXRegistry().from_torchlib(opset_version=18)
+        count = len(one.get_decomps(relu))
+        one.register_op(relu, lambda x: x)
+        two, other = (ONNXRegistry.from_torchlib(opset_version=opset) for opset in (18, 20))
+    assert made == [18, 20]
+    assert [len(each.get_decomps(relu)) for each in (one, two)] == [count + 1, count]
+    assert (two.opset_version, other.opset_version) == (18, 20)
+    assert ONNXRegistry.from_torchlib is counted
