@@ -13,7 +13,8 @@ from torch import Tensor, fx
 
 from fxprune.analysis import Analysis, analyze
 from fxprune.calibration.data import Batch, flatten_batch, state
-from fxprune.ir import Program, attribute
+from fxprune.ir import Program
+from fxprune.ir.edit import unchanged_nodes
 from fxprune.ir.interpreter import Recorder
 from fxprune.rules import is_written
 
@@ -46,7 +47,7 @@ class Prefixes:
     def start(self, variant: Program, batch: Batch) -> Start:
         """Return the values of a batch that a variant has, too; none of a batch that is not one of those given."""
         kept = self._kept.get(id(batch), {})
-        same = self._same(variant) if kept else ()
+        same = unchanged_nodes(self.program, variant) if kept else ()
         return {node: kept[node.name] for node in same if node.name in kept}
 
     def run(self, variant: Program, batch: Batch) -> Any:
@@ -58,28 +59,6 @@ class Prefixes:
             return _FromStart(variant, state(variant), needed).run(
                 *given, initial_env=start, enable_io_processing=False
             )
-
-    def _same(self, variant: Program) -> list[fx.Node]:
-        """Return the nodes of a variant that compute what the program's node of this name does."""
-        same: set[fx.Node] = set()
-        for node in variant.graph.nodes:
-            own = self.nodes.get(node.name)
-            if (
-                own is not None
-                and same.issuperset(node.all_input_nodes)
-                and self._is_same(variant, node, own)
-            ):
-                same.add(node)
-        return [node for node in variant.graph.nodes if node in same]
-
-    def _is_same(self, variant: Program, node: fx.Node, own: fx.Node) -> bool:
-        if node.op != own.op or node.target != own.target:
-            return False
-        if node.op == "get_attr":
-            programs = self.program, variant
-            one, other = (attribute(each.graph_module, str(node.target)) for each in programs)
-            return one is other
-        return node.op == "placeholder" or _arguments(node) == _arguments(own)
 
 
 def cone(wanted: Iterable[fx.Node], known: Collection[fx.Node]) -> set[fx.Node]:
@@ -104,11 +83,6 @@ def read_by_regions(analysis: Analysis) -> set[str]:
             source for node in inside for source in node.all_input_nodes if source.name not in region.nodes
         )
     return {each.name for each in read if each.op == "call_function" and isinstance(each.meta["val"], Tensor)}
-
-
-def _arguments(node: fx.Node) -> Any:
-    """Return a node's arguments with names for nodes, to compare them."""
-    return repr((node.args, node.kwargs))  # nodes show as their names
 
 
 class _FromStart(Recorder):

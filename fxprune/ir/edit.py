@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fxprune.ir.program import Program, copy_graph, rebuild, set_attribute, source_line
+from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute, source_line
 from fxprune.ir.tensors import like, storage_key
 
 
@@ -23,6 +23,30 @@ def with_tensors(program: Program, values: Mapping[str, Tensor]) -> Program:
             key = storage_key(own)
             made[key] = new[name] = made[key] if key in made else like(own, values[name].to(own))
     return rebuild(program, copy_graph(program), new)
+
+
+def unchanged_nodes(before: Program, after: Program) -> set[fx.Node]:
+    """The nodes of an edited program that compute what the nodes of the same names did before, on the same tensors."""
+    own = {node.name: node for node in before.graph.nodes}
+    same: set[fx.Node] = set()
+    for node in after.graph.nodes:
+        if not same.issuperset(node.all_input_nodes) or not is_same_call(own.get(node.name), node):
+            continue
+        tensors = [
+            attribute(each.graph_module, str(node.target))
+            for each in (before, after)
+            if node.op == "get_attr"
+        ]
+        if len(tensors) < 2 or tensors[0] is tensors[1]:
+            same.add(node)
+    return same
+
+
+def is_same_call(was: fx.Node | None, node: fx.Node) -> bool:
+    """Whether a node of an edited graph calls what the node of its name did before, on nodes of the same names."""
+    if was is None or (was.op, was.target) != (node.op, node.target):
+        return False
+    return repr((was.args, was.kwargs)) == repr((node.args, node.kwargs))  # nodes show as their names
 
 
 def fake_mode(graph: fx.GraphModule) -> FakeTensorMode:

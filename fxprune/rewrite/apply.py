@@ -11,4 +11,6 @@ from fxprune.rewrite.shrink import shrink
 
 def apply(program: Program, selection: Selection) -> Program:
     """Return the program without the regions that a selection removes, and shrunk to the units that it keeps."""
-    return shrink(bypass(program, selection.removed), replace(selection, removed=()))
+    slim = bypass(program, selection.removed)
+    cuts = selection.axes or selection.model
+    return shrink(slim, replace(selection, removed=())) if cuts else slim

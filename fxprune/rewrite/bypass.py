@@ -86,7 +86,7 @@ def _without_dead(program: Program, graph: fx.Graph) -> Program:
     remove_dead(slim.graph_module)
     slim.graph_module.recompile()
     calls = [node for node in slim.graph.nodes if node.op != "output" and "val" in node.meta]
-    propagate(slim, {node: sizes_of(node.meta["val"]) for node in calls})
+    propagate(slim, {node: sizes_of(node.meta["val"]) for node in calls}, program)
     return slim
 
 

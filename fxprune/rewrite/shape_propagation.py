@@ -19,32 +19,79 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from fxprune.analysis.cache import per_program
 from fxprune.analysis.dim_inference import sizes_of
 from fxprune.errors import VerifyError
 from fxprune.ir import Program, attribute, hint
-from fxprune.ir.edit import fake_mode
+from fxprune.ir.edit import fake_mode, is_same_call
 
 _UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException)
 
 
-def propagate(program: Program, promised: Mapping[fx.Node, Any]) -> None:
+def propagate(program: Program, promised: Mapping[fx.Node, Any], before: Program | None = None) -> None:
     """Check every value against its promised sizes, and write the new sizes into the graph's values.
 
     `promised` has the sizes of each node's result (nested for several results); VerifyError names the first node that can't run on
-    the new sizes, or whose result has other sizes.
+    the new sizes, or whose result has other sizes. What the program `before` computed from values of the same sizes is not run again.
     """
+    mode, known = _plain_values(before) if before else (FakeTensorMode(allow_non_fake_inputs=True), {})
+    own = {node.name: node for node in before.graph.nodes if node.name in known} if before else {}
     values: dict[fx.Node, Any] = {}
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    alike: set[fx.Node] = set()
     symbolic = fake_mode(program.graph_module)
     with torch.no_grad():
         for node in program.graph.nodes:
+            was = known.get(node.name)
+            if _is_as_before(node, own, alike) and promised.get(node, sizes_of(was)) == sizes_of(was):
+                values[node] = was
+                alike.add(node)
+                continue
             if _depends_on_data(node):
                 values[node] = _as_promised(node, promised, mode)
-                continue
-            values[node] = _value(program, node, (values, promised), mode)
-            _check(node, values[node], promised)
+            else:
+                values[node] = _value(program, node, (values, promised), mode)
+                _check(node, values[node], promised)
+            if node.name in known and _is_alike(values[node], was):
+                alike.add(node)
     for node, value in values.items():
         _update(node, value, symbolic)
+
+
+def _is_as_before(node: fx.Node, own: Mapping[str, fx.Node], alike: set[fx.Node]) -> bool:
+    """Return whether a node computes what it did before, from values of the same sizes."""
+    if node.op != "call_function" or not alike.issuperset(node.all_input_nodes):
+        return False
+    return is_same_call(own.get(node.name), node)
+
+
+def _is_alike(value: Any, other: Any) -> bool:
+    """Return whether two values have the same sizes, strides and dtype; numbers must be equal."""
+    if isinstance(value, (tuple, list)):
+        pairs = isinstance(other, (tuple, list)) and len(value) == len(other)
+        return pairs and all(map(_is_alike, value, other))
+    if not isinstance(value, Tensor) or not isinstance(other, Tensor):
+        return bool(type(value) is type(other) and value == other)
+    return value is other or _layout(value) == _layout(other)
+
+
+def _layout(value: Tensor) -> tuple[Any, ...]:
+    return value.shape, value.stride(), value.storage_offset(), value.dtype, value.device
+
+
+@per_program
+def _plain_values(program: Program) -> tuple[FakeTensorMode, dict[str, Any]]:
+    """Return every value of a program as a fake tensor of plain sizes, by name; none where it can't run on fake tensors."""
+    mode, values = FakeTensorMode(allow_non_fake_inputs=True), dict[fx.Node, Any]()
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if _depends_on_data(node):
+                values[node] = _plain(node.meta.get("val"), mode)
+                continue
+            try:
+                values[node] = _value(program, node, (values, {}), mode)
+            except VerifyError:
+                return mode, {}
+    return mode, {node.name: value for node, value in values.items()}
 
 
 def _depends_on_data(node: fx.Node) -> bool:

@@ -50,7 +50,7 @@ def shrink_atoms(analysis: Analysis, kept: Kept) -> Program:
     flow_dims = analysis.flow.dims
     left = {*slim.graph.nodes}
     sized = {old: new for old, new in nodes.items() if new in left and old in flow_dims}
-    propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in sized.items()})
+    propagate(slim, {new: _promised(flow_dims[old], kept) for old, new in sized.items()}, program)
     return slim
 
 
