@@ -20,7 +20,7 @@ from fxprune.export.culprit import failing_operator, first_difference
 from fxprune.export.exported_program import for_onnx, lift, to_exported_program
 from fxprune.export.file_sizes import fixed_in_file, name_sizes, strict_guards, symbols_kept
 from fxprune.export.onnx_cleanup import drop_traces, name_outputs, reset_after_product, spread_rotary_caches
-from fxprune.export.onnx_operators import forms_kept, translations
+from fxprune.export.onnx_operators import quick_export, translations
 from fxprune.export.onnx_rewrites import rewrite_for_onnx
 from fxprune.export.random_values import fixed_draws
 from fxprune.files import draft_file, file_bytes
@@ -119,7 +119,7 @@ def warm_up() -> None:
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", batch_first=True)
     model = torch.nn.Sequential(torch.nn.Embedding(8, 8), layer, torch.nn.Linear(8, 4))
     ids, free = torch.zeros(3, 5, dtype=torch.long), {0: Dim.AUTO, 1: Dim.AUTO}
-    with tempfile.TemporaryDirectory() as folder, forms_kept():
+    with tempfile.TemporaryDirectory() as folder, quick_export():
         plain_export(model, Path(folder) / "warm.onnx", (ids,), {}, (free,), ATTENTION_OPSET)
 
 
@@ -153,7 +153,7 @@ def _write(program: Program, form: _Form, draft: Path, opset: int, settings: Set
 
     strict = strict_guards(program)
     try:
-        with quiet(), inference(), symbols_kept(program), forms_kept():
+        with quiet(), inference(), symbols_kept(program), quick_export():
             made = torch.onnx.export(
                 for_onnx(form(rewrite_for_onnx(program))),
                 dynamo=True,

@@ -45,16 +45,22 @@ _TABLES: dict[tuple[int, bool], Any] = {}
 
 
 @contextmanager
-def forms_kept() -> Iterator[None]:
-    """Keep torch's table of ONNX forms from one export to the next.
+def quick_export() -> Iterator[None]:
+    """Let `torch.onnx.export` do once what it does for each file, and for each node what it does for the whole graph.
 
-    `torch.onnx.export` reads the source of 480 functions for it each time, which is half of the time of a small file. Where a version of
-    torch has no such table, it is left alone.
+    It reads the source of 480 functions for a table of forms each time, half of the time of a small file; and its clean-up lists all
+    nodes of the graph for each node and each pattern of several results, half of the time of a file of 30 layers. What is written is
+    the same. Where a version of a library has other parts, it is left alone.
     """
-    try:
-        kind: Any = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
-        honest = kind.from_torchlib
-    except (ImportError, AttributeError):
+    with _forms_kept(), _matching_by_operator():
+        yield
+
+
+@contextmanager
+def _forms_kept() -> Iterator[None]:
+    kind = _class_of("torch.onnx._internal.exporter._registration", "ONNXRegistry")
+    honest = getattr(kind, "from_torchlib", None)
+    if honest is None:
         yield
         return
 
@@ -74,3 +80,32 @@ def _copied(table: Any) -> Any:
     made.__dict__ |= table.__dict__
     made.functions = {name: list(forms) for name, forms in table.functions.items()}
     return made
+
+
+@contextmanager
+def _matching_by_operator() -> Iterator[None]:
+    """Let a pattern of several results, which begins at a node, not look further where that node has another operator."""
+    kind = _class_of("onnxscript.rewriter._matcher", "SimplePatternMatcher")
+    result = _class_of("onnxscript.rewriter._basics", "MatchResult")
+    honest = getattr(kind, "match", None)
+    if honest is None or result is None:
+        yield
+        return
+
+    def match(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
+        if not self.pattern.has_single_output_node:
+            wanted = self.pattern.output_nodes[0].op_identifier()
+            if wanted is not None and wanted != node.op_identifier():
+                return result().fail("another operator")
+        return honest(self, model, graph, node, **options)
+
+    with patch.object(kind, "match", match):
+        yield
+
+
+def _class_of(module: str, name: str) -> Any:
+    """Return a class of another library's inner module; None where this version has none."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None

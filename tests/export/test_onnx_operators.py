@@ -1,6 +1,8 @@
 """ONNX forms of operators that torch's exporter has none for."""
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +62,7 @@ def test_the_table_of_forms_is_made_once_and_what_is_added_stays_with_its_export
 
     monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(counted))
     relu = torch.ops.aten.relu.default
-    with onnx_operators.forms_kept():
+    with onnx_operators.quick_export():
         one = ONNXRegistry().from_torchlib(opset_version=18)
         count = len(one.get_decomps(relu))
         one.register_op(relu, lambda x: x)
@@ -69,3 +71,43 @@ def test_the_table_of_forms_is_made_once_and_what_is_added_stays_with_its_export
     assert [len(each.get_decomps(relu)) for each in (one, two)] == [count + 1, count]
     assert (two.opset_version, other.opset_version) == (18, 20)
     assert ONNXRegistry.from_torchlib is counted
+
+
+class _Gated(nn.Module):
+    """A layer of attention with RMS norms, and a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.gate, self.out = nn.RMSNorm(8), nn.Linear(8, 16), nn.Linear(8, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.gate(self.norm(self.layer(x))).chunk(2, -1)
+        out: Tensor = self.out(nn.functional.silu(one) * two.clamp(0, 6)) + x
+        return out
+
+
+def test_a_quick_export_writes_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = capture(_Gated().eval(), (torch.randn(3, 5, 8),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    quick = export_onnx(program, tmp_path / "quick.onnx").path.read_bytes()
+    monkeypatch.setattr("fxprune.export.onnx.quick_export", contextlib.nullcontext)
+    assert export_onnx(program, tmp_path / "plain.onnx").path.read_bytes() == quick
+
+
+def test_patterns_of_several_results_look_at_nodes_of_their_operator_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxscript.rewriter._matcher import SimplePatternMatcher
+
+    asked, honest = list[tuple[bool, str]](), SimplePatternMatcher.match
+
+    def counted(self: SimplePatternMatcher, model: Any, graph: Any, node: Any, **options: Any) -> Any:
+        asked.append((self.pattern.has_single_output_node, node.op_type))
+        return honest(self, model, graph, node, **options)
+
+    monkeypatch.setattr(SimplePatternMatcher, "match", counted)
+    program = capture(_Gated().eval(), (torch.randn(3, 5, 8),))
+    export_onnx(program, tmp_path / "model.onnx")
+    kinds = {operator for single, operator in asked if not single}
+    assert len({operator for single, operator in asked if single}) > 10
+    assert len(kinds) <= 3
