@@ -27,34 +27,47 @@ SECONDS_A_FILE = 0.3
 class Clock:
     """Meter that times small files on the runtime, in milliseconds; times are cached in a file, by identity of the machine and the runtime.
 
-    A machine's speed varies from day to day: the first program with a cached time is always timed anew, and cached times are scaled by
-    its change.
+    A machine's speed varies from day to day, and while others work on it. The yardstick, the first program that is asked for (with a
+    cached time, if one has), is timed with whatever is timed: at first, its change scales cached times to today's speed; later, it takes
+    the speed of a moment out of the times that are new, so that all are comparable.
     """
 
     settings: Settings
     cache: Path | None = None
     observe: Callable[[int], None] = lambda count: None
     _known: dict[str, float] = field(default_factory=dict)
+    _yardstick: tuple[str, Callable[[], Program]] | None = None
+    _today: float = 1.0
 
     def __post_init__(self) -> None:
         self._known = _read(self.cache)
 
     def __call__(self, wanted: Mapping[Key, tuple[str, Callable[[], Program]]]) -> dict[Key, float]:
         names = {key: self._name(signature) for key, (signature, _) in wanted.items()}
-        missing = [key for key, name in names.items() if name not in self._known]
-        reference = next((key for key in names if key not in missing), next(iter(names)))
-        fresh = self._timed({key: wanted[key][1] for key in dict.fromkeys([reference, *missing])})
-        scale = fresh[reference] / self._known.get(names[reference], fresh[reference])
-        times = {key: fresh.get(key, self._known.get(name, 0.0) * scale) for key, name in names.items()}
-        self._known |= {names[key]: times[key] / scale for key in missing}
+        missing = {names[key]: make for key, (_, make) in wanted.items() if names[key] not in self._known}
+        first = self._yardstick is None
+        if self._yardstick is None:
+            key = next((key for key, name in names.items() if name not in missing), next(iter(names)))
+            self._yardstick = names[key], wanted[key][1]
+        if first or missing:
+            self._time(missing, first)
+        return {key: self._known[name] * self._today for key, name in names.items()}
+
+    def _time(self, missing: Mapping[str, Callable[[], Program]], first: bool) -> None:
+        """Time what is missing beside the yardstick, whose change since it was first timed is the speed of this moment."""
+        assert self._yardstick is not None
+        name, make = self._yardstick
+        fresh = self._timed({name: make, **missing})
+        speed = fresh[name] / self._known.get(name, fresh[name])
+        self._today = speed if first else self._today
+        self._known |= {new: fresh[new] / speed for new in missing}
         if missing:
             _write(self.cache, self._known)
-        return times
 
     def _name(self, signature: str) -> str:
         return hashlib.sha256(f"{settings_identity(self.settings)} {signature}".encode()).hexdigest()[:24]
 
-    def _timed(self, makers: Mapping[Key, Callable[[], Program]]) -> dict[Key, float]:
+    def _timed(self, makers: Mapping[str, Callable[[], Program]]) -> dict[str, float]:
         with tempfile.TemporaryDirectory(prefix="fxprune-cost-") as folder:
             files, given = {}, {}
             for i, make in enumerate(makers.values()):
@@ -63,7 +76,7 @@ class Clock:
                 files[name] = write_program(program, Path(folder) / name, self.settings)
                 given[name] = feeds(program)
             timed = measure(files, given, self.settings, SECONDS_A_FILE * len(files))
-        return {key: timed[str(i)].median for i, key in enumerate(makers)}
+        return {name: timed[str(i)].median for i, name in enumerate(makers)}
 
 
 def write_program(program: Program, path: Path, settings: Settings) -> Path:

@@ -88,6 +88,15 @@ def test_one_clock_knows_what_it_has_measured(machine: Machine) -> None:
     assert machine.measured == [[4, 2], [4, 3]]
 
 
+def test_a_busy_moment_is_taken_out_by_the_yardstick(machine: Machine) -> None:
+    clock = Clock(Settings())
+    assert clock(asked(4, 2)) == {"key 4": 4.0, "key 2": 2.0}
+    machine.slowness = 3.0
+    assert clock(asked(8, 5, 2)) == {"key 8": 8.0, "key 5": 5.0, "key 2": 2.0}
+    assert clock(asked(8, 2)) == {"key 8": 8.0, "key 2": 2.0}
+    assert machine.measured == [[4, 2], [4, 8, 5]]
+
+
 def test_times_of_a_faster_day_are_scaled_by_the_first_program(machine: Machine, tmp_path: Path) -> None:
     cached = tmp_path / "costs.json"
     Clock(Settings(), cached)(asked(4, 2))
