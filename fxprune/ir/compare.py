@@ -90,6 +90,25 @@ def relative_difference(got: Tensor, expected: Tensor, noise: Tensor | None = No
     return float((gap / scale_of(other)).max())
 
 
+def moved_by(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """How far outputs moved: the root mean square of their change over their own, of the output that moved most.
+
+    Unlike `difference` it is of an output as a whole: an element next to zero says little about it. What isn't finite has no part.
+    Infinite where shapes differ.
+    """
+    if [one.shape for one in got] != [other.shape for other in expected]:
+        return math.inf
+    return max(map(_moved_by, got, expected), default=0.0)
+
+
+def _moved_by(got: Tensor, expected: Tensor) -> float:
+    wide = torch.complex128 if got.is_complex() or expected.is_complex() else torch.float64
+    one, other = got.to(wide), expected.to(wide)
+    known = one.isfinite() & other.isfinite()
+    change, size = (float(value[known].abs().square().sum().sqrt()) for value in (one - other, other))
+    return change / max(size, 1e-30) if change else 0.0
+
+
 _SLICE = 8
 """The fewest elements of a slice (a channel, a position) that has a median of its own."""
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from fxprune.analysis import analyze
 from fxprune.errors import VerifyError
-from fxprune.ir import Program, Selection, difference, run_example
-from fxprune.ir.compare import compare_outputs
+from fxprune.ir import Program, Selection, run_example
+from fxprune.ir.compare import compare_outputs, moved_by
 from fxprune.rewrite.merge_factors import merge_factors
 from fxprune.verification.equivalence import Proof, is_rigid, verify
 from fxprune.verification.islands import model_agreement
@@ -102,7 +102,7 @@ def _all_proven(original: Program, claims: Sequence[Claim]) -> Proof:
         worst.bar,
         lists["exact"],
         lists["inexact"],
-        difference(last, first) if is_rigid(original) else math.nan,
+        moved_by(last, first) if is_rigid(original) else math.nan,
         lists["refitted"],
         {name: move for proof in proofs for name, move in proof.moves.items()},
         min(proof.inputs for proof in proofs),

@@ -23,7 +23,7 @@ from fxprune.ir import (
     run_example,
     source_line,
 )
-from fxprune.ir.compare import OutputAgreement, compare_outputs, relative_difference
+from fxprune.ir.compare import OutputAgreement, compare_outputs, moved_by, relative_difference
 from fxprune.ir.interpreter import every_value
 from fxprune.rewrite import zero_readers
 from fxprune.rewrite.apply import apply
@@ -41,8 +41,8 @@ class Proof:
     `relative` is the largest difference of an output over its scale (`fxprune.ir.compare.scale_of`), and `bar` the limit that it was held
     to, over `inputs` inputs: the example, and others that were made from it. `exact` are the axes of the claim, `inexact` those left out
     of it; the removed units of those that are `chosen` are never chosen in the original, those of the others are zeroed. `moves` says for
-    each axis of the claim how far the outputs move without its removed units, and `change` how far pruning moved them in all (the same
-    measure against the original): these show that the claim is not empty. `refitted` are weights that were changed on purpose: the claim
+    each axis of the claim how far the outputs move without its removed units, and `change` how far pruning moved them in all
+    (`fxprune.ir.compare.moved_by`): these show that the claim is not empty. `refitted` are weights that were changed on purpose: the claim
     is about the program with their cut originals in their place. `why` is the reason where nothing is proven. `in_model` is the largest
     difference of the model that islands lie in, run as the user runs it, with slim and with zeroed islands; None where there is none.
     """
@@ -113,7 +113,7 @@ def verify(
     before = dict(zip(program.named_outputs(), run_example(program), strict=True))
     moved: float | None = None
     if refitted and is_rigid(program):
-        moved = difference(run_example(slim, program), list(before.values()))
+        moved = moved_by(run_example(slim, program), list(before.values()))
     slim = _put_back(program, slim, selection, refitted)
     removed = selection.removed
     program, selection = bypass(program, removed), replace(selection, removed=())
@@ -197,7 +197,7 @@ def _change(
         return float("inf")
     left = [before[name] if name in before else got[place] for place, name in enumerate(names)]
     expected = _shrunk_outputs(analysis, left, selection)
-    return difference([got[place] for place in kept], [expected[place] for place in kept])
+    return moved_by([got[place] for place in kept], [expected[place] for place in kept])
 
 
 def _put_back(program: Program, slim: Program, selection: Selection, refitted: Sequence[str]) -> Program:

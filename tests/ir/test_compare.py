@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fxprune.ir import difference, tolerance
-from fxprune.ir.compare import OutputAgreement, compare_outputs, relative_difference, scale_of
+from fxprune.ir.compare import OutputAgreement, compare_outputs, moved_by, relative_difference, scale_of
 
 INF, NAN = float("inf"), float("nan")
 
@@ -145,3 +145,14 @@ def test_a_slice_of_which_half_is_the_same_has_none() -> None:
     assert first(1, 2, 2, 2, 5, 6, 7, NAN) == [2, 2, 2, 2, 5, 6, 7, 2]
     assert first(2, 2, 2, 2.2, 5, 6, 7, 9) == [10] * 8
     assert first(*[NAN] * 8) == [40] * 8
+
+
+def test_how_far_outputs_moved_is_of_an_output_as_a_whole() -> None:
+    """A channel of 1e-30 and a mask of -inf say nothing about it; of several outputs the one that moved most counts."""
+    before = torch.tensor([[3.0, 4.0, 1e-30, -INF], [0.0, 0.0, 1e-30, -INF]])
+    after = torch.tensor([[3.0, 3.0, 1.0e-3, -INF], [0.0, 0.0, 1e-30, -INF]])
+    assert moved_by([after], [before]) == pytest.approx(0.2, rel=1e-4)
+    assert moved_by([before, after], [before, before]) == pytest.approx(0.2, rel=1e-4)
+    assert moved_by([before], [before]) == 0.0
+    assert moved_by([before[:1]], [before]) == INF
+    assert moved_by([torch.tensor([1, 2])], [torch.tensor([1, 3])]) == pytest.approx(1 / 10**0.5)

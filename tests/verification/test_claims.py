@@ -10,7 +10,8 @@ import torch
 
 from fxprune import Program, Selection, capture, shrink
 from fxprune.errors import VerifyError
-from fxprune.ir import copy_graph, difference, rebuild, run_example
+from fxprune.ir import copy_graph, rebuild, run_example
+from fxprune.ir.compare import moved_by
 from fxprune.rewrite.factorize import factorize
 from fxprune.verification import Claim, Proof
 from fxprune.verification.claims import prove_claims
@@ -72,7 +73,7 @@ def test_the_proof_of_several_claims() -> None:
     first = Proof(1e-7, 1e-5, ("a", "b"), ("c",), 9.0, ("w",), {"a": 1.0, "b": 2.0}, 4, "")
     last = Proof(5e-11, 1e-10, ("b", "d"), ("c", "e"), 9.0, ("w", "v"), {"d": 3.0}, 3, "the reason")
     claims = [Claim(whole, half, proof=first), Claim(half, quarter, proof=last)]
-    change = difference(run_example(quarter), run_example(whole))
+    change = moved_by(run_example(quarter), run_example(whole))
     wanted = Proof(
         5e-11,
         1e-10,

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from fxprune import Program, Proof, Selection, analyze, capture, shrink, verify, zero_readers
 from fxprune.errors import SelectionError, VerifyError
-from fxprune.ir import copy_graph, difference, rebuild, run_example
+from fxprune.ir import copy_graph, rebuild, run_example
+from fxprune.ir.compare import moved_by
 from support.models import captured
 
 
@@ -104,8 +105,8 @@ def test_what_re_fitting_moves_is_told_against_the_original() -> None:
     moved = tampered(slim, "down.bias")
     proof = verify(program, moved, selection, ("down.bias",))
     assert (proof.status, proof.refitted) == ("equal", ("down.bias",))
-    wanted = difference(run_example(moved), run_example(program))
-    assert proof.change == wanted != difference(run_example(slim), run_example(program))
+    wanted = moved_by(run_example(moved), run_example(program))
+    assert proof.change == wanted != moved_by(run_example(slim), run_example(program))
     with pytest.raises(VerifyError, match="its value differs by"):
         verify(program, moved, selection)
 

@@ -53,7 +53,9 @@ def proof_rows(report: Mapping[str, Any]) -> Grid:
     verdict, onnx, seconds = report["verdict"], report["onnx"], report["seconds"]
     over = f"largest relative difference over {len(verdict['exact'])} exact axes"
     change = verdict["change"]
-    moved = "" if change is None else f"; pruning itself moved the outputs by {change:.1e}"
+    moved = (
+        "" if change is None else f"; pruning itself moved the outputs by {100 * change:.2g} % of their size"
+    )
     if verdict.get("inputs", 1) > 1:
         over += f" and {verdict['inputs']} inputs"
     rows = [
