@@ -123,7 +123,10 @@ class RecoveryBench:
         file = export_onnx(found.program, self.folder / "after.onnx", overwrite=True).path
         files = {"before": self.before, "after": file}
         timed = measure(files, dict.fromkeys(files, feeds(self.program, self.point)), self.settings, _SECONDS)
-        details = found.steps[-1].details.get("recovery", {})
+        last = found.steps[-1].details
+        details = last.get("recovery", {}) | {
+            name: last[name] for name in ("trials", "share") if name in last
+        }
         self.note(
             "method",
             speed=speed,
