@@ -35,6 +35,7 @@ class Recover(Pass):
         "data",
         "distance",
         "evaluate",
+        "metric",
         "device",
         "seed",
         "checkpoints",
@@ -105,7 +106,7 @@ class Recover(Pass):
         original = program if context.original is None else context.original
         data = context.calibration(original)
         assert data is not None
-        material = Material(data, context.distance, context.evaluate, context.selection)
+        material = Material(data, context.distance, context.metric or context.evaluate, context.selection)
         done = self._recovered(original, program, material, context)
         details = {"recovery": done.details}
         return Outcome(done.program, Selection(), done.changed, details, remarks=(_remark(done.details),))

@@ -20,6 +20,7 @@ from fxprune.calibration.ranges import compare_ranges
 from fxprune.calibration.validation import check_batch, describe_inputs, inputs_text
 from fxprune.errors import UsageError
 from fxprune.ir import Program, attribute, describe_error
+from fxprune.ir.guards import broken
 from fxprune.ir.interpreter import Recorder
 from fxprune.rules import is_written
 
@@ -196,11 +197,14 @@ def rows_along(program: Program, batch: Batch) -> tuple[str, ...]:
 
 
 def _pick(program: Program, batch: Batch, chosen: list[int]) -> Batch | None:
-    """Return some rows of a batch; None where it can't be cut."""
+    """Return some rows of a batch; None where it can't be cut, or where the graph does not hold for so many rows."""
     along = rows_along(program, batch)
-    return (
-        {name: value[chosen] if name in along else value for name, value in batch.items()} if along else None
-    )
+    if not along:
+        return None
+    found = {name: value[chosen] if name in along else value for name, value in batch.items()}
+    names = [node.name for node in program.placeholders()]
+    given = dict(zip(names, flatten_batch(program, found), strict=True))
+    return None if broken(program.input_guards(), given) else found
 
 
 def shortened(program: Program, batch: Batch, limit: int) -> Batch:

@@ -42,7 +42,8 @@ class Runner(fx.Interpreter):
         if start:
             needed = cone(wanted, start)
             self.waiting = [node for node in self.waiting if node in needed]
-        self.readers = Counter({node: len(node.users) for node in program.graph.nodes})
+        running = {*self.waiting, program.graph.output_node()}
+        self.readers = Counter({n: sum(u in running for u in n.users) for n in program.graph.nodes})
         self.readers.update(wanted)
         given = zip(program.placeholders(), flatten_batch(program, batch), strict=True)
         self.env: dict[fx.Node, Any] = dict(given) | start

@@ -6,6 +6,7 @@ projected on random directions v, and E[(v'J d)²] = |J d|² is the squared dist
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -109,7 +110,8 @@ def _divergence_gap(value: Tensor, other: Tensor) -> float:
     """
     log, near = _rows(value).log_softmax(-1), _rows(other)
     shift = (log.exp() * (near - log)).sum(1, keepdim=True)
-    return 2 * float((near - shift).logsumexp(1).double().mean())
+    found = 2 * float((near - shift).logsumexp(1).double().mean())
+    return math.inf if math.isnan(found) else max(0.0, found)
 
 
 GAPS: dict[str, Callable[[Tensor, Tensor], float]] = {"square": _squared_gap, "divergence": _divergence_gap}

@@ -1,4 +1,4 @@
-"""Prefixes: values of a program that are kept, from which a variant of it runs, for it computes the same up to where it differs.
+"""Prefixes: kept values of a program, from which a variant runs that computes the same up to its first change.
 
 A search tries hundreds of cuts, one place each: what lies before the place is not computed again.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.analysis import Analysis, analyze
-from fxprune.calibration.data import Batch, flatten_batch, state
+from fxprune.calibration.data import Batch, flatten_batch, run_batch, state
 from fxprune.ir import Program
 from fxprune.ir.edit import unchanged_nodes
 from fxprune.ir.interpreter import Recorder
@@ -25,15 +25,15 @@ Start = dict[fx.Node, Any]
 class Prefixes:
     """Values of a program on some batches: those that its regions read (see `read_by_regions`), while they fit into `limit` bytes.
 
-    Nothing is kept of a program that writes into values.
+    Nothing is kept of a program that writes into values, or whose inputs may shrink.
     """
 
     def __init__(self, program: Program, batches: Sequence[Batch], limit: int) -> None:
         self.program, self.batches = program, tuple(batches)
-        self.nodes = {node.name: node for node in program.graph.nodes}
         self._kept: dict[int, dict[str, Tensor]] = {}
-        written = any(map(is_written, self.nodes.values()))
-        wanted = set() if written or not batches else read_by_regions(analyze(program))
+        self._last: tuple[Program, set[fx.Node]] = program, set(program.graph.nodes)
+        none = not batches or program.free_inputs or any(map(is_written, program.graph.nodes))
+        wanted = set() if none else read_by_regions(analyze(program))
         for batch in {id(batch): batch for batch in batches}.values() if wanted else ():
             recorder = Recorder(program, wanted)
             with torch.no_grad():
@@ -46,14 +46,19 @@ class Prefixes:
 
     def start(self, variant: Program, batch: Batch) -> Start:
         """Return the values of a batch that a variant has, too; none of a batch that is not one of those given."""
-        kept = self._kept.get(id(batch), {})
-        same = unchanged_nodes(self.program, variant) if kept else ()
-        return {node: kept[node.name] for node in same if node.name in kept}
+        kept = self._kept.get(id(batch))
+        if kept is None:
+            return {}
+        if variant is not self._last[0]:
+            self._last = variant, unchanged_nodes(self.program, variant)
+        return {node: kept[node.name] for node in self._last[1] if node.name in kept}
 
     def run(self, variant: Program, batch: Batch) -> Any:
         """Return a variant's results for a batch; it writes into copies of its buffers."""
         start = self.start(variant, batch)
-        needed = cone([variant.graph.output_node()], start) if start else None
+        if not start:
+            return run_batch(variant, batch)
+        needed = cone([variant.graph.output_node()], start)
         with torch.no_grad():
             given = flatten_batch(variant, batch)
             return _FromStart(variant, state(variant), needed).run(
@@ -86,13 +91,12 @@ def read_by_regions(analysis: Analysis) -> set[str]:
 
 
 class _FromStart(Recorder):
-    """Interpreter that runs what is needed alone (None: all)."""
+    """Interpreter that runs what is needed alone."""
 
-    def __init__(self, program: Program, given: Mapping[str, Tensor], needed: set[fx.Node] | None) -> None:
+    def __init__(self, program: Program, given: Mapping[str, Tensor], needed: set[fx.Node]) -> None:
         super().__init__(program, (), given)
         self.needed = needed
 
     def compute(self, node: fx.Node) -> Any:
-        if self.needed is not None and node not in self.needed and node.op != "placeholder":
-            return None
-        return super().compute(node)
+        needed = node in self.needed or node.op == "placeholder"
+        return super().compute(node) if needed else None

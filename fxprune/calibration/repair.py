@@ -160,9 +160,9 @@ def repair(
     tasks = [task for task in tasks if all(map(takes, task.map.weights))]
     if not tasks:
         return before
-    known = prefixes is not None and prefixes.program is program and not everywhere and not moved
-    starts = prefixes if known and prefixes else Prefixes(program, (), 0)
-    new, done = _refitted(program, before.program, tasks, data, (ridge, observe, starts))
+    if prefixes is None or prefixes.program is not program or everywhere or moved:
+        prefixes = Prefixes(program, (), 0)
+    new, done = _refitted(program, before.program, tasks, data, (ridge, observe, prefixes))
     slim = rebuild(before.program, copy_graph(before.program), new)
     return Repaired(slim, (*before.matrices, *done), before.refused)
 

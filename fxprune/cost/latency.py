@@ -27,42 +27,50 @@ SECONDS_A_FILE = 0.3
 class Clock:
     """Meter that times small files on the runtime, in milliseconds; times are cached in a file, by identity of the machine and the runtime.
 
-    A machine's speed varies from day to day, and while others work on it. The yardstick, the first program that is asked for (with a
-    cached time, if one has), is timed with whatever is timed: at first, its change scales cached times to today's speed; later, it takes
-    the speed of a moment out of the times that are new, so that all are comparable.
+    A machine's speed varies from day to day, and while others work on it. The yardstick, the first program that is asked for, is timed
+    with whatever is timed: its change takes the speed of a moment out of the times that are new, so that all are comparable. The first
+    program with a cached time is timed as well: its change scales cached times to today's speed.
     """
 
     settings: Settings
     cache: Path | None = None
     observe: Callable[[int], None] = lambda count: None
+    _cached: dict[str, float] = field(default_factory=dict)
     _known: dict[str, float] = field(default_factory=dict)
     _yardstick: tuple[str, Callable[[], Program]] | None = None
     _today: float = 1.0
 
     def __post_init__(self) -> None:
-        self._known = _read(self.cache)
+        self._cached = _read(self.cache)
 
     def __call__(self, wanted: Mapping[Key, tuple[str, Callable[[], Program]]]) -> dict[Key, float]:
         names = {key: self._name(signature) for key, (signature, _) in wanted.items()}
-        missing = {names[key]: make for key, (_, make) in wanted.items() if names[key] not in self._known}
-        first = self._yardstick is None
-        if self._yardstick is None:
-            key = next((key for key, name in names.items() if name not in missing), next(iter(names)))
-            self._yardstick = names[key], wanted[key][1]
-        if first or missing:
-            self._time(missing, first)
-        return {key: self._known[name] * self._today for key, name in names.items()}
+        makers = {names[key]: make for key, (_, make) in wanted.items()}
+        cached = [name for name in makers if name in self._cached]
+        missing = [name for name in makers if name not in self._known and name not in self._cached]
+        new = [*missing]
+        if cached:  # the first of them is timed; the others are scaled by its change
+            missing.insert(0, cached[0])
+        if missing:
+            self._time({name: makers[name] for name in missing})
+        if cached:
+            self._scale(cached[0])
+        if new:
+            _write(self.cache, {name: self._known[name] / self._today for name in new})
+        return {key: self._known[name] for key, name in names.items()}
 
-    def _time(self, missing: Mapping[str, Callable[[], Program]], first: bool) -> None:
-        """Time what is missing beside the yardstick, whose change since it was first timed is the speed of this moment."""
-        assert self._yardstick is not None
-        name, make = self._yardstick
+    def _time(self, missing: Mapping[str, Callable[[], Program]]) -> None:
+        """Time programs beside the yardstick, whose change since it was first timed is the speed of this moment."""
+        name, make = self._yardstick = self._yardstick or next(iter(missing.items()))
         fresh = self._timed({name: make, **missing})
         speed = fresh[name] / self._known.get(name, fresh[name])
-        self._today = speed if first else self._today
-        self._known |= {new: fresh[new] / speed for new in missing}
-        if missing:
-            _write(self.cache, self._known)
+        self._known |= {each: fresh[each] / speed for each in missing}
+
+    def _scale(self, reference: str) -> None:
+        """Take over the cached times, scaled to today's speed by the change of one that has been timed."""
+        self._today = self._known[reference] / self._cached[reference]
+        scaled = {name: time * self._today for name, time in self._cached.items()}
+        self._known, self._cached = scaled | self._known, {}
 
     def _name(self, signature: str) -> str:
         return hashlib.sha256(f"{settings_identity(self.settings)} {signature}".encode()).hexdigest()[:24]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,16 +40,16 @@ def _grouped_mm(input: Any, weight: Any, offs: Any, bias: Any = None, out_dtype:
     return op.Concat(*parts, axis=0)
 
 
-_TABLES: dict[tuple[int, bool], Any] = {}
+_TABLES: dict[tuple[int, int], Any] = {}
 
 
 @contextmanager
 def quick_export() -> Iterator[None]:
-    """Let `torch.onnx.export` do once what it does for each file, and for each node what it does for the whole graph.
+    """Context in which `torch.onnx.export` keeps its table of forms between files, and matches each pattern at nodes of its operator alone.
 
-    It reads the source of 480 functions for a table of forms each time, half of the time of a small file; and its clean-up lists all
-    nodes of the graph for each node and each pattern of several results, half of the time of a file of 30 layers. What is written is
-    the same. Where a version of a library has other parts, it is left alone.
+    It reads the source of 480 functions for the table each time, half of the time of a small file; and its clean-up lists all nodes of
+    the graph for each node and each pattern of several results, half of the time of a file of 30 layers. What is written is the same.
+    Where a version of a library has other parts, it is left alone.
     """
     with _forms_kept(), _matching_by_operator():
         yield
@@ -59,15 +58,20 @@ def quick_export() -> Iterator[None]:
 @contextmanager
 def _forms_kept() -> Iterator[None]:
     kind = _class_of("torch.onnx._internal.exporter._registration", "ONNXRegistry")
-    honest = getattr(kind, "from_torchlib", None)
-    if honest is None:
+    original = getattr(kind, "from_torchlib", None)
+    if original is None:
         yield
         return
 
-    def known(opset_version: int) -> Any:
-        key = opset_version, "torchvision" in sys.modules
+    def known(*args: Any, **options: Any) -> Any:
+        if args or options.keys() != {"opset_version"}:
+            return original(*args, **options)
+        key = (
+            options["opset_version"],
+            len(torch._C._dispatch_get_all_op_names()),
+        )  # packages declare operators
         if key not in _TABLES:
-            _TABLES[key] = honest(opset_version=opset_version)
+            _TABLES[key] = original(**options)
         return _copied(_TABLES[key])
 
     with patch.object(kind, "from_torchlib", staticmethod(known)):
@@ -87,8 +91,8 @@ def _matching_by_operator() -> Iterator[None]:
     """Let a pattern of several results, which begins at a node, not look further where that node has another operator."""
     kind = _class_of("onnxscript.rewriter._matcher", "SimplePatternMatcher")
     result = _class_of("onnxscript.rewriter._basics", "MatchResult")
-    honest = getattr(kind, "match", None)
-    if honest is None or result is None:
+    original = getattr(kind, "match", None)
+    if original is None or result is None:
         yield
         return
 
@@ -97,7 +101,7 @@ def _matching_by_operator() -> Iterator[None]:
             wanted = self.pattern.output_nodes[0].op_identifier()
             if wanted is not None and wanted != node.op_identifier():
                 return result().fail("another operator")
-        return honest(self, model, graph, node, **options)
+        return original(self, model, graph, node, **options)
 
     with patch.object(kind, "match", match):
         yield

@@ -43,7 +43,7 @@ def remove_empty_sums(analysis: Analysis, axes: Iterable[Axis]) -> tuple[Program
     slim.graph_module.recompile()
     calls = [node for node in slim.graph.nodes if node.op == "call_function" and "val" in node.meta]
     tensors = [node for node in calls if isinstance(node.meta["val"], Tensor)]
-    propagate(slim, {node: sizes_of(node.meta["val"]) for node in tensors})
+    propagate(slim, {node: sizes_of(node.meta["val"]) for node in tensors}, program)
     found_again = _same(analysis, analyze(slim))
     return slim.replace(labels=_labels(found_again)), tuple(found_again)
 

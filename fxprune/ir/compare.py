@@ -94,7 +94,7 @@ def moved_by(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """How far outputs moved: the root mean square of their change over their own, of the output that moved most.
 
     Unlike `difference` it is of an output as a whole: an element next to zero says little about it. What isn't finite has no part.
-    Infinite where shapes differ.
+    Infinite where shapes or dtypes differ, and where zeros or numbers became something else: all of an output, or finite ones infinite.
     """
     if [one.shape for one in got] != [other.shape for other in expected]:
         return math.inf
@@ -105,8 +105,10 @@ def _moved_by(got: Tensor, expected: Tensor) -> float:
     wide = torch.complex128 if got.is_complex() or expected.is_complex() else torch.float64
     one, other = got.to(wide), expected.to(wide)
     known = one.isfinite() & other.isfinite()
+    if got.dtype != expected.dtype or bool((one.isfinite() != other.isfinite()).any()):
+        return math.inf
     change, size = (float(value[known].abs().square().sum().sqrt()) for value in (one - other, other))
-    return change / max(size, 1e-30) if change else 0.0
+    return (change / size if size else math.inf) if change else 0.0
 
 
 _SLICE = 8

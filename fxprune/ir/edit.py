@@ -32,14 +32,13 @@ def unchanged_nodes(before: Program, after: Program) -> set[fx.Node]:
     for node in after.graph.nodes:
         if not same.issuperset(node.all_input_nodes) or not is_same_call(own.get(node.name), node):
             continue
-        tensors = [
-            attribute(each.graph_module, str(node.target))
-            for each in (before, after)
-            if node.op == "get_attr"
-        ]
-        if len(tensors) < 2 or tensors[0] is tensors[1]:
+        if node.op != "get_attr" or _tensor(before, node) is _tensor(after, node):
             same.add(node)
     return same
+
+
+def _tensor(program: Program, node: fx.Node) -> Any:
+    return attribute(program.graph_module, str(node.target))
 
 
 def is_same_call(was: fx.Node | None, node: fx.Node) -> bool:

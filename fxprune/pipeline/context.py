@@ -61,7 +61,7 @@ class Context:
     that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder). `seed` is that of
     all that draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on, `lowering` is a row of
     `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares outputs in a recovery, in place
-    of what fits them.
+    of what fits them; `metric` rates a program that a recovery must not make worse (None: `evaluate`).
     """
 
     data: Calibration | Iterable[Any] | None = None
@@ -82,6 +82,7 @@ class Context:
     lowering: str = "measured"
     teacher_outputs: TeacherCache | None = None
     distance: OwnDistance | None = None
+    metric: Evaluate | None = None
     original: Program | None = field(
         default=None, repr=False
     )  #: what programs are compared with: else, what the pipeline began with

@@ -268,9 +268,15 @@ def _is_made(value: Any, rank: int, place: int) -> bool:
     """Whether a dimension of size 1 is new in a movement, values passed on aside."""
     while value.op == "call_function" and passes_value(value) and len(value.all_input_nodes) == 1:
         value = value.all_input_nodes[0]
-    shape, moved = value.meta["val"].shape, traits_of(value.target).moves in _MOVES
-    made = moved and value.all_input_nodes[0].meta["val"].dim() < rank
-    return made and len(shape) == rank and isinstance(shape[place], int) and shape[place] == 1
+    if traits_of(value.target).moves not in _MOVES:
+        return False
+    shape, before = (node.meta["val"].shape for node in (value, value.all_input_nodes[0]))
+    more = sum(map(_is_one, shape)) > sum(map(_is_one, before))
+    return more and len(before) < len(shape) == rank and _is_one(shape[place])
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1
 
 
 def _is_weighed(join: fx.Node, varies: set[fx.Node]) -> bool:

@@ -58,7 +58,7 @@ class Probe:
         self.compared = [shortened(program, batch, each) for batch in self.few.batches]
         kept = (*self.compared, *self.few.batches)
         self.prefixes = Prefixes(program, kept, int(LIVE * program.parameter_bytes()))
-        self.outputs = [_run(program, batch) for batch in self.compared]
+        self.outputs = [_required(program, self.prefixes.run(program, batch)) for batch in self.compared]
 
     def calibrated(self, choices: Sequence[SiteChoice], branches: bool) -> list[SiteChoice]:
         """Return the choices with their errors scaled, and with `branches` also with the error without their branch."""

@@ -138,7 +138,7 @@ def test_a_file_that_may_not_be_read(kind: str, place: Path, capfd: pytest.Captu
 def test_a_broken_cache_of_costs_heals(way: str, tmp_path: Path) -> None:
     cache = tmp_path / "costs.json"
     cache.write_bytes(BROKEN[way](b'{"a": 1.0, "b": 2.0}'))
-    assert Clock(DEFAULT, cache)._known == {}
+    assert Clock(DEFAULT, cache)._cached == {}
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,8 @@ class _TwoBranches(nn.Module):
         self.attention, self.out = nn.Conv2d(2 * width, 2 * width, 1), nn.Conv2d(2 * width, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        both = torch.cat([self.one(x), torch.relu(self.two(x))], dim=1)
+        values = (part.flatten(2).unflatten(2, (4, 4)) for part in (self.one(x), torch.relu(self.two(x))))
+        both = torch.cat([*values], dim=1)
         weights = torch.sigmoid(self.attention(both.mean((2, 3), keepdim=True)))
         out: Tensor = self.out(both * weights)
         return out

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxprune import Program, Selection, analyze, apply, capture
 from fxprune.calibration import check_calibration
-from fxprune.calibration.data import run_batch
+from fxprune.calibration.data import run_batch, shortened
 from fxprune.calibration.prefixes import Prefixes
 from fxprune.calibration.repair import repair
 from fxprune.ir.edit import with_tensors
@@ -105,3 +105,28 @@ def test_readers_are_re_fitted_alike(program: Program, batches: list[dict[str, T
     assert plain.matrices == quick.matrices
     for name in plain.changed:
         assert torch.equal(plain.program.tensors()[name], quick.program.tensors()[name])
+
+
+class Framed(nn.Module):
+    """A net that takes frames in fours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.down(self.up(x).relu())
+        return out.view(-1, 4, 6).mean(1)
+
+
+def test_a_batch_is_cut_only_where_the_graph_holds_for_what_is_left() -> None:
+    program = capture(Framed(), (torch.randn(8, 6),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    batch = {"x": torch.randn(16, 6)}
+    assert [len(shortened(program, batch, rows)["x"]) for rows in (8, 6, 12)] == [8, 16, 12]
+
+
+def test_a_program_whose_inputs_may_shrink_keeps_nothing(
+    program: Program, batches: list[dict[str, Tensor]]
+) -> None:
+    kept = Prefixes(program.replace(free_inputs=frozenset({"x"})), batches, MUCH)
+    assert kept.start(program, batches[0]) == {}

@@ -97,6 +97,20 @@ def test_a_busy_moment_is_taken_out_by_the_yardstick(machine: Machine) -> None:
     assert machine.measured == [[4, 2], [4, 8, 5]]
 
 
+def test_cached_times_that_are_asked_for_later_are_scaled_to_the_same_day(
+    machine: Machine, tmp_path: Path
+) -> None:
+    cached = tmp_path / "costs.json"
+    Clock(Settings(), cached)(asked(4, 2))
+    machine.slowness = 3.0
+    clock = Clock(Settings(), cached)
+    assert clock(asked(8)) == {"key 8": 24.0}
+    machine.slowness = 6.0  # a busy moment
+    assert clock(asked(4)) == {"key 4": 12.0}
+    assert clock(asked(4, 2, 5)) == {"key 4": 12.0, "key 2": 6.0, "key 5": 15.0}
+    assert machine.measured[1:] == [[8], [8, 4], [8, 5]]
+
+
 def test_times_of_a_faster_day_are_scaled_by_the_first_program(machine: Machine, tmp_path: Path) -> None:
     cached = tmp_path / "costs.json"
     Clock(Settings(), cached)(asked(4, 2))

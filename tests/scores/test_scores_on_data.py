@@ -257,6 +257,13 @@ def test_gaps_are_in_the_currency_of_curvature(distance: str, wanted: float) -> 
     assert Objective(distance).gap((value, None), (other, None), {}) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_a_divergence_is_never_negative_and_infinite_where_an_answer_became_impossible() -> None:
+    value = torch.randn(64, 1000, generator=torch.Generator().manual_seed(0)) * 20
+    objective = Objective("divergence")
+    assert 0 <= objective.gap((value,), (value.clone(),), {}) <= 1e-5
+    assert objective.gap((value,), (value.index_fill(1, torch.tensor([3]), -torch.inf),), {}) == torch.inf
+
+
 def test_the_gap_of_a_loss_is_twice_its_rise() -> None:
     objective = Objective(loss=lambda outputs, batch: outputs[0].sum() * batch["scale"])
     one, other, batch = (torch.ones(3),), (torch.full((3,), 3.0),), {"scale": torch.tensor(2.0)}

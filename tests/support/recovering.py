@@ -159,6 +159,19 @@ def worse_each_time(model: nn.Module, calls: list[nn.Module] = []) -> float:  # 
     return 1 - len(calls)
 
 
+def not_finite(model: nn.Module) -> float:
+    """A metric without a value."""
+    return float("nan")
+
+
+def fails_later(model: nn.Module, calls: list[nn.Module] = []) -> float:  # noqa: B006
+    """A metric that can measure the original alone."""
+    if calls:
+        raise IndexError("no such word")
+    calls.append(model)
+    return 1.0
+
+
 def no_number(model: nn.Module) -> str:
     """A metric that is none."""
     return type(model).__name__

@@ -107,7 +107,7 @@ def run_command(options: argparse.Namespace) -> int:
             settings=settings(options),
             observe=stages.observe,
             device=options.device,
-            evaluate=own_metric(options.metric) if options.metric else None,
+            metric=own_metric(options.metric) if options.metric else None,
         )
         return _trained(options, steps, program, context) if trains else steps.run(program, context)
 
@@ -221,7 +221,7 @@ def _work(loaded: Loaded, job: _Job, target: Path, stages: Stages) -> dict[str, 
             "after": {**asdict(count_cost(slim)), "file_bytes": told.after},
             "session": asdict(job.settings),
             "latency": told.latency,
-            "metric": figures(slim),
+            "metric": figures(result.program),
             "quantized": told.quantized,
             "verdict": proof.as_data(),
             "onnx": told.onnx,

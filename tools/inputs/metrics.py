@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 
 from fxprune.errors import UsageError
 from fxprune.ir import Program
+from fxprune.rewrite.islands import in_model
 from fxprune.tools.inputs.loaded import failed_call, find_named
 from fxprune.training.fine_tune import Metric, accuracy
 
@@ -72,23 +74,38 @@ def _words(text: str) -> list[str]:
 def own_metric(text: str) -> Callable[[Program], float]:
     """Return the metric that `py:PACKAGE.MODULE:FUNCTION` names: a function of the model, called as the user's own is, to a number.
 
-    UsageError where there is no such function, and when it fails or returns no number.
+    UsageError where there is no such function, and when it fails or returns no finite number.
     """
     function: Callable[..., Any] = find_named(text, _FOR)
 
     def measured(program: Program) -> float:
         try:
-            return float(function(program.module().eval()))
+            found = float(function(in_model(program).eval()))
         except (Exception, SystemExit) as error:
             raise failed_call(text, error) from error
+        if not math.isfinite(found):
+            raise UsageError(
+                f"{text} returned {found} for the model; a metric is a finite number, higher is better"
+            )
+        return found
 
     return measured
 
 
 def own_figures(text: str | None, original: Program) -> Callable[[Program], dict[str, Any] | None]:
-    """Measure the original by the metric of this name, and return a function that gives both figures of a program; None without one."""
+    """Measure the original by the metric of this name, and return a function that gives both figures of a program; None without one.
+
+    Where the metric fails on that program, `why` says it, and `after` is None.
+    """
     if not text:
         return lambda program: None
     metric = own_metric(text)
-    before = metric(original)
-    return lambda program: {"name": text.rpartition(":")[2], "before": before, "after": metric(program)}
+    known = {"name": text.rpartition(":")[2], "before": metric(original)}
+
+    def figures(program: Program) -> dict[str, Any]:
+        try:
+            return known | {"after": metric(program), "why": ""}
+        except UsageError as error:  # the results are worth more than their measure
+            return known | {"after": None, "why": str(error)}
+
+    return figures

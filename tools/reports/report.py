@@ -151,7 +151,8 @@ def metric_grids(report: Mapping[str, Any]) -> list[Grid]:
     if metric is None:
         return []
     before, after = metric["before"], metric["after"]
-    row = metric["name"], f"{before:.5g}", f"{after:.5g}", f"{after - before:+.3g}"
+    now = ("none", metric["why"]) if after is None else (f"{after:.5g}", f"{after - before:+.3g}")
+    row = metric["name"], f"{before:.5g}", *now
     return [Grid("Your metric", ("", "before", "after", "change"), (row,), numbers=3)]
 
 

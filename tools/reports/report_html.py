@@ -60,7 +60,7 @@ def _file_tile(data: Mapping[str, Any]) -> list[Tile]:
 
 
 def _metric_tile(metric: Mapping[str, Any] | None) -> list[Tile]:
-    if metric is None:
+    if metric is None or metric["after"] is None:
         return []
     return [Tile("Your metric", f"{metric['after']:.4g}", f"{metric['name']}: {metric['before']:.4g} before")]
 

@@ -134,7 +134,7 @@ def test_a_metric_of_ones_own_must_not_fall(tmp_path: Path, monkeypatch: pytest.
     assert main([*command(out, 8), "--metric", "py:support.recovering:worse_each_time"]) == 0
     told = json.loads((out / "report.json").read_text())
     step = told["steps"][1]
-    assert told["metric"] == {"name": "worse_each_time", "before": 0.0, "after": -3.0}
+    assert told["metric"] == {"name": "worse_each_time", "before": 0.0, "after": -3.0, "why": ""}
     assert "| worse_each_time | 0 | -3 | -3 |" in (out / "report.md").read_text()
     assert step["details"]["recovery"]["metric"] == [-1.0, -2.0]
     assert not step["details"]["recovery"]["kept"]
@@ -146,6 +146,10 @@ def test_a_metric_of_ones_own_must_not_fall(tmp_path: Path, monkeypatch: pytest.
     ("name", "why"),
     [
         ("no_number", "py:support.recovering:no_number could not be called: ValueError"),
+        (
+            "not_finite",
+            "py:support.recovering:not_finite returned nan for the model; a metric is a finite number",
+        ),
         ("nothing", "py:support.recovering:nothing could not be called: AttributeError"),
     ],
 )
@@ -154,3 +158,21 @@ def test_a_metric_that_is_none_is_said_before_training(
 ) -> None:
     assert main([*command(tmp_path / "out", 8), "--metric", f"py:support.recovering:{name}"]) == 2
     assert why in " ".join(capsys.readouterr().err.split())
+
+
+def test_results_are_written_where_the_metric_fails_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TESTS))
+    out = tmp_path / "out"
+    assert (
+        main(["run", *GIVEN[:1], "-p", CUT, "-o", str(out), "--metric", "py:support.recovering:fails_later"])
+        == 0
+    )
+    told = json.loads((out / "report.json").read_text())["metric"]
+    assert (told["before"], told["after"]) == (1.0, None)
+    assert "could not be called: IndexError" in told["why"]
+    assert (
+        "| fails_later | 1 | none | py:support.recovering:fails_later could not be called"
+        in (out / "report.md").read_text()
+    )
