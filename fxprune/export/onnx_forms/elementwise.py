@@ -108,7 +108,7 @@ def rectified(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 
 def bounded(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """Return a bound by constants of one element as one by numbers: the exporter's clean-up gives all such bounds of a value one name."""
+    """Return a clamp by constants of one element as one by numbers: the exporter gives all such limits of a value one name."""
     bound = values_of(node)
     if not any(isinstance(bound.get(name), fx.Node) for name in ("min", "max")):
         return None

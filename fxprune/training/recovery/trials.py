@@ -100,7 +100,7 @@ def choose_manner(
 ) -> tuple[Manner, Best, list[dict[str, Any]]]:
     """Return the manner with the lowest held-back loss after so many steps from the start, the best weights, and a row for each trial.
 
-    The best weights, be it those of the start, are left in the graph.
+    The best weights, possibly those at the start, are left in the graph.
     """
     graph, asked, tried = (
         trainer.lesson.graph,
