@@ -113,6 +113,11 @@ CASES: dict[str, tuple[Outputs, tuple[Tensor, ...], set[Any]]] = {
         (rows, others, odd, axes[0]),
         {aten.hypot, aten.copysign, aten.fmax, aten.fmin, aten.atan2, aten.rrelu},
     ),
+    "limits in tensors": (
+        lambda a, m: (a.clamp(torch.tensor(-0.5), torch.tensor(0.5)), m.clamp(torch.tensor(-2), None)),
+        (rows, integers),
+        {aten.clamp},
+    ),
     "angles on the axes": (lambda y, x: (torch.atan2(y, x),), axes, {aten.atan2}),
     "integers": (
         lambda m, x: (
