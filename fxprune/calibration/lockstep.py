@@ -15,8 +15,9 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.calibration.data import flatten_batch, state
-from fxprune.calibration.prefixes import Start, cone
+from fxprune.calibration.prefixes import Start
 from fxprune.ir import Program
+from fxprune.ir.arguments import with_sources
 
 
 class Runner(fx.Interpreter):
@@ -40,7 +41,7 @@ class Runner(fx.Interpreter):
         self.waiting.reverse()
         start = start or {}
         if start:
-            needed = cone(wanted, start)
+            needed = with_sources(wanted, start)
             self.waiting = [node for node in self.waiting if node in needed]
         running = {*self.waiting, program.graph.output_node()}
         self.readers = Counter({n: sum(u in running for u in n.users) for n in program.graph.nodes})

@@ -5,7 +5,7 @@ A search tries hundreds of cuts, one place each: what lies before the place is n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from fxprune.analysis import Analysis, analyze
 from fxprune.calibration.data import Batch, flatten_batch, run_batch, state
 from fxprune.ir import Program
+from fxprune.ir.arguments import with_sources
 from fxprune.ir.edit import unchanged_nodes
 from fxprune.ir.interpreter import Recorder
 from fxprune.rules import is_written
@@ -58,24 +59,12 @@ class Prefixes:
         start = self.start(variant, batch)
         if not start:
             return run_batch(variant, batch)
-        needed = cone([variant.graph.output_node()], start)
+        needed = with_sources([variant.graph.output_node()], start)
         with torch.no_grad():
             given = flatten_batch(variant, batch)
             return _FromStart(variant, state(variant), needed).run(
                 *given, initial_env=start, enable_io_processing=False
             )
-
-
-def cone(wanted: Iterable[fx.Node], known: Collection[fx.Node]) -> set[fx.Node]:
-    """Return the nodes that must run so that the wanted ones are computed where others are known."""
-    found: set[fx.Node] = set()
-    waiting = [node for node in wanted if node not in known]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting += [source for source in node.all_input_nodes if source not in known]
-    return found
 
 
 def read_by_regions(analysis: Analysis) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -73,12 +73,12 @@ def unbind(node: Node, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[
     return plain, {name: value for name, value in given.items() if name in keyed}
 
 
-def with_sources(nodes: Iterable[Node]) -> set[Node]:
-    """The nodes, and all that they are computed from."""
+def with_sources(nodes: Iterable[Node], known: Container[Node] = ()) -> set[Node]:
+    """The nodes, and all that they are computed from; those that are known, and what lies behind them, left out."""
     found, waiting = set[Node](), list(nodes)
     while waiting:
         node = waiting.pop()
-        if node not in found:
+        if node not in found and node not in known:
             found.add(node)
             waiting += node.all_input_nodes
     return found

@@ -119,7 +119,7 @@ def _target(text: str) -> tuple[str, float]:
 
 
 def check_training_options(options: argparse.Namespace, steps: Pipeline) -> bool:
-    """Return whether some pass trains; UsageError where an option of training says nothing, or names no device, folder or metric to use."""
+    """Return whether some pass trains; UsageError for training options without one, and for an unusable device, folder or metric."""
     if options.device:
         check_device(options.device)
     if options.metric:
