@@ -53,26 +53,26 @@ def test_a_killed_run_goes_on_and_leaves_no_checkpoints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, kept = tmp_path / "out", tmp_path / "out.run"
-    kill_at_a_checkpoint(command(out, 800, "--save", "0"), kept)
+    kill_at_a_checkpoint(command(out, 3000, "--save", "0"), kept)
     assert not out.exists()
     assert (kept / "pass-1" / "step-1").is_dir()
-    assert main([*command(out, 800), "--calibration", "py:support.recovering:rows"]) == 2
+    assert main([*command(out, 3000), "--calibration", "py:support.recovering:rows"]) == 2
     assert "--restart begins anew there, --run names another folder" in capsys.readouterr().err
 
     def begun(*_: object) -> None:
         raise AssertionError("the cut was kept")
 
     monkeypatch.setattr("fxprune.passes.Channels.plan", begun)
-    assert main(command(out, 800)) == 0
+    assert main(command(out, 3000)) == 0
     first, second = json.loads((out / "report.json").read_text())["steps"]
     assert first["remarks"] == ["taken from the checkpoints of a run that did not come to its end"]
     found = second["details"]["recovery"]
     assert found["resumed"] > 0
-    assert found["history"][-1]["step"] == 800
+    assert found["history"][-1]["step"] == 3000
     assert found["after"] < 0.5 * found["before"]
     assert not kept.exists()
     assert "went on | at step" in (out / "report.md").read_text()
-    assert "## Held-back loss of recover(steps=800" in (out / "report.md").read_text()
+    assert "## Held-back loss of recover(steps=3000" in (out / "report.md").read_text()
     assert "came closer to the original" in (out / "report.html").read_text()
 
 
