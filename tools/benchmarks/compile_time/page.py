@@ -17,8 +17,9 @@ analysis, regions and file, all over torch's share; the bar is {bar:g}. *half* (
 user may do in between. A model that torch itself can't write as a file has no ratio; fxprune's rewritten graph may still be written."""
 
 _GROWTH = """\
-Plain pre-norm transformers of small width; all layers read one mask. CPU seconds by the number of layers, and in the last columns the
-exponent of growth from the second to the last: of seconds, and of counted calls of functions, which no other load changes."""
+Plain pre-norm transformers of small width; all layers read one mask. CPU seconds (the least of three runs) by the number of layers, and
+in the last columns the exponent of growth from the second to the last: of seconds, and of counted calls of functions, which no other load
+changes."""
 
 
 def render_compile_time(records: Sequence[Record]) -> str:
