@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fxprune.calibration import check_calibration
 from fxprune.cost.count import count_flops
-from fxprune.errors import FxpruneError
 from fxprune.export import export_onnx
 from fxprune.ir import Point, Program, feeds, point_with
 from fxprune.passes import Slim
@@ -27,13 +28,12 @@ from fxprune.tools.benchmarks.ort_fusions import fusions
 from fxprune.tools.benchmarks.peak_memory import Peak
 from fxprune.tools.benchmarks.speed_page import render_speed
 from fxprune.tools.benchmarks.subjects import Subject, subject
-from fxprune.tools.benchmarks.subjects.torch_pruning import torch_pruning
+from fxprune.tools.benchmarks.subjects.torch_pruning import at_speed
 from fxprune.tools.reports import report
 
 _SECONDS = 4.0
 _POINTS = tuple({"batch": batch, "length": length} for batch in (1, 8, 32) for length in (32, 128))
 THREADS = (1, 2)
-PEER_TRIES = 4
 _METHODS = ("ours", "others")
 
 
@@ -163,21 +163,16 @@ class Bench:
 
     def _peer(self, speed: float) -> None:
         """Measure Torch-Pruning at the ratio that comes closest to the speed, found by bisection on measured files."""
-        low, high, best = 0.02, 0.95, None
-        try:
-            for _ in range(PEER_TRIES):
-                ratio = (low + high) / 2
-                pruned = torch_pruning(self.subject, ratio, self.plan.peer)
-                program = self._captured(self.subject.deployed(pruned))
-                reached = self._speedup(self._after(program), _SECONDS / 2)
-                low, high = (ratio, high) if reached < speed else (low, ratio)
-                if best is None or abs(reached - speed) < abs(best[0] - speed):
-                    best = reached, ratio, program
-        except FxpruneError as error:
-            self.note("refused", speed=speed, method="Torch-Pruning", why=str(error))
-        if best is not None:
-            _, ratio, program = best
-            self._row(speed, f"Torch-Pruning, {self.plan.peer}, ratio {ratio:.2f}", program)
+
+        def tried(pruned: nn.Module) -> tuple[float, Program]:
+            program = self._captured(self.subject.deployed(pruned))
+            return self._speedup(self._after(program), _SECONDS / 2), program
+
+        found, why = at_speed(self.subject, speed, self.plan.peer, tried)
+        if why:
+            self.note("refused", speed=speed, method="Torch-Pruning", why=why)
+        if found is not None:
+            self._row(speed, f"Torch-Pruning, {self.plan.peer}, ratio {found.ratio:.2f}", found.program)
 
 
 def _each(best: Mapping[str, Settings], files: Mapping[str, Path], given: Any) -> dict[str, float]:

@@ -24,7 +24,7 @@ from fxprune.tools.benchmarks.subjects.common import (
     task_data,
 )
 from fxprune.tools.benchmarks.subjects.images import INSTALL, evaluation, whole
-from fxprune.tools.benchmarks.subjects.texts import CHUNKS
+from fxprune.tools.benchmarks.subjects.texts import CHUNKS, SentencePair
 from fxprune.tools.benchmarks.subjects.torch_pruning import IMPORTANCES, torch_pruning
 from fxprune.tools.inputs.huggingface import _minilm_folder, import_transformers
 
@@ -101,11 +101,24 @@ def test_sentences_of_a_batch_are_equally_long_and_whole() -> None:
 
 def test_calibration_sentences_are_not_in_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     needed("minilm")
-    parts = {"train": (("a cat", "a dog", 0.0), ("a cat", "a cow", 0.0)), "test": (("a dog", "a hen", 0.0),)}
+    train = (
+        SentencePair("main-captions", ("a cat", "a dog"), 0.0),
+        SentencePair("main-news", ("a cat", "a cow"), 0.0),
+    )
+    parts = {"train": train, "test": (SentencePair("main-news", ("a dog", "a hen"), 0.0),)}
     monkeypatch.setattr(texts, "_pairs", parts.__getitem__)
     assert len(flat(SUBJECTS["minilm"].calibration(2))) == 2
     with pytest.raises(UsageError, match="from 1 to 2, the number of sentences"):
         SUBJECTS["minilm"].calibration(3)
+    with pytest.raises(UsageError, match="from 1 to 1, the number of captions"):
+        SUBJECTS["minilm"].kinds["narrow"](2, 0)
+
+
+def test_sentences_of_another_kind_are_sentences() -> None:
+    needed("minilm")
+    for batch in SUBJECTS["minilm"].kinds["foreign"](40, 0):
+        assert batch["input_ids"].shape[1] > 8, "of 8 words and more"
+        assert batch["attention_mask"].all()
 
 
 def test_chunks_are_128_tokens() -> None:
@@ -131,9 +144,9 @@ def test_calibration_and_evaluation_share_no_photograph() -> None:
 def test_similarity_ranks_pairs_by_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
     needed("minilm")
     pairs = (
-        ("a red cat", "a red cat", 5.0),
-        ("a red cat", "a red dog", 3.0),
-        ("a red cat", "the blue and green dog", 0.0),
+        SentencePair("", ("a red cat", "a red cat"), 5.0),
+        SentencePair("", ("a red cat", "a red dog"), 3.0),
+        SentencePair("", ("a red cat", "the blue and green dog"), 0.0),
     )
     monkeypatch.setattr(texts, "_pairs", lambda part: pairs)
     calls: list[int] = []
@@ -144,7 +157,7 @@ def test_similarity_ranks_pairs_by_cosine(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert subject("minilm").metric(words) == pytest.approx(1.0)
     assert sum(calls) == 3, "each sentence once"
-    monkeypatch.setattr(texts, "_pairs", lambda part: [(*pair[:2], -pair[2]) for pair in pairs])
+    monkeypatch.setattr(texts, "_pairs", lambda part: [pair._replace(score=-pair.score) for pair in pairs])
     assert subject("minilm").metric(words) == pytest.approx(-1.0)
 
 

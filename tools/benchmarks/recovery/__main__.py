@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from fxprune.calibration import check_calibration
+from fxprune.calibration import Calibration, check_calibration
 from fxprune.cost.count import count_flops
 from fxprune.export import export_onnx
 from fxprune.ir import Point, Program, Selection, feeds, point_with
@@ -26,6 +27,7 @@ from fxprune.runtimes.timing import fastest
 from fxprune.tools.benchmarks.recovery.page import render_recovery
 from fxprune.tools.benchmarks.speed import read_figures
 from fxprune.tools.benchmarks.subjects import subject
+from fxprune.tools.benchmarks.subjects.torch_pruning import at_speed
 from fxprune.tools.reports import report
 
 _SECONDS = 4.0
@@ -33,13 +35,17 @@ _SECONDS = 4.0
 
 @dataclass(frozen=True)
 class RecoveryPlan:
-    """Plan of a subject: speeds, minutes, rows that `slim` is calibrated on, rows to recover on, the point, options of both passes."""
+    """Plan of a subject: speeds, minutes, rows that `slim` is calibrated on, rows to recover on, the point, options of both passes.
+
+    `peer` is Torch-Pruning's importance.
+    """
 
     speeds: tuple[float, ...]
     minutes: float
     rows: int
     more: int
     point: Mapping[str, int]
+    peer: str = "magnitude"
     slim: Mapping[str, Any] = field(default_factory=dict)
     recover: Mapping[str, Any] = field(default_factory=dict)
 
@@ -47,11 +53,25 @@ class RecoveryPlan:
 #: subject: its plan
 RECOVERIES: dict[str, RecoveryPlan] = {
     "photographs": RecoveryPlan(
-        (1.25, 1.5), 20, 320, 800, {"batch": 1}, {"distance": "divergence"}, {"images": "inputs", "batch": 16}
+        (1.25, 1.5),
+        20,
+        320,
+        800,
+        {"batch": 1},
+        "taylor",
+        {"distance": "divergence"},
+        {"images": "inputs", "batch": 16},
     ),
     "minilm": RecoveryPlan((2.0, 3.0, 4.0), 10, 512, 8000, {"batch": 8, "length": 128}),
     "smollm2": RecoveryPlan(
-        (1.25, 1.5), 30, 64, 1600, {"batch": 1, "length": 128}, {"distance": "divergence"}, {"batch": 4}
+        (1.25, 1.5),
+        30,
+        64,
+        1600,
+        {"batch": 1, "length": 128},
+        "taylor",
+        {"distance": "divergence"},
+        {"batch": 4},
     ),
 }
 
@@ -71,7 +91,8 @@ class RecoveryBench:
         self.subject, self.plan, self.out, self.threads = subject(name), RECOVERIES[name], out, threads
         self.minutes = minutes or self.plan.minutes
         loaded = self.subject.load()
-        self.program = replace(loaded, model=self.subject.deployed(loaded.model)).capture(())  # type: ignore[arg-type]
+        self.loaded = replace(loaded, model=self.subject.deployed(loaded.model))  # type: ignore[arg-type]
+        self.program = self.loaded.capture(())
         self.data = check_calibration(self.program, self._batches(), self.plan.rows)
         self.point: Point = point_with(self.program, **self.plan.point)
         self.folder = Path(tempfile.mkdtemp(prefix="fxprune-recovery-"))
@@ -95,35 +116,63 @@ class RecoveryBench:
 
     def speed(self, speed: float, variants: Sequence[str], rounds: int) -> None:
         """Measure a cut to a speed, and what each variant of a recovery makes of it."""
-        own = {"threads": self.threads, "optimization": self.settings.optimization}
-        options: dict[str, Any] = {**self.plan.slim, **self.plan.point, **own, "latency": 1 / speed}
+        options = self._options(speed)
         cut = self._run(Pipeline((Slim(**options),)), self.program, Selection())
         self._row(speed, "slim", cut, 0.0)
         for name in variants:
-            each = Recover(minutes=self.minutes, **{**self.plan.recover, **RECOVERY_VARIANTS[name]})
-            self._row(speed, name, *self._timed(Pipeline((each,)), cut.program, cut.selection))
+            self._row(speed, name, *self._timed(self._recovery(name), cut.program, cut.selection))
         if rounds > 1:
             between = self.minutes / (2 * (rounds - 1))
             last = Recover(minutes=self.minutes / 2, **self.plan.recover)
             steps = Pipeline((Slim(**options, rounds=rounds, between=between), last))
             self._row(speed, f"{rounds} rounds", *self._timed(steps, self.program, Selection()))
 
-    def _timed(self, steps: Pipeline, program: Program, selection: Selection) -> tuple[Result, float]:
+    def kind(self, speed: float, name: str) -> None:
+        """Measure a cut that was calibrated on inputs of another kind than those of the use."""
+        data = check_calibration(self.program, self.subject.kinds[name](self.plan.rows, 0))
+        cut = self._run(Pipeline((Slim(**self._options(speed)),)), self.program, Selection(), data)
+        self._row(speed, f"slim on {name} inputs", cut, 0.0)
+
+    def peer(self, speed: float) -> None:
+        """Measure Torch-Pruning at the ratio that comes closest to a speed, and what the same recovery makes of its program."""
+
+        def tried(pruned: nn.Module) -> tuple[float, Program]:
+            program = replace(self.loaded, model=self.subject.deployed(pruned)).capture(())
+            return self._speedup(program), program
+
+        found, why = at_speed(self.subject, speed, self.plan.peer, tried)
+        if found is None:
+            self.note("refused", speed=speed, method="Torch-Pruning", why=why)
+            return
+        method = f"Torch-Pruning, {self.plan.peer}, ratio {found.ratio:.2f}"
+        self._row(speed, method, self._run(Pipeline(()), found.program, None), 0.0)
+        self._row(
+            speed, "Torch-Pruning and recover", *self._timed(self._recovery("recover"), found.program, None)
+        )
+
+    def _options(self, speed: float) -> dict[str, Any]:
+        own = {"threads": self.threads, "optimization": self.settings.optimization}
+        return {**self.plan.slim, **self.plan.point, **own, "latency": 1 / speed}
+
+    def _recovery(self, variant: str) -> Pipeline:
+        options = {**self.plan.recover, **RECOVERY_VARIANTS[variant]}
+        return Pipeline((Recover(minutes=self.minutes, **options),))
+
+    def _timed(self, steps: Pipeline, program: Program, selection: Selection | None) -> tuple[Result, float]:
         start = time.perf_counter()
         return self._run(steps, program, selection), time.perf_counter() - start
 
-    def _run(self, steps: Pipeline, program: Program, selection: Selection) -> Result:
-        context = Context(data=self.data, original=self.program, selection=selection, observe=_Talk())
+    def _run(
+        self, steps: Pipeline, program: Program, selection: Selection | None, data: Calibration | None = None
+    ) -> Result:
+        context = Context(data=data or self.data, original=self.program, selection=selection, observe=_Talk())
         return steps.run(program, context)
 
     def _metric(self, program: Program) -> float:
         return self.subject.metric(lambda batch: program(**batch))
 
     def _row(self, speed: float, method: str, found: Result, seconds: float) -> None:
-        file = export_onnx(found.program, self.folder / "after.onnx", overwrite=True).path
-        files = {"before": self.before, "after": file}
-        timed = measure(files, dict.fromkeys(files, feeds(self.program, self.point)), self.settings, _SECONDS)
-        last = found.steps[-1].details
+        last = found.steps[-1].details if found.steps else {}
         details = last.get("recovery", {}) | {
             name: last[name] for name in ("trials", "share") if name in last
         }
@@ -133,11 +182,18 @@ class RecoveryBench:
             method=method,
             seconds=seconds,
             metric=self._metric(found.program),
-            speedup=timed["before"].median / timed["after"].median,
+            speedup=self._speedup(found.program),
             flop_ratio=count_flops(self.program, self.point) / count_flops(found.program, self.point),
             proof=found.proof.relative,
             **details,
         )
+
+    def _speedup(self, program: Program) -> float:
+        """The speedup of a program's file over the original's, timed in turns with it."""
+        file = export_onnx(program, self.folder / "after.onnx", overwrite=True).path
+        files = {"before": self.before, "after": file}
+        timed = measure(files, dict.fromkeys(files, feeds(self.program, self.point)), self.settings, _SECONDS)
+        return timed["before"].median / timed["after"].median
 
 
 class _Talk:
@@ -173,6 +229,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="of the recovery (recover)",
     )
     add("--rounds", type=int, default=1, help="cuts of one more method, with recoveries between them")
+    add(
+        "--kinds",
+        nargs="*",
+        default=(),
+        help="of inputs unlike those of the use, to calibrate `slim` on: narrow, foreign",
+    )
+    add(
+        "--peer",
+        action="store_true",
+        help="measure Torch-Pruning as well, with and without the same recovery",
+    )
+    add(
+        "--cut",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure `slim` and the variants (yes)",
+    )
     add("--note", default="", help="a sentence about the run, for the page")
     add("--page", type=Path, help="write the page from the figures, and measure nothing")
     options = parser.parse_args(arguments)
@@ -186,7 +259,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.note:
             bench.note("remark", text=options.note)
         for speed in options.speeds or bench.plan.speeds:
-            bench.speed(speed, options.variants, options.rounds)
+            if options.cut:
+                bench.speed(speed, options.variants, options.rounds)
+            for kind in options.kinds:
+                bench.kind(speed, kind)
+            if options.peer:
+                bench.peer(speed)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Task data are read from $FXPRUNE_DATA, else from ../shared/data; nothing is down
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
@@ -21,6 +21,8 @@ from fxprune.tools.benchmarks.subjects.images import crops, efficientnet, top1_a
 from fxprune.tools.benchmarks.subjects.photographs import photographs, top1_accuracy
 from fxprune.tools.benchmarks.subjects.texts import (
     SentenceEncoder,
+    captions,
+    encyclopaedia,
     minilm,
     sentences,
     similarity,
@@ -40,7 +42,7 @@ class Subject:
     """Model to prune and evaluate: `sampler` gives inputs for (rows, seed), `judge` the metric of a function on batches.
 
     `load` gives a fresh original with example inputs and dynamic shapes (UsageError where a package is missing), and `deployed` makes of
-    it the module that is captured and exported.
+    it the module that is captured and exported. `kinds` are samplers of inputs unlike those of the use, by name.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Subject:
     sampler: Callable[[int, int], list[Inputs]]
     judge: Callable[[RunFunction], float]
     deployed: Callable[[nn.Module], nn.Module] = _itself
+    kinds: Mapping[str, Callable[[int, int], list[Inputs]]] = field(default_factory=dict)
 
     def calibration(self, rows: int, seed: int = 0) -> list[Inputs]:
         """Unlabelled inputs of so many rows in batches without padding, disjoint from the metric's; UsageError if there are fewer."""
@@ -61,7 +64,14 @@ class Subject:
 
 SUBJECTS: Mapping[str, Subject] = MappingProxyType(
     {
-        "minilm": Subject("minilm", minilm, sentences, similarity, SentenceEncoder),
+        "minilm": Subject(
+            "minilm",
+            minilm,
+            sentences,
+            similarity,
+            SentenceEncoder,
+            {"narrow": captions, "foreign": encyclopaedia},
+        ),
         "smollm2": Subject("smollm2", smollm2, token_chunks, wikitext_perplexity),
         "efficientnet": Subject("efficientnet", efficientnet, crops, top1_agreement),
         "photographs": Subject("photographs", efficientnet, photographs, top1_accuracy),

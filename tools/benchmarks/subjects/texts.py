@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import spearmanr
@@ -57,10 +57,33 @@ class SentenceEncoder(nn.Module):
 
 def sentences(rows: int, seed: int) -> list[Inputs]:
     """Different sentences of STS-benchmark's train, none of which is in its test, in batches of equal length."""
-    test = {text for pair in _pairs("test") for text in pair[:2]}
-    found = dict.fromkeys(text for pair in _pairs("train") for text in pair[:2] if text not in test)
-    texts = list(found)
-    chosen = [texts[i] for i in sample_indices(len(texts), rows, seed, "sentences in STS-benchmark's train")]
+    return _sampled(_unjudged(), rows, seed, "sentences in STS-benchmark's train")
+
+
+def captions(rows: int, seed: int) -> list[Inputs]:
+    """Those of one of its three genres: captions of pictures and films."""
+    return _sampled(_unjudged("main-captions"), rows, seed, "captions in STS-benchmark's train")
+
+
+def encyclopaedia(rows: int, seed: int) -> list[Inputs]:
+    """Sentences of WikiText-2's valid, of 8 words and more, as its own tokens."""
+    text = task_data("WikiText-2/valid.txt").read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.split("\n") if line.strip() and not line.strip().startswith("="))
+    found = dict.fromkeys(part.strip() for line in lines for part in line.split(" . "))
+    return _sampled(
+        [part for part in found if part.count(" ") > 6], rows, seed, "sentences in WikiText-2's valid"
+    )
+
+
+def _unjudged(genre: str = "") -> list[str]:
+    """The different sentences of STS-benchmark's train, of one genre or of all, none of which is in its test."""
+    test = {text for pair in _pairs("test") for text in pair.texts}
+    pairs = [pair for pair in _pairs("train") if genre in ("", pair.genre)]
+    return list(dict.fromkeys(text for pair in pairs for text in pair.texts if text not in test))
+
+
+def _sampled(texts: Sequence[str], rows: int, seed: int, what: str) -> list[Inputs]:
+    chosen = [texts[i] for i in sample_indices(len(texts), rows, seed, what)]
     return [batch for _, batch in _batches(chosen)]
 
 
@@ -70,22 +93,30 @@ def similarity(run: RunFunction) -> float:
     `run` may return a vector for each token (their mean is taken) or for each sentence.
     """
     pairs = _pairs("test")
-    texts = list(dict.fromkeys(text for pair in pairs for text in pair[:2]))
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair.texts))
     vectors: dict[str, Tensor] = {}
     for index, batch in _batches(texts):
         given = pick_output(run(batch), "last_hidden_state")
         pooled = given.mean(dim=1) if given.dim() == 3 else given
         vectors |= zip((texts[i] for i in index), nn.functional.normalize(pooled, dim=-1), strict=True)
-    cosines = [float(vectors[one] @ vectors[other]) for one, other, _ in pairs]
-    return float(spearmanr(cosines, [score for _, _, score in pairs]).statistic)
+    cosines = [float(vectors[one] @ vectors[other]) for one, other in (pair.texts for pair in pairs)]
+    return float(spearmanr(cosines, [pair.score for pair in pairs]).statistic)
+
+
+class SentencePair(NamedTuple):
+    """Row of STS-benchmark: its genre, two sentences, and how alike people found them (0 to 5)."""
+
+    genre: str
+    texts: tuple[str, str]
+    score: float
 
 
 @cache
-def _pairs(part: str) -> tuple[tuple[str, str, float], ...]:
-    """The two sentences and the score of every row; quotation marks are plain characters, and some rows end with names of sources."""
+def _pairs(part: str) -> tuple[SentencePair, ...]:
+    """Every row; quotation marks are plain characters, and some rows end with names of sources."""
     text = task_data(f"STS-benchmark/sts-{part}.csv").read_text(encoding="utf-8-sig")
     rows = [line.split("\t") for line in text.split("\n") if line]
-    return tuple((row[5].strip(), row[6].strip(), float(row[4])) for row in rows)
+    return tuple(SentencePair(row[0], (row[5].strip(), row[6].strip()), float(row[4])) for row in rows)
 
 
 def _batches(texts: Sequence[str]) -> list[tuple[list[int], Inputs]]:

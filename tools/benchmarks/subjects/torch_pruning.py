@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import UsageError
-from fxprune.ir import first_line, quiet
+from fxprune.errors import FxpruneError, UsageError
+from fxprune.ir import Program, first_line, quiet
 from fxprune.tools.benchmarks.subjects import Subject
 from fxprune.tools.benchmarks.subjects.common import Inputs, pick_output
 
@@ -23,6 +23,7 @@ _ROWS = 64  # of calibration data, for the importance that uses gradients
 TEMPERATURE = 0.05
 
 IMPORTANCES = ("magnitude", "taylor")
+RATIO_TRIES = 4  # of the bisection that looks for a ratio
 
 
 @dataclass
@@ -67,6 +68,35 @@ def torch_pruning(
     model.zero_grad()
     pruned: nn.Module = model.eval()
     return pruned
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """The speedup that a ratio reached, and the program."""
+
+    speedup: float
+    ratio: float
+    program: Program
+
+
+def at_speed(
+    subject: Subject, speed: float, importance: str, tried: Callable[[nn.Module], tuple[float, Program]]
+) -> tuple[Reached | None, str]:
+    """The ratio that comes closest to a speed, by bisection, and a sentence where Torch-Pruning or the capture failed on the way.
+
+    `tried` returns the measured speedup and the program of a pruned model.
+    """
+    low, high, best = 0.02, 0.95, None
+    for _ in range(RATIO_TRIES):
+        ratio = (low + high) / 2
+        try:
+            reached, program = tried(torch_pruning(subject, ratio, importance))
+        except FxpruneError as error:
+            return best, str(error)
+        low, high = (ratio, high) if reached < speed else (low, ratio)
+        if best is None or abs(reached - speed) < abs(best.speedup - speed):
+            best = Reached(reached, ratio, program)
+    return best, ""
 
 
 def _check(subject: Subject, ratio: float, importance: str) -> None:
@@ -182,8 +212,13 @@ def _own_answer(outputs: Any, batch: Inputs) -> Tensor:
 
 
 HINTS: Mapping[str, Callable[[Any], Hints]] = MappingProxyType(
-    {"minilm": _minilm, "smollm2": _smollm2, "efficientnet": _efficientnet}
+    {"minilm": _minilm, "smollm2": _smollm2, "efficientnet": _efficientnet, "photographs": _efficientnet}
 )
 LOSSES: Mapping[str, Callable[[Any, Inputs], Tensor]] = MappingProxyType(
-    {"minilm": _nearest_itself, "smollm2": _next_token, "efficientnet": _own_answer}
+    {
+        "minilm": _nearest_itself,
+        "smollm2": _next_token,
+        "efficientnet": _own_answer,
+        "photographs": _own_answer,
+    }
 )
