@@ -45,13 +45,15 @@ class Calibration:
     """Batches for one program, as returned by `check_calibration`, and notes for the user on how they differ from what was expected.
 
     Iterating gives `batches`, which are in memory, and then those that a limit left `unread`, again and again. `images` names the inputs
-    that a reader knows to be images (rows, channels, height, width).
+    that a reader knows to be images (rows, channels, height, width). `held` are batches to hold back in place of some of the others, as
+    rows of another kind.
     """
 
     batches: tuple[Batch, ...]
     notes: tuple[str, ...] = ()
     unread: Unread | None = None
     images: tuple[str, ...] = ()
+    held: tuple[Batch, ...] = ()
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self.batches
@@ -65,11 +67,13 @@ class Calibration:
     def split(self, share: float, program: Program) -> tuple[Calibration, Calibration]:
         """Return (data to fit on, held-back data): about `share` of the batches, spread evenly; a single batch is split by rows.
 
-        Neither part is empty; what is unread stays with the first. UsageError where `share` is not between 0 and 1, or where there are not
-        two batches or rows to split.
+        Where batches are `held`, all others are fitted on. Neither part is empty; what is unread stays with the first. UsageError where
+        `share` is not between 0 and 1, or where there are not two batches or rows to split.
         """
         if not 0 < share < 1:
             raise UsageError(f"the share that is held back must lie between 0 and 1, got {share:g}")
+        if self.held:
+            return self._part(self.batches, self.unread), self._part(self.held)
         if len(self.batches) == 1:
             fit_rows, back_rows = _split_rows(program, self.batches[0], share)
             return self._part((fit_rows,), self.unread), self._part((back_rows,))

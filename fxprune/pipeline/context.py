@@ -55,17 +55,18 @@ class Context:
     """Values that passes may take beside the program; options in a pipeline's text win over it.
 
     `data` are unlabelled batches, as a list or a DataLoader gives them (see `fxprune.calibration.data.check_calibration`), of which the
-    first `rows` are held in memory (0: all); `loss` is what is kept small on them (None: the
-    distance to the model's own outputs). `evaluate` rates programs for a search over layers, on `executor` where one is given. `task` is
-    what is trained for by `recipe`, from `teacher` where there is one, on `device`. `settings` and `point` are the runtime and the sizes
-    that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder). `seed` is that of
-    all that draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on, `lowering` is a row of
-    `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares outputs in a recovery, in place
-    of what fits them; `metric` rates a program that a recovery must not make worse (None: `evaluate`).
+    first `rows` are held in memory (0: all); fits are judged on `held_back` (None: on some of the data). `loss` is what is kept small on
+    them (None: the distance to the model's own outputs). `evaluate` rates programs for a search over layers, on `executor` where one is
+    given. `task` is what is trained for by `recipe`, from `teacher` where there is one, on `device`. `settings` and `point` are the
+    runtime and the sizes that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder).
+    `seed` is that of all that draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on, `lowering`
+    is a row of `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares outputs in a recovery, in
+    place of what fits them; `metric` rates a program that a recovery must not make worse (None: `evaluate`).
     """
 
     data: Calibration | Iterable[Any] | None = None
     rows: int = 0
+    held_back: Calibration | Iterable[Any] | None = None
     loss: Loss | None = None
     evaluate: Evaluate | None = None
     executor: Executor | None = None
@@ -95,14 +96,12 @@ class Context:
     def checked(self, program: Program) -> Context:
         """Return the context with its data checked against a program, and with a cache of the teacher's outputs."""
         cache = TeacherCache() if self.teacher_outputs is None else self.teacher_outputs
-        return replace(self, data=self.calibration(program), teacher_outputs=cache)
+        return replace(self, data=self.calibration(program), held_back=None, teacher_outputs=cache)
 
     def calibration(self, program: Program) -> Calibration | None:
         """Return the calibration data, checked; None where there are none."""
-        if self.data is None or isinstance(self.data, Calibration):
-            return self.data
-        data = island_batches(program, self.data) if program.islands else self.data
-        return check_calibration(program, data, self.rows)
+        data, held = _checked(program, self.data, self.rows), _checked(program, self.held_back, self.rows)
+        return data if data is None or held is None else replace(data, held=held.batches)
 
     def say(self, text: str) -> None:
         """Report what the pass does now."""
@@ -138,6 +137,12 @@ class Context:
         """Return the point to measure at: the sizes given, else those of the context, else those of the example inputs."""
         own = {name: size for name, size in sizes.items() if size is not None}
         return point_with(program, **{**self.point, **own})
+
+
+def _checked(program: Program, given: Calibration | Iterable[Any] | None, rows: int) -> Calibration | None:
+    if given is None or isinstance(given, Calibration):
+        return given
+    return check_calibration(program, island_batches(program, given) if program.islands else given, rows)
 
 
 EMPTY = Context()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -299,6 +300,14 @@ def test_whole_batches_are_held_back_evenly(
     fit, back = data.split(share, fixed)
     assert firsts(back) == held
     assert firsts(fit) == [place for place in range(count) if place not in held]
+
+
+def test_rows_of_ones_own_are_held_back_in_place_of_some(fixed: Program) -> None:
+    data = check_calibration(fixed, [torch.full((2, 4), float(place)) for place in range(8)])
+    other = check_calibration(fixed, [torch.full((2, 4), 9.0)])
+    fit, back = replace(data, held=other.batches).split(0.25, fixed)
+    assert firsts(back) == [9]
+    assert firsts(fit) == list(range(8))
 
 
 def test_a_single_batch_is_split_by_rows_where_their_number_is_free(

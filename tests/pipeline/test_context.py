@@ -124,3 +124,18 @@ def test_a_cache_that_is_given_is_the_one_that_is_used() -> None:
     given = TeacherCache(limit=5)
     assert Context(teacher_outputs=given).checked(program()).teacher_outputs is given
     assert Context().checked(program()).teacher_outputs is not None
+
+
+def test_rows_of_another_kind_bound_what_a_fit_to_one_kind_loses() -> None:
+    """Six rows in four of eight dims say little of the rest; judged on rows of all dims, fits that move the rest too far are not taken."""
+    random = torch.Generator().manual_seed(0)
+    narrow = [torch.randn(3, 8, generator=random) * torch.tensor([1.0] * 4 + [0.0] * 4) for _ in range(2)]
+    broad = [torch.randn(64, 8, generator=random) for _ in range(3)]
+    whole, steps = program(), parse_pipeline("slim(flops=0.4, score='magnitude', layers=False)")
+
+    def error(given: Context) -> float:
+        slim = steps.run(whole, given).program
+        return float((slim(broad[2]) - whole(broad[2])).square().mean())
+
+    alone, judged = error(Context(data=narrow)), error(Context(data=narrow, held_back=broad[:2]))
+    assert judged < 0.9 * alone

@@ -36,6 +36,7 @@ BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "token_table": ("--tokens", "ids.txt"),
         "token_outputs": ("--tokens", "ids.txt"),
         "calibration": ("-p", LOWRANK),
+        "held_back": ("-p", LOWRANK, "--calibration", "photos"),
         "image_normalization": ("-p", LOWRANK, "--calibration", "photos"),
         "sampling_rate": ("-p", LOWRANK, "--calibration", "photos"),
         **dict.fromkeys(
@@ -77,6 +78,7 @@ WRONG: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "files": (*_PATHS, "selection.json"),
         "data": (*_PATHS, "model"),
         "calibration": (*_PATHS, "model.onnx", "py:absent:f", "py:bad_net", "py:bad_net:absent", "py:bad_net:ends", "photos"),
+        "held_back": (*_PATHS, "model.onnx", "py:absent:f", "py:bad_net:ends"),
         "image_normalization": (
             *("nonsense", "imagenet,clip", "mean=0.5", "std=0.5", "mean=0.5 std=0", "mean=0.5 std=-1", "mean=nan std=1", "mean=0 std=inf"),
             *("mean=0,0 std=1", "mean=0,0,0,0 std=1", "mean=x std=1", "mean= std=", "mean=0 std=1 max=2", LONG, "a\x1b[31mb"),

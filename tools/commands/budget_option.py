@@ -1,7 +1,8 @@
-"""`--target` and `--calibration`: a budget at the end of a pipeline, and calibration data."""
+"""`--target`, `--calibration` and `--held-back`: a budget at the end of a pipeline, and calibration data."""
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fxprune.passes import Recover, Slim, parse_pipeline
 from fxprune.pipeline import Context, Pipeline
 from fxprune.runtimes import Settings
 from fxprune.tools.commands.run_folder import add_run_options, check_run_folder, run_folder
-from fxprune.tools.inputs.calibration.forms import FORMS, read_calibration
+from fxprune.tools.inputs.calibration.forms import FORMS, check_source, read_calibration
 from fxprune.tools.inputs.calibration.normalization import NORMALIZATIONS
 from fxprune.tools.inputs.calibration.request import NORMALIZATION_OPTION, SAMPLING_OPTION, Asked
 from fxprune.tools.inputs.loaded import Loaded
@@ -26,7 +27,17 @@ _ROWS, _LENGTH = 512, 128
 
 #: Options that a run must have in common with the one whose folder of checkpoints it resumes; it may take more time.
 _SAME = (
-    *("model", "pipeline", "target", "calibration", "rows", "length", "image_normalization", "sampling_rate"),
+    *(
+        "model",
+        "pipeline",
+        "target",
+        "calibration",
+        "held_back",
+        "rows",
+        "length",
+        "image_normalization",
+        "sampling_rate",
+    ),
     *("free_output", "within", "runtime", "threads", "optimization", "device", "trust_remote_code"),
 )
 
@@ -60,6 +71,11 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         metavar="DATA",
         help=f"unlabelled inputs. {'; '.join(f'{form.written}: {form.help}' for form in FORMS)}",
+    )
+    group.add_argument(
+        "--held-back",
+        metavar="DATA",
+        help="further inputs, of another kind than these, on which fits are judged in place of some of them; forms as above",
     )
     presets = "; ".join(f"{name}: {row.help}" for name, row in NORMALIZATIONS.items())
     group.add_argument(
@@ -155,6 +171,12 @@ def check_data_options(options: argparse.Namespace) -> None:
     for option, value in given.items():
         if value and not options.calibration:
             raise UsageError(f"{option} {value} says how calibration data are read: give --calibration DATA")
+    if options.held_back and not options.calibration:
+        raise UsageError(
+            f"--held-back {options.held_back} judges what is fitted on calibration data: give --calibration DATA"
+        )
+    for asked in asked_data(options):
+        check_source(asked, options.model, options.trust_remote_code)
 
 
 def read_calibration_option(
@@ -163,13 +185,15 @@ def read_calibration_option(
     """Return the calibration data, checked, or None without the option; UsageError describes what does not fit."""
     if not options.calibration:
         return None
-    return read_calibration(asked_data(options), program, loaded)
+    data, *held = (read_calibration(asked, program, loaded) for asked in asked_data(options))
+    notes = (*data.notes, *(note for each in held for note in each.notes))
+    return replace(data, notes=notes, held=held[0].batches if held else ())
 
 
-def asked_data(options: argparse.Namespace) -> Asked:
-    """Return the options of calibration data."""
-    given = (options.calibration, options.rows, options.length, options.image_normalization)
-    return Asked(*given, options.sampling_rate)
+def asked_data(options: argparse.Namespace) -> list[Asked]:
+    """Return the options of calibration data, and of those that are held back where there are some; none without data."""
+    how = (options.rows, options.length, options.image_normalization, options.sampling_rate)
+    return [Asked(text, *how) for text in (options.calibration, options.held_back) if text]
 
 
 def budget_points(steps: Pipeline, program: Program, settings: Settings) -> list[Point]:

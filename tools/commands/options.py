@@ -139,7 +139,7 @@ def check_output(options: argparse.Namespace) -> Path:
 
 def _inputs(options: argparse.Namespace) -> Iterator[Path]:
     """Yield the files and folders that a command reads."""
-    for name in ("model", "teacher", "tokenizer", "data", "calibration", "tokens", "selection"):
+    for name in ("model", "teacher", "tokenizer", "data", "calibration", "held_back", "tokens", "selection"):
         text = getattr(options, name, None)
         if text and not text.startswith("py:") and "\0" not in text:
             yield Path(text.removeprefix("hf:").partition("#")[0] if text.startswith("hf:") else text)

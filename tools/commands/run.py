@@ -32,7 +32,6 @@ from fxprune.tools.commands import (
 )
 from fxprune.tools.commands.bench import settings
 from fxprune.tools.commands.budget_option import (
-    asked_data,
     budget_points,
     budgeted_pipeline,
     check_data_options,
@@ -48,7 +47,6 @@ from fxprune.tools.commands.run_folder import kept_run, remove_checkpoints, run_
 from fxprune.tools.commands.tokens_option import TOKENS_FILE, keep_tokens_asked, prove_tokens, tokens_request
 from fxprune.tools.failures import FAILED_CLAIM
 from fxprune.tools.inputs import models
-from fxprune.tools.inputs.calibration.forms import check_source
 from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.inputs.metrics import own_figures, own_metric
 from fxprune.tools.reports import (
@@ -96,8 +94,6 @@ def run_command(options: argparse.Namespace) -> int:
     if options.calibration and not (steps.uses("data") or options.quantize):
         raise UsageError(f"--calibration {options.calibration}: no pass of {str(steps)!r} uses data")
     check_data_options(options)
-    if options.calibration:
-        check_source(asked_data(options), options.model, options.trust_remote_code)
     trains = check_training_options(options, steps)
 
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:

@@ -29,16 +29,22 @@ def test_the_help_names_every_form() -> None:
 
 
 def test_options_become_what_is_asked() -> None:
-    assert asked_data(parsed("--calibration", "a")) == Asked("a", 512, 128, "", None)
+    assert asked_data(parsed("--calibration", "a")) == [Asked("a", 512, 128, "", None)]
     given = parsed(
         "--calibration=a", "--rows=3", "--length=4", "--image-normalization=half", "--sampling-rate=8000"
     )
-    assert asked_data(given) == Asked("a", 3, 4, "half", 8000)
+    assert asked_data(given) == [Asked("a", 3, 4, "half", 8000)]
+    both = asked_data(parsed("--calibration=a", "--held-back=b", "--rows=3"))
+    assert both == [Asked("a", 3, 128, "", None), Asked("b", 3, 128, "", None)]
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (
+            ["--held-back", "b.npz"],
+            "--held-back b.npz judges what is fitted on calibration data: give --calibration DATA",
+        ),
         (
             ["--sampling-rate", "8000"],
             "--sampling-rate 8000 says how calibration data are read: give --calibration DATA",
