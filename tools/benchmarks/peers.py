@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis, analyze
@@ -126,7 +127,9 @@ def _time_limit() -> Iterator[None]:
 
 
 def _judged(model: nn.Module, slim: nn.Module, inputs: _Inputs, analysis: Analysis) -> _Result:
-    before, after = dict(model.named_parameters()), dict(slim.named_parameters(remove_duplicate=False))
+    after = dict(slim.named_parameters(remove_duplicate=False))
+    model = _computed_as_in(after, model)
+    before = dict(model.named_parameters())
     names = {
         id(value): name for name, value in model.named_parameters(remove_duplicate=False) if name in after
     }
@@ -155,8 +158,15 @@ def _judged(model: nn.Module, slim: nn.Module, inputs: _Inputs, analysis: Analys
     return said, f"differs by {off:.1e}, {told}"
 
 
-def _count(model: nn.Module) -> int:
-    return sum(value.numel() for value in model.parameters())
+def _computed_as_in(after: Mapping[str, Tensor], model: nn.Module) -> nn.Module:
+    """The original, where a tool has computed weights (weight norm) once and for all, with these weights as parameters."""
+    model = copy.deepcopy(model)
+    for path, module in list(model.named_modules()):
+        named = list(getattr(module, "parametrizations", {}))
+        for name in named:
+            if f"{path}.{name}".lstrip(".") in after:
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return model
 
 
 def _kept(before: Tensor, after: Tensor) -> dict[int, list[int]]:
