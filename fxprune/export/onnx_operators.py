@@ -41,6 +41,7 @@ def _grouped_mm(input: Any, weight: Any, offs: Any, bias: Any = None, out_dtype:
 
 
 _TABLES: dict[tuple[int, int], Any] = {}
+_LOOKED_UP: set[int] = set()
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def quick_export() -> Iterator[None]:
     the graph for each node and each pattern of several results, half of the time of a file of 30 layers. What is written is the same.
     Where a version of a library has other parts, it is left alone.
     """
-    with _forms_kept(), _matching_by_operator():
+    with _forms_kept(), _matching_by_operator(), _composites_listed_once():
         yield
 
 
@@ -104,6 +105,26 @@ def _matching_by_operator() -> Iterator[None]:
         return original(self, model, graph, node, **options)
 
     with patch.object(kind, "match", match):
+        yield
+
+
+@contextmanager
+def _composites_listed_once() -> Iterator[None]:
+    """Look all composite operators up once, and again where packages have declared others; torch does so for each of 56 namespaces."""
+    try:
+        utils = importlib.import_module("torch._export.utils")
+        original = utils._materialize_cpp_cia_ops
+    except (ImportError, AttributeError):
+        yield
+        return
+
+    def looked_up() -> None:
+        names = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
+        if len(names) not in _LOOKED_UP:
+            original()
+            _LOOKED_UP.add(len(names))
+
+    with patch.object(utils, "_materialize_cpp_cia_ops", looked_up):
         yield
 
 

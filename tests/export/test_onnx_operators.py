@@ -111,3 +111,22 @@ def test_patterns_of_several_results_look_at_nodes_of_their_operator_alone(
     kinds = {operator for single, operator in asked if not single}
     assert len({operator for single, operator in asked if single}) > 10
     assert len(kinds) <= 3
+
+
+def test_composite_operators_are_looked_up_once_and_again_where_others_were_declared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._export import utils
+
+    done = list[int]()
+    monkeypatch.setattr(onnx_operators, "_LOOKED_UP", set())
+    monkeypatch.setattr(utils, "_materialize_cpp_cia_ops", lambda: done.append(1))
+    with onnx_operators.quick_export():
+        utils._collect_all_valid_cia_ops()
+        utils._collect_all_valid_cia_ops()
+        assert done == [1]
+        library = torch.library.Library("fxprune_looked_up", "DEF")
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: 2 * x, "CompositeImplicitAutograd")
+        assert torch.ops.fxprune_looked_up.twice.default in utils._collect_all_valid_cia_ops()
+    assert done == [1, 1]
