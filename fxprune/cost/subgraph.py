@@ -6,11 +6,12 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import UsageError
@@ -25,6 +26,8 @@ _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
 Values: TypeAlias = Mapping[fx.Node, Any]
 """The value of every node at a point: a fake tensor, a number, or several of them (a split)."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +102,27 @@ def _placeholders_first(graph: fx.Graph) -> fx.Graph:
     return graph
 
 
-def values_at(program: Program, point: Point | None) -> Values:
-    """Return the value of every node at a point (None: the example inputs); UsageError where the program can't run there."""
+class _Known(Recorder):
+    """Recorder that takes values by name in place of computing them."""
+
+    def __init__(self, program: Program, known: Mapping[str, Any]) -> None:
+        super().__init__(program)
+        self.known = known
+
+    def compute(self, node: fx.Node) -> Any:
+        return self.known[node.name] if node.name in self.known else super().compute(node)
+
+
+def values_at(program: Program, point: Point | None, known: Mapping[str, Any] = _NOTHING) -> Values:
+    """Return the value of every node at a point (None: the example inputs); UsageError where the program can't run there.
+
+    Nodes that are `known` by name, from another program of the same inputs, are not computed.
+    """
     flat, spec = pytree.tree_flatten(call_inputs(program, point))
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+    with _mode_of(known) as mode, torch.no_grad():
         fake = [mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
         args, kwargs = pytree.tree_unflatten(fake, spec)
-        recorder, level = Recorder(program), _FAKE_LOG.level
+        recorder, level = _Known(program, known), _FAKE_LOG.level
         _FAKE_LOG.setLevel(logging.CRITICAL)
         try:
             recorder.run_flat(flatten_inputs(program, args, kwargs))
@@ -116,6 +133,12 @@ def values_at(program: Program, point: Point | None) -> Values:
         finally:
             _FAKE_LOG.setLevel(level)
     return recorder.values
+
+
+def _mode_of(known: Mapping[str, Any]) -> FakeTensorMode:
+    """Return the mode of known values, for those of two modes can't be mixed; a new one where there are none."""
+    modes = (value.fake_mode for value in known.values() if isinstance(value, FakeTensor))
+    return next(modes, None) or FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def _signature(graph: fx.Graph, values: Values) -> str:

@@ -109,10 +109,15 @@ class CostTable:
         main = {size: cost for (place, size), cost in costs.items() if not place}
         return SiteCost(curves[0], tuple(curves[1:]), _multiple(curves[0], main))
 
+    def _outside(self, site: Site) -> dict[str, object]:
+        """Return the values that a cut of the site does not change: those of all nodes that don't compute with its axes."""
+        pairs = ((node, value) for node, value in self.values.items() if node.op != "get_attr")
+        return {node.name: value for node, value in pairs if node.name not in site.nodes}
+
     def _maker(self, site: Site, axis: Axis, size: int) -> object:
         def make() -> Program:
             slim = shrink(self.program, Selection({axis.name: tuple(range(size))}))
-            return part(slim, site.nodes, values_at(slim, self.point)).program()
+            return part(slim, site.nodes, values_at(slim, self.point, self._outside(site))).program()
 
         return make
 

@@ -19,8 +19,10 @@ from fxprune.cost.budgets import Key, counting_meter
 from fxprune.cost.count import count_flops
 from fxprune.cost.subgraph import part, values_at
 from fxprune.cost.table import CostTable, Curve, SiteCost
+from fxprune.errors import UsageError
 from fxprune.ir import Point
 from support.models import captured
+from zoo.nets import NETS, build
 
 WIDTH, HEADS, SIZE, NEURONS = 12, 3, 4, 20
 BATCH, LENGTH = 2, 6
@@ -261,3 +263,30 @@ def test_narrow_axes_may_have_any_width(neurons: int) -> None:
 def test_a_noise_of_three_percent_hurts_nobody() -> None:
     assert measured(256, lambda size: size * (1.03 if size % 2 else 1.0)).multiple_of == 1
     assert measured(256, lambda size: size * (1.06 if size % 2 else 1.0)).multiple_of == 2
+
+
+#: nets whose sizes depend on values: they have no costs
+SIZED_BY_VALUES = {"looped-mixture", "masked-nodes", "repeats"}
+
+
+@pytest.mark.parametrize("name", sorted(NETS.keys() - SIZED_BY_VALUES))
+def test_what_a_cut_does_not_change_need_not_be_computed_again(name: str) -> None:
+    """The part of each cut site is the same with the values of before as with those of a whole run."""
+    model, inputs = build(name)
+    program = capture(model, (), inputs)
+    costs = CostTable(analyze(program), counting_meter("params"), None)
+    for site in find_sites(costs.analysis):
+        for axis in site.axes:
+            slim = shrink(program, Selection({axis.name: tuple(range(max(1, axis.least)))}))
+            whole = part(slim, site.nodes, values_at(slim, None))
+            assert (
+                part(slim, site.nodes, values_at(slim, None, costs._outside(site))).signature
+                == whole.signature
+            )
+
+
+@pytest.mark.parametrize("name", sorted(SIZED_BY_VALUES))
+def test_a_program_whose_sizes_depend_on_values_has_no_costs(name: str) -> None:
+    model, inputs = build(name)
+    with pytest.raises(UsageError, match="the program can't run at its example inputs: DynamicOutputShape"):
+        CostTable(analyze(capture(model, (), inputs)), counting_meter("params"), None)
