@@ -1,14 +1,17 @@
 """Error calibration: scale the errors that scores predict to the measured change of the outputs, on a few rows, site by site.
 
 A score treats one reader at a time and rows as independent; where errors of neighbouring places are alike (images), it is far too low. One
-cut of each site is tried, its readers are re-fitted, and all errors of the site are scaled by the ratio of measured to predicted error.
+cut of a site is tried, its readers are re-fitted, and all errors of the site are scaled by the ratio of measured to predicted error. Of
+many sites that compute the same, as the layers of a deep network do, some are tried, and those whose predicted error is unlike the others';
+the rest have the median ratio.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from torch import Tensor
@@ -37,6 +40,12 @@ SHARE = 0.75
 TRUST = 100.0
 """Errors are scaled by no more than this, and by no less than its inverse."""
 
+ALIKE = 8
+"""Number of sites that compute the same up to which each is tried; of more, so many, the first and the last among them."""
+
+UNLIKE = 3.0
+"""A site is tried as well where its predicted error is so many times as large as the median of those that compute the same, or as small."""
+
 
 @dataclass
 class Probe:
@@ -62,12 +71,22 @@ class Probe:
 
     def calibrated(self, choices: Sequence[SiteChoice], branches: bool) -> list[SiteChoice]:
         """Return the choices with their errors scaled, and with `branches` also with the error without their branch."""
-        found: list[SiteChoice] = []
-        for i, choice in enumerate(choices):
-            self.observe(f"probing {choice.site.main.name} ({i + 1} of {len(choices)})")
-            gone = self._without(choice.site.branch) if branches and choice.site.branch else None
-            found.append(replace(choice, gone=gone, scale=self._scale(choice)))
-        return found
+        kinds = [_Alike(places, _spread(places), choices) for places in _alike(choices)]
+        tried = sorted(place for kind in kinds for place in kind.tried())
+        known: dict[int, float] = {}
+        for i, place in enumerate(tried):
+            self.observe(f"probing {choices[place].site.main.name} ({i + 1} of {len(tried)})")
+            known[place] = self._scale(choices[place])
+        scales = {place: scale for kind in kinds for place, scale in kind.scales(known).items()}
+        gone = [self._gone(choice) if branches else None for choice in choices]
+        return [replace(choice, gone=gone[i], scale=scales[i]) for i, choice in enumerate(choices)]
+
+    def _gone(self, choice: SiteChoice) -> float | None:
+        """Return the error without the branch of a site; None where it has none."""
+        if not choice.site.branch:
+            return None
+        self.observe(f"probing the branch of {choice.site.main.name}")
+        return self.gap(bypass(self.analysis.program, [choice.site.branch]))
 
     def _scale(self, choice: SiteChoice) -> float:
         option = choice.near(SHARE)
@@ -82,9 +101,6 @@ class Probe:
         found = self.gap(done.program)
         return min(max(found / option.error, 1 / TRUST), TRUST)
 
-    def _without(self, branch: str) -> float:
-        return self.gap(bypass(self.analysis.program, [branch]))
-
     def gap(self, candidate: Program) -> float:
         """Return the distance of a candidate's outputs from the original's by the objective, averaged over batches."""
         pairs = zip(self.compared, self.outputs, strict=True)
@@ -93,6 +109,42 @@ class Probe:
             for batch, output in pairs
         ]
         return sum(gaps) / len(gaps)
+
+
+def _alike(choices: Sequence[SiteChoice]) -> list[list[int]]:
+    """Return the places of choices that compute the same: these share their measured costs."""
+    found: dict[int, list[int]] = {}
+    for place, choice in enumerate(choices):
+        found.setdefault(id(choice.cost), []).append(place)
+    return list(found.values())
+
+
+def _spread(places: Sequence[int]) -> list[int]:
+    """Return the places to try: all of a few, else ALIKE of them, evenly spread from the first to the last."""
+    if len(places) <= ALIKE:
+        return list(places)
+    return [places[round(i * (len(places) - 1) / (ALIKE - 1))] for i in range(ALIKE)]
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Sites that compute the same: their places among the choices, and those of a sample."""
+
+    places: Sequence[int]
+    sample: Sequence[int]
+    choices: Sequence[SiteChoice]
+
+    def tried(self) -> set[int]:
+        """Return the places to try: the sample, and those whose predicted error is unlike the others'."""
+        errors = {place: self.choices[place].near(SHARE).error for place in self.places}
+        middle = median(errors.values())
+        unlike = {p for p, error in errors.items() if not middle / UNLIKE <= error <= middle * UNLIKE}
+        return {*self.sample, *unlike}
+
+    def scales(self, known: Mapping[int, float]) -> dict[int, float]:
+        """Return the scale of each place: where it is not known, the median of the sample."""
+        typical = median(known[place] for place in self.sample)
+        return {place: known.get(place, typical) for place in self.places}
 
 
 def _sizes(outputs: Any) -> list[tuple[int, ...]]:
