@@ -21,7 +21,7 @@ TRIES = 5
 ROOM = 0.99
 """A measured plan should not exceed this share of its budget, since measurements vary."""
 
-CLOSE = 0.95
+CLOSE = 0.97
 """A plan below this share of its budget removes more than necessary."""
 
 INSIDE = 0.1
@@ -106,9 +106,6 @@ class Drafts(Protocol):
     def within(self, cost: float) -> Draft | None:
         """Return the plan of least error that costs at most this much; None where there is none."""
 
-    def half(self) -> Draft:
-        """Return a plan of about half of everything, by which the table is validated."""
-
     def least(self) -> Draft:
         """Return the plan that costs least."""
 
@@ -165,65 +162,63 @@ class _Search:
     """Search for a plan that meets a budget.
 
     Costs of parts don't add up to that of the whole: caches are warmer in a small file, and parts of a convolutional net share
-    nodes. One plan, everything halved, is measured as a whole; `factor` is its saving over that by the table.
+    nodes. `factor` is the saving of the last plan, measured as a whole, over that by the table.
     """
 
     def __init__(self, drafts: Drafts, scale: Comparison, observe: Callable[[str], None]) -> None:
         self.drafts, self.scale, self.observe = drafts, scale, observe
-        self.factor = self._factor()
-
-    @property
-    def rest(self) -> float:
-        """Cost of all that is not decided about."""
-        return self.scale.total - self.factor * self.drafts.whole
+        self.factor = 1.0
+        self.trials: list[Trial] = []
 
     def predicted(self, cost: float) -> float:
         """Return the share of the original that is left where all that is decided about costs this much by the table."""
-        return (self.rest + self.factor * cost) / self.scale.total
+        return 1 - self.factor * (self.drafts.whole - cost) / self.scale.total
 
     def run(self) -> SearchResult:
         """Draft and measure until a plan meets the budget and removes little more than necessary."""
-        aim, trials, seen = self.scale.aim, list[Trial](), set[str]()
+        aim, seen = self.scale.aim, set[str]()
         best: tuple[tuple[bool, float], Draft] | None = None
-        allowed, room = aim.share, ROOM if aim.measured else 1.0
-        tried = list[tuple[float, float]]()
+        room = ROOM if aim.measured else 1.0
+        goal = aim.share * (CLOSE + room) / 2
+        tried = [(self.drafts.whole, 1.0)]
+        cost = self.drafts.whole - (1 - goal) * self.scale.total
         for _ in range(TRIES):
-            draft = self.drafts.within((allowed * self.scale.total - self.rest) / self.factor)
-            if draft is None or draft.key in seen:
+            draft = self.drafts.within(cost) or self.drafts.least()
+            if draft.key in seen:
                 break
             seen.add(draft.key)
-            trials.append(self._tried(draft, len(trials)))
-            share = trials[-1].measured
+            share = self._measured(draft)
             safe = share <= aim.share * room
             if share <= aim.share and (best is None or (safe, share) > best[0]):
                 best = (safe, share), draft
             if safe and share >= aim.share * CLOSE:
                 break
-            tried.append((allowed, share))
-            allowed = _next(tried, aim.share * (CLOSE + room) / 2)
-        draft = best[1] if best else self._smallest(trials)
-        share = best[0][1] if best else trials[-1].measured
+            tried.append((draft.cost, share))
+            cost = _next(tried, goal, 1 / self.scale.total)
+        draft = best[1] if best else self._least(seen)
+        share = best[0][1] if best else self.trials[-1].measured
         frontier = tuple((self.predicted(cost), error) for cost, error in self.drafts.frontier())
-        return SearchResult(aim, draft, tuple(trials), self.factor, share, frontier)
+        return SearchResult(aim, draft, tuple(self.trials), self.factor, share, frontier)
 
-    def _tried(self, draft: Draft, place: int) -> Trial:
+    def _measured(self, draft: Draft) -> float:
+        """Measure a draft as a whole, which tells the factor of the next."""
         predicted = self.predicted(draft.cost)
-        self.observe(f"plan {place + 1}: predicted {predicted:.3f} of the original, measuring")
-        return Trial(predicted, self.scale.share(draft.make()), draft.error)
+        self.observe(f"plan {len(self.trials) + 1}: predicted {predicted:.3f} of the original, measuring")
+        share = self.scale.share(draft.make())
+        self.trials.append(Trial(predicted, share, draft.error))
+        said = self.drafts.whole - draft.cost
+        saved = (1 - share) * self.scale.total
+        self.factor = saved / said if said > 0 and saved > 0 else 1.0
+        return share
 
-    def _factor(self) -> float:
-        self.observe("validating the cost table against the whole model")
-        half = self.drafts.half()
-        said = self.drafts.whole - half.cost
-        saved = (1 - self.scale.share(half.make())) * self.scale.total
-        return saved / said if said > 0 and saved > 0 else 1.0
-
-    def _smallest(self, trials: list[Trial]) -> Draft:
+    def _least(self, seen: set[str]) -> Draft:
         """Try and return the plan that costs least, where no other meets the budget; RefusedError where it exceeds the budget, too."""
         draft = self.drafts.least()
-        trials.append(self._tried(draft, len(trials)))
-        if trials[-1].measured > self.scale.aim.share:
-            raise RefusedError(self._missed(trials[-1].measured))
+        if draft.key not in seen:
+            self._measured(draft)
+        least = min(trial.measured for trial in self.trials)
+        if self.trials[-1].measured > self.scale.aim.share:
+            raise RefusedError(self._missed(least))
         return draft
 
     def _missed(self, least: float) -> str:
@@ -234,16 +229,18 @@ class _Search:
         )
 
 
-def _next(tried: Sequence[tuple[float, float]], goal: float) -> float:
-    """Return the share to allow next, from (allowed, measured) so far.
+def _next(tried: Sequence[tuple[float, float]], goal: float, slope: float) -> float:
+    """Return the cost to draft next, from (cost, measured share) so far, the original first.
 
-    With plans on both sides of the goal it is interpolated between them, else it is moved by what the last one missed. The slope of the
-    table is not that of the measurements: moving by the miss alone would oscillate around a goal where these fall steeply.
+    With a plan below the goal it is interpolated between the nearest on both sides, else extrapolated from the original through the last.
+    The slope of the table (share by cost), which is taken where nothing was saved, is not that of the measurements: moving by what a plan
+    missed would oscillate around a goal where these fall steeply.
     """
     under = max((each for each in tried if each[1] <= goal), key=lambda each: each[1], default=None)
-    over = min((each for each in tried if each[1] > goal), key=lambda each: each[1], default=None)
-    if under is None or over is None:
-        allowed, measured = tried[-1]
-        return allowed + goal - measured
+    over = min((each for each in tried if each[1] > goal), key=lambda each: each[1])
+    if under is None:
+        (whole, _), (cost, share) = tried[0], tried[-1]
+        seen = (1 - share) / (whole - cost) if share < 1 and cost < whole else slope
+        return cost - (share - goal) / seen
     way = (goal - under[1]) / (over[1] - under[1])
     return under[0] + min(max(way, INSIDE), 1 - INSIDE) * (over[0] - under[0])

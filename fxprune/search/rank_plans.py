@@ -195,12 +195,6 @@ class RankDrafts:
     def _costs(self) -> list[list[tuple[float, float]]]:
         return [[(way.cost, way.error) for way in choice.ways] for choice in self.choices]
 
-    def half(self) -> Draft:
-        """Return the draft of the ways whose costs come closest to half of the matrices' own."""
-        return self.draft(
-            [min(c.ways, key=lambda way: abs(way.cost - c.dense.cost / 2)) for c in self.choices]
-        )
-
     def least(self) -> Draft:
         """Return the draft of the cheapest ways."""
         return self.draft([min(choice.ways, key=lambda way: way.cost) for choice in self.choices])

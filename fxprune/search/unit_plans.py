@@ -155,9 +155,6 @@ class _UnitDrafts:
         options = self.decide(self.items, cost)
         return None if options is None else self.draft(options)
 
-    def half(self) -> Draft:
-        return self.draft(at_share(self.items, 0.5))
-
     def least(self) -> Draft:
         if self.decide is same_share:
             return self.draft(at_share(self.items, 0))
