@@ -73,6 +73,13 @@ class LinearMap:
             return value.transpose(0, 1).reshape(value.shape[1], -1, 1)
         return self._grouped(self.matrix.rows(value))
 
+    def reads_as(self, other: LinearMap) -> bool:
+        """Return whether `rows` of both are the same: products of one value, and of no patches or groups of it."""
+        plain = (
+            m.matrix is not None and not m.matrix.form.spatial and m.matrix.groups == 1 for m in (self, other)
+        )
+        return self.source is other.source and all(plain)
+
     def results(self, value: Tensor) -> Tensor:
         """Return a result as [rows, outputs], by groups where there are some."""
         if self.matrix is None:

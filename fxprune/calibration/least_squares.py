@@ -30,13 +30,55 @@ _FEWEST = 512
 
 
 @dataclass
-class Sums:
-    """Sums over rows of inputs x [rows, columns] and targets y [rows, outputs], by groups where there are some: [groups, rows, …]."""
+class InputSums:
+    """Sums over rows of inputs x [rows, columns], by groups where there are some, and the factors of their normal equations.
 
+    With `kept`, factors are kept for the next matrix that reads the same inputs.
+    """
+
+    kept: bool = False
     rows: int = 0
     x: Tensor = field(default_factory=lambda: torch.zeros(()))
-    y: Tensor = field(default_factory=lambda: torch.zeros(()))
     xx: Tensor = field(default_factory=lambda: torch.zeros(()))
+    _factors: dict[tuple[bool, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def take(self, wide: Tensor) -> None:
+        """Add rows of one batch, in float64."""
+        self.rows += wide.shape[-2]
+        self.x, self.xx = self.x + wide.sum(-2), add_product(self.xx, wide, wide)
+
+    def spread(self, centred: bool) -> Tensor:
+        """Return the mean products of columns C; if `centred`, of their deviations from the mean."""
+        if not centred:
+            return self.xx / self.rows
+        mean = self.x / self.rows
+        return self.xx / self.rows - mean[..., None] * mean[..., None, :]
+
+    def factor(self, spread: Tensor, centred: bool, share: float) -> tuple[Tensor, Tensor]:
+        """Return (the Cholesky factor of C + λI, which groups it is sound for: definite, no worse than CONDITION); λ: a share of diag C."""
+        if (centred, share) in self._factors:
+            return self._factors[centred, share]
+        ridge = share * spread.diagonal(dim1=-2, dim2=-1).mean(-1)
+        eye = torch.eye(spread.shape[-1], dtype=spread.dtype)
+        factor, fault = torch.linalg.cholesky_ex(spread + ridge[..., None, None] * eye)
+        diagonal = factor.diagonal(dim1=-2, dim2=-1)
+        sound = (fault == 0) & (ridge > 0) & ((diagonal.amax(-1) / diagonal.amin(-1)) ** 2 <= CONDITION)
+        found = factor.where(sound[..., None, None], eye), sound
+        if self.kept:
+            self._factors[centred, share] = found
+        return found
+
+
+@dataclass
+class Sums:
+    """Sums over rows of inputs x [rows, columns] and targets y [rows, outputs], by groups where there are some: [groups, rows, …].
+
+    `known` are those of the inputs, where another matrix that reads the same has summed them.
+    """
+
+    inputs: InputSums = field(default_factory=InputSums)
+    known: bool = False
+    y: Tensor = field(default_factory=lambda: torch.zeros(()))
     xy: Tensor = field(default_factory=lambda: torch.zeros(()))
     yy: float = 0.0
 
@@ -47,18 +89,18 @@ class Sums:
             self._take(x.to(torch.float64), y.to(torch.float64))
 
     def _take(self, wide: Tensor, wanted: Tensor) -> None:
-        self.rows += wide.shape[-2]
-        self.x, self.y = self.x + wide.sum(-2), self.y + wanted.sum(-2)
-        self.xx, self.xy = add_product(self.xx, wide, wide), add_product(self.xy, wide, wanted)
+        if not self.known:
+            self.inputs.take(wide)
+        self.y, self.xy = self.y + wanted.sum(-2), add_product(self.xy, wide, wanted)
         self.yy += float(wanted.square().sum())
 
     def error(self, fit: Fit) -> float:
         """Return the relative squared error of a fit: Σ ‖prediction − target‖² / Σ ‖target‖²."""
         weight, bias = fit.weight, fit.bias
-        moved = self.xx @ weight.mT - 2 * self.xy
+        moved = self.inputs.xx @ weight.mT - 2 * self.xy
         total = self.yy + float((weight.mT * moved).sum())
         if bias is not None:
-            cross = (_times(weight, self.x) - self.y) * 2 + self.rows * bias
+            cross = (_times(weight, self.inputs.x) - self.y) * 2 + self.inputs.rows * bias
             total += float((bias * cross).sum())
         return max(total, 0.0) / max(self.yy, 1e-300)
 
@@ -81,39 +123,24 @@ def _candidates(sums: Sums, now: Fit, ridge: bool) -> list[Fit]:
 
 
 def _ridges(sums: Sums, now: Fit) -> list[Fit]:
-    has_bias = now.bias is not None
-    mean = sums.x / sums.rows
-    spread, toward = sums.xx / sums.rows, sums.xy / sums.rows
-    if has_bias:
-        spread = spread - mean[..., None] * mean[..., None, :]
-        toward = toward - mean[..., None] * (sums.y / sums.rows)[..., None, :]
+    inputs, centred = sums.inputs, now.bias is not None
+    spread, toward = inputs.spread(centred), sums.xy / inputs.rows
+    if centred:
+        toward = toward - (inputs.x / inputs.rows)[..., None] * (sums.y / inputs.rows)[..., None, :]
     rest = toward - spread @ now.weight.mT
-    scale = spread.diagonal(dim1=-2, dim2=-1).mean(-1)
     found = []
     for share in RIDGES:
-        change = _solved(spread, share * scale, rest)
-        if change is not None:
+        factor, sound = inputs.factor(spread, centred, share)
+        if bool(sound.any()):
+            change = torch.cholesky_solve(rest, factor) * sound[..., None, None]  # the others stay
             weight, how = now.weight + change.mT, f"ridge {share:g}"
-            found.append(_centred(sums, weight, how) if has_bias else Fit(weight, None, how))
+            found.append(_centred(sums, weight, how) if centred else Fit(weight, None, how))
     return found
-
-
-def _solved(spread: Tensor, ridge: Tensor, rest: Tensor) -> Tensor | None:
-    """Return (C + λI)⁻¹ R by Cholesky; zeros for groups, None for all, where it is not definite or worse than CONDITION."""
-    eye = torch.eye(spread.shape[-1], dtype=spread.dtype)
-    damped = spread + ridge[..., None, None] * eye
-    factor, fault = torch.linalg.cholesky_ex(damped)
-    diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    sound = (fault == 0) & (ridge > 0) & ((diagonal.amax(-1) / diagonal.amin(-1)) ** 2 <= CONDITION)
-    if not bool(sound.any()):
-        return None
-    change = torch.cholesky_solve(rest, factor.where(sound[..., None, None], eye))
-    return change.where(sound[..., None, None], torch.zeros_like(change))
 
 
 def _centred(sums: Sums, weight: Tensor, how: str) -> Fit:
     """Return the fit of a weight with the bias that leaves no mean error."""
-    return Fit(weight, (sums.y - _times(weight, sums.x)) / sums.rows, how)
+    return Fit(weight, (sums.y - _times(weight, sums.inputs.x)) / sums.inputs.rows, how)
 
 
 def _times(weight: Tensor, vector: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fxprune.calibration.data import Calibration
-from fxprune.calibration.least_squares import Fit, Sums, best
+from fxprune.calibration.least_squares import Fit, InputSums, Sums, best
 from fxprune.calibration.lockstep import ActivationStore, Runner
 from fxprune.calibration.logits import fit_logits
 from fxprune.calibration.prefixes import Prefixes
@@ -204,7 +204,11 @@ def _refitted(
         for place, task in enumerate(tasks):
             if observe:
                 observe(place, len(tasks))
-            sums, back = Sums(), Sums()
+            shared = place > 0 and task.map.reads_as(tasks[place - 1].map)
+            if not shared:
+                kept = place + 1 < len(tasks) and tasks[place + 1].map.reads_as(task.map)
+                inputs = InputSums(kept), InputSums()
+            sums, back = (Sums(each, known=shared) for each in inputs)
             for i, lane in enumerate(lanes):
                 with parking.out(lane.original, lane.pruned):
                     (sums if i < len(fit.batches) else back).take(*lane.rows(task, new))

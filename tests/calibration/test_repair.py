@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import Program, Selection, apply, capture, verify
+from fxprune.analysis.linear_maps import LinearMap
 from fxprune.calibration import Calibration
+from fxprune.calibration.least_squares import InputSums
 from fxprune.calibration.lockstep import ActivationStore, Runner
 from fxprune.calibration.repair import HELD_BACK, REPAIRS, repair
 from fxprune.errors import UsageError
@@ -266,3 +268,27 @@ def test_rows_beyond_the_span_of_those_that_were_fitted_are_a_remark() -> None:
     assert f"most at {worst.name} ({worst.after:.2g} against {worst.fitted:.2g})" in said
     assert worst.after > 4 * worst.fitted
     assert repair(program, slim, selection, calibration(program, 16, 64, 6)).remarks() == ()
+
+
+def test_what_several_matrices_read_is_summed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries, keys and values of one layer; the fits are those of sums of their own."""
+    program = captured("llama", dynamic=True)
+    data = Calibration(tuple(family_batches("llama", 6, 0)))
+    selection = quarter_less(program)
+    slim = apply(program, selection)
+    taken: list[int] = []
+    honest = InputSums.take
+
+    def counted(self: InputSums, wide: Tensor) -> None:
+        taken.append(wide.shape[1])
+        honest(self, wide)
+
+    monkeypatch.setattr(InputSums, "take", counted)
+    together = repair(program, slim, selection, data)
+    shared = len(taken)
+    monkeypatch.setattr(LinearMap, "reads_as", lambda self, other: False)
+    apart = repair(program, slim, selection, data)
+    assert shared < 0.7 * (len(taken) - shared)
+    for one, other in zip(together.matrices, apart.matrices, strict=True):
+        assert (one.name, one.how) == (other.name, other.how)
+        assert torch.equal(together.program.tensors()[one.name], apart.program.tensors()[one.name])
