@@ -32,7 +32,10 @@ def _square(value: Tensor, random: _Random) -> Tensor:
 def _divergence(value: Tensor, random: _Random) -> Tensor:
     """Return the log-probability of labels drawn from the model: its mean squared change is twice the KL divergence (true Fisher)."""
     log = _rows(value).log_softmax(-1)
-    drawn = torch.multinomial(log.detach().exp(), 1, generator=random)
+    # multinomial draws a number for each class, a language model has millions in a batch.
+    sums = log.detach().exp().cumsum(-1, dtype=torch.float64)
+    level = torch.rand(len(sums), 1, generator=random, dtype=torch.float64) * sums[:, -1:]
+    drawn = torch.searchsorted(sums, level, right=True).clamp_max(sums.shape[1] - 1)
     total: Tensor = log.gather(1, drawn).sum()
     mean: Tensor = total / len(log) ** 0.5
     return mean

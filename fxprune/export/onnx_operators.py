@@ -10,6 +10,8 @@ from unittest.mock import patch
 
 import torch
 
+from fxprune.export.onnx_forms.decompositions import decompose
+
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """Return operator → its ONNX form, as `torch.onnx.export` takes them; those of packages that are not loaded are left out."""
@@ -41,18 +43,19 @@ def _grouped_mm(input: Any, weight: Any, offs: Any, bias: Any = None, out_dtype:
 
 
 _TABLES: dict[tuple[int, int], Any] = {}
-_LOOKED_UP: set[int] = set()
+_DECOMPOSITIONS: dict[tuple[frozenset[Any], int], Any] = {}
 
 
 @contextmanager
 def quick_export() -> Iterator[None]:
     """Context in which `torch.onnx.export` keeps its table of forms between files, and matches each pattern at nodes of its operator alone.
 
-    It reads the source of 480 functions for the table each time, half of the time of a small file; and its clean-up lists all nodes of
-    the graph for each node and each pattern of several results, half of the time of a file of 30 layers. What is written is the same.
-    Where a version of a library has other parts, it is left alone.
+    It reads the source of 480 functions for the table each time, half of the time of a small file; its clean-up lists all nodes of the
+    graph for each node and each pattern of several results, half of the time of a file of 30 layers; and it traces the whole graph anew
+    for the few nodes that it decomposes (`onnx_forms.decompositions`), two thirds of what is left. What is written is the same, but for
+    sizes that are read off another value. Where a version of a library has other parts, it is left alone.
     """
-    with _forms_kept(), _matching_by_operator(), _composites_listed_once():
+    with _forms_kept(), _matching_by_operator(), _decomposing_in_place():
         yield
 
 
@@ -109,28 +112,36 @@ def _matching_by_operator() -> Iterator[None]:
 
 
 @contextmanager
-def _composites_listed_once() -> Iterator[None]:
-    """Look all composite operators up once, and again where packages have declared others; torch does so for each of 56 namespaces."""
-    try:
-        utils = importlib.import_module("torch._export.utils")
-        original = utils._materialize_cpp_cia_ops
-    except (ImportError, AttributeError):
+def _decomposing_in_place() -> Iterator[None]:
+    """Let the exporter decompose nodes one by one where that is possible."""
+    passes = _module("torch.onnx._internal.exporter._fx_passes")
+    tables = _module("torch.onnx._internal.exporter._decomp")
+    kept = getattr(_module("torch._export.utils"), "_is_preservable_cia_op", None)
+    original = getattr(passes, "decompose_with_registry", None)
+    if original is None or tables is None or kept is None:
         yield
         return
 
-    def looked_up() -> None:
-        names = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
-        if len(names) not in _LOOKED_UP:
-            original()
-            _LOOKED_UP.add(len(names))
+    def decomposed(exported: Any, registry: Any) -> Any:
+        formed = frozenset(tables.get_onnx_implemented_overloads(registry))
+        key = formed, len(torch._C._dispatch_get_all_op_names())
+        if key not in _DECOMPOSITIONS:
+            _DECOMPOSITIONS[key] = tables.create_onnx_friendly_decomposition_table(set(formed))
+        done = decompose(exported, _DECOMPOSITIONS[key], kept)
+        return exported if done else original(exported, registry)
 
-    with patch.object(utils, "_materialize_cpp_cia_ops", looked_up):
+    with patch.object(passes, "decompose_with_registry", decomposed):
         yield
 
 
 def _class_of(module: str, name: str) -> Any:
     """Return a class of another library's inner module; None where this version has none."""
+    return getattr(_module(module), name, None)
+
+
+def _module(name: str) -> Any:
+    """Return another library's inner module; None where this version has none."""
     try:
-        return getattr(importlib.import_module(module), name, None)
+        return importlib.import_module(name)
     except ImportError:
         return None

@@ -65,8 +65,8 @@ class Reader:
         outputs = self.weight.shape[0]
         cost = float((solved[:, :outputs] * self.weight[:, gone].t()).sum())
         change = solved[:, outputs:]
-        self.weight = self.weight - self.weight[:, gone] @ change
-        self.inverse = self.inverse - self.inverse[:, gone] @ change
+        self.weight = torch.addmm(self.weight, self.weight[:, gone], change, alpha=-1)
+        self.inverse = torch.addmm(self.inverse, self.inverse[:, gone], change, alpha=-1)
         return cost
 
 
@@ -78,7 +78,8 @@ def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) ->
     wide = matrix.read(weight).to(torch.float64)
     values, vectors = torch.linalg.eigh(moments.slopes.to(wide).expand(len(wide), len(wide)))
     root = vectors * values.clamp_min(0).sqrt()
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    # cholesky_inverse is up to thirty times slower on the CPU.
+    inverse = torch.cholesky_solve(torch.eye(len(damped), dtype=damped.dtype), torch.linalg.cholesky(damped))
     return Reader(inverse, root.t() @ wide, columns)
 
 
