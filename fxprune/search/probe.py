@@ -31,7 +31,7 @@ from fxprune.search.plans import SiteChoice, selection_of
 _ROWS = 48
 """Approximate number of rows on which outputs are compared, and the least on which readers are re-fitted."""
 
-NUMBERS = 1 << 25
+NUMBERS = 1 << 24
 """Approximate limit of output elements in all: a language model gives millions per row, and few rows suffice."""
 
 SHARE = 0.75

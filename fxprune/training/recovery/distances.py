@@ -17,13 +17,17 @@ aten = torch.ops.aten
 
 _SMALL = 1e-30
 
+REACH = 5.0
+"""Numbers inside a program that lie further from the mean, in standard deviations, are compared relative to themselves."""
+
 
 @dataclass(frozen=True)
 class Scale:
-    """Scale of a distance: the variance of the original's value, and the temperature of logits."""
+    """Scale of a distance: the variance of the original's value, the temperature of logits, and the mean."""
 
     variance: float = 1.0
     temperature: float = 1.0
+    mean: float = 0.0
 
 
 Distance = Callable[[Tensor, Tensor, Scale], Tensor]
@@ -32,6 +36,21 @@ Distance = Callable[[Tensor, Tensor, Scale], Tensor]
 
 def _square(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
     return (ours - theirs).square().mean() / scale.variance
+
+
+def bounded_square(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
+    """Return the squared difference over the variance, or over what a number's own distance from the mean is within REACH of.
+
+    A few massive activations, a thousand times as large as the others (arXiv 2402.17762), would else be all that the mean sees.
+    """
+    own = (theirs - scale.mean).square() / REACH**2
+    return ((ours - theirs).square() / own.clamp_min(scale.variance)).mean()
+
+
+def within_reach(value: Tensor) -> Tensor:
+    """Return a value with its numbers clamped to REACH standard deviations from the mean."""
+    mean, deviation = value.mean(), value.std(correction=0)
+    return value.clamp(mean - REACH * deviation, mean + REACH * deviation)
 
 
 def _cosine(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:

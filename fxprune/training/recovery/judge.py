@@ -22,7 +22,7 @@ class HeldBackLoss:
     def __init__(
         self, original: Original, batches: Sequence[tuple[int, list[Any]]], device: torch.device
     ) -> None:
-        self.original, self.batches, self.device = original, batches, device
+        self.original, self.batches, self.device = original, list(batches), device
         self._kept: list[Shown | None] = [None] * len(batches)
         self._bytes = 0
 
@@ -30,6 +30,15 @@ class HeldBackLoss:
         """Yield what the original says on each batch, the values inside included."""
         for place, (_, flat) in enumerate(self.batches):
             yield self._said(place, flat)
+
+    def limit(self, rows: int) -> int:
+        """Judge on the first batches of at least so many rows, or on all; return the number of rows."""
+        count, total = 0, 0
+        while count < len(self.batches) and total < rows:
+            total += self.batches[count][0]
+            count += 1
+        self.batches, self._kept = self.batches[:count], self._kept[:count]
+        return total
 
     def loss(self, lesson: Lesson) -> float:
         """Return the loss of a lesson's program as it is now; infinite where it is no number."""

@@ -15,8 +15,10 @@ from fxprune.training.processes import summed
 from fxprune.training.recovery.distances import (
     OUTPUT_DISTANCES,
     Scale,
+    bounded_square,
     fitting_distance,
     floating_outputs,
+    within_reach,
 )
 from fxprune.training.recovery.matching import Match
 from fxprune.training.recovery.tapped import moved, restoring, tapped, written_buffers
@@ -94,9 +96,9 @@ class Lesson(nn.Module):
         scales = self.scales[len(self.names) :]
         if not scales:
             return torch.zeros((), device=next(self.graph.parameters()).device)
-        square = OUTPUT_DISTANCES["square"][0]
         found = [
-            square(a.float(), b.float(), scale) for a, b, scale in zip(values, shown, scales, strict=True)
+            bounded_square(a.float(), b.float(), scale)
+            for a, b, scale in zip(values, shown, scales, strict=True)
         ]
         return torch.stack(found).mean()
 
@@ -109,13 +111,16 @@ class Lesson(nn.Module):
         device = next(self.graph.parameters()).device
         sums = summed(torch.stack([torch.stack(each) for each in moments]).sum(0), device)
         count, first, second = sums.unbind(0)
-        variances = (second / count - (first / count).square()).clamp_min(_LEAST)
-        self.scales = tuple(Scale(variance, temperature) for variance in variances.tolist())
+        means = first / count
+        variances = (second / count - means.square()).clamp_min(_LEAST)
+        pairs = zip(variances.tolist(), means.tolist(), strict=True)
+        self.scales = tuple(Scale(variance, temperature, mean) for variance, mean in pairs)
 
 
 def _moments(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the count, sum and sum of squares of each value, in float64."""
-    values = [value.double() for value in (*shown.outputs, *shown.inside)]
+    """Return the count, sum and sum of squares of each value, in float64; of those inside without what lies beyond REACH."""
+    values = [value.double() for value in shown.outputs]
+    values += [within_reach(value.double()) for value in shown.inside]
     rows = [(float(v.numel()), float(v.sum()), float(v.square().sum())) for v in values]
     count, first, second = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(1)
     return count, first, second

@@ -11,6 +11,15 @@ from fxprune.training.recovery.images import Augmentation
 RISING = 0.05
 """Share of a run in which the learning rate rises."""
 
+FEWEST_JUDGED = 32
+"""Held-back rows of a judgement, at least."""
+
+JUDGED_SHARE = 0.2
+"""Rows of all judgements, as a share of the rows that are trained on: a row takes about half of the time of one of these."""
+
+_MORE = 8
+"""Judgements beside those of the run itself: at the start, and of trials."""
+
 
 @dataclass(frozen=True)
 class Lessons:
@@ -36,6 +45,13 @@ class Lessons:
     average: float = 0.02  #: horizon of the mean of weights (EMA), as a share of the steps
     judgements: int = 20  #: on held-back rows, evenly spread
     seed: int = 0
+
+    def judged_rows(self, steps: int) -> int:
+        """Return the held-back rows of a judgement: at least FEWEST_JUDGED, and of all JUDGED_SHARE of the rows that are trained on.
+
+        Of a language model a judgement of hundreds of rows takes a minute, and there are some thirty of them.
+        """
+        return max(FEWEST_JUDGED, round(JUDGED_SHARE * steps * self.batch / (self.judgements + _MORE)))
 
 
 class RunBudget:

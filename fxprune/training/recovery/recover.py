@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -51,6 +52,9 @@ ObserveRecovery = Callable[[float, float, str], None]
 
 ProgramMetric = Callable[[Program], float]
 """A program's quality by the user's own measure, higher is better."""
+
+MEASURED = 16
+"""Held-back batches that the scales of the losses are measured on."""
 
 EQUAL = 1e-9
 """A held-back loss below this leaves nothing to recover."""
@@ -147,9 +151,10 @@ def _trainer(
     part = accelerator.process_index, accelerator.num_processes
     feed = Feed(pruned, fit, options.batch, options.seed, part)
     mine = held.batches[part[0] :: part[1]] or held.batches[:1]
-    flats = [(_count(pruned, batch), flat_inputs(pruned, batch, device)) for batch in mine]
+    order = torch.randperm(len(mine), generator=torch.Generator().manual_seed(options.seed)).tolist()
+    flats = [(_count(pruned, mine[i]), flat_inputs(pruned, mine[i], device)) for i in order]
     judge = HeldBackLoss(teacher, flats, device)
-    lesson.measure(judge.shown(), options.temperature)
+    lesson.measure(islice(judge.shown(), MEASURED), options.temperature)
     return Trainer((pruned, teacher, lesson), feed, judge, options, accelerator)
 
 
@@ -170,17 +175,18 @@ def _trained(
     freeze_unused(trainer, next(batches()))
     kept = journal.read()
     if kept is None:
+        fast, seconds = choose_speed(trainer, next(batches()))
+        steps = _steps(budget, seconds)
+        judged = trainer.judge.limit(trainer.options.judged_rows(steps))
         before = trainer.judged(Manner(0))
         if before <= EQUAL:
             return before, Best(before, {}), {"why": "the program already says what the original says"}
         statistics = estimate_statistics(trainer, batches(), say)
-        fast, seconds = choose_speed(trainer, next(batches()))
         trainer.lay_out(fast)
-        steps = _steps(budget, seconds)
         start = Best(trainer.judged(fast), copied(trainer.lesson.graph))
         trial = max(FEWEST, round(TRIAL_SHARE * steps))
         manner, best, tried = choose_manner(trainer, fast, start, trial, batches, say)
-        notes = {"statistics": statistics, "tried": tried, "steps": steps}
+        notes = {"statistics": statistics, "tried": tried, "steps": steps, "judged_rows": judged}
         kept = journal.begin(State(before, best, manner, notes, since=trainer.agreed(budget.elapsed())))
     return kept.before, _main(trainer, budget, journal, observe), journal.details()
 
@@ -194,6 +200,7 @@ def _steps(budget: RunBudget, seconds: float) -> int:
 def _main(trainer: Trainer, budget: RunBudget, journal: RecoveryLog, observe: ObserveRecovery) -> Best:
     """Train from the start, or from the checkpoint; return the best moment."""
     state = journal.state
+    trainer.judge.limit(state.notes["judged_rows"])
     trainer.lay_out(state.manner)
     run, ready = trainer.begin(state.manner, state.since)
     average = Average(trainer.lesson.graph, trainer.options.average * state.notes["steps"])
