@@ -139,8 +139,10 @@ def _remark(details: Mapping[str, Any]) -> str:
     if details["kept"]:
         return f"{told}{begun}"
     metric = details.get("metric")
+    confirmed = details.get("confirmed", (1.0, 0.0))
+    other = "" if confirmed[1] < confirmed[0] else "; it does not hold on other held-back rows"
     why = f"; the metric fell from {metric[0]:.4g} to {metric[1]:.4g}" if metric else ""
-    return f"nothing improved, the program stays as it was ({told}{why}){begun}"
+    return f"nothing improved, the program stays as it was ({told}{why}{other}){begun}"
 
 
 def _checkpoints(context: Context) -> Checkpoints | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from fxprune.ir import Program
+
 _LIMITS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -17,6 +19,14 @@ _LIMITS = (
 def free_memory() -> int:
     """Return the bytes that can be allocated without swapping."""
     return min([int(psutil.virtual_memory().available), *_left_of_limits()])
+
+
+def moments_limit(program: Program) -> int:
+    """Return the bytes that moments may take in one pass over the data.
+
+    That is half of what the weights take, or an eighth of the memory that is free, and 32 MiB at least.
+    """
+    return max(program.parameter_bytes() // 2, free_memory() // 8, 1 << 25)
 
 
 def _left_of_limits() -> list[int]:

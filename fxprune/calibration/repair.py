@@ -207,7 +207,10 @@ def _refitted(
             shared = place > 0 and task.map.reads_as(tasks[place - 1].map)
             if not shared:
                 kept = place + 1 < len(tasks) and tasks[place + 1].map.reads_as(task.map)
-                inputs = InputSums(kept), InputSums()
+                inputs = (
+                    InputSums(kept),
+                    InputSums(),
+                )  # for this matrix and those behind it that read the same
             sums, back = (Sums(each, known=shared) for each in inputs)
             for i, lane in enumerate(lanes):
                 with parking.out(lane.original, lane.pruned):

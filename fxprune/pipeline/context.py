@@ -15,6 +15,7 @@ from torch import nn
 from fxprune.calibration import Calibration, Objective, check_calibration
 from fxprune.calibration.objective import Loss
 from fxprune.cost import Clock, default_cache
+from fxprune.errors import UsageError
 from fxprune.frontend.module_calls import island_batches
 from fxprune.ir import Point, Program, Selection, point_with
 from fxprune.runtimes import Settings, runtime_of
@@ -55,13 +56,13 @@ class Context:
     """Values that passes may take beside the program; options in a pipeline's text win over it.
 
     `data` are unlabelled batches, as a list or a DataLoader gives them (see `fxprune.calibration.data.check_calibration`), of which the
-    first `rows` are held in memory (0: all); fits are judged on `held_back` (None: on some of the data). `loss` is what is kept small on
-    them (None: the distance to the model's own outputs). `evaluate` rates programs for a search over layers, on `executor` where one is
-    given. `task` is what is trained for by `recipe`, from `teacher` where there is one, on `device`. `settings` and `point` are the
-    runtime and the sizes that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder).
-    `seed` is that of all that draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on, `lowering`
-    is a row of `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares outputs in a recovery, in
-    place of what fits them; `metric` rates a program that a recovery must not make worse (None: `evaluate`).
+    first `rows` are held in memory (0: all); fits are judged on `held_back`, so many rows too (None: on some of the data). `loss` is what
+    is kept small on them (None: the distance to the model's own outputs). `evaluate` rates programs for a search over layers, on
+    `executor` where one is given. `task` is what is trained for by `recipe`, from `teacher` where there is one, on `device`. `settings`
+    and `point` are the runtime and the sizes that costs are measured at, `cache` the file that remembers measurements (True: one in the
+    user's cache folder). `seed` is that of all that draws; None leaves it to options and recipe. `checkpoints` lets training that was
+    killed go on, `lowering` is a row of `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares
+    outputs in a recovery, in place of what fits them; `metric` rates a program that a recovery must not make worse (None: `evaluate`).
     """
 
     data: Calibration | Iterable[Any] | None = None
@@ -101,7 +102,11 @@ class Context:
     def calibration(self, program: Program) -> Calibration | None:
         """Return the calibration data, checked; None where there are none."""
         data, held = _checked(program, self.data, self.rows), _checked(program, self.held_back, self.rows)
-        return data if data is None or held is None else replace(data, held=held.batches)
+        if held is None:
+            return data
+        if data is None:
+            raise UsageError("held_back judges what is fitted on data, and there are none: give data")
+        return replace(data, held=held.batches, notes=(*data.notes, *held.notes))
 
     def say(self, text: str) -> None:
         """Report what the pass does now."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis import Matrix, Units, matrices
-from fxprune.calibration.memory import free_memory
+from fxprune.calibration.memory import moments_limit
 from fxprune.calibration.run import Observer, pack_by_bytes
 from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
 from fxprune.ir import attribute
@@ -26,9 +26,6 @@ ReaderColumns: TypeAlias = list[tuple[Matrix, Tensor]]
 
 _DAMPING = 1e-2
 """Damping: this share of the mean of the input moments' diagonal is added to the diagonal."""
-
-PART_OF_FREE = 8
-"""Moments of one pass over the data may take this part of the memory that is free, or half of what the weights take."""
 
 STEPS = 48
 """Approximate number of steps that remove all units of an axis; the readers are updated after each."""
@@ -118,9 +115,7 @@ def optimal_brain_surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Un
     """
     known = matrices(evidence.analysis.program, evidence.analysis.flow)
     read = {units: _readers(evidence, known, units) for units in asked}
-    limit = evidence.memory or max(
-        evidence.analysis.program.parameter_bytes() // 2, free_memory() // PART_OF_FREE
-    )
+    limit = evidence.memory or moments_limit(evidence.analysis.program)
     found: dict[Units, Worth] = {}
     gates = GateObserver(evidence.analysis, [units for units in asked if not read[units]])
     waiting: list[Observer] = [gates] if gates.parameters else []

@@ -126,8 +126,8 @@ class Trial:
 class SearchResult:
     """Result of a search: the draft that meets the budget, the trials that led there, and the share that is left.
 
-    `factor` is the saving of the whole model over that by the table. `frontier` are the best plans for other budgets, as (predicted
-    share, error).
+    `factor` is the saving of the whole model over that by the table, in this plan. `frontier` are the best plans for other budgets, as
+    (predicted share, error).
     """
 
     aim: Target
@@ -197,6 +197,7 @@ class _Search:
             cost = _next(tried, goal, 1 / self.scale.total)
         draft = best[1] if best else self._least(seen)
         share = best[0][1] if best else self.trials[-1].measured
+        self._learn(draft, share)
         frontier = tuple((self.predicted(cost), error) for cost, error in self.drafts.frontier())
         return SearchResult(aim, draft, tuple(self.trials), self.factor, share, frontier)
 
@@ -206,10 +207,14 @@ class _Search:
         self.observe(f"plan {len(self.trials) + 1}: predicted {predicted:.3f} of the original, measuring")
         share = self.scale.share(draft.make())
         self.trials.append(Trial(predicted, share, draft.error))
+        self._learn(draft, share)
+        return share
+
+    def _learn(self, draft: Draft, share: float) -> None:
+        """Set the factor to what a measured draft tells."""
         said = self.drafts.whole - draft.cost
         saved = (1 - share) * self.scale.total
         self.factor = saved / said if said > 0 and saved > 0 else 1.0
-        return share
 
     def _least(self, seen: set[str]) -> Draft:
         """Try and return the plan that costs least, where no other meets the budget; RefusedError where it exceeds the budget, too."""

@@ -40,6 +40,9 @@ SHARE = 0.75
 TRUST = 100.0
 """Errors are scaled by no more than this, and by no less than its inverse."""
 
+UNKNOWN = 1.0
+"""Scale of a site whose cut can't be compared, or has no error."""
+
 ALIKE = 8
 """Number of sites that compute the same up to which each is tried; of more, so many, the first and the last among them."""
 
@@ -92,10 +95,10 @@ class Probe:
         option = choice.near(SHARE)
         chosen = selection_of([choice], [option])
         if not len(chosen) or not option.error > 0:
-            return 1.0
+            return UNKNOWN
         slim = apply(self.analysis.program, chosen)
         if slim.free_outputs and _sizes(_run(slim, self.compared[0])) != _sizes(self.outputs[0]):
-            return 1.0  # an output that shrinks itself can't be compared
+            return UNKNOWN  # an output that shrinks itself can't be compared
         how = "none" if self.how.partition("+")[0] == "none" or len(self.few.batches) < 2 else "readers"
         done = repair(self.analysis.program, slim, chosen, self.few, how, prefixes=self.prefixes)
         found = self.gap(done.program)
@@ -143,7 +146,8 @@ class _Alike:
 
     def scales(self, known: Mapping[int, float]) -> dict[int, float]:
         """Return the scale of each place: where it is not known, the median of the sample."""
-        typical = median(known[place] for place in self.sample)
+        seen = [known[place] for place in self.sample if known[place] != UNKNOWN] or [UNKNOWN]
+        typical = median(seen)
         return {place: known.get(place, typical) for place in self.places}
 
 

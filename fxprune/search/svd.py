@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fxprune.analysis import Matrix
 from fxprune.calibration import Calibration, Objective
+from fxprune.calibration.memory import moments_limit
 from fxprune.calibration.run import pack_by_bytes, run_calibration
 from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
 from fxprune.ir import Program
@@ -111,10 +112,10 @@ def whitened_spectra(
 ) -> list[Spectrum]:
     """Return spectra whitened by the inputs' moments (`whiten`), or those of the weights alone; errors are by the data in both cases.
 
-    Moments that exceed `memory` bytes (where it is 0: half of the model's size, at least 32 MiB) are accumulated in several passes.
+    Moments that exceed `memory` bytes (where it is 0: `moments_limit`) are accumulated in several passes.
     """
     own = list({matrix.node.name: matrix for group in groups for matrix in group}.values())
-    limit = memory or max(program.parameter_bytes() // 2, 1 << 25)
+    limit = memory or moments_limit(program)
     found: dict[int, Spectrum] = {}
     places = sorted(range(len(groups)), key=lambda i: own.index(groups[i][0]))
     for chunk in pack_by_bytes(places, lambda i: sum(map(moment_bytes, groups[i])), limit):

@@ -139,3 +139,7 @@ def test_rows_of_another_kind_bound_what_a_fit_to_one_kind_loses() -> None:
 
     alone, judged = error(Context(data=narrow)), error(Context(data=narrow, held_back=broad[:2]))
     assert judged < 0.9 * alone
+    with pytest.raises(
+        UsageError, match="held_back judges what is fitted on data, and there are none: give data"
+    ):
+        Context(held_back=broad).calibration(whole)

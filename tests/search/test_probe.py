@@ -28,7 +28,7 @@ def test_what_is_unlike_is_tried_and_the_rest_have_the_median_of_the_sample() ->
     errors[11], errors[13], errors[15] = 40.0, 0.1, 2.5
     alike = _Alike(places, _spread(places), choices(errors, object()))
     assert alike.tried() == {0, 4, 8, 12, 17, 21, 25, 29, 11, 13}
-    known = {place: 1.0 + place / 100 for place in alike.tried()} | {11: 0.03}
+    known = {place: 2.0 + place / 100 for place in alike.tried()} | {11: 0.03}
     scales = alike.scales(known)
-    assert (scales[11], scales[13], scales[29]) == (0.03, 1.13, 1.29)
-    assert scales[15] == scales[1] == (1.12 + 1.17) / 2
+    assert (scales[11], scales[13], scales[29]) == (0.03, 2.13, 2.29)
+    assert scales[15] == scales[1] == (2.12 + 2.17) / 2

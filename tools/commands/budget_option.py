@@ -75,7 +75,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--held-back",
         metavar="DATA",
-        help="further inputs, of another kind than these, on which fits are judged in place of some of them; forms as above",
+        help="further inputs, of another kind than these but read as they are, on which fits are judged in place of some of them",
     )
     presets = "; ".join(f"{name}: {row.help}" for name, row in NORMALIZATIONS.items())
     group.add_argument(
@@ -193,7 +193,8 @@ def read_calibration_option(
 def asked_data(options: argparse.Namespace) -> list[Asked]:
     """Return the options of calibration data, and of those that are held back where there are some; none without data."""
     how = (options.rows, options.length, options.image_normalization, options.sampling_rate)
-    return [Asked(text, *how) for text in (options.calibration, options.held_back) if text]
+    given = (("--calibration", options.calibration), ("--held-back", options.held_back))
+    return [Asked(text, *how, option) for option, text in given if text]
 
 
 def budget_points(steps: Pipeline, program: Program, settings: Settings) -> list[Point]:

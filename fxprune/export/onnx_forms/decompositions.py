@@ -1,7 +1,7 @@
 """Decompositions, node by node, of operators that torch's exporter has no ONNX form for.
 
-The exporter traces the whole graph anew for them, more than half of the time of a file, although few nodes change: a graph from
-torch.export is functional already, and most operators have a form of their own.
+The exporter traces the whole graph anew for them, more than half of the time of a file, although few nodes change: most graphs write
+into no value, and most operators have a form of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch._ops import OperatorBase, OpOverload
 from torch.export import ExportedProgram
@@ -19,6 +19,11 @@ from torch.export.graph_signature import TensorArgument
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
+
+aten = torch.ops.aten
+
+_VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
+"""Operators whose result, where it has the sizes of the operand, is the operand."""
 
 Table = Mapping[Any, Callable[..., Any]]
 
@@ -38,10 +43,12 @@ def decompose(exported: ExportedProgram, table: Table, kept: Callable[[Any], boo
     inside = [inner for part in parts.values() for inner in part.nodes]
     if not all(_is_plain(inner) for inner in inside if inner.op not in ("placeholder", "output")):
         return False
+    if not all(_is_whole(*each) for each in parts.items()):
+        return False
     known: dict[Any, fx.Node] = {}
     for node in nodes:
         if node in parts:
-            _rename(exported, node.name, _put(node, parts[node], known))
+            _rename(exported, _put(node, parts[node], known))
         else:
             _know(node, known)
     exported.graph.lint()
@@ -49,11 +56,20 @@ def decompose(exported: ExportedProgram, table: Table, kept: Callable[[Any], boo
     return True
 
 
-def _rename(exported: ExportedProgram, name: str, result: Any) -> None:
-    """Let the signature name a result by the node that gives it now."""
+def _rename(exported: ExportedProgram, taken: Mapping[str, Any]) -> None:
+    """Let the signature name results by the nodes that give them now."""
     for spec in exported.graph_signature.output_specs:
-        if isinstance(spec.arg, TensorArgument) and spec.arg.name == name:
-            spec.arg.name = result.name
+        if isinstance(spec.arg, TensorArgument) and spec.arg.name in taken:
+            spec.arg.name = taken[spec.arg.name].name
+
+
+def _is_whole(node: fx.Node, part: fx.Graph) -> bool:
+    """Return whether a graph gives all that a node does: a tensor, or several that are taken one by one."""
+    (result,) = part.output_node().args
+    if isinstance(result, fx.Node):
+        return True
+    taken = all(user.target is operator.getitem for user in node.users)
+    return taken and isinstance(result, (tuple, list)) and all(isinstance(each, fx.Node) for each in result)
 
 
 def _know(node: fx.Node, known: dict[Any, fx.Node]) -> fx.Node:
@@ -104,8 +120,8 @@ def _traced(node: fx.Node, table: Table) -> fx.Graph:
     return graph
 
 
-def _put(node: fx.Node, part: fx.Graph, known: dict[Any, fx.Node]) -> Any:
-    """Put a graph in the place of a node, without the sizes that are known, and return its result."""
+def _put(node: fx.Node, part: fx.Graph, known: dict[Any, fx.Node]) -> dict[str, Any]:
+    """Put a graph in the place of a node, without the sizes that are known; return what took the place of it and its results, by name."""
     sources = iter(
         value for value in pytree.tree_leaves((node.args, dict(node.kwargs))) if isinstance(value, fx.Node)
     )
@@ -119,18 +135,33 @@ def _put(node: fx.Node, part: fx.Graph, known: dict[Any, fx.Node]) -> Any:
                 result = fx.map_arg(inner.args[0], made.__getitem__)
             else:
                 made[inner] = _copied(inner, node, made, known)
+    taken = {node.name: result}
     if isinstance(result, fx.Node):
         node.replace_all_uses_with(result)
     else:
         for user in list(node.users):
-            assert user.target is operator.getitem
             user.replace_all_uses_with(result[user.args[1]])
+            taken[user.name] = result[user.args[1]]
             node.graph.erase_node(user)
     node.graph.erase_node(node)
-    return result
+    return taken
+
+
+def _is_idle_view(inner: fx.Node, source: fx.Node) -> bool:
+    """Return whether a node is a view of its source with the same sizes."""
+    value, before = inner.meta["val"], source.meta["val"]
+    if inner.target not in _VIEWS or not isinstance(value, Tensor) or not isinstance(before, Tensor):
+        return False
+    return value.dtype == before.dtype and list(map(str, value.shape)) == list(map(str, before.shape))
 
 
 def _copied(inner: fx.Node, node: fx.Node, made: dict[fx.Node, Any], known: dict[Any, fx.Node]) -> fx.Node:
+    """Return a copy of a node of a part, or the node that has its value: a size that is known, or a source of the same sizes."""
+    source: fx.Node | None = (
+        made.get(inner.args[0]) if inner.args and isinstance(inner.args[0], fx.Node) else None
+    )
+    if source is not None and source.op != "placeholder" and _is_idle_view(inner, source):
+        return source
     copy = node.graph.node_copy(inner, made.__getitem__)
     copy.meta = {**node.meta, **inner.meta}
     first = _know(copy, known)

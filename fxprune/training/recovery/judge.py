@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -31,14 +32,12 @@ class HeldBackLoss:
         for place, (_, flat) in enumerate(self.batches):
             yield self._said(place, flat)
 
-    def limit(self, rows: int) -> int:
-        """Judge on the first batches of at least so many rows, or on all; return the number of rows."""
-        count, total = 0, 0
-        while count < len(self.batches) and total < rows:
-            total += self.batches[count][0]
-            count += 1
-        self.batches, self._kept = self.batches[:count], self._kept[:count]
-        return total
+    def limit(self, rows: int) -> HeldBackLoss | None:
+        """Judge on the first batches of at least so many rows; return a judge on as many of the others, None where there are none."""
+        first, second = (_batches_of(self.batches, least) for least in (rows, 2 * rows))
+        others = self.batches[first:second]
+        self.batches, self._kept = self.batches[:first], self._kept[:first]
+        return HeldBackLoss(self.original, others, self.device) if others else None
 
     def loss(self, lesson: Lesson) -> float:
         """Return the loss of a lesson's program as it is now; infinite where it is no number."""
@@ -60,3 +59,9 @@ class HeldBackLoss:
             self._kept[place] = shown
             self._bytes += size
         return shown
+
+
+def _batches_of(batches: Sequence[tuple[int, list[Any]]], rows: int) -> int:
+    """Return how many of the first batches have at least so many rows: all where these have fewer."""
+    totals = accumulate(count for count, _ in batches)
+    return next((place for place, total in enumerate(totals, 1) if total >= rows), len(batches))

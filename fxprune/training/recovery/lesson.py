@@ -118,7 +118,7 @@ class Lesson(nn.Module):
 
 
 def _moments(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the count, sum and sum of squares of each value, in float64; of those inside without what lies beyond REACH."""
+    """Return the count, sum and sum of squares of each value, in float64; those inside with what lies beyond REACH clamped."""
     values = [value.double() for value in shown.outputs]
     values += [within_reach(value.double()) for value in shown.inside]
     rows = [(float(v.numel()), float(v.sum()), float(v.square().sum())) for v in values]

@@ -17,8 +17,8 @@ FEWEST_JUDGED = 32
 JUDGED_SHARE = 0.2
 """Rows of all judgements, as a share of the rows that are trained on: a row takes about half of the time of one of these."""
 
-_MORE = 8
-"""Judgements beside those of the run itself: at the start, and of trials."""
+_MORE = 10
+"""Judgements beside those of the run itself: at the start, of trials, and of other rows at the end."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Lessons:
     judgements: int = 20  #: on held-back rows, evenly spread
     seed: int = 0
 
-    def judged_rows(self, steps: int) -> int:
-        """Return the held-back rows of a judgement: at least FEWEST_JUDGED, and of all JUDGED_SHARE of the rows that are trained on.
+    def judged_rows(self, steps: int, rows: int) -> int:
+        """Return the held-back rows of a judgement in a run of so many steps of so many rows: FEWEST_JUDGED at least.
 
         Of a language model a judgement of hundreds of rows takes a minute, and there are some thirty of them.
         """
-        return max(FEWEST_JUDGED, round(JUDGED_SHARE * steps * self.batch / (self.judgements + _MORE)))
+        return max(FEWEST_JUDGED, round(JUDGED_SHARE * steps * rows / (self.judgements + _MORE)))
 
 
 class RunBudget:

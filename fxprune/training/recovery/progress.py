@@ -40,6 +40,10 @@ class State:
     since: float = 0.0
 
 
+_FORM = 2
+"""Version of what a checkpoint holds: 2 since judgements are of some held-back rows."""
+
+
 class RecoveryLog:
     """Record of a recovery in memory, and in the folder of `checkpoints` where there is one; `digest` tells whose it is."""
 
@@ -137,7 +141,7 @@ def closed(before: float, now: float) -> float:
 
 def run_digest(programs: tuple[Program, ...], options: Lessons) -> str:
     """Return a digest of the weights that a run begins with, and of its options without the budget."""
-    found = hashlib.blake2b(repr(replace(options, minutes=0.0, steps=0)).encode(), digest_size=16)
+    found = hashlib.blake2b(f"{_FORM} {replace(options, minutes=0.0, steps=0)}".encode(), digest_size=16)
     for program in programs:
         update_digest(found, program.tensors())
     return found.hexdigest()

@@ -24,6 +24,7 @@ from fxprune.ir.edit import with_tensors
 from fxprune.training.devices import placed
 from fxprune.training.loop import Checkpoints, accelerator_for
 from fxprune.training.processes import from_first, process_count
+from fxprune.training.recovery import batch_norm
 from fxprune.training.recovery.feed import Feed
 from fxprune.training.recovery.judge import HeldBackLoss
 from fxprune.training.recovery.lesson import (
@@ -45,7 +46,7 @@ from fxprune.training.recovery.trials import (
     estimate_statistics,
     freeze_unused,
 )
-from fxprune.training.recovery.weights import Average, Best, NamedWeights, copied, exchanged
+from fxprune.training.recovery.weights import Average, Best, NamedWeights, copied, exchanged, put
 
 ObserveRecovery = Callable[[float, float, str], None]
 """(progress 0 to 1, seconds left or NaN, text)."""
@@ -175,20 +176,38 @@ def _trained(
     freeze_unused(trainer, next(batches()))
     kept = journal.read()
     if kept is None:
-        fast, seconds = choose_speed(trainer, next(batches()))
+        batch = next(batches())
+        fast, seconds = choose_speed(trainer, batch)
         steps = _steps(budget, seconds)
-        judged = trainer.judge.limit(trainer.options.judged_rows(steps))
+        rows = trainer.options.judged_rows(steps, _count(trainer.program, batch))
+        others = trainer.judge.limit(rows)
         before = trainer.judged(Manner(0))
-        if before <= EQUAL:
+        if before <= EQUAL and (others is None or others.loss(trainer.lesson) <= EQUAL):
             return before, Best(before, {}), {"why": "the program already says what the original says"}
         statistics = estimate_statistics(trainer, batches(), say)
         trainer.lay_out(fast)
         start = Best(trainer.judged(fast), copied(trainer.lesson.graph))
         trial = max(FEWEST, round(TRIAL_SHARE * steps))
         manner, best, tried = choose_manner(trainer, fast, start, trial, batches, say)
-        notes = {"statistics": statistics, "tried": tried, "steps": steps, "judged_rows": judged}
+        notes = {"statistics": statistics, "tried": tried, "steps": steps, "judged_rows": rows}
         kept = journal.begin(State(before, best, manner, notes, since=trainer.agreed(budget.elapsed())))
-    return kept.before, _main(trainer, budget, journal, observe), journal.details()
+    else:
+        others = trainer.judge.limit(kept.notes["judged_rows"])
+    best = _main(trainer, budget, journal, observe)
+    return kept.before, best, journal.details() | _confirmed(trainer, others, best)
+
+
+def _confirmed(trainer: Trainer, others: HeldBackLoss | None, best: Best) -> dict[str, Any]:
+    """Return the losses (before, after) on held-back rows that chose no moment; nothing where all were judged on."""
+    if others is None:
+        return {}
+    found = []
+    own = {name: value for name, value in trainer.program.tensors().items() if name in best.weights}
+    for weights in (own, best.weights):
+        put(trainer.lesson.graph, weights)
+        batch_norm.set_training(trainer.lesson.graph, False)
+        found.append(others.loss(trainer.lesson))
+    return {"confirmed": found}
 
 
 def _steps(budget: RunBudget, seconds: float) -> int:
@@ -200,7 +219,6 @@ def _steps(budget: RunBudget, seconds: float) -> int:
 def _main(trainer: Trainer, budget: RunBudget, journal: RecoveryLog, observe: ObserveRecovery) -> Best:
     """Train from the start, or from the checkpoint; return the best moment."""
     state = journal.state
-    trainer.judge.limit(state.notes["judged_rows"])
     trainer.lay_out(state.manner)
     run, ready = trainer.begin(state.manner, state.since)
     average = Average(trainer.lesson.graph, trainer.options.average * state.notes["steps"])
@@ -239,7 +257,8 @@ def _result(
     details: dict[str, Any],
 ) -> Recovered:
     pruned, was = start
-    if not best.loss < before:
+    first, last = details.get("confirmed", (before, best.loss))
+    if not (best.loss < before and last < first):
         return Recovered(pruned, (), details | {"kept": False})
     program, changed = _with(pruned, best.weights)
     if material.metric is None or was is None:

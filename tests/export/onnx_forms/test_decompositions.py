@@ -1,6 +1,7 @@
 """Decompositions node by node: what torch's exporter gets by tracing a whole graph anew."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.onnx._internal.exporter import _fx_passes
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from fxprune import capture
+from fxprune import capture, export_onnx
 from fxprune.export.exported_program import lift
 from fxprune.export.onnx_operators import quick_export
 from support.texts import Net
@@ -70,6 +71,16 @@ def test_a_result_is_named_by_the_node_that_gives_it_now() -> None:
     names = [spec.arg.name for spec in exported.graph_signature.output_specs]
     (output,) = exported.graph.find_nodes(op="output")
     assert names == [node.name for node in output.args[0]] == ["view", "exp"]
+
+
+def test_results_of_an_operator_of_several_are_outputs(tmp_path: Path) -> None:
+    program = capture(Net(lambda net, x: torch.var_mean(x.flatten(1), -1)).eval(), (torch.randn(3, 4, 2),))
+    assert export_onnx(program, tmp_path / "model.onnx").relative <= 1e-6
+    exported = decomposed(lift(program))
+    names = [spec.arg.name for spec in exported.graph_signature.output_specs]
+    (output,) = exported.graph.find_nodes(op="output")
+    assert names == [node.name for node in output.args[0]]
+    assert "var_mean" not in {node.name for node in exported.graph.nodes}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_options_become_what_is_asked() -> None:
     )
     assert asked_data(given) == [Asked("a", 3, 4, "half", 8000)]
     both = asked_data(parsed("--calibration=a", "--held-back=b", "--rows=3"))
-    assert both == [Asked("a", 3, 128, "", None), Asked("b", 3, 128, "", None)]
+    assert both == [Asked("a", 3, 128, "", None), Asked("b", 3, 128, "", None, "--held-back")]
 
 
 @pytest.mark.parametrize(

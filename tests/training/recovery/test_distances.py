@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fxprune.training.recovery.distances import Scale, bounded_square, within_reach
+from fxprune.training.recovery.distances import OUTPUT_DISTANCES, Scale, bounded_square, within_reach
 
 MASSIVE = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
 MASSIVE[7] = 5000.0
@@ -31,3 +31,16 @@ def test_without_massive_numbers_it_is_the_squared_difference_over_the_variance(
     assert float(bounded_square(theirs + 0.5, theirs, Scale(2.0))) == pytest.approx(0.125)
     assert torch.equal(within_reach(theirs), theirs)
     assert torch.equal(within_reach(torch.ones(3)), torch.ones(3))
+
+
+def test_the_gradient_of_a_divergence_is_that_of_its_formula() -> None:
+    random = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(3, 5, 7, generator=random, dtype=torch.float64) for _ in range(2))
+    ours.requires_grad_()
+    found = OUTPUT_DISTANCES["divergence"][0](ours, theirs, Scale(temperature=2.0))
+    log, near = (theirs / 2).log_softmax(-1), (ours / 2).log_softmax(-1)
+    plain = 4 * (log.exp() * (log - near)).sum(-1).mean()
+    assert found.item() == pytest.approx(plain.item(), abs=1e-12)
+    (one,), (other,) = (torch.autograd.grad(3 * each, ours) for each in (found, plain))
+    assert torch.allclose(one, other, atol=1e-12)
+    assert float(OUTPUT_DISTANCES["divergence"][0](theirs, theirs, Scale())) == 0

@@ -141,8 +141,9 @@ class RecoveryBench:
             return self._speedup(program), program
 
         found, why = at_speed(self.subject, speed, self.plan.peer, tried)
-        if found is None:
+        if why:
             self.note("refused", speed=speed, method="Torch-Pruning", why=why)
+        if found is None:
             return
         method = f"Torch-Pruning, {self.plan.peer}, ratio {found.ratio:.2f}"
         self._row(speed, method, self._run(Pipeline(()), found.program, None), 0.0)
@@ -258,6 +259,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench.note("machine", **report.machine())
         if options.note:
             bench.note("remark", text=options.note)
+        unknown = set(options.kinds) - bench.subject.kinds.keys()
+        if unknown:
+            parser.error(
+                f"{name} has no inputs of the kind {min(unknown)}: {', '.join(bench.subject.kinds) or 'of none'}"
+            )
         for speed in options.speeds or bench.plan.speeds:
             if options.cut:
                 bench.speed(speed, options.variants, options.rounds)

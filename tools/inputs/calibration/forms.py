@@ -118,7 +118,7 @@ def check_source(asked: Asked, model: str, trust: bool = False) -> None:
     for option, value in given.items():
         if value and option not in form.options:
             users = ", ".join(row.written for row in FORMS if option in row.options)
-            raise UsageError(f"{option} is for a {users}; --calibration {asked.text} is a {form.written}")
+            raise UsageError(f"{option} is for a {users}; {asked.option} {asked.text} is a {form.written}")
     form.check(asked, model, trust)
 
 

@@ -25,13 +25,17 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of calibration data: what `--calibration` names, rows to hold in memory (0: all), tokens of a text, and those of media."""
+    """Options of calibration data: what `--calibration` names, rows to hold in memory (0: all), tokens of a text, and those of media.
+
+    `option` is the name of that option, for messages.
+    """
 
     text: str
     rows: int = 0
     length: int = 128
     normalization: str = ""
     sampling_rate: int | None = None
+    option: str = "--calibration"
 
 
 @dataclass(frozen=True, eq=False)
