@@ -6,7 +6,7 @@ A *batch* holds the tensor inputs of one run by their names (`Program.input_name
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -63,6 +63,10 @@ class Calibration:
     def rows(self) -> int:
         """Number of rows of all batches, by the first input of each."""
         return sum(map(_rows, self.batches))
+
+    def holding(self, other: Calibration) -> Calibration:
+        """Return the data with the batches of another to hold back, and its notes."""
+        return replace(self, held=other.batches, notes=(*self.notes, *other.notes))
 
     def split(self, share: float, program: Program) -> tuple[Calibration, Calibration]:
         """Return (data to fit on, held-back data): about `share` of the batches, spread evenly; a single batch is split by rows.

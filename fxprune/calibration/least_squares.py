@@ -19,7 +19,7 @@ from fxprune.calibration.second_moments import ROWS, add_product
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)
 """Strengths of the ridge to try, as shares of the mean diagonal of C."""
 
-FACTORS = 1 << 28
+FACTOR_BYTES = 1 << 28
 """Bytes of factors that are kept for the next matrix; larger ones are computed again."""
 
 NEGLIGIBLE = 1e-10
@@ -67,7 +67,7 @@ class InputSums:
         diagonal = factor.diagonal(dim1=-2, dim2=-1)
         sound = (fault == 0) & (ridge > 0) & ((diagonal.amax(-1) / diagonal.amin(-1)) ** 2 <= CONDITION)
         found = factor.where(sound[..., None, None], eye), sound
-        if self.kept and len(RIDGES) * factor.nbytes <= FACTORS:
+        if self.kept and len(RIDGES) * factor.nbytes <= FACTOR_BYTES:
             self._factors[centred, share] = found
         return found
 

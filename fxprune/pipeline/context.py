@@ -106,7 +106,7 @@ class Context:
             return data
         if data is None:
             raise UsageError("held_back judges what is fitted on data, and there are none: give data")
-        return replace(data, held=held.batches, notes=(*data.notes, *held.notes))
+        return data.holding(held)
 
     def say(self, text: str) -> None:
         """Report what the pass does now."""

@@ -89,6 +89,13 @@ class _Gated(nn.Module):
         return out
 
 
+def same_operators(program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a quick export and a plain one write the same operators."""
+    quick = written(program, folder / "quick.onnx")
+    monkeypatch.setattr("fxprune.export.onnx.quick_export", contextlib.nullcontext)
+    return written(program, folder / "plain.onnx") == quick
+
+
 def written(program: Program, path: Path) -> list[tuple[str, int]]:
     """The operators of a file, and how often each is there."""
     export_onnx(program, path)
@@ -108,9 +115,7 @@ def test_a_quick_export_writes_the_same_operators(
     """Batch norms, views, casts, sums by index, one-hot and others are decomposed, as torch does by tracing all anew."""
     model, inputs = build(name)
     program = capture(model, (), inputs)
-    quick = written(program, tmp_path / "quick.onnx")
-    monkeypatch.setattr("fxprune.export.onnx.quick_export", contextlib.nullcontext)
-    assert written(program, tmp_path / "plain.onnx") == quick
+    assert same_operators(program, tmp_path, monkeypatch)
 
 
 def test_dynamic_sizes_are_the_same_in_a_quick_export(
@@ -118,9 +123,7 @@ def test_dynamic_sizes_are_the_same_in_a_quick_export(
 ) -> None:
     free = ({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)
     program = capture(_Gated().eval(), (torch.randn(3, 5, 8),), dynamic_shapes=free)
-    quick = written(program, tmp_path / "quick.onnx")
-    monkeypatch.setattr("fxprune.export.onnx.quick_export", contextlib.nullcontext)
-    assert written(program, tmp_path / "plain.onnx") == quick
+    assert same_operators(program, tmp_path, monkeypatch)
 
 
 def test_patterns_of_several_results_look_at_nodes_of_their_operator_alone(

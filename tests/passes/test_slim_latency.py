@@ -102,7 +102,7 @@ def wide() -> Subject:
 def bent(
     slope: float, latency: float, monkeypatch: pytest.MonkeyPatch, times: Path
 ) -> tuple[Outcome, list[float]]:
-    """Slim where, below a half, so many times as much is saved as the table says; and what was measured."""
+    """Return the outcome of slim where, below a half, measured savings are a multiple of those in the table; and the measured shares."""
     Machine(bend=lambda share: share if share > 0.5 else max(0.01, 0.5 - slope * (0.5 - share))).install(
         monkeypatch
     )

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +185,7 @@ def read_calibration_option(
     if not options.calibration:
         return None
     data, *held = (read_calibration(asked, program, loaded) for asked in asked_data(options))
-    notes = (*data.notes, *(note for each in held for note in each.notes))
-    return replace(data, notes=notes, held=held[0].batches if held else ())
+    return data.holding(*held) if held else data
 
 
 def asked_data(options: argparse.Namespace) -> list[Asked]:

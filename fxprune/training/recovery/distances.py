@@ -39,7 +39,7 @@ def _square(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
 
 
 def bounded_square(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
-    """Return the squared difference over the variance, or over what a number's own distance from the mean is within REACH of.
+    """Return the mean squared difference over the variance; beyond REACH, over the squared distance from the mean divided by REACH².
 
     A few massive activations, a thousand times as large as the others (arXiv 2402.17762), would else be all that the mean sees.
     """
