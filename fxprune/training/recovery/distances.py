@@ -21,6 +21,10 @@ REACH = 5.0
 """Numbers inside a program that lie further from the mean, in standard deviations, are compared relative to themselves."""
 
 
+LOGITS_AT_A_TIME = 1 << 21
+"""Logits that are compared at a time."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """Scale of a distance: the variance of the original's value, the temperature of logits, and the mean."""
@@ -35,7 +39,12 @@ Distance = Callable[[Tensor, Tensor, Scale], Tensor]
 
 
 def _square(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
-    return (ours - theirs).square().mean() / scale.variance
+    return (wide(ours) - wide(theirs)).square().mean() / scale.variance
+
+
+def wide(value: Tensor) -> Tensor:
+    """Return a value in float32 at least."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def bounded_square(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
@@ -54,32 +63,45 @@ def within_reach(value: Tensor) -> Tensor:
 
 
 def _cosine(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
-    return 1 - F.cosine_similarity(ours, theirs, dim=-1).mean()
+    return 1 - F.cosine_similarity(wide(ours), wide(theirs), dim=-1).mean()
 
 
 class _RowDivergence(torch.autograd.Function):
-    """Mean divergence of rows of logits, as a function of the first.
+    """Mean divergence of rows of logits over a temperature, as a function of the first.
 
-    Its gradient is the difference of the probabilities: of millions of logits, that takes a fraction of autograd's passes over memory.
+    Its gradient is the difference of the probabilities over the temperature. It is computed with the value, LOGITS_AT_A_TIME and in their
+    own dtype: a language model has millions of logits, and passes over all of them in float32 would take longer than its matrices.
     """
 
     @staticmethod
-    def forward(ctx: Any, ours: Tensor, theirs: Tensor) -> Tensor:
-        near, log = F.log_softmax(ours, -1), F.log_softmax(theirs, -1)
-        wanted = log.exp()
-        ctx.save_for_backward(near, wanted)
-        return (wanted * (log - near)).sum(-1).mean()
+    def forward(ctx: Any, ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
+        own, other = (value.reshape(-1, value.shape[-1]) for value in (ours, theirs))
+        learned = ctx.needs_input_grad[0]
+        slope = torch.empty_like(own) if learned else own
+        total = wide(ours.new_zeros(()))
+        parts = (
+            value.split(max(1, LOGITS_AT_A_TIME // max(1, own.shape[-1]))) for value in (own, other, slope)
+        )
+        for one, shown, place in zip(*parts, strict=True):
+            near, log = (F.log_softmax(wide(value) / temperature, -1) for value in (one, shown))
+            chance = log.exp()
+            total += log.sub_(near).mul_(chance).sum()
+            if learned:
+                place.copy_(near.exp_().sub_(chance))
+        ctx.save_for_backward(slope if learned else None)
+        ctx.rows, ctx.shape, ctx.temperature = max(1, len(own)), ours.shape, temperature
+        return total.div_(ctx.rows)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        near, wanted = ctx.saved_tensors
-        rows = near.numel() // near.shape[-1]
-        return near.exp().sub_(wanted).mul_(grads[0] / rows), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        found: Tensor = slope * (grads[0] / (ctx.rows * ctx.temperature))
+        return found.reshape(ctx.shape), None, None
 
 
 def _divergence(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
     """Return the Kullback-Leibler divergence of the softmax over the last dim, times the squared temperature (Hinton 2015)."""
-    found: Tensor = _RowDivergence.apply(ours / scale.temperature, theirs / scale.temperature)  # type: ignore[no-untyped-call]
+    found: Tensor = _RowDivergence.apply(ours, theirs, scale.temperature)  # type: ignore[no-untyped-call]
     return found * scale.temperature**2
 
 
@@ -88,7 +110,7 @@ def _logits(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
 
 
 def _probabilities(ours: Tensor, theirs: Tensor, scale: Scale) -> Tensor:
-    return _divergence(ours.clamp_min(_SMALL).log(), theirs.clamp_min(_SMALL).log(), scale)
+    return _divergence(wide(ours).clamp_min(_SMALL).log(), wide(theirs).clamp_min(_SMALL).log(), scale)
 
 
 #: name: (distance, description, the outputs that it fits)

@@ -86,7 +86,7 @@ class Lesson(nn.Module):
         if self.own is not None:
             return self.own(self._named(outputs), self._named(shown))
         found = [
-            OUTPUT_DISTANCES[self.distances[name]][0](ours.float(), theirs.float(), scale)
+            OUTPUT_DISTANCES[self.distances[name]][0](ours, theirs, scale)
             for name, ours, theirs, scale in zip(self.names, outputs, shown, self.scales, strict=False)
             if self.distances[name]
         ]

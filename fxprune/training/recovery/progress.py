@@ -40,8 +40,11 @@ class State:
     since: float = 0.0
 
 
-_FORM = 2
-"""Version of what a checkpoint holds: 2 since judgements are of some held-back rows."""
+_FORM = 3
+"""Version of what a checkpoint holds: 2 since judgements are of some held-back rows, 3 since learning part by part may end early."""
+
+FRUITLESS = 2
+"""Judgements in a row that better nothing, after which parts no longer learn by themselves."""
 
 
 class RecoveryLog:
@@ -87,6 +90,16 @@ class RecoveryLog:
         if loss < self.state.best.loss:
             kept = {name: value.clone() for name, value in weights.items()}
             self.state = replace(self.state, best=Best(loss, kept))
+
+    def is_whole(self) -> bool:
+        """Return whether parts no longer learn by themselves: FRUITLESS judgements in a row bettered nothing."""
+        best, row = math.inf, 0
+        for entry in self.state.history:
+            row = 0 if entry["loss"] < best else row + 1
+            best = min(best, entry["loss"])
+            if row >= FRUITLESS:
+                return True
+        return False
 
     def text(self) -> str:
         """Return the held-back loss and the share of the gap that is closed, in words."""

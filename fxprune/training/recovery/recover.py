@@ -1,8 +1,8 @@
 """Recovery: train what a cut left to say what the original says, on unlabelled rows, within a budget; never worse on held-back rows.
 
 The loss compares outputs and values inside with the original's (FitNets, arXiv 1412.6550), first part by part, each from the original's
-value of its input (PRACTISE, arXiv 2303.12794), then as a whole. The weights that are kept are those of the best moment, judged on rows
-that nothing is trained on; where no moment is better than the start, the program stays as it is.
+value of its input (PRACTISE, arXiv 2303.12794), as long as that lowers the held-back loss, then as a whole. The weights that are kept are
+those of the best moment, judged on rows that nothing is trained on; where no moment is better than the start, the program stays as it is.
 """
 
 from __future__ import annotations
@@ -223,6 +223,7 @@ def _main(trainer: Trainer, budget: RunBudget, journal: RecoveryLog, observe: Ob
     run, ready = trainer.begin(state.manner, state.since)
     average = Average(trainer.lesson.graph, trainer.options.average * state.notes["steps"])
     journal.resume(trainer, run, average)
+    run.whole = journal.is_whole()
     due = _due(trainer.options.judgements, run.progress)
 
     def after(moment: Run) -> None:
@@ -230,6 +231,7 @@ def _main(trainer: Trainer, budget: RunBudget, journal: RecoveryLog, observe: Ob
         if moment.progress >= due[0]:
             due[:] = _due(trainer.options.judgements, moment.progress)
             _judge(trainer, journal, moment, average, budget.elapsed())
+            moment.whole = journal.is_whole()
         observe(moment.progress, budget.left(moment.step), journal.text())
         journal.save(trainer, moment, average, budget.elapsed())
 

@@ -41,6 +41,7 @@ class Run:
     loss: float = 0.0
     since: float = 0.0  #: seconds of the budget before it began
     progress: float = 0.0
+    whole: bool = False  #: parts no longer learn by themselves
     schedule: Any = field(default=None, repr=False)
 
 
@@ -77,11 +78,19 @@ class Trainer:
     def begin(self, manner: Manner, since: float = 0.0) -> tuple[Run, Any]:
         """Return a new run, and the lesson as Accelerate wraps it."""
         batch_norm.set_training(self.lesson.graph, manner.batch_statistics)
-        optimizer = torch.optim.AdamW(self.parameters(), lr=manner.rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=manner.rate, weight_decay=0.0, fused=self._fits_fused()
+        )
         ready, prepared = self.accelerator.prepare(self.lesson, optimizer)
         run = Run(prepared, since=since)
         run.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: share_of_rate(run.progress))
         return run, ready
+
+    def _fits_fused(self) -> bool:
+        """Return whether torch has an optimizer for these parameters that passes over memory once."""
+        return all(
+            each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in self.parameters()
+        )
 
     def train(
         self,
@@ -101,7 +110,7 @@ class Trainer:
 
     def _step(self, run: Run, ready: Any, manner: Manner, batch: Batch) -> None:
         flat = laid_out(flat_inputs(self.program, self.varied(batch), self.device), manner.channels_last)
-        local = run.progress < self.options.local
+        local = run.progress < self.options.local and not run.whole
         with self.narrow(manner.precision, batch):
             shown = self.original.show(flat)
             outputs, inside = ready(flat, shown, local)
