@@ -44,6 +44,7 @@ FLOORS = (
     ("rules",),
     ("dims",),
     ("ir",),
+    ("storage",),
     ("files",),
     ("errors",),
 )

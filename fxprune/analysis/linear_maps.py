@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from fxprune.analysis.linear_ops import Matrix, are_own, matrices, parameter_of, tensor_uses
 from fxprune.ir import Program, bind
 from fxprune.rules import Flow, traits_of
+from fxprune.storage import placed_like
 
 _SMALL = 1e-3
 """Share of the largest scale of a batch norm from which on a weight is not divided by it, but takes it over."""
@@ -150,7 +151,7 @@ class LinearMap:
 def _parameter(value: Tensor, old: Tensor) -> nn.Parameter:
     if isinstance(value, nn.Parameter):
         return value
-    return nn.Parameter(value.to(old.dtype), old.requires_grad)
+    return nn.Parameter(placed_like(old, value.to(old.dtype)), old.requires_grad)
 
 
 def linear_maps(

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.ir import Program, attribute, bind, storage_key
 from fxprune.rules import Flow, Linear, traits_of
+from fxprune.storage import placed_like
 
 aten = torch.ops.aten
 
@@ -93,7 +94,8 @@ class Matrix:
     def write(self, matrix: Tensor, like: Tensor) -> nn.Parameter:
         """Return a matrix as a parameter with the shape and dtype of `like`."""
         value = (matrix.t() if self.turned else matrix).reshape(like.shape)
-        return nn.Parameter(value.to(like.dtype).contiguous(), requires_grad=like.requires_grad)
+        own = placed_like(like, value.to(like.dtype).contiguous())
+        return nn.Parameter(own, requires_grad=like.requires_grad)
 
     def rows(self, value: Tensor) -> Tensor:
         """Return an input as [rows, columns]."""

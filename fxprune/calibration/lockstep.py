@@ -18,6 +18,7 @@ from fxprune.calibration.data import flatten_batch, state
 from fxprune.calibration.prefixes import Start
 from fxprune.ir import Program
 from fxprune.ir.arguments import with_sources
+from fxprune.ir.interpreter import let_go_operands
 
 
 class Runner(fx.Interpreter):
@@ -95,6 +96,7 @@ class Runner(fx.Interpreter):
         self.env |= {source: self.get_attr(source.target, (), {}) for source in weights}
         if node not in self.env:
             self.env[node] = self.run_node(node)
+            let_go_operands(node, self.env)
         for source in weights:
             del self.env[source]
         for source in set(node.all_input_nodes).difference(weights):

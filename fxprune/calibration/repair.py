@@ -19,17 +19,16 @@ from fxprune.calibration.data import Calibration
 from fxprune.calibration.least_squares import Fit, InputSums, Sums, best
 from fxprune.calibration.lockstep import ActivationStore, Runner
 from fxprune.calibration.logits import fit_logits
+from fxprune.calibration.memory import live_limit
 from fxprune.calibration.prefixes import Prefixes
 from fxprune.calibration.refits import Cut, FitTask
 from fxprune.calibration.validation import check_range
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection, copy_graph, rebuild
+from fxprune.storage import let_go
 
 HELD_BACK = 1 / 8
 """Share of the calibration data that is held back to compare fits."""
-
-LIVE = 0.5
-"""Memory for values that wait for the next matrix, as a share of the size of the parameters; further values lie on disk."""
 
 #: name: (whether weights are re-fitted, whether matrices that lost nothing are re-fitted as well, description)
 REPAIRS: dict[str, tuple[bool, bool, str]] = {
@@ -200,7 +199,7 @@ def _refitted(
     lanes = [_BatchRun(prefixes, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
     new: dict[str, Tensor] = {}
     done: list[Refitted] = []
-    with ActivationStore(int(LIVE * program.parameter_bytes())) as parking:
+    with ActivationStore(live_limit(program)) as parking:
         for place, task in enumerate(tasks):
             if observe:
                 observe(place, len(tasks))
@@ -224,6 +223,8 @@ def _fitted(slim: Program, task: FitTask, what: tuple[Sums, Sums, bool], new: di
     (sums, held, ridge), tensors = what, slim.tensors()
     now = Fit(*task.map.read(tensors))
     fit, after, before = best(sums, held, now, ridge)
+    for weight_name in task.map.weights:
+        let_go(tensors[weight_name])
     name = task.map.weights[0]
     if not math.isfinite(before):
         raise UsageError(

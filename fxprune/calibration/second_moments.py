@@ -60,9 +60,11 @@ class MomentObserver(Observer):
         self.moments = {matrix.node.name: Moments() for matrix in matrices}
 
     def take(self, seen: BatchRecord) -> None:
-        """Add one batch."""
+        """Add one batch of one segment."""
         for matrix in self.matrices:
             name = matrix.node.name
+            if name not in seen.nodes:
+                continue
             self.moments[name].take(matrix.rows(seen.values[matrix.source.name]))
             for slopes in seen.slopes:
                 if name in slopes:

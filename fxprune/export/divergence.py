@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.frontend.agreement import module_outputs
 from fxprune.ir import Program, describe_error, difference, source_line
-from fxprune.ir.interpreter import every_value
+from fxprune.ir.compare import every_value
 
 _FOREIGN = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/", "<")
 

@@ -15,6 +15,8 @@ from fxprune.errors import CaptureError
 from fxprune.frontend.module_call import clone_inputs, uncached_kwargs, without_cache
 from fxprune.ir import Program, describe_error, difference
 from fxprune.ir.compare import compare_outputs
+from fxprune.ir.interpreter import Recorder
+from fxprune.ir.program import flatten_inputs
 from fxprune.ir.torch_context import exporting
 
 SAME = 1e-2
@@ -45,7 +47,7 @@ def difference_from(outputs: list[Tensor], model: nn.Module, program: Program) -
     if on_meta(model, program):
         return 0.0
     with exporting(program.graph_module):
-        got = seeded_outputs(program.graph_module, (program.args, program.kwargs))
+        got = _program_outputs(program, (program.args, program.kwargs))
     gap = difference(comparable(got), comparable(outputs))
     return 0.0 if gap <= SAME or is_random(outputs, module_outputs(model, program, 1)) else gap
 
@@ -56,7 +58,7 @@ def same_outputs(program: Program, other: Program) -> bool:
         return True
     inputs = program.args, program.kwargs
     with exporting(program.graph_module):
-        got, wanted = (comparable(seeded_outputs(each.graph_module, inputs)) for each in (program, other))
+        got, wanted = (comparable(_program_outputs(each, inputs)) for each in (program, other))
     return compare_outputs(got, wanted).holds
 
 
@@ -102,6 +104,17 @@ def seeded_outputs(module: nn.Module, inputs: tuple[Any, Any], seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         outputs = torch.func.functional_call(module, buffers, args, dict(kwargs))
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def _program_outputs(program: Program, inputs: tuple[tuple[Any, ...], Mapping[str, Any]]) -> list[Tensor]:
+    """Return the tensors among a program's outputs; one that lies on disk runs node by node, and lets go of what each has read."""
+    if not program.is_mapped():
+        return seeded_outputs(program.graph_module, inputs)
+    args, kwargs = clone_inputs(inputs)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        outputs = Recorder(program, ()).run_flat(flatten_inputs(program, args, kwargs))
     return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
 
 

@@ -10,8 +10,8 @@ import copy
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,13 @@ from fxprune.frontend.other_sizes import differing_sizes, with_loose_guards
 from fxprune.frontend.pt2_archive import missing_modules
 from fxprune.frontend.specialization import exported_guards, module_guards
 from fxprune.ir import Program, describe_error, source_line
+from fxprune.ir.edit import on_disk
 from fxprune.ir.random_values import random_notes
 from fxprune.ir.torch_context import exporting
 from fxprune.ir.train_mode import copy_dropout, has_attention
 from fxprune.rewrite.shared_tables import decouple_tables
+from fxprune.storage import adopt, letting_go
+from fxprune.storage.limits import needs_disk
 
 
 def capture(
@@ -68,11 +71,12 @@ def capture(
     evaluation and become parameters (see `fxprune.frontend.canonicalization.fold_weights`); with `training`, their computation stays, and
     an nn.Module is captured in training mode, too, so that its fused attention has the dropout in training that it has there. `within`
     names submodules that are captured in place of the whole, side by side in one Program (see `fxprune.ir.islands`); with "auto" the
-    largest that can be are found where the whole can't be captured. CaptureError gives torch's reason.
+    largest that can be are found where the whole can't be captured. Weights of which memory has no room for several copies become views
+    of files (see `fxprune.storage`). CaptureError gives torch's reason.
     """
     given = dict(kwargs or {})
     model = wrapped_module(model) if isinstance(model, nn.Module) else model
-    with unchanged(model) if isinstance(model, nn.Module) else nullcontext():
+    with unchanged(model) if isinstance(model, nn.Module) else nullcontext(), _from_files(model):
         program = _whole_or_islands(model, tuple(args), given, dynamic_shapes, within)
         traced = training and not program.islands and has_attention(program.graph)
         if traced and isinstance(model, nn.Module):
@@ -83,7 +87,20 @@ def capture(
         raise CaptureError(
             "outputs of captured parts are read by the rest of the model: none of them may shrink"
         )
-    return free_dims(program, outputs=free_outputs)
+    program = free_dims(program, outputs=free_outputs)
+    return on_disk(program) if needs_disk(program.parameter_bytes()) else program
+
+
+@contextmanager
+def _from_files(model: Any) -> Iterator[None]:
+    """Let go of weights that are views of files after each call in the block, where a model is too large for memory."""
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    if not needs_disk(sum(each.nbytes for each in tensors)):
+        yield
+        return
+    adopt(tensors)
+    with letting_go():
+        yield
 
 
 def _whole_or_islands(

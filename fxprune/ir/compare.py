@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fxprune.errors import VerifyError
+from fxprune.ir.interpreter import Recorder
 from fxprune.ir.program import Program
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
@@ -149,3 +152,19 @@ def _comparable(got: Tensor, expected: Tensor) -> int:
     if got.shape != expected.shape or not (got.is_floating_point() or got.is_complex()):
         return 0
     return int((got.isfinite() & expected.isfinite()).sum())
+
+
+def every_value(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
+    """The values of a run on example inputs, as (node name, value); up to the failing node where one fails.
+
+    The inputs are those of `inputs_of`, unless the program has free inputs. VerifyError where the first node fails.
+    """
+    recorder = Recorder(program, copies=True)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            recorder.run_flat((program if program.free_inputs else inputs_of).flat_inputs())
+    except Exception as error:  # the values up to the failing node are the result
+        if not recorder.values:
+            raise VerifyError(f"the program does not run: {error}") from error
+    yield from ((node.name, value) for node, value in recorder.values.items())

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute, source_line
 from fxprune.ir.tensors import like, storage_key
+from fxprune.storage import adopt, to_disk
 
 
 def with_tensors(program: Program, values: Mapping[str, Tensor]) -> Program:
@@ -23,6 +24,19 @@ def with_tensors(program: Program, values: Mapping[str, Tensor]) -> Program:
             key = storage_key(own)
             made[key] = new[name] = made[key] if key in made else like(own, values[name].to(own))
     return rebuild(program, copy_graph(program), new)
+
+
+def on_disk(program: Program) -> Program:
+    """The program with its tensors as views of files: of those that a loader left as such, else of scratch files; tied ones stay one."""
+    own = program.tensors()
+    adopt(own.values())
+    made: dict[Any, Tensor] = {}
+    for value in own.values():
+        if storage_key(value) not in made:
+            made[storage_key(value)] = to_disk(value)
+    return rebuild(
+        program, copy_graph(program), {name: made[storage_key(each)] for name, each in own.items()}
+    )
 
 
 def unchanged_nodes(before: Program, after: Program) -> set[fx.Node]:

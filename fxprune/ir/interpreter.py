@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor, fx, nn
 
-from fxprune.errors import VerifyError
-from fxprune.ir.program import Program
+from fxprune.storage import let_go
+
+
+class HasGraph(Protocol):
+    """Protocol of what a recorder runs: a Program."""
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The graph with its tensors."""
 
 
 class Recorder(fx.Interpreter):
     """Interpreter that records the values of a run by node: of all nodes, or of those with these `names`.
 
     `given` replaces parameters and buffers by name. With `copies`, tensors are recorded as they are, whatever is written into them later.
+    Views of files among the operands of a node are let go once it has run.
     """
 
     def __init__(
         self,
-        program: Program,
+        program: HasGraph,
         names: Container[str] | None = None,
         given: Mapping[str, Tensor] | None = None,
         copies: bool = False,
@@ -41,6 +48,7 @@ class Recorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = self.compute(n)
+        let_go_operands(n, self.env)
         if self.names is None or n.name in self.names:
             self.values[n] = value.clone() if self.copies and isinstance(value, Tensor) else value
         return value
@@ -54,17 +62,9 @@ class Recorder(fx.Interpreter):
         return self.run(*inputs, enable_io_processing=False)
 
 
-def every_value(program: Program, inputs_of: Program) -> Iterator[tuple[str, Any]]:
-    """The values of a run on example inputs, as (node name, value); up to the failing node where one fails.
-
-    The inputs are those of `inputs_of`, unless the program has free inputs. VerifyError where the first node fails.
-    """
-    recorder = Recorder(program, copies=True)
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            recorder.run_flat((program if program.free_inputs else inputs_of).flat_inputs())
-    except Exception as error:  # the values up to the failing node are the result
-        if not recorder.values:
-            raise VerifyError(f"the program does not run: {error}") from error
-    yield from ((node.name, value) for node, value in recorder.values.items())
+def let_go_operands(node: fx.Node, env: Mapping[fx.Node, Any]) -> None:
+    """Let go of the memory of a node's operands that are views of files."""
+    for source in node.all_input_nodes:
+        value = env.get(source)
+        if isinstance(value, Tensor):
+            let_go(value)

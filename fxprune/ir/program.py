@@ -19,10 +19,12 @@ from torch.utils import _pytree as pytree
 
 from fxprune.ir.arguments import shape_of
 from fxprune.ir.guards import Guard, InputCheck, check, combined
+from fxprune.ir.interpreter import Recorder
 from fxprune.ir.islands import Islands
 from fxprune.ir.naming import free_name
 from fxprune.ir.summary import HasSummary, Summary, quantity
 from fxprune.ir.train_mode import switchable
+from fxprune.storage import is_mapped
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -63,6 +65,10 @@ class Program(HasSummary):
         GuardError where the graph does not hold for the sizes of the inputs.
         """
         self.check_inputs(args, kwargs)
+        if self.is_mapped():
+            with torch.no_grad():
+                results = Recorder(self, ()).run_flat(flatten_inputs(self, args, kwargs))
+            return self.graph.process_outputs(results)
         buffers = {name: buffer.clone() for name, buffer in self.graph_module.named_buffers()}
         with torch.no_grad():
             return torch.func.functional_call(self.graph_module, buffers, args, kwargs)
@@ -120,6 +126,10 @@ class Program(HasSummary):
     def reads(self) -> dict[str, fx.Node]:
         """The node that reads each parameter or buffer, by its name (the last one, where several do)."""
         return {str(node.target): node for node in self.graph.find_nodes(op="get_attr")}
+
+    def is_mapped(self) -> bool:
+        """Whether some of its tensors are views of files: it then runs node by node, and lets go of what each one has read."""
+        return any(map(is_mapped, self.tensors().values()))
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters by name, shared ones once."""

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.storage import let_go, placed_like
+
 
 def like(value: Tensor, result: Tensor) -> Tensor:
-    """The result as a parameter where the value is one."""
-    return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
+    """The result as a parameter where the value is one, and in a scratch file where the value is a view of a file."""
+    placed = placed_like(value, result)
+    return nn.Parameter(placed, value.requires_grad) if isinstance(value, nn.Parameter) else placed
 
 
 def storage_key(tensor: Tensor) -> Any:
@@ -32,6 +35,7 @@ def update_digest(digest: Any, tensors: Mapping[str, Tensor]) -> None:
     for name, value in tensors.items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(tensor_bytes(value))
+        let_go(value)
 
 
 def rounding_step(value: Tensor, random: torch.Generator) -> Tensor:

@@ -11,13 +11,16 @@ from typing import Any
 from torch import nn
 
 from fxprune.calibration import Calibration
+from fxprune.calibration.memory import memory_need
 from fxprune.errors import FxpruneError, PassError, UsageError
 from fxprune.ir import HasSummary, Program, Selection, Summary, quantity
+from fxprune.ir.edit import on_disk
 from fxprune.pipeline.base import Outcome, Pass
 from fxprune.pipeline.context import EMPTY, Context, Progress
 from fxprune.pipeline.kept_outcomes import run_or_resume
 from fxprune.pipeline.report import describe_costs, save_folder
 from fxprune.rewrite.islands import in_model
+from fxprune.storage.limits import needs_disk
 from fxprune.verification import Claim, Proof
 from fxprune.verification.claims import prove_claims
 
@@ -140,9 +143,11 @@ class Pipeline:
             )
         for each in self.passes:
             each.check_program(program)
+        program = on_disk(program) if needs_disk(program.parameter_bytes()) else program
         context = context.checked(program)
         for each in self.passes:
             each.check_data(program, context)
+        _tell_memory(program, context)
         first = context.original or program
         original, steps, claims = program, list[Step](), [Claim(program, program)]
         notes = context.data.notes if isinstance(context.data, Calibration) else ()
@@ -181,6 +186,16 @@ class Pipeline:
             outcome.details,
             (*each.remarks(program), *outcome.remarks),
         )
+
+
+def _tell_memory(program: Program, context: Context) -> None:
+    """Tell what a program on disk takes; UsageError where there is not so much."""
+    if not program.is_mapped():
+        return
+    data = context.data if isinstance(context.data, Calibration) else None
+    need = memory_need(program, data)
+    need.check(program)
+    context.observe(Progress("memory", f"the weights stay on disk: {need}"))
 
 
 def _led(context: Context, claims: list[Claim]) -> Selection | None:

@@ -26,7 +26,8 @@ class NormObserver(Observer):
     def take(self, seen: BatchRecord) -> None:
         """Add the squares of one batch."""
         for units, found in self.asked.items():
-            for i, contraction in enumerate(found):
+            here = [(i, each) for i, each in enumerate(found) if each.node.name in seen.nodes]
+            for i, contraction in here:
                 for j, node in enumerate(contraction.operands):
                     self._add((units, i, j), contraction, seen.values[node.name])
 

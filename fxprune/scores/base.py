@@ -16,6 +16,7 @@ from fxprune.analysis import Analysis, Units
 from fxprune.analysis.uniform import tied_by_table
 from fxprune.calibration import Calibration, Objective
 from fxprune.calibration.run import Observer, run_calibration
+from fxprune.calibration.segments import segment_bytes, segments_of
 from fxprune.errors import UsageError
 
 
@@ -42,13 +43,22 @@ class Worth:
 class Evidence:
     """Inputs of a score: the analysis, the calibration data, the objective that gradients are of, and a memory limit.
 
-    `memory` is the number of bytes that moments may take in one pass over the data; 0 leaves the limit to the score.
+    `memory` is the number of bytes that moments may take in one pass over the data; 0 leaves the limit to the score. `segment` is the
+    limit of the weights that are run at a time (see `fxprune.calibration.segments`); None: that of the program, by where it lies.
     """
 
     analysis: Analysis
     data: Calibration | None = None
     objective: Objective = field(default_factory=Objective)
     memory: int = 0
+    segment: int | None = None
+
+    @property
+    def in_segments(self) -> bool:
+        """Whether the program is run in several segments."""
+        program = self.analysis.program
+        limit = segment_bytes(program) if self.segment is None else self.segment
+        return len(segments_of(program, limit)) > 1
 
     def see(self, meters: Sequence[Observer]) -> None:
         """Run observers over the calibration data in one pass; UsageError where there is no data."""
@@ -56,7 +66,7 @@ class Evidence:
             raise UsageError(
                 "this score needs calibration data: give --calibration FILE, or data=… in Python"
             )
-        run_calibration(self.analysis.program, self.data, meters, self.objective)
+        run_calibration(self.analysis.program, self.data, meters, self.objective, self.segment)
 
 
 Rate: TypeAlias = Callable[[Evidence, Sequence[Units]], dict[Units, Worth]]

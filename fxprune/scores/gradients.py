@@ -12,6 +12,7 @@ from fxprune.analysis.axes import Member
 from fxprune.calibration.run import BatchRecord, Observer
 from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
+from fxprune.storage import let_go
 
 
 class GateObserver(Observer):
@@ -28,15 +29,22 @@ class GateObserver(Observer):
         self.parameters = frozenset(member.name for found in self.asked.values() for member in found)
         self.first = {units: torch.zeros(units.count, dtype=torch.float64) for units in asked}
         self.second = {units: torch.zeros(units.count, dtype=torch.float64) for units in asked}
+        self._begun: dict[tuple[Units, int, int], Tensor] = {}
 
     def take(self, seen: BatchRecord) -> None:
-        """Add the changes of one batch."""
-        for slopes in seen.slopes:
+        """Add the changes of one batch; of units whose readers lie in several segments, once all of them have come."""
+        for draw, slopes in enumerate(seen.slopes):
             for units, members in self.asked.items():
-                gate = torch.zeros(units.count, dtype=torch.float64)
+                gate = self._begun.pop((units, seen.batch, draw), None)
                 for member in members:
                     if member.name in slopes:
-                        gate += self._gate_gradient(units, member, slopes[member.name])
+                        own = self._gate_gradient(units, member, slopes[member.name])
+                        gate = own if gate is None else gate + own
+                if gate is None:
+                    continue
+                if any(member.name in seen.left for member in members):
+                    self._begun[units, seen.batch, draw] = gate
+                    continue
                 self.first[units] += gate.abs()
                 self.second[units] += gate.square()
 
@@ -44,6 +52,7 @@ class GateObserver(Observer):
         weight = attribute(self.program.graph_module, member.name).detach()
         wide = torch.complex128 if weight.is_complex() else torch.float64
         product = (weight.to(wide).conj() * slope.to(wide)).real
+        let_go(weight)
         summed = units.total(product, self.flow.dims[self.nodes_of[member.name]])
         return summed if summed is not None else torch.zeros(units.count, dtype=torch.float64)
 

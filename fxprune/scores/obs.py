@@ -6,7 +6,7 @@ are on one scale: the expected change of the loss (or squared distance of the mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,6 +20,7 @@ from fxprune.calibration.second_moments import MomentObserver, Moments, moment_b
 from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 from fxprune.scores.gradients import GateObserver
+from fxprune.storage import let_go
 
 ReaderColumns: TypeAlias = list[tuple[Matrix, Tensor]]
 
@@ -120,16 +121,36 @@ def optimal_brain_surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Un
     gates = GateObserver(evidence.analysis, [units for units in asked if not read[units]])
     waiting: list[Observer] = [gates] if gates.parameters else []
     reading = [units for units in asked if read[units]]
-    grouped = pack_by_bytes(reading, lambda units: sum(moment_bytes(m) for m, _ in read[units]), limit)
+    sizes = {units: sum(moment_bytes(m) for m, _ in read[units]) for units in reading}
+    grouped = [reading] if evidence.in_segments else pack_by_bytes(reading, sizes.__getitem__, limit)
     for group in grouped or [[]]:
-        meter = MomentObserver(list({m.node.name: m for u in group for m, _ in read[u]}.values()))
+        meter = _Elimination(evidence, {units: read[units] for units in group})
         if waiting or group:
             evidence.see([meter, *waiting])
         waiting = []
-        for units in group:
-            found[units] = _eliminated(evidence, units, read[units], meter.moments)
+        found |= meter.found
     found |= {units: additive(units, gates.second[units]) for units in gates.asked}
     return {units: found[units] for units in asked}
+
+
+class _Elimination(MomentObserver):
+    """Observer that scores units as soon as the moments of all matrices that read them are complete, and lets go of these."""
+
+    def __init__(self, evidence: Evidence, read: Mapping[Units, ReaderColumns]) -> None:
+        super().__init__(list({m.node.name: m for found in read.values() for m, _ in found}.values()))
+        self.evidence, self.read = evidence, dict(read)
+        self.found: dict[Units, Worth] = {}
+
+    def done(self, left: frozenset[str]) -> None:
+        """Score the units none of whose matrices is left."""
+        ready = [
+            units for units, found in self.read.items() if left.isdisjoint(m.node.name for m, _ in found)
+        ]
+        for units in ready:
+            self.found[units] = _eliminated(self.evidence, units, self.read.pop(units), self.moments)
+        needed = {m.node.name for found in self.read.values() for m, _ in found}
+        self.moments = {name: self.moments[name] for name in self.moments if name in needed}
+        self.matrices = [matrix for matrix in self.matrices if matrix.node.name in needed]
 
 
 def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> ReaderColumns:
@@ -150,4 +171,5 @@ def _eliminated(evidence: Evidence, units: Units, read: ReaderColumns, moments: 
     for matrix, columns in read:
         weight = attribute(evidence.analysis.program.graph_module, matrix.weight).detach()
         readers.append(reader(matrix, weight, moments[matrix.node.name], columns))
+        let_go(weight)
     return Worth(*elimination_order(readers, units.groups, units.axis.size))

@@ -20,8 +20,9 @@ from torch.utils import _pytree as pytree
 from fxprune.analysis import Analysis
 from fxprune.calibration import Calibration, Objective
 from fxprune.calibration.data import run_batch, shortened
+from fxprune.calibration.memory import live_limit
 from fxprune.calibration.prefixes import Prefixes
-from fxprune.calibration.repair import LIVE, repair
+from fxprune.calibration.repair import repair
 from fxprune.ir import Program
 from fxprune.ir.signature import required_outputs
 from fxprune.rewrite.apply import apply
@@ -69,7 +70,7 @@ class Probe:
         each = max(1, round(few / len(self.few.batches)))
         self.compared = [shortened(program, batch, each) for batch in self.few.batches]
         kept = (*self.compared, *self.few.batches)
-        self.prefixes = Prefixes(program, kept, int(LIVE * program.parameter_bytes()))
+        self.prefixes = Prefixes(program, kept, live_limit(program))
         self.outputs = [_required(program, self.prefixes.run(program, batch)) for batch in self.compared]
 
     def calibrated(self, choices: Sequence[SiteChoice], branches: bool) -> list[SiteChoice]:

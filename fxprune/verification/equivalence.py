@@ -23,8 +23,7 @@ from fxprune.ir import (
     run_example,
     source_line,
 )
-from fxprune.ir.compare import OutputAgreement, compare_outputs, moved_by, relative_difference
-from fxprune.ir.interpreter import every_value
+from fxprune.ir.compare import OutputAgreement, compare_outputs, every_value, moved_by, relative_difference
 from fxprune.rewrite import zero_readers
 from fxprune.rewrite.apply import apply
 from fxprune.rewrite.bypass import bypass

@@ -226,7 +226,7 @@ def test_what_waits_on_disk_comes_back_as_it_was(name: str, monkeypatch: pytest.
     selection = Heads(ratio=0.5).run(program).selection
     slim = apply(program, selection)
     data = Calibration(tuple({"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in tokens(6)))
-    monkeypatch.setattr("fxprune.calibration.repair.LIVE", 1e9)
+    monkeypatch.setattr("fxprune.calibration.memory.LIVE", 1e9)
     inside = repair(program, slim, selection, data)
     parked: list[tuple[int, int]] = []
     leave = ActivationStore.__exit__
@@ -238,7 +238,7 @@ def test_what_waits_on_disk_comes_back_as_it_was(name: str, monkeypatch: pytest.
         assert not folder.exists()
 
     monkeypatch.setattr(ActivationStore, "__exit__", noted)
-    monkeypatch.setattr("fxprune.calibration.repair.LIVE", 0)
+    monkeypatch.setattr("fxprune.calibration.memory.LIVE", 0)
     outside = repair(program, slim, selection, data)
     [(kept, written)] = parked
     assert written >= 6

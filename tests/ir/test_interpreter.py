@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fxprune import Program, capture
 from fxprune.errors import VerifyError
-from fxprune.ir.interpreter import Recorder, every_value
+from fxprune.ir.compare import every_value
+from fxprune.ir.interpreter import Recorder
 
 
 class Counting(nn.Module):

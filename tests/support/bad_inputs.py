@@ -94,6 +94,7 @@ WRONG: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("slim(latency=-1)", "import os", "\n\n\n\nx\n\n\n", "ffn(ratio=None)", "ffn(ratio=[])"),
         ),
         "target": ("nonsense", "latency", "latency=", "latency=2", "latency=0", "latency=nan", "latency=x", "no=0.5"),
+        "memory": ("nonsense", "0", "-1GB", "6XB", "nan", "1e400GB", "GB"),
         "recover": ("nonsense", "0min", "min", "10", "-1min", "nan min", "1e9h5", "10 hours", "0.5steps"),
         "free_output": _NAMES,
         "within": _NAMES,

@@ -257,9 +257,15 @@ def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that fills with the number of meters of each pass over the data."""
     counted: list[int] = []
 
-    def counting(program: Program, data: Calibration, meters: Sequence[Any], objective: Objective) -> None:
+    def counting(
+        program: Program,
+        data: Calibration,
+        meters: Sequence[Any],
+        objective: Objective,
+        segment: int | None = None,
+    ) -> None:
         counted.append(len(meters))
-        run_calibration(program, data, meters, objective)
+        run_calibration(program, data, meters, objective, segment)
 
     monkeypatch.setattr(base, "run_calibration", counting)
     return counted

@@ -12,6 +12,7 @@ from fxprune.ir import Point, Program
 from fxprune.passes import Recover, Slim, parse_pipeline
 from fxprune.pipeline import Context, Pipeline
 from fxprune.runtimes import Settings
+from fxprune.storage.limits import parse_bytes
 from fxprune.tools.commands.run_folder import add_run_options, check_run_folder, run_folder
 from fxprune.tools.inputs.calibration.forms import FORMS, check_source, read_calibration
 from fxprune.tools.inputs.calibration.normalization import NORMALIZATIONS
@@ -40,6 +41,8 @@ _SAME = (
     *("free_output", "within", "runtime", "threads", "optimization", "device", "trust_remote_code"),
 )
 
+MEMORY_OPTION = "--memory"
+
 #: unit of time: its minutes
 _MINUTES = {"s": 1 / 60, "min": 1.0, "h": 60.0}
 
@@ -60,6 +63,12 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         " for recover(minutes=10) at the end",
     )
     add_run_options(group)
+    group.add_argument(
+        MEMORY_OPTION,
+        default="",
+        metavar="SIZE",
+        help="memory that may be used, as in 6GB; a model of which several copies don't fit is pruned from temporary files (what is free)",
+    )
     group.add_argument("--device", default="", help="where a recovery trains: cpu or cuda (cpu)")
     text = (
         "your own measure of a model, higher is better, in the report before and after; a recovery must not lower it: a function of the"
@@ -95,6 +104,15 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--length", type=int, default=_LENGTH, metavar="N", help=f"cut texts to so many tokens ({_LENGTH})"
     )
+
+
+def memory_of(options: argparse.Namespace) -> int:
+    """Return the bytes of `--memory`, 0 where it is not given; UsageError where it is no size."""
+    text = getattr(options, "memory", "")
+    try:
+        return parse_bytes(text) if text else 0
+    except UsageError as error:
+        raise UsageError(f"{MEMORY_OPTION} {text}: {error}") from None
 
 
 def budgeted_pipeline(options: argparse.Namespace) -> Pipeline:

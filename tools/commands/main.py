@@ -20,9 +20,10 @@ from typing import Any, NoReturn, TextIO
 
 from fxprune.analysis.regions import UNITS
 from fxprune.errors import UsageError
+from fxprune.storage.limits import limited
 from fxprune.tools.commands import console
 from fxprune.tools.commands.bench import bench_command
-from fxprune.tools.commands.budget_option import add_budget_options
+from fxprune.tools.commands.budget_option import add_budget_options, memory_of
 from fxprune.tools.commands.explain import explain_command
 from fxprune.tools.commands.layer_family import METHODS
 from fxprune.tools.commands.layers import layers_command
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(error, shown=False)
     try:
-        with _terminable(), _own_scratch(getattr(options, "workers", 1)):
+        with _terminable(), _own_scratch(getattr(options, "workers", 1)), limited(memory_of(options)):
             return _run_checked(options)
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - failure_of has a sentence for each
         return _fail(error, options.traceback)

@@ -1,0 +1,120 @@
+"""Memory of a run: how much may be kept at a time, and what a run will take, predicted from the graph."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fxprune.analysis import analyze, matrices
+from fxprune.calibration.data import Calibration
+from fxprune.calibration.second_moments import moment_bytes
+from fxprune.calibration.segments import KEPT_BYTES, segment_bytes, segments_of, value_bytes
+from fxprune.errors import UsageError
+from fxprune.ir import Program
+from fxprune.storage.limits import COPIES, VARIABLE, allowed_memory, free_memory, used_memory
+
+LIVE = 0.5
+"""Memory for values that are kept, as a share of the size of the weights; further values lie on disk, or are computed again."""
+
+_LEAST = 1 << 25
+"""Bytes that are always allowed."""
+
+_DISK_COPIES = 3
+"""How many times its weights a program takes in scratch files: slim, re-fitted, and zeroed for the proof."""
+
+
+def moments_limit(program: Program) -> int:
+    """Return the bytes that moments may take in one pass over the data.
+
+    Of a program in memory that is half of what the weights take, or an eighth of the memory that is free; of one on disk, an eighth of
+    what may be used.
+    """
+    if program.is_mapped():
+        return max(allowed_memory() // 8, _LEAST)
+    return max(program.parameter_bytes() // 2, free_memory() // 8, _LEAST)
+
+
+def live_limit(program: Program) -> int:
+    """Return the bytes of values that may be kept: LIVE of what the weights take, on disk at most a 16th of what may be used."""
+    share = int(LIVE * program.parameter_bytes())
+    return max(min(share, allowed_memory() // 16), _LEAST) if program.is_mapped() else share
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that pruning a program on calibration data takes: of memory, and of scratch files where the program lies on disk."""
+
+    memory: int
+    disk: int
+
+    def check(self, program: Program) -> None:
+        """Raise UsageError where that is more than this process may use, or than the folder for temporary files has."""
+        allowed, folder = allowed_memory(), tempfile.gettempdir()
+        left = shutil.disk_usage(folder).free
+        if self.memory > allowed:
+            raise UsageError(
+                f"pruning needs about {bytes_text(self.memory)} of memory, and {bytes_text(allowed)} may be used: give smaller"
+                f" calibration batches, or allow more (--memory, {VARIABLE})"
+            )
+        if self.disk > left:
+            raise UsageError(
+                f"pruning needs about {bytes_text(self.disk)} for temporary files, and {folder} has {bytes_text(left)}:"
+                " set TMPDIR to a larger disk"
+            )
+
+    def __str__(self) -> str:
+        beside = f" and {bytes_text(self.disk)} of temporary files" if self.disk else ""
+        return f"about {bytes_text(self.memory)} of memory{beside}"
+
+
+def memory_need(program: Program, data: Calibration | None) -> MemoryNeed:
+    """Return what scores and re-fits take, by the graph's sizes at the largest batch: of one on disk, that of its largest segment.
+
+    A segment takes its moments and its values for one batch; beside it are the equations of the largest matrix, and values that wait.
+    """
+    weights = program.parameter_bytes()
+    found = list(matrices(program, analyze(program).flow).values())
+    scale = _batch_scale(program, data)
+    segments = segments_of(program, segment_bytes(program))
+    moments = {matrix.node: moment_bytes(matrix) for matrix in found}
+    largest = max(
+        int(scale * sum(value_bytes(node) for node in each.nodes))
+        + sum(moments.get(node, 0) for node in each.nodes)
+        for each in segments
+    )
+    equations = max((_equation_bytes(*matrix.sizes) for matrix in found), default=0)
+    if not program.is_mapped():
+        return MemoryNeed(used_memory() + (COPIES - 1) * weights + largest + equations, 0)
+    crossing = {node: value_bytes(node) for each in segments for node in each.leaves}
+    rows = data.rows / max(1, Calibration(data.batches[:1]).rows) if data else 1.0
+    waiting = min(live_limit(program), int(rows * scale * sum(crossing.values())))
+    disk = _DISK_COPIES * weights + int(rows * scale * sum(crossing.values()))
+    return MemoryNeed(used_memory() + largest + equations + waiting + KEPT_BYTES, disk)
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes in words, as in 5.9 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
+def _equation_bytes(outputs: int, columns: int) -> int:
+    """Return the bytes of the float64 matrices that removing columns, or re-fitting, holds at a time."""
+    return 8 * (8 * columns**2 + 6 * outputs * columns + 3 * outputs**2)
+
+
+def _batch_scale(program: Program, data: Calibration | None) -> float:
+    """Return how many times as large as the example inputs the largest batch is."""
+    if data is None:
+        return 1.0
+    names = [node.name for node in program.placeholders()]
+    example = dict(zip(names, program.flat_inputs(), strict=True))
+    scales = [
+        value.numel() / max(1, example[name].numel())
+        for batch in data.batches
+        for name, value in batch.items()
+        if isinstance(example.get(name), Tensor)
+    ]
+    return max(scales, default=1.0)

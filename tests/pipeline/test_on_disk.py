@@ -1,0 +1,95 @@
+"""Programs on disk: what is pruned from files equals what is pruned in memory, and what does not fit is refused before the run."""
+
+import pytest
+import torch
+
+from fxprune import Program
+from fxprune.calibration import Calibration
+from fxprune.errors import UsageError
+from fxprune.ir.edit import on_disk
+from fxprune.passes import parse_pipeline
+from fxprune.pipeline import Context, Progress, Result
+from fxprune.storage import is_mapped
+from support.slimmable import BATCH, LENGTH, subject
+
+FEW = 4096
+"""Bytes of weights of a segment."""
+
+
+@pytest.fixture
+def from_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program is too large for memory, and every tensor large enough for a file."""
+    monkeypatch.setattr("fxprune.storage.limits.COPIES", 10**12)
+    monkeypatch.setattr("fxprune.storage.scratch.SMALLEST_FILE", 1)
+    monkeypatch.setattr("fxprune.calibration.segments.SEGMENT_BYTES", FEW)
+    monkeypatch.setattr("fxprune.calibration.memory.COPIES", 1)
+
+
+def run(text: str, program: Program, data: Calibration, told: list[str] | None = None) -> Result:
+    def observe(progress: Progress) -> None:
+        if told is not None and progress.stage == "memory":
+            told.append(progress.text)
+
+    point = {"batch": BATCH, "length": LENGTH}
+    return parse_pipeline(text).run(program, Context(data=data, point=point, cache=False, observe=observe))
+
+
+PIPELINES = {
+    "bert": "slim(params=0.7), fold",
+    "llama": "slim(flops=0.7, repair='all+logits')",
+    "gpt2": "ffn(ratio=0.5, score='taylor'), lowrank(energy=0.9)",
+    "convs": "slim(flops=0.6, repair='all+kernels+norms')",
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_run_from_files_equals_one_in_memory(name: str, request: pytest.FixtureRequest) -> None:
+    program, data = subject(name)
+    plain = run(PIPELINES[name], program, data)
+    request.getfixturevalue("from_files")
+    told: list[str] = []
+    found = run(PIPELINES[name], program, data, told)
+    assert found.selection.to_json() == plain.selection.to_json()
+    assert found.refitted == plain.refitted
+    tensors, wanted = found.program.tensors(), plain.program.tensors()
+    assert tensors.keys() == wanted.keys()
+    for name_of, value in wanted.items():
+        assert torch.allclose(tensors[name_of], value, rtol=1e-4, atol=1e-5), name_of
+    assert found.program.is_mapped()
+    assert all(is_mapped(value) for value in tensors.values() if isinstance(value, torch.nn.Parameter))
+    assert found.proof.status == plain.proof.status == "equal"
+    assert [text.partition(":")[0] for text in told] == ["the weights stay on disk"]
+
+
+def test_a_program_on_disk_gives_the_same_outputs() -> None:
+    program, data = subject("gpt2")
+    there = on_disk(program)
+    one, other = (each(**data.batches[0]) for each in (program, there))
+    assert torch.equal(one.logits, other.logits)
+    assert type(one) is type(other)
+
+
+@pytest.mark.usefixtures("from_files")
+@pytest.mark.parametrize(
+    ("patched", "value", "message"),
+    [
+        (
+            "allowed_memory",
+            1000,
+            "pruning needs about .* of memory, and .* may be used: give smaller calibration",
+        ),
+        ("shutil.disk_usage", None, "for temporary files, and .* has 0 MB|set TMPDIR to a larger disk"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_run(
+    patched: str, value: int | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, data = subject("bert")
+
+    class Usage:
+        free = 0
+
+    result = Usage() if value is None else value
+    monkeypatch.setattr(f"fxprune.calibration.memory.{patched}", lambda *given: result)
+    with pytest.raises(UsageError, match=message):
+        run("slim(params=0.7)", program, data)
