@@ -66,12 +66,12 @@ RECOVERIES: dict[str, RecoveryPlan] = {
     "smollm2": RecoveryPlan(
         (1.25, 1.5),
         30,
-        64,
+        128,
         1600,
         {"batch": 1, "length": 128},
         "taylor",
         {"distance": "divergence"},
-        {"batch": 4},
+        {"batch": 4, "distance": "divergence", "local": 0.0},
     ),
 }
 
@@ -118,7 +118,7 @@ class RecoveryBench:
         """Measure a cut to a speed, and what each variant of a recovery makes of it."""
         options = self._options(speed)
         cut = self._run(Pipeline((Slim(**options),)), self.program, Selection())
-        self._row(speed, "slim", cut, 0.0)
+        self._row(speed, "slim", cut, 0.0, cut.steps[-1].seconds)
         for name in variants:
             self._row(speed, name, *self._timed(self._recovery(name), cut.program, cut.selection))
         if rounds > 1:
@@ -172,7 +172,7 @@ class RecoveryBench:
     def _metric(self, program: Program) -> float:
         return self.subject.metric(lambda batch: program(**batch))
 
-    def _row(self, speed: float, method: str, found: Result, seconds: float) -> None:
+    def _row(self, speed: float, method: str, found: Result, seconds: float, search: float = 0.0) -> None:
         last = found.steps[-1].details if found.steps else {}
         details = last.get("recovery", {}) | {
             name: last[name] for name in ("trials", "share") if name in last
@@ -182,6 +182,7 @@ class RecoveryBench:
             speed=speed,
             method=method,
             seconds=seconds,
+            search=search,
             metric=self._metric(found.program),
             speedup=self._speedup(found.program),
             flop_ratio=count_flops(self.program, self.point) / count_flops(found.program, self.point),
