@@ -26,6 +26,7 @@ class Slim(Measuring):
     """Remove heads, their dims, neurons, channels and branches until a share of latency (flops, params, bytes) is left; re-fit the rest."""
 
     name: ClassVar[str] = "slim"
+    splits: ClassVar[bool] = True
     uses: ClassVar[tuple[str, ...]] = ("data", "loss", "settings", "point", "cache", "seed")
 
     latency: float = 0.0  #: the share of the measured time that may be left: 0.5 is twice as fast
@@ -115,9 +116,9 @@ class Slim(Measuring):
         planned = self.decide(program, context, aim)
         slim = apply(program, planned.selection)
         if data is None:
-            return Outcome(slim, planned.selection, (), planned.details())
+            return Outcome(slim, planned.selection, (), planned.details)
         done = self._repaired(program, slim, planned.selection, data, context)
-        details: dict[str, Any] = planned.details() | {"refits": [asdict(each) for each in done.matrices]}
+        details: dict[str, Any] = {**planned.details, "refits": [asdict(each) for each in done.matrices]}
         if done.refused:
             details["no_refit_of_logits"] = dict(done.refused)
         return Outcome(done.program, planned.selection, done.changed, details, remarks=done.remarks())

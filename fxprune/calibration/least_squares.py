@@ -9,6 +9,7 @@ where no fit is better.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +29,9 @@ NEGLIGIBLE = 1e-10
 CONDITION = 1e12
 """Largest estimated condition number of normal equations that are solved."""
 
+_OUTPUTS = 4096
+"""Outputs whose error is computed at a time."""
+
 _FEWEST = 512
 """Rows that are summed at a time at least, however many groups there are."""
 
@@ -40,15 +44,19 @@ class InputSums:
     """
 
     kept: bool = False
-    rows: int = 0
+    rows: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     x: Tensor = field(default_factory=lambda: torch.zeros(()))
     xx: Tensor = field(default_factory=lambda: torch.zeros(()))
     _factors: dict[tuple[bool, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def take(self, wide: Tensor) -> None:
         """Add rows of one batch, in float64."""
-        self.rows += wide.shape[-2]
+        self.rows = self.rows + wide.shape[-2]
         self.x, self.xx = self.x + wide.sum(-2), add_product(self.xx, wide, wide)
+
+    def sums(self) -> tuple[Tensor, ...]:
+        """Return all sums."""
+        return self.rows, self.x, self.xx
 
     def spread(self, centred: bool) -> Tensor:
         """Return the mean products of columns C; if `centred`, of their deviations from the mean."""
@@ -83,7 +91,7 @@ class Sums:
     known: bool = False
     y: Tensor = field(default_factory=lambda: torch.zeros(()))
     xy: Tensor = field(default_factory=lambda: torch.zeros(()))
-    yy: float = 0.0
+    yy: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def take(self, inputs: Tensor, targets: Tensor) -> None:
         """Add the rows of one batch."""
@@ -95,17 +103,22 @@ class Sums:
         if not self.known:
             self.inputs.take(wide)
         self.y, self.xy = self.y + wanted.sum(-2), add_product(self.xy, wide, wanted)
-        self.yy += float(wanted.square().sum())
+        self.yy = self.yy + wanted.square().sum()
+
+    def sums(self) -> tuple[Tensor, ...]:
+        """Return all sums, those of the inputs only where they are this matrix's own."""
+        return *(() if self.known else self.inputs.sums()), self.y, self.xy, self.yy
 
     def error(self, fit: Fit) -> float:
         """Return the relative squared error of a fit: Σ ‖prediction − target‖² / Σ ‖target‖²."""
-        weight, bias = fit.weight, fit.bias
-        moved = self.inputs.xx @ weight.mT - 2 * self.xy
-        total = self.yy + float((weight.mT * moved).sum())
+        bias, total = fit.bias, float(self.yy)
+        for weight, product in zip(fit.weight.split(_OUTPUTS, -2), self.xy.split(_OUTPUTS, -1), strict=True):
+            moved = torch.sub(self.inputs.xx @ weight.mT, product, alpha=2)
+            total += float((weight.mT * moved).sum())
         if bias is not None:
-            cross = (_times(weight, self.inputs.x) - self.y) * 2 + self.inputs.rows * bias
+            cross = (_times(fit.weight, self.inputs.x) - self.y) * 2 + self.inputs.rows * bias
             total += float((bias * cross).sum())
-        return max(total, 0.0) / max(self.yy, 1e-300)
+        return max(total, 0.0) / max(float(self.yy), 1e-300)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,28 +130,31 @@ class Fit:
     how: str = "as it was"
 
 
-def _candidates(sums: Sums, now: Fit, ridge: bool) -> list[Fit]:
-    """Return the fits to compare: the current weights, the mean in the bias if any (FLAP, arXiv 2312.11983), and ridges if `ridge`."""
-    found = [now]
+def fits_to_compare(sums: Sums, now: Fit, ridge: bool) -> Iterator[Fit]:
+    """Yield the fits to compare: the current weights, the mean in the bias if any (FLAP, arXiv 2312.11983), and ridges if `ridge`.
+
+    One at a time: of a language model's last matrix, each takes half a gigabyte.
+    """
+    yield now
     if now.bias is not None:
-        found.append(_centred(sums, now.weight, "mean"))
-    return found + (_ridges(sums, now) if ridge else [])
+        yield _centred(sums, now.weight, "mean")
+    if ridge:
+        yield from _ridges(sums, now)
 
 
-def _ridges(sums: Sums, now: Fit) -> list[Fit]:
+def _ridges(sums: Sums, now: Fit) -> Iterator[Fit]:
     inputs, centred = sums.inputs, now.bias is not None
     spread, toward = inputs.spread(centred), sums.xy / inputs.rows
     if centred:
         toward = toward - (inputs.x / inputs.rows)[..., None] * (sums.y / inputs.rows)[..., None, :]
     rest = toward - spread @ now.weight.mT
-    found = []
+    del toward
     for share in RIDGES:
         factor, sound = inputs.factor(spread, centred, share)
         if bool(sound.any()):
-            change = torch.cholesky_solve(rest, factor) * sound[..., None, None]  # the others stay
-            weight, how = now.weight + change.mT, f"ridge {share:g}"
-            found.append(_centred(sums, weight, how) if centred else Fit(weight, None, how))
-    return found
+            change = torch.cholesky_solve(rest, factor).mul_(sound[..., None, None])  # the others stay
+            weight, how = change.mT.add_(now.weight), f"ridge {share:g}"
+            yield _centred(sums, weight, how) if centred else Fit(weight, None, how)
 
 
 def _centred(sums: Sums, weight: Tensor, how: str) -> Fit:
@@ -155,7 +171,9 @@ def best(sums: Sums, held: Sums, now: Fit, ridge: bool) -> tuple[Fit, float, flo
     before = held.error(now)
     if before < NEGLIGIBLE:
         return now, before, before
-    found = _candidates(sums, now, ridge)
-    errors = [held.error(fit) for fit in found]
-    place = min(range(len(found)), key=lambda i: errors[i])
-    return found[place], errors[place], errors[0]
+    least, error = now, before
+    for fit in fits_to_compare(sums, now, ridge):
+        own = held.error(fit)
+        if own < error:
+            least, error = fit, own
+    return least, error, before

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fxprune.analysis import analyze, matrices
+from fxprune.analysis import Analysis, Matrix, analyze, matrices
+from fxprune.analysis.sites import find_sites
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.second_moments import moment_bytes
 from fxprune.calibration.segments import KEPT_BYTES, segment_bytes, segments_of, value_bytes
+from fxprune.dims import leaves
 from fxprune.errors import UsageError
 from fxprune.ir import Program
 from fxprune.storage.limits import COPIES, VARIABLE, allowed_memory, free_memory, used_memory
@@ -75,17 +77,17 @@ def memory_need(program: Program, data: Calibration | None) -> MemoryNeed:
 
     A segment takes its moments and its values for one batch; beside it are the equations of the largest matrix, and values that wait.
     """
-    weights = program.parameter_bytes()
-    found = list(matrices(program, analyze(program).flow).values())
-    scale = _batch_scale(program, data)
+    weights, scale = program.parameter_bytes(), _batch_scale(program, data)
+    analysis = analyze(program)
+    found = matrices(program, analysis.flow)
+    read = _reading(analysis)
+    moments = {matrix.node: moment_bytes(matrix) for name, matrix in found.items() if name in read}
     segments = segments_of(program, segment_bytes(program))
-    moments = {matrix.node: moment_bytes(matrix) for matrix in found}
     largest = max(
-        int(scale * sum(value_bytes(node) for node in each.nodes))
-        + sum(moments.get(node, 0) for node in each.nodes)
+        int(scale * sum(map(value_bytes, each.nodes))) + sum(moments.get(node, 0) for node in each.nodes)
         for each in segments
     )
-    equations = max((_equation_bytes(*matrix.sizes) for matrix in found), default=0)
+    equations = max((_equation_bytes(matrix, name in read) for name, matrix in found.items()), default=0)
     if not program.is_mapped():
         return MemoryNeed(used_memory() + (COPIES - 1) * weights + largest + equations, 0)
     crossing = {node: value_bytes(node) for each in segments for node in each.leaves}
@@ -100,9 +102,17 @@ def bytes_text(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
-def _equation_bytes(outputs: int, columns: int) -> int:
-    """Return the bytes of the float64 matrices that removing columns, or re-fitting, holds at a time."""
-    return 8 * (8 * columns**2 + 6 * outputs * columns + 3 * outputs**2)
+def _reading(analysis: Analysis) -> set[str]:
+    """Return the nodes that sum over units which a plan decides about."""
+    units = {axis.leaf for site in find_sites(analysis) for axis in site.axes}
+    return {c.node.name for c in analysis.flow.contractions if not units.isdisjoint(leaves(c.dim))}
+
+
+def _equation_bytes(matrix: Matrix, read: bool) -> int:
+    """Return the bytes of the float64 matrices that a re-fit holds at a time, or removing the units that it reads."""
+    outputs, columns = matrix.sizes
+    curvature = 3 * outputs**2 if read else 0
+    return int(8 * (8 * columns**2 + 6 * outputs * columns + curvature))
 
 
 def _batch_scale(program: Program, data: Calibration | None) -> float:

@@ -21,6 +21,7 @@ from fxprune.calibration.lockstep import ActivationStore, Runner
 from fxprune.calibration.logits import fit_logits
 from fxprune.calibration.memory import live_limit
 from fxprune.calibration.prefixes import Prefixes
+from fxprune.calibration.processes import add_up, own_share
 from fxprune.calibration.refits import Cut, FitTask
 from fxprune.calibration.validation import check_range
 from fxprune.errors import UsageError
@@ -196,7 +197,8 @@ def _refitted(
     """Return the new parameters by name, and the result for each task."""
     ridge, observe, prefixes = what
     fit, held = data.split(HELD_BACK, slim)
-    lanes = [_BatchRun(prefixes, slim, batch, tasks) for batch in (*fit.batches, *held.batches)]
+    shares = [own_share(part.batches) for part in (fit, held)]
+    lanes = [[_BatchRun(prefixes, slim, batch, tasks) for batch in mine.values()] for mine, _ in shares]
     new: dict[str, Tensor] = {}
     done: list[Refitted] = []
     with ActivationStore(live_limit(program)) as parking:
@@ -211,9 +213,12 @@ def _refitted(
                     InputSums(),
                 )  # for this matrix and those behind it that read the same
             sums, back = (Sums(each, known=shared) for each in inputs)
-            for i, lane in enumerate(lanes):
-                with parking.out(lane.original, lane.pruned):
-                    (sums if i < len(fit.batches) else back).take(*lane.rows(task, new))
+            for total, own, (_, split) in zip((sums, back), lanes, shares, strict=True):
+                for lane in own:
+                    with parking.out(lane.original, lane.pruned):
+                        total.take(*lane.rows(task, new))
+                if split:
+                    add_up(total.sums())
             done.append(_fitted(slim, task, (sums, back, ridge), new))
     return new, done
 

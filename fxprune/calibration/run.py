@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from fxprune.calibration.data import Batch, Calibration, flatten_batch, state
 from fxprune.calibration.objective import Objective
+from fxprune.calibration.processes import add_up, own_share
 from fxprune.calibration.segments import CrossingValues, Segment, segment_bytes, segments_of
 from fxprune.calibration.validation import check_range
 from fxprune.errors import FxpruneError
@@ -53,6 +54,10 @@ class Observer(Protocol):
     def done(self, left: frozenset[str]) -> None:
         """Note that a segment is over for all batches; `left` are the names of the nodes of segments still to come."""
         return
+
+    def sums(self, left: frozenset[str]) -> Iterable[Tensor]:
+        """Return the sums that are complete but for the batches of other processes, each once, to be added up in place."""
+        return ()
 
 
 class _Recorder(Recorder):
@@ -147,7 +152,7 @@ class _Sweep:
         _, nodes, parameters = requested(meters)
         self.backward = bool(nodes or parameters)
         self.learned = _learned(program, nodes, parameters)
-        self.random = torch.Generator().manual_seed(objective.seed)
+        self.batches, self.shared = own_share(data.batches)
         self.values, self.slopes = CrossingValues(), CrossingValues()
         self.draws = 0  # numbers that are differentiated for each batch
 
@@ -165,12 +170,14 @@ class _Sweep:
             self._end(self.segments[:place], True)
 
     def _each(self, segment: Segment, what: Callable[[Segment, int, Batch], None]) -> None:
-        for number, batch in enumerate(self.data.batches):
+        for number, batch in self.batches.items():
             what(segment, number, batch)
 
     def _end(self, left: Sequence[Segment], observed: bool) -> None:
         names = frozenset[str]().union(*(segment.names for segment in left))
         for meter in self.meters if observed else ():
+            if self.shared:
+                add_up(meter.sums(names))
             meter.done(names)
 
     def _forward(self, segment: Segment, number: int, batch: Batch) -> None:
@@ -190,7 +197,8 @@ class _Sweep:
             heads: list[_Head] = []
             if self.backward:
                 share = Calibration((batch,)).rows / self.data.rows
-                numbers = self.objective.values(outputs, batch, share, self.random)
+                random = torch.Generator().manual_seed(self.objective.seed + number * _APART)
+                numbers = self.objective.values(outputs, batch, share, random)
                 heads = [_head_of(each) for each in reversed(numbers)]
                 self.draws = len(heads)
         self._observe(segment, number, tap, self._slopes(segment, number, tap, given, heads))
@@ -263,10 +271,13 @@ class _Sweep:
 
     def _dropped(self, segment: Segment, before: Sequence[fx.Node]) -> tuple[fx.Node, ...]:
         """Let go of the values that no later segment reads, and return those that are kept."""
-        for number in range(len(self.data.batches)):
+        for number in self.batches:
             self.values.drop(number, [node for node in before if node not in segment.leaves])
         return segment.leaves
 
+
+_APART = 1_000_003
+"""Distance of the seeds of two batches: each draws by itself, whichever process runs it."""
 
 _Head = tuple[list[Tensor], list[Tensor] | None]
 """Values at the end of a segment, and the gradients there; None for a single number, whose own is 1."""

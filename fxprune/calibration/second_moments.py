@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,7 @@ ROWS = 1 << 14
 class Moments:
     """Sums over rows: the inputs [columns], their products [columns, columns], the products of output gradients [outputs, outputs]."""
 
-    rows: int = 0
+    rows: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
     products: Tensor = field(default_factory=lambda: torch.zeros(()))
     slopes: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -27,7 +28,7 @@ class Moments:
         """Add the inputs of one batch [rows, columns]."""
         for part in inputs.split(ROWS):
             wide = part.to(torch.float64)
-            self.rows += len(wide)
+            self.rows = self.rows + len(wide)
             self.total = self.total + wide.sum(0)
             self.products = add_product(self.products, wide, wide)
 
@@ -36,6 +37,10 @@ class Moments:
         for part in slopes.split(ROWS):
             wide = part.to(torch.float64)
             self.slopes = add_product(self.slopes, wide, wide)
+
+    def sums(self) -> tuple[Tensor, ...]:
+        """Return all sums."""
+        return self.rows, self.total, self.products, self.slopes
 
     def spread(self, centred: bool) -> Tensor:
         """Return the mean products of columns [columns, columns]; if `centred`, of their deviations from the mean (the covariance)."""
@@ -58,6 +63,13 @@ class MomentObserver(Observer):
         self.values = frozenset(matrix.source.name for matrix in matrices)
         self.nodes = frozenset(matrix.node.name for matrix in matrices) if slopes else frozenset()
         self.moments = {matrix.node.name: Moments() for matrix in matrices}
+        self._open = list(self.moments)  # matrices whose sums are not complete
+
+    def sums(self, left: frozenset[str]) -> Iterator[Tensor]:
+        """Yield the sums of the matrices that are not left, each once."""
+        for name in [name for name in self._open if name not in left]:
+            self._open.remove(name)
+            yield from self.moments[name].sums()
 
     def take(self, seen: BatchRecord) -> None:
         """Add one batch of one segment."""

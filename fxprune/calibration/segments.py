@@ -20,8 +20,8 @@ from fxprune.ir.random_values import may_draw
 from fxprune.rules import is_written
 from fxprune.storage import is_mapped, to_disk
 
-SEGMENT_BYTES = 1 << 28
-"""Bytes of the weights of a segment, about, where a program lies on disk."""
+SEGMENT_BYTES = 3 << 26
+"""Bytes of the weights of a segment, at most, where a program lies on disk: a layer of 2,048 wide has about as many in float32."""
 
 KEPT_BYTES = 1 << 28
 """Bytes of the values between segments that are kept in memory."""

@@ -47,9 +47,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Pass:
-    """One step of a pipeline: it plans a selection, and rewrites the program by it. `uses` are the fields of the context that it takes."""
+    """One step of a pipeline: it plans a selection, and rewrites the program by it. `uses` are the fields of the context that it takes.
+
+    Several processes run a pass that `splits` together, each on its share of the calibration batches; of others, the first one's outcome
+    is taken.
+    """
 
     name: ClassVar[str] = ""
+    splits: ClassVar[bool] = False
     preserves: ClassVar[bool] = False
     uses: ClassVar[tuple[str, ...]] = ()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calibration import Calibration
+from fxprune.calibration.processes import from_first, is_first_process, process_count, splitting
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection
 from fxprune.ir.edit import with_tensors
@@ -33,7 +35,6 @@ from fxprune.training.checkpoint_files import (
     unpack_snapshot,
     write_snapshot,
 )
-from fxprune.training.processes import from_first, is_first_process, process_count
 
 _PLAIN = ("device", "lowering", "point", "recipe", "rows", "seed", "settings")
 """Fields of a context that a digest has as text."""
@@ -76,16 +77,17 @@ class KeptOutcome:
 def run_or_resume(passes: Sequence[Pass], program: Program, context: Context) -> tuple[Outcome, float]:
     """Run the pass of the context's step, or take what an earlier run or the first process made of it; return its seconds, too."""
     each, start = passes[context.step], time.perf_counter()
-    if not any("checkpoints" in later.uses for later in passes[context.step :]):
-        return each.run(program, context), time.perf_counter() - start
+    kept_for = any("checkpoints" in later.uses for later in passes[context.step :])
+    if process_count() == 1 and not kept_for:
+        return _run(each, program, context), time.perf_counter() - start
     kept = _kept(each, program, context)
     found = _shared(kept.read() if is_first_process() else None, program)
     if found is not None:
         earlier = ("taken from the checkpoints of a run that did not come to its end",)
         return _restored(program, found, earlier), float(found.numbers["seconds"])
-    together = "checkpoints" in each.uses  # it trains in all processes
+    together = each.splits or "checkpoints" in each.uses  # it calibrates or trains in all processes
     if is_first_process() or together:
-        outcome = each.run(program, context)
+        outcome = _run(each, program, context)
         made = (
             _snapshot(program, outcome, time.perf_counter() - start)
             if kept.folder or process_count() > 1
@@ -98,6 +100,11 @@ def run_or_resume(passes: Sequence[Pass], program: Program, context: Context) ->
     taken = _shared(None, program)
     outcome = each.run(program, context) if taken is None else _restored(program, taken)
     return outcome, time.perf_counter() - start
+
+
+def _run(each: Pass, program: Program, context: Context) -> Outcome:
+    with splitting() if each.splits else nullcontext():
+        return each.run(program, context)
 
 
 def _kept(each: Pass, program: Program, context: Context) -> KeptOutcome:

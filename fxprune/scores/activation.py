@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ class NormObserver(Observer):
             for i, contraction in here:
                 for j, node in enumerate(contraction.operands):
                     self._add((units, i, j), contraction, seen.values[node.name])
+
+    def sums(self, left: frozenset[str]) -> Iterator[Tensor]:
+        """Yield the sums over batches at the end; squares of weights are the same in all processes."""
+        for units, found in self.asked.items() if not left else ():
+            for i, contraction in enumerate(found):
+                for j, node in enumerate(contraction.operands):
+                    if node in self.flow.varies and (units, i, j) in self.squares:
+                        yield self.squares[units, i, j]
 
     def _add(self, key: tuple[Units, int, int], contraction: Contraction, value: Tensor) -> None:
         units, _, place = key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -47,6 +47,11 @@ class GateObserver(Observer):
                     continue
                 self.first[units] += gate.abs()
                 self.second[units] += gate.square()
+
+    def sums(self, left: frozenset[str]) -> Iterator[Tensor]:
+        """Yield the sums of all units at the end."""
+        if not left:
+            yield from (*self.first.values(), *self.second.values())
 
     def _gate_gradient(self, units: Units, member: Member, slope: Tensor) -> Tensor:
         weight = attribute(self.program.graph_module, member.name).detach()

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
 
 from fxprune.analysis import Analysis, Axis, Region, Units, analyze
 from fxprune.analysis.sites import Site, find_sites
 from fxprune.analysis.uniform import group_uniform
 from fxprune.calibration import Calibration, Objective
+from fxprune.calibration.processes import alone, from_first, is_first_process, is_splitting
 from fxprune.cost.table import CostTable
-from fxprune.errors import RefusedError
+from fxprune.errors import FxpruneError, RefusedError
 from fxprune.ir import Program, Selection
 from fxprune.rewrite.apply import apply
 from fxprune.scores import SCORES, Evidence, Worth
 from fxprune.scores.base import share_order
-from fxprune.search.budget_search import Draft, SearchResult, Target, search_budget
+from fxprune.search.budget_search import Draft, Target, search_budget
 from fxprune.search.plans import (
     Option,
     SiteChoice,
@@ -33,17 +37,10 @@ from fxprune.search.probe import Probe
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """Result of `plan`: the selection, the search that found it, what each site keeps as plain data, and the meaning of errors in words."""
+    """Result of `plan`: the selection; and, as plain data for a report, the search, what each site keeps, and the meaning of errors."""
 
     selection: Selection
-    sought: SearchResult
-    sites: tuple[Mapping[str, Any], ...] = ()
-    error_is: str = ""
-
-    def details(self) -> dict[str, Any]:
-        """Return the search, the meaning of errors and the sites as plain data, for a report."""
-        sites = [dict(site) for site in self.sites]
-        return {**self.sought.details(), "error_is": self.error_is, "sites": sites}
+    details: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ class PlanRequest:
 def plan(program: Program, aim: Target, request: PlanRequest) -> Planned:
     """Find what each axis keeps so that the budget is met at the least error.
 
+    Where several processes run this together (see `splitting`), all score, and the first one decides.
     RefusedError where nothing can be decided, or where even the smallest plan exceeds the budget.
     """
     if program.free_inputs:
@@ -83,12 +81,42 @@ def plan(program: Program, aim: Target, request: PlanRequest) -> Planned:
         raise RefusedError("no axis of this program can be decided by cost: see `fxprune explain`")
     request.observe(f"scoring {sum(len(site.axes) for site in found)} axes by {request.score}")
     worths = _worths(analysis, found, request)
+    return _of_first(lambda: _sought(analysis, found, worths, aim, request))
+
+
+def _sought(
+    analysis: Analysis, found: Sequence[Site], worths: Mapping[str, Worth], aim: Target, request: PlanRequest
+) -> Planned:
+    """Return the plan that costs, trials and measurements lead to."""
+    program = analysis.program
     choices = _choices(analysis, found, worths, aim, request)
     items = _tied(analysis, choices) if request.uniform else choices
     choices = [choice for item in items for choice in item.choices]
     found_plan = search_budget(program, aim, _UnitDrafts(program, items, request), request.observe)
-    rows = tuple(_row(choice, option) for choice, option in zip(choices, found_plan.draft.plan, strict=True))
-    return Planned(selection_of(choices, found_plan.draft.plan), found_plan, rows, _error_is(request))
+    rows = [_row(choice, option) for choice, option in zip(choices, found_plan.draft.plan, strict=True)]
+    details = {**found_plan.details(), "error_is": _error_is(request), "sites": rows}
+    return Planned(selection_of(choices, found_plan.draft.plan), details)
+
+
+def _of_first(make: Callable[[], Planned]) -> Planned:
+    """Return the first process's plan in all processes that run together: measured times differ from one to the next."""
+    if not is_splitting():
+        return make()
+    here, told = torch.device("cpu"), dict[str, Any]()
+    if is_first_process():
+        try:
+            with alone():
+                planned = make()
+        except FxpruneError as error:
+            from_first(json.dumps({"refused": str(error)}).encode(), here)
+            raise
+        told = {"selection": planned.selection.to_json(), "details": planned.details}
+        from_first(json.dumps(told).encode(), here)
+        return planned
+    told = json.loads(from_first(None, here) or b"{}")
+    if "refused" in told:
+        raise RefusedError(told["refused"])
+    return Planned(Selection.from_json(told["selection"]), told["details"])
 
 
 def _error_is(request: PlanRequest) -> str:

@@ -133,7 +133,7 @@ def test_the_fit_of_a_reader_is_the_merge_of_what_it_lost() -> None:
     sums = least_squares.Sums()
     sums.take(x[:, kept], (x.double() @ weight.T).float())
     now = least_squares.Fit(weight[:, kept], None)
-    fits = {fit.how: fit for fit in least_squares._candidates(sums, now, ridge=True)}
+    fits = {fit.how: fit for fit in least_squares.fits_to_compare(sums, now, ridge=True)}
     one, other = x[:, kept].double(), x[:, 6:].double()
     products = one.T @ one / len(x)
     ridge = 0.1 * products.diagonal().mean() * torch.eye(6).double()

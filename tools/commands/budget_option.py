@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.calibration import Calibration
+from fxprune.calibration.processes import is_first_process, process_count
 from fxprune.cost import BUDGETS
 from fxprune.errors import UsageError
 from fxprune.ir import Point, Program
@@ -21,7 +22,6 @@ from fxprune.tools.inputs.loaded import Loaded
 from fxprune.tools.inputs.metrics import own_metric
 from fxprune.training.checkpoint_files import check_snapshots
 from fxprune.training.devices import check_device
-from fxprune.training.processes import is_first_process, process_count
 
 _ROWS, _LENGTH = 512, 128
 
@@ -165,9 +165,9 @@ def check_training_options(options: argparse.Namespace, steps: Pipeline) -> bool
             raise UsageError(
                 f"{told} is for passes that train, and {str(steps)!r} has none: give --recover 10min"
             )
-    if not trains and process_count() > 1:
+    if not (trains or any(each.splits for each in steps.passes)) and process_count() > 1:
         raise UsageError(
-            f"{process_count()} processes run this, and {str(steps)!r} has no pass that trains in several"
+            f"{process_count()} processes run this, and {str(steps)!r} has no pass that trains or calibrates in several"
         )
     if trains and is_first_process():
         check_run_folder(*run_of(options))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from fxprune.analysis.regions import UNITS
+from fxprune.calibration.processes import process_count
 from fxprune.errors import UsageError
 from fxprune.storage.limits import limited
 from fxprune.tools.commands import console
@@ -45,7 +46,6 @@ from fxprune.tools.failures import failure_of
 from fxprune.tools.inputs.loaded import MODEL_FORMS
 from fxprune.tools.reports.marked_folders import marked_folder, remove_leftovers
 from fxprune.training import Recipe
-from fxprune.training.processes import process_count
 
 _TOGETHER = ("run", "train")  # commands that several processes may run
 

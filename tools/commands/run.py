@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.analysis import analyze
+from fxprune.calibration.processes import is_first_process
 from fxprune.cost.count import count_cost, count_flops
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import Emitted, export_onnx, save_pt2
@@ -59,7 +60,6 @@ from fxprune.tools.reports.output_folder import draft_folder, scratch_of
 from fxprune.tools.reports.report_html import render_report
 from fxprune.tools.reports.run_report import report_grids, report_markdown
 from fxprune.training.loop import Checkpoints
-from fxprune.training.processes import is_first_process
 
 # Short, long, and batched: on a short input alone, overhead hides all gains.
 _POINTS = ({"batch": 1, "length": 16}, {"batch": 1, "length": 128}, {"batch": 8, "length": 64})

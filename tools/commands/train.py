@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.calibration.processes import is_first_process
 from fxprune.cost.count import count_cost
 from fxprune.errors import UsageError
 from fxprune.export import export_onnx, save_pt2
@@ -37,7 +38,6 @@ from fxprune.tools.reports.train_report import describe_training, draw_training,
 from fxprune.training.checkpoint_files import check_snapshots
 from fxprune.training.fine_tune import fine_tune
 from fxprune.training.loop import Checkpoints, Hooks, RunState
-from fxprune.training.processes import is_first_process
 from fxprune.training.teacher_cache import TeacherCache
 
 _FORMAT = "fxprune.train/1"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxprune.training.processes import summed
+from fxprune.calibration.processes import summed
 from fxprune.training.recovery.lesson import Lesson, Original, Shown
 
 KEPT = 2**30

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.calibration.data import Batch, flatten_batch
+from fxprune.calibration.processes import summed
 from fxprune.ir import Program
-from fxprune.training.processes import summed
 from fxprune.training.recovery.distances import (
     OUTPUT_DISTANCES,
     Scale,

@@ -17,13 +17,13 @@ import torch
 
 from fxprune.calibration import Calibration
 from fxprune.calibration.data import Batch, rows_along
+from fxprune.calibration.processes import from_first, process_count
 from fxprune.calibration.repair import HELD_BACK
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection
 from fxprune.ir.edit import with_tensors
 from fxprune.training.devices import placed
 from fxprune.training.loop import Checkpoints, accelerator_for
-from fxprune.training.processes import from_first, process_count
 from fxprune.training.recovery import batch_norm
 from fxprune.training.recovery.feed import Feed
 from fxprune.training.recovery.judge import HeldBackLoss

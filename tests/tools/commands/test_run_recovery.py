@@ -124,7 +124,10 @@ def test_several_processes_without_training_are_refused(
     assert main(["run", "py:no.such:model", "-p", CUT, "-o", str(tmp_path / "out")]) == 2
     assert main(["passes"]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "2 processes run this, and 'channels(ratio=0.5)' has no pass that trains in several" in said
+    assert (
+        "2 processes run this, and 'channels(ratio=0.5)' has no pass that trains or calibrates in several"
+        in said
+    )
     assert "fxprune passes is for one process, and 2 run this; run and train train in several" in said
 
 

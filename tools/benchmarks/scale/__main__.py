@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from fxprune.tools.benchmarks.scale.checkpoints import SHAPES, checkpoint
+from fxprune.tools.benchmarks.scale.checkpoints import SHAPES, made_checkpoint
 from fxprune.tools.benchmarks.scale.measure import pruned
 from fxprune.tools.benchmarks.scale.page import render_scale
 from fxprune.tools.benchmarks.speed import read_figures
@@ -42,11 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spawn = multiprocessing.get_context("spawn")
     for name in options.shapes:
         with ProcessPoolExecutor(1, spawn) as pool:
-            made = pool.submit(checkpoint, name, options.folder).result()
+            made = pool.submit(made_checkpoint, name, options.folder).result()
         with ProcessPoolExecutor(1, spawn) as pool:
-            found = pool.submit(
-                pruned, made, options.pipeline, *CALIBRATION_ROWS[name], options.memory
-            ).result()
+            data = (*CALIBRATION_ROWS[name], SHAPES[name].tokens)
+            found = pool.submit(pruned, made, options.pipeline, data, options.memory).result()
         record = {
             "shape": name,
             "rows": CALIBRATION_ROWS[name],

@@ -32,11 +32,11 @@ class LlamaShape:
 #: name: shape
 SHAPES: dict[str, LlamaShape] = {
     "1.1B": LlamaShape(22, 2048, 5632, 32, 4, 32000),
-    **{f"{layers} layers": LlamaShape(layers, 1024, 2816, 16, 4, 8000) for layers in (6, 12, 24, 48)},
+    **{f"{layers} layers": LlamaShape(layers, 768, 2048, 12, 4, 8000) for layers in (6, 12, 24, 48)},
 }
 
 
-def checkpoint(name: str, folder: Path) -> Path:
+def made_checkpoint(name: str, folder: Path) -> Path:
     """Return the folder of a checkpoint of a shape, made where it is not there yet; about 4.4 GB for 1.1 billion parameters."""
     made = folder / name.replace(" ", "-")
     if (made / "model.safetensors.index.json").exists():

@@ -25,6 +25,7 @@ _COLUMNS = (
     "capture",
     "prune",
     "proof",
+    "write",
     "parameters left",
     "proven",
 )
@@ -50,7 +51,7 @@ def _line(record: dict[str, Any]) -> tuple[str, ...]:
         record["memory"],
         record["predicted"].rpartition(": about ")[2].partition(" of memory")[0],
         f"{record['peak'] / 1e9:.2f} GB",
-        *(f"{seconds[name]:.0f} s" for name in ("capture", "prune", "proof")),
+        *(f"{seconds[name]:.0f} s" for name in ("capture", "prune", "proof", "write")),
         f"{record['left']:.3f}",
         record["proof"],
     )

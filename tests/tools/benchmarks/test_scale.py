@@ -1,0 +1,29 @@
+"""The benchmark of scale: a checkpoint made shard by shard, a run from disk, and the page of its figures."""
+
+from pathlib import Path
+
+import pytest
+
+from fxprune.tools.benchmarks.scale import checkpoints
+from fxprune.tools.benchmarks.scale.checkpoints import LlamaShape, made_checkpoint
+from fxprune.tools.benchmarks.scale.measure import pruned
+from fxprune.tools.benchmarks.scale.page import render_scale
+
+pytest.importorskip("transformers")
+
+
+def test_a_small_shape_is_pruned_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(checkpoints.SHAPES, "6 layers", LlamaShape(2, 64, 256, 4, 2, 100))
+    monkeypatch.setattr(checkpoints, "_SHARD", 300_000)
+    made = made_checkpoint("6 layers", tmp_path)
+    assert len([*made.glob("model-*.safetensors")]) > 1
+    assert made_checkpoint("6 layers", tmp_path) == made
+    found = pruned(made, "slim(params=0.8)", (8, 16, 100), "20GB")
+    assert found["on_disk"]
+    assert found["left"] == pytest.approx(0.8, abs=0.05)
+    assert found["proof"] == "equal"
+    assert found["predicted"].startswith("the weights stay on disk: about ")
+    record = {"shape": "6 layers", "rows": (8, 16), "memory": "20GB", "pipeline": "slim(params=0.8)"}
+    machine = {"python": "3", "processor": "x", "packages": {"torch": "2"}}
+    page = render_scale([record | found | {"machine": machine}])
+    assert "| 6 layers | 0.00 GB | `slim(params=0.8)` | 8 × 16 | 20GB |" in page
