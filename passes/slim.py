@@ -10,6 +10,7 @@ from fxprune.analysis import Analysis, Axis, analyze
 from fxprune.analysis.sites import find_sites
 from fxprune.calibration import Calibration
 from fxprune.calibration.objective import DISTANCES
+from fxprune.calibration.processes import agreed
 from fxprune.calibration.repair import Repaired, check_repair, repair, unknown_repair
 from fxprune.cost import BUDGETS
 from fxprune.ir import Point, Program, Selection
@@ -78,7 +79,7 @@ class Slim(Measuring):
         if not self.whole or context.original in (None, program):
             return aim
         assert context.original is not None
-        return replace(aim, share=aim.share / share_left(context.original, program, aim))
+        return replace(aim, share=agreed(aim.share / share_left(context.original, program, aim)))
 
     def points(self, program: Program, context: Context = EMPTY) -> list[Point]:
         return [self.point(program, context)] if self.latency else []

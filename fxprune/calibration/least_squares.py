@@ -131,11 +131,10 @@ class Fit:
 
 
 def fits_to_compare(sums: Sums, now: Fit, ridge: bool) -> Iterator[Fit]:
-    """Yield the fits to compare: the current weights, the mean in the bias if any (FLAP, arXiv 2312.11983), and ridges if `ridge`.
+    """Yield the fits to compare with the current weights: the mean in the bias if any (FLAP, arXiv 2312.11983), and ridges if `ridge`.
 
     One at a time: of a language model's last matrix, each takes half a gigabyte.
     """
-    yield now
     if now.bias is not None:
         yield _centred(sums, now.weight, "mean")
     if ridge:

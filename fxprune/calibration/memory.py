@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
 from torch import Tensor
 
 from fxprune.analysis import Analysis, Matrix, analyze, matrices
@@ -16,7 +18,7 @@ from fxprune.calibration.segments import KEPT_BYTES, segment_bytes, segments_of,
 from fxprune.dims import leaves
 from fxprune.errors import UsageError
 from fxprune.ir import Program
-from fxprune.storage.limits import COPIES, VARIABLE, allowed_memory, free_memory, used_memory
+from fxprune.storage.limits import VARIABLE, allowed_memory, free_memory, used_memory
 
 LIVE = 0.5
 """Memory for values that are kept, as a share of the size of the weights; further values lie on disk, or are computed again."""
@@ -24,8 +26,8 @@ LIVE = 0.5
 _LEAST = 1 << 25
 """Bytes that are always allowed."""
 
-_DISK_COPIES = 3
-"""How many times its weights a program takes in scratch files: slim, re-fitted, and zeroed for the proof."""
+_DISK_COPIES = 7
+"""How many times its weights a program takes in scratch files: slim, re-fitted, zeroed for the proof, and twice in float64."""
 
 
 def moments_limit(program: Program) -> int:
@@ -56,9 +58,10 @@ class MemoryNeed:
         """Raise UsageError where that is more than this process may use, or than the folder for temporary files has."""
         allowed, folder = allowed_memory(), tempfile.gettempdir()
         left = shutil.disk_usage(folder).free
-        if self.memory > allowed:
+        memory = self.memory + (self.disk if _is_in_memory(folder) else 0)
+        if memory > allowed:
             raise UsageError(
-                f"pruning needs about {bytes_text(self.memory)} of memory, and {bytes_text(allowed)} may be used: give smaller"
+                f"pruning needs about {bytes_text(memory)} of memory, and {bytes_text(allowed)} may be used: give smaller"
                 f" calibration batches, or allow more (--memory, {VARIABLE})"
             )
         if self.disk > left:
@@ -73,7 +76,7 @@ class MemoryNeed:
 
 
 def memory_need(program: Program, data: Calibration | None) -> MemoryNeed:
-    """Return what scores and re-fits take, by the graph's sizes at the largest batch: of one on disk, that of its largest segment.
+    """Return what scores and re-fits of a program on disk take, by the graph's sizes at the largest batch.
 
     A segment takes its moments and its values for one batch; beside it are the equations of the largest matrix, and values that wait.
     """
@@ -83,18 +86,26 @@ def memory_need(program: Program, data: Calibration | None) -> MemoryNeed:
     read = _reading(analysis)
     moments = {matrix.node: moment_bytes(matrix) for name, matrix in found.items() if name in read}
     segments = segments_of(program, segment_bytes(program))
+    limit = moments_limit(program) if len(segments) == 1 else sum(moments.values())
     largest = max(
-        int(scale * sum(map(value_bytes, each.nodes))) + sum(moments.get(node, 0) for node in each.nodes)
+        int(scale * sum(map(value_bytes, each.nodes)))
+        + min(limit, sum(moments.get(node, 0) for node in each.nodes))
         for each in segments
     )
     equations = max((_equation_bytes(matrix, name in read) for name, matrix in found.items()), default=0)
-    if not program.is_mapped():
-        return MemoryNeed(used_memory() + (COPIES - 1) * weights + largest + equations, 0)
     crossing = {node: value_bytes(node) for each in segments for node in each.leaves}
     rows = data.rows / max(1, Calibration(data.batches[:1]).rows) if data else 1.0
     waiting = min(live_limit(program), int(rows * scale * sum(crossing.values())))
     disk = _DISK_COPIES * weights + int(rows * scale * sum(crossing.values()))
     return MemoryNeed(used_memory() + largest + equations + waiting + KEPT_BYTES, disk)
+
+
+def _is_in_memory(folder: str) -> bool:
+    """Return whether a folder's files take memory, as /tmp does where it is no disk."""
+    inside = [
+        each for each in psutil.disk_partitions(all=True) if Path(folder).is_relative_to(each.mountpoint)
+    ]
+    return bool(inside) and max(inside, key=lambda each: len(each.mountpoint)).fstype in ("tmpfs", "ramfs")
 
 
 def bytes_text(count: int) -> str:

@@ -57,7 +57,7 @@ def summed(value: Tensor, device: torch.device) -> Tensor:
     """Return the sum of a tensor over all processes, on the CPU; `device` is that of the weights."""
     if process_count() == 1:
         return value
-    found = value.to(_joined(device))
+    found = value.to(_joined(device), copy=True)
     torch.distributed.all_reduce(found)
     return found.cpu()
 
@@ -85,6 +85,13 @@ def alone() -> Iterator[None]:
 def is_splitting() -> bool:
     """Return whether several processes run the same passes."""
     return _splits.get()
+
+
+def agreed(number: float) -> float:
+    """Return the first process's number in all processes that run the same passes, as those that follow from free memory or time."""
+    if not is_splitting():
+        return number
+    return float(from_first(repr(float(number)).encode(), torch.device("cpu")) or b"nan")
 
 
 def own_share(items: Sequence[Item]) -> tuple[dict[int, Item], bool]:

@@ -186,6 +186,7 @@ class _Sweep:
             left = tap.run_segment(segment, given)
         self.values.keep(number, {node: value for node, value in left.items() if node not in given})
         if not self.backward:
+            _check_values(tap)
             self._observe(segment, number, tap, [])
 
     def _last(self, segment: Segment, number: int, batch: Batch) -> None:
@@ -193,6 +194,7 @@ class _Sweep:
         with torch.set_grad_enabled(self.backward):
             given = self._leaves(given)
             tap.run_segment(segment, given)
+            _check_values(tap)
             outputs = tap.results(self.program.graph.output_node())
             heads: list[_Head] = []
             if self.backward:
@@ -205,8 +207,10 @@ class _Sweep:
 
     def _back(self, segment: Segment, number: int, batch: Batch) -> None:
         tap = self._recorder()
-        given = self._leaves(self._given(segment, number, batch))
-        left = tap.run_segment(segment, given)
+        with torch.enable_grad():
+            given = self._leaves(self._given(segment, number, batch))
+            left = tap.run_segment(segment, given)
+        _check_values(tap)
         heads = []
         for draw in range(self.draws):
             passed = self.slopes.of((number, draw), segment.leaves)
@@ -243,8 +247,6 @@ class _Sweep:
         self, segment: Segment, number: int, tap: _Recorder, slopes: list[dict[str, Tensor]]
     ) -> None:
         values = {node.name: value.detach() for node, value in tap.values.items()}
-        for name, value in values.items():
-            check_range(repr(name), value)
         seen = BatchRecord(values, slopes, number, segment.names, self._unread(segment))
         for meter in self.meters:
             meter.take(seen)
@@ -281,6 +283,11 @@ _APART = 1_000_003
 
 _Head = tuple[list[Tensor], list[Tensor] | None]
 """Values at the end of a segment, and the gradients there; None for a single number, whose own is 1."""
+
+
+def _check_values(tap: _Recorder) -> None:
+    for node, value in tap.values.items():
+        check_range(repr(node.name), value)
 
 
 def _head_of(number: Tensor) -> _Head:

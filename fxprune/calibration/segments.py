@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxprune.ir import Program, attribute, shape_of
+from fxprune.calibration.processes import agreed
+from fxprune.ir import Program, shape_of
 from fxprune.ir.random_values import may_draw
 from fxprune.rules import is_written
 from fxprune.storage import is_mapped, to_disk
@@ -51,7 +52,7 @@ class Segment:
 
 def segment_bytes(program: Program) -> int:
     """Return the bytes of weights that a segment of a program may have: of a program in memory, 0, which stands for all."""
-    return SEGMENT_BYTES if program.is_mapped() else 0
+    return int(agreed(SEGMENT_BYTES if program.is_mapped() else 0))
 
 
 def segments_of(program: Program, limit: int) -> list[Segment]:
@@ -68,11 +69,12 @@ def _cuts(program: Program, nodes: Sequence[fx.Node], limit: int) -> list[int]:
     The weights before it, since the last cut, take half of the limit at least, as far as the graph can be cut there.
     """
     crossing = _crossing_bytes(nodes)
+    weights = program.tensors()
     found, start, place = list[int](), 0, 0
     read, before = set[str](), [0]  # weights since the last cut, and their bytes before each place since
     while place < len(nodes):
         new = {str(each.target) for each in _weights(nodes[place])} - read
-        size = sum(attribute(program.graph_module, name).nbytes for name in new)
+        size = sum(weights[name].nbytes for name in new if name in weights)
         if before[-1] + size > limit and place > start:
             candidates = [i for i in range(place, start, -1) if 2 * before[i - start] >= before[-1]]
             start = min(candidates, key=crossing.__getitem__)
@@ -125,28 +127,30 @@ class CrossingValues:
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._room = limit
-        self._values: dict[tuple[Hashable, fx.Node], Any] = {}
+        self._values: dict[
+            tuple[Hashable, fx.Node], tuple[Any, int]
+        ] = {}  # with the bytes of memory that it takes
 
     def keep(self, batch: Hashable, values: Mapping[fx.Node, Any]) -> None:
         """Keep the values of a batch."""
         for node, value in values.items():
-            self._values[batch, node] = self._placed(value)
+            kept = self._placed(value)
+            self._values[batch, node] = kept
+            self._room -= kept[1]
 
     def of(self, batch: Hashable, nodes: Sequence[fx.Node]) -> dict[fx.Node, Any]:
         """Return the values of a batch at those of these nodes that have one."""
-        return {node: self._values[batch, node] for node in nodes if (batch, node) in self._values}
+        return {node: self._values[batch, node][0] for node in nodes if (batch, node) in self._values}
 
     def drop(self, batch: Hashable, nodes: Sequence[fx.Node]) -> None:
         """Let go of the values of a batch at these nodes."""
         for node in nodes:
-            value = self._values.pop((batch, node), None)
-            if isinstance(value, Tensor) and not is_mapped(value):
-                self._room += value.nbytes
+            _, size = self._values.pop((batch, node), (None, 0))
+            self._room += size
 
-    def _placed(self, value: Any) -> Any:
+    def _placed(self, value: Any) -> tuple[Any, int]:
+        """Return a value where it is kept, and the bytes of memory that it takes there."""
         if not isinstance(value, Tensor):
-            return value
-        if value.nbytes > self._room:
-            return to_disk(value.detach())
-        self._room -= value.nbytes
-        return value.detach()
+            return value, 0
+        found = to_disk(value.detach()) if value.nbytes > self._room else value.detach()
+        return found, 0 if is_mapped(found) else found.nbytes

@@ -95,7 +95,9 @@ def capture(
 def _from_files(model: Any) -> Iterator[None]:
     """Let go of weights that are views of files after each call in the block, where a model is too large for memory."""
     tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
-    if not needs_disk(sum(each.nbytes for each in tensors)):
+    if not needs_disk(
+        sum(each.numel() * each.element_size() for each in tensors if each.device.type == "cpu")
+    ):
         yield
         return
     adopt(tensors)

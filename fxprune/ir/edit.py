@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxprune.ir.program import Program, attribute, copy_graph, rebuild, set_attribute, source_line
 from fxprune.ir.tensors import like, storage_key
-from fxprune.storage import adopt, to_disk
+from fxprune.storage import adopt, is_mapped, to_disk
 
 
 def with_tensors(program: Program, values: Mapping[str, Tensor]) -> Program:
@@ -27,16 +27,28 @@ def with_tensors(program: Program, values: Mapping[str, Tensor]) -> Program:
 
 
 def on_disk(program: Program) -> Program:
-    """The program with its tensors as views of files: of those that a loader left as such, else of scratch files; tied ones stay one."""
+    """The program with its tensors as views of files: of those that a loader left as such, else of scratch files.
+
+    What is one tensor under several names stays one; views of one memory in several layouts become several.
+    """
     own = program.tensors()
     adopt(own.values())
+    written: dict[Any, Tensor] = {}
     made: dict[Any, Tensor] = {}
-    for value in own.values():
-        if storage_key(value) not in made:
-            made[storage_key(value)] = to_disk(value)
-    return rebuild(
-        program, copy_graph(program), {name: made[storage_key(each)] for name, each in own.items()}
-    )
+    new: dict[str, Tensor] = {}
+    for name, value in own.items():
+        key, learned = storage_key(value), isinstance(value, nn.Parameter)
+        written[key] = written[key] if key in written else to_disk(value.detach())
+        kind = key, learned, value.requires_grad
+        if kind not in made:
+            moved = is_mapped(written[key]) and not is_mapped(value)
+            made[kind] = _of_kind(value, written[key]) if moved else value
+        new[name] = made[kind]
+    return rebuild(program, copy_graph(program), new)
+
+
+def _of_kind(value: Tensor, result: Tensor) -> Tensor:
+    return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
 
 
 def unchanged_nodes(before: Program, after: Program) -> set[fx.Node]:

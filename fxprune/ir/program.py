@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,9 @@ class Program(HasSummary):
         """
         self.check_inputs(args, kwargs)
         if self.is_mapped():
+            inspect.signature(self.graph_module.forward).bind(
+                *args, **kwargs
+            )  # TypeError, as a call in memory
             with torch.no_grad():
                 results = Recorder(self, ()).run_flat(flatten_inputs(self, args, kwargs))
             return self.graph.process_outputs(results)

@@ -63,6 +63,8 @@ class Context:
     user's cache folder). `seed` is that of all that draws; None leaves it to options and recipe. `checkpoints` lets training that was
     killed go on, `lowering` is a row of `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares
     outputs in a recovery, in place of what fits them; `metric` rates a program that a recovery must not make worse (None: `evaluate`).
+    `together` says that all processes of this run (torchrun, `accelerate launch`) run the pipeline on the same data: passes that can then
+    split the data between them.
     """
 
     data: Calibration | Iterable[Any] | None = None
@@ -85,6 +87,7 @@ class Context:
     teacher_outputs: TeacherCache | None = None
     distance: OwnDistance | None = None
     metric: Evaluate | None = None
+    together: bool = False
     original: Program | None = field(
         default=None, repr=False
     )  #: what programs are compared with: else, what the pipeline began with

@@ -78,21 +78,23 @@ def run_or_resume(passes: Sequence[Pass], program: Program, context: Context) ->
     """Run the pass of the context's step, or take what an earlier run or the first process made of it; return its seconds, too."""
     each, start = passes[context.step], time.perf_counter()
     kept_for = any("checkpoints" in later.uses for later in passes[context.step :])
-    if process_count() == 1 and not kept_for:
+    if not (kept_for or context.together):
         return _run(each, program, context), time.perf_counter() - start
     kept = _kept(each, program, context)
     found = _shared(kept.read() if is_first_process() else None, program)
     if found is not None:
         earlier = ("taken from the checkpoints of a run that did not come to its end",)
         return _restored(program, found, earlier), float(found.numbers["seconds"])
-    together = each.splits or "checkpoints" in each.uses  # it calibrates or trains in all processes
+    together = (each.splits and context.together) or "checkpoints" in each.uses  # it runs in all processes
     if is_first_process() or together:
-        outcome = _run(each, program, context)
-        made = (
-            _snapshot(program, outcome, time.perf_counter() - start)
-            if kept.folder or process_count() > 1
-            else None
-        )
+        try:
+            outcome = _run(each, program, context)
+        except Exception:
+            if not together:
+                _shared(None, program)  # the others run it as well, and fail as well
+            raise
+        wanted = kept.folder or (process_count() > 1 and not together)
+        made = _snapshot(program, outcome, time.perf_counter() - start) if wanted else None
         kept.write(made)
         if not together:
             _shared(made, program)
@@ -103,7 +105,7 @@ def run_or_resume(passes: Sequence[Pass], program: Program, context: Context) ->
 
 
 def _run(each: Pass, program: Program, context: Context) -> Outcome:
-    with splitting() if each.splits else nullcontext():
+    with splitting() if each.splits and context.together else nullcontext():
         return each.run(program, context)
 
 

@@ -147,7 +147,8 @@ class Pipeline:
         context = context.checked(program)
         for each in self.passes:
             each.check_data(program, context)
-        _tell_memory(program, context)
+        if self.uses("data") and context.data is not None:
+            _tell_memory(program, context)
         first = context.original or program
         original, steps, claims = program, list[Step](), [Claim(program, program)]
         notes = context.data.notes if isinstance(context.data, Calibration) else ()

@@ -7,7 +7,7 @@ stay symbolic where they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -176,14 +176,44 @@ def _resized(before: Any, value: Any, mode: FakeTensorMode) -> Any:
         return before
     if isinstance(before, Tensor):
         old = [hint(size) for size in before.shape]
-        if old == list(value.shape) or len(old) != value.dim():
+        if len(old) != value.dim() or (old == list(value.shape) and _is_laid_out_as(before, value)):
             return before
         triples = zip(before.shape, old, value.shape, strict=True)
         sizes = [_scaled(size, was, new) for size, was, new in triples]
     else:
         sizes = list(value.shape)
     with mode:
-        return torch.empty(sizes, dtype=value.dtype, device=value.device)
+        return _laid_out(sizes, value)
+
+
+def _is_laid_out_as(before: Tensor, value: Tensor) -> bool:
+    """Return whether two tensors of one size have the same strides, those of dims of one index aside."""
+    triples = zip(before.stride(), value.stride(), value.shape, strict=True)
+    return all(hint(one) == other for one, other, size in triples if size > 1)
+
+
+def _laid_out(sizes: Sequence[Any], value: Tensor) -> Tensor:
+    """Return an empty tensor of some sizes in the layout of a value of plain sizes: as it is expanded, permuted, or a part of a larger one.
+
+    Exporters ask the layout whether a reshape is a view.
+    """
+    shape, strides = value.shape, value.stride()
+    spread = [i for i in range(len(shape)) if strides[i] == 0 and shape[i] > 1]
+    order = sorted(
+        (i for i in range(len(shape)) if i not in spread), key=lambda i: (shape[i] == 1, strides[i])
+    )
+    held, step = dict[int, Any](), 1
+    for i, outer in zip(order, [*order[1:], None], strict=True):
+        whole = shape[i] if outer is None or shape[outer] == 1 else max(strides[outer] // step, shape[i])
+        held[i] = sizes[i] if whole == shape[i] or not isinstance(sizes[i], int) else whole
+        step *= whole
+    made = torch.empty([held[i] for i in reversed(order)], dtype=value.dtype, device=value.device)
+    for place, i in enumerate(reversed(order)):
+        made = made if held[i] is sizes[i] else made.narrow(place, 0, sizes[i])
+    found = made.permute([list(reversed(order)).index(i) for i in sorted(order)])
+    for i in spread:
+        found = found.unsqueeze(i)
+    return found.expand(sizes) if spread else found
 
 
 def _scaled(size: Any, was: int, new: int) -> Any:

@@ -11,6 +11,7 @@ from fxprune.analysis import Units
 from fxprune.calibration.run import BatchRecord, Observer
 from fxprune.rules import Contraction, Flow
 from fxprune.scores.base import Evidence, Worth, additive
+from fxprune.storage import let_go
 
 
 class NormObserver(Observer):
@@ -45,6 +46,7 @@ class NormObserver(Observer):
         if node not in self.flow.varies and key in self.squares:
             return
         squares = units.total(value.detach().abs().square(), self.flow.dims[node])
+        let_go(value)
         if squares is not None:
             self.squares[key] = self.squares.get(key, torch.zeros_like(squares)) + squares
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fxprune.analysis import Units
 from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
+from fxprune.storage import let_go
 
 
 def magnitude(evidence: Evidence, asked: Sequence[Units]) -> dict[Units, Worth]:
@@ -32,6 +33,7 @@ def _magnitude(evidence: Evidence, units: Units) -> Tensor:
     worth = torch.zeros(units.count, dtype=torch.float64)
     for member in wide:
         squares = values[member.name].abs().to(torch.float64).square()
+        let_go(values[member.name])
         dims = list(analysis.flow.dims[nodes[member.name]])
         part = units.total(squares.movedim(member.dim, 0), [dims.pop(member.dim), *dims])
         worth += part / part.mean().clamp_min(1e-30) if part is not None else 0.0

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fxprune.analysis import Matrix, Units, matrices
 from fxprune.calibration.memory import moments_limit
+from fxprune.calibration.processes import agreed
 from fxprune.calibration.run import Observer, pack_by_bytes
 from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
 from fxprune.ir import attribute
@@ -116,7 +117,7 @@ def optimal_brain_surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Un
     """
     known = matrices(evidence.analysis.program, evidence.analysis.flow)
     read = {units: _readers(evidence, known, units) for units in asked}
-    limit = evidence.memory or moments_limit(evidence.analysis.program)
+    limit = int(agreed(evidence.memory or moments_limit(evidence.analysis.program)))
     found: dict[Units, Worth] = {}
     gates = GateObserver(evidence.analysis, [units for units in asked if not read[units]])
     waiting: list[Observer] = [gates] if gates.parameters else []

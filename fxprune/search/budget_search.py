@@ -190,7 +190,7 @@ class _Search:
         cost = self.drafts.whole - (1 - goal) * self.scale.total
         for place in range(MOST_TRIES):
             draft = self.drafts.within(cost) or self.drafts.least()
-            near = best is not None and best[0][1] >= aim.share * NEAR
+            near = aim.measured and best is not None and best[0] >= (True, aim.share * NEAR)
             if draft.key in seen or (near and place >= TRIES):
                 break
             seen.add(draft.key)

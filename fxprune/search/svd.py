@@ -21,6 +21,7 @@ from fxprune.calibration.run import pack_by_bytes, run_calibration
 from fxprune.calibration.second_moments import MomentObserver, Moments, moment_bytes
 from fxprune.ir import Program
 from fxprune.rewrite.factorize import Factors
+from fxprune.storage import let_go
 
 _DAMPING = 1e-3
 """Damping of the inputs' moment, as a share of its mean eigenvalue: directions that are rare in the data count a little."""
@@ -145,7 +146,10 @@ def _informed(program: Program, group: MatrixGroup, moments: dict[str, Moments],
 
 def _stacked(program: Program, group: MatrixGroup) -> Tensor:
     tensors = program.tensors()
-    return torch.cat([matrix.read(tensors[matrix.weight].detach()).double() for matrix in group])
+    found = torch.cat([matrix.read(tensors[matrix.weight].detach()).double() for matrix in group])
+    for matrix in group:
+        let_go(tensors[matrix.weight])
+    return found
 
 
 def _square(slopes: Tensor, matrix: Matrix, program: Program) -> Tensor:

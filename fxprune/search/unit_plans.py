@@ -107,15 +107,15 @@ def _of_first(make: Callable[[], Planned]) -> Planned:
         try:
             with alone():
                 planned = make()
-        except FxpruneError as error:
-            from_first(json.dumps({"refused": str(error)}).encode(), here)
+        except Exception as error:
+            from_first(json.dumps({"refused": str(error)}).encode(), here)  # the others must not wait
             raise
         told = {"selection": planned.selection.to_json(), "details": planned.details}
         from_first(json.dumps(told).encode(), here)
         return planned
     told = json.loads(from_first(None, here) or b"{}")
     if "refused" in told:
-        raise RefusedError(told["refused"])
+        raise FxpruneError(told["refused"])
     return Planned(Selection.from_json(told["selection"]), told["details"])
 
 

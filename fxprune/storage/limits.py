@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,11 +22,11 @@ COPIES = 4
 _UNITS = {"": 1, "B": 1, **{f"{name}{end}": 1000**i for i, name in enumerate("KMGT", 1) for end in ("", "B")},
           **{f"{name}IB": 1024**i for i, name in enumerate("KMGT", 1)}}  # fmt: skip
 
-_LIMITS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+_GROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 )
-"""Files of a limit and of what is used of it, by the second and the first version of control groups."""
+"""Folder, limit, and what is used of it, by the second and the first version of control groups; how names in memory.stat begin."""
 
 _allowed: ContextVar[int] = ContextVar("allowed", default=0)
 
@@ -55,8 +56,13 @@ def parse_bytes(text: str) -> int:
 
 def allowed_memory() -> int:
     """Return the bytes that this process may use in all: the user's limit, else what it uses and what is free."""
-    own = _allowed.get() or _from_environment()
-    return min(own, used_memory() + free_memory()) if own else used_memory() + free_memory()
+    own, there = user_limit(), used_memory() + free_memory()
+    return min(own, there) if own else there
+
+
+def user_limit() -> int:
+    """Return the bytes that the user allows, 0 where nothing is said."""
+    return _allowed.get() or _from_environment()
 
 
 def used_memory() -> int:
@@ -70,18 +76,33 @@ def free_memory() -> int:
 
 
 def needs_disk(weights: int) -> bool:
-    """Return whether a model with so many bytes of weights is pruned from files: COPIES of them would not fit."""
-    return COPIES * weights > allowed_memory()
+    """Return whether a model with so many bytes of weights is pruned from files.
+
+    That is where COPIES of them exceed what the user allows, or COPIES less the model itself what is free for each process of this machine.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return (
+        COPIES * weights > (user_limit() or math.inf) or (COPIES - 1) * weights > free_memory() // processes
+    )
 
 
 def _from_environment() -> int:
     given = os.environ.get(VARIABLE, "")
-    return parse_bytes(given) if given else 0
+    try:
+        return parse_bytes(given) if given else 0
+    except UsageError as error:
+        raise UsageError(f"{VARIABLE}: {error}") from None
 
 
 def _left_of_limits() -> list[int]:
+    """Return what is left of the limits of control groups; the cache of files, which the system gives up, counts as left."""
     found = []
-    for limit, used in _LIMITS:
+    for folder, limit, used, start in _GROUPS:
         with suppress(OSError, ValueError):  # no such file, or "max": no limit
-            found.append(max(0, int(Path(limit).read_text()) - int(Path(used).read_text())))
+            top, now = (int((Path(folder) / name).read_text()) for name in (limit, used))
+            told = (line.split() for line in (Path(folder) / "memory.stat").read_text().splitlines())
+            cached = sum(
+                int(size) for name, size in told if name in {f"{start}inactive_file", f"{start}active_file"}
+            )
+            found.append(max(0, top - now + cached))
     return found

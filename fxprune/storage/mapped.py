@@ -1,8 +1,7 @@
 """Mapped tensors: views of files, which the system reads page by page when they are used, and whose pages can be let go.
 
-Scratch files are this project's own. Other views, as loaders of safetensors make them, may belong to a module that its owner trains on:
-their pages are let go only while all of them are still the file's, as Linux tells. Where the system can't tell, or has no `madvise`
-(Windows), pages are not let go, and all else works.
+Pages are let go only while all of them are still the file's, as Linux tells: what was written into them, by the owner of a module that
+trains on it, stays. Where the system can't tell, or has no `madvise` (Windows), pages are not let go, and all else works.
 """
 
 from __future__ import annotations
@@ -19,11 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_OWN: WeakSet[torch.UntypedStorage] = WeakSet()
-"""Storages that are views of scratch files. They are known as objects, not by address: memory that replaces them is never let go."""
-
-_ADOPTED: WeakSet[torch.UntypedStorage] = WeakSet()
-"""Storages that are views of other files."""
+_MAPPED: WeakSet[torch.UntypedStorage] = WeakSet()
+"""Storages that are views of files. They are known as objects, not by address: memory that replaces them is never let go."""
 
 _MAPS = Path("/proc/self/maps")
 """Linux's list of the address ranges of this process, with the file that each is a view of."""
@@ -32,17 +28,16 @@ _PAGES = Path("/proc/self/pagemap")
 """Linux's list of the pages of this process, 64 bits each: bit 63 is set for one in memory, 62 on swap, 61 where it is a file's."""
 
 
-def mark_own(storage: torch.UntypedStorage) -> None:
-    """Record that a storage is a view of a scratch file."""
-    _OWN.add(storage)
+def mark(storage: torch.UntypedStorage) -> None:
+    """Record that a storage is a private view of a file."""
+    _MAPPED.add(storage)
 
 
 def is_mapped(tensor: Tensor) -> bool:
     """Return whether a tensor is known to be a view of a file."""
     if tensor.device.type != "cpu" or not has_memory(tensor):
         return False
-    storage = tensor.untyped_storage()
-    return storage in _OWN or storage in _ADOPTED
+    return tensor.untyped_storage() in _MAPPED
 
 
 def has_memory(tensor: Tensor) -> bool:
@@ -61,7 +56,7 @@ def let_go(tensor: Tensor) -> None:
         end = start + tensor.numel() * tensor.element_size()
     first, last = -(-start // page) * page, end // page * page
     advise = _madvise()
-    if last > first and advise is not None and (tensor.untyped_storage() in _OWN or _unwritten(first, last)):
+    if last > first and advise is not None and _unwritten(first, last):
         advise(first, last - first, mmap.MADV_DONTNEED)
 
 
@@ -71,7 +66,7 @@ def adopt(tensors: Iterable[Tensor]) -> int:
     own = [each for each in tensors if each.device.type == "cpu" and has_memory(each)]
     found = [each.untyped_storage() for each in own if _lies_in(each.untyped_storage(), files)]
     for storage in found:
-        _ADOPTED.add(storage)
+        mark(storage)
     return len(found)
 
 

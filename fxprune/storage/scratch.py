@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fxprune.storage.mapped import has_memory, is_mapped, let_go, mark_own
+from fxprune.storage.mapped import has_memory, is_mapped, let_go, mark
 
 SMALLEST_FILE = 1 << 16
 """Bytes below which a tensor stays in memory."""
@@ -48,5 +48,5 @@ def _written(tensor: Tensor) -> torch.UntypedStorage:
         finally:
             with suppress(OSError):  # where the system keeps the name of an open file
                 path.unlink()
-    mark_own(view.untyped_storage())
+    mark(view.untyped_storage())
     return view.untyped_storage()

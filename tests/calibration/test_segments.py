@@ -55,10 +55,10 @@ def test_values_between_segments_may_lie_in_scratch_files(monkeypatch: pytest.Mo
         def __init__(self) -> None:
             super().__init__(limit=0)
 
-        def _placed(self, value: object) -> object:
-            found = super()._placed(value)
+        def _placed(self, value: object) -> tuple[object, int]:
+            found, size = super()._placed(value)
             placed.append(isinstance(found, Tensor) and is_mapped(found))
-            return found
+            return found, size
 
     monkeypatch.setattr("fxprune.calibration.run.CrossingValues", Kept)
     monkeypatch.setattr("fxprune.storage.scratch.SMALLEST_FILE", 0)

@@ -22,7 +22,6 @@ def from_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fxprune.storage.limits.COPIES", 10**12)
     monkeypatch.setattr("fxprune.storage.scratch.SMALLEST_FILE", 1)
     monkeypatch.setattr("fxprune.calibration.segments.SEGMENT_BYTES", FEW)
-    monkeypatch.setattr("fxprune.calibration.memory.COPIES", 1)
 
 
 def run(text: str, program: Program, data: Calibration, told: list[str] | None = None) -> Result:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
 from expecttest import assert_expected_inline
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
 
-from fxprune import capture, show
+from fxprune import Program, Selection, analyze, capture, export_onnx, show, shrink
 from fxprune.errors import VerifyError
-from fxprune.ir import copy_graph, rebuild
+from fxprune.export.onnx import ATTENTION_OPSET
+from fxprune.ir import copy_graph, hint, rebuild
+from fxprune.ir.interpreter import Recorder
 from fxprune.rewrite.shape_propagation import propagate
+from support.models import HUGGING_FACE, captured
 from support.texts import mlp
 
 
@@ -54,3 +62,44 @@ def test_a_broken_promise_is_an_error() -> None:
     (relu,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.relu.default)
     with pytest.raises(VerifyError, match=r"its dims promise sizes \(3, 4\), it has \(3, 32\)"):
         propagate(program, {relu: (3, 4)})
+
+
+def halved(program: Program) -> Program:
+    """The program with half of the units of each axis that is exact."""
+    kept = {axis.name: tuple(range((axis.size + 1) // 2)) for axis in analyze(program).axes if axis.exact}
+    return shrink(program, Selection(kept))
+
+
+@pytest.mark.parametrize("name", [*HUGGING_FACE, "gqa"])
+def test_values_are_laid_out_as_a_run_lays_them_out(name: str) -> None:
+    """Exporters ask the strides of a value whether a reshape of it is a view."""
+    slim = halved(grouped_queries() if name == "gqa" else captured(name, dynamic=True))
+    recorder = Recorder(slim)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        flat = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in slim.flat_inputs()]
+        recorder.run_flat(flat)
+    for node, value in recorder.values.items():
+        if node.op == "call_function" and isinstance(value, Tensor):
+            told = [hint(stride) for stride in node.meta["val"].stride()]
+            triples = zip(told, value.stride(), value.shape, strict=True)
+            assert all(one == other for one, other, size in triples if size > 1), (name, node.name)
+
+
+@pytest.mark.parametrize("axis", ["kv", "rep", "qk", "v"])
+def test_a_cut_of_grouped_queries_is_written_in_the_fastest_form(axis: str, tmp_path: Path) -> None:
+    program = grouped_queries()
+    (cut,) = [each for each in analyze(program).axes if each.name.endswith(f"self_attn.{axis}")]
+    slim = shrink(program, Selection({cut.name: tuple(range(cut.size - 1))}))
+    assert export_onnx(slim, tmp_path / "slim.onnx").opset == ATTENTION_OPSET
+
+
+@cache
+def grouped_queries() -> Program:
+    """A Llama of one layer with two heads of keys for six of queries."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 50}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "use_cache": False}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads)).eval()
+    free = {"input_ids": {0: Dim.AUTO, 1: Dim.AUTO}}
+    return capture(model, (), {"input_ids": torch.randint(0, 50, (2, 5))}, free)

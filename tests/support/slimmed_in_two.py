@@ -20,7 +20,7 @@ IMPOSSIBLE = "slim(flops=0.000001)"
 def slimmed(text: str) -> dict[str, object]:
     """What a pipeline makes of the small BERT, as plain data."""
     program, data = subject("bert")
-    given = Context(data=data, point={"batch": BATCH, "length": LENGTH}, cache=False)
+    given = Context(data=data, point={"batch": BATCH, "length": LENGTH}, cache=False, together=True)
     try:
         result = parse_pipeline(text).run(program, given)
     except FxpruneError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.analysis import analyze
-from fxprune.calibration.processes import is_first_process
+from fxprune.calibration.processes import is_first_process, process_count
 from fxprune.cost.count import count_cost, count_flops
 from fxprune.errors import ExportError, UsageError
 from fxprune.export import Emitted, export_onnx, save_pt2
@@ -104,6 +104,7 @@ def run_command(options: argparse.Namespace) -> int:
             observe=stages.observe,
             device=options.device,
             metric=own_metric(options.metric) if options.metric else None,
+            together=process_count() > 1,
         )
         return _trained(options, steps, program, context) if trains else steps.run(program, context)
 

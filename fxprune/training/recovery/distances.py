@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from fxprune.ir import Program, bind
@@ -93,6 +94,7 @@ class _RowDivergence(torch.autograd.Function):
         return total.div_(ctx.rows)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         found: Tensor = slope * (grads[0] / (ctx.rows * ctx.temperature))
