@@ -136,6 +136,13 @@ def test_no_fit_is_worse_on_held_back_rows(
     assert (fit is now) == (after == before)
 
 
+def test_errors_of_many_outputs_are_summed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, now = problem(40, 5, 7, 0)
+    whole = summed(x, y).error(now)
+    monkeypatch.setattr(least_squares, "_OUTPUTS", 3)
+    assert summed(x, y).error(now) == pytest.approx(whole, rel=1e-12)
+
+
 def test_a_neuron_that_another_one_repeats_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     up, _, model = two_layers()
     with torch.no_grad():

@@ -46,6 +46,14 @@ def test_scores_are_those_of_a_whole_run(name: str, score: str) -> None:
         assert torch.allclose(worth.errors, parts[axis].errors, rtol=1e-5), axis
 
 
+def test_gradients_are_taken_where_the_caller_takes_none() -> None:
+    program, data = subject("bert")
+    with torch.no_grad():
+        whole, parts = (rated(program, data, "taylor", limit) for limit in (0, FEW))
+    assert all(float(worth.errors.max()) > 0 for worth in whole.values())
+    assert all(torch.equal(worth.order, parts[axis].order) for axis, worth in whole.items())
+
+
 def test_values_between_segments_may_lie_in_scratch_files(monkeypatch: pytest.MonkeyPatch) -> None:
     program, data = subject("bert")
     whole = rated(program, data, "obs", 0)

@@ -33,21 +33,22 @@ def run(text: str, program: Program, data: Calibration, told: list[str] | None =
     return parse_pipeline(text).run(program, Context(data=data, point=point, cache=False, observe=observe))
 
 
-PIPELINES = {
-    "bert": "slim(params=0.7), fold",
-    "llama": "slim(flops=0.7, repair='all+logits')",
-    "gpt2": "ffn(ratio=0.5, score='taylor'), lowrank(energy=0.9)",
-    "convs": "slim(flops=0.6, repair='all+kernels+norms')",
-}
+PIPELINES = (
+    ("bert", "slim(params=0.7), fold"),
+    ("bert", "heads(ratio=0.5, score='activation'), ffn(ratio=0.5)"),
+    ("llama", "slim(flops=0.7, repair='all+logits')"),
+    ("gpt2", "ffn(ratio=0.5, score='taylor'), lowrank(energy=0.9)"),
+    ("convs", "slim(flops=0.6, repair='all+kernels+norms')"),
+)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_a_run_from_files_equals_one_in_memory(name: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("name", "text"), PIPELINES)
+def test_a_run_from_files_equals_one_in_memory(name: str, text: str, request: pytest.FixtureRequest) -> None:
     program, data = subject(name)
-    plain = run(PIPELINES[name], program, data)
+    plain = run(text, program, data)
     request.getfixturevalue("from_files")
     told: list[str] = []
-    found = run(PIPELINES[name], program, data, told)
+    found = run(text, program, data, told)
     assert found.selection.to_json() == plain.selection.to_json()
     assert found.refitted == plain.refitted
     tensors, wanted = found.program.tensors(), plain.program.tensors()
@@ -60,12 +61,28 @@ def test_a_run_from_files_equals_one_in_memory(name: str, request: pytest.Fixtur
     assert [text.partition(":")[0] for text in told] == ["the weights stay on disk"]
 
 
+@pytest.mark.usefixtures("from_files")
 def test_a_program_on_disk_gives_the_same_outputs() -> None:
     program, data = subject("gpt2")
     there = on_disk(program)
+    assert there.is_mapped()
     one, other = (each(**data.batches[0]) for each in (program, there))
     assert torch.equal(one.logits, other.logits)
     assert type(one) is type(other)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'typo'"):
+        there(**data.batches[0], typo=data.batches[0]["input_ids"])
+    with pytest.raises(TypeError, match="missing a required argument"):
+        there()
+
+
+@pytest.mark.usefixtures("from_files")
+def test_tied_tensors_stay_one_on_disk() -> None:
+    program, _ = subject("gpt2")
+    own, there = program.tensors(), on_disk(program).tensors()
+    alike = {(one, other) for one in own for other in own if own[one] is own[other]}
+    assert {(one, other) for one in there for other in there if there[one] is there[other]} == alike
+    assert all(type(there[name]) is type(value) for name, value in own.items())
+    assert all(there[name].requires_grad == value.requires_grad for name, value in own.items())
 
 
 @pytest.mark.usefixtures("from_files")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fxprune.training.recovery import distances
 from fxprune.training.recovery.distances import OUTPUT_DISTANCES, Scale, bounded_square, within_reach
 
 MASSIVE = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
@@ -33,7 +34,11 @@ def test_without_massive_numbers_it_is_the_squared_difference_over_the_variance(
     assert torch.equal(within_reach(torch.ones(3)), torch.ones(3))
 
 
-def test_the_gradient_of_a_divergence_is_that_of_its_formula() -> None:
+@pytest.mark.parametrize("at_a_time", [1, 14, 1 << 21])
+def test_the_gradient_of_a_divergence_is_that_of_its_formula(
+    at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distances, "LOGITS_AT_A_TIME", at_a_time)
     random = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randn(3, 5, 7, generator=random, dtype=torch.float64) for _ in range(2))
     ours.requires_grad_()
