@@ -202,12 +202,14 @@ def _laid_out(sizes: Sequence[Any], value: Tensor) -> Tensor:
     order = sorted(
         (i for i in range(len(shape)) if i not in spread), key=lambda i: (shape[i] == 1, strides[i])
     )
-    held, step = dict[int, Any](), 1
+    inner = strides[order[0]] if order and shape[order[0]] > 1 else 1  # above 1: one column of a matrix
+    held, step = dict[int, Any](), inner
     for i, outer in zip(order, [*order[1:], None], strict=True):
         whole = shape[i] if outer is None or shape[outer] == 1 else max(strides[outer] // step, shape[i])
         held[i] = sizes[i] if whole == shape[i] or not isinstance(sizes[i], int) else whole
         step *= whole
-    made = torch.empty([held[i] for i in reversed(order)], dtype=value.dtype, device=value.device)
+    outward = [held[i] for i in reversed(order)]
+    made = torch.empty([*outward, inner], dtype=value.dtype, device=value.device)[..., 0]
     for place, i in enumerate(reversed(order)):
         made = made if held[i] is sizes[i] else made.narrow(place, 0, sizes[i])
     found = made.permute([list(reversed(order)).index(i) for i in sorted(order)])

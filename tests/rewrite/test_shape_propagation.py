@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from expecttest import assert_expected_inline
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
@@ -17,7 +19,7 @@ from fxprune.errors import VerifyError
 from fxprune.export.onnx import ATTENTION_OPSET
 from fxprune.ir import copy_graph, hint, rebuild
 from fxprune.ir.interpreter import Recorder
-from fxprune.rewrite.shape_propagation import propagate
+from fxprune.rewrite.shape_propagation import _laid_out, propagate
 from support.models import HUGGING_FACE, captured
 from support.texts import mlp
 
@@ -103,3 +105,21 @@ def grouped_queries() -> Program:
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads)).eval()
     free = {"input_ids": {0: Dim.AUTO, 1: Dim.AUTO}}
     return capture(model, (), {"input_ids": torch.randint(0, 50, (2, 5))}, free)
+
+
+@given(data=st.data())
+def test_a_layout_is_kept(data: st.DataObject) -> None:
+    """Permuted, cut and repeated values, as operators that move make them."""
+    value = torch.empty(data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    for kind in data.draw(st.lists(st.sampled_from(["permute", "narrow", "expand"]), max_size=3)):
+        place = data.draw(st.integers(0, value.dim() - 1))
+        if kind == "permute":
+            value = value.permute(data.draw(st.permutations(range(value.dim()))))
+        elif kind == "narrow":
+            value = value.narrow(place, 0, data.draw(st.integers(1, value.shape[place])))
+        else:
+            value = value.unsqueeze(place).expand(*value.shape[:place], 3, *value.shape[place:])
+    made = _laid_out(list(value.shape), value)
+    assert made.shape == value.shape
+    triples = zip(made.stride(), value.stride(), value.shape, strict=True)
+    assert all(one == other for one, other, size in triples if size > 1)
