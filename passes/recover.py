@@ -48,9 +48,7 @@ class Recover(Pass):
     distance: str = ""  #: how outputs are compared: square, logits, divergence, probabilities or cosine; "": what fits each of them
     temperature: float = 1.0  #: of logits
     hidden: float = 1.0  #: weight of values inside beside outputs
-    local: float = (
-        0.3  #: share of the run, at most, in which each part learns by itself, from the original's values
-    )
+    local: float = 0.3  #: share of the run, at most, in which each part learns from the original's values
     images: str = ""  #: inputs that are images, to be cropped, flipped and mixed; "": those that a folder of images fills; "none": no input
     precision: str = "auto"  #: no, bf16 (mixed), or auto: what is faster
 

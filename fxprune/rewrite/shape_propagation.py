@@ -204,7 +204,7 @@ def _laid_out(sizes: Sequence[Any], value: Tensor) -> Tensor:
     )
     inner = strides[order[0]] if order and shape[order[0]] > 1 else 1  # above 1: one column of a matrix
     held, step = dict[int, Any](), inner
-    for i, outer in zip(order, [*order[1:], None], strict=True):
+    for i, outer in zip(order, [*order, None][1:], strict=True):
         whole = shape[i] if outer is None or shape[outer] == 1 else max(strides[outer] // step, shape[i])
         held[i] = sizes[i] if whole == shape[i] or not isinstance(sizes[i], int) else whole
         step *= whole
