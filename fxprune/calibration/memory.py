@@ -54,7 +54,7 @@ class MemoryNeed:
     memory: int
     disk: int
 
-    def check(self, program: Program) -> None:
+    def check(self) -> None:
         """Raise UsageError where that is more than this process may use, or than the folder for temporary files has."""
         allowed, folder = allowed_memory(), tempfile.gettempdir()
         left = shutil.disk_usage(folder).free

@@ -208,10 +208,8 @@ def _refitted(
             shared = place > 0 and task.map.reads_as(tasks[place - 1].map)
             if not shared:
                 kept = place + 1 < len(tasks) and tasks[place + 1].map.reads_as(task.map)
-                inputs = (
-                    InputSums(kept),
-                    InputSums(),
-                )  # for this matrix and those behind it that read the same
+                # For this matrix and those behind it that read the same.
+                inputs = InputSums(kept), InputSums()
             sums, back = (Sums(each, known=shared) for each in inputs)
             for total, own, (_, split) in zip((sums, back), lanes, shares, strict=True):
                 for lane in own:

@@ -154,6 +154,7 @@ class _Sweep:
         self.learned = _learned(program, nodes, parameters)
         self.batches, self.shared = own_share(data.batches)
         self.values, self.slopes = CrossingValues(), CrossingValues()
+        self.left = frozenset[str]()  # parameters that segments still to be observed read
         self.draws = 0  # numbers that are differentiated for each batch
 
     def run(self) -> None:
@@ -170,6 +171,7 @@ class _Sweep:
             self._end(self.segments[:place], True)
 
     def _each(self, segment: Segment, what: Callable[[Segment, int, Batch], None]) -> None:
+        self.left = self._unread(segment)
         for number, batch in self.batches.items():
             what(segment, number, batch)
 
@@ -247,7 +249,7 @@ class _Sweep:
         self, segment: Segment, number: int, tap: _Recorder, slopes: list[dict[str, Tensor]]
     ) -> None:
         values = {node.name: value.detach() for node, value in tap.values.items()}
-        seen = BatchRecord(values, slopes, number, segment.names, self._unread(segment))
+        seen = BatchRecord(values, slopes, number, segment.names, self.left)
         for meter in self.meters:
             meter.take(seen)
 

@@ -42,13 +42,9 @@ def on_disk(program: Program) -> Program:
         kind = key, learned, value.requires_grad
         if kind not in made:
             moved = is_mapped(written[key]) and not is_mapped(value)
-            made[kind] = _of_kind(value, written[key]) if moved else value
+            made[kind] = like(value, written[key]) if moved else value
         new[name] = made[kind]
     return rebuild(program, copy_graph(program), new)
-
-
-def _of_kind(value: Tensor, result: Tensor) -> Tensor:
-    return nn.Parameter(result, value.requires_grad) if isinstance(value, nn.Parameter) else result
 
 
 def unchanged_nodes(before: Program, after: Program) -> set[fx.Node]:

@@ -67,9 +67,8 @@ class Program(HasSummary):
         """
         self.check_inputs(args, kwargs)
         if self.is_mapped():
-            inspect.signature(self.graph_module.forward).bind(
-                *args, **kwargs
-            )  # TypeError, as a call in memory
+            # TypeError for other arguments, as a call in memory raises.
+            inspect.signature(self.graph_module.forward).bind(*args, **kwargs)
             with torch.no_grad():
                 results = Recorder(self, ()).run_flat(flatten_inputs(self, args, kwargs))
             return self.graph.process_outputs(results)

@@ -195,7 +195,7 @@ def _tell_memory(program: Program, context: Context) -> None:
         return
     data = context.data if isinstance(context.data, Calibration) else None
     need = memory_need(program, data)
-    need.check(program)
+    need.check()
     context.observe(Progress("memory", f"the weights stay on disk: {need}"))
 
 

@@ -61,7 +61,7 @@ def allowed_memory() -> int:
 
 
 def user_limit() -> int:
-    """Return the bytes that the user allows, 0 where nothing is said."""
+    """Return the bytes that the user allows, 0 for no limit."""
     return _allowed.get() or _from_environment()
 
 

@@ -10,6 +10,7 @@ import ctypes
 import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -86,6 +87,7 @@ def letting_go() -> Iterator[None]:
         hook.remove()
 
 
+@cache
 def _madvise() -> Any:
     """Return the system's call, None where there is none."""
     if not hasattr(mmap, "MADV_DONTNEED"):
@@ -96,7 +98,7 @@ def _madvise() -> Any:
 
 
 def _unwritten(first: int, last: int) -> bool:
-    """Return whether all pages of an address range that are in use are still the file's; False where that can't be told."""
+    """Return whether the used pages of an address range are all still the file's; False where the system can't tell."""
     size = mmap.PAGESIZE
     try:
         with _PAGES.open("rb", buffering=0) as file:

@@ -18,7 +18,7 @@ SHARD_BYTES = 1 << 29
 """Bytes of a shard, at most, but for a single tensor that is larger."""
 
 INDEX = "model.safetensors.index.json"
-"""Name of the file that says in which shard each tensor lies."""
+"""Name of the file with the shard of each tensor."""
 
 
 def save_sharded(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Path]:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fxprune.calibration.processes import own_share, splitting
 from support.slimmed_in_two import IMPOSSIBLE, PIPELINE, slimmed
+from support.two_processes import run_in_two
 
 
 def test_two_processes_slim_as_one_does(tmp_path: Path) -> None:
-    tests = Path(__file__).parents[1]
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "support/slimmed_in_two.py", str(tmp_path)],
-        cwd=tests, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests}:{os.environ.get('PYTHONPATH', '')}"},
-        check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    one, other = run_in_two("slimmed_in_two", tmp_path)
     assert one == other
     alone = slimmed(PIPELINE)
     for name in ("selection", "refitted", "trials"):

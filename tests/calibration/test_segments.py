@@ -108,7 +108,7 @@ def test_what_cannot_be_computed_twice_is_one_segment(draws: bool) -> None:
 
 
 class Names(Observer):
-    """Observer of the nodes that it is told of, in order."""
+    """Observer that counts the nodes of each record, and those left after each segment."""
 
     values = frozenset({"ids"})
 

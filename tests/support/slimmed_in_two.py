@@ -18,7 +18,7 @@ IMPOSSIBLE = "slim(flops=0.000001)"
 
 
 def slimmed(text: str) -> dict[str, object]:
-    """What a pipeline makes of the small BERT, as plain data."""
+    """The result of a pipeline on the small BERT, as plain data."""
     program, data = subject("bert")
     given = Context(data=data, point={"batch": BATCH, "length": LENGTH}, cache=False, together=True)
     try:

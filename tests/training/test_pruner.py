@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ from fxprune.training.gate_scores import StepInputs, Taylor
 from fxprune.training.pruner import unit_costs
 from support.gated import family, named, within_heads
 from support.models import distance
+from support.two_processes import run_in_two
 
 
 def intra() -> Gated:
@@ -218,12 +215,7 @@ def test_optimizers_never_move_a_gate() -> None:
 
 def test_two_processes_close_the_same_units(tmp_path: Path) -> None:
     """Under Accelerate, each on data of its own."""
-    tests = Path(__file__).parents[1]
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "support/pruned_in_two.py", str(tmp_path)],
-        cwd=tests, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}, check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    one, other = run_in_two("pruned_in_two", tmp_path)
     assert one["processes"] == 2
     assert one["ids"] != other["ids"]
     assert one["density"] <= 0.3

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from fxprune.training.teacher_cache import TeacherCache
 from fxprune.training.train import train
 from support.gated import family
 from support.models import distance, hugging_face
+from support.two_processes import run_in_two
 
 pytest.importorskip("accelerate")
 
@@ -151,13 +148,8 @@ def test_a_teacher_that_says_something_else() -> None:
 
 def test_two_processes_close_the_same_gates(tmp_path: Path) -> None:
     """Each has its share of the rows; scores, gates, weights and checkpoints are common."""
-    tests = Path(__file__).parents[1]
     (tmp_path / "kept").mkdir()
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "support/taught_in_two.py", str(tmp_path)],
-        cwd=tests, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}, check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    one, other = run_in_two("taught_in_two", tmp_path)
     assert (one["processes"], one["steps"]) == (2, 6)
     assert one["density"] <= 0.4
     assert one["resumed"]  # what was killed ended with the same weights, bit for bit
