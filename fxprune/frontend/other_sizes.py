@@ -15,6 +15,7 @@ from torch import nn
 
 from fxprune.frontend.agreement import SAME, comparable, is_random, on_meta, seeded_outputs
 from fxprune.frontend.module_call import uncached_kwargs, without_cache
+from fxprune.frontend.trial_memory import fits_in_memory
 from fxprune.ir import Point, Program, describe_error, difference, example_point
 from fxprune.ir.example_inputs import (
     call_inputs,
@@ -24,10 +25,14 @@ from fxprune.ir.example_inputs import (
     other_point,
 )
 from fxprune.ir.guards import Guard
+from fxprune.ir.program import flatten_inputs
 from fxprune.ir.torch_context import exporting
 
 _ZERO_OR_ONE = re.compile(r"(!=|>=|>) [012]$")
 """Guards that torch has of its own accord, since it traces no size of 0 or 1 as dynamic; its exporters pass over them."""
+
+_FAR = 8
+"""From how many times a size of the example on the memory is counted before a trial."""
 
 _NEAR = 33
 """How far from a size of the example those are searched at which a guard is broken."""
@@ -106,15 +111,25 @@ def with_loose_guards(model: nn.Module | None, program: Program) -> Program:
 
 
 def _harmless(model: nn.Module | None, program: Program, frozen: tuple[tuple[str, int], ...]) -> bool:
-    """Return whether the graph fails at a point that a guard rules out, or computes there what the module does."""
+    """Return whether the graph fails at a point that a guard rules out, or computes there what the module does.
+
+    Where that would take too much memory, nobody has seen it: False.
+    """
     point = dict(frozen)
     args, kwargs = call_inputs(program, point)
+    if _is_far(program, point) and not fits_in_memory(program, flatten_inputs(program, args, kwargs)):
+        return False
     with exporting(program.graph_module):
         try:
             seeded_outputs(program.graph_module, (args, kwargs))
         except Exception:  # noqa: BLE001 - a failure is no silent answer
             return True
     return model is not None and _difference(model, program, point) == ""
+
+
+def _is_far(program: Program, point: Point) -> bool:
+    """Return whether a point has a size that is many times that of the example: guards may name numbers of any size."""
+    return any(point[axis] > _FAR * size for axis, size in example_point(program).items())
 
 
 def _frozen(point: Point) -> tuple[tuple[str, int], ...]:

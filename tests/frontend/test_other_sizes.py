@@ -15,6 +15,8 @@ from torch.export import Dim
 from fxprune import Program, capture, export_onnx
 from fxprune.errors import ExportError, GuardError
 from fxprune.export import save_pt2
+from fxprune.frontend.other_sizes import _beyond
+from fxprune.frontend.trial_memory import fits_in_memory
 from fxprune.ir import example_point, feeds
 from fxprune.ir.example_inputs import joined_axes, meets_guards, other_point
 from fxprune.passes import parse_pipeline
@@ -265,3 +267,30 @@ def test_a_table_of_positions_is_no_reason_to_fix_the_length() -> None:
     assert len(bounds) > 0
     with pytest.raises(GuardError, match="<= 64"):
         program(torch.zeros(3, 65, dtype=torch.long), torch.ones(3, 65, dtype=torch.long))
+
+
+class Pairs(nn.Module):
+    """Compares all pairs of places, of sequences up to a length that no machine could take."""
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.longest, self.up = longest, nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.up(x)
+        if x.shape[1] > self.longest:
+            return h
+        return (h[:, :, None] * h[:, None]).mean(2) + h
+
+
+@pytest.mark.parametrize(("longest", "fits"), [(40, True), (3_000_000, False)])
+def test_sizes_that_no_memory_holds_are_not_tried(longest: int, fits: bool) -> None:
+    model = Pairs(longest)
+    program = capture(model, (torch.randn(2, 5, 3),), dynamic_shapes=({1: Dim.AUTO},))
+    bounds = [guard for guard in program.input_guards() if str(longest) in guard.text]
+    assert len(bounds) > 0
+    assert {guard.loose for guard in bounds} == {False}
+    points = [dict(point) for guard in bounds for point in _beyond(program, guard)]
+    assert max(size for point in points for size in point.values()) > longest
+    inputs = torch.randn(2, longest + 1, 3)
+    assert fits_in_memory(program, [inputs]) is fits
