@@ -123,7 +123,7 @@ class LinearMap:
             new[self.matrix.weight] = self.matrix.write(rows, tensors[self.matrix.weight])
         if self.matrix is not None and shift is not None:
             new[self.matrix.bias] = shift
-        return {name: _parameter(value, tensors[name]) for name, value in new.items()}
+        return {name: parameter_like(tensors[name], value) for name, value in new.items()}
 
     def _through_norm(
         self, rows: Tensor | None, shift: Tensor | None, tensors: Mapping[str, Tensor], new: dict[str, Tensor]
@@ -148,10 +148,11 @@ class LinearMap:
         return rows, None
 
 
-def _parameter(value: Tensor, old: Tensor) -> nn.Parameter:
-    if isinstance(value, nn.Parameter):
+def parameter_like(old: Tensor, value: Tensor) -> nn.Parameter:
+    """Return a value as a parameter where `old` is, and of its dtype."""
+    if isinstance(value, nn.Parameter) and value.device == old.device:
         return value
-    return nn.Parameter(placed_like(old, value.to(old.dtype)), old.requires_grad)
+    return nn.Parameter(placed_like(old, value.detach().to(old.dtype)), old.requires_grad)
 
 
 def linear_maps(

@@ -23,6 +23,7 @@ from fxprune.ir import Program, attribute, describe_error
 from fxprune.ir.guards import broken
 from fxprune.ir.interpreter import Recorder
 from fxprune.rules import is_written
+from fxprune.storage.devices import on_device
 
 Batch: TypeAlias = dict[str, Tensor]
 
@@ -128,13 +129,14 @@ def _beside_note(program: Program, beside: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def flatten_batch(program: Program, batch: Batch) -> list[Any]:
-    """Return a batch in the order of the placeholders.
+    """Return a batch in the order of the placeholders, on the device that is computed on (`fxprune.storage.devices`).
 
     Inputs that are no tensors, and those that the batch leaves out, are the example inputs; tensors that the graph writes into are copied.
     """
     found: list[Any] = []
     for node, example in zip(program.placeholders(), program.flat_inputs(), strict=True):
         value = batch.get(node.name, example)
+        value = on_device(value)
         found.append(value.clone() if isinstance(value, Tensor) and is_written(node) else value)
     return found
 
@@ -142,13 +144,13 @@ def flatten_batch(program: Program, batch: Batch) -> list[Any]:
 def state(program: Program) -> Batch:
     """Return copies of the buffers that the graph writes into, by name: a run on the copies leaves the program unchanged."""
     names = [str(node.target) for node in program.graph.find_nodes(op="get_attr") if is_written(node)]
-    return {name: attribute(program.graph_module, name).clone() for name in names}
+    return {name: on_device(attribute(program.graph_module, name)).clone() for name in names}
 
 
 def run_batch(program: Program, batch: Batch) -> Any:
     """Return the graph's results for a batch; it writes into copies of its buffers."""
     with torch.no_grad():
-        return Recorder(program, (), state(program)).run_flat(flatten_batch(program, batch))
+        return Recorder(program, (), state(program), placed=True).run_flat(flatten_batch(program, batch))
 
 
 def batched_by_length(rows: Sequence[Mapping[str, Sequence[int]]], most: int) -> list[Batch]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fxprune.calibration.second_moments import ROWS, add_product
+from fxprune.storage.devices import in_float64
 
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)
 """Strengths of the ridge to try, as shares of the mean diagonal of C."""
@@ -70,7 +71,7 @@ class InputSums:
         if (centred, share) in self._factors:
             return self._factors[centred, share]
         ridge = share * spread.diagonal(dim1=-2, dim2=-1).mean(-1)
-        eye = torch.eye(spread.shape[-1], dtype=spread.dtype)
+        eye = torch.eye(spread.shape[-1], dtype=spread.dtype, device=spread.device)
         factor, fault = torch.linalg.cholesky_ex(spread + ridge[..., None, None] * eye)
         diagonal = factor.diagonal(dim1=-2, dim2=-1)
         sound = (fault == 0) & (ridge > 0) & ((diagonal.amax(-1) / diagonal.amin(-1)) ** 2 <= CONDITION)
@@ -97,7 +98,7 @@ class Sums:
         """Add the rows of one batch."""
         many = max(ROWS // inputs.shape[:-2].numel(), _FEWEST)
         for x, y in zip(inputs.split(many, -2), targets.split(many, -2), strict=True):
-            self._take(x.to(torch.float64), y.to(torch.float64))
+            self._take(in_float64(x), in_float64(y))
 
     def _take(self, wide: Tensor, wanted: Tensor) -> None:
         if not self.known:

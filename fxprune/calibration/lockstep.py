@@ -18,10 +18,11 @@ from fxprune.calibration.data import flatten_batch, state
 from fxprune.calibration.prefixes import Start
 from fxprune.ir import Program
 from fxprune.ir.arguments import with_sources
-from fxprune.ir.interpreter import let_go_operands
+from fxprune.ir.interpreter import PlacedInterpreter, let_go_operands
+from fxprune.storage.devices import on_device
 
 
-class Runner(fx.Interpreter):
+class Runner(PlacedInterpreter):
     """Interpreter of one batch that runs up to a node and pauses there.
 
     A value is dropped after its last reader, and after `reach` has returned it as often as `wanted` lists it. The runner holds copies of
@@ -72,7 +73,7 @@ class Runner(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         held = self.new if target in self.new else self.state
-        return held[target] if target in held else super().get_attr(target, args, kwargs)
+        return on_device(held[target]) if target in held else super().get_attr(target, args, kwargs)
 
     def reach(self, wanted: fx.Node, new: Mapping[str, Tensor]) -> Tensor:
         """Run up to a node and return its value, with the parameters `new` in place of the graph's; uses up one entry of `wanted`."""

@@ -21,6 +21,7 @@ from fxprune.calibration.data import Calibration, flatten_batch, state
 from fxprune.calibration.second_moments import add_product
 from fxprune.ir import Program, attribute
 from fxprune.ir.interpreter import Recorder
+from fxprune.storage.devices import in_float64
 
 FLOOR = 1e-6
 """Share of the mean variance that is added to each direction: those that the data do not have are no longer told apart."""
@@ -44,15 +45,16 @@ class _Moments:
     products: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def take(self, rows: Tensor) -> None:
-        wide = rows.to(torch.float64)
+        wide = in_float64(rows)
         self.rows += wide.shape[1]
         self.total = self.total + wide.sum(1)
         self.products = add_product(self.products, wide, wide)
 
     def spread(self, heads: list[int], centred: bool) -> Tensor:
         """Return the mean products of some heads [d, d], about the mean of all of them if `centred`."""
-        mean = self.total[heads].mean(0) / self.rows
-        return self.products[heads].mean(0) / self.rows - (torch.outer(mean, mean) if centred else 0.0)
+        own = torch.tensor(heads)
+        mean = self.total[own].mean(0) / self.rows
+        return self.products[own].mean(0) / self.rows - (torch.outer(mean, mean) if centred else 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ def fit_logits(
 def _runs(program: Program, data: Calibration, names: set[str]) -> Iterator[dict[str, Any]]:
     """Yield the values of these nodes for each batch."""
     for batch in data.batches:
-        run = Recorder(program, names, state(program), copies=True)
+        run = Recorder(program, names, state(program), copies=True, placed=True)
         with torch.no_grad():
             run.run_flat(flatten_batch(program, batch))
         yield {node.name: value for node, value in run.values.items()}
@@ -109,7 +111,7 @@ def _bases(site: Logits, keeps: Tensor, moments: tuple[_Moments, _Moments], cent
         cut = [i for i in queries if not bool(keeps[i].all())]
         mask = keeps[cut[0] if cut else queries[0]]
         if bool(mask.all()):
-            found.append((torch.eye(len(mask)).double(),) * 2)
+            found.append((torch.eye(len(mask)).to(moments[0].products),) * 2)
             continue
         one, one_back = _roots(moments[0].spread(cut, centred=False))
         other, other_back = _roots(moments[1].spread(keys, centred))
@@ -165,7 +167,7 @@ def _result(site: Logits, values: Mapping[str, Any], bases: Bases | None, keeps:
         if bases is not None:
             rows = rows @ _by_head(site, bases, place)
         if keeps is not None and place == 0:
-            rows = rows * keeps[:, None]
+            rows = rows * keeps[:, None].to(rows.device)
         own[side.value.name] = side.value_of(rows, values[side.value.name])
     args, kwargs = fx.node.map_arg((site.node.args, site.node.kwargs), lambda node: own[node.name])
     value: Tensor = site.node.target(*args, **kwargs)  # type: ignore[operator]
@@ -203,7 +205,7 @@ def _rotate(
         )
         first = {tuple(row): i for i, row in enumerate(side.channels.tolist())}
         for channels, head in first.items():
-            rows[list(channels)] = by_head[head].t() @ rows[list(channels)]
+            rows[list(channels)] = by_head[head].to(rows.device).t() @ rows[list(channels)]
         done[name] = (
             matrix.write(rows, old)
             if name == matrix.weight

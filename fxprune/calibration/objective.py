@@ -34,7 +34,7 @@ def _divergence(value: Tensor, random: _Random) -> Tensor:
     log = _rows(value).log_softmax(-1)
     # multinomial draws a number for each class, a language model has millions in a batch.
     sums = log.detach().exp().cumsum(-1, dtype=torch.float64)
-    level = torch.rand(len(sums), 1, generator=random, dtype=torch.float64) * sums[:, -1:]
+    level = torch.rand(len(sums), 1, generator=random, dtype=torch.float64).to(sums) * sums[:, -1:]
     drawn = torch.searchsorted(sums, level, right=True).clamp_max(sums.shape[1] - 1)
     total: Tensor = log.gather(1, drawn).sum()
     mean: Tensor = total / len(log) ** 0.5

@@ -36,7 +36,7 @@ class Prefixes:
         none = not batches or program.free_inputs or any(map(is_written, program.graph.nodes))
         wanted = set() if none else read_by_regions(analyze(program))
         for batch in {id(batch): batch for batch in batches}.values() if wanted else ():
-            recorder = Recorder(program, wanted)
+            recorder = Recorder(program, wanted, placed=True)
             with torch.no_grad():
                 recorder.run_flat(flatten_batch(program, batch))
             values = {node.name: value for node, value in recorder.values.items()}
@@ -83,7 +83,7 @@ class _FromStart(Recorder):
     """Interpreter that runs what is needed alone."""
 
     def __init__(self, program: Program, given: Mapping[str, Tensor], needed: set[fx.Node]) -> None:
-        super().__init__(program, (), given)
+        super().__init__(program, (), given, placed=True)
         self.needed = needed
 
     def compute(self, node: fx.Node) -> Any:

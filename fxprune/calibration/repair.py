@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fxprune.analysis.linear_maps import parameter_like
 from fxprune.calibration.data import Calibration
 from fxprune.calibration.least_squares import Fit, InputSums, Sums, best
 from fxprune.calibration.lockstep import ActivationStore, Runner
@@ -27,6 +28,7 @@ from fxprune.calibration.validation import check_range
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection, copy_graph, rebuild
 from fxprune.storage import let_go
+from fxprune.storage.devices import OnDevice
 
 HELD_BACK = 1 / 8
 """Share of the calibration data that is held back to compare fits."""
@@ -224,7 +226,8 @@ def _refitted(
 def _fitted(slim: Program, task: FitTask, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
     """Choose the best fit, and store its tensors in `new`."""
     (sums, held, ridge), tensors = what, slim.tensors()
-    now = Fit(*task.map.read(tensors))
+    there = OnDevice(tensors)
+    now = Fit(*task.map.read(there))
     fit, after, before = best(sums, held, now, ridge)
     for weight_name in task.map.weights:
         let_go(tensors[weight_name])
@@ -237,8 +240,8 @@ def _fitted(slim: Program, task: FitTask, what: tuple[Sums, Sums, bool], new: di
         (None if fit.weight is now.weight else fit.weight),
         (None if fit.bias is now.bias else fit.bias),
     )
-    replaced = task.map.write(weight, bias, tensors)
-    new |= replaced
+    replaced = task.map.write(weight, bias, there)
+    new |= {name: parameter_like(tensors[name], value) for name, value in replaced.items()}
     return Refitted(name, fit.how, before, after, tuple(replaced), sums.error(fit))
 
 

@@ -24,6 +24,7 @@ from fxprune.ir import Program, attribute, describe_error
 from fxprune.ir.interpreter import Recorder
 from fxprune.rules import is_written
 from fxprune.rules.aliasing import returns_alias
+from fxprune.storage.devices import on_device, to_device
 
 
 @dataclass
@@ -68,9 +69,9 @@ class _Recorder(Recorder):
 
     def __init__(self, program: Program, meters: Sequence[Observer], own: Mapping[str, Tensor]) -> None:
         values, nodes, parameters = requested(meters)
-        found = {name: attribute(program.graph_module, name).detach() for name in parameters}
-        learned = {name: value.requires_grad_() for name, value in found.items()}
-        super().__init__(program, values, {**own, **learned})
+        found = {name: on_device(attribute(program.graph_module, name)) for name in parameters}
+        learned = {name: value.detach().requires_grad_() for name, value in found.items()}
+        super().__init__(program, values, {**own, **learned}, placed=True)
         self.writes = any(map(is_written, program.graph.nodes))
         self.nodes, self.sources = nodes, learned
 
@@ -215,7 +216,8 @@ class _Sweep:
         _check_values(tap)
         heads = []
         for draw in range(self.draws):
-            passed = self.slopes.of((number, draw), segment.leaves)
+            kept = self.slopes.of((number, draw), segment.leaves)
+            passed = {node: to_device(slope) for node, slope in kept.items()}
             self.slopes.drop((number, draw), segment.leaves)
             ends = [node for node in passed if left[node].requires_grad]
             heads.append(([left[node] for node in ends], [passed[node] for node in ends]))
@@ -264,7 +266,8 @@ class _Sweep:
 
     def _given(self, segment: Segment, number: int, batch: Batch) -> dict[fx.Node, Any]:
         inputs = dict(zip(self.program.placeholders(), flatten_batch(self.program, batch), strict=True))
-        return inputs | self.values.of(number, segment.reads)
+        crossing = self.values.of(number, segment.reads)
+        return inputs | {node: to_device(value) for node, value in crossing.items()}
 
     def _leaves(self, given: Mapping[fx.Node, Any]) -> dict[fx.Node, Any]:
         """Return values with those that gradients are passed back through as leaves of a new differentiation."""

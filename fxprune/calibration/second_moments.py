@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxprune.analysis import Matrix
 from fxprune.calibration.run import BatchRecord, Observer
+from fxprune.storage.devices import in_float64
 
 ROWS = 1 << 14
 """Number of rows that are converted to float64 at a time: an image has tens of thousands."""
@@ -27,7 +28,7 @@ class Moments:
     def take(self, inputs: Tensor) -> None:
         """Add the inputs of one batch [rows, columns]."""
         for part in inputs.split(ROWS):
-            wide = part.to(torch.float64)
+            wide = in_float64(part)
             self.rows = self.rows + len(wide)
             self.total = self.total + wide.sum(0)
             self.products = add_product(self.products, wide, wide)
@@ -35,7 +36,7 @@ class Moments:
     def take_slopes(self, slopes: Tensor) -> None:
         """Add the gradients of one batch at the outputs [rows, outputs]."""
         for part in slopes.split(ROWS):
-            wide = part.to(torch.float64)
+            wide = in_float64(part)
             self.slopes = add_product(self.slopes, wide, wide)
 
     def sums(self) -> tuple[Tensor, ...]:

@@ -152,5 +152,6 @@ class CrossingValues:
         """Return a value where it is kept, and the bytes of memory that it takes there."""
         if not isinstance(value, Tensor):
             return value, 0
-        found = to_disk(value.detach()) if value.nbytes > self._room else value.detach()
+        here = value.detach().to("cpu")
+        found = to_disk(here) if value.nbytes > self._room else here
         return found, 0 if is_mapped(found) else found.nbytes

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxprune.storage import let_go
+from fxprune.storage.devices import compute_device, on_device, to_device
 
 
 class HasGraph(Protocol):
@@ -18,11 +20,37 @@ class HasGraph(Protocol):
         """The graph with its tensors."""
 
 
-class Recorder(fx.Interpreter):
+class PlacedInterpreter(fx.Interpreter):
+    """Interpreter that computes on the device of the block (`fxprune.storage.devices`): weights are copied there when they are read.
+
+    Inputs are copied there, too, and tensors that the graph creates itself (`arange(…, device=cpu)`) are created there. Without `placed`,
+    all is where the program and its inputs are.
+    """
+
+    placed = True
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return an input, on the device."""
+        found = super().placeholder(target, args, kwargs)
+        return to_device(found) if self.placed else found
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return a tensor of the program, on the device."""
+        found = super().get_attr(target, args, kwargs)
+        return on_device(found) if self.placed else found
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        """Return the arguments of a node, with the device in place of any that the graph names."""
+        found = super().fetch_args_kwargs_from_env(n)
+        device = compute_device() if self.placed else None
+        return found if device is None else redirected(found, device)
+
+
+class Recorder(PlacedInterpreter):
     """Interpreter that records the values of a run by node: of all nodes, or of those with these `names`.
 
     `given` replaces parameters and buffers by name. With `copies`, tensors are recorded as they are, whatever is written into them later.
-    Views of files among the operands of a node are let go once it has run.
+    Views of files among the operands of a node are let go once it has run. With `placed`, it computes on the device of the block.
     """
 
     def __init__(
@@ -31,8 +59,10 @@ class Recorder(fx.Interpreter):
         names: Container[str] | None = None,
         given: Mapping[str, Tensor] | None = None,
         copies: bool = False,
+        placed: bool = False,
     ) -> None:
         super().__init__(program.graph_module)
+        self.placed = placed
         self.names, self.given, self.copies = names, given or {}, copies
         self.values: dict[fx.Node, Any] = {}
         self._buffers: dict[str, Tensor] = {}
@@ -41,10 +71,13 @@ class Recorder(fx.Interpreter):
         """Return a tensor of the program: a parameter, or a copy of a buffer, for the graph may write into it."""
         if target in self.given:
             return self.given[target]
-        found = super().get_attr(target, args, kwargs)
-        if isinstance(found, nn.Parameter) or not isinstance(found, Tensor):
-            return found
-        return self._buffers.setdefault(target, found.clone())
+        own = self.fetch_attr(target)
+        there = on_device(own) if self.placed else own
+        if isinstance(own, nn.Parameter) or not isinstance(own, Tensor):
+            return there
+        if target not in self._buffers:
+            self._buffers[target] = there.clone()
+        return self._buffers[target]
 
     def run_node(self, n: fx.Node) -> Any:
         value = self.compute(n)
@@ -60,6 +93,11 @@ class Recorder(fx.Interpreter):
     def run_flat(self, inputs: Sequence[Any]) -> Any:
         """Run on inputs in the order of the placeholders; the result has the graph's own structure, of nested tuples."""
         return self.run(*inputs, enable_io_processing=False)
+
+
+def redirected(given: Any, device: torch.device) -> Any:
+    """Return arguments with a device in place of those that they name."""
+    return fx.node.map_aggregate(given, lambda value: device if isinstance(value, torch.device) else value)
 
 
 def let_go_operands(node: fx.Node, env: Mapping[fx.Node, Any]) -> None:

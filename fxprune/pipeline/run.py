@@ -20,7 +20,9 @@ from fxprune.pipeline.context import EMPTY, Context, Progress
 from fxprune.pipeline.kept_outcomes import run_or_resume
 from fxprune.pipeline.report import describe_costs, save_folder
 from fxprune.rewrite.islands import in_model
+from fxprune.storage.devices import computing_on
 from fxprune.storage.limits import needs_disk
+from fxprune.training.devices import check_device
 from fxprune.verification import Claim, Proof
 from fxprune.verification.claims import prove_claims
 
@@ -171,7 +173,8 @@ class Pipeline:
     def _step(self, program: Program, context: Context) -> tuple[Outcome, Step]:
         each = self.passes[context.step]
         try:
-            outcome, spent = run_or_resume(self.passes, program, context)
+            with computing_on(check_device(context.device) if context.device else None):
+                outcome, spent = run_or_resume(self.passes, program, context)
         except FxpruneError as error:
             done = ", ".join(str(p) for p in self.passes[: context.step])
             raise PassError(f"{each}{', after ' + done if done else ''}: {error}") from error

@@ -13,6 +13,7 @@ from fxprune.calibration.run import BatchRecord, Observer
 from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 from fxprune.storage import let_go
+from fxprune.storage.devices import on_device
 
 
 class GateObserver(Observer):
@@ -54,7 +55,7 @@ class GateObserver(Observer):
             yield from (*self.first.values(), *self.second.values())
 
     def _gate_gradient(self, units: Units, member: Member, slope: Tensor) -> Tensor:
-        weight = attribute(self.program.graph_module, member.name).detach()
+        weight = on_device(attribute(self.program.graph_module, member.name)).detach()
         wide = torch.complex128 if weight.is_complex() else torch.float64
         product = (weight.to(wide).conj() * slope.to(wide)).real
         let_go(weight)

@@ -22,6 +22,7 @@ from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 from fxprune.scores.gradients import GateObserver
 from fxprune.storage import let_go
+from fxprune.storage.devices import in_float64, on_device
 
 ReaderColumns: TypeAlias = list[tuple[Matrix, Tensor]]
 
@@ -73,13 +74,15 @@ def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) ->
     """Return a reader for a parameter and its moments; these are centred where a bias makes up for the mean of the removed inputs."""
     spread = moments.spread(centred=bool(matrix.bias))
     rounding = 1e-10 * moments.spread(centred=False).diagonal().mean().clamp_min(1e-20)
-    damped = spread + _DAMPING * spread.diagonal().mean().maximum(rounding) * torch.eye(len(spread))
-    wide = matrix.read(weight).to(torch.float64)
+    damped = spread + _DAMPING * spread.diagonal().mean().maximum(rounding) * torch.eye(
+        len(spread), device=spread.device
+    )
+    wide = in_float64(matrix.read(weight)).to(spread.device)
     values, vectors = torch.linalg.eigh(moments.slopes.to(wide).expand(len(wide), len(wide)))
     root = vectors * values.clamp_min(0).sqrt()
     # cholesky_inverse is up to thirty times slower on the CPU.
-    inverse = torch.cholesky_solve(torch.eye(len(damped), dtype=damped.dtype), torch.linalg.cholesky(damped))
-    return Reader(inverse, root.t() @ wide, columns)
+    inverse = torch.cholesky_solve(torch.eye(len(damped)).to(damped), torch.linalg.cholesky(damped))
+    return Reader(inverse, root.t() @ wide, columns.to(inverse.device))
 
 
 def elimination_order(readers: list[Reader], groups: int, size: int) -> tuple[Tensor, Tensor]:
@@ -87,9 +90,10 @@ def elimination_order(readers: list[Reader], groups: int, size: int) -> tuple[Te
 
     Every step removes equally many units from each group.
     """
-    left = torch.arange(groups * size).reshape(groups, size)
+    device = readers[0].inverse.device
+    left = torch.arange(groups * size, device=device).reshape(groups, size)
     order: list[Tensor] = []
-    errors = [torch.zeros(groups, dtype=torch.float64)]
+    errors = [torch.zeros(groups, dtype=torch.float64, device=device)]
     while left.shape[1]:
         count = min(max(1, size // STEPS), left.shape[1])
         costs = torch.stack([r.costs(left.flatten()) for r in readers]).sum(0).reshape(left.shape)
@@ -100,7 +104,7 @@ def elimination_order(readers: list[Reader], groups: int, size: int) -> tuple[Te
         errors += _spread(errors[-1], shares, paid)
         order.append(chosen)
         left = left.gather(1, rest)
-    return torch.cat(order, 1) % size, torch.stack(errors, 1)
+    return (torch.cat(order, 1) % size).cpu(), torch.stack(errors, 1).cpu()
 
 
 def _spread(before: Tensor, costs: Tensor, paid: float) -> list[Tensor]:
@@ -170,7 +174,7 @@ def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> Read
 def _eliminated(evidence: Evidence, units: Units, read: ReaderColumns, moments: dict[str, Moments]) -> Worth:
     readers: list[Reader] = []
     for matrix, columns in read:
-        weight = attribute(evidence.analysis.program.graph_module, matrix.weight).detach()
-        readers.append(reader(matrix, weight, moments[matrix.node.name], columns))
+        weight = attribute(evidence.analysis.program.graph_module, matrix.weight)
+        readers.append(reader(matrix, on_device(weight).detach(), moments[matrix.node.name], columns))
         let_go(weight)
     return Worth(*elimination_order(readers, units.groups, units.axis.size))

@@ -9,7 +9,7 @@ for the bias makes up for the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,12 @@ class Spectrum:
         """Rank at which factors have as many parameters as the matrices."""
         outputs, columns = self.sizes
         return outputs * columns / (outputs + columns)
+
+    def on_cpu(self) -> Spectrum:
+        """Return the spectrum with its tensors on the CPU, as those of programs are."""
+        mean = self.mean if self.mean is None else self.mean.cpu()
+        own = {name: getattr(self, name).cpu() for name in ("left", "right", "energy", "errors")}
+        return replace(self, **own, mean=mean)
 
     def rank_of(self, energy: float) -> int:
         """Return the least rank that contains this share of the energy."""
@@ -124,16 +130,18 @@ def whitened_spectra(
         meter = MomentObserver(wanted)
         run_calibration(program, data, [meter], objective)
         for i in chunk:
-            found[i] = _informed(program, groups[i], meter.moments, whiten)
+            found[i] = _informed(program, groups[i], meter.moments, whiten).on_cpu()
     return [found[i] for i in range(len(groups))]
 
 
 def _informed(program: Program, group: MatrixGroup, moments: dict[str, Moments], whiten: bool) -> Spectrum:
-    weight, first = _stacked(program, group), moments[group[0].node.name]
+    first = moments[group[0].node.name]
     centred = all(matrix.bias for matrix in group)
     spread = first.spread(centred)
+    weight = _stacked(program, group).to(spread.device)
     mean = first.total / first.rows if centred else None
-    slopes = torch.block_diag(*(_square(moments[m.node.name].slopes, m, program) for m in group))
+    squares = (_square(moments[m.node.name].slopes, m, program).to(spread.device) for m in group)
+    slopes = torch.block_diag(*squares)
     if not whiten:
         bare = _plain(group, weight)
         lost = _lost(bare.left, bare.right, slopes, spread)

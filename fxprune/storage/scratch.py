@@ -30,11 +30,12 @@ def to_disk(tensor: Tensor) -> Tensor:
 
 
 def placed_like(value: Tensor, result: Tensor) -> Tensor:
-    """Return a result in a scratch file where the value that it was made from is mapped, which is let go; else as it is."""
+    """Return a result where the value that it was made from is: on its device, or in a scratch file if it is mapped; it is let go."""
+    here = result.to(value.device)
     if not is_mapped(value):
-        return result
+        return here
     let_go(value)
-    return to_disk(result)
+    return to_disk(here)
 
 
 def _written(tensor: Tensor) -> torch.UntypedStorage:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.errors import UsageError
 
-NOWHERE = "nothing can be trained on device {!r}: {}"
+NOWHERE = "nothing can be computed on device {!r}: {}"
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def check_device(device: str) -> torch.device:
-    """Return the device; UsageError where this process can't train on it."""
+    """Return the device; UsageError where this process can't compute on it."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         why = "several processes train, and each has a card of its own; put the model there before it is captured (device '')"
         raise UsageError(NOWHERE.format(device, why))

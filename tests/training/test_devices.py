@@ -77,7 +77,7 @@ def test_what_was_placed_is_back_afterwards() -> None:
 
 @pytest.mark.parametrize("device", ["abacus", "meta", "hpu", "privateuseone"])
 def test_a_device_where_nothing_can_be_trained_is_a_sentence(device: str) -> None:
-    with pytest.raises(UsageError, match=f"nothing can be trained on device '{device}'"):
+    with pytest.raises(UsageError, match=f"nothing can be computed on device '{device}'"):
         fine_tune(program(), rows(), replace(RECIPE, device=device))
 
 

@@ -69,7 +69,9 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory that may be used, as in 6GB; a model of which several copies don't fit is pruned from temporary files (what is free)",
     )
-    group.add_argument("--device", default="", help="where a recovery trains: cpu or cuda (cpu)")
+    group.add_argument(
+        "--device", default="", help="where calibration, re-fits and a recovery compute: cpu or cuda (cpu)"
+    )
     text = (
         "your own measure of a model, higher is better, in the report before and after; a recovery must not lower it: a function of the"
         " model that returns a number"
@@ -158,7 +160,11 @@ def check_training_options(options: argparse.Namespace, steps: Pipeline) -> bool
     if options.metric:
         own_metric(options.metric)
     trains = steps.expanded().uses("checkpoints")
-    for option in ("device", "run", "restart"):
+    if options.device and not (trains or options.calibration):
+        raise UsageError(
+            f"--device {options.device} is for what computes on data, and {str(steps)!r} has none: give --calibration DATA"
+        )
+    for option in ("run", "restart"):
         value = getattr(options, option)
         if value and not trains:
             told = f"--{option}" if value is True else f"--{option} {value}"

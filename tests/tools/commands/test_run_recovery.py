@@ -49,6 +49,9 @@ def kill_at_a_checkpoint(arguments: list[str], kept: Path) -> None:
     process.wait()
 
 
+@pytest.mark.usefixtures(
+    "one_thread"
+)  # as the killed process: other sums of its net's own training would be another net
 def test_a_killed_run_goes_on_and_leaves_no_checkpoints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,10 +104,10 @@ def test_two_processes_write_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--device", "abacus"], "nothing can be trained on device 'abacus'"),
+        (["--device", "abacus"], "nothing can be computed on device 'abacus'"),
         (
             ["--device", "cpu"],
-            "--device cpu is for passes that train, and 'channels(ratio=0.5)' has none: give --recover 10min",
+            "--device cpu is for what computes on data, and 'channels(ratio=0.5)' has none: give --calibration DATA",
         ),
         (["--run", "kept"], "--run kept is for passes that train"),
         (["--restart"], "--restart is for passes that train"),

@@ -96,7 +96,7 @@ def test_a_classifier_loses_units_while_it_learns(
 
 def test_a_device_that_is_not_there(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command(place, tmp_path / "out"), "--device", "abacus"]) == 2
-    assert "nothing can be trained on device 'abacus'" in " ".join(capsys.readouterr().err.split())
+    assert "nothing can be computed on device 'abacus'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_command_that_was_killed_goes_on_and_ends_the_same(
