@@ -1,5 +1,6 @@
 """Settings of all tests: CI draws the same examples every time, so that a failure there can be repeated."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -13,6 +14,14 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scanned_once() -> Iterator[None]:
+    """What a module's tests leave in caches is not scanned for cycles again: with thousands of graphs there a scan takes seconds."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

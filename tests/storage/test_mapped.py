@@ -1,6 +1,5 @@
 """Mapped tensors: pages that are let go come back from the file, and nothing that was written into them is lost."""
 
-import gc
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,6 @@ def test_memory_that_replaces_a_mapped_tensor_is_not_let_go() -> None:
     for _ in range(20):
         there = to_disk(torch.ones(COUNT))
         del there
-        gc.collect()
         other = torch.full((COUNT,), 2.0)
         assert not is_mapped(other)
         let_go(other)

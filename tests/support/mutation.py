@@ -252,6 +252,7 @@ def applied(mutant: SourceMutant) -> Iterator[list[str]]:
 
 
 def _functions(path: Path) -> list[FunctionType]:
+    gc.unfreeze()  # conftest freezes what earlier modules left, and frozen objects are not listed
     return [o for o in gc.get_objects() if type(o) is FunctionType and o.__code__.co_filename == str(path)]
 
 
