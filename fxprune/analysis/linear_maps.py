@@ -150,7 +150,8 @@ class LinearMap:
 
 def parameter_like(old: Tensor, value: Tensor) -> nn.Parameter:
     """Return a value as a parameter where `old` is, and of its dtype."""
-    if isinstance(value, nn.Parameter) and value.device == old.device:
+    same = value.device == old.device and value.requires_grad == old.requires_grad
+    if isinstance(value, nn.Parameter) and same:
         return value
     return nn.Parameter(placed_like(old, value.detach().to(old.dtype)), old.requires_grad)
 

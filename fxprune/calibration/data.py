@@ -23,7 +23,7 @@ from fxprune.ir import Program, attribute, describe_error
 from fxprune.ir.guards import broken
 from fxprune.ir.interpreter import Recorder
 from fxprune.rules import is_written
-from fxprune.storage.devices import on_device
+from fxprune.storage.devices import on_device, to_device
 
 Batch: TypeAlias = dict[str, Tensor]
 
@@ -136,7 +136,7 @@ def flatten_batch(program: Program, batch: Batch) -> list[Any]:
     found: list[Any] = []
     for node, example in zip(program.placeholders(), program.flat_inputs(), strict=True):
         value = batch.get(node.name, example)
-        value = on_device(value)
+        value = to_device(value)
         found.append(value.clone() if isinstance(value, Tensor) and is_written(node) else value)
     return found
 

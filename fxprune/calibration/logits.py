@@ -163,15 +163,16 @@ def _result(site: Logits, values: Mapping[str, Any], bases: Bases | None, keeps:
     """Return what the node makes of queries and keys in other bases, with zeros for removed query dims; infinite places are left out."""
     own = dict(values)
     for place, side in enumerate((site.query, site.key)):
-        rows = side.rows(values[side.value.name]).to(torch.float64)
+        like = values[side.value.name]
+        rows = in_float64(side.rows(like))
         if bases is not None:
             rows = rows @ _by_head(site, bases, place)
         if keeps is not None and place == 0:
             rows = rows * keeps[:, None].to(rows.device)
-        own[side.value.name] = side.value_of(rows, values[side.value.name])
+        own[side.value.name] = side.value_of(rows, like).to(like.device)
     args, kwargs = fx.node.map_arg((site.node.args, site.node.kwargs), lambda node: own[node.name])
     value: Tensor = site.node.target(*args, **kwargs)  # type: ignore[operator]
-    return value.to(torch.float64).nan_to_num(0.0, 0.0, 0.0)
+    return in_float64(value).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _by_head(site: Logits, bases: Bases, place: int) -> Tensor:

@@ -18,6 +18,7 @@ from fxprune.calibration.segments import KEPT_BYTES, segment_bytes, segments_of,
 from fxprune.dims import leaves
 from fxprune.errors import UsageError
 from fxprune.ir import Program
+from fxprune.storage.devices import device_limit
 from fxprune.storage.limits import VARIABLE, allowed_memory, free_memory, used_memory
 
 LIVE = 0.5
@@ -37,14 +38,15 @@ def moments_limit(program: Program) -> int:
     what may be used.
     """
     if program.is_mapped():
-        return max(allowed_memory() // 8, _LEAST)
-    return max(program.parameter_bytes() // 2, free_memory() // 8, _LEAST)
+        return device_limit(max(allowed_memory() // 8, _LEAST))
+    return device_limit(max(program.parameter_bytes() // 2, free_memory() // 8, _LEAST))
 
 
-def live_limit(program: Program) -> int:
+def live_limit(program: Program, on_disk: bool = False) -> int:
     """Return the bytes of values that may be kept: LIVE of what the weights take, on disk at most a 16th of what may be used."""
-    share = int(LIVE * program.parameter_bytes())
-    return max(min(share, allowed_memory() // 16), _LEAST) if program.is_mapped() else share
+    share = device_limit(int(LIVE * program.parameter_bytes()))
+    limited = on_disk or program.is_mapped()
+    return max(min(share, allowed_memory() // 16), _LEAST) if limited else share
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,19 @@ class MemoryNeed:
         return f"about {bytes_text(self.memory)} of memory{beside}"
 
 
-def memory_need(program: Program, data: Calibration | None) -> MemoryNeed:
+def memory_need(program: Program, data: Calibration | None, segment: int | None = None) -> MemoryNeed:
     """Return what scores and re-fits of a program on disk take, by the graph's sizes at the largest batch.
+
+    `segment` is the limit of `segments_of` (None: the program's own, where it lies now).
 
     A segment takes its moments and its values for one batch; beside it are the equations of the largest matrix, and values that wait.
     """
     weights, scale = program.parameter_bytes(), _batch_scale(program, data)
     analysis = analyze(program)
     found = matrices(program, analysis.flow)
-    read = _reading(analysis)
+    read = read_by_plan(analysis)
     moments = {matrix.node: moment_bytes(matrix) for name, matrix in found.items() if name in read}
-    segments = segments_of(program, segment_bytes(program))
+    segments = segments_of(program, segment_bytes(program) if segment is None else segment)
     limit = moments_limit(program) if len(segments) == 1 else sum(moments.values())
     largest = max(
         int(scale * sum(map(value_bytes, each.nodes)))
@@ -95,7 +99,7 @@ def memory_need(program: Program, data: Calibration | None) -> MemoryNeed:
     equations = max((_equation_bytes(matrix, name in read) for name, matrix in found.items()), default=0)
     crossing = {node: value_bytes(node) for each in segments for node in each.leaves}
     rows = data.rows / max(1, Calibration(data.batches[:1]).rows) if data else 1.0
-    waiting = min(live_limit(program), int(rows * scale * sum(crossing.values())))
+    waiting = min(live_limit(program, len(segments) > 1), int(rows * scale * sum(crossing.values())))
     disk = _DISK_COPIES * weights + int(rows * scale * sum(crossing.values()))
     return MemoryNeed(used_memory() + largest + equations + waiting + KEPT_BYTES, disk)
 
@@ -113,7 +117,7 @@ def bytes_text(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
-def _reading(analysis: Analysis) -> set[str]:
+def read_by_plan(analysis: Analysis) -> set[str]:
     """Return the nodes that sum over units which a plan decides about."""
     units = {axis.leaf for site in find_sites(analysis) for axis in site.axes}
     return {c.node.name for c in analysis.flow.contractions if not units.isdisjoint(leaves(c.dim))}

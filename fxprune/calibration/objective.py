@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fxprune.storage.devices import in_float64
+
 Loss: TypeAlias = Callable[[Any, dict[str, Tensor]], Tensor]
 """(outputs, batch) -> a scalar to differentiate: the user's own loss on labelled data."""
 
@@ -33,9 +35,9 @@ def _divergence(value: Tensor, random: _Random) -> Tensor:
     """Return the log-probability of labels drawn from the model: its mean squared change is twice the KL divergence (true Fisher)."""
     log = _rows(value).log_softmax(-1)
     # multinomial draws a number for each class, a language model has millions in a batch.
-    sums = log.detach().exp().cumsum(-1, dtype=torch.float64)
+    sums = in_float64(log.detach().exp()).cumsum(-1)
     level = torch.rand(len(sums), 1, generator=random, dtype=torch.float64).to(sums) * sums[:, -1:]
-    drawn = torch.searchsorted(sums, level, right=True).clamp_max(sums.shape[1] - 1)
+    drawn = torch.searchsorted(sums, level, right=True).clamp_max(sums.shape[1] - 1).to(log.device)
     total: Tensor = log.gather(1, drawn).sum()
     mean: Tensor = total / len(log) ** 0.5
     return mean
@@ -102,7 +104,8 @@ def _wide(value: Tensor) -> Tensor:
 
 
 def _squared_gap(value: Tensor, other: Tensor) -> float:
-    return float((value.double() - other).square().sum() / value.double().square().sum().clamp_min(1e-30))
+    wide = in_float64(value)
+    return float((wide - in_float64(other)).square().sum() / wide.square().sum().clamp_min(1e-30))
 
 
 def _divergence_gap(value: Tensor, other: Tensor) -> float:
@@ -113,7 +116,7 @@ def _divergence_gap(value: Tensor, other: Tensor) -> float:
     """
     log, near = _rows(value).log_softmax(-1), _rows(other)
     shift = (log.exp() * (near - log)).sum(1, keepdim=True)
-    found = 2 * float((near - shift).logsumexp(1).double().mean())
+    found = 2 * float((near - shift).logsumexp(1).cpu().double().mean())
     return math.inf if math.isnan(found) else max(0.0, found)
 
 

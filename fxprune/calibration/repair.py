@@ -9,9 +9,10 @@ the same normal equations.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from torch import Tensor
 
@@ -28,7 +29,8 @@ from fxprune.calibration.validation import check_range
 from fxprune.errors import UsageError
 from fxprune.ir import Program, Selection, copy_graph, rebuild
 from fxprune.storage import let_go
-from fxprune.storage.devices import OnDevice
+from fxprune.storage.devices import OnDevice, compute_device
+from fxprune.storage.kept_steps import keeper
 
 HELD_BACK = 1 / 8
 """Share of the calibration data that is held back to compare fits."""
@@ -164,7 +166,8 @@ def repair(
         return before
     if prefixes is None or prefixes.program is not program or everywhere or moved:
         prefixes = Prefixes(program, (), 0)
-    new, done = _refitted(program, before.program, tasks, data, (ridge, observe, prefixes))
+    named = f"{selection.to_json()} {how} {sorted(moved)}"
+    new, done = _refitted(program, before.program, tasks, data, (ridge, observe, prefixes, named))
     slim = rebuild(before.program, copy_graph(before.program), new)
     return Repaired(slim, (*before.matrices, *done), before.refused)
 
@@ -194,24 +197,27 @@ def _refitted(
     slim: Program,
     tasks: Sequence[FitTask],
     data: Calibration,
-    what: tuple[bool, Observe | None, Prefixes],
+    what: tuple[bool, Observe | None, Prefixes, str],
 ) -> tuple[dict[str, Tensor], list[Refitted]]:
     """Return the new parameters by name, and the result for each task."""
-    ridge, observe, prefixes = what
+    ridge, observe, prefixes, named = what
     fit, held = data.split(HELD_BACK, slim)
     shares = [own_share(part.batches) for part in (fit, held)]
-    lanes = [[_BatchRun(prefixes, slim, batch, tasks) for batch in mine.values()] for mine, _ in shares]
-    new: dict[str, Tensor] = {}
-    done: list[Refitted] = []
+    kept = _KeptFits(slim, named)
+    new, done = kept.new, kept.done
+    begun = len(done)
+    lanes = [
+        [_BatchRun(prefixes, slim, batch, tasks[begun:]) for batch in mine.values()] for mine, _ in shares
+    ]
     with ActivationStore(live_limit(program)) as parking:
-        for place, task in enumerate(tasks):
+        for place, task in enumerate(tasks[begun:], begun):
             if observe:
                 observe(place, len(tasks))
-            shared = place > 0 and task.map.reads_as(tasks[place - 1].map)
+            shared = place > begun and task.map.reads_as(tasks[place - 1].map)
             if not shared:
-                kept = place + 1 < len(tasks) and tasks[place + 1].map.reads_as(task.map)
+                again = place + 1 < len(tasks) and tasks[place + 1].map.reads_as(task.map)
                 # For this matrix and those behind it that read the same.
-                inputs = InputSums(kept), InputSums()
+                inputs = InputSums(again), InputSums()
             sums, back = (Sums(each, known=shared) for each in inputs)
             for total, own, (_, split) in zip((sums, back), lanes, shares, strict=True):
                 for lane in own:
@@ -220,13 +226,50 @@ def _refitted(
                 if split:
                     add_up(total.sums())
             done.append(_fitted(slim, task, (sums, back, ridge), new))
+            kept.write()
     return new, done
+
+
+class _KeptFits:
+    """The parameters that have been re-fitted, `new`, and the result of each task, `done`: at first those that a killed run has kept.
+
+    They are written in parts, each with what was fitted since the last one, where it begins, and `what` is fitted: a plan that depends on
+    measured times may be another one when the run goes on.
+    """
+
+    def __init__(self, slim: Program, what: str) -> None:
+        self.new: dict[str, Tensor] = {}
+        self.done: list[Refitted] = []
+        self._what = hashlib.sha256(f"{what} {[each.name for each in fields(Refitted)]}".encode()).hexdigest()
+        self._keeper, self._parts, self._written = keeper("refit"), 0, 0
+        tensors = slim.tensors()
+        while (found := self._keeper.read(self._part())) is not None:
+            if (found[1]["what"], found[1]["begin"]) != (self._what, self._written):
+                return
+            self.new |= {name: parameter_like(tensors[name], value) for name, value in found[0].items()}
+            self.done += [
+                Refitted(**{**each, "tensors": tuple(each["tensors"])}) for each in found[1]["fits"]
+            ]
+            self._parts, self._written = self._parts + 1, len(self.done)
+
+    def _part(self) -> str:
+        return f"-part-{self._parts + 1}"
+
+    def write(self) -> None:
+        """Write what was fitted since the last part, where that is due."""
+        if not self._keeper.is_due:
+            return
+        fits = self.done[self._written :]
+        tensors = {name: self.new[name] for fit in fits for name in fit.tensors}
+        numbers = {"what": self._what, "begin": self._written, "fits": [asdict(fit) for fit in fits]}
+        self._keeper.write(1, (tensors, numbers), self._part())
+        self._parts, self._written = self._parts + 1, len(self.done)
 
 
 def _fitted(slim: Program, task: FitTask, what: tuple[Sums, Sums, bool], new: dict[str, Tensor]) -> Refitted:
     """Choose the best fit, and store its tensors in `new`."""
     (sums, held, ridge), tensors = what, slim.tensors()
-    there = OnDevice(tensors)
+    there = OnDevice(tensors) if sums.xy.device == compute_device() else tensors
     now = Fit(*task.map.read(there))
     fit, after, before = best(sums, held, now, ridge)
     for weight_name in task.map.weights:

@@ -25,6 +25,7 @@ from fxprune.ir.interpreter import Recorder
 from fxprune.rules import is_written
 from fxprune.rules.aliasing import returns_alias
 from fxprune.storage.devices import on_device, to_device
+from fxprune.storage.kept_steps import Keeper, keeper
 
 
 @dataclass
@@ -59,6 +60,14 @@ class Observer(Protocol):
     def sums(self, left: frozenset[str]) -> Iterable[Tensor]:
         """Return the sums that are complete but for the batches of other processes, each once, to be added up in place."""
         return ()
+
+    def saved(self) -> dict[str, Tensor] | None:
+        """Return all that it has taken in between two segments, by name; None where a killed run can't go on from it."""
+        return None
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take in what `saved` returned in an earlier run, before any batch."""
+        return
 
 
 class _Recorder(Recorder):
@@ -157,19 +166,56 @@ class _Sweep:
         self.values, self.slopes = CrossingValues(), CrossingValues()
         self.left = frozenset[str]()  # parameters that segments still to be observed read
         self.draws = 0  # numbers that are differentiated for each batch
+        alone = self.backward and len(segments) > 1 and not self.shared
+        self.keeper = keeper("sweep") if alone else Keeper()
 
     def run(self) -> None:
-        """Run the segments in order, then all but the last one in reverse."""
+        """Run the segments in order, then all but the last one in reverse; of those that a killed run has done, none again."""
+        last = self._resumed()
         before: tuple[fx.Node, ...] = ()
-        for place, segment in enumerate(self.segments[:-1]):
+        for place, segment in enumerate(self.segments[: min(last, len(self.segments) - 1)]):
             self._each(segment, self._forward)
             self._end(self.segments[place + 1 :], not self.backward)
             before = self._dropped(segment, before) if not self.backward else ()
-        self._each(self.segments[-1], self._last)
-        self._end(self.segments[:-1] if self.backward else (), True)
-        for place in reversed(range(len(self.segments) - 1 if self.backward else 0)):
+        if last == len(self.segments) - 1:
+            self._each(self.segments[-1], self._last)
+            self._done(last if self.backward else 0)
+            last -= 1
+        for place in reversed(range(last + 1 if self.backward else 0)):
             self._each(self.segments[place], self._back)
-            self._end(self.segments[:place], True)
+            self._done(place)
+
+    def _done(self, place: int) -> None:
+        """End a segment on the way back, and keep what has been done where that is due."""
+        self._end(self.segments[:place], True)
+        states = [meter.saved() for meter in self.meters] if place and self.keeper.is_due else [None]
+        if None in states:
+            return
+        tensors = {
+            f"{i} {name}": value for i, state in enumerate(states) for name, value in (state or {}).items()
+        }
+        slopes = {
+            f"slope {number} {draw} {node.name}": value for ((number, draw), node), value in self.slopes.all()
+        }
+        numbers = {"place": place, "segments": len(self.segments), "draws": self.draws}
+        self.keeper.write(len(self.segments) - place, (tensors | slopes, numbers))
+
+    def _resumed(self) -> int:
+        """Return the place of the segment to begin the way back with, once what a killed run has kept of the later ones is taken in."""
+        whole = len(self.segments) - 1
+        tensors, numbers = self.keeper.read() or ({}, {})
+        if not tensors or numbers["segments"] != len(self.segments):
+            return whole
+        self.draws = numbers["draws"]
+        nodes = {node.name: node for segment in self.segments for node in segment.leaves}
+        for name, value in tensors.items():
+            if name.startswith("slope "):
+                _, number, draw, node = name.split(" ")
+                self.slopes.keep((int(number), int(draw)), {nodes[node]: value})
+        for i, meter in enumerate(self.meters):
+            own = {name: value for name, value in tensors.items() if name.startswith(f"{i} ")}
+            meter.restore({name.partition(" ")[2]: value for name, value in own.items()})
+        return int(numbers["place"]) - 1
 
     def _each(self, segment: Segment, what: Callable[[Segment, int, Batch], None]) -> None:
         self.left = self._unread(segment)
@@ -203,7 +249,8 @@ class _Sweep:
             if self.backward:
                 share = Calibration((batch,)).rows / self.data.rows
                 random = torch.Generator().manual_seed(self.objective.seed + number * _APART)
-                numbers = self.objective.values(outputs, batch, share, random)
+                there = {name: to_device(value) for name, value in batch.items()}
+                numbers = self.objective.values(outputs, there, share, random)
                 heads = [_head_of(each) for each in reversed(numbers)]
                 self.draws = len(heads)
         self._observe(segment, number, tap, self._slopes(segment, number, tap, given, heads))

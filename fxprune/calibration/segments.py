@@ -7,7 +7,7 @@ scratch files. Any place can be cut; a graph that overwrites values or draws ran
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -141,6 +141,11 @@ class CrossingValues:
     def of(self, batch: Hashable, nodes: Sequence[fx.Node]) -> dict[fx.Node, Any]:
         """Return the values of a batch at those of these nodes that have one."""
         return {node: self._values[batch, node][0] for node in nodes if (batch, node) in self._values}
+
+    def all(self) -> Iterator[tuple[tuple[Any, fx.Node], Any]]:
+        """Yield all values by (batch, node)."""
+        for key, (value, _) in self._values.items():
+            yield key, value
 
     def drop(self, batch: Hashable, nodes: Sequence[fx.Node]) -> None:
         """Let go of the values of a batch at these nodes."""

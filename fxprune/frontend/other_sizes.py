@@ -34,6 +34,9 @@ _ZERO_OR_ONE = re.compile(r"(!=|>=|>) [012]$")
 _FAR = 8
 """From how many times a size of the example on the memory is counted before a trial."""
 
+_FARTHEST = 1 << 20
+"""The largest size that is tried: the inputs themselves would take too much."""
+
 _NEAR = 33
 """How far from a size of the example those are searched at which a guard is broken."""
 
@@ -116,6 +119,8 @@ def _harmless(model: nn.Module | None, program: Program, frozen: tuple[tuple[str
     Where that would take too much memory, nobody has seen it: False.
     """
     point = dict(frozen)
+    if max(point.values()) > _FARTHEST:
+        return False
     args, kwargs = call_inputs(program, point)
     if _is_far(program, point) and not fits_in_memory(program, flatten_inputs(program, args, kwargs)):
         return False

@@ -30,6 +30,8 @@ class _Counting(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
+        if n.op == "get_attr":
+            return value  # weights are in memory already
         for leaf in pytree.tree_leaves(value):
             storage = leaf.untyped_storage() if isinstance(leaf, Tensor) else None
             if storage is not None and storage._cdata not in self.seen:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, fx
 
 from fxprune.calibration import Calibration
@@ -27,6 +28,7 @@ from fxprune.ir.tensors import tensor_bytes, update_digest
 from fxprune.pipeline.base import Outcome, Pass
 from fxprune.pipeline.context import Context
 from fxprune.rewrite.apply import apply
+from fxprune.storage.kept_steps import Content, keeping
 from fxprune.training.checkpoint_files import (
     Snapshot,
     newest_snapshot,
@@ -104,8 +106,47 @@ def run_or_resume(passes: Sequence[Pass], program: Program, context: Context) ->
     return outcome, time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class KeptSteps:
+    """Store of the steps of one pass (see `fxprune.storage.kept_steps`), as checkpoints in folders whose names begin with `folder`'s."""
+
+    folder: Path
+    digest: str
+
+    def read(self, name: str) -> Content | None:
+        """Return what an earlier run of the same pass on the same program and data wrote."""
+        path = newest_snapshot(self._place(name))
+        if path is None:
+            return None
+        try:
+            found = read_snapshot(path)
+        except UsageError:
+            return None
+        return (found.tensors, found.numbers) if found.numbers.get("digest") == self.digest else None
+
+    def write(self, name: str, step: int, content: Content) -> None:
+        """Write the steps that have been done, in place of what is there."""
+        tensors, numbers = content
+        snapshot = Snapshot(tensors, {**numbers, "step": step, "digest": self.digest})
+        with suppress(OSError, SafetensorError):  # without room for it the run goes on, too
+            write_snapshot(self._place(name), snapshot)
+
+    def _place(self, name: str) -> Path:
+        return self.folder.with_name(f"{self.folder.name}-{name}")
+
+
+def _steps(each: Pass, program: Program, context: Context) -> KeptSteps | None:
+    """Return where the steps of a pass are kept: those of a program on disk are long enough for that."""
+    given = context.checkpoints
+    if given is None or not program.is_mapped() or process_count() > 1:
+        return None
+    digest = _digest(each, program, context)
+    return KeptSteps(Path(given.folder) / f"steps-{context.step + 1}", digest) if digest else None
+
+
 def _run(each: Pass, program: Program, context: Context) -> Outcome:
-    with splitting() if each.splits and context.together else nullcontext():
+    together = splitting() if each.splits and context.together else nullcontext()
+    with together, keeping(_steps(each, program, context)):
         return each.run(program, context)
 
 
@@ -194,11 +235,12 @@ def _digest(each: Pass, program: Program, context: Context) -> str:
         if name in _PLAIN or value is None:
             found.update(f"{name} {value!r}".encode())
         elif name == "data" and isinstance(value, Calibration):
-            for batch in value.batches:
+            for batch in (*value.batches, {}, *value.held):
                 update_digest(found, batch)
         else:
             return ""
-    for each_program in (program, context.original or program):
+    found.update(f"device {context.device}".encode())
+    for each_program in dict.fromkeys((program, context.original or program)):
         found.update(repr([_node_text(node) for node in each_program.graph.nodes]).encode())
         update_digest(found, each_program.tensors())
     return found.hexdigest()

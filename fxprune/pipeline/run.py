@@ -12,6 +12,7 @@ from torch import nn
 
 from fxprune.calibration import Calibration
 from fxprune.calibration.memory import memory_need
+from fxprune.cost.run_time import duration_text, run_work, total_work
 from fxprune.errors import FxpruneError, PassError, UsageError
 from fxprune.ir import HasSummary, Program, Selection, Summary, quantity
 from fxprune.ir.edit import on_disk
@@ -199,7 +200,11 @@ def _tell_memory(program: Program, context: Context) -> None:
     data = context.data if isinstance(context.data, Calibration) else None
     need = memory_need(program, data)
     need.check()
-    context.observe(Progress("memory", f"the weights stay on disk: {need}"))
+    told = f"the weights stay on disk: {need}"
+    if context.device in ("", "cpu"):
+        spent = duration_text(total_work(run_work(program, data)).seconds())
+        told = f"{told}; scores by data and re-fits of all matrices take about {spent}"
+    context.observe(Progress("memory", told))
 
 
 def _led(context: Context, claims: list[Claim]) -> Selection | None:

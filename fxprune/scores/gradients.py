@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from fxprune.calibration.run import BatchRecord, Observer
 from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 from fxprune.storage import let_go
-from fxprune.storage.devices import on_device
+from fxprune.storage.devices import in_float64, on_device
 
 
 class GateObserver(Observer):
@@ -54,10 +54,28 @@ class GateObserver(Observer):
         if not left:
             yield from (*self.first.values(), *self.second.values())
 
+    def saved(self) -> dict[str, Tensor]:
+        """Return the sums, and what has come so far of units whose readers lie in several segments."""
+        number = {units: i for i, units in enumerate(self.asked)}
+        found = {f"first {i}": self.first[units] for units, i in number.items()}
+        found |= {f"second {i}": self.second[units] for units, i in number.items()}
+        begun = self._begun.items()
+        return found | {f"begun {number[units]} {batch} {draw}": gate for (units, batch, draw), gate in begun}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take in what `saved` returned."""
+        asked = list(self.asked)
+        for name, value in saved.items():
+            kind, *numbers = name.split(" ")
+            place, *which = map(int, numbers)
+            if kind == "begun":
+                self._begun[asked[place], which[0], which[1]] = value
+            else:
+                (self.first if kind == "first" else self.second)[asked[place]] = value
+
     def _gate_gradient(self, units: Units, member: Member, slope: Tensor) -> Tensor:
         weight = on_device(attribute(self.program.graph_module, member.name)).detach()
-        wide = torch.complex128 if weight.is_complex() else torch.float64
-        product = (weight.to(wide).conj() * slope.to(wide)).real
+        product = (in_float64(weight).conj() * in_float64(slope)).real
         let_go(weight)
         summed = units.total(product, self.flow.dims[self.nodes_of[member.name]])
         return summed if summed is not None else torch.zeros(units.count, dtype=torch.float64)

@@ -22,7 +22,7 @@ from fxprune.ir import attribute
 from fxprune.scores.base import Evidence, Worth, additive
 from fxprune.scores.gradients import GateObserver
 from fxprune.storage import let_go
-from fxprune.storage.devices import in_float64, on_device
+from fxprune.storage.devices import in_float64, on_device, summed_there
 
 ReaderColumns: TypeAlias = list[tuple[Matrix, Tensor]]
 
@@ -153,9 +153,35 @@ class _Elimination(MomentObserver):
         ]
         for units in ready:
             self.found[units] = _eliminated(self.evidence, units, self.read.pop(units), self.moments)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of matrices that no units wait for."""
         needed = {m.node.name for found in self.read.values() for m, _ in found}
         self.moments = {name: self.moments[name] for name in self.moments if name in needed}
         self.matrices = [matrix for matrix in self.matrices if matrix.node.name in needed]
+
+    def saved(self) -> dict[str, Tensor]:
+        """Return the results so far, and the moments of matrices whose units wait for others."""
+        found = {
+            f"{part} {units.axis.name}": getattr(worth, part)
+            for units, worth in self.found.items()
+            for part in ("order", "errors")
+        }
+        begun = {name: own for name, own in self.moments.items() if bool(own.rows)}
+        return found | {
+            f"{i} {name}": value for name, own in begun.items() for i, value in enumerate(own.sums())
+        }
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take in what `saved` returned."""
+        for units in [units for units in self.read if f"order {units.axis.name}" in saved]:
+            del self.read[units]
+            self.found[units] = Worth(*(saved[f"{part} {units.axis.name}"] for part in ("order", "errors")))
+        self._let_go()
+        for name in [name for name in self.moments if f"0 {name}" in saved]:
+            rows, *sums = (saved[f"{i} {name}"] for i in range(4))
+            self.moments[name] = Moments(rows, *map(summed_there, sums))
 
 
 def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> ReaderColumns:

@@ -28,6 +28,7 @@ from fxprune.ir.signature import required_outputs
 from fxprune.rewrite.apply import apply
 from fxprune.rewrite.bypass import bypass
 from fxprune.search.plans import SiteChoice, selection_of
+from fxprune.storage.devices import to_device
 
 _ROWS = 48
 """Approximate number of rows on which outputs are compared, and the least on which readers are re-fitted."""
@@ -109,7 +110,11 @@ class Probe:
         """Return the distance of a candidate's outputs from the original's by the objective, averaged over batches."""
         pairs = zip(self.compared, self.outputs, strict=True)
         gaps = [
-            self.objective.gap(output, _required(candidate, self.prefixes.run(candidate, batch)), batch)
+            self.objective.gap(
+                output,
+                _required(candidate, self.prefixes.run(candidate, batch)),
+                {name: to_device(value) for name, value in batch.items()},
+            )
             for batch, output in pairs
         ]
         return sum(gaps) / len(gaps)

@@ -22,8 +22,11 @@ from fxprune.storage.mapped import let_go
 KEPT_SHARE = 0.5
 """Share of a device's free memory that copies of weights may take."""
 
-UNKNOWN_MEMORY = 1 << 30
-"""Bytes that copies may take on a device that does not tell how much it has."""
+SUM_SHARE = 1 / 8
+"""Share of a device's free memory that second moments, or values that are kept, may take."""
+
+UNKNOWN_MEMORY = 1 << 31
+"""Bytes that are taken for free on a device that does not tell how much it has."""
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
 """Kinds of devices that have no float64: what needs it is computed on the CPU."""
@@ -54,7 +57,8 @@ class _Copies:
         return found
 
     def _keep(self, tensor: Tensor, found: Tensor) -> None:
-        self.kept[id(tensor)] = ref(tensor), _version(tensor), found
+        key = id(tensor)
+        self.kept[key] = ref(tensor, lambda _: self._forget(key)), _version(tensor), found
         self.size += found.nbytes
         while self.size > self.limit:
             self._forget(next(iter(self.kept)))
@@ -70,8 +74,8 @@ _current: ContextVar[_Copies | None] = ContextVar("device", default=None)
 @contextmanager
 def computing_on(device: torch.device | None) -> Iterator[None]:
     """In the block, run programs on calibration data on a device; None, or the CPU: where their weights are."""
-    away = device is not None and device.type != "cpu"
-    token = _current.set(_Copies(device, _room(device)) if device is not None and away else None)
+    there = None if device is None or device.type == "cpu" else torch.empty(0, device=device).device
+    token = _current.set(_Copies(there, int(KEPT_SHARE * _free(there))) if there else None)
     try:
         yield
     finally:
@@ -115,8 +119,21 @@ class OnDevice(Mapping[str, Any]):
 
 
 def in_float64(value: Tensor) -> Tensor:
-    """Return a tensor in float64: where it is, or on the CPU if its device has none."""
-    return (value.cpu() if value.device.type in WITHOUT_FLOAT64 else value).to(torch.float64)
+    """Return a tensor in float64, or complex128: where it is, or on the CPU if its device has neither."""
+    wide = torch.complex128 if value.is_complex() else torch.float64
+    return (value.cpu() if value.device.type in WITHOUT_FLOAT64 else value).to(wide)
+
+
+def summed_there(value: Tensor) -> Tensor:
+    """Return a sum in float64 where sums are: on the device of the block, or on the CPU if that has no float64."""
+    device = compute_device()
+    return value if device is None or device.type in WITHOUT_FLOAT64 else value.to(device)
+
+
+def device_limit(limit: int) -> int:
+    """Return a limit of bytes for sums or kept values: on the device of the block, at most SUM_SHARE of what is free there."""
+    device = compute_device()
+    return limit if device is None else min(limit, int(SUM_SHARE * _free(device)))
 
 
 def _version(tensor: Tensor) -> int:
@@ -124,7 +141,12 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _room(device: torch.device) -> int:
-    """Return the bytes that copies may take on a device."""
-    told = getattr(getattr(torch, device.type, None), "mem_get_info", None)
-    return int(KEPT_SHARE * told(device)[0]) if told else UNKNOWN_MEMORY
+def _free(device: torch.device) -> int:
+    """Return the bytes that can be allocated on a device: what its allocator holds unused counts; UNKNOWN_MEMORY where it does not tell."""
+    own: Any = getattr(torch, device.type, None)
+    if not hasattr(own, "mem_get_info"):
+        return UNKNOWN_MEMORY
+    held = (
+        own.memory_reserved(device) - own.memory_allocated(device) if hasattr(own, "memory_reserved") else 0
+    )
+    return int(own.mem_get_info(device)[0]) + int(held)

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from fxprune.storage.devices import OnDevice, compute_device, computing_on, in_float64, on_device, to_device
+from fxprune.storage.devices import (
+    OnDevice,
+    compute_device,
+    computing_on,
+    device_limit,
+    in_float64,
+    on_device,
+    to_device,
+)
 from support.two_processes import TESTS
 
 META = torch.device("meta")
@@ -29,7 +37,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("key", ["re-fits", "convolutions", "factors", "gradients", "norms"])
+@pytest.mark.parametrize("key", ["re-fits", "convolutions", "factors", "gradients", "a loss", "norms"])
 def test_what_is_computed_elsewhere_is_what_the_cpu_computes(key: str, told: dict[str, Any]) -> None:
     here, there = told[key]["here"], told[key]["there"]
     assert there["selection"] == here["selection"]
@@ -38,7 +46,14 @@ def test_what_is_computed_elsewhere_is_what_the_cpu_computes(key: str, told: dic
     assert (there["devices"], there["proven"]) == (["cpu"], True)
 
 
-@pytest.mark.parametrize("key", ["re-fits", "convolutions", "factors", "gradients", "norms"])
+@pytest.mark.parametrize("key", ["re-fits", "convolutions", "factors", "gradients", "a loss", "norms"])
+def test_a_device_without_float64_gets_none(key: str, told: dict[str, Any]) -> None:
+    assert told[key]["narrow"]["selection"] == told[key]["here"]["selection"]
+    assert told[key]["narrow"]["weights"] == pytest.approx(told[key]["here"]["weights"], rel=1e-5)
+    assert told[key]["wide"] == 0
+
+
+@pytest.mark.parametrize("key", ["re-fits", "convolutions", "factors", "gradients", "a loss", "norms"])
 def test_operators_ran_on_the_second_device(key: str, told: dict[str, Any]) -> None:
     assert told[key]["operators"] > 500
 
@@ -55,8 +70,25 @@ def test_a_copy_is_kept_until_its_tensor_is_written_into() -> None:
     assert on_device(weight) is weight
 
 
+def test_a_copy_goes_with_its_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.storage.devices.UNKNOWN_MEMORY", 64)
+    with computing_on(META):
+        kept = torch.ones(4)
+        first = on_device(kept)
+        for _ in range(3):
+            on_device(torch.ones(4))
+        assert on_device(kept) is first
+
+
+def test_limits_are_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.storage.devices.UNKNOWN_MEMORY", 800)
+    assert device_limit(10**6) == 10**6
+    with computing_on(META):
+        assert (device_limit(10**6), device_limit(7)) == (100, 7)
+
+
 def test_copies_that_were_used_least_recently_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxprune.storage.devices.UNKNOWN_MEMORY", 32)
+    monkeypatch.setattr("fxprune.storage.devices.UNKNOWN_MEMORY", 64)
     one, two, three, large = torch.ones(4), torch.ones(4), torch.ones(4), torch.ones(40)
     with computing_on(META):
         first, second = on_device(one), on_device(two)

@@ -21,6 +21,9 @@ _COPIES = {"aten::_to_copy", "aten::copy_"}
 _INDEXES = {"aten::index.Tensor", "aten::index_put_", "aten::index_put"}
 """Operators that take indices on the CPU beside a tensor of any device, as CUDA's do."""
 
+_WIDE: Counter[str] = Counter()
+"""How often each operator got float64 on the device."""
+
 _RAN: Counter[str] = Counter()
 """How often each operator ran on the device."""
 
@@ -46,6 +49,11 @@ class FakeTensor(Tensor):
     ) -> Any:
         """Run an operator on what is wrapped."""
         return run(op, *args, **(kwargs or {}))
+
+
+def wide_operators() -> int:
+    """Return how many of them got float64."""
+    return _WIDE.total()
 
 
 def wrapped(held: Tensor) -> Tensor:
@@ -79,6 +87,11 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         return torch.device("cpu") if isinstance(value, torch.device) else value
 
     _RAN[op.name()] += 1
+    if any(
+        isinstance(each, FakeTensor) and each.dtype == torch.float64
+        for each in pytree.tree_leaves((args, kwargs))
+    ):
+        _WIDE[op.name()] += 1
     own_args, own_kwargs = pytree.tree_map(bare, (args, kwargs))
     found = op(*own_args, **own_kwargs)
     asked = kwargs.get("device")

@@ -166,7 +166,7 @@ def check_training_options(options: argparse.Namespace, steps: Pipeline) -> bool
         )
     for option in ("run", "restart"):
         value = getattr(options, option)
-        if value and not trains:
+        if value and not (trains or options.calibration):
             told = f"--{option}" if value is True else f"--{option} {value}"
             raise UsageError(
                 f"{told} is for passes that train, and {str(steps)!r} has none: give --recover 10min"

@@ -17,6 +17,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from fxprune.cost.run_time import duration_text
 from fxprune.pipeline import Progress as PipelineProgress
 from fxprune.tools.reports.report import Grid
 
@@ -146,7 +147,7 @@ class Steps:
 
     def at(self, done: int, total: int, left: float, text: str = "", percent: bool = False) -> None:
         """Show that so many are done, and the estimated seconds that are left (NaN: not known), behind `text`."""
-        text = text.removesuffix(", ") if math.isnan(left) else f"{text}{_duration(left)} left"
+        text = text.removesuffix(", ") if math.isnan(left) else f"{text}{duration_text(left)} left"
         count = f"{done}%" if percent else f"{done} of {total}"
         self.bar.update(self.task, completed=done, total=total, count=count, left=text)
         now = time.perf_counter()
@@ -174,11 +175,3 @@ class Steps:
         self.done = done
         here = time.perf_counter() - self.start
         self.at(done, total, (total - done) * here / (done - self.first), text)
-
-
-def _duration(seconds: float) -> str:
-    """Return seconds as text: `1 h 05 min`, `12 min`, `40 s`."""
-    minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{minutes} min" if minutes else f"{round(seconds)} s"

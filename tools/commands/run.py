@@ -96,6 +96,8 @@ def run_command(options: argparse.Namespace) -> int:
     check_data_options(options)
     trains = check_training_options(options, steps)
 
+    kept: list[Path] = []
+
     def decide(program: Program, loaded: Loaded, stages: Stages) -> Result:
         data = read_calibration_option(options, program, loaded)
         context = Context(
@@ -106,19 +108,23 @@ def run_command(options: argparse.Namespace) -> int:
             metric=own_metric(options.metric) if options.metric else None,
             together=process_count() > 1,
         )
-        return _trained(options, steps, program, context) if trains else steps.run(program, context)
+        long = program.is_mapped() and data is not None and process_count() == 1
+        if not (trains or long):
+            return steps.run(program, context)
+        kept.append(run_folder(options))
+        return _resumable(options, steps, program, context)
 
     def points(program: Program) -> list[Point]:
         return budget_points(steps, program, settings(options))
 
     code = _deliver(options, _job(options, str(steps), decide, points))
-    if trains and is_first_process():
-        remove_checkpoints(run_folder(options), record=True)  # the results are written
+    for folder in kept if is_first_process() else ():
+        remove_checkpoints(folder, record=True)  # the results are written
     return code
 
 
-def _trained(options: argparse.Namespace, steps: Pipeline, program: Program, context: Context) -> Result:
-    """Run a pipeline that trains, its checkpoints in the folder of the run."""
+def _resumable(options: argparse.Namespace, steps: Pipeline, program: Program, context: Context) -> Result:
+    """Run a pipeline that trains, or is long since the program lies on disk, its checkpoints in the folder of the run."""
     own = kept_run(*run_of(options)) if is_first_process() else contextlib.nullcontext()
     with own:
         return steps.run(

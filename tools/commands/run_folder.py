@@ -17,7 +17,7 @@ FILE = "run.json"
 _FORMAT = "fxprune.checkpoints/1"
 _WAY_OUT = "--restart begins anew there, --run names another folder"
 
-_KINDS = ("teacher", "student*", "pass-*", "recover-*")
+_KINDS = ("teacher", "student*", "pass-*", "steps-*", "recover-*")
 """Patterns of the folders of checkpoints."""
 
 

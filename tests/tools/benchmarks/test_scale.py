@@ -6,7 +6,7 @@ import pytest
 
 from fxprune.tools.benchmarks.scale import checkpoints
 from fxprune.tools.benchmarks.scale.checkpoints import LlamaShape, made_checkpoint
-from fxprune.tools.benchmarks.scale.measure import pruned
+from fxprune.tools.benchmarks.scale.measure import predicted_run, pruned
 from fxprune.tools.benchmarks.scale.page import render_scale
 
 pytest.importorskip("transformers")
@@ -27,3 +27,18 @@ def test_a_small_shape_is_pruned_from_disk(tmp_path: Path, monkeypatch: pytest.M
     machine = {"python": "3", "processor": "x", "packages": {"torch": "2"}}
     page = render_scale([record | found | {"machine": machine}])
     assert "| 6 layers | 0.00 GB | `slim(params=0.8)` | 8 × 16 | 20GB |" in page
+
+
+def test_a_shape_is_predicted_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(checkpoints.SHAPES, "7B", LlamaShape(8, 512, 1024, 8, 2, 100))
+    monkeypatch.setattr("fxprune.tools.benchmarks.scale.measure.SEGMENT_BYTES", 10_000_000)
+    found = predicted_run("7B", (8, 16))
+    assert found["weights"] == pytest.approx(4 * 8 * (512 * 512 * 2.5 + 3 * 512 * 1024), rel=0.05)
+    assert sum(weights for _, weights, _ in found["segments"]) == pytest.approx(found["weights"], rel=0.01)
+    assert found["time"] == pytest.approx(sum(seconds for *_, seconds in found["segments"]))
+    assert found["memory"] > 100e6
+    record = {"shape": "7B", "rows": (8, 16), "memory": "6GB", "pipeline": ""}
+    machine = {"python": "3", "processor": "x", "packages": {"torch": "2"}}
+    page = render_scale([record | found | {"machine": machine}])
+    assert "## 7B: predicted" in page
+    assert "Scores and re-fits on 8 × 16 tokens would take about" in page

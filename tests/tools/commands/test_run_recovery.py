@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fxprune.calibration import repair
 from fxprune.tools.commands import run
 from fxprune.tools.commands.main import main
 
@@ -182,3 +184,28 @@ def test_results_are_written_where_the_metric_fails_on_them(
         "| fails_later | 1 | none | py:support.recovering:fails_later could not be called"
         in (out / "report.md").read_text()
     )
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_run_from_disk_goes_on_and_leaves_no_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxprune.storage.limits.COPIES", 10**12)
+    monkeypatch.setattr("fxprune.storage.scratch.SMALLEST_FILE", 1)
+    monkeypatch.setattr("fxprune.storage.kept_steps.SECONDS", 0.0)
+    out, kept = tmp_path / "out", tmp_path / "out.run"
+    given = ["run", *GIVEN, "-p", "slim(params=0.7)", "-o", str(out)]
+    plain, calls = repair._fitted, list[str]()
+
+    def fitted(slim: Any, task: Any, *more: Any) -> Any:
+        if kept.is_dir() and len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(task.map.weights[0])
+        return plain(slim, task, *more)
+
+    monkeypatch.setattr(repair, "_fitted", fitted)
+    assert main(given) == 130
+    assert len(list(kept.glob("steps-1-refit-*/step-1"))) == 3
+    calls.extend(["resumed"] * 10)
+    assert main(given) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

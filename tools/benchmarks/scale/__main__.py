@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from fxprune.tools.benchmarks.scale.checkpoints import SHAPES, made_checkpoint
-from fxprune.tools.benchmarks.scale.measure import pruned
+from fxprune.tools.benchmarks.scale.measure import predicted_run, pruned
 from fxprune.tools.benchmarks.scale.page import render_scale
 from fxprune.tools.benchmarks.speed import read_figures
 from fxprune.tools.commands.console import progress
@@ -22,7 +23,7 @@ from fxprune.tools.reports import report
 _RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
 
 #: shape: (calibration rows, tokens of a row)
-CALIBRATION_ROWS = {name: (64, 128) if name == "1.1B" else (16, 128) for name in SHAPES}
+CALIBRATION_ROWS = {name: (64, 128) if name.endswith("B") else (16, 128) for name in SHAPES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("shapes", nargs="*", help=f"of {', '.join(SHAPES)}")
     add("--folder", type=Path, default=Path("out/checkpoints"), help="where checkpoints are made")
+    add(
+        "--predict",
+        action="store_true",
+        help="capture and plan on the meta device, and say what the run would take",
+    )
     add("--memory", default="6GB", help="what a run may use (6GB)")
     add("--pipeline", default="slim(params=0.8)", help="what is run (slim(params=0.8))")
     add("--records", type=Path, default=_RESULTS / "scale.jsonl", help="where figures are kept")
@@ -41,16 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no shape {min(unknown)!r}: {', '.join(SHAPES)}")
     spawn = multiprocessing.get_context("spawn")
     for name in options.shapes:
-        with ProcessPoolExecutor(1, spawn) as pool:
-            made = pool.submit(made_checkpoint, name, options.folder).result()
-        with ProcessPoolExecutor(1, spawn) as pool:
-            data = (*CALIBRATION_ROWS[name], SHAPES[name].tokens)
-            found = pool.submit(pruned, made, options.pipeline, data, options.memory).result()
+        if options.predict:
+            with ProcessPoolExecutor(1, spawn) as pool:
+                found = pool.submit(predicted_run, name, CALIBRATION_ROWS[name]).result()
+        else:
+            found = _run(name, options)
         record = {
             "shape": name,
             "rows": CALIBRATION_ROWS[name],
             "memory": options.memory,
-            "pipeline": options.pipeline,
+            "pipeline": "" if options.predict else options.pipeline,
         }
         with options.records.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(record | found | {'machine': report.machine()})}\n")
@@ -58,6 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.write_text(render_scale(read_figures(options.records)), encoding="utf-8")
     progress().print(f"wrote {options.output}", markup=False)
     return 0
+
+
+def _run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Make the checkpoint of a shape where it is missing, and prune it; each in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as pool:
+        made = pool.submit(made_checkpoint, name, options.folder).result()
+    with ProcessPoolExecutor(1, spawn) as pool:
+        data = (*CALIBRATION_ROWS[name], SHAPES[name].tokens)
+        return pool.submit(pruned, made, options.pipeline, data, options.memory).result()
 
 
 if __name__ == "__main__":

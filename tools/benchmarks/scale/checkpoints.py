@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -31,6 +32,7 @@ class LlamaShape:
 
 #: name: shape
 SHAPES: dict[str, LlamaShape] = {
+    "7B": LlamaShape(32, 4096, 11008, 32, 32, 32000),
     "1.1B": LlamaShape(22, 2048, 5632, 32, 4, 32000),
     **{f"{layers} layers": LlamaShape(layers, 768, 2048, 12, 4, 8000) for layers in (6, 12, 24, 48)},
 }
@@ -41,6 +43,24 @@ def made_checkpoint(name: str, folder: Path) -> Path:
     made = folder / name.replace(" ", "-")
     if (made / "model.safetensors.index.json").exists():
         return made
+    made.mkdir(parents=True, exist_ok=True)
+    model, shape = meta_model(name), SHAPES[name]
+    with quiet_libraries():
+        model.config.save_pretrained(made)
+    index: dict[str, str] = {}
+    total = 0
+    for place, shard in enumerate(_shards(model.state_dict())):
+        file = f"model-{place + 1:05d}.safetensors"
+        save_file(shard, made / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(shard, file)
+        total += sum(value.nbytes for value in shard.values())
+    told = {"metadata": {"total_size": total, "shape": asdict(shape)}, "weight_map": index}
+    (made / "model.safetensors.index.json").write_text(json.dumps(told), encoding="utf-8")
+    return made
+
+
+def meta_model(name: str) -> Any:
+    """Return a model of a shape on the meta device: it has sizes, and no weights."""
     transformers, shape = import_transformers(), SHAPES[name]
     config = transformers.LlamaConfig(
         hidden_size=shape.width,
@@ -53,20 +73,8 @@ def made_checkpoint(name: str, folder: Path) -> Path:
         architectures=["LlamaForCausalLM"],
         dtype="float32",
     )
-    made.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"), quiet_libraries():
-        model = transformers.LlamaForCausalLM(config)
-        config.save_pretrained(made)
-    index: dict[str, str] = {}
-    total = 0
-    for place, shard in enumerate(_shards(model.state_dict())):
-        file = f"model-{place + 1:05d}.safetensors"
-        save_file(shard, made / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(shard, file)
-        total += sum(value.nbytes for value in shard.values())
-    told = {"metadata": {"total_size": total, "shape": asdict(shape)}, "weight_map": index}
-    (made / "model.safetensors.index.json").write_text(json.dumps(told), encoding="utf-8")
-    return made
+        return transformers.LlamaForCausalLM(config).eval()
 
 
 def _shards(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -12,10 +12,18 @@ from typing import Any
 
 import torch
 
+import fxprune
+from fxprune.calibration import Calibration
+from fxprune.calibration.memory import memory_need
+from fxprune.calibration.segments import SEGMENT_BYTES
+from fxprune.cost.run_time import run_work, total_work
+from fxprune.ir import Selection
 from fxprune.passes import parse_pipeline
 from fxprune.pipeline import Context, Progress
+from fxprune.rewrite.shrink import kept_masks
 from fxprune.storage.limits import limited, parse_bytes, used_memory
 from fxprune.storage.shards import save_sharded
+from fxprune.tools.benchmarks.scale.checkpoints import meta_model
 from fxprune.tools.commands.console import progress
 from fxprune.tools.inputs import models
 
@@ -52,6 +60,32 @@ def pruned(checkpoint: Path, pipeline: str, data: tuple[int, int, int], memory: 
         "left": result.program.parameter_count() / program.parameter_count(),
         "proof": proof.status,
         "relative": proof.relative,
+    }
+
+
+def predicted_run(shape: str, data: tuple[int, int]) -> dict[str, Any]:
+    """Return the seconds of capture and of a plan of a shape on the meta device, and what a run from disk would take, by segment.
+
+    `data` are the calibration rows and the tokens of a row.
+    """
+    ids = torch.ones(2, 13, dtype=torch.int64, device="meta")
+    model, start = meta_model(shape), time.perf_counter()
+    program = fxprune.capture(model, kwargs={"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    captured = time.perf_counter()
+    analysis = fxprune.analyze(program)
+    kept_masks(analysis, Selection({a.name: range(0, a.size, 2) for a in analysis.axes if a.exact}))
+    planned = time.perf_counter()
+    rows = data[0] * data[1] / ids.numel()
+    batch = {node.name: ids.new_ones(_ROWS_A_BATCH, data[1]) for node in program.placeholders()}
+    need = memory_need(program, Calibration((batch,) * (data[0] // _ROWS_A_BATCH)), SEGMENT_BYTES)
+    parts = run_work(program, None, SEGMENT_BYTES, rows)
+    return {
+        "seconds": {"capture": captured - start, "plan": planned - captured},
+        "weights": program.parameter_bytes(),
+        "memory": need.memory,
+        "disk": need.disk,
+        "time": total_work(parts).seconds(),
+        "segments": [(each.first, each.weights, each.work.seconds()) for each in parts],
     }
 
 

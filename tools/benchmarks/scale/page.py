@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+from fxprune.calibration.memory import bytes_text
+from fxprune.cost.run_time import duration_text
 from fxprune.tools.benchmarks.scale.checkpoints import SHAPES
 from fxprune.tools.reports.report import Grid, markdown_table, where
 
@@ -31,13 +34,35 @@ _COLUMNS = (
 )
 
 
+_SEGMENTS = ("segments from", "number", "weights of each", "time of each")
+
+
 def render_scale(records: list[dict[str, Any]]) -> str:
     """The Markdown page: the last run of each shape."""
     last = {(record["shape"], record["pipeline"]): record for record in records}
     order = list(SHAPES)
-    rows = tuple(_line(each) for each in sorted(last.values(), key=lambda each: order.index(each["shape"])))
-    table = markdown_table(Grid("scale", _COLUMNS, rows, numbers=8))
-    return "\n\n".join([_HEAD, table, where({"machine": records[-1]["machine"]})]) + "\n"
+    chosen = sorted(last.values(), key=lambda each: order.index(each["shape"]))
+    runs = tuple(_line(each) for each in chosen if each["pipeline"])
+    parts = [_HEAD, markdown_table(Grid("scale", _COLUMNS, runs, numbers=8))]
+    parts += [_prediction(each) for each in chosen if not each["pipeline"]]
+    return "\n\n".join([*parts, where({"machine": records[-1]["machine"]})]) + "\n"
+
+
+def _prediction(record: dict[str, Any]) -> str:
+    """What was predicted for a shape on the meta device: a sentence, and a table of its segments, equal neighbours as one row."""
+    seconds, (rows, length) = record["seconds"], record["rows"]
+    told = (
+        f"## {record['shape']}: predicted\n\nOn the meta device, of {record['weights'] / 1e9:.1f} GB of weights: capture"
+        f" {seconds['capture']:.1f} s, analysis and a plan {seconds['plan']:.1f} s. Scores and re-fits on {rows} × {length} tokens would"
+        f" take about {bytes_text(record['memory'])} of memory, {bytes_text(record['disk'])} of temporary files and"
+        f" {duration_text(record['time'])} on this machine."
+    )
+    alike = itertools.groupby(record["segments"], key=lambda each: (each[1], f"{each[2]:.0f}"))
+    lines = tuple(
+        (first[0], str(1 + len(more)), f"{first[1] / 1e9:.2f} GB", duration_text(first[2]))
+        for first, *more in (list(group) for _, group in alike)
+    )
+    return f"{told}\n\n{markdown_table(Grid('segments', _SEGMENTS, lines, numbers=3))}"
 
 
 def _line(record: dict[str, Any]) -> tuple[str, ...]:
