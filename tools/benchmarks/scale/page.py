@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from fxprune.calibration.memory import bytes_text
@@ -34,7 +33,7 @@ _COLUMNS = (
 )
 
 
-_SEGMENTS = ("segments from", "number", "weights of each", "time of each")
+_SEGMENTS = ("first of its kind begins at", "segments", "weights of each", "time of each")
 
 
 def render_scale(records: list[dict[str, Any]]) -> str:
@@ -49,7 +48,7 @@ def render_scale(records: list[dict[str, Any]]) -> str:
 
 
 def _prediction(record: dict[str, Any]) -> str:
-    """What was predicted for a shape on the meta device: a sentence, and a table of its segments, equal neighbours as one row."""
+    """What was predicted for a shape on the meta device: a sentence, and a table of its segments, equal ones as one row."""
     seconds, (rows, length) = record["seconds"], record["rows"]
     told = (
         f"## {record['shape']}: predicted\n\nOn the meta device, of {record['weights'] / 1e9:.1f} GB of weights: capture"
@@ -57,10 +56,12 @@ def _prediction(record: dict[str, Any]) -> str:
         f" take about {bytes_text(record['memory'])} of memory, {bytes_text(record['disk'])} of temporary files and"
         f" {duration_text(record['time'])} on this machine."
     )
-    alike = itertools.groupby(record["segments"], key=lambda each: (each[1], f"{each[2]:.0f}"))
+    kinds: dict[tuple[float, str], list[str]] = {}
+    for first, weights, spent in record["segments"]:
+        kinds.setdefault((weights, duration_text(spent)), []).append(first)
     lines = tuple(
-        (first[0], str(1 + len(more)), f"{first[1] / 1e9:.2f} GB", duration_text(first[2]))
-        for first, *more in (list(group) for _, group in alike)
+        (firsts[0], str(len(firsts)), f"{weights / 1e9:.2f} GB", spent)
+        for (weights, spent), firsts in kinds.items()
     )
     return f"{told}\n\n{markdown_table(Grid('segments', _SEGMENTS, lines, numbers=3))}"
 
