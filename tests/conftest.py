@@ -18,7 +18,7 @@ if os.environ.get("CI"):
 
 @pytest.fixture(scope="module", autouse=True)
 def _scanned_once() -> Iterator[None]:
-    """What a module's tests leave in caches is not scanned for cycles again: with thousands of graphs there a scan takes seconds."""
+    """Objects in caches are frozen after each module: a scan for cycles among thousands of graphs takes seconds."""
     yield
     gc.collect()
     gc.freeze()

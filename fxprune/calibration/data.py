@@ -135,8 +135,7 @@ def flatten_batch(program: Program, batch: Batch) -> list[Any]:
     """
     found: list[Any] = []
     for node, example in zip(program.placeholders(), program.flat_inputs(), strict=True):
-        value = batch.get(node.name, example)
-        value = to_device(value)
+        value = to_device(batch.get(node.name, example))
         found.append(value.clone() if isinstance(value, Tensor) and is_written(node) else value)
     return found
 

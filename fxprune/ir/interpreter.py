@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.storage import let_go
-from fxprune.storage.devices import compute_device, on_device, to_device
+from fxprune.storage.devices import compute_device, on_device
 
 
 class HasGraph(Protocol):
@@ -23,16 +23,11 @@ class HasGraph(Protocol):
 class PlacedInterpreter(fx.Interpreter):
     """Interpreter that computes on the device of the block (`fxprune.storage.devices`): weights are copied there when they are read.
 
-    Inputs are copied there, too, and tensors that the graph creates itself (`arange(…, device=cpu)`) are created there. Without `placed`,
-    all is where the program and its inputs are.
+    Its inputs lie there already (see `flatten_batch`), and tensors that the graph creates itself (`arange(…, device=cpu)`) are created
+    there. Without `placed`, all is where the program and its inputs are.
     """
 
     placed = True
-
-    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Return an input, on the device."""
-        found = super().placeholder(target, args, kwargs)
-        return to_device(found) if self.placed else found
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Return a tensor of the program, on the device."""

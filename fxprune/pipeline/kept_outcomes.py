@@ -58,15 +58,8 @@ class KeptOutcome:
 
     def read(self) -> Snapshot | None:
         """Return what an earlier run kept of the same pass on the same program and data."""
-        path = newest_snapshot(self.folder) if self.folder and self.digest else None
-        if path is None:
-            return None
-        try:
-            found = read_snapshot(path)
-        except UsageError:
-            return None
-        own = found.numbers.get("digest") == self.digest and found.numbers.keys() >= _NUMBERS
-        return found if own else None
+        found = _own_snapshot(self.folder, self.digest) if self.folder and self.digest else None
+        return found if found is not None and found.numbers.keys() >= _NUMBERS else None
 
     def write(self, snapshot: Snapshot | None) -> None:
         """Write an outcome, where there is one to be kept."""
@@ -74,6 +67,18 @@ class KeptOutcome:
             write_snapshot(
                 self.folder, Snapshot(snapshot.tensors, {**snapshot.numbers, "digest": self.digest})
             )
+
+
+def _own_snapshot(folder: Path, digest: str) -> Snapshot | None:
+    """Return the newest checkpoint of a folder; None where there is none, it can't be read, or it has another digest."""
+    path = newest_snapshot(folder)
+    if path is None:
+        return None
+    try:
+        found = read_snapshot(path)
+    except UsageError:
+        return None
+    return found if found.numbers.get("digest") == digest else None
 
 
 def run_or_resume(passes: Sequence[Pass], program: Program, context: Context) -> tuple[Outcome, float]:
@@ -115,14 +120,8 @@ class KeptSteps:
 
     def read(self, name: str) -> Content | None:
         """Return what an earlier run of the same pass on the same program and data wrote."""
-        path = newest_snapshot(self._place(name))
-        if path is None:
-            return None
-        try:
-            found = read_snapshot(path)
-        except UsageError:
-            return None
-        return (found.tensors, found.numbers) if found.numbers.get("digest") == self.digest else None
+        found = _own_snapshot(self._place(name), self.digest)
+        return None if found is None else (found.tensors, found.numbers)
 
     def write(self, name: str, step: int, content: Content) -> None:
         """Write the steps that have been done, in place of what is there."""

@@ -20,7 +20,7 @@ FEW = 4096
 
 
 class KilledError(BaseException):
-    """What ends a run in the middle."""
+    """Exception that ends a run in the middle."""
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ def own_memory():
     return int(status.split("RssAnon:")[1].split()[0]) << 10
 
 PLAN = parse_pipeline("ffn(ratio=0.5, score='magnitude')").passes[0].plan
-# What is imported on first use, and the buffers that matrix products of these widths keep.
+# Warm-up: modules imported on first use, and the buffers of matrix products of these widths.
 PLAN(models.load("hf:" + sys.argv[2]).capture(()))
 start = own_memory()
 program = models.load("hf:" + sys.argv[1]).capture(())

@@ -48,7 +48,7 @@ def render_scale(records: list[dict[str, Any]]) -> str:
 
 
 def _prediction(record: dict[str, Any]) -> str:
-    """What was predicted for a shape on the meta device: a sentence, and a table of its segments, equal ones as one row."""
+    """The prediction for a shape on the meta device: a sentence, and a table of its segments, equal ones as one row."""
     seconds, (rows, length) = record["seconds"], record["rows"]
     told = (
         f"## {record['shape']}: predicted\n\nOn the meta device, of {record['weights'] / 1e9:.1f} GB of weights: capture"
