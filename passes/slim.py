@@ -19,6 +19,7 @@ from fxprune.pipeline import EMPTY, Context, Measuring, Outcome, Pass, require
 from fxprune.rewrite.apply import apply
 from fxprune.scores import SCORES
 from fxprune.search.budget_search import Target, share_left
+from fxprune.search.cut_trials import check_picklable
 from fxprune.search.unit_plans import Planned, PlanRequest, plan
 
 
@@ -28,7 +29,7 @@ class Slim(Measuring):
 
     name: ClassVar[str] = "slim"
     splits: ClassVar[bool] = True
-    uses: ClassVar[tuple[str, ...]] = ("data", "loss", "settings", "point", "cache", "seed")
+    uses: ClassVar[tuple[str, ...]] = ("data", "loss", "settings", "point", "cache", "seed", "executor")
 
     latency: float = 0.0  #: the share of the measured time that may be left: 0.5 is twice as fast
     flops: float = 0.0  #: or of the operations
@@ -98,6 +99,7 @@ class Slim(Measuring):
             repair=self.repair,
             observe=context.say,
             takes=scope.takes,
+            executor=context.executor,
         )
         return plan(program, aim or self.target(program, context), request)
 
@@ -106,6 +108,7 @@ class Slim(Measuring):
 
     def check_data(self, program: Program, context: Context) -> None:
         check_repair(program, context.calibration(program), self.repair)
+        check_picklable(context.objective(self.distance), context.executor)
 
     def run(self, program: Program, context: Context = EMPTY) -> Outcome:
         context = context.checked(program)

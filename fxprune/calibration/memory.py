@@ -88,7 +88,9 @@ def memory_need(program: Program, data: Calibration | None, segment: int | None 
     analysis = analyze(program)
     found = matrices(program, analysis.flow)
     read = read_by_plan(analysis)
-    moments = {matrix.node: moment_bytes(matrix) for name, matrix in found.items() if name in read}
+    moments = {
+        matrix.node: moment_bytes(matrix, narrow=True) for name, matrix in found.items() if name in read
+    }
     segments = segments_of(program, segment_bytes(program) if segment is None else segment)
     limit = moments_limit(program) if len(segments) == 1 else sum(moments.values())
     largest = max(
@@ -124,10 +126,11 @@ def read_by_plan(analysis: Analysis) -> set[str]:
 
 
 def _equation_bytes(matrix: Matrix, read: bool) -> int:
-    """Return the bytes of the float64 matrices that a re-fit holds at a time, or removing the units that it reads."""
+    """Return the bytes of the matrices that a re-fit holds at a time, or removing the units that it reads: in float64, and in parts."""
     outputs, columns = matrix.sizes
     curvature = 3 * outputs**2 if read else 0
-    return int(8 * (8 * columns**2 + 6 * outputs * columns + curvature))
+    in_float32 = columns**2 + outputs * columns
+    return int(8 * (8 * columns**2 + 6 * outputs * columns + curvature) + 4 * in_float32)
 
 
 def _batch_scale(program: Program, data: Calibration | None) -> float:

@@ -217,7 +217,7 @@ def _refitted(
             if not shared:
                 again = place + 1 < len(tasks) and tasks[place + 1].map.reads_as(task.map)
                 # For this matrix and those behind it that read the same.
-                inputs = InputSums(again), InputSums()
+                inputs = InputSums(again, narrow=True), InputSums()
             sums, back = (Sums(each, known=shared) for each in inputs)
             for total, own, (_, split) in zip((sums, back), lanes, shares, strict=True):
                 for lane in own:

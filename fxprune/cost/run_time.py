@@ -1,7 +1,7 @@
 """Time of a run: the operations of scores, re-fits and proof, counted segment by segment, and the seconds that this machine takes for them.
 
-Counted is what grows with the model: products of activations and weights, second moments, and the equations of matrices in float64. Left
-out are the search for a plan and the reading of files.
+Counted is what grows with the model: products of activations and weights, second moments (in float32 but for held-back rows), and the
+equations of matrices in float64. Left out are the search for a plan and the reading of files.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from torch import Tensor, fx
 
 from fxprune.analysis import Matrix, analyze, matrices
 from fxprune.calibration import Calibration
-from fxprune.calibration.least_squares import RIDGES
+from fxprune.calibration.least_squares import RIDGES, SAMPLE
 from fxprune.calibration.memory import read_by_plan
+from fxprune.calibration.repair import HELD_BACK
 from fxprune.calibration.segments import Segment, segment_bytes, segments_of
 from fxprune.ir import Program, shape_of
 
 _FORWARDS = 6
 """Forward runs: one, one more for each segment's gradients, the cost of two for the gradients, and both programs while re-fitting."""
 
-_EIGEN = 27.0
-"""Operations of a symmetric eigendecomposition, as many times the cube of its size: 9, at a third of the speed of products."""
+_FITS = 5
+"""Products with the moments of a matrix: to solve for its best fit, and for the errors of that and of the weights as they are."""
 
-_ERRORS = 1 + len(RIDGES)
-"""Fits whose error is computed for each matrix."""
+SYMMETRIC = 10 / 16
+"""Share of the products of a value with itself that is computed."""
 
 _TRIAL = 1024
 """Size of the matrices whose product is timed."""
@@ -97,20 +98,23 @@ def _matrix_work(matrix: Matrix, scale: float, read: bool, known: bool) -> Work:
     """Return the work of one matrix; where its inputs are `known`, their moments and factors are there already."""
     outputs, columns = matrix.sizes
     rows = scale * math.prod(shape_of(matrix.node.meta["val"]) or ()) / outputs
-    moments = 2 * rows * columns * (outputs + (0 if known else columns))
-    factors = 0 if known else len(RIDGES) * columns**3 / 3
-    fits = 2 * columns**2 * outputs * (len(RIDGES) + _ERRORS)
-    scored = _scored(matrix, rows) if read else 0.0
-    return Work(_FORWARDS * 2 * rows * outputs * columns, moments + factors + fits + scored)
+    own = 0.0 if known else SYMMETRIC * columns
+    moments = 2 * rows * columns * (outputs + own)
+    factors = 0.0 if known else len(RIDGES) * columns**3 / 3
+    sampled = min(SAMPLE, outputs) * 2 * len(RIDGES)
+    fits = 2 * columns**2 * (_FITS * outputs + sampled)
+    scored = _scored(matrix, rows) if read else Work()
+    single = _FORWARDS * 2 * rows * outputs * columns + (1 - HELD_BACK) * moments
+    return Work(single, HELD_BACK * moments + factors + fits) + scored
 
 
-def _scored(matrix: Matrix, rows: float) -> float:
-    """Return the operations of removing, step by step, all units that a matrix reads (optimal brain surgeon)."""
+def _scored(matrix: Matrix, rows: float) -> Work:
+    """Return the work of removing, step by step, all units that a matrix reads (optimal brain surgeon)."""
     outputs, columns = matrix.sizes
-    moments = 2 * rows * (columns**2 + outputs**2)
-    roots = _EIGEN * outputs**3 + 2 * outputs**2 * columns
+    moments = 2 * rows * SYMMETRIC * (columns**2 + outputs**2)
+    curved = 2 * outputs**2 * columns
     inverse = 7 / 3 * columns**3
-    return moments + roots + inverse + 2 * columns**2 * (columns + outputs)
+    return Work(moments, curved + inverse + columns**2 * (2 / 3 * columns + 2 * outputs))
 
 
 def total_work(parts: Sequence[SegmentWork]) -> Work:

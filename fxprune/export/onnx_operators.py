@@ -9,6 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from fxprune.export.onnx_forms.decompositions import decompose
 
@@ -52,10 +54,11 @@ def quick_export() -> Iterator[None]:
 
     It reads the source of 480 functions for the table each time, half of the time of a small file; its clean-up lists all nodes of the
     graph for each node and each pattern of several results, half of the time of a file of 30 layers; and it traces the whole graph anew
-    for the few nodes that it decomposes (`onnx_forms.decompositions`), two thirds of what is left. What is written is the same, but for
-    sizes that are read off another value. Where a version of a library has other parts, it is left alone.
+    for the few nodes that it decomposes (`onnx_forms.decompositions`), two thirds of what is left; and it computes every value once more to
+    see which types are promoted, a fifth of the rest. What is written is the same, but for sizes that are read off another value. Where a
+    version of a library has other parts, it is left alone.
     """
-    with _forms_kept(), _matching_by_operator(), _decomposing_in_place():
+    with _forms_kept(), _matching_by_operator(), _decomposing_in_place(), _promoting_by_known_values():
         yield
 
 
@@ -131,6 +134,32 @@ def _decomposing_in_place() -> Iterator[None]:
         return exported if done else original(exported, registry)
 
     with patch.object(passes, "decompose_with_registry", decomposed):
+        yield
+
+
+@contextmanager
+def _promoting_by_known_values() -> Iterator[None]:
+    """Let the exporter take the values that nodes are known to have, where it promotes types; nodes that it changes are computed."""
+    types = _module("torch.onnx._internal.fx.passes.type_promotion")
+    kind, rule_of = (
+        getattr(types, "_TypePromotionInterpreter", None),
+        getattr(types, "get_type_promotion_rule", None),
+    )
+    if kind is None or rule_of is None:
+        yield
+        return
+    original = kind.run_node
+
+    def run_node(self: Any, node: fx.Node) -> Any:
+        if node.op != "call_function" or not isinstance(node.meta.get("val"), FakeTensor):
+            return original(self, node)
+        rule = rule_of(node, self.type_promotion_table)
+        if rule:
+            with self._set_current_node(node):
+                self._maybe_promote_node(node, rule)
+        return node.meta["val"]
+
+    with patch.object(kind, "run_node", run_node):
         yield
 
 

@@ -57,13 +57,13 @@ class Context:
 
     `data` are unlabelled batches, as a list or a DataLoader gives them (see `fxprune.calibration.data.check_calibration`), of which the
     first `rows` are held in memory (0: all); fits are judged on `held_back`, so many rows too (None: on some of the data). `loss` is what
-    is kept small on them (None: the distance to the model's own outputs). `evaluate` rates programs for a search over layers, on
-    `executor` where one is given. `task` is what is trained for by `recipe`, from `teacher` where there is one. Calibration, scores,
-    re-fits and training compute on `device` ("": where the weights are). `settings` and `point` are the runtime and the sizes that costs
-    are measured at, `cache` the file that remembers measurements (True: one in the user's cache folder). `seed` is that of all that
-    draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on, `lowering` is a row of
-    `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares outputs in a recovery, in place of
-    what fits them; `metric` rates a program that a recovery must not make worse (None: `evaluate`).
+    is kept small on them (None: the distance to the model's own outputs). `evaluate` rates programs for a search over layers; that, and
+    the trials of cuts for a plan, run on `executor` where one is given. `task` is what is trained for by `recipe`, from `teacher` where
+    there is one. Calibration, scores, re-fits and training compute on `device` ("": where the weights are). `settings` and `point` are
+    the runtime and the sizes that costs are measured at, `cache` the file that remembers measurements (True: one in the user's cache
+    folder). `seed` is that of all that draws; None leaves it to options and recipe. `checkpoints` lets training that was killed go on,
+    `lowering` is a row of `fxprune.gates.LOWERINGS` or "measured". `observe` is called with Progress. `distance` compares outputs in a
+    recovery, in place of what fits them; `metric` rates a program that a recovery must not make worse (None: `evaluate`).
     `together` says that all processes of this run (torchrun, `accelerate launch`) run the pipeline on the same data: passes that can then
     split the data between them.
     """

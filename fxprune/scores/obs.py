@@ -30,31 +30,43 @@ ReaderColumns: TypeAlias = list[tuple[Matrix, Tensor]]
 _DAMPING = 1e-2
 """Damping: this share of the mean of the input moments' diagonal is added to the diagonal."""
 
+COMPACT = 1 / 4
+"""Share of removed columns from which on they are left out: each step updates all that are there."""
+
 STEPS = 48
 """Approximate number of steps that remove all units of an axis; the readers are updated after each."""
 
 
 @dataclass
 class Reader:
-    """Matrix that reads the units: the inverse of its input moments, its weights, and the columns of each unit [units, n].
+    """Matrix that reads the units: the inverse of its input moments, its weights W [outputs, columns], the columns of each unit [units, n].
 
-    The weights [outputs, columns] are multiplied by the root of the second moment of the output gradients.
+    `curved` is S·W, with S the second moment of the output gradients (None: the identity). Columns of removed units are left out of all
+    once they are COMPACT of them.
     """
 
     inverse: Tensor
     weight: Tensor
     columns: Tensor
+    curved: Tensor = None  # type: ignore[assignment]  # the weights, where it is not given
+
+    def __post_init__(self) -> None:
+        self.curved = self.weight if self.curved is None else self.curved
+        self._left = torch.ones(len(self.inverse), dtype=torch.bool, device=self.inverse.device)
 
     def costs(self, units: Tensor) -> Tensor:
         """Return the cost of removing each unit alone, after the best re-fit of the rest."""
         columns = self.columns[units]
         if columns.shape[1] == 1:
             flat = columns[:, 0]
-            squares: Tensor = self.weight[:, flat].square().sum(0)
+            squares: Tensor = (self.weight[:, flat] * self.curved[:, flat]).sum(0)
             return squares / self.inverse[flat, flat]
         blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
-        parts = self.weight[:, columns].permute(1, 2, 0)  # units × columns × outputs
-        costs: Tensor = (torch.linalg.solve(blocks, parts) * parts).sum((1, 2))
+        # Units × columns × outputs.
+        parts, curved = (value[:, columns].permute(1, 2, 0) for value in (self.weight, self.curved))
+        # The trace of B⁻¹·P·Cᵀ: of few columns and many outputs, P·Cᵀ is small.
+        solved = torch.linalg.solve(blocks, parts @ curved.mT)
+        costs: Tensor = solved.diagonal(dim1=1, dim2=2).sum(1)
         return costs
 
     def remove(self, units: Tensor) -> float:
@@ -63,26 +75,44 @@ class Reader:
         read = torch.cat([self.weight[:, gone].t(), self.inverse[gone]], 1)
         solved = torch.linalg.solve(self.inverse[gone][:, gone], read)
         outputs = self.weight.shape[0]
-        cost = float((solved[:, :outputs] * self.weight[:, gone].t()).sum())
-        change = solved[:, outputs:]
-        self.weight = torch.addmm(self.weight, self.weight[:, gone], change, alpha=-1)
-        self.inverse = torch.addmm(self.inverse, self.inverse[:, gone], change, alpha=-1)
+        cost = float((solved[:, :outputs] * self.curved[:, gone].t()).sum())
+        self._update(gone, solved[:, outputs:])
+        self._left[gone] = False
+        if int(self._left.sum()) <= (1 - COMPACT) * len(self._left):
+            self._compact()
         return cost
+
+    def _update(self, gone: Tensor, change: Tensor) -> None:
+        flat = self.curved is self.weight
+        self.weight = torch.addmm(self.weight, self.weight[:, gone], change, alpha=-1)
+        self.curved = (
+            self.weight if flat else torch.addmm(self.curved, self.curved[:, gone], change, alpha=-1)
+        )
+        self.inverse = torch.addmm(self.inverse, self.inverse[:, gone], change, alpha=-1)
+
+    def _compact(self) -> None:
+        """Leave out the columns of removed units."""
+        places = self._left.cumsum(0) - 1
+        # Those of removed units are not asked for again.
+        self.columns = torch.where(self._left[self.columns], places[self.columns], 0)
+        self.inverse = self.inverse[self._left][:, self._left]
+        flat, self.weight = self.curved is self.weight, self.weight[:, self._left]
+        self.curved = self.weight if flat else self.curved[:, self._left]
+        self._left = self._left[self._left]
 
 
 def reader(matrix: Matrix, weight: Tensor, moments: Moments, columns: Tensor) -> Reader:
     """Return a reader for a parameter and its moments; these are centred where a bias makes up for the mean of the removed inputs."""
     spread = moments.spread(centred=bool(matrix.bias))
     rounding = 1e-10 * moments.spread(centred=False).diagonal().mean().clamp_min(1e-20)
-    damped = spread + _DAMPING * spread.diagonal().mean().maximum(rounding) * torch.eye(
-        len(spread), device=spread.device
-    )
+    ridge = _DAMPING * spread.diagonal().mean().maximum(rounding)
+    spread.diagonal().add_(ridge)
     wide = in_float64(matrix.read(weight)).to(spread.device)
-    values, vectors = torch.linalg.eigh(moments.slopes.to(wide).expand(len(wide), len(wide)))
-    root = vectors * values.clamp_min(0).sqrt()
     # cholesky_inverse is up to thirty times slower on the CPU.
-    inverse = torch.cholesky_solve(torch.eye(len(damped)).to(damped), torch.linalg.cholesky(damped))
-    return Reader(inverse, root.t() @ wide, columns.to(inverse.device))
+    inverse = torch.cholesky_solve(torch.eye(len(spread)).to(spread), torch.linalg.cholesky(spread))
+    slopes = moments.slopes.to(wide)
+    curved = slopes @ wide if slopes.dim() else torch.zeros_like(wide)
+    return Reader(inverse, wide, columns.to(inverse.device), curved)
 
 
 def elimination_order(readers: list[Reader], groups: int, size: int) -> tuple[Tensor, Tensor]:
@@ -126,7 +156,7 @@ def optimal_brain_surgeon(evidence: Evidence, asked: Sequence[Units]) -> dict[Un
     gates = GateObserver(evidence.analysis, [units for units in asked if not read[units]])
     waiting: list[Observer] = [gates] if gates.parameters else []
     reading = [units for units in asked if read[units]]
-    sizes = {units: sum(moment_bytes(m) for m, _ in read[units]) for units in reading}
+    sizes = {units: sum(moment_bytes(m, narrow=True) for m, _ in read[units]) for units in reading}
     grouped = [reading] if evidence.in_segments else pack_by_bytes(reading, sizes.__getitem__, limit)
     for group in grouped or [[]]:
         meter = _Elimination(evidence, {units: read[units] for units in group})
@@ -142,7 +172,9 @@ class _Elimination(MomentObserver):
     """Observer that scores units as soon as the moments of all matrices that read them are complete, and lets go of these."""
 
     def __init__(self, evidence: Evidence, read: Mapping[Units, ReaderColumns]) -> None:
-        super().__init__(list({m.node.name: m for found in read.values() for m, _ in found}.values()))
+        super().__init__(
+            list({m.node.name: m for found in read.values() for m, _ in found}.values()), narrow=True
+        )
         self.evidence, self.read = evidence, dict(read)
         self.found: dict[Units, Worth] = {}
 
@@ -181,7 +213,7 @@ class _Elimination(MomentObserver):
         self._let_go()
         for name in [name for name in self.moments if f"0 {name}" in saved]:
             rows, *sums = (saved[f"{i} {name}"] for i in range(4))
-            self.moments[name] = Moments(rows, *map(summed_there, sums))
+            self.moments[name] = Moments(True, (rows, *map(summed_there, sums)))
 
 
 def _readers(evidence: Evidence, known: dict[str, Matrix], units: Units) -> ReaderColumns:

@@ -8,33 +8,12 @@ the rest have the median ratio.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
-from torch import Tensor
-from torch.utils import _pytree as pytree
-
-from fxprune.analysis import Analysis
-from fxprune.calibration import Calibration, Objective
-from fxprune.calibration.data import run_batch, shortened
-from fxprune.calibration.memory import live_limit
-from fxprune.calibration.prefixes import Prefixes
-from fxprune.calibration.repair import repair
-from fxprune.ir import Program
-from fxprune.ir.signature import required_outputs
-from fxprune.rewrite.apply import apply
-from fxprune.rewrite.bypass import bypass
+from fxprune.search.cut_trials import CutTrial, RunTrials
 from fxprune.search.plans import SiteChoice, selection_of
-from fxprune.storage.devices import to_device
-
-_ROWS = 48
-"""Approximate number of rows on which outputs are compared, and the least on which readers are re-fitted."""
-
-NUMBERS = 1 << 24
-"""Approximate limit of output elements in all: a language model gives millions per row, and few rows suffice."""
 
 SHARE = 0.75
 """Share of a site's main axis that its probe keeps."""
@@ -52,72 +31,53 @@ UNLIKE = 3.0
 """A site is tried as well where its predicted error is so many times as large as the median of those that compute the same, or as small."""
 
 
-@dataclass
-class Probe:
-    """Trial of cuts, one site at a time; `how` names the repair that will follow."""
+def calibrated(
+    choices: Sequence[SiteChoice], branches: bool, run: RunTrials, observe: Callable[[str], None]
+) -> list[SiteChoice]:
+    """Return the choices with their errors scaled, and with `branches` also with the error without their branch."""
+    kinds = [_Alike(places, _spread(places), choices) for places in _alike(choices)]
+    tried = sorted(place for kind in kinds for place in kind.tried())
+    cuts = {place: cut for place in tried if (cut := _cut(choices[place])) is not None}
+    texts = [
+        f"probing {choices[place].site.main.name} ({i} of {len(cuts)})" for i, place in enumerate(cuts, 1)
+    ]
+    found = dict(
+        zip(cuts, _announced(run([trial for trial, _ in cuts.values()]), texts, observe), strict=True)
+    )
+    known = {place: _scale(found[place], cuts[place][1]) if place in cuts else UNKNOWN for place in tried}
+    scales = {place: scale for kind in kinds for place, scale in kind.scales(known).items()}
+    gone = _without_branches(choices, run, observe) if branches else {}
+    return [replace(choice, gone=gone.get(i), scale=scales[i]) for i, choice in enumerate(choices)]
 
-    analysis: Analysis
-    data: Calibration
-    objective: Objective
-    how: str
-    observe: Callable[[str], None]
 
-    def __post_init__(self) -> None:
-        first = self.data.batches[0]
-        numbers = sum(map(math.prod, _sizes(_run(self.analysis.program, first))))
-        a_row = numbers / Calibration((first,)).rows
-        few = min(_ROWS, NUMBERS / max(1.0, a_row))
-        self.few, program = _few(self.data, few), self.analysis.program
-        each = max(1, round(few / len(self.few.batches)))
-        self.compared = [shortened(program, batch, each) for batch in self.few.batches]
-        kept = (*self.compared, *self.few.batches)
-        self.prefixes = Prefixes(program, kept, live_limit(program))
-        self.outputs = [_required(program, self.prefixes.run(program, batch)) for batch in self.compared]
+def _without_branches(
+    choices: Sequence[SiteChoice], run: RunTrials, observe: Callable[[str], None]
+) -> dict[int, float | None]:
+    """Return the error without the branch of each site that has one, by place."""
+    places = [i for i, choice in enumerate(choices) if choice.site.branch]
+    trials = [CutTrial(branch=choices[i].site.branch) for i in places]
+    texts = [f"probing the branch of {choices[i].site.main.name}" for i in places]
+    return dict(zip(places, _announced(run(trials), texts, observe), strict=True))
 
-    def calibrated(self, choices: Sequence[SiteChoice], branches: bool) -> list[SiteChoice]:
-        """Return the choices with their errors scaled, and with `branches` also with the error without their branch."""
-        kinds = [_Alike(places, _spread(places), choices) for places in _alike(choices)]
-        tried = sorted(place for kind in kinds for place in kind.tried())
-        known: dict[int, float] = {}
-        for i, place in enumerate(tried):
-            self.observe(f"probing {choices[place].site.main.name} ({i + 1} of {len(tried)})")
-            known[place] = self._scale(choices[place])
-        scales = {place: scale for kind in kinds for place, scale in kind.scales(known).items()}
-        gone = [self._gone(choice) if branches else None for choice in choices]
-        return [replace(choice, gone=gone[i], scale=scales[i]) for i, choice in enumerate(choices)]
 
-    def _gone(self, choice: SiteChoice) -> float | None:
-        """Return the error without the branch of a site; None where it has none."""
-        if not choice.site.branch:
-            return None
-        self.observe(f"probing the branch of {choice.site.main.name}")
-        return self.gap(bypass(self.analysis.program, [choice.site.branch]))
+def _announced(
+    gaps: Iterator[float | None], texts: Sequence[str], observe: Callable[[str], None]
+) -> Iterator[float | None]:
+    """Yield the gaps, each announced before it is waited for."""
+    for text in texts:
+        observe(text)
+        yield next(gaps)
 
-    def _scale(self, choice: SiteChoice) -> float:
-        option = choice.near(SHARE)
-        chosen = selection_of([choice], [option])
-        if not len(chosen) or not option.error > 0:
-            return UNKNOWN
-        slim = apply(self.analysis.program, chosen)
-        if slim.free_outputs and _sizes(_run(slim, self.compared[0])) != _sizes(self.outputs[0]):
-            return UNKNOWN  # an output that shrinks itself can't be compared
-        how = "none" if self.how.partition("+")[0] == "none" or len(self.few.batches) < 2 else "readers"
-        done = repair(self.analysis.program, slim, chosen, self.few, how, prefixes=self.prefixes)
-        found = self.gap(done.program)
-        return min(max(found / option.error, 1 / TRUST), TRUST)
 
-    def gap(self, candidate: Program) -> float:
-        """Return the distance of a candidate's outputs from the original's by the objective, averaged over batches."""
-        pairs = zip(self.compared, self.outputs, strict=True)
-        gaps = [
-            self.objective.gap(
-                output,
-                _required(candidate, self.prefixes.run(candidate, batch)),
-                {name: to_device(value) for name, value in batch.items()},
-            )
-            for batch, output in pairs
-        ]
-        return sum(gaps) / len(gaps)
+def _cut(choice: SiteChoice) -> tuple[CutTrial, float] | None:
+    """Return the trial of a site's cut, and the error that its scores predict; None where nothing would be cut, or at no error."""
+    option = choice.near(SHARE)
+    chosen = selection_of([choice], [option])
+    return (CutTrial(chosen.to_json()), option.error) if len(chosen) and option.error > 0 else None
+
+
+def _scale(found: float | None, predicted: float) -> float:
+    return UNKNOWN if found is None else min(max(found / predicted, 1 / TRUST), TRUST)
 
 
 def _alike(choices: Sequence[SiteChoice]) -> list[list[int]]:
@@ -155,22 +115,3 @@ class _Alike:
         seen = [known[place] for place in self.sample if known[place] != UNKNOWN] or [UNKNOWN]
         typical = median(seen)
         return {place: known.get(place, typical) for place in self.places}
-
-
-def _sizes(outputs: Any) -> list[tuple[int, ...]]:
-    return [tuple(value.shape) for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
-
-
-def _few(data: Calibration, rows: float) -> Calibration:
-    """Return batches spread over the data, of about so many rows in all, but more than one where there are more."""
-    count = max(2, round(rows * len(data.batches) / max(1, data.rows)))
-    step = max(1, len(data.batches) // count)
-    return Calibration(data.batches[::step][:count])
-
-
-def _run(program: Program, batch: dict[str, Tensor]) -> Any:
-    return _required(program, run_batch(program, batch))
-
-
-def _required(program: Program, results: Any) -> Any:
-    return tuple(required_outputs(program, pytree.tree_leaves(results))) if program.spare else results

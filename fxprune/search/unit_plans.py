@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from fxprune.rewrite.apply import apply
 from fxprune.scores import SCORES, Evidence, Worth
 from fxprune.scores.base import share_order
 from fxprune.search.budget_search import Draft, Target, search_budget
+from fxprune.search.cut_trials import running_trials, trial_setting
 from fxprune.search.plans import (
     Option,
     SiteChoice,
@@ -32,7 +34,7 @@ from fxprune.search.plans import (
     same_share,
     selection_of,
 )
-from fxprune.search.probe import Probe
+from fxprune.search.probe import calibrated
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class PlanRequest:
 
     `hidden`: the width of residual streams may shrink. `layers`: residual branches may be removed. `uniform`: whole heads only, branches
     stay, and tied axes keep equally many units. `repair`: the re-fitting that will follow.
-    `takes`: the axes and branches that may be decided about.
+    `takes`: the axes and branches that may be decided about. `executor`: where trials of cuts run (None: here).
     """
 
     score: str
@@ -61,6 +63,7 @@ class PlanRequest:
     repair: str = "all"
     observe: Callable[[str], None] = lambda text: None
     takes: Callable[[Axis | Region], bool] = lambda part: True
+    executor: Executor | None = None
 
 
 def plan(program: Program, aim: Target, request: PlanRequest) -> Planned:
@@ -145,8 +148,9 @@ def _choices(
         choices.append(SiteChoice(site, costs.of(site), worths))
     if request.data is None or not SCORES[request.score].comparable:
         return choices
-    probe = Probe(analysis, request.data, request.objective, request.repair, request.observe)
-    return probe.calibrated(choices, request.layers)
+    setting = trial_setting(analysis.program, request.data, request.objective, request.repair)
+    with running_trials(setting, request.executor) as run:
+        return calibrated(choices, request.layers, run, request.observe)
 
 
 def _without_inside(found: Sequence[Site]) -> tuple[Site, ...]:

@@ -19,7 +19,8 @@ from fxprune.errors import UsageError
 from fxprune.ir import Program
 from fxprune.training.devices import placed
 from fxprune.training.examples import IGNORED, Examples, encoded
-from fxprune.training.loop import Checkpoints, Hooks, Loop, Recipe
+from fxprune.training.loop import Checkpoints, Hooks, Loop, Recipe, accelerator_for
+from fxprune.training.sharded import all_gathered, is_sharded, is_sharding, put
 
 Metric: TypeAlias = Callable[[Any, Any], float]
 """(labels, predictions), both one-dimensional integer arrays, to a number; higher is better. Those of scikit-learn fit."""
@@ -50,10 +51,24 @@ def fine_tune(
         return cross_entropy(answers, labels)
 
     with placed([module], recipe.device):
-        loop = Loop(module, examples, recipe, hooks, checkpoints)
-        loop.run(lesson)
-        trained: nn.Module = loop.accelerator.unwrap_model(loop.module)
-    return trained.eval()
+        sharded = is_sharding(accelerator_for(next(module.parameters()).device))
+        Loop(_Learner(module) if sharded else module, examples, recipe, hooks, checkpoints).run(lesson)
+    if is_sharded(module.parameters()):
+        weights = all_gathered(module.state_dict())
+        module = program.module()
+        put(module, weights)
+    return module.eval()
+
+
+class _Learner(nn.Module):
+    """A graph as a plain module: FSDP2 gives what it shards another class, and a graph's class holds its code."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, **inputs: Tensor) -> Any:
+        return self.graph(**inputs)
 
 
 def logits(known: Sequence[str], outputs: Any, names: Sequence[str]) -> Tensor:

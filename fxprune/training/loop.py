@@ -25,6 +25,7 @@ from fxprune.training.checkpoint_files import (
 )
 from fxprune.training.checkpoint_state import TrainingState
 from fxprune.training.examples import Batches, Examples, TrainingBatch, loader
+from fxprune.training.sharded import check_sharding
 
 _NEEDS = "training runs on Accelerate ({}); install: pip install 'fxprune[train]'"
 
@@ -125,11 +126,7 @@ class Loop:
         self.batches = Batches(examples, recipe.batch_size, recipe.seed)
         parameters = [each.requires_grad_() for each in module.parameters()]
         self.accelerator = accelerator_for(parameters[0].device)
-        sharded = self.accelerator.distributed_type.value
-        if checkpoints and sharded in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
-            raise UsageError(
-                f"checkpoints hold whole modules, and {sharded} shards them; train without, or by DistributedDataParallel"
-            )
+        check_sharding(self.accelerator, checkpoints is not None)
         groups = _groups(parameters, recipe.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         ready = self.accelerator.prepare(module, optimizer, loader(examples, self.batches))

@@ -21,6 +21,7 @@ from fxprune.training.examples import IGNORED, Examples
 from fxprune.training.fine_tune import cross_entropy, logits
 from fxprune.training.loop import Checkpoints, Hooks, Loop, Recipe, RunState
 from fxprune.training.pruner import Pruner
+from fxprune.training.sharded import check_unsharded
 from fxprune.training.teacher_cache import TeacherCache
 
 LOGITS = ""  # the key of logits in the teacher cache, beside module paths
@@ -169,6 +170,7 @@ def train(
         )
         pruner = method.pruner(gated, module)
         loop = Loop(student, examples, recipe, _with(hooks or Hooks(), pruner, module, judge), checkpoints)
+        check_unsharded(module.parameters(), "gates close by whole parameters")
         moment = loop.run(lambda ready, batch: method.loss(pruner, Losses(*ready(*batch))))
     pruner.settle()
     return Trained(gated, module.eval(), pruner, moment)

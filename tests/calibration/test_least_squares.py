@@ -207,3 +207,15 @@ def test_streams_of_every_kind_are_repaired(kind: type[Stream]) -> None:
     x = normal(32, 6, seed=99)
     if kind is not Counting:
         assert error(done.program, program, x) < 0.5 * error(slim, program, x)
+
+
+def test_of_many_outputs_a_sample_tells_the_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, now = problem(90, 40, 50, seed=3)
+    held = problem(90, 40, 50, seed=3)[:2]
+    every, error, before = best(summed(x[:60], y[:60]), summed(held[0][60:], held[1][60:]), now, ridge=True)
+    monkeypatch.setattr(least_squares, "SAMPLE", 12)
+    some, sampled, was = best(summed(x[:60], y[:60]), summed(held[0][60:], held[1][60:]), now, ridge=True)
+    assert every.how.startswith("ridge")
+    assert some.how == every.how
+    assert torch.equal(some.weight, every.weight)
+    assert (sampled, was) == (error, before)

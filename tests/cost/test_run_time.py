@@ -23,11 +23,13 @@ def test_the_operations_of_two_matrices_are_counted() -> None:
     data = check_calibration(program, [torch.randn(4, 8), torch.randn(4, 8)])
     (part,) = run_work(program, data)
     rows, products = 8, 8 * 16 + 16 * 4
-    assert part.work.single == 6 * 2 * rows * products
-    sums = 2 * rows * (8 * (16 + 8) + 16 * (4 + 16))
-    fits = sum(4 * c**3 / 3 + 2 * c**2 * o * 9 for o, c in ((16, 8), (4, 16)))
-    scored = 2 * rows * (16**2 + 4**2) + 27 * 4**3 + 2 * 4**2 * 16 + 7 / 3 * 16**3 + 2 * 16**2 * (16 + 4)
-    assert part.work.double == pytest.approx(sums + fits + scored)
+    half = 10 / 16  # of products of a value with itself
+    sums = 2 * rows * (8 * (16 + half * 8) + 16 * (4 + half * 16))
+    scored = 2 * rows * half * (16**2 + 4**2)
+    assert part.work.single == pytest.approx(6 * 2 * rows * products + 7 / 8 * sums + scored)
+    fits = sum(4 * c**3 / 3 + 2 * c**2 * o * (5 + 2 * 4) for o, c in ((16, 8), (4, 16)))
+    removed = 2 * 4**2 * 16 + 7 / 3 * 16**3 + 16**2 * (2 / 3 * 16 + 2 * 4)
+    assert part.work.double == pytest.approx(sums / 8 + fits + removed)
     assert part.weights == 4 * (products + 16 + 4)
 
 
@@ -43,8 +45,9 @@ def test_moments_of_an_input_are_counted_once() -> None:
     works = [
         total_work(run_work(capture(Three(same), (torch.randn(2, 32),)), None)) for same in (True, False)
     ]
-    assert works[0].single == works[1].single
-    assert works[1].double - works[0].double == pytest.approx(2 * 2 * 32**2 + 4 * 32**3 / 3)
+    sums = 2 * 2 * 32**2 * 10 / 16
+    assert works[1].single - works[0].single == pytest.approx(7 / 8 * sums)
+    assert works[1].double - works[0].double == pytest.approx(sums / 8 + 4 * 32**3 / 3)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
@@ -52,7 +55,7 @@ def test_segments_add_up_to_the_whole(name: str) -> None:
     program, data = subject(name)
     whole, parts = run_work(program, data), run_work(program, data, FEW)
     assert (len(whole), len(parts) > 4) == (1, True)
-    assert total_work(parts).single == pytest.approx(total_work(whole).single)
+    assert total_work(parts).single == pytest.approx(total_work(whole).single, rel=0.05)
     assert total_work(parts).double == pytest.approx(total_work(whole).double, rel=0.2)
     assert sum(part.weights for part in parts) >= whole[0].weights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxprune.calibration.processes import summed
+from fxprune.calibration.processes import from_first, summed
 from fxprune.training.recovery.lesson import Lesson, Original, Shown
 
 KEPT = 2**30
@@ -33,8 +34,13 @@ class HeldBackLoss:
             yield self._said(place, flat)
 
     def limit(self, rows: int) -> HeldBackLoss | None:
-        """Judge on the first batches of at least so many rows; return a judge on as many of the others, None where there are none."""
-        first, second = (_batches_of(self.batches, least) for least in (rows, 2 * rows))
+        """Judge on the first batches of at least so many rows; return a judge on as many of the others, None where there are none.
+
+        Several processes take equally many, as many as the first of them.
+        """
+        counts = [_batches_of(self.batches, least) for least in (rows, 2 * rows)]
+        said = from_first(json.dumps(counts).encode(), self.device)
+        first, second = json.loads(said or b"[0, 0]")
         others = self.batches[first:second]
         self.batches, self._kept = self.batches[:first], self._kept[:first]
         return HeldBackLoss(self.original, others, self.device) if others else None

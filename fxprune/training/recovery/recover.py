@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -46,7 +46,8 @@ from fxprune.training.recovery.trials import (
     estimate_statistics,
     freeze_unused,
 )
-from fxprune.training.recovery.weights import Average, Best, NamedWeights, copied, exchanged, put
+from fxprune.training.recovery.weights import Average, Best, NamedWeights, copied, exchanged
+from fxprune.training.sharded import all_gathered, check_sharding, put
 
 ObserveRecovery = Callable[[float, float, str], None]
 """(progress 0 to 1, seconds left or NaN, text)."""
@@ -109,6 +110,7 @@ def recover(
     with placed([lesson.graph, teacher.module], device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         trainer = _trainer(pruned, teacher, lesson, material, options)
+        check_sharding(trainer.accelerator, checkpoints is not None)
         before, best, details = _trained(trainer, budget, journal, observe)
     details |= {
         "before": before,
@@ -151,7 +153,8 @@ def _trainer(
     accelerator = accelerator_for(device)
     part = accelerator.process_index, accelerator.num_processes
     feed = Feed(pruned, fit, options.batch, options.seed, part)
-    mine = held.batches[part[0] :: part[1]] or held.batches[:1]
+    # As many in each process: sharded parameters are gathered for each of them.
+    mine = held.batches[part[0] :: part[1]][: len(held.batches) // part[1]] or held.batches[:1]
     order = torch.randperm(len(mine), generator=torch.Generator().manual_seed(options.seed)).tolist()
     flats = [(_count(pruned, mine[i]), flat_inputs(pruned, mine[i], device)) for i in order]
     judge = HeldBackLoss(teacher, flats, device)
@@ -194,6 +197,7 @@ def _trained(
     else:
         others = trainer.judge.limit(kept.notes["judged_rows"])
     best = _main(trainer, budget, journal, observe)
+    best = replace(best, weights=all_gathered(best.weights))
     return kept.before, best, journal.details() | _confirmed(trainer, others, best)
 
 

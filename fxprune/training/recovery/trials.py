@@ -16,7 +16,8 @@ from fxprune.training.recovery import batch_norm
 from fxprune.training.recovery.lesson import flat_inputs
 from fxprune.training.recovery.options import RunBudget
 from fxprune.training.recovery.trainer import Manner, Trainer, is_image, laid_out
-from fxprune.training.recovery.weights import Best, copied, put
+from fxprune.training.recovery.weights import Best, copied
+from fxprune.training.sharded import put
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Learning rates that are tried, from the middle on towards the better ones."""

@@ -1,4 +1,4 @@
-"""Weights of a module in training: copies, their running mean, and the exchange of one for the other."""
+"""Weights of a module in training: copies, their running mean, and the exchange of one for the other; those that are sharded stay so."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+from fxprune.training.sharded import put
 
 NamedWeights = dict[str, Tensor]
 
@@ -23,14 +25,6 @@ class Best:
 def copied(module: nn.Module) -> NamedWeights:
     """Return copies of the parameters and buffers, by name."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a module."""
-    own = module.state_dict()
-    with torch.no_grad():
-        for name, value in weights.items():
-            own[name].copy_(value)
 
 
 @contextmanager

@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from fxprune.calibration import Calibration, check_calibration
+from fxprune.calibration.repair import repair, unknown_repair
 from fxprune.cost.count import count_flops
 from fxprune.export import export_onnx
 from fxprune.ir import Point, Program, Selection, feeds, point_with
 from fxprune.passes import Recover, Slim
 from fxprune.pipeline import Context, Pipeline, Result
+from fxprune.rewrite.apply import apply
 from fxprune.runtimes import Settings, measure
 from fxprune.runtimes.timing import fastest
 from fxprune.tools.benchmarks.recovery.page import render_recovery
@@ -114,11 +116,13 @@ class RecoveryBench:
         with self.out.open("a", encoding="utf-8") as lines:
             lines.write(text + "\n")
 
-    def speed(self, speed: float, variants: Sequence[str], rounds: int) -> None:
-        """Measure a cut to a speed, and what each variant of a recovery makes of it."""
+    def speed(self, speed: float, variants: Sequence[str], rounds: int, refits: Sequence[str]) -> None:
+        """Measure a cut to a speed, the same with other re-fits, and what each variant of a recovery makes of it."""
         options = self._options(speed)
         cut = self._run(Pipeline((Slim(**options),)), self.program, Selection())
         self._row(speed, "slim", cut, 0.0, cut.steps[-1].seconds)
+        for how in refits:
+            self._refitted(speed, cut.selection, how)
         for name in variants:
             self._row(speed, name, *self._timed(self._recovery(name), cut.program, cut.selection))
         if rounds > 1:
@@ -126,6 +130,15 @@ class RecoveryBench:
             last = Recover(minutes=self.minutes / 2, **self.plan.recover)
             steps = Pipeline((Slim(**options, rounds=rounds, between=between), last))
             self._row(speed, f"{rounds} rounds", *self._timed(steps, self.program, Selection()))
+
+    def _refitted(self, speed: float, selection: Selection, how: str) -> None:
+        """Measure a selection with its weights re-fitted in another way."""
+        bare, start = apply(self.program, selection), time.perf_counter()
+        program = repair(self.program, bare, selection, self.data, how).program
+        seconds = time.perf_counter() - start
+        sizes = {"speedup": self._speedup(program), "flop_ratio": self._fewer(program)}
+        method, metric = f"the same cut, repair={how!r}", self._metric(program)
+        self.note("method", speed=speed, method=method, seconds=seconds, metric=metric, **sizes)
 
     def kind(self, speed: float, name: str) -> None:
         """Measure a cut that was calibrated on inputs of another kind than those of the use."""
@@ -185,10 +198,13 @@ class RecoveryBench:
             search=search,
             metric=self._metric(found.program),
             speedup=self._speedup(found.program),
-            flop_ratio=count_flops(self.program, self.point) / count_flops(found.program, self.point),
+            flop_ratio=self._fewer(found.program),
             proof=found.proof.relative,
             **details,
         )
+
+    def _fewer(self, program: Program) -> float:
+        return count_flops(self.program, self.point) / count_flops(program, self.point)
 
     def _speedup(self, program: Program) -> float:
         """The speedup of a program's file over the original's, timed in turns with it."""
@@ -216,6 +232,35 @@ class _Talk:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, or write the page from the figures of earlier runs."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.page:
+        options.page.write_text(render_recovery(read_figures(options.out)), encoding="utf-8")
+        return
+    wrong = next(filter(None, map(unknown_repair, options.refits)), "")
+    if wrong:
+        parser.error(wrong)
+    for name in options.subjects or RECOVERIES:
+        bench = RecoveryBench(name, options.out, options.threads, options.minutes)
+        bench.note("machine", **report.machine())
+        if options.note:
+            bench.note("remark", text=options.note)
+        unknown = set(options.kinds) - bench.subject.kinds.keys()
+        if unknown:
+            parser.error(
+                f"{name} has no inputs of the kind {min(unknown)}: {', '.join(bench.subject.kinds) or 'of none'}"
+            )
+        for speed in options.speeds or bench.plan.speeds:
+            if options.cut:
+                bench.speed(speed, options.variants, options.rounds, options.refits)
+            for kind in options.kinds:
+                bench.kind(speed, kind)
+            if options.peer:
+                bench.peer(speed)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fxprune.tools.benchmarks.recovery", description=__doc__)
     add = parser.add_argument
     add("subjects", nargs="*", help=f"of {', '.join(RECOVERIES)}")
@@ -229,6 +274,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=RECOVERY_VARIANTS,
         default=("recover",),
         help="of the recovery (recover)",
+    )
+    add(
+        "--refits",
+        nargs="*",
+        default=(),
+        help="of the same cut, in place of all: none, readers, all+logits …",
     )
     add("--rounds", type=int, default=1, help="cuts of one more method, with recoveries between them")
     add(
@@ -250,28 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add("--note", default="", help="a sentence about the run, for the page")
     add("--page", type=Path, help="write the page from the figures, and measure nothing")
-    options = parser.parse_args(arguments)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    if options.page:
-        options.page.write_text(render_recovery(read_figures(options.out)), encoding="utf-8")
-        return
-    for name in options.subjects or RECOVERIES:
-        bench = RecoveryBench(name, options.out, options.threads, options.minutes)
-        bench.note("machine", **report.machine())
-        if options.note:
-            bench.note("remark", text=options.note)
-        unknown = set(options.kinds) - bench.subject.kinds.keys()
-        if unknown:
-            parser.error(
-                f"{name} has no inputs of the kind {min(unknown)}: {', '.join(bench.subject.kinds) or 'of none'}"
-            )
-        for speed in options.speeds or bench.plan.speeds:
-            if options.cut:
-                bench.speed(speed, options.variants, options.rounds)
-            for kind in options.kinds:
-                bench.kind(speed, kind)
-            if options.peer:
-                bench.peer(speed)
+    return parser
 
 
 if __name__ == "__main__":
